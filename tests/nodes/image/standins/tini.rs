@@ -15,7 +15,9 @@ fn main() {
             !options
         }
     });
-    let Some((program, rest)) = arguments.split_first() else { exit(64) };
+    let Some((program, rest)) = arguments.split_first() else {
+        exit(64)
+    };
     match Command::new(program).args(rest).status() {
         Ok(status) => exit(status.code().unwrap_or(1)),
         Err(error) => {

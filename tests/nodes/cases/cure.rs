@@ -1,0 +1,84 @@
+//! An agent that was broken in one way: a run mends that, and touches nothing else.
+
+use crate::harness::agent::{self, UNITS};
+use crate::harness::node::Node;
+
+/// What was done to the node, how, and the steps that mend it.
+const WAYS: [(&str, &str, &[&str]); 10] = [
+    (
+        "a file edited",
+        "echo oops >> /etc/titus-executor/config.json",
+        &["titus-executor-config"],
+    ),
+    (
+        "a file deleted",
+        "rm /etc/profile.d/titus_environment.sh",
+        &["titus-environment"],
+    ),
+    (
+        "a mode changed",
+        "chmod 0600 /etc/mesos-attributes.sh",
+        &["mesos-attributes"],
+    ),
+    (
+        "a unit disabled",
+        "systemctl disable docker-tcp-proxy.socket",
+        &["docker-tcp-proxy-socket"],
+    ),
+    (
+        "a unit stopped",
+        "systemctl stop mesos-agent",
+        &["mesos-agent"],
+    ),
+    (
+        "a unit masked",
+        "systemctl mask docker-tcp-proxy.service",
+        &["docker-tcp-proxy"],
+    ),
+    (
+        "a drop-in removed",
+        "rm /etc/systemd/system/docker.service.d/10-docker-config.conf",
+        &["docker-config"],
+    ),
+    (
+        "a package removed",
+        "dpkg --remove titus-executor",
+        &["packages"],
+    ),
+    (
+        "the user out of the group",
+        "gpasswd --delete ubuntu docker",
+        &["docker-group"],
+    ),
+    ("/metatron gone", "rm /metatron", &["metatron"]),
+];
+
+#[test]
+fn each_way_of_breaking_an_agent_is_mended() {
+    let node = Node::converged();
+    let _services = agent::services(&node);
+    agent::apply(&node);
+    for (what, how, steps) in WAYS {
+        let units = UNITS.map(|unit| node.property(unit, "InvocationID"));
+        node.shell(how);
+        node.bootstrap(&["plan", "--detailed-exitcode"]).expect(2);
+        let run = agent::apply(&node);
+        assert_eq!(run.steps("changed"), steps, "{what}: {}", run.told());
+        for (unit, before) in UNITS.iter().zip(units) {
+            let restarted = node.property(unit, "InvocationID") != before;
+            assert_eq!(
+                restarted,
+                what == "a unit stopped" && *unit == "mesos-agent.service",
+                "{what}: {unit}"
+            );
+        }
+        agent::check(&node);
+        let again = agent::apply(&node);
+        assert_eq!(
+            again.steps("changed"),
+            Vec::<String>::new(),
+            "{what}, once more: {}",
+            again.told()
+        );
+    }
+}

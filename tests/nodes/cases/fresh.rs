@@ -1,0 +1,71 @@
+//! A fresh node whose tag says `agent` becomes one.
+
+use crate::harness::agent;
+use crate::harness::node::Node;
+
+#[test]
+fn a_fresh_node_becomes_an_agent() {
+    let node = Node::fresh();
+    let services = agent::services(&node);
+    agent::settings(&node);
+
+    let planned = node.bootstrap(&["plan", "--detailed-exitcode"]).expect(2);
+    assert!(
+        planned.stdout.contains("titus-executor"),
+        "{}",
+        planned.told()
+    );
+    assert!(!node.exists("/etc/mesos-agent.config"), "a plan wrote");
+
+    // No role and no setting on the command line: the tag says it, and the image.
+    let run = node.bootstrap(&[]).expect(0);
+    let told = format!("{}{}", run.stdout, run.stderr);
+    assert!(
+        told.contains("titus:role"),
+        "the tag is not named\n{}",
+        run.told()
+    );
+    assert!(
+        told.contains("reboot"),
+        "the reboot is not announced\n{}",
+        run.told()
+    );
+    agent::check(&node);
+    assert!(
+        services
+            .metadata
+            .requests()
+            .iter()
+            .any(|request| request.contains("tags/instance"))
+    );
+
+    let report = agent::apply(&node).json();
+    assert_eq!(report["role"], "agent");
+    assert_eq!(report["result"], "converged");
+    assert_eq!(
+        report["reboot_required"], true,
+        "net.ifnames=0 is not on the running kernel's command line"
+    );
+    node.bootstrap(&["plan", "--detailed-exitcode"]).expect(0);
+}
+
+/// With the argument on the kernel's command line no reboot is due.
+#[test]
+fn a_rebooted_agent_has_nothing_to_do() {
+    let mut node = Node::converged();
+    node.reboot();
+    let _services = agent::services(&node);
+    agent::check(&node);
+    node.shell(
+        "{ tr -d '\\n' < /proc/cmdline; echo ' net.ifnames=0'; } > /run/cmdline
+         mount --bind /run/cmdline /proc/cmdline",
+    );
+    let report = agent::apply(&node);
+    assert_eq!(report.json()["reboot_required"], false, "{}", report.told());
+    assert_eq!(
+        report.steps("changed"),
+        Vec::<String>::new(),
+        "{}",
+        report.told()
+    );
+}

@@ -1,0 +1,13 @@
+//! One file a case.
+
+mod again;
+mod changed;
+mod cure;
+mod fresh;
+mod interfaces;
+mod killed;
+mod locked;
+mod names;
+mod refused;
+mod restarted;
+mod scripts;

@@ -1,0 +1,107 @@
+//! What is refused on a node leaves the node as it was.
+
+use std::time::Duration;
+
+use crate::harness::agent;
+use crate::harness::node::Node;
+use crate::harness::services::{self, items};
+use crate::harness::tree::{assert_same, untouched};
+use crate::harness::wait_for;
+
+/// A node, settings and metadata on which `arguments` must end with `code`, say
+/// `words` and change nothing.
+#[track_caller]
+fn refuses(node: &Node, argv: &[&str], code: i32, words: &[&str]) {
+    let before = untouched(&node.path("/"));
+    let run = node.run(argv).expect(code);
+    run.says(words);
+    assert_same(
+        &before,
+        &untouched(&node.path("/")),
+        &format!("`{}` changed", argv.join(" ")),
+    );
+}
+
+#[test]
+fn a_fresh_node_is_left_alone_when_a_run_is_refused() {
+    let node = Node::fresh();
+    let services = agent::services(&node);
+    agent::settings(&node);
+
+    let missing = "packages.executor=[\"titus-executor-of-nobody\"]";
+    refuses(
+        &node,
+        &["titus-bootstrap", "--set", missing],
+        69,
+        &["titus-executor-of-nobody", "packages.executor"],
+    );
+    refuses(
+        &node,
+        &["runuser", "-u", "ubuntu", "titus-bootstrap"],
+        77,
+        &["sudo"],
+    );
+
+    services
+        .metadata
+        .set("meta-data/instance-type", Some(b"t2.large".to_vec()));
+    refuses(
+        &node,
+        &["titus-bootstrap"],
+        69,
+        &["t2.large", "m4", "c5", "agent.supported_families"],
+    );
+    services
+        .metadata
+        .set("meta-data/instance-type", Some(b"m4.large".to_vec()));
+
+    services
+        .metadata
+        .set("meta-data/tags/instance/titus:role", None);
+    refuses(
+        &node,
+        &["titus-bootstrap"],
+        78,
+        &["--role", "titus:role", "InstanceMetadataTags"],
+    );
+
+    node.shell("mv /usr/bin/apt-get /usr/bin/apt-get.away");
+    refuses(&node, &["titus-bootstrap", "--role", "agent"], 69, &["apt"]);
+    node.shell("mv /usr/bin/apt-get.away /usr/bin/apt-get");
+
+    // And the same node is none the worse for it.
+    node.bootstrap(&["--role", "agent"]).expect(0);
+    agent::check(&node);
+}
+
+#[test]
+fn without_metadata_a_run_gives_up_at_its_deadline() {
+    let node = Node::fresh();
+    agent::settings(&node);
+    let argv = [
+        "env",
+        "AWS_EC2_METADATA_SERVICE_ENDPOINT=http://169.254.169.254/",
+        "titus-bootstrap",
+        "--set",
+        "timeouts.facts=2s",
+    ];
+    refuses(&node, &argv, 75, &["169.254.169.254"]);
+}
+
+#[test]
+fn metadata_that_comes_late_is_waited_for() {
+    let node = Node::converged();
+    let run = node.spawn(&[
+        "env",
+        "AWS_EC2_METADATA_SERVICE_ENDPOINT=http://169.254.169.254/",
+        "titus-bootstrap",
+    ]);
+    // It says what it waits for after three seconds; only then does the service start.
+    wait_for(
+        "the run to say that it waits",
+        Duration::from_secs(20),
+        || run.stderr().contains("169.254.169.254").then_some(()),
+    );
+    let _services = services::serve(&node, items());
+    run.end().expect(0);
+}

@@ -1,0 +1,123 @@
+//! A unit is restarted when what it read at its start is not what is there now, and
+//! never otherwise.
+
+use crate::harness::agent::{self, SETTINGS, UNITS};
+use crate::harness::node::Node;
+
+const AGENT: &str = "mesos-agent.service";
+
+/// Stands in for systemctl and kills the program, its parent, instead of restarting
+/// or starting the agent.
+const DEADLY: &str = r#"#!/bin/bash
+case " $* " in
+*" restart "*mesos-agent*|*" start "*mesos-agent*|*" stop "*mesos-agent*|*" reload-or-restart "*mesos-agent*)
+    kill -KILL "$PPID"
+    exit 1 ;;
+esac
+exec /run/systemctl "$@"
+"#;
+
+#[test]
+fn a_run_killed_between_a_write_and_the_restart_is_made_good() {
+    let node = Node::converged();
+    let _services = agent::services(&node);
+    agent::apply(&node);
+    let before = node.property(AGENT, "InvocationID");
+    let settings = node.read(SETTINGS);
+    node.write(SETTINGS, &format!("stack = \"othervpc\"\n{settings}"));
+
+    node.write("/run/deadly", DEADLY);
+    node.shell("chmod +x /run/deadly && cp /usr/bin/systemctl /run/systemctl && mount --bind /run/deadly /usr/bin/systemctl");
+    let killed = node.bootstrap(&["apply"]);
+    assert_eq!(killed.code, 137, "not killed: {}", killed.told());
+    node.shell("umount /usr/bin/systemctl");
+    assert!(
+        node.read("/etc/mesos-agent.config")
+            .contains("/titus/othervpc/mesos"),
+        "killed too early"
+    );
+    assert_eq!(
+        node.property(AGENT, "InvocationID"),
+        before,
+        "killed too late"
+    );
+
+    agent::apply(&node);
+    let after = node.property(AGENT, "InvocationID");
+    assert_ne!(after, before, "the restart was lost");
+    let environment = node
+        .shell("tr '\\0' '\\n' < /proc/$(systemctl show --value -p MainPID mesos-agent)/environ");
+    assert!(
+        environment.contains("/titus/othervpc/mesos"),
+        "{environment}"
+    );
+    let again = agent::apply(&node);
+    assert_eq!(
+        again.steps("changed"),
+        Vec::<String>::new(),
+        "{}",
+        again.told()
+    );
+    assert_eq!(
+        node.property(AGENT, "InvocationID"),
+        after,
+        "restarted twice"
+    );
+}
+
+#[test]
+fn what_needs_no_restart_gets_none() {
+    let node = Node::converged();
+    let _services = agent::services(&node);
+    agent::apply(&node);
+    let config = node.read("/etc/mesos-agent.config");
+
+    let harmless = [
+        "cp -p /etc/mesos-agent.config /run/kept && echo X=1 >> /etc/mesos-agent.config && cat /run/kept > /etc/mesos-agent.config",
+        "touch /etc/mesos-agent.config /etc/systemd/system/docker.service.d/10-docker-config.conf",
+        "touch -d '1 hour' /etc/mesos-agent.config",
+        "systemctl daemon-reload",
+        "systemctl daemon-reexec",
+        "rm -rf /var/lib/titus-bootstrap",
+    ];
+    for what in harmless {
+        node.shell(what);
+        let units = UNITS.map(|unit| node.property(unit, "InvocationID"));
+        let run = agent::apply(&node);
+        assert_eq!(
+            UNITS.map(|unit| node.property(unit, "InvocationID")),
+            units,
+            "{what}: {}",
+            run.told()
+        );
+    }
+    assert_eq!(node.read("/etc/mesos-agent.config"), config);
+}
+
+#[test]
+fn a_restart_by_hand_is_neither_repeated_nor_mistaken_for_ours() {
+    let node = Node::converged();
+    let _services = agent::services(&node);
+    agent::apply(&node);
+    node.shell("systemctl restart mesos-agent");
+    let by_hand = node.property(AGENT, "InvocationID");
+    agent::apply(&node);
+    assert_eq!(
+        node.property(AGENT, "InvocationID"),
+        by_hand,
+        "restarted for nothing"
+    );
+
+    // Restarted with a file that is not ours: that agent must not stay.
+    node.shell(
+        "sed -i s/mainvpc/elsewhere/ /etc/mesos-agent.config && systemctl restart mesos-agent",
+    );
+    let with_other = node.property(AGENT, "InvocationID");
+    agent::apply(&node);
+    assert_ne!(
+        node.property(AGENT, "InvocationID"),
+        with_other,
+        "an agent runs with another's configuration"
+    );
+    agent::check(&node);
+}

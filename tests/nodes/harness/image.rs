@@ -1,0 +1,65 @@
+//! The two images that nodes are started from.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use super::agent;
+use super::docker::{docker, label, remove_abandoned};
+use super::node::Node;
+
+/// Debian with systemd, and the apt repository that its nodes see.
+pub struct Fresh {
+    /// The image's name.
+    pub image: String,
+    /// The repository's directory, `/srv/repo` in a node.
+    pub repository: PathBuf,
+}
+
+/// The image of a node on which nothing ever ran; made when there is none yet.
+pub fn fresh() -> &'static Fresh {
+    static FRESH: OnceLock<Fresh> = OnceLock::new();
+    FRESH.get_or_init(|| {
+        let build = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nodes/image/build");
+        let output = Command::new(build)
+            .stderr(Stdio::inherit())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{build} failed: {}", output.status);
+        let printed = String::from_utf8(output.stdout).unwrap();
+        let (image, repository) = printed.trim().split_once('\n').unwrap();
+        remove_abandoned();
+        Fresh {
+            image: image.into(),
+            repository: repository.into(),
+        }
+    })
+}
+
+/// The image of a node that one run has made an agent, once a test process.
+pub fn converged() -> &'static str {
+    static CONVERGED: OnceLock<String> = OnceLock::new();
+    CONVERGED.get_or_init(|| {
+        let node = Node::fresh();
+        let _services = agent::services(&node);
+        agent::settings(&node);
+        node.bootstrap(&["apply"]).expect(0);
+        agent::check(&node);
+        docker(&["stop", "--time", "30", &node.id]);
+        let image = format!("titus-bootstrap-converged:{}", std::process::id());
+        docker(&[
+            "commit",
+            "--change",
+            &format!("LABEL {}", label()),
+            &node.id,
+            &image,
+        ]);
+        image
+    })
+}
+
+/// The program under test: the release binary that `tests/run` names, else cargo's.
+pub fn program() -> String {
+    std::env::var("TITUS_BOOTSTRAP_BINARY")
+        .unwrap_or_else(|_| env!("CARGO_BIN_EXE_titus-bootstrap").into())
+}

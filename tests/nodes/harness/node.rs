@@ -1,0 +1,231 @@
+//! A node: a container with systemd as PID 1.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::docker::{docker, label};
+use super::image;
+use super::outcome::Outcome;
+use super::running::Running;
+use super::wait_for;
+
+/// Its own address, that of its metadata, on its only interface.
+pub const ADDRESS: &str = "30.0.100.140";
+/// The address of that interface's hardware.
+pub const MAC: &str = "0a:1b:2c:3d:4e:5f";
+/// The host of ZooKeeper and of the Mesos master: the node's loopback.
+pub const PREREQS: &str = "30.0.100.194";
+
+/// systemd, mounts, and a network; each is one that systemd or Docker needs.
+const CAPABILITIES: [&str; 15] = [
+    "SYS_ADMIN",
+    "NET_ADMIN",
+    "NET_RAW",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_MODULE",
+    "DAC_READ_SEARCH",
+    "MKNOD",
+    "SYS_NICE",
+    "SYS_TTY_CONFIG",
+    "AUDIT_CONTROL",
+    "LEASE",
+    "SETFCAP",
+    "SYSLOG",
+    "IPC_LOCK",
+];
+
+/// A running node; dropped, it is removed.
+pub struct Node {
+    /// The container's id.
+    pub id: String,
+    /// Its PID 1, as this process sees it.
+    pub init: i32,
+}
+
+/// How one variable of the state of a unit is called: `ActiveState`.
+pub type Property<'a> = &'a str;
+
+impl Node {
+    /// A node on which nothing ever ran.
+    pub fn fresh() -> Node {
+        Node::start(&image::fresh().image, "eth0")
+    }
+
+    /// A node that a run has made an agent, after a reboot.
+    pub fn converged() -> Node {
+        Node::start(image::converged(), "eth0")
+    }
+
+    /// A node from `image`, whose only interface is `interface`.
+    pub fn start(image: &str, interface: &str) -> Node {
+        let binary = format!("{}:/usr/bin/titus-bootstrap:ro", image::program());
+        let repository = format!("{}:/srv/repo:ro", image::fresh().repository.display());
+        let (label, interface) = (label(), format!("NODE_INTERFACE={interface}"));
+        let mut arguments = vec![
+            "run",
+            "--detach",
+            "--label",
+            &label,
+            "--network",
+            "none",
+            "--cgroupns",
+            "host",
+        ];
+        arguments.extend(["--stop-signal", "SIGRTMIN+3"]);
+        arguments.extend(CAPABILITIES.iter().flat_map(|c| ["--cap-add", c]));
+        arguments.extend([
+            "--security-opt",
+            "seccomp=unconfined",
+            "--security-opt",
+            "apparmor=unconfined",
+        ]);
+        arguments.extend([
+            "--volume",
+            "/sys/fs/cgroup:/sys/fs/cgroup:rw",
+            "--volume",
+            "/var/lib/docker",
+        ]);
+        arguments.extend([
+            "--volume",
+            &binary,
+            "--volume",
+            &repository,
+            "--tmpfs",
+            "/run",
+            "--tmpfs",
+            "/tmp",
+        ]);
+        arguments.extend([
+            "--hostname",
+            "ip-30-0-100-140",
+            "--env",
+            "container=docker",
+            "--env",
+            &interface,
+        ]);
+        arguments.extend([image, "/lib/systemd/systemd", "--system"]);
+        let mut node = Node {
+            id: docker(&arguments),
+            init: 0,
+        };
+        node.await_boot();
+        node
+    }
+
+    /// Restarts it: for systemd a reboot. What was served to it must be served again.
+    pub fn reboot(&mut self) {
+        docker(&["restart", "--time", "20", &self.id]);
+        self.await_boot();
+    }
+
+    fn await_boot(&mut self) {
+        self.init = docker(&["inspect", "--format", "{{.State.Pid}}", &self.id])
+            .parse()
+            .unwrap();
+        let mut last = String::new();
+        wait_for("the node's boot", Duration::from_secs(60), || {
+            let state = self.run(&["systemctl", "is-system-running"]);
+            last = state.stdout.trim().to_string();
+            (last == "running" || last == "degraded").then_some(())
+        });
+        let failed = self
+            .run(&["systemctl", "--failed", "--no-legend", "--plain"])
+            .stdout;
+        assert!(last == "running", "units failed at boot:\n{failed}");
+    }
+
+    /// `argv` in the node. With nsenter, because `docker exec` fails once systemd has
+    /// moved its processes between control groups.
+    pub fn command(&self, argv: &[&str]) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args([
+            "-t",
+            &self.init.to_string(),
+            "-m",
+            "-u",
+            "-i",
+            "-n",
+            "-p",
+            "-r",
+            "-w",
+            "--",
+        ]);
+        command.args([
+            "env",
+            "-i",
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME=/root",
+        ]);
+        command.args(argv).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `argv` in the node to its end.
+    pub fn run(&self, argv: &[&str]) -> Outcome {
+        Outcome::of(&argv.join(" "), &self.command(argv).output().unwrap())
+    }
+
+    /// Runs a shell script in the node; it must succeed.
+    #[track_caller]
+    pub fn shell(&self, script: &str) -> String {
+        self.run(&["bash", "-euc", script]).expect(0).stdout
+    }
+
+    /// Runs `titus-bootstrap ARGUMENTS` in the node to its end.
+    pub fn bootstrap(&self, arguments: &[&str]) -> Outcome {
+        self.run(&[&["titus-bootstrap"], arguments].concat())
+    }
+
+    /// Starts `argv` in the node; it goes on while the test looks.
+    pub fn spawn(&self, argv: &[&str]) -> Running {
+        let mut command = self.command(argv);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Running::start(argv.join(" "), command)
+    }
+
+    /// Where `path` of the node lies for this process. No part of it may be an
+    /// absolute symbolic link: that would lead out of the node.
+    pub fn path(&self, path: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{path}", self.init))
+    }
+
+    /// A file's text.
+    #[track_caller]
+    pub fn read(&self, path: &str) -> String {
+        std::fs::read_to_string(self.path(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+    }
+
+    /// Whether something is there, be it a dangling link.
+    pub fn exists(&self, path: &str) -> bool {
+        self.path(path).symlink_metadata().is_ok()
+    }
+
+    /// Writes a file as an editor would that keeps its inode, with its parents.
+    pub fn write(&self, path: &str, text: &str) {
+        let path = self.path(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::File::create(path)
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap();
+    }
+
+    /// One property of a unit, as `systemctl show` prints it.
+    pub fn property(&self, unit: &str, property: Property) -> String {
+        self.run(&["systemctl", "show", "--value", "--property", property, unit])
+            .stdout
+            .trim()
+            .to_string()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = Command::new("docker")
+            .args(["rm", "--force", "--volumes", &self.id])
+            .output();
+    }
+}

@@ -1,0 +1,180 @@
+//! How a tree of files looks, to tell what changed in it.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+/// What is not compared: it changes by itself, or each node has its own.
+const OTHERS: [&str; 15] = [
+    "/run",
+    "/proc",
+    "/sys",
+    "/dev",
+    "/tmp",
+    "/srv/repo",
+    "/usr/bin/titus-bootstrap",
+    "/var/log",
+    "/var/tmp",
+    "/var/lib/docker",
+    "/var/lib/containerd",
+    "/var/lib/systemd",
+    "/var/lib/mesos",
+    "/etc/machine-id",
+    "/.dockerenv",
+];
+
+/// What two nodes that did the same in another order do not have in common: apt's
+/// and dpkg's records, caches, and keys that Docker makes. Nor our own journal.
+const RECORDS: [&str; 12] = [
+    "/var/lib/apt",
+    "/var/lib/dpkg",
+    "/var/cache",
+    "/var/backups",
+    "/etc/docker/key.json",
+    "/etc/ld.so.cache",
+    "/var/lib/titus-bootstrap",
+    "/etc/group-",
+    "/etc/gshadow-",
+    "/etc/passwd-",
+    "/etc/shadow-",
+    "/etc/subgid-",
+];
+
+/// A file's look: `stat` and, unless it is only this tree's own later state that it
+/// is compared with, its contents.
+pub type Tree = BTreeMap<String, String>;
+
+/// Every file below `root` by inode, times, mode and owner: whatever touches one of
+/// them shows.
+pub fn stamps(root: &Path) -> Tree {
+    walk(root, &OTHERS, |_, file| {
+        let data = file.symlink_metadata()?;
+        let (mode, inode) = (data.mode(), data.ino());
+        // A directory is as it was if what is in it is.
+        let times = (!data.is_dir()).then(|| {
+            (
+                data.mtime(),
+                data.mtime_nsec(),
+                data.ctime(),
+                data.ctime_nsec(),
+            )
+        });
+        Ok(format!(
+            "{mode:o} {}:{} inode {inode} {times:?}",
+            data.uid(),
+            data.gid()
+        ))
+    })
+}
+
+/// Every file below `root` by mode, owner and contents: two nodes that are in the same
+/// state have the same.
+pub fn contents(root: &Path) -> Tree {
+    walk(root, &[&OTHERS[..], &RECORDS[..]].concat(), look)
+}
+
+/// As [`contents`], with apt's and dpkg's records except its lists and caches: nothing
+/// was installed, nothing was configured.
+pub fn untouched(root: &Path) -> Tree {
+    walk(
+        root,
+        &[
+            &OTHERS[..],
+            &["/var/lib/apt", "/var/cache/apt", "/var/lib/titus-bootstrap"],
+        ]
+        .concat(),
+        look,
+    )
+}
+
+/// Every file below a temporary root: by contents, but for what tells of runs, of which
+/// only that it is there is compared.
+pub fn complete(root: &Path) -> Tree {
+    walk(root, &[], |path, file| {
+        let of_runs = [
+            "/run/",
+            "/var/lib/titus-bootstrap/",
+            "/var/log/titus-bootstrap/",
+        ];
+        if of_runs.iter().any(|start| path.starts_with(start)) {
+            Ok("there".into())
+        } else {
+            look(path, file)
+        }
+    })
+}
+
+/// The paths that differ, each with how it was and is.
+pub fn differences(before: &Tree, after: &Tree) -> Vec<String> {
+    let paths: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    paths
+        .into_iter()
+        .filter(|path| before.get(*path) != after.get(*path))
+        .map(|path| {
+            let told = |tree: &Tree| tree.get(path).cloned().unwrap_or_else(|| "nothing".into());
+            format!("{path}: {} -> {}", told(before), told(after))
+        })
+        .collect()
+}
+
+/// Asserts that two trees are the same.
+#[track_caller]
+pub fn assert_same(before: &Tree, after: &Tree, what: &str) {
+    let differences = differences(before, after);
+    assert!(
+        differences.is_empty(),
+        "{what}:\n{}",
+        differences.join("\n")
+    );
+}
+
+fn look(path: &str, file: &Path) -> std::io::Result<String> {
+    let data = file.symlink_metadata()?;
+    let what = if data.is_symlink() {
+        format!("-> {}", std::fs::read_link(file)?.display())
+    } else if data.is_file() && path == "/etc/shadow" {
+        "with the day of the last change of each password".into()
+    } else if data.is_file() {
+        let digest = Sha256::digest(std::fs::read(file)?);
+        digest.iter().take(8).map(|b| format!("{b:02x}")).collect()
+    } else {
+        format!("{:?}", data.file_type())
+    };
+    Ok(format!(
+        "{:o} {}:{} {what}",
+        data.permissions().mode(),
+        data.uid(),
+        data.gid()
+    ))
+}
+
+fn walk(root: &Path, but: &[&str], look: impl Fn(&str, &Path) -> std::io::Result<String>) -> Tree {
+    let mut tree = Tree::new();
+    let mut directories = vec![PathBuf::from("/")];
+    while let Some(directory) = directories.pop() {
+        let Ok(entries) = std::fs::read_dir(below(root, &directory)) else {
+            continue;
+        };
+        for entry in entries.flatten() {
+            let path = directory.join(entry.file_name());
+            let text = path.to_string_lossy().into_owned();
+            if but.contains(&text.as_str()) {
+                continue;
+            }
+            // A file may go while we look: then it is not there.
+            if let Ok(seen) = look(&text, &below(root, &path)) {
+                tree.insert(text, seen);
+            }
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                directories.push(path);
+            }
+        }
+    }
+    tree
+}
+
+fn below(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
