@@ -1,0 +1,275 @@
+//! Facts that the running machine knows of itself.
+
+use std::collections::BTreeMap;
+
+use super::{Image, Instance};
+use crate::error::{Error, Result};
+use crate::host::Host;
+
+/// Where Docker keeps images and containers unless daemon.json says otherwise.
+const DOCKER_DATA_ROOT: &str = "/var/lib/docker";
+
+const MIB: u64 = 1024 * 1024;
+
+/// Distribution and release from os-release(5), architecture and kernel from uname(2).
+///
+/// Refuses a machine without os-release, and values outside os-release's own rules.
+pub fn image(host: &Host) -> Result<Image> {
+    // os-release(5): /etc/os-release takes precedence over /usr/lib/os-release.
+    let mut found = None;
+    for path in ["/etc/os-release", "/usr/lib/os-release"] {
+        if let Some(bytes) = host.read(path)? {
+            found = Some((path, bytes));
+            break;
+        }
+    }
+    let Some((path, bytes)) = found else {
+        return Err(Error::unavailable("which distribution this is cannot be told: there is no /etc/os-release")
+            .fix("run on Debian or Ubuntu, or give the facts with --facts FILE"));
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    let value = |key| identifier(&text, key).map_err(|e| e.at(path));
+    let (architecture, kernel) = host.uname();
+    Ok(Image {
+        distribution: value("ID")?.unwrap_or_else(|| "linux".into()),
+        release: value("VERSION_ID")?.unwrap_or_default(),
+        codename: value("VERSION_CODENAME")?.unwrap_or_default(),
+        architecture,
+        kernel,
+    })
+}
+
+/// The value of an os-release variable that is a lower-case identifier: os-release(5)
+/// allows a-z, 0-9, `.`, `_` and `-`. The last assignment wins, as in a shell.
+fn identifier(text: &str, key: &str) -> Result<Option<String>> {
+    let assignments = text.lines().filter_map(|line| line.trim().split_once('='));
+    let Some((_, value)) = assignments.filter(|(name, _)| *name == key).next_back() else {
+        return Ok(None);
+    };
+    let quoted = ['"', '\''].iter().find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote));
+    let value = quoted.unwrap_or(value);
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
+    if value.chars().all(allowed) {
+        Ok(Some(value.to_owned()))
+    } else {
+        Err(Error::config(format!("{key} must not be {value:?}"))
+            .cause("os-release(5) allows lower-case letters, digits, '.', '_' and '-'"))
+    }
+}
+
+/// Adds what the machine itself knows to what the metadata service said: memory,
+/// disk, processors, kernel command line, boot id; each with its source.
+pub fn complete(host: &Host, instance: &mut Instance, sources: &mut BTreeMap<String, String>) -> Result<()> {
+    let data_root = docker_data_root(host)?;
+    instance.memory_mib = memory_mib(&required(host, "/proc/meminfo")?)?;
+    instance.disk_mib = host.file_system_bytes(&data_root)? / MIB;
+    instance.cpus = host.cpus();
+    instance.kernel_command_line = required(host, "/proc/cmdline")?.trim().to_owned();
+    instance.boot_id = boot_id(&required(host, "/proc/sys/kernel/random/boot_id")?)?;
+    for (fact, source) in [
+        ("memory_mib", "/proc/meminfo MemTotal".to_owned()),
+        ("disk_mib", format!("file system of {data_root}")),
+        ("cpus", "processors online".to_owned()),
+        ("kernel_command_line", "/proc/cmdline".to_owned()),
+        ("boot_id", "/proc/sys/kernel/random/boot_id".to_owned()),
+    ] {
+        sources.insert(format!("instance.{fact}"), source);
+    }
+    Ok(())
+}
+
+fn required(host: &Host, path: &str) -> Result<String> {
+    let bytes = host.read(path)?.ok_or_else(|| {
+        Error::unavailable(format!("{path} is not there")).fix("mount /proc, or give the facts with --facts FILE")
+    })?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn memory_mib(meminfo: &str) -> Result<u64> {
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = total.and_then(|rest| rest.trim().strip_suffix("kB")).and_then(|kib| kib.trim().parse::<u64>().ok());
+    kib.map(|kib| kib / 1024).ok_or_else(|| Error::unavailable("/proc/meminfo has no line \"MemTotal: … kB\""))
+}
+
+fn boot_id(text: &str) -> Result<String> {
+    let id = text.trim();
+    let is_uuid = id.len() == 36 && id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    if is_uuid {
+        Ok(id.to_owned())
+    } else {
+        Err(Error::config(format!("/proc/sys/kernel/random/boot_id must not be {:?}", shorten(id))))
+    }
+}
+
+/// `data-root` of dockerd's daemon.json, else its default. Before Docker 17.05 the key was `graph`.
+fn docker_data_root(host: &Host) -> Result<String> {
+    const PATH: &str = "/etc/docker/daemon.json";
+    let Some(bytes) = host.read(PATH)? else {
+        return Ok(DOCKER_DATA_ROOT.into());
+    };
+    let refuse = |cause: String| Error::config(format!("{PATH} cannot be used")).cause(cause);
+    if bytes.trim_ascii().is_empty() {
+        return Ok(DOCKER_DATA_ROOT.into());
+    }
+    let daemon: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&bytes).map_err(|e| refuse(format!("it is not a JSON object: {e}")))?;
+    match daemon.get("data-root").or_else(|| daemon.get("graph")) {
+        None => Ok(DOCKER_DATA_ROOT.into()),
+        Some(serde_json::Value::String(path)) if path.starts_with('/') => Ok(path.clone()),
+        Some(other) => Err(refuse(format!("data-root is {other}, not an absolute path"))),
+    }
+}
+
+/// Whether this may be an EC2 instance. `false` only where the machine plainly says
+/// that it is another's: what cannot be read proves nothing.
+///
+/// The signs are those of the EC2 user guide, "Detect whether a host is an EC2
+/// instance", and the DMI names that Nitro (`Amazon EC2`) and Xen (`4.11.amazon`) give.
+pub fn is_ec2(host: &Host) -> bool {
+    let read = |path: &str| {
+        let bytes = host.read(path).ok().flatten()?;
+        let text = String::from_utf8_lossy(&bytes).trim().to_ascii_lowercase();
+        (!text.is_empty()).then_some(text)
+    };
+    let vendor = read("/sys/class/dmi/id/sys_vendor");
+    let bios = read("/sys/class/dmi/id/bios_version");
+    let uuids = ["/sys/hypervisor/uuid", "/sys/class/dmi/id/product_uuid"].map(read);
+    if vendor.as_deref() == Some("amazon ec2")
+        || bios.as_deref().is_some_and(|bios| bios.contains("amazon"))
+        || uuids.iter().flatten().any(|uuid| uuid.starts_with("ec2"))
+    {
+        return true;
+    }
+    // On Xen the vendor is Xen on EC2 and elsewhere: only the BIOS tells them apart.
+    match vendor.as_deref() {
+        None => true,
+        Some("xen") => bios.is_none(),
+        Some(_) => false,
+    }
+}
+
+/// Enough of a foreign text to recognise it by.
+fn shorten(text: &str) -> String {
+    text.chars().take(60).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn machine(files: &[(&str, &str)]) -> (tempfile::TempDir, Host) {
+        let root = tempfile::tempdir().unwrap();
+        for (path, content) in files {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        let host = Host::at(root.path());
+        (root, host)
+    }
+
+    const XENIAL: &str = "NAME=\"Ubuntu\"\nVERSION=\"16.04.4 LTS (Xenial Xerus)\"\nID=ubuntu\nID_LIKE=debian\n\
+                          VERSION_ID=\"16.04\"\nVERSION_CODENAME=xenial\n";
+
+    #[test]
+    fn os_release_of_ubuntu_and_debian() {
+        let (_root, host) = machine(&[("etc/os-release", XENIAL)]);
+        let xenial = image(&host).unwrap();
+        assert_eq!((&*xenial.distribution, &*xenial.release, &*xenial.codename), ("ubuntu", "16.04", "xenial"));
+
+        let (_root, host) = machine(&[("usr/lib/os-release", "# sid\nID='debian'\n")]);
+        let sid = image(&host).unwrap();
+        assert_eq!((&*sid.distribution, &*sid.release, &*sid.codename), ("debian", "", ""));
+    }
+
+    #[test]
+    fn os_release_with_a_shell_in_it_is_refused() {
+        for content in ["ID=\"$(reboot)\"\n", "ID=ubuntu; reboot\n", "VERSION_ID=\"16.04\n"] {
+            let (_root, host) = machine(&[("etc/os-release", content)]);
+            let error = image(&host).unwrap_err();
+            assert!(error.what.starts_with("/etc/os-release: "), "{error}");
+        }
+        let (_root, host) = machine(&[]);
+        assert!(image(&host).is_err());
+    }
+
+    const PROC: [(&str, &str); 3] = [
+        ("proc/meminfo", "MemTotal:        8174308 kB\nMemFree:          123 kB\n"),
+        ("proc/cmdline", "root=LABEL=cloudimg-rootfs ro net.ifnames=0\n"),
+        ("proc/sys/kernel/random/boot_id", "01234567-89ab-cdef-0123-456789abcdef\n"),
+    ];
+
+    #[test]
+    fn the_machine_completes_the_instance() {
+        let (_root, host) = machine(&PROC);
+        let (mut instance, mut sources) = (Instance::default(), BTreeMap::new());
+        complete(&host, &mut instance, &mut sources).unwrap();
+        assert_eq!(instance.memory_mib, 7982);
+        assert!(instance.disk_mib > 0 && instance.cpus > 0);
+        assert_eq!(instance.kernel_command_line, "root=LABEL=cloudimg-rootfs ro net.ifnames=0");
+        assert_eq!(instance.boot_id, "01234567-89ab-cdef-0123-456789abcdef");
+        assert_eq!(sources["instance.disk_mib"], "file system of /var/lib/docker");
+        assert_eq!(sources.len(), 5);
+    }
+
+    #[test]
+    fn a_machine_without_proc_is_refused() {
+        for missing in 0..PROC.len() {
+            let files: Vec<_> = PROC.into_iter().enumerate().filter(|(i, _)| *i != missing).map(|(_, f)| f).collect();
+            let (_root, host) = machine(&files);
+            assert!(complete(&host, &mut Instance::default(), &mut BTreeMap::new()).is_err());
+        }
+    }
+
+    #[test]
+    fn docker_may_keep_its_data_elsewhere() {
+        for (daemon, expected) in [
+            (r#"{"data-root": "/mnt/docker", "debug": true}"#, Some("/mnt/docker")),
+            (r#"{"graph": "/mnt/graph"}"#, Some("/mnt/graph")),
+            ("{}", Some(DOCKER_DATA_ROOT)),
+            ("", Some(DOCKER_DATA_ROOT)),
+            ("{", None),
+            ("[]", None),
+            (r#"{"data-root": 7}"#, None),
+            (r#"{"data-root": "docker"}"#, None),
+        ] {
+            let (_root, host) = machine(&[("etc/docker/daemon.json", daemon)]);
+            assert_eq!(docker_data_root(&host).ok().as_deref(), expected, "{daemon}");
+        }
+    }
+
+    #[test]
+    fn ec2_is_told_by_its_dmi_names() {
+        let vendor = "sys/class/dmi/id/sys_vendor";
+        let bios = "sys/class/dmi/id/bios_version";
+        let product = "sys/class/dmi/id/product_uuid";
+        for (files, expected) in [
+            (&[(vendor, "Amazon EC2\n")][..], true),
+            (&[(vendor, "Xen\n"), (bios, "4.11.amazon\n")], true),
+            (&[(vendor, "Xen\n"), ("sys/hypervisor/uuid", "ec2e1916-9099-7caf-fd21-012345abcdef\n")], true),
+            (&[(vendor, "Xen\n"), (product, "EC2E1916-9099-7CAF-FD21-012345ABCDEF\n")], true),
+            (&[(vendor, "Xen\n")], true),
+            (&[], true),
+            (&[(vendor, "\n")], true),
+            (&[(vendor, "Xen\n"), (bios, "4.11\n")], false),
+            (&[(vendor, "QEMU\n")], false),
+            (&[(vendor, "LENOVO\n"), (product, "0EC2E191\n")], false),
+        ] {
+            let (_root, host) = machine(files);
+            assert_eq!(is_ec2(&host), expected, "{files:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_answered(text in "\\PC*|([A-Z_]{0,6}=[\"'a-z ]{0,6}\n){0,4}") {
+            let _ = identifier(&text, "ID");
+            let _ = memory_mib(&text);
+            let _ = boot_id(&text);
+        }
+    }
+}
