@@ -1,0 +1,206 @@
+//! Mesos attributes of a Titus agent, `MESOS_ATTRIBUTES`.
+
+use std::collections::BTreeSet;
+use std::str::FromStr;
+
+use crate::error::{Error, Kind, Result};
+use crate::titus::instance_types::InstanceType;
+use crate::titus::{is_name, is_ranges, whole};
+
+/// How the interfaces and addresses that Titus may hand to containers are counted:
+/// the setting `agent.resource_set`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResourceSet {
+    /// All interfaces of the instance, the node's own included. As the proof of concept counts.
+    Instance,
+    /// Without the node's own interface. As `titus-vpc-tool genconf` of May 2018 counts.
+    Schedulable,
+    /// These interfaces, and these addresses on each.
+    Exact(u32, u32),
+}
+
+impl FromStr for ResourceSet {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let number = |part: &str| whole(part).and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
+        match text {
+            "instance" => Ok(ResourceSet::Instance),
+            "schedulable" => Ok(ResourceSet::Schedulable),
+            _ => text
+                .split_once('-')
+                .and_then(|(enis, addresses)| Some(ResourceSet::Exact(number(enis)?, number(addresses)?)))
+                .ok_or_else(|| {
+                    Error::config(format!("{text:?} is no way to count a resource set")).fix(
+                        "use \"instance\" (all interfaces), \"schedulable\" (all but the node's own), \
+                         or \"E-I\", interfaces and addresses on each, such as \"7-29\"",
+                    )
+                }),
+        }
+    }
+}
+
+/// The value of the attribute `res`: `ResourceSet-ENIs-2-10`, interfaces and IPv4
+/// addresses on each. Titus places at most that many containers' addresses on the node.
+///
+/// Refuses numbers that leave no interface for containers.
+pub fn resource_set(kind: ResourceSet, t: &InstanceType) -> Result<String> {
+    let (enis, addresses) = match kind {
+        ResourceSet::Instance => (t.max_enis, t.ipv4_per_eni),
+        // The executor attaches container interface n to device n + 1: device 0 is the node's own.
+        ResourceSet::Schedulable => (t.max_enis.saturating_sub(1), t.ipv4_per_eni),
+        ResourceSet::Exact(enis, addresses) => (enis, addresses),
+    };
+    if enis == 0 || addresses == 0 {
+        return Err(Error::new(Kind::Unavailable, "no network interface is left for containers")
+            .cause(format!(
+                "the instance type has {} interfaces with {} IPv4 addresses each, and one interface is the node's own",
+                t.max_enis, t.ipv4_per_eni
+            ))
+            .fix("use a larger instance type"));
+    }
+    Ok(format!("ResourceSet-ENIs-{enis}-{addresses}"))
+}
+
+/// Each pair as `name:value`, in the given order, checked so that no value can
+/// forge a further attribute or say something to a shell.
+///
+/// A value is ranges such as `[7150-7200]`, or printable ASCII without blanks and
+/// without what Mesos or a shell would read as their own. Mesos itself
+/// promises less: letters, digits, `_`, `.`, `/`, `-`.
+pub fn attributes(pairs: &[(String, String)]) -> Result<Vec<String>> {
+    let mut seen = BTreeSet::new();
+    pairs
+        .iter()
+        .map(|(name, value)| {
+            if !is_name(name) {
+                return Err(Error::config(format!("{name:?} cannot be the name of a Mesos attribute"))
+                    .fix("use letters, digits, '_', '.', '/' and '-'"));
+            }
+            if !seen.insert(name) {
+                return Err(Error::config(format!("the Mesos attribute {name} is given twice"))
+                    .fix("remove it from the table agent.attributes"));
+            }
+            check_value(name, value)?;
+            Ok(format!("{name}:{value}"))
+        })
+        .collect()
+}
+
+fn check_value(name: &str, value: &str) -> Result<()> {
+    if value.is_empty() {
+        return Err(Error::config(format!("the Mesos attribute {name} has no value")));
+    }
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "_./-+=,@%".contains(c);
+    let Some(offender) = value.chars().find(|c| !allowed(*c)) else {
+        return Ok(());
+    };
+    if is_ranges(value) {
+        return Ok(());
+    }
+    Err(Error::config(format!("the Mesos attribute {name} must not be {value:?}"))
+        .cause(format!(
+            "it contains {offender:?}; attributes are written as name:value;name:value into a shell script, \
+             so only letters, digits, _ . / - + = , @ % and ranges such as [7150-7200] can stand in a value"
+        ))
+        .fix(format!("change the tag or setting that {name} comes from")))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::titus::instance_types::lookup;
+
+    fn pair(name: &str, value: &str) -> (String, String) {
+        (name.to_owned(), value.to_owned())
+    }
+
+    #[test]
+    fn the_three_ways_to_count() {
+        let m4_large = lookup("m4.large").unwrap();
+        let r4_8xlarge = lookup("r4.8xlarge").unwrap();
+        let count = |kind: &str, t| resource_set(kind.parse().unwrap(), t).unwrap();
+        assert_eq!(count("instance", &m4_large), "ResourceSet-ENIs-2-10");
+        assert_eq!(count("schedulable", &m4_large), "ResourceSet-ENIs-1-10");
+        assert_eq!(count("instance", &r4_8xlarge), "ResourceSet-ENIs-8-30");
+        assert_eq!(count("schedulable", &r4_8xlarge), "ResourceSet-ENIs-7-30");
+        assert_eq!(count("7-29", &r4_8xlarge), "ResourceSet-ENIs-7-29");
+    }
+
+    #[test]
+    fn other_ways_to_count_are_refused_with_the_three() {
+        for bad in ["", "Instance", "7", "7-", "-29", "0-29", "7-0", "+7-29", "7-29-1", "99999999999-1"] {
+            let error = bad.parse::<ResourceSet>().unwrap_err();
+            assert_eq!(error.kind, Kind::Config, "{bad}");
+            let fix = error.fix.unwrap();
+            assert!(fix.contains("instance") && fix.contains("schedulable") && fix.contains("E-I"), "{fix}");
+        }
+    }
+
+    #[test]
+    fn a_type_with_one_interface_has_nothing_to_schedule_on() {
+        for max_enis in [0, 1] {
+            let t = InstanceType { max_enis, ipv4_per_eni: 4, network_mbps: None };
+            assert_eq!(resource_set(ResourceSet::Schedulable, &t).unwrap_err().kind, Kind::Unavailable);
+        }
+    }
+
+    #[test]
+    fn attributes_keep_their_order() {
+        let pairs = [pair("zone", "eu-west-1a"), pair("id", "i-0123456789abcdef0"), pair("ports", "[7150-7200]")];
+        assert_eq!(attributes(&pairs).unwrap(), ["zone:eu-west-1a", "id:i-0123456789abcdef0", "ports:[7150-7200]"]);
+    }
+
+    #[test]
+    fn hostile_values_are_refused() {
+        let bad = [
+            "",
+            "a;id:i-1",
+            "a:b",
+            "a b",
+            "a\nb",
+            "a\"b",
+            "a'b",
+            "a\\b",
+            "$(reboot)",
+            "`reboot`",
+            "a\u{7f}",
+            "[1-2",
+            "é",
+            "{a}",
+            "a&b",
+            "arn:aws:iam::123456789012:role/x",
+            "<?xml version=\"1.0\"?>",
+        ];
+        for value in bad {
+            let error = attributes(&[pair("asg", value)]).unwrap_err();
+            assert_eq!(error.kind, Kind::Config);
+            assert!(error.what.contains("asg"), "{error}");
+        }
+        for name in ["", "a;b", "a:b", "a b", "é"] {
+            assert!(attributes(&[pair(name, "x")]).is_err(), "{name}");
+        }
+        assert!(attributes(&[pair("a", "1"), pair("a", "2")]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_accepted_cannot_forge_an_attribute(name in ".*", value in ".*") {
+            if let Ok(lines) = attributes(&[(name, value)]) {
+                prop_assert_eq!(lines.len(), 1);
+                prop_assert_eq!(lines[0].matches([':', ';']).count(), 1);
+                prop_assert!(!lines[0].contains(['"', '\'', '$', '`', '\\', ' ', '\n']));
+            }
+        }
+
+        #[test]
+        fn any_numbers_are_counted_or_refused(max_enis: u32, ipv4_per_eni: u32, e: u32, i: u32) {
+            let t = InstanceType { max_enis, ipv4_per_eni, network_mbps: None };
+            for kind in [ResourceSet::Instance, ResourceSet::Schedulable, ResourceSet::Exact(e, i)] {
+                let _ = resource_set(kind, &t);
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What only Titus needs to know: how an agent describes itself to the Mesos master.
+//!
+//! [`attributes`] are what Titus chooses agents by, [`resources`] what it counts
+//! on them, and [`instance_types`] the numbers of EC2 behind both. All of it is
+//! pure: facts and settings in, text out.
+
+pub mod attributes;
+pub mod instance_types;
+pub mod resources;
+
+/// Whether Titus's VPC driver knows this instance family, going by
+/// `agent.supported_families`; the entry `any` stands for all of them.
+pub fn supported_family(family: &str, supported: &[String]) -> bool {
+    supported.iter().any(|known| known == family || known == "any")
+}
+
+/// Whether Mesos takes this as the name of an attribute or resource: letters,
+/// digits, `_`, `.`, `/`, `-` (the grammar's `labelString`, Mesos documentation,
+/// "Attributes & Resources").
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_./-".contains(&b))
+}
+
+/// Whether Mesos reads this as ranges of whole numbers: `[7150-7200]`, `[1-2,4-4]`.
+fn is_ranges(text: &str) -> bool {
+    let Some(inner) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) else {
+        return false;
+    };
+    inner.split(',').all(|range| {
+        let ends = range.split_once('-').and_then(|(low, high)| Some((whole(low)?, whole(high)?)));
+        ends.is_some_and(|(low, high)| low <= high)
+    })
+}
+
+/// Digits alone: `str::parse` would also take a sign.
+fn whole(text: &str) -> Option<u64> {
+    if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_are_compared_whole() {
+        let supported = ["m4".to_owned(), "r4".to_owned()];
+        assert!(supported_family("m4", &supported));
+        assert!(!supported_family("m4x", &supported));
+        assert!(!supported_family("t2", &supported));
+        assert!(!supported_family("t2", &[]));
+        assert!(supported_family("t2", &["any".to_owned()]));
+    }
+
+    #[test]
+    fn ranges_are_pairs_of_whole_numbers() {
+        for good in ["[7150-7200]", "[1-1]", "[1-2,4-9]"] {
+            assert!(is_ranges(good), "{good}");
+        }
+        for bad in ["", "[", "[]", "[-]", "[1]", "[2-1]", "[+1-2]", "[1-2,]", "[1-2", "[1-99999999999999999999]"] {
+            assert!(!is_ranges(bad), "{bad}");
+        }
+    }
+}
