@@ -42,8 +42,8 @@ pub fn image(host: &Host) -> Result<Image> {
 /// The value of an os-release variable that is a lower-case identifier: os-release(5)
 /// allows a-z, 0-9, `.`, `_` and `-`. The last assignment wins, as in a shell.
 fn identifier(text: &str, key: &str) -> Result<Option<String>> {
-    let assignments = text.lines().filter_map(|line| line.trim().split_once('='));
-    let Some((_, value)) = assignments.filter(|(name, _)| *name == key).next_back() else {
+    let mut assignments = text.lines().filter_map(|line| line.trim().split_once('='));
+    let Some((_, value)) = assignments.rfind(|(name, _)| *name == key) else {
         return Ok(None);
     };
     let quoted = ['"', '\''].iter().find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote));

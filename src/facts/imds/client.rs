@@ -79,7 +79,7 @@ impl Progress {
             "asked for {}, {} times; the last answer: {}",
             state.item,
             state.attempts,
-            state.last_answer.as_deref().unwrap_or("none")
+            state.last_answer.as_deref().unwrap_or("nothing whole")
         );
         Error::new(Kind::TemporaryFailure, what).cause(cause).fix(state.hint.unwrap_or(
             "see whether this is an EC2 instance, and whether a firewall, a network namespace or the \
@@ -157,9 +157,10 @@ impl<'a> Client<'a> {
                 Ok(Ok(None)) => (StatusCode::NOT_FOUND.to_string(), None),
                 Ok(Err(Trouble::Again(answer, hint))) => (answer, hint),
                 Ok(Err(Trouble::Fatal(error))) => return Err(error),
+                Err(_) if patience < self.patience => return Err(self.progress.out_of_time()),
                 Err(_) => {
                     self.patience = (self.patience * 2).min(MOST_PATIENCE);
-                    (format!("nothing whole within {}", humantime::format_duration(rounded(patience))), None)
+                    (format!("nothing whole within {} s", patience.as_secs()), None)
                 }
             };
             {
@@ -255,11 +256,6 @@ fn redirected(item: &str, status: StatusCode, location: Option<HeaderValue>) -> 
 fn jittered(pause: Duration) -> Duration {
     let random = RandomState::new().build_hasher().finish() % 1024;
     pause / 2 + pause * u32::try_from(random).unwrap_or(0) / 2048
-}
-
-/// To the tenth of a second, for people.
-fn rounded(duration: Duration) -> Duration {
-    Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX) / 100 * 100)
 }
 
 #[cfg(test)]

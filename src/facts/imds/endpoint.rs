@@ -16,6 +16,7 @@ const IPV6: &str = "http://[fd00:ec2::254]";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     base: Url,
+    given: bool,
     disabled: bool,
 }
 
@@ -43,7 +44,7 @@ impl Endpoint {
         if base.query().is_some() || base.fragment().is_some() {
             return Err(refuse("query and fragment have no place in it"));
         }
-        Ok(Endpoint { base, disabled: false })
+        Ok(Endpoint { base, given: true, disabled: false })
     }
 
     fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Endpoint> {
@@ -61,7 +62,7 @@ impl Endpoint {
         let address = "AWS_EC2_METADATA_SERVICE_ENDPOINT";
         let endpoint = match set(address) {
             Some(value) => Endpoint::at(&value).map_err(|e| e.at(address))?,
-            None => Endpoint::at(default)?,
+            None => Endpoint { given: false, ..Endpoint::at(default)? },
         };
         let disabled = "AWS_EC2_METADATA_DISABLED";
         let disabled = match set(disabled) {
@@ -76,6 +77,12 @@ impl Endpoint {
     /// Whether this is the address that every instance has, `http://169.254.169.254`.
     pub fn is_default(&self) -> bool {
         self.to_string() == IPV4
+    }
+
+    /// Whether someone named this very address: there is a metadata service then,
+    /// also where the machine is plainly not EC2's.
+    pub fn is_given(&self) -> bool {
+        self.given
     }
 
     /// Whether the metadata service must not be asked.
@@ -110,7 +117,7 @@ mod tests {
     #[test]
     fn variables_move_the_endpoint() {
         let default = endpoint(&[]).unwrap();
-        assert!(default.is_default() && !default.is_disabled());
+        assert!(default.is_default() && !default.is_given() && !default.is_disabled());
         assert_eq!(default.to_string(), "http://169.254.169.254");
         for (variables, expected) in [
             (&[("SERVICE_ENDPOINT_MODE", "IPv6")][..], "http://[fd00:ec2::254]"),
