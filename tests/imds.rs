@@ -1,0 +1,346 @@
+//! The metadata service, with everything that can be wrong with it.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+mod support;
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use support::metadata::{Fault, Metadata, sample};
+use titus_bootstrap::error::{Error, Kind, Result};
+use titus_bootstrap::facts::imds::{Answers, Endpoint, read};
+use titus_bootstrap::facts::{Instance, sample as built_in};
+
+const IDENTITY: &str = "dynamic/instance-identity/document";
+const GROUP: &str = "meta-data/tags/instance/aws:autoscaling:groupName";
+
+/// Enough for a service that answers in the end.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Enough to see that a service never will.
+const SHORT: Duration = Duration::from_millis(700);
+
+fn read_from(metadata: &Metadata, deadline: Duration) -> Result<Answers> {
+    install_provider();
+    read(&Endpoint::at(&metadata.endpoint()).unwrap(), deadline, &mut |_| {})
+}
+
+/// What the program's main does first.
+fn install_provider() {
+    // An error means that another test has done it.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// A service with this fault, read until it answers.
+fn survives(fault: Fault) -> Metadata {
+    let metadata = Metadata::start(sample());
+    metadata.fault(fault);
+    assert_eq!(read_from(&metadata, LONG).unwrap().instance, expected());
+    metadata
+}
+
+/// A service with this fault, which must fail in this way.
+#[track_caller]
+fn fails(fault: Fault, deadline: Duration, kind: Kind) -> (Metadata, Error) {
+    let metadata = Metadata::start(sample());
+    metadata.fault(fault);
+    let started = Instant::now();
+    let error = read_from(&metadata, deadline).unwrap_err();
+    assert_eq!(error.kind, kind, "{error}");
+    assert!(started.elapsed() < deadline + Duration::from_secs(5), "it took {:?}", started.elapsed());
+    (metadata, error)
+}
+
+/// The sample instance, without what only a machine knows.
+fn expected() -> Instance {
+    let instance = built_in::facts().instance.unwrap();
+    Instance {
+        memory_mib: 0,
+        disk_mib: 0,
+        cpus: 0,
+        kernel_command_line: String::new(),
+        boot_id: String::new(),
+        ..instance
+    }
+}
+
+#[test]
+fn everything_is_read_over_one_connection_in_about_a_dozen_requests() {
+    let metadata = Metadata::start(sample());
+    metadata.set("user-data", Some(b"\x1f\x8b\x00any bytes".to_vec()));
+    let answers = read_from(&metadata, LONG).unwrap();
+    assert_eq!(answers.instance, expected());
+    assert_eq!(answers.user_data.as_deref(), Some(&b"\x1f\x8b\x00any bytes"[..]));
+    assert_eq!(answers.sources["instance.region"], "IMDS placement/region");
+    assert_eq!(answers.sources["instance.id"], "IMDS dynamic/instance-identity/document");
+
+    let requests = metadata.requests();
+    assert_eq!(requests[..2], ["PUT /latest/api/token", "GET /latest/dynamic/instance-identity/document"]);
+    assert!(requests.len() <= 13, "{requests:#?}");
+    assert_eq!(metadata.connections(), 1);
+}
+
+#[test]
+fn what_an_instance_may_lack_is_absent_at_once() {
+    let metadata = Metadata::start(sample());
+    for path in [
+        GROUP,
+        "meta-data/tags/instance/Name",
+        "meta-data/reservation-id",
+        "meta-data/autoscaling/target-lifecycle-state",
+        "meta-data/network/interfaces/macs/0a:1b:2c:3d:4e:5f/vpc-id",
+    ] {
+        metadata.set(path, None);
+    }
+    let answers = read_from(&metadata, LONG).unwrap();
+    let lacking = Instance {
+        tags: None,
+        autoscaling_group: None,
+        reservation_id: None,
+        lifecycle_state: None,
+        vpc_id: None,
+        ..expected()
+    };
+    assert_eq!(answers.instance, lacking);
+    assert_eq!(answers.user_data, None);
+    let requests = metadata.requests();
+    assert_eq!(requests.iter().filter(|r| r.contains("reservation-id")).count(), 1);
+}
+
+#[test]
+fn the_region_is_never_cut_out_of_the_zone() {
+    let metadata = Metadata::start(sample());
+    let document = r#"{"instanceId": "i-0123456789abcdef0", "instanceType": "m4.large",
+        "availabilityZone": "us-west-2-lax-1a", "region": "us-west-2", "accountId": "123456789012",
+        "imageId": "ami-0123456789abcdef0"}"#;
+    metadata.set(IDENTITY, Some(document.into()));
+    metadata.set("meta-data/placement/region", None);
+    let answers = read_from(&metadata, LONG).unwrap();
+    assert_eq!((&*answers.instance.zone, &*answers.instance.region), ("us-west-2-lax-1a", "us-west-2"));
+    assert_eq!(answers.sources["instance.region"], "IMDS dynamic/instance-identity/document");
+}
+
+#[test]
+fn what_every_instance_has_is_waited_for() {
+    let metadata = Metadata::start(sample());
+    metadata.set("meta-data/mac", None);
+    let error = read_from(&metadata, SHORT).unwrap_err();
+    assert_eq!(error.kind, Kind::TemporaryFailure);
+    let cause = error.cause.unwrap();
+    assert!(cause.contains("meta-data/mac") && cause.contains("404 Not Found"), "{cause}");
+    assert!(metadata.requests().iter().filter(|r| r.ends_with("/mac")).count() > 2);
+}
+
+#[test]
+fn an_unavailable_service_is_asked_again() {
+    let metadata = survives(Fault::Unavailable(5));
+    assert!(metadata.requests().len() > 5);
+    let (_, error) = fails(Fault::Unavailable(u32::MAX), SHORT, Kind::TemporaryFailure);
+    assert!(error.cause.unwrap().contains("503 Service Unavailable"));
+}
+
+#[test]
+fn a_throttling_service_is_asked_more_slowly() {
+    survives(Fault::Throttle);
+}
+
+#[test]
+fn an_expired_token_is_replaced() {
+    let metadata = survives(Fault::ExpireTokenAfter(5));
+    let tokens = metadata.requests().iter().filter(|r| r.starts_with("PUT")).count();
+    assert!(tokens >= 3, "{tokens} tokens");
+    let (_, error) = fails(Fault::ExpireTokenAfter(0), SHORT, Kind::TemporaryFailure);
+    assert!(error.cause.unwrap().contains("401 Unauthorized"));
+}
+
+#[test]
+fn a_slow_service_is_read_to_its_end_or_to_the_deadline() {
+    survives(Fault::Trickle(Duration::from_micros(500)));
+    let (_, error) = fails(Fault::Trickle(Duration::from_millis(200)), SHORT, Kind::TemporaryFailure);
+    assert!(error.cause.unwrap().contains("nothing whole"));
+}
+
+#[test]
+fn a_hanging_service_is_left_at_the_deadline() {
+    let (_, error) = fails(Fault::Hang, SHORT, Kind::TemporaryFailure);
+    assert!(error.what.contains("within 700ms"), "{error}");
+}
+
+#[test]
+fn a_connection_that_breaks_is_made_anew() {
+    let metadata = survives(Fault::Cut(3));
+    assert!(metadata.connections() >= 3);
+    fails(Fault::Cut(u32::MAX), SHORT, Kind::TemporaryFailure);
+}
+
+#[test]
+fn a_redirect_is_never_followed() {
+    let (metadata, error) = fails(Fault::Redirect, LONG, Kind::Config);
+    assert!(error.what.contains("redirect"), "{error}");
+    assert!(error.cause.unwrap().contains("http://login.example.com/"));
+    assert_eq!(metadata.requests().len(), 1);
+}
+
+#[test]
+fn five_megabytes_are_refused() {
+    let (_, error) = fails(Fault::Huge(5_000_000), LONG, Kind::Config);
+    assert!(error.cause.unwrap().contains("65536"));
+}
+
+#[test]
+fn bytes_that_are_no_text_are_refused_by_name() {
+    let item = "meta-data/placement/region";
+    let (_, error) = fails(Fault::InvalidUtf8(item.into()), LONG, Kind::Config);
+    assert!(error.what.contains(item), "{error}");
+    assert!(error.cause.unwrap().contains("UTF-8"));
+    fails(Fault::InvalidUtf8(IDENTITY.into()), LONG, Kind::Config);
+}
+
+#[test]
+fn a_page_is_no_fact() {
+    let (_, error) = fails(Fault::ErrorPage, LONG, Kind::Config);
+    assert!(error.what.contains(IDENTITY), "{error}");
+    assert!(error.cause.unwrap().contains("<?xml"));
+}
+
+#[test]
+fn a_service_that_is_switched_off_says_how_to_switch_it_on() {
+    let (_, error) = fails(Fault::Refuse, SHORT, Kind::TemporaryFailure);
+    assert!(error.cause.as_deref().unwrap().contains("403 Forbidden"), "{error}");
+    assert!(error.fix.unwrap().contains("--http-endpoint enabled"));
+}
+
+#[test]
+fn version_1_is_never_asked() {
+    let (metadata, error) = fails(Fault::V1Only, SHORT, Kind::TemporaryFailure);
+    assert!(error.fix.unwrap().contains("IMDSv2"));
+    assert!(metadata.requests().iter().all(|r| r.starts_with("PUT")), "{:?}", metadata.requests());
+}
+
+#[test]
+fn values_of_another_form_are_refused_by_name() {
+    for (path, value) in [
+        ("meta-data/instance-id", ""),
+        ("meta-data/instance-id", "i-1;x:y"),
+        ("meta-data/instance-type", "m4 large"),
+        ("meta-data/placement/availability-zone", "eu-west-1a\""),
+        ("meta-data/placement/region", "eu-west-1\n"),
+        ("meta-data/local-ipv4", "30.0.100.140, 30.0.100.141"),
+        ("meta-data/local-hostname", "$(reboot)"),
+        ("meta-data/mac", "eth0"),
+        ("meta-data/reservation-id", "none"),
+        ("meta-data/tags/instance/titus:role", "agent\nmaster"),
+        (GROUP, "titusagent\nx"),
+        (GROUP, "\u{7f}"),
+    ] {
+        let metadata = Metadata::start(sample());
+        metadata.set(path, Some(value.into()));
+        let error = read_from(&metadata, LONG).unwrap_err();
+        assert_eq!(error.kind, Kind::Config, "{error}");
+        assert!(error.what.contains(path) || error.what.contains(IDENTITY), "{error}");
+    }
+}
+
+#[test]
+fn tags_are_read_whatever_they_are_called() {
+    let metadata = Metadata::start(sample());
+    metadata.set("meta-data/tags/instance/owner/team name+é", Some("a; \"b\"".into()));
+    metadata.set("meta-data/tags/instance/description", Some("two\nlines".into()));
+    metadata.set("meta-data/tags/instance/empty", Some(Vec::new()));
+    let answers = read_from(&metadata, LONG).unwrap();
+    let tags = answers.instance.tags.unwrap();
+    assert_eq!(tags["owner/team name+é"], "a; \"b\"");
+    assert_eq!(tags["empty"], "");
+    assert_eq!(tags["aws:autoscaling:groupName"], "titusagent");
+    assert!(!tags.contains_key("description"));
+    assert_eq!(answers.sources["instance.tags.description"], "left out: not plain text");
+}
+
+#[test]
+fn of_too_many_tags_those_that_decide_something_are_read() {
+    let metadata = Metadata::start(sample());
+    for number in 0..500 {
+        metadata.set(&format!("meta-data/tags/instance/a{number}"), Some(b"x".to_vec()));
+    }
+    metadata.set("meta-data/tags/instance/titus:role", Some(b"agent".to_vec()));
+    metadata.set("meta-data/tags/instance/titus-role", Some(b"agent".to_vec()));
+    let tags = read_from(&metadata, LONG).unwrap().instance.tags.unwrap();
+    assert_eq!(tags.len(), 64);
+    for key in ["titus:role", "titus-role", "aws:autoscaling:groupName"] {
+        assert!(tags.contains_key(key), "{key}");
+    }
+}
+
+#[test]
+fn a_listing_that_is_none_is_refused() {
+    let metadata = Metadata::start(sample());
+    metadata.set("meta-data/tags/instance", Some(b"<!DOCTYPE html>\n<p>hello".to_vec()));
+    let error = read_from(&metadata, LONG).unwrap_err();
+    assert_eq!(error.kind, Kind::Config);
+    assert!(error.what.contains("meta-data/tags/instance"), "{error}");
+}
+
+#[test]
+fn a_service_that_comes_late_is_waited_for_and_spoken_of() {
+    install_provider();
+    // A port that is free, and refuses connections until the service comes.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let endpoint = Endpoint::at(&format!("http://{address}")).unwrap();
+
+    let (mut lines, mut late) = (Vec::new(), None);
+    let answers = read(&endpoint, LONG, &mut |line| {
+        lines.push(line.to_owned());
+        late.get_or_insert_with(|| Metadata::serve(TcpListener::bind(address).unwrap(), sample()));
+    });
+    assert_eq!(answers.unwrap().instance, expected());
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    for word in [&address.to_string(), "Connection refused", ", until 20", "s from now"] {
+        assert!(lines[0].contains(word), "{:?} lacks {word:?}", lines[0]);
+    }
+}
+
+#[test]
+fn without_a_service_the_deadline_holds() {
+    install_provider();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = Endpoint::at(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+    drop(listener);
+    let error = read(&endpoint, SHORT, &mut |_| {}).unwrap_err();
+    assert_eq!(error.kind, Kind::TemporaryFailure);
+    assert!(error.cause.unwrap().contains("Connection refused"));
+}
+
+/// Variables can only be set for another process: the test starts itself with them.
+#[test]
+fn the_environment_names_the_endpoint_and_proxies_are_ignored() {
+    const INNER: &str = "TITUS_TEST_INNER";
+    if std::env::var_os(INNER).is_some() {
+        install_provider();
+        let endpoint = Endpoint::from_env().unwrap();
+        assert!(endpoint.is_given() && !endpoint.is_default());
+        assert_eq!(read(&endpoint, LONG, &mut |_| {}).unwrap().instance, expected());
+        return;
+    }
+    let metadata = Metadata::start(sample());
+    let name = "the_environment_names_the_endpoint_and_proxies_are_ignored";
+    let inner = |disabled: &str| {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", name]).env(INNER, "1").env("AWS_EC2_METADATA_DISABLED", disabled);
+        command.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata.endpoint());
+        for proxy in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
+            command.env(proxy, "http://127.0.0.1:9");
+        }
+        command.env_remove("no_proxy").env_remove("NO_PROXY").output().unwrap()
+    };
+    let output = inner("false");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let asked = metadata.requests().len();
+    assert!(asked > 0);
+
+    let output = inner("true");
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stdout).contains("Unavailable"));
+    assert_eq!(metadata.requests().len(), asked);
+}

@@ -1,0 +1,427 @@
+//! A metadata service in this process, on threads: version 2 of EC2's protocol, with
+//! faults that can be switched on. It lives until the last clone of its handle is dropped.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread;
+use std::time::Duration;
+
+/// What is served: `meta-data/instance-id`, `user-data`, … below `latest/`.
+///
+/// The identity document is made from the `meta-data/` items, as EC2's agrees with
+/// them, unless it is here.
+pub type Items = BTreeMap<String, Vec<u8>>;
+
+const IDENTITY: &str = "dynamic/instance-identity/document";
+const TAGS: &str = "meta-data/tags/instance";
+
+/// What goes wrong; several can at once.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// So many requests are answered with 503.
+    Unavailable(u32),
+    /// Every second request is answered with 429.
+    Throttle,
+    /// A token is good for so many requests, then 401.
+    ExpireTokenAfter(u32),
+    /// Bodies come byte by byte, with this pause before each.
+    Trickle(Duration),
+    /// Everything is answered with a redirect.
+    Redirect,
+    /// Every item has so many bytes.
+    Huge(usize),
+    /// This item is no UTF-8.
+    InvalidUtf8(String),
+    /// Requests for a token are answered with 403, as if the service was switched off.
+    Refuse,
+    /// Requests are read and never answered.
+    Hang,
+    /// Version 1: no tokens, and none needed.
+    V1Only,
+    /// Every item is a page of HTML, with status 200.
+    ErrorPage,
+    /// So many connections are closed in the middle of an item.
+    Cut(u32),
+}
+
+/// The instance of [`titus_bootstrap::facts::sample::facts`].
+pub fn sample() -> Items {
+    let instance = titus_bootstrap::facts::sample::facts().instance.unwrap();
+    let interface = format!("meta-data/network/interfaces/macs/{}", instance.mac);
+    let mut items = Items::new();
+    let mut set = |path: &str, value: Option<String>| value.map(|v| items.insert(path.to_owned(), v.into_bytes()));
+    set("meta-data/instance-id", Some(instance.id));
+    set("meta-data/instance-type", Some(instance.instance_type));
+    set("meta-data/placement/availability-zone", Some(instance.zone));
+    set("meta-data/placement/region", Some(instance.region));
+    set("meta-data/local-ipv4", Some(instance.local_ipv4));
+    set("meta-data/local-hostname", Some(instance.hostname));
+    set("meta-data/mac", Some(instance.mac));
+    set(&format!("{interface}/vpc-id"), instance.vpc_id);
+    set(&format!("{interface}/owner-id"), instance.account_id);
+    set("meta-data/reservation-id", instance.reservation_id);
+    set("meta-data/ami-id", instance.ami_id);
+    set("meta-data/autoscaling/target-lifecycle-state", instance.lifecycle_state);
+    for (key, value) in instance.tags.unwrap_or_default() {
+        set(&format!("{TAGS}/{key}"), Some(value));
+    }
+    items
+}
+
+/// A handle to the service.
+#[derive(Debug, Clone)]
+pub struct Metadata {
+    shared: Arc<Shared>,
+    _door: Arc<Door>,
+}
+
+impl Metadata {
+    /// Serves these items to whoever comes to this listener.
+    pub fn serve(listener: TcpListener, items: Items) -> Metadata {
+        let shared = Arc::new(Shared { address: listener.local_addr().unwrap(), ..Shared::default() });
+        shared.state().items = items.into_iter().map(|(path, value)| (path, Some(value))).collect();
+        // The listening socket under another name, for that can be shut down while a thread accepts.
+        let socket = TcpStream::from(OwnedFd::from(listener.try_clone().unwrap()));
+        let door = Door { socket, shared: Arc::clone(&shared) };
+        let serving = Arc::clone(&shared);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(stream) = stream else { break };
+                let serving = Arc::clone(&serving);
+                thread::spawn(move || {
+                    if serving.admit(&stream) {
+                        // An error here is the client that went away.
+                        let _ = serving.converse(&stream);
+                        let _ = stream.shutdown(Shutdown::Both);
+                    }
+                });
+            }
+        });
+        Metadata { shared, _door: Arc::new(door) }
+    }
+
+    /// Serves these items on loopback, on a port of its own.
+    pub fn start(items: Items) -> Metadata {
+        Metadata::serve(TcpListener::bind("127.0.0.1:0").unwrap(), items)
+    }
+
+    /// `http://127.0.0.1:PORT`.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.shared.address)
+    }
+
+    /// Changes an item, or takes it away.
+    pub fn set(&self, path: &str, value: Option<Vec<u8>>) {
+        self.shared.state().items.insert(path.to_owned(), value);
+    }
+
+    /// Switches a fault on, from the next request on.
+    pub fn fault(&self, fault: Fault) {
+        self.shared.state().faults.push(fault);
+    }
+
+    /// Switches all faults off; what hangs is answered.
+    pub fn mend(&self) {
+        self.shared.state().faults.clear();
+        self.shared.changed.notify_all();
+    }
+
+    /// All requests until now: `PUT /latest/api/token`, `GET /latest/user-data`.
+    pub fn requests(&self) -> Vec<String> {
+        self.shared.state().requests.clone()
+    }
+
+    /// How many connections there were.
+    pub fn connections(&self) -> usize {
+        self.shared.state().streams.len()
+    }
+}
+
+/// Ends the threads when the last handle is dropped.
+#[derive(Debug)]
+struct Door {
+    socket: TcpStream,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        let _ = self.socket.shutdown(Shutdown::Both);
+        let mut state = self.shared.state();
+        state.closed = true;
+        for stream in &state.streams {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        self.shared.changed.notify_all();
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    address: SocketAddr,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Shared { address: ([0, 0, 0, 0], 0).into(), state: Mutex::default(), changed: Condvar::new() }
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    items: BTreeMap<String, Option<Vec<u8>>>,
+    faults: Vec<Fault>,
+    requests: Vec<String>,
+    streams: Vec<TcpStream>,
+    /// How often each token was used; the n-th is called `token-n`.
+    tokens: Vec<u32>,
+    closed: bool,
+}
+
+struct Request {
+    method: String,
+    path: String,
+    /// Names in lower case.
+    headers: BTreeMap<String, String>,
+}
+
+#[derive(Default)]
+struct Reply {
+    status: &'static str,
+    headers: String,
+    body: Vec<u8>,
+    /// The pause before each byte of the body.
+    pause: Duration,
+    cut: bool,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Keeps a connection in mind, to end it with the service.
+    fn admit(&self, stream: &TcpStream) -> bool {
+        let mut state = self.state();
+        state.streams.push(stream.try_clone().unwrap());
+        !state.closed
+    }
+
+    /// Answers one request after another until one of both goes.
+    fn converse(&self, mut stream: &TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let mut reader = BufReader::new(stream);
+        while let Some(request) = read_request(&mut reader)? {
+            self.state().requests.push(format!("{} {}", request.method, request.path));
+            let hung = |state: &mut State| !state.closed && state.has(|fault| matches!(fault, Fault::Hang));
+            drop(self.changed.wait_while(self.state(), hung).unwrap_or_else(|p| p.into_inner()));
+            let reply = self.state().answer(&request);
+
+            let Reply { status, headers, body, pause, cut } = reply;
+            let length = body.len();
+            let head = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\nServer: EC2ws\r\n\r\n");
+            let whole = [head.into_bytes(), body].concat();
+            let (head, body) = whole.split_at(whole.len() - length);
+            if cut {
+                return stream.write_all(&whole[..whole.len() - length.div_ceil(2)]);
+            }
+            if pause.is_zero() {
+                stream.write_all(&whole)?;
+                continue;
+            }
+            stream.write_all(head)?;
+            for byte in body {
+                let (state, _) = self
+                    .changed
+                    .wait_timeout_while(self.state(), pause, |state| !state.closed)
+                    .unwrap_or_else(|p| p.into_inner());
+                drop(state);
+                stream.write_all(&[*byte])?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn has(&self, is: impl Fn(&Fault) -> bool) -> bool {
+        self.faults.iter().any(is)
+    }
+
+    fn answer(&mut self, request: &Request) -> Reply {
+        let mut reply = self.answer_or_fault(request);
+        for fault in &mut self.faults {
+            match fault {
+                Fault::Trickle(pause) => reply.pause = *pause,
+                Fault::Cut(left) if *left > 0 && request.method == "GET" => {
+                    *left -= 1;
+                    reply.cut = true;
+                }
+                _ => {}
+            }
+        }
+        reply
+    }
+
+    fn answer_or_fault(&mut self, request: &Request) -> Reply {
+        let is_token = request.method == "PUT";
+        for fault in &mut self.faults {
+            match fault {
+                Fault::Unavailable(left) if *left > 0 => {
+                    *left -= 1;
+                    return page("503 Service Unavailable");
+                }
+                Fault::Throttle if self.requests.len().is_multiple_of(2) => return page("429 Too Many Requests"),
+                Fault::Redirect => {
+                    let headers = "Location: http://login.example.com/\r\n".into();
+                    return Reply { headers, ..page("302 Found") };
+                }
+                Fault::Refuse if is_token => return page("403 Forbidden"),
+                Fault::V1Only if is_token => return page("405 Method Not Allowed"),
+                _ => {}
+            }
+        }
+        if is_token { self.new_token(request) } else { self.item(request) }
+    }
+
+    fn new_token(&mut self, request: &Request) -> Reply {
+        if request.path != "/latest/api/token" {
+            return page("404 Not Found");
+        }
+        // EC2 gives no token to what came through a proxy.
+        if request.headers.contains_key("x-forwarded-for") {
+            return page("403 Forbidden");
+        }
+        let ttl = request.headers.get("x-aws-ec2-metadata-token-ttl-seconds").and_then(|ttl| ttl.parse::<u32>().ok());
+        if !ttl.is_some_and(|ttl| (1..=21600).contains(&ttl)) {
+            return page("400 Bad Request");
+        }
+        self.tokens.push(0);
+        Reply { status: "200 OK", body: format!("token-{}", self.tokens.len()).into_bytes(), ..Reply::default() }
+    }
+
+    fn item(&mut self, request: &Request) -> Reply {
+        if !self.authorized(request) {
+            return page("401 Unauthorized");
+        }
+        let path = percent_decoded(request.path.strip_prefix("/latest/").unwrap_or_default());
+        let path = path.trim_end_matches('/');
+        for fault in &self.faults {
+            let body = match fault {
+                Fault::Huge(bytes) => vec![b'a'; *bytes],
+                Fault::ErrorPage => page("").body,
+                Fault::InvalidUtf8(item) if item == path => b"i-0\xff\xfe".to_vec(),
+                _ => continue,
+            };
+            return Reply { status: "200 OK", body, ..Reply::default() };
+        }
+        let body = match self.items.get(path) {
+            Some(item) => item.clone(),
+            None if path == IDENTITY => Some(self.identity()),
+            None => self.listing(path),
+        };
+        match body {
+            Some(body) => Reply { status: "200 OK", body, ..Reply::default() },
+            None => page("404 Not Found"),
+        }
+    }
+
+    fn authorized(&mut self, request: &Request) -> bool {
+        if self.has(|fault| matches!(fault, Fault::V1Only)) {
+            return true;
+        }
+        let number = request.headers.get("x-aws-ec2-metadata-token").and_then(|token| token.strip_prefix("token-"));
+        let index = number.and_then(|number| number.parse::<usize>().ok()?.checked_sub(1));
+        let Some(uses) = index.and_then(|index| self.tokens.get_mut(index)) else {
+            return false;
+        };
+        *uses += 1;
+        let uses = *uses;
+        !self.has(|fault| matches!(fault, Fault::ExpireTokenAfter(most) if uses > *most))
+    }
+
+    /// The identity document, from the items that say the same.
+    fn identity(&self) -> Vec<u8> {
+        let item = |path: &str| {
+            let value = self.items.get(&format!("meta-data/{path}")).cloned().flatten()?;
+            String::from_utf8(value).ok()
+        };
+        let owner = item("mac").and_then(|mac| item(&format!("network/interfaces/macs/{mac}/owner-id")));
+        let document = serde_json::json!({
+            "accountId": owner,
+            "architecture": "x86_64",
+            "availabilityZone": item("placement/availability-zone"),
+            "billingProducts": null,
+            "imageId": item("ami-id"),
+            "instanceId": item("instance-id"),
+            "instanceType": item("instance-type"),
+            "pendingTime": "2018-05-15T10:31:08Z",
+            "privateIp": item("local-ipv4"),
+            "region": item("placement/region"),
+            "version": "2017-09-30",
+        });
+        serde_json::to_vec_pretty(&document).unwrap()
+    }
+
+    /// What lies below a path, one name a line, folders with a slash; of tags, the keys.
+    fn listing(&self, path: &str) -> Option<Vec<u8>> {
+        let folder = format!("{path}/");
+        let mut names = Vec::new();
+        for (item, value) in &self.items {
+            let (Some(rest), Some(_)) = (item.strip_prefix(&folder), value) else { continue };
+            let name = match rest.split_once('/') {
+                Some((name, _)) if path != TAGS => format!("{name}/"),
+                _ => rest.to_owned(),
+            };
+            if names.last() != Some(&name) {
+                names.push(name);
+            }
+        }
+        (!names.is_empty()).then(|| names.join("\n").into_bytes())
+    }
+}
+
+/// A status with EC2's own page for it.
+fn page(status: &'static str) -> Reply {
+    let body = format!(
+        "<?xml version=\"1.0\" encoding=\"iso-8859-1\"?>\n<html xmlns=\"http://www.w3.org/1999/xhtml\">\n \
+         <head>\n  <title>{status}</title>\n </head>\n <body>\n  <h1>{status}</h1>\n </body>\n</html>\n"
+    );
+    Reply { status, headers: "Content-Type: text/html\r\n".into(), body: body.into_bytes(), ..Reply::default() }
+}
+
+/// The next request; `None` when the client has hung up.
+fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
+    let mut line = String::new();
+    if reader.read_line(&mut line)? == 0 {
+        return Ok(None);
+    }
+    let mut words = line.split_whitespace().map(str::to_owned);
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let mut headers = BTreeMap::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+    }
+    Ok(Some(Request { method, path, headers }))
+}
+
+fn percent_decoded(path: &str) -> String {
+    let mut parts = path.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let (code, rest) = part.split_at(2);
+        bytes.push(u8::from_str_radix(code, 16).unwrap());
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}

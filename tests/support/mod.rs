@@ -1,0 +1,5 @@
+//! What several rings of tests share.
+
+#![allow(dead_code, reason = "not every ring uses all of it")]
+
+pub mod metadata;
