@@ -30,7 +30,8 @@ const MIME_TYPE: &str = "application/vnd.titus-bootstrap+toml";
 /// The `#!` line stays in the text: it is a comment in TOML, and the lines keep their
 /// numbers. A part of a MIME message is numbered from its own first line.
 ///
-/// Refuses user data over 16 KiB, and what is ours and cannot be read: no UTF-8,
+/// # Errors
+/// When there are more than 16 KiB, or when it is ours and cannot be read: no UTF-8,
 /// damaged or larger than 1 MiB when inflated, two parts with settings.
 pub fn settings(bytes: &[u8]) -> Result<Option<String>> {
     if bytes.len() > LIMIT {

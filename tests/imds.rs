@@ -19,7 +19,7 @@ const GROUP: &str = "meta-data/tags/instance/aws:autoscaling:groupName";
 const LONG: Duration = Duration::from_secs(60);
 
 /// Enough to see that a service never will.
-const SHORT: Duration = Duration::from_millis(700);
+const SHORT: Duration = Duration::from_secs(1);
 
 fn read_from(metadata: &Metadata, deadline: Duration) -> Result<Answers> {
     install_provider();
@@ -129,7 +129,7 @@ fn what_every_instance_has_is_waited_for() {
     assert_eq!(error.kind, Kind::TemporaryFailure);
     let cause = error.cause.unwrap();
     assert!(cause.contains("meta-data/mac") && cause.contains("404 Not Found"), "{cause}");
-    assert!(metadata.requests().iter().filter(|r| r.ends_with("/mac")).count() > 2);
+    assert!(metadata.requests().iter().filter(|r| r.ends_with("/mac")).count() > 1);
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn a_slow_service_is_read_to_its_end_or_to_the_deadline() {
 #[test]
 fn a_hanging_service_is_left_at_the_deadline() {
     let (_, error) = fails(Fault::Hang, SHORT, Kind::TemporaryFailure);
-    assert!(error.what.contains("within 700ms"), "{error}");
+    assert!(error.what.contains("within 1s"), "{error}");
 }
 
 #[test]

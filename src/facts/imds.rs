@@ -52,8 +52,9 @@ pub struct Answers {
 /// `say` is called with one line after 3 seconds of waiting, and then every 10: what
 /// is waited for, and until when.
 ///
-/// Fails with `TemporaryFailure` when the time is over, with `Config` when an answer
-/// must not be used, and with `Unavailable` when the endpoint is disabled.
+/// # Errors
+/// `TemporaryFailure` when the time is over, `Config` when an answer must not be
+/// used, `Unavailable` when the endpoint is disabled.
 pub fn read(endpoint: &Endpoint, deadline: Duration, say: &mut dyn FnMut(&str)) -> Result<Answers> {
     if endpoint.is_disabled() {
         return Err(Error::unavailable("instance metadata: AWS_EC2_METADATA_DISABLED=true forbids asking for it")

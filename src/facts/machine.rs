@@ -13,7 +13,8 @@ const MIB: u64 = 1024 * 1024;
 
 /// Distribution and release from os-release(5), architecture and kernel from uname(2).
 ///
-/// Refuses a machine without os-release, and values outside os-release's own rules.
+/// # Errors
+/// When there is no os-release, or a value in it breaks os-release's own rules.
 pub fn image(host: &Host) -> Result<Image> {
     // os-release(5): /etc/os-release takes precedence over /usr/lib/os-release.
     let mut found = None;
@@ -59,6 +60,9 @@ fn identifier(text: &str, key: &str) -> Result<Option<String>> {
 
 /// Adds what the machine itself knows to what the metadata service said: memory,
 /// disk, processors, kernel command line, boot id; each with its source.
+///
+/// # Errors
+/// When /proc lacks one of them, or Docker's daemon.json cannot be read.
 pub fn complete(host: &Host, instance: &mut Instance, sources: &mut BTreeMap<String, String>) -> Result<()> {
     let data_root = docker_data_root(host)?;
     instance.memory_mib = memory_mib(&required(host, "/proc/meminfo")?)?;
@@ -69,7 +73,7 @@ pub fn complete(host: &Host, instance: &mut Instance, sources: &mut BTreeMap<Str
     for (fact, source) in [
         ("memory_mib", "/proc/meminfo MemTotal".to_owned()),
         ("disk_mib", format!("file system of {data_root}")),
-        ("cpus", "processors online".to_owned()),
+        ("cpus", "processors that this process may use".to_owned()),
         ("kernel_command_line", "/proc/cmdline".to_owned()),
         ("boot_id", "/proc/sys/kernel/random/boot_id".to_owned()),
     ] {
@@ -160,6 +164,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::host::Deadlines;
 
     fn machine(files: &[(&str, &str)]) -> (tempfile::TempDir, Host) {
         let root = tempfile::tempdir().unwrap();
@@ -168,7 +173,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, content).unwrap();
         }
-        let host = Host::at(root.path());
+        let host = Host::tree(root.path(), Deadlines::default()).unwrap();
         (root, host)
     }
 

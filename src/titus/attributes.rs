@@ -43,7 +43,8 @@ impl FromStr for ResourceSet {
 /// The value of the attribute `res`: `ResourceSet-ENIs-2-10`, interfaces and IPv4
 /// addresses on each. Titus places at most that many containers' addresses on the node.
 ///
-/// Refuses numbers that leave no interface for containers.
+/// # Errors
+/// When the numbers leave no interface for containers.
 pub fn resource_set(kind: ResourceSet, t: &InstanceType) -> Result<String> {
     let (enis, addresses) = match kind {
         ResourceSet::Instance => (t.max_enis, t.ipv4_per_eni),
@@ -68,6 +69,9 @@ pub fn resource_set(kind: ResourceSet, t: &InstanceType) -> Result<String> {
 /// A value is ranges such as `[7150-7200]`, or printable ASCII without blanks and
 /// without what Mesos or a shell would read as their own. Mesos itself
 /// promises less: letters, digits, `_`, `.`, `/`, `-`.
+///
+/// # Errors
+/// When a name or value is neither, or a name is given twice.
 pub fn attributes(pairs: &[(String, String)]) -> Result<Vec<String>> {
     let mut seen = BTreeSet::new();
     pairs

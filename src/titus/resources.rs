@@ -14,7 +14,8 @@ const DISK_STEP: u64 = 1024;
 
 /// Memory to offer, MiB: MemTotal without the reserve, rounded down to 256 MiB.
 ///
-/// A machine on which nothing is left is refused.
+/// # Errors
+/// When nothing is left for tasks.
 pub fn mem_mib(total: u64, reserve: u64) -> Result<u64> {
     offered("mem", "memory", total, reserve, MEM_STEP)
 }
@@ -22,7 +23,8 @@ pub fn mem_mib(total: u64, reserve: u64) -> Result<u64> {
 /// Disk to offer, MiB: the size of the file system of Docker's data root without
 /// the reserve, rounded down to 1024 MiB.
 ///
-/// A machine on which nothing is left is refused.
+/// # Errors
+/// When nothing is left for tasks.
 pub fn disk_mib(total: u64, reserve: u64) -> Result<u64> {
     offered("disk", "disk", total, reserve, DISK_STEP)
 }
@@ -44,6 +46,9 @@ fn offered(key: &str, what: &str, total: u64, reserve: u64, step: u64) -> Result
 ///
 /// A value is what Mesos calls a scalar (`8000`, `1.5`), ranges (`[1-2,4-9]`) or a
 /// set (`{a,b}`).
+///
+/// # Errors
+/// When a name or value is none of these, or a name is given twice.
 pub fn resources(pairs: &[(String, String)]) -> Result<String> {
     let mut seen = BTreeSet::new();
     let mut entries = Vec::with_capacity(pairs.len());

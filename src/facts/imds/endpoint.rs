@@ -22,12 +22,18 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// Reads `AWS_EC2_METADATA_SERVICE_ENDPOINT`, else `…_ENDPOINT_MODE` (`IPv4`,
-    /// `IPv6`), and `AWS_EC2_METADATA_DISABLED` (`true`, `false`). Refuses other values.
+    /// `IPv6`), and `AWS_EC2_METADATA_DISABLED` (`true`, `false`).
+    ///
+    /// # Errors
+    /// When one of them has another value.
     pub fn from_env() -> Result<Endpoint> {
         Endpoint::from_variables(|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
     }
 
     /// This address, `http://HOST[:PORT]`, with no variable looked at.
+    ///
+    /// # Errors
+    /// When it is anything else.
     pub fn at(address: &str) -> Result<Endpoint> {
         let refuse = |cause: &str| {
             Error::config(format!("{address:?} cannot be the address of the metadata service"))

@@ -32,6 +32,9 @@ pub enum Form {
 
 impl Form {
     /// The value of this item, in the form that facts have it.
+    ///
+    /// # Errors
+    /// When the answer has another form.
     pub fn read(self, item: &str, bytes: &[u8]) -> Result<String> {
         let text = std::str::from_utf8(bytes).map_err(|_| refuse(item, bytes, "it is not UTF-8"))?;
         if let Some(control) = text.chars().find(|c| c.is_control()) {
