@@ -9,6 +9,5 @@
 
 mod cases;
 mod harness;
-#[allow(dead_code, reason = "the other rings use more of it")]
-#[path = "../support/metadata.rs"]
-mod metadata;
+#[path = "../support/mod.rs"]
+mod support;

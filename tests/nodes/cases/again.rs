@@ -23,11 +23,11 @@ fn the_second_run_changes_nothing() {
     // Bound over the tools, so that the tree is not changed by the test.
     for tool in TOOLS {
         node.write(
-            &format!("/run/spies/{tool}"),
-            &format!("#!/bin/sh\necho {tool} \"$@\" >> /run/spies/trace\nexit 1\n"),
+            &format!("/tmp/spies/{tool}"),
+            &format!("#!/bin/sh\necho {tool} \"$@\" >> /tmp/spies/trace\nexit 1\n"),
         );
         node.shell(&format!(
-            "chmod +x /run/spies/{tool} && mount --bind /run/spies/{tool} /usr/bin/{tool}"
+            "chmod +x /tmp/spies/{tool} && mount --bind /tmp/spies/{tool} /usr/bin/{tool}"
         ));
     }
 
@@ -54,9 +54,9 @@ fn the_second_run_changes_nothing() {
             "the {which} run restarted a unit"
         );
         assert!(
-            !node.exists("/run/spies/trace"),
+            !node.exists("/tmp/spies/trace"),
             "the {which} run started {}",
-            node.read("/run/spies/trace")
+            node.read("/tmp/spies/trace")
         );
     }
 }

@@ -8,7 +8,7 @@ const WAYS: [(&str, &str, &[&str]); 10] = [
     (
         "a file edited",
         "echo oops >> /etc/titus-executor/config.json",
-        &["titus-executor-config"],
+        &["executor-config-json"],
     ),
     (
         "a file deleted",
@@ -43,12 +43,12 @@ const WAYS: [(&str, &str, &[&str]); 10] = [
     (
         "a package removed",
         "dpkg --remove titus-executor",
-        &["packages"],
+        &["agent-packages"],
     ),
     (
         "the user out of the group",
         "gpasswd --delete ubuntu docker",
-        &["docker-group"],
+        &["docker-user"],
     ),
     ("/metatron gone", "rm /metatron", &["metatron"]),
 ];

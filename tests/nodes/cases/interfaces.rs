@@ -41,7 +41,7 @@ fn a_node_with_ens5_alone_keeps_its_default_route() {
     // What the next boot does, for which the interface has no other name in a node:
     // networkd takes it over, and finds the file that matches by address.
     node.write("/run/systemd/network/01-gateway.network", SERVER);
-    node.shell("systemctl start systemd-networkd");
+    node.shell("ip address flush dev ens5 && systemctl start systemd-networkd");
     wait_for("networkd's default route", Duration::from_secs(60), || {
         let status = node
             .run(&["networkctl", "--no-pager", "status", "ens5"])

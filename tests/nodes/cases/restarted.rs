@@ -14,7 +14,7 @@ case " $* " in
     kill -KILL "$PPID"
     exit 1 ;;
 esac
-exec /run/systemctl "$@"
+exec /tmp/systemctl "$@"
 "#;
 
 #[test]
@@ -26,8 +26,8 @@ fn a_run_killed_between_a_write_and_the_restart_is_made_good() {
     let settings = node.read(SETTINGS);
     node.write(SETTINGS, &format!("stack = \"othervpc\"\n{settings}"));
 
-    node.write("/run/deadly", DEADLY);
-    node.shell("chmod +x /run/deadly && cp /usr/bin/systemctl /run/systemctl && mount --bind /run/deadly /usr/bin/systemctl");
+    node.write("/tmp/deadly", DEADLY);
+    node.shell("chmod +x /tmp/deadly && cp /usr/bin/systemctl /tmp/systemctl && mount --bind /tmp/deadly /usr/bin/systemctl");
     let killed = node.bootstrap(&["apply"]);
     assert_eq!(killed.code, 137, "not killed: {}", killed.told());
     node.shell("umount /usr/bin/systemctl");

@@ -96,7 +96,7 @@ impl Node {
             "--tmpfs",
             "/run",
             "--tmpfs",
-            "/tmp",
+            "/tmp:exec,mode=1777",
         ]);
         arguments.extend([
             "--hostname",

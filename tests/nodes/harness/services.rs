@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, setns};
 
 use super::node::{ADDRESS, MAC, Node, PREREQS};
-use crate::metadata::{Items, Metadata, sample};
+use crate::support::metadata::{Items, Metadata, sample};
 
 /// A node's surroundings, for as long as this lives.
 pub struct Services {

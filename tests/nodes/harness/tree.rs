@@ -1,10 +1,9 @@
 //! How a tree of files looks, to tell what changed in it.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hasher};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-
-use sha2::{Digest, Sha256};
 
 /// What is not compared: it changes by itself, or each node has its own.
 const OTHERS: [&str; 15] = [
@@ -53,19 +52,8 @@ pub fn stamps(root: &Path) -> Tree {
         let data = file.symlink_metadata()?;
         let (mode, inode) = (data.mode(), data.ino());
         // A directory is as it was if what is in it is.
-        let times = (!data.is_dir()).then(|| {
-            (
-                data.mtime(),
-                data.mtime_nsec(),
-                data.ctime(),
-                data.ctime_nsec(),
-            )
-        });
-        Ok(format!(
-            "{mode:o} {}:{} inode {inode} {times:?}",
-            data.uid(),
-            data.gid()
-        ))
+        let times = (!data.is_dir()).then(|| (data.mtime(), data.mtime_nsec(), data.ctime(), data.ctime_nsec()));
+        Ok(format!("{mode:o} {}:{} inode {inode} {times:?}", data.uid(), data.gid()))
     })
 }
 
@@ -78,31 +66,15 @@ pub fn contents(root: &Path) -> Tree {
 /// As [`contents`], with apt's and dpkg's records except its lists and caches: nothing
 /// was installed, nothing was configured.
 pub fn untouched(root: &Path) -> Tree {
-    walk(
-        root,
-        &[
-            &OTHERS[..],
-            &["/var/lib/apt", "/var/cache/apt", "/var/lib/titus-bootstrap"],
-        ]
-        .concat(),
-        look,
-    )
+    walk(root, &[&OTHERS[..], &["/var/lib/apt", "/var/cache/apt", "/var/lib/titus-bootstrap"]].concat(), look)
 }
 
 /// Every file below a temporary root: by contents, but for what tells of runs, of which
 /// only that it is there is compared.
 pub fn complete(root: &Path) -> Tree {
     walk(root, &[], |path, file| {
-        let of_runs = [
-            "/run/",
-            "/var/lib/titus-bootstrap/",
-            "/var/log/titus-bootstrap/",
-        ];
-        if of_runs.iter().any(|start| path.starts_with(start)) {
-            Ok("there".into())
-        } else {
-            look(path, file)
-        }
+        let of_runs = ["/run/", "/var/lib/titus-bootstrap/", "/var/log/titus-bootstrap/"];
+        if of_runs.iter().any(|start| path.starts_with(start)) { Ok("there".into()) } else { look(path, file) }
     })
 }
 
@@ -123,11 +95,7 @@ pub fn differences(before: &Tree, after: &Tree) -> Vec<String> {
 #[track_caller]
 pub fn assert_same(before: &Tree, after: &Tree, what: &str) {
     let differences = differences(before, after);
-    assert!(
-        differences.is_empty(),
-        "{what}:\n{}",
-        differences.join("\n")
-    );
+    assert!(differences.is_empty(), "{what}:\n{}", differences.join("\n"));
 }
 
 fn look(path: &str, file: &Path) -> std::io::Result<String> {
@@ -137,17 +105,14 @@ fn look(path: &str, file: &Path) -> std::io::Result<String> {
     } else if data.is_file() && path == "/etc/shadow" {
         "with the day of the last change of each password".into()
     } else if data.is_file() {
-        let digest = Sha256::digest(std::fs::read(file)?);
-        digest.iter().take(8).map(|b| format!("{b:02x}")).collect()
+        // The standard library's hash is fast in a debug build too.
+        let mut hasher = DefaultHasher::new();
+        hasher.write(&std::fs::read(file)?);
+        format!("{:016x}", hasher.finish())
     } else {
         format!("{:?}", data.file_type())
     };
-    Ok(format!(
-        "{:o} {}:{} {what}",
-        data.permissions().mode(),
-        data.uid(),
-        data.gid()
-    ))
+    Ok(format!("{:o} {}:{} {what}", data.permissions().mode(), data.uid(), data.gid()))
 }
 
 fn walk(root: &Path, but: &[&str], look: impl Fn(&str, &Path) -> std::io::Result<String>) -> Tree {

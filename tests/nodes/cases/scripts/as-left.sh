@@ -22,8 +22,6 @@ Restart=always
 StartLimitInterval=0
 RestartSec=5
 EOF
-# Debian's Docker has its daemon in /usr/sbin, which is not on the scripts' mind.
-[ -e /usr/bin/dockerd ] || sed -i s,/usr/bin/dockerd,/usr/sbin/dockerd, /etc/systemd/system/docker.service.d/10-docker-config.conf
 cat > /lib/systemd/system/docker-tcp-proxy.service <<'EOF'
 [Unit]
 Description=Docker Unix Socket TCP Proxy
