@@ -19,7 +19,7 @@ pub const UNITS: [&str; 3] = [
 ];
 
 /// The files of the role's table, with their modes.
-pub const FILES: [(&str, u32); 17] = [
+pub const FILES: [(&str, u32); 18] = [
     ("/etc/titus-shared.env", 0o644),
     ("/etc/disable-atlas-titus-agent", 0o644),
     (
@@ -39,7 +39,8 @@ pub const FILES: [(&str, u32); 17] = [
     ("/etc/systemd/network/05-titus-primary.network", 0o644),
     ("/etc/titus-executor/config.json", 0o644),
     ("/metatron", 0o644),
-    ("/etc/apt/sources.list.d/test.sources", 0o644),
+    ("/etc/apt/sources.list.d/titus-bootstrap-test.sources", 0o644),
+    ("/etc/apt/keyrings/titus-bootstrap-test.gpg", 0o644),
 ];
 
 /// The attributes of the sample instance.

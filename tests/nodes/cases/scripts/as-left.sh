@@ -4,10 +4,9 @@
 set -eu
 export DEBIAN_FRONTEND=noninteractive
 
-# Its apt source, without the key pinned to it.
-cat > /etc/apt/sources.list.d/docker.list <<'EOF'
-deb [trusted=yes] file:/srv/repo test main
-EOF
+# Its apt source, with a key that is trusted for every source.
+cp /srv/repo/key.asc /etc/apt/trusted.gpg.d/docker.asc
+echo 'deb [arch=amd64] file:/srv/repo test main' > /etc/apt/sources.list.d/docker.list
 apt-get update > /dev/null
 apt-get install --yes --no-install-recommends docker.io mesos titus-executor > /dev/null
 
