@@ -69,13 +69,16 @@ pub fn untouched(root: &Path) -> Tree {
     walk(root, &[&OTHERS[..], &["/var/lib/apt", "/var/cache/apt", "/var/lib/titus-bootstrap"]].concat(), look)
 }
 
-/// Every file below a temporary root: by contents, but for what tells of runs, of which
-/// only that it is there is compared.
+/// Every file below a temporary root by mode, owner and contents, but for the lock, the
+/// status and the journal: what they say, and whether there is one, depends on the runs.
 pub fn complete(root: &Path) -> Tree {
-    walk(root, &[], |path, file| {
-        let of_runs = ["/run/", "/var/lib/titus-bootstrap/", "/var/log/titus-bootstrap/"];
-        if of_runs.iter().any(|start| path.starts_with(start)) { Ok("there".into()) } else { look(path, file) }
-    })
+    let of_runs = ["lock", "status.json", "journal.jsonl", "last.log", "last.json"];
+    let mut tree = walk(root, &[], look);
+    tree.retain(|path, _| match path.split_once("/titus-bootstrap") {
+        Some(("/run" | "/var/lib" | "/var/log", name)) => !name.is_empty() && !of_runs.contains(&&name[1..]),
+        _ => path != "/run" && path != "/var/log",
+    });
+    tree
 }
 
 /// The paths that differ, each with how it was and is.
