@@ -1,0 +1,345 @@
+//! apt and dpkg: dpkg is asked once for all packages, apt only when one lacks, and
+//! neither is ever killed.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::fcntl::{FcntlArg, fcntl};
+
+use super::command::{self, Output, Patience};
+use super::{Host, fs::Owner, signals};
+use crate::error::{Error, Kind, Result};
+
+/// apt's lists for the time of a run: the system's own are not touched before
+/// every refusal is behind us.
+const PRIVATE: &str = "/var/cache/titus-bootstrap/apt";
+
+/// The locks of dpkg and of apt's archive, each an fcntl lock.
+const LOCKS: [&str; 3] = ["/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/cache/apt/archives/lock"];
+
+const ENVIRONMENT: [(&str, &str); 2] = [("DEBIAN_FRONTEND", "noninteractive"), ("NEEDRESTART_SUSPEND", "1")];
+
+/// A package as dpkg knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installed {
+    /// Its version.
+    pub version: String,
+    /// `installed`, or what it is instead: `config-files`, `half-configured`, …
+    pub status: String,
+    /// Whether it is on hold.
+    pub held: bool,
+}
+
+/// What was asked for, and what is known.
+#[derive(Debug, Default)]
+pub(crate) struct Packages {
+    watched: RefCell<BTreeSet<String>>,
+    known: RefCell<Option<BTreeMap<String, Installed>>>,
+    candidates: RefCell<BTreeMap<String, Vec<String>>>,
+}
+
+/// A source of packages: its file's name, its text, and its key, as they will stand in /etc/apt.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The file below /etc/apt/sources.list.d.
+    pub file: String,
+    /// The same text for a keyring at the given path.
+    pub text: String,
+    /// The keyring's path.
+    pub keyring: String,
+    /// The keyring, binary.
+    pub key: Vec<u8>,
+}
+
+impl Host {
+    /// Names packages that will be asked for, so that one question serves all.
+    pub fn watch_packages<'a>(&self, names: impl Iterator<Item = &'a str>) {
+        self.packages.watched.borrow_mut().extend(names.map(str::to_owned));
+    }
+
+    /// Whether this machine has apt and dpkg.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn has_apt(&self) -> Result<bool> {
+        Ok(self.entry("/usr/bin/apt-get")?.is_some() && self.entry("/usr/bin/dpkg")?.is_some())
+    }
+
+    /// What dpkg knows of a package. Asks once for all watched packages.
+    ///
+    /// # Errors
+    /// When dpkg cannot be asked.
+    pub fn package(&self, name: &str) -> Result<Option<Installed>> {
+        if self.packages.known.borrow().is_none() {
+            let watched = self.packages.watched.borrow();
+            let mut argv = vec![
+                "dpkg-query",
+                "--show",
+                "--showformat=${Package}\t${Version}\t${db:Status-Status}\t${db:Status-Want}\n",
+                "--",
+            ];
+            argv.extend(watched.iter().map(String::as_str));
+            let output = command::run(&argv, &[], Patience::Ends, Duration::from_secs(60))?;
+            // 1: some of them are not known to dpkg, which is an answer.
+            if !matches!(output.status.code(), Some(0 | 1)) {
+                return Err(output.error());
+            }
+            *self.packages.known.borrow_mut() = Some(parse_installed(&output.stdout));
+        }
+        Ok(self.packages.known.borrow().as_ref().and_then(|known| known.get(name)).cloned())
+    }
+
+    /// Updates lists of our own, as if `sources` stood in /etc/apt already, and asks them for
+    /// the versions of these packages. Changes nothing of the system's.
+    ///
+    /// # Errors
+    /// When apt cannot be run. Lists that could not be had are told in words beside the versions.
+    pub fn look_up_candidates(&self, sources: &[Source], names: &[&str]) -> Result<Option<String>> {
+        let parts = format!("{PRIVATE}/sources.list.d");
+        self.remove_tree(PRIVATE)?;
+        for directory in [PRIVATE, &format!("{PRIVATE}/lists"), &format!("{PRIVATE}/lists/partial"), &parts] {
+            self.make_directory(directory, 0o755, Owner::ROOT)?;
+        }
+        for name in self.list("/etc/apt/sources.list.d")? {
+            if !name.starts_with("titus-bootstrap-")
+                && let Some(text) = self.read(&format!("/etc/apt/sources.list.d/{name}"))?
+            {
+                self.write(&format!("{parts}/{name}"), &text, 0o644, Owner::ROOT)?;
+            }
+        }
+        for source in sources {
+            let key = format!("{PRIVATE}/{}.gpg", source.file);
+            self.write(&key, &source.key, 0o644, Owner::ROOT)?;
+            let text = source.text.replace(&source.keyring, &key);
+            self.write(&format!("{parts}/{}", source.file), text.as_bytes(), 0o644, Owner::ROOT)?;
+        }
+        let parts_option = format!("Dir::Etc::SourceParts={parts}");
+        let lists = lists_option();
+        tracing::info!("updating apt's lists");
+        let updated = command::run(
+            &["apt-get", "-o", &parts_option, "-o", &lists, "-o", "Acquire::Retries=3", "--quiet", "update"],
+            &ENVIRONMENT,
+            Patience::Never,
+            self.deadlines.download,
+        )?;
+        // apt-get ends with 0 when a list could not be had but an old one is there: its words count.
+        let complaint = updated.both.lines().any(|line| line.starts_with("E: ") || line.starts_with("W: Failed"));
+        let mut argv = vec!["apt-cache", "-o", &parts_option, "-o", &lists, "policy", "--"];
+        argv.extend(names);
+        let policy = command::run(&argv, &ENVIRONMENT, Patience::Ends, Duration::from_secs(120))?.succeeded()?;
+        *self.packages.candidates.borrow_mut() = parse_policy(&policy.stdout);
+        let words = updated.both.lines().filter(|line| line.starts_with("E: ") || line.starts_with("W: "));
+        Ok((complaint || !updated.status.success()).then(|| words.collect::<Vec<_>>().join("\n")))
+    }
+
+    /// The versions that the last look-up found of a package, the candidate first.
+    pub fn candidates(&self, name: &str) -> Vec<String> {
+        self.packages.candidates.borrow().get(name).cloned().unwrap_or_default()
+    }
+
+    /// Installs packages, each `name` or `name=version`, in one go.
+    ///
+    /// # Errors
+    /// When the lock cannot be had in time, or apt fails.
+    pub fn install_packages(&self, wanted: &[String]) -> Result<()> {
+        let lists = lists_option();
+        let mut argv = vec![
+            "apt-get",
+            "-o",
+            &lists,
+            "-o",
+            "Acquire::Retries=3",
+            "-o",
+            "DPkg::Lock::Timeout=5",
+            "-o",
+            "Dpkg::Options::=--force-confdef",
+            "-o",
+            "Dpkg::Options::=--force-confold",
+            "--yes",
+            "--quiet",
+            "--no-install-recommends",
+        ];
+        if wanted.iter().any(|name| name.contains('=')) {
+            argv.extend(["--allow-downgrades", "--allow-change-held-packages"]);
+        }
+        argv.extend(["install", "--"]);
+        argv.extend(wanted.iter().map(String::as_str));
+        self.with_package_lock(|| self.package_command(&argv))?;
+        let pinned: Vec<&str> = wanted.iter().filter_map(|name| Some(name.split_once('=')?.0)).collect();
+        if !pinned.is_empty() {
+            self.with_package_lock(|| self.package_command(&[&["apt-mark", "hold", "--"], &pinned[..]].concat()))?;
+        }
+        Ok(())
+    }
+
+    /// Removes what [`Host::look_up_candidates`] left. Cheap when there is nothing.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn forget_candidates(&self) -> Result<()> {
+        self.packages.candidates.borrow_mut().clear();
+        self.remove_tree(PRIVATE)
+    }
+
+    /// Runs one command of apt or dpkg; what an interrupted dpkg left is configured first.
+    fn package_command(&self, argv: &[&str]) -> Result<Output> {
+        let run = |argv: &[&str]| command::run(argv, &ENVIRONMENT, Patience::Never, self.deadlines.download);
+        let mut output = run(argv)?;
+        if output.both.contains("dpkg --configure -a") {
+            tracing::info!("dpkg was interrupted earlier: configuring what it left");
+            run(&["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"])?.succeeded()?;
+            output = run(argv)?;
+        }
+        *self.packages.known.borrow_mut() = None;
+        self.forget_units();
+        Ok(output)
+    }
+
+    /// Does `work` once nobody else holds a lock of dpkg or apt, again when one came in between.
+    fn with_package_lock(&self, work: impl Fn() -> Result<Output>) -> Result<Output> {
+        let started = Instant::now();
+        let mut told = None;
+        loop {
+            if let Some(holder) = self.package_lock_holder() {
+                let past = started.elapsed() >= self.deadlines.apt_lock;
+                if past {
+                    return Err(lock_story(&holder, self.deadlines.apt_lock));
+                }
+                if told.as_ref() != Some(&holder.pid) {
+                    tracing::info!(
+                        "waiting up to {} for {holder}",
+                        humantime::format_duration(self.deadlines.apt_lock)
+                    );
+                    told = Some(holder.pid);
+                }
+                if signals::interrupted() {
+                    return Err(signals::interruption());
+                }
+                std::thread::sleep(Duration::from_millis(200));
+                continue;
+            }
+            let output = work()?;
+            let locked =
+                output.both.contains("Could not get lock") || output.both.contains("is locked by another process");
+            if output.status.success() || !locked || started.elapsed() >= self.deadlines.apt_lock {
+                return output.succeeded();
+            }
+        }
+    }
+
+    /// Who holds a lock of dpkg or apt, if anyone does.
+    fn package_lock_holder(&self) -> Option<LockHolder> {
+        LOCKS.iter().find_map(|lock| {
+            let file = std::fs::File::open(self.root().join(lock.trim_start_matches('/'))).ok()?;
+            let mut asked = nix::libc::flock {
+                l_type: i16::try_from(nix::libc::F_WRLCK).unwrap_or_default(),
+                l_whence: 0,
+                l_start: 0,
+                l_len: 0,
+                l_pid: 0,
+            };
+            fcntl(&file, FcntlArg::F_GETLK(&mut asked)).ok()?;
+            if i32::from(asked.l_type) == nix::libc::F_UNLCK {
+                return None;
+            }
+            let process = format!("/proc/{}", asked.l_pid);
+            let command = std::fs::read(format!("{process}/cmdline")).unwrap_or_default();
+            let since = std::fs::metadata(&process).and_then(|found| found.modified()).ok();
+            Some(LockHolder {
+                lock: (*lock).to_owned(),
+                pid: asked.l_pid,
+                command: String::from_utf8_lossy(&command).replace('\0', " ").trim().to_owned(),
+                age: since.and_then(|at| SystemTime::now().duration_since(at).ok()).map_or(0, |age| age.as_secs()),
+            })
+        })
+    }
+}
+
+struct LockHolder {
+    lock: String,
+    pid: i32,
+    command: String,
+    age: u64,
+}
+
+impl std::fmt::Display for LockHolder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "process {} (`{}`, running for {} s), which holds {}", self.pid, self.command, self.age, self.lock)
+    }
+}
+
+fn lock_story(holder: &LockHolder, deadline: Duration) -> Error {
+    Error::new(Kind::Failed, format!("no package could be installed within {}", humantime::format_duration(deadline)))
+        .cause(format!("waited for {holder}"))
+        .fix("let that process finish, or see why it hangs; it was left alone. The setting timeouts.apt_lock gives it longer")
+}
+
+fn lists_option() -> String {
+    format!("Dir::State::lists={PRIVATE}/lists")
+}
+
+fn parse_installed(text: &str) -> BTreeMap<String, Installed> {
+    let mut found: BTreeMap<String, Installed> = BTreeMap::new();
+    for line in text.lines() {
+        let mut fields = line.split('\t').map(str::to_owned);
+        let (Some(name), Some(version), Some(status), Some(want)) =
+            (fields.next(), fields.next(), fields.next(), fields.next())
+        else {
+            continue;
+        };
+        // Of several architectures the installed one counts.
+        if found.get(&name).is_none_or(|known| known.status != "installed") {
+            found.insert(name, Installed { version, status, held: want == "hold" });
+        }
+    }
+    found
+}
+
+/// `apt-cache policy`: the candidate, then every version of the table.
+fn parse_policy(text: &str) -> BTreeMap<String, Vec<String>> {
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut current = None;
+    for line in text.lines() {
+        if !line.starts_with(' ') {
+            current = line.strip_suffix(':').map(str::to_owned);
+            continue;
+        }
+        let Some(name) = &current else { continue };
+        let candidate = line.strip_prefix("  Candidate: ");
+        // A version stands five columns in, after `***` when it is the installed one; its sources nine.
+        let listed =
+            line.strip_prefix(" *** ").or_else(|| line.strip_prefix("     ").filter(|rest| !rest.starts_with(' ')));
+        if let Some(version) = candidate.or(listed).and_then(|rest| rest.split(' ').next()).filter(|v| *v != "(none)") {
+            let versions = found.entry(name.clone()).or_default();
+            if !versions.iter().any(|known| known == version) {
+                versions.push(version.to_owned());
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dpkg_query_is_understood() {
+        let found = parse_installed(
+            "bash\t5.2\tinstalled\tinstall\nlibc6\t2.36\tnot-installed\tunknown\nlibc6\t2.36\tinstalled\thold\nshort\n",
+        );
+        assert_eq!(found["bash"].status, "installed");
+        assert!(found["libc6"].held && found["libc6"].status == "installed");
+        assert_eq!(found.len(), 2);
+    }
+
+    #[test]
+    fn policy_is_understood() {
+        let found = parse_policy(
+            "mesos:\n  Installed: 1.0\n  Candidate: 1.1\n  Version table:\n     1.1 500\n        500 file:/srv/repo ./ Packages\n *** 1.0 100\n        100 /var/lib/dpkg/status\nvirtual:\n  Installed: (none)\n  Candidate: (none)\n  Version table:\n",
+        );
+        assert_eq!(found["mesos"], ["1.1", "1.0"]);
+        assert!(!found.contains_key("virtual"));
+    }
+}

@@ -1,0 +1,127 @@
+//! The lock that only `apply` takes: flock(2) on a file under /run, so that it goes
+//! with the process that held it.
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use super::Host;
+use super::fs::Owner;
+use crate::error::{Error, Kind, Result};
+
+/// Where the lock lies; its contents tell who holds it.
+pub const LOCK: &str = "/run/titus-bootstrap/lock";
+
+/// The held lock; dropped, it is free.
+#[derive(Debug)]
+pub struct Lock {
+    _held: Flock<File>,
+}
+
+impl Host {
+    /// Takes the lock, waiting at most `patience` for whoever has it. `say` is told
+    /// once who that is.
+    ///
+    /// # Errors
+    /// 75 when another run still holds it then; it is named.
+    pub fn lock(&self, patience: Duration, say: &mut dyn FnMut(&str)) -> Result<Lock> {
+        let cannot = |e: &dyn std::fmt::Display| Error::failed(format!("{LOCK}: cannot be taken")).cause(e);
+        if self.entry("/run/titus-bootstrap")?.is_none() {
+            self.make_directory("/run/titus-bootstrap", 0o755, Owner::ROOT)?;
+        }
+        let path = self.root().join(LOCK.trim_start_matches('/'));
+        let deadline = Instant::now() + patience;
+        let mut file = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            .custom_flags(nix::libc::O_NOFOLLOW)
+            .open(path)
+            .map_err(|e| cannot(&e))?;
+        let mut told = false;
+        loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(mut held) => {
+                    let who =
+                        format!("{} {}\n", std::process::id(), humantime::format_rfc3339_seconds(SystemTime::now()));
+                    held.set_len(0)
+                        .and_then(|()| held.rewind())
+                        .and_then(|()| held.write_all(who.as_bytes()))
+                        .map_err(|e| cannot(&e))?;
+                    return Ok(Lock { _held: held });
+                }
+                Err((mut back, nix::errno::Errno::EWOULDBLOCK)) => {
+                    let holder = holder(&mut back);
+                    if Instant::now() >= deadline {
+                        return Err(Error::new(Kind::TemporaryFailure, format!("another run is at work: {holder}"))
+                            .fix("wait for it, or let this run wait: --lock-wait 15m"));
+                    }
+                    if !told {
+                        say(&format!(
+                            "waiting up to {} for another run: {holder}",
+                            humantime::format_duration(patience)
+                        ));
+                        told = true;
+                    }
+                    file = back;
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                Err((_, e)) => return Err(cannot(&e)),
+            }
+        }
+    }
+
+    /// Who holds the lock now, if anyone does. Takes nothing.
+    ///
+    /// # Errors
+    /// When /proc/locks cannot be read.
+    pub fn lock_holder(&self) -> Result<Option<String>> {
+        let Some(entry) = self.entry(LOCK)? else { return Ok(None) };
+        let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+        let held = locks.lines().any(|line| {
+            line.contains("FLOCK") && line.split_whitespace().any(|field| field.ends_with(&format!(":{}", entry.inode)))
+        });
+        if !held {
+            return Ok(None);
+        }
+        Ok(self.read_text(LOCK)?.map(|text| describe(&text)))
+    }
+}
+
+fn holder(file: &mut File) -> String {
+    let mut text = String::new();
+    let _ = file.rewind();
+    let _ = Read::by_ref(file).take(200).read_to_string(&mut text);
+    describe(&text)
+}
+
+fn describe(text: &str) -> String {
+    match text.split_once(' ') {
+        Some((pid, since)) => format!("process {pid}, since {}", since.trim()),
+        None => "a process that has just taken the lock".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_run_is_told_who_holds_the_lock() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = Host::tree(directory.path(), super::super::Deadlines::default()).unwrap();
+        let lock = host.lock(Duration::ZERO, &mut |_| {}).unwrap();
+        let refused = host.lock(Duration::ZERO, &mut |_| {}).unwrap_err();
+        assert_eq!(refused.kind, Kind::TemporaryFailure);
+        assert!(refused.what.contains(&format!("process {}, since 2", std::process::id())), "{refused}");
+        assert!(host.lock_holder().unwrap().is_some());
+        drop(lock);
+        assert_eq!(host.lock_holder().unwrap(), None);
+        host.lock(Duration::ZERO, &mut |_| {}).unwrap();
+    }
+}

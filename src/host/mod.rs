@@ -1,0 +1,109 @@
+//! The only door to the machine.
+//!
+//! A [`Host`] owns a root directory, and every path that the program touches is
+//! resolved below it. `/` is the live machine; anything else is a tree that is
+//! written and looked at, in which no package, unit or container is run.
+
+pub mod accounts;
+pub mod apt;
+pub mod command;
+pub mod failpoint;
+pub mod fs;
+pub mod lock;
+pub mod net;
+pub mod openpgp;
+pub mod signals;
+pub mod systemd;
+pub mod unit_files;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+
+/// The machine, or a directory that stands in for one.
+#[derive(Debug)]
+pub struct Host {
+    root: PathBuf,
+    /// How long each sort of waiting may take.
+    pub deadlines: Deadlines,
+    /// What systemd said of the units, asked once for all.
+    pub(crate) units: systemd::Units,
+    /// What dpkg said of the packages, asked once for all.
+    pub(crate) packages: apt::Packages,
+}
+
+/// Deadlines of what a step may wait for; settings `timeouts.*`.
+#[derive(Debug, Clone)]
+pub struct Deadlines {
+    /// For another process's apt or dpkg lock.
+    pub apt_lock: Duration,
+    /// For one download, and for apt's.
+    pub download: Duration,
+    /// For one unit's start or stop.
+    pub unit: Duration,
+    /// For a port or an address to answer.
+    pub wait: Duration,
+}
+
+impl Host {
+    /// The machine that this process runs on.
+    pub fn live(deadlines: Deadlines) -> Host {
+        Host::below(PathBuf::from("/"), deadlines)
+    }
+
+    /// A tree below `root`, made if it is not there.
+    ///
+    /// # Errors
+    /// When the directory cannot be made, or is `/` itself.
+    pub fn tree(root: &Path, deadlines: Deadlines) -> Result<Host> {
+        let refuse =
+            |cause: std::io::Error| Error::config(format!("--root {}: cannot be used", root.display())).cause(cause);
+        std::fs::create_dir_all(root).map_err(refuse)?;
+        let root = root.canonicalize().map_err(refuse)?;
+        if root == Path::new("/") {
+            return Err(Error::config("--root /: that is the live machine")
+                .fix("leave --root out to run on it, or name another directory"));
+        }
+        Ok(Host::below(root, deadlines))
+    }
+
+    fn below(root: PathBuf, deadlines: Deadlines) -> Host {
+        Host { root, deadlines, units: systemd::Units::default(), packages: apt::Packages::default() }
+    }
+
+    /// Whether this is the running machine: packages, units and waits are real.
+    pub fn is_live(&self) -> bool {
+        self.root == Path::new("/")
+    }
+
+    /// The directory below which every path is resolved.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Whether this process may give files away.
+    pub fn may_chown(&self) -> bool {
+        nix::unistd::geteuid().is_root()
+    }
+
+    /// Architecture and kernel release, as uname(2) says them.
+    pub fn uname(&self) -> (String, String) {
+        nix::sys::utsname::uname().map_or_else(
+            |_| (std::env::consts::ARCH.into(), String::new()),
+            |name| (name.machine().to_string_lossy().into(), name.release().to_string_lossy().into()),
+        )
+    }
+
+    /// Processors that this process may use.
+    pub fn cpus(&self) -> u32 {
+        std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1))
+    }
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        let minutes = |n: u64| Duration::from_secs(n * 60);
+        Deadlines { apt_lock: minutes(15), download: minutes(30), unit: Duration::from_secs(90), wait: minutes(5) }
+    }
+}

@@ -1,0 +1,235 @@
+//! The network: small questions to services, and downloads that are bounded.
+
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::Host;
+use crate::error::{Error, Result};
+
+/// What an HTTP server said.
+#[derive(Debug)]
+pub struct Answer {
+    /// Status code.
+    pub status: u16,
+    /// The header `Location`.
+    pub location: Option<String>,
+    /// The body, cut at [`ANSWER_LIMIT`].
+    pub body: Vec<u8>,
+}
+
+/// More of an answer than this is not read, bytes. A Mesos master of a thousand
+/// agents answers `/slaves` with some 2 MiB.
+pub const ANSWER_LIMIT: usize = 64 << 20;
+
+/// Proxies for downloads; settings `proxy.*`.
+#[derive(Debug, Clone, Default)]
+pub struct Proxy {
+    /// For `http` addresses.
+    pub http: Option<String>,
+    /// For `https` addresses.
+    pub https: Option<String>,
+    /// Names that are asked directly.
+    pub no_proxy: Option<String>,
+}
+
+fn blocking<T>(deadline: Duration, work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| format!("no runtime: {e}"))?;
+    runtime.block_on(async {
+        tokio::time::timeout(deadline, work)
+            .await
+            .unwrap_or_else(|_| Err(format!("no answer within {}", humantime::format_duration(deadline))))
+    })
+}
+
+/// An error with all that lies below it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let line = source.to_string();
+        if !text.contains(&line) {
+            text.push_str(": ");
+            text.push_str(&line);
+        }
+        next = source.source();
+    }
+    text
+}
+
+/// A client without TLS or proxy, for the node itself and for the cluster.
+fn plain_client() -> Result<reqwest::Client, String> {
+    reqwest::Client::builder()
+        .no_proxy()
+        .tls_certs_only([])
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .map_err(|e| chain(&e))
+}
+
+impl Host {
+    /// Whether something accepts connections at `host:port`.
+    ///
+    /// # Errors
+    /// The last answer, in words.
+    pub fn connect_tcp(&self, address: &str, deadline: Duration) -> Result<(), String> {
+        let (name, port) = address.rsplit_once(':').ok_or("not host:port")?;
+        let port: u16 = port.parse().map_err(|_| "not host:port".to_owned())?;
+        blocking(deadline, async {
+            let addresses: Vec<IpAddr> = match name.trim_matches(['[', ']']).parse() {
+                Ok(address) => vec![address],
+                Err(_) => {
+                    let resolver = hickory_resolver::TokioResolver::builder_tokio()
+                        .and_then(|builder| builder.build())
+                        .map_err(|e| chain(&e))?;
+                    resolver.lookup_ip(name).await.map_err(|e| chain(&e))?.iter().collect()
+                }
+            };
+            let mut last = format!("{name} has no address");
+            for address in addresses {
+                match tokio::net::TcpStream::connect(SocketAddr::new(address, port)).await {
+                    Ok(_) => return Ok(()),
+                    Err(e) => last = e.to_string(),
+                }
+            }
+            Err(last)
+        })
+    }
+
+    /// GET without proxy; a redirect is an answer like any other.
+    ///
+    /// # Errors
+    /// The last answer, in words. A status that tells of a failure is no error.
+    pub fn http_get(&self, url: &str, deadline: Duration) -> Result<Answer, String> {
+        blocking(deadline, async {
+            let mut response = plain_client()?.get(url).send().await.map_err(|e| chain(&e))?;
+            let mut body = Vec::new();
+            while let Some(chunk) = response.chunk().await.map_err(|e| chain(&e))? {
+                body.extend_from_slice(&chunk);
+                if body.len() > ANSWER_LIMIT {
+                    return Err(format!("the answer is larger than {} MiB", ANSWER_LIMIT >> 20));
+                }
+            }
+            let location = response.headers().get("location").and_then(|v| v.to_str().ok()).map(str::to_owned);
+            Ok(Answer { status: response.status().as_u16(), location, body })
+        })
+    }
+
+    /// Whether a Docker Engine answers at `tcp://host:port`.
+    ///
+    /// # Errors
+    /// The last answer, in words.
+    pub fn ping_docker(&self, address: &str, deadline: Duration) -> Result<(), String> {
+        blocking(deadline, async {
+            let seconds = deadline.as_secs().max(1);
+            let docker = bollard::Docker::connect_with_http(address, seconds, bollard::API_DEFAULT_VERSION)
+                .map_err(|e| chain(&e))?;
+            docker.ping().await.map(drop).map_err(|e| chain(&e))
+        })
+    }
+
+    /// Downloads at most `limit` bytes. A redirect from https to http is not followed.
+    ///
+    /// # Errors
+    /// When it cannot be had, or is larger. Credentials in the address are not shown.
+    pub fn download(&self, url: &str, limit: usize, proxy: &Proxy) -> Result<Vec<u8>> {
+        let shown = crate::report::masked(url);
+        blocking(self.deadlines.download, async {
+            let mut builder =
+                reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::custom(|attempt| {
+                    let downgrade = attempt.url().scheme() != "https"
+                        && attempt.previous().last().is_some_and(|from| from.scheme() == "https");
+                    if downgrade {
+                        attempt.error("redirected from https to http")
+                    } else if attempt.previous().len() > 10 {
+                        attempt.error("redirected more than ten times")
+                    } else {
+                        attempt.follow()
+                    }
+                }));
+            let without = proxy.no_proxy.as_deref().and_then(reqwest::NoProxy::from_string);
+            let proxies =
+                [proxy.http.as_ref().map(reqwest::Proxy::http), proxy.https.as_ref().map(reqwest::Proxy::https)];
+            for one in proxies.into_iter().flatten() {
+                builder = builder.proxy(one.map_err(|e| chain(&e))?.no_proxy(without.clone()));
+            }
+            let client = builder.build().map_err(|e| chain(&e))?;
+            let response = client.get(url).send().await.map_err(|e| chain(&e.without_url()))?;
+            let mut response = response.error_for_status().map_err(|e| chain(&e.without_url()))?;
+            let mut body = Vec::new();
+            while let Some(chunk) = response.chunk().await.map_err(|e| chain(&e.without_url()))? {
+                body.extend_from_slice(&chunk);
+                if body.len() > limit {
+                    return Err(format!("larger than {limit} bytes"));
+                }
+            }
+            Ok(body)
+        })
+        .map_err(|cause| {
+            Error::failed(format!("{shown}: cannot be downloaded"))
+                .cause(cause)
+                .fix("check the address and the way there (settings proxy.*), or give a path instead of an address")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::host::Deadlines;
+
+    fn answering(answer: &'static [u8]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        std::thread::spawn(move || {
+            while let Ok((mut stream, _)) = listener.accept() {
+                let _ = stream.read(&mut [0; 4096]);
+                let _ = stream.write_all(answer);
+            }
+        });
+        address
+    }
+
+    fn host() -> Host {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Host::live(Deadlines::default())
+    }
+
+    const SECONDS: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn a_port_answers_or_does_not() {
+        let address = answering(b"");
+        host().connect_tcp(&address, SECONDS).unwrap();
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        assert!(host().connect_tcp(&closed, SECONDS).unwrap_err().contains("refused"));
+        assert!(host().connect_tcp("nonsense", SECONDS).is_err());
+    }
+
+    #[test]
+    fn a_redirect_is_an_answer() {
+        let address =
+            answering(b"HTTP/1.1 307 Temporary\r\nLocation: //other:5050/slaves\r\nContent-Length: 0\r\n\r\n");
+        let answer = host().http_get(&format!("http://{address}/slaves"), SECONDS).unwrap();
+        assert_eq!((answer.status, answer.location.as_deref()), (307, Some("//other:5050/slaves")));
+    }
+
+    #[test]
+    fn a_download_is_bounded_and_hides_credentials() {
+        let address = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\nhello, world");
+        let url = format!("http://someone:secret@{address}/key");
+        assert_eq!(host().download(&url, 12, &Proxy::default()).unwrap(), b"hello, world");
+        let told = host().download(&url, 11, &Proxy::default()).unwrap_err().to_string();
+        assert!(told.contains("larger than 11 bytes") && !told.contains("secret"), "{told}");
+    }
+
+    #[test]
+    fn an_error_page_is_not_a_download() {
+        let address = answering(b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\npage");
+        assert!(host().download(&format!("http://{address}/"), 100, &Proxy::default()).is_err());
+    }
+}
