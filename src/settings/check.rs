@@ -1,0 +1,135 @@
+//! What a value may look like. Values end in shell scripts, environment files and
+//! command lines of root: what no honest value has is refused here, before the
+//! quoting of templates has to hold.
+
+use super::{Merged, Settings};
+use crate::error::{Error, Result};
+
+type Form = (&'static str, fn(&str) -> bool);
+
+const NAME: Form = ("letters, digits, `.`, `_`, `-`", |s| word(s, "._-") && !s.starts_with('-'));
+const ATTRIBUTE: Form =
+    ("letters, digits and `._-/@+[]`; `;` and `:` would forge Mesos attributes", |s| word(s, "._-/@+[],"));
+const GROUP: Form = ("printable, without quotes, `;`, `:`, `$`, `\\` and blanks", |s| word(s, "._-/@+=()#,~"));
+const HOST: Form = ("a host name or an address", |s| word(s, ".-:") && !s.starts_with('-'));
+const HOST_PORT: Form = ("host:port", host_port);
+const BUCKET: Form = ("a bucket's name: 3 to 63 of lower-case letters, digits, `.`, `-`", |s| {
+    (3..=63).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-".contains(&b))
+});
+const REGISTRY: Form = ("host[:port][/path]", |s| word(s, ".-:/_") && !s.starts_with('-'));
+const PATH: Form = ("an absolute path without `..`", |s| {
+    s.starts_with('/') && word(s, "/._-@+") && !s.split('/').any(|part| part == "..")
+});
+const PACKAGE: Form = ("a package name, or name=version", package);
+const PORTS: Form = ("first-last, as 7150-7200", |s| {
+    s.split_once('-').is_some_and(|(a, b)| matches!((a.parse::<u16>(), b.parse::<u16>()), (Ok(a), Ok(b)) if a <= b))
+});
+const KERNEL_ARGUMENT: Form =
+    ("one argument without blanks, quotes, `$`, `\\` and backquotes", |s| word(s, "._-=,:/@+"));
+const LOG_LEVEL: Form =
+    ("debug, info, warn, error or fatal", |s| ["debug", "info", "warn", "error", "fatal"].contains(&s));
+const PLAIN: Form = ("text without control characters", |s| !s.is_empty());
+
+fn word(text: &str, also: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || also.contains(c))
+}
+
+fn host_port(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| (HOST.1)(host) && port.parse::<u16>().is_ok_and(|port| port > 0))
+}
+
+fn package(text: &str) -> bool {
+    let (name, version) = text.split_once('=').unwrap_or((text, "0"));
+    word(name, "+-.") && name.starts_with(|c: char| c.is_ascii_alphanumeric()) && word(version, ".+-~:")
+}
+
+/// Refuses values that must not be written.
+pub(super) fn check(settings: &Settings, merged: &Merged) -> Result<()> {
+    for (key, value, (form, fits)) in values(settings) {
+        if !fits(&value) || value.chars().any(char::is_control) {
+            let source = merged.source(&key).unwrap_or("unknown");
+            return Err(Error::config(format!("{key} = {value:?} (from {source}) cannot be used"))
+                .cause(format!("it must be {form}"))
+                .fix(format!("set {key} to a value of that form where it came from: {source}")));
+        }
+    }
+    Ok(())
+}
+
+/// Fills in what follows from other settings.
+pub(super) fn derive(settings: &mut Settings) {
+    if let Some(address) = &settings.prereqs {
+        if settings.zookeeper.servers.is_empty() {
+            settings.zookeeper.servers = vec![format!("{address}:2181")];
+        }
+        if settings.mesos.masters.is_empty() {
+            settings.mesos.masters = vec![format!("{address}:5050")];
+        }
+    }
+    if settings.mesos.masters.is_empty() {
+        let host = |server: &String| Some(format!("{}:5050", server.rsplit_once(':')?.0));
+        settings.mesos.masters = settings.zookeeper.servers.iter().filter_map(host).collect();
+    }
+    settings.mesos.zk_path.get_or_insert_with(|| format!("/titus/{}/mesos", settings.stack));
+}
+
+fn values(s: &Settings) -> Vec<(String, String, Form)> {
+    let mut found = Vec::new();
+    let mut one = |key: &str, value: &Option<String>, form: Form| {
+        found.extend(value.iter().map(|value| (key.to_owned(), value.clone(), form)));
+    };
+    one("role", &s.role, NAME);
+    one("stack", &Some(s.stack.clone()), NAME);
+    one("prereqs", &s.prereqs, HOST);
+    one("mesos.zk_path", &s.mesos.zk_path, PATH);
+    one("images.zookeeper", &s.images.zookeeper, REGISTRY_IMAGE);
+    one("images.mesos_master", &s.images.mesos_master, REGISTRY_IMAGE);
+    one("master.address", &s.master.address, HOST);
+    one("master.default_iam_role", &s.master.default_iam_role, PLAIN);
+    one("master.default_security_groups", &s.master.default_security_groups, PLAIN);
+    one("agent.asg", &s.agent.asg, GROUP);
+    one("agent.log_bucket", &s.agent.log_bucket, BUCKET);
+    one("agent.registry", &s.agent.registry, REGISTRY);
+    one("agent.account", &s.agent.account, NAME);
+    one("agent.environment", &s.agent.environment, NAME);
+    one("agent.ports", &s.agent.ports, PORTS);
+    one("agent.docker_listen", &s.agent.docker_listen, HOST_PORT);
+    one("docker.user", &s.docker.user, NAME);
+    one("docker.log_level", &s.docker.log_level, LOG_LEVEL);
+    one("docker.host", &s.docker.host, PLAIN);
+    one("systemd.unit_dir", &s.systemd.unit_dir, PATH);
+    one("proxy.http", &s.proxy.http, PLAIN);
+    one("proxy.https", &s.proxy.https, PLAIN);
+    one("proxy.no_proxy", &s.proxy.no_proxy, PLAIN);
+    let mut many = |key: &str, values: &[String], form: Form| {
+        found.extend(values.iter().map(|value| (key.to_owned(), value.clone(), form)));
+    };
+    many("allowed_roles", &s.allowed_roles, NAME);
+    many("zookeeper.servers", &s.zookeeper.servers, HOST_PORT);
+    many("mesos.masters", &s.mesos.masters, HOST_PORT);
+    many("agent.kernel_arguments", &s.agent.kernel_arguments, KERNEL_ARGUMENT);
+    many("tags.role", &s.tags.role, PLAIN);
+    many("packages.docker", &s.packages.docker, PACKAGE);
+    many("packages.java", &s.packages.java, PACKAGE);
+    many("packages.mesos", &s.packages.mesos, PACKAGE);
+    many("packages.executor", &s.packages.executor, PACKAGE);
+    many("packages.extra", &s.packages.extra, PACKAGE);
+    for source in &s.apt.sources {
+        many("apt.sources", std::slice::from_ref(&source.name), NAME);
+        many("apt.sources", &source.uris, SOURCE_WORD);
+        many("apt.sources", &source.suites, SOURCE_WORD);
+        many("apt.sources", &source.components, SOURCE_WORD);
+    }
+    for (name, value) in &s.agent.attributes {
+        found.push((format!("agent.attributes.{name}"), name.clone(), ATTRIBUTE));
+        found.push((format!("agent.attributes.{name}"), value.clone(), ATTRIBUTE));
+    }
+    for name in s.agent.resources.keys() {
+        found.push((format!("agent.resources.{name}"), name.clone(), NAME));
+    }
+    found
+}
+
+const REGISTRY_IMAGE: Form = ("name:tag or name@sha256:digest", |s| word(s, ".-:/_@") && !s.starts_with('-'));
+const SOURCE_WORD: Form =
+    ("one word of a deb822 source, without blanks", |s| !s.contains(char::is_whitespace) && !s.is_empty());

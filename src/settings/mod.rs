@@ -1,0 +1,354 @@
+//! Settings: layers, each checked where it can still be pointed at, merged with the
+//! source of every value kept, then checked as a whole.
+
+mod check;
+pub mod schema;
+pub mod template;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use toml::{Table, Value};
+
+use crate::error::{Error, Result};
+use crate::host::Host;
+pub use schema::Settings;
+
+/// Where the operator's own settings lie.
+pub const FILE: &str = "/etc/titus-bootstrap/config.toml";
+/// More of them, read in the order of their names.
+pub const DIRECTORY: &str = "/etc/titus-bootstrap/config.d";
+/// What `--save` writes.
+pub const SAVED: &str = "/etc/titus-bootstrap/config.d/60-saved.toml";
+
+/// The settings that an instance tag `titus:KEY` may set. No others: a tag must not be
+/// able to name packages or images.
+pub const TAGS: [&str; 7] =
+    ["role", "stack", "prereqs", "zookeeper.servers", "master.address", "agent.log_bucket", "agent.asg"];
+
+/// Settings from one source.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    source: String,
+    table: Table,
+}
+
+/// All layers as one, and where each value came from.
+#[derive(Debug, Clone, Default)]
+pub struct Merged {
+    /// The values.
+    pub table: Table,
+    /// Path of a value, `agent.log_bucket`, to its source.
+    pub sources: BTreeMap<String, String>,
+}
+
+impl Layer {
+    /// Reads a layer from TOML.
+    ///
+    /// # Errors
+    /// What is wrong, with line and column; a misspelt key with the one that was meant.
+    pub fn parse(source: &str, text: &str) -> Result<Layer> {
+        let _: Settings = parse_toml(source, text)?;
+        let table = text.parse().map_err(|e| Error::config(format!("{source}: is no TOML")).cause(e))?;
+        Ok(Layer { source: source.into(), table })
+    }
+
+    /// What holds where nothing else is said.
+    ///
+    /// # Errors
+    /// None, as a test makes sure.
+    pub fn built_in() -> Result<Layer> {
+        Layer::parse("built-in", include_str!("defaults.toml"))
+    }
+
+    /// A role's own defaults.
+    ///
+    /// # Errors
+    /// When a key is unknown or a value has the wrong type.
+    pub fn of_role(name: &str, defaults: Table) -> Result<Layer> {
+        let source = format!("role {name}");
+        // Through text, so that an error can be pointed at.
+        Layer::parse(&source, &defaults.to_string())
+    }
+
+    /// The files in /etc/titus-bootstrap, in order.
+    ///
+    /// # Errors
+    /// When one cannot be read or is wrong.
+    pub fn files(host: &Host) -> Result<Vec<Layer>> {
+        let names = host.list(DIRECTORY)?.into_iter().filter(|name| name.ends_with(".toml"));
+        let mut layers = Vec::new();
+        for path in std::iter::once(FILE.to_owned()).chain(names.map(|name| format!("{DIRECTORY}/{name}"))) {
+            if let Some(bytes) = host.read(&path)? {
+                layers.push(Layer::parse(&path, &text_of(&path, bytes)?)?);
+            }
+        }
+        Ok(layers)
+    }
+
+    /// A file that the command line names; a path of the caller's, not below the root.
+    ///
+    /// # Errors
+    /// When it cannot be read or is wrong.
+    pub fn file(path: &Path) -> Result<Layer> {
+        let shown = path.display().to_string();
+        let cannot = |e| Error::config(format!("{shown}: cannot be read")).cause(e);
+        let bytes = std::fs::read(path).map_err(cannot)?;
+        Layer::parse(&shown, &text_of(&shown, bytes)?)
+    }
+
+    /// One `--set key=value`. The value is TOML; what is no TOML, or has a type that the
+    /// setting does not, is taken as text.
+    ///
+    /// # Errors
+    /// When there is no `=`, or the key is unknown.
+    pub fn assignment(argument: &str) -> Result<Layer> {
+        let source = format!("--set {}", crate::report::masked(argument));
+        let Some((key, value)) = argument.split_once('=') else {
+            return Err(
+                Error::config(format!("{source}: is not key=value")).fix("for example --set agent.log_bucket=my-logs")
+            );
+        };
+        let key = key.trim();
+        let as_text = format!("{key} = {}", Value::String(value.trim().to_owned()));
+        let as_toml = Layer::parse(&source, &format!("{key} = {value}"));
+        as_toml.or_else(|first| {
+            Layer::parse(&source, &as_text).map_err(|second| {
+                // An unknown key is told as such; a wrong type by the reading that was meant.
+                if second.what.contains("unknown") || !value.trim_start().starts_with(['[', '{', '"']) {
+                    second
+                } else {
+                    first
+                }
+            })
+        })
+    }
+
+    /// What the instance's tags say, for the keys that tags may set.
+    ///
+    /// # Errors
+    /// When a value has the wrong form.
+    pub fn tags(tags: &BTreeMap<String, String>) -> Result<Vec<Layer>> {
+        let mut layers = Vec::new();
+        // The role is looked for on its own (detect.rs): there a tag yields to the settings.
+        for key in TAGS.into_iter().filter(|key| *key != "role") {
+            let tag = format!("titus:{key}");
+            let Some(value) = tags.get(&tag) else { continue };
+            let value = if key == "zookeeper.servers" {
+                Value::Array(value.split(',').map(|server| Value::String(server.trim().to_owned())).collect())
+            } else {
+                Value::String(value.clone())
+            };
+            layers.push(Layer::parse(&format!("tag {tag}"), &format!("{key} = {value}"))?);
+        }
+        Ok(layers)
+    }
+
+    /// Writes to [`SAVED`] this layer's values over those that are there.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn save(host: &Host, layers: &[Layer]) -> Result<()> {
+        let before = host.read(SAVED)?;
+        let mut merged = Merged::default();
+        if let Some(bytes) = before.clone() {
+            merged.add(&Layer::parse(SAVED, &text_of(SAVED, bytes)?)?);
+        }
+        for layer in layers {
+            merged.add(layer);
+        }
+        let text = format!("# Written by `titus-bootstrap apply --save`.\n{}", merged.table);
+        if before.as_deref() == Some(text.as_bytes()) {
+            return Ok(());
+        }
+        // An address may hold credentials.
+        host.write(SAVED, text.as_bytes(), 0o600, crate::host::fs::Owner::ROOT)
+    }
+}
+
+impl Merged {
+    /// Puts a layer on top.
+    pub fn add(&mut self, layer: &Layer) {
+        merge(&mut self.table, &layer.table, "", &layer.source, &mut self.sources);
+    }
+
+    /// The checked sum of the layers.
+    ///
+    /// # Errors
+    /// When a value must not be written; it is named with its source.
+    pub fn settings(&self) -> Result<Settings> {
+        let mut settings: Settings =
+            self.table.clone().try_into().map_err(|e| Error::config("the settings do not fit together").cause(e))?;
+        check::check(&settings, self)?;
+        check::derive(&mut settings);
+        Ok(settings)
+    }
+
+    /// Where a value came from: the value's own source, or that of a part of it.
+    pub fn source(&self, key: &str) -> Option<&str> {
+        let part = format!("{key}.");
+        self.sources
+            .get(key)
+            .or_else(|| self.sources.iter().find(|(path, _)| path.starts_with(&part)).map(|(_, source)| source))
+            .map(String::as_str)
+    }
+}
+
+fn merge(into: &mut Table, from: &Table, at: &str, source: &str, sources: &mut BTreeMap<String, String>) {
+    for (key, value) in from {
+        let path = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
+        if let Value::Table(table) = value {
+            let below = into.entry(key).or_insert_with(|| Value::Table(Table::new()));
+            if !below.is_table() {
+                *below = Value::Table(Table::new());
+                sources.remove(&path);
+            }
+            if let Value::Table(below) = below {
+                merge(below, table, &path, source, sources);
+            }
+            continue;
+        }
+        let part = format!("{path}.");
+        sources.retain(|known, _| !known.starts_with(&part));
+        sources.insert(path, source.to_owned());
+        into.insert(key.clone(), value.clone());
+    }
+}
+
+fn text_of(path: &str, bytes: Vec<u8>) -> Result<String> {
+    String::from_utf8(bytes).map_err(|e| Error::config(format!("{path}: is not UTF-8")).cause(e))
+}
+
+/// Reads TOML; an error points at line and column and says which key was meant.
+///
+/// # Errors
+/// As said.
+pub fn parse_toml<T: DeserializeOwned>(source: &str, text: &str) -> Result<T> {
+    toml::from_str(text).map_err(|error| {
+        let place = error.span().map_or_else(String::new, |span| {
+            let before = text.get(..span.start).unwrap_or_default();
+            let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+            format!(", line {}, column {column}", before.matches('\n').count() + 1)
+        });
+        let message = error.message().trim();
+        let mut made =
+            Error::config(format!("{source}{place}: {}", message.split(", expected").next().unwrap_or(message)));
+        let names: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+        if let Some((unknown, known)) = names.split_first().filter(|_| message.starts_with("unknown field")) {
+            made = made.fix(did_you_mean(unknown, known.iter().copied()));
+        } else {
+            made.what = format!("{source}{place}: {message}");
+        }
+        made
+    })
+}
+
+/// "did you mean …?", or the names that there are.
+pub fn did_you_mean<'a>(unknown: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+    let nearest = known
+        .clone()
+        .map(|name| (strsim::damerau_levenshtein(unknown, name), name))
+        .min()
+        .filter(|(distance, name)| *distance <= 1 + name.len() / 4);
+    match nearest {
+        Some((_, name)) => format!("did you mean `{name}`?"),
+        None => format!("known are: {}", known.collect::<Vec<_>>().join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn merged(layers: &[Layer]) -> Merged {
+        let mut merged = Merged::default();
+        merged.add(&Layer::built_in().unwrap());
+        layers.iter().for_each(|layer| merged.add(layer));
+        merged
+    }
+
+    #[test]
+    fn a_later_layer_wins_and_each_value_keeps_its_source() {
+        let merged = merged(&[
+            Layer::parse("a", "stack = 'one'\nagent.resources = { mem = 1, disk = 2 }").unwrap(),
+            Layer::parse("b", "agent.resources.mem = 3").unwrap(),
+        ]);
+        assert_eq!(merged.source("stack"), Some("a"));
+        assert_eq!(merged.source("agent.resources.mem"), Some("b"));
+        assert_eq!(merged.source("agent.resources.disk"), Some("a"));
+        assert_eq!(merged.source("systemd.unit_dir"), Some("built-in"));
+        assert_eq!(merged.settings().unwrap().agent.resources["mem"], 3);
+    }
+
+    #[test]
+    fn a_misspelt_key_is_pointed_at() {
+        let told = Layer::parse("file", "stack = 'x'\n[agent]\n  log_buckett = 'y'\n").unwrap_err();
+        assert_eq!(told.what, "file, line 3, column 3: unknown field `log_buckett`");
+        assert_eq!(told.fix.unwrap(), "did you mean `log_bucket`?");
+        let told = Layer::parse("file", "zzzzzzzz = 1").unwrap_err();
+        assert!(told.fix.unwrap().starts_with("known are: role,"));
+    }
+
+    #[test]
+    fn assignments_are_toml_or_text() {
+        let settings = merged(&[
+            Layer::assignment("agent.log_bucket=my-bucket").unwrap(),
+            Layer::assignment("stack=2018").unwrap(),
+            Layer::assignment("agent.port=7101").unwrap(),
+            Layer::assignment("agent.resources={ mem = 8000 }").unwrap(),
+            Layer::assignment("zookeeper.servers=[\"10.0.0.1:2181\"]").unwrap(),
+        ])
+        .settings()
+        .unwrap();
+        assert_eq!(settings.agent.log_bucket.as_deref(), Some("my-bucket"));
+        assert_eq!((settings.stack.as_str(), settings.agent.port), ("2018", Some(7101)));
+        assert_eq!(settings.mesos.masters, ["10.0.0.1:5050"]);
+        for wrong in ["stack", "stakc=x", "agent.port=high", "zookeeper.servers=[1", "=x"] {
+            Layer::assignment(wrong).unwrap_err();
+        }
+        let told = Layer::assignment("stakc=x").unwrap_err();
+        assert_eq!(told.fix.unwrap(), "did you mean `stack`?");
+    }
+
+    #[test]
+    fn a_tag_sets_only_what_tags_may_set() {
+        let tags = [
+            ("titus:stack", "blue"),
+            ("titus:zookeeper.servers", "10.0.0.1:2181, 10.0.0.2:2181"),
+            ("titus:packages.docker", "evil"),
+        ];
+        let layers = Layer::tags(&tags.map(|(k, v)| (k.to_owned(), v.to_owned())).into()).unwrap();
+        let settings = merged(&layers).settings().unwrap();
+        assert_eq!(settings.zookeeper.servers, ["10.0.0.1:2181", "10.0.0.2:2181"]);
+        assert_eq!(settings.stack, "blue");
+        assert!(settings.packages.docker.is_empty());
+    }
+
+    #[test]
+    fn a_value_that_must_not_be_written_is_named_with_its_source() {
+        for (line, key) in [
+            ("stack = \"a\\nb\"", "stack"),
+            ("agent.log_bucket = \"it's\"", "agent.log_bucket"),
+            ("agent.asg = \"a;b:c\"", "agent.asg"),
+            ("zookeeper.servers = ['10.0.0.1']", "zookeeper.servers"),
+            ("packages.mesos = ['-o', 'x']", "packages.mesos"),
+            ("agent.attributes = { cluster = \"a;b\" }", "agent.attributes.cluster"),
+            ("agent.kernel_arguments = ['a b']", "agent.kernel_arguments"),
+            ("systemd.unit_dir = '../x'", "systemd.unit_dir"),
+            ("docker.user = '-a'", "docker.user"),
+        ] {
+            let told = merged(&[Layer::parse("tag titus:x", line).unwrap()]).settings().unwrap_err();
+            assert!(told.what.starts_with(key) && told.what.contains("tag titus:x"), "{line}: {told}");
+            assert_eq!(told.kind.exit_code(), 78);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in "\\PC{0,200}") {
+            let _ = Layer::parse("x", &text);
+            let _ = Layer::assignment(&text);
+        }
+    }
+}

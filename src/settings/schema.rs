@@ -1,0 +1,394 @@
+//! The settings' names and types: one struct, read from every layer and from their
+//! sum. The text of each field is what `config template` and `config schema` print.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Everything that an operator can want of a node.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// The role, where neither a flag nor an instance tag says it.
+    pub role: Option<String>,
+    /// Roles that this image accepts; empty: all.
+    pub allowed_roles: Vec<String>,
+    /// The Titus stack; part of paths in ZooKeeper and an attribute of agents.
+    pub stack: String,
+    /// Address of the node that runs ZooKeeper and the Mesos master: short for
+    /// zookeeper.servers = ["X:2181"] and mesos.masters = ["X:5050"].
+    pub prereqs: Option<String>,
+    /// ZooKeeper.
+    pub zookeeper: Zookeeper,
+    /// Mesos masters.
+    pub mesos: Mesos,
+    /// Container images of role prereqs.
+    pub images: Images,
+    /// Role master, and where others find it.
+    pub master: Master,
+    /// Role gateway.
+    pub gateway: Gateway,
+    /// Role agent.
+    pub agent: Agent,
+    /// The Docker Engine.
+    pub docker: Docker,
+    /// Debian packages of the roles, each "name" or "name=version".
+    pub packages: Packages,
+    /// Sources of packages.
+    pub apt: Apt,
+    /// Titus's own debs.
+    pub debs: Debs,
+    /// Instance types that the built-in table lacks, or other numbers for one.
+    pub instance_types: BTreeMap<String, InstanceTypeNumbers>,
+    /// Where units go.
+    pub systemd: Systemd,
+    /// Whether to reboot when the kernel's command line asks for it: "if-needed" or
+    /// "never". Unset: never by hand, if-needed from user data.
+    pub reboot: Option<Reboot>,
+    /// How long to wait, as "90s" or "5m".
+    pub timeouts: Timeouts,
+    /// Containers that the roles run.
+    pub containers: Containers,
+    /// For downloads, apt and dockerd; never for the metadata service, the Docker
+    /// socket or loopback.
+    pub proxy: Proxy,
+    /// Instance tags.
+    pub tags: Tags,
+}
+
+/// ZooKeeper.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Zookeeper {
+    /// Client addresses, each "host:port".
+    pub servers: Vec<String>,
+}
+
+/// Mesos masters.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Mesos {
+    /// Addresses, each "host:port"; unset: the ZooKeeper hosts, port 5050.
+    pub masters: Vec<String>,
+    /// Where the masters elect their leader in ZooKeeper; unset: /titus/STACK/mesos.
+    pub zk_path: Option<String>,
+}
+
+/// Container images.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Images {
+    /// ZooKeeper, as name:tag or name@sha256:digest.
+    pub zookeeper: Option<String>,
+    /// The Mesos master, as name:tag or name@sha256:digest.
+    pub mesos_master: Option<String>,
+}
+
+/// Role master.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Master {
+    /// Address of the Titus master, for the gateway.
+    pub address: Option<String>,
+    /// ARN of the IAM role that jobs get by default.
+    pub default_iam_role: Option<String>,
+    /// Security groups that jobs get by default.
+    pub default_security_groups: Option<String>,
+    /// Further keys of titusmaster.properties, or other values.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// Role gateway.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Gateway {
+    /// Instance groups that are kept active.
+    pub activate_instance_groups: Option<Vec<String>>,
+    /// Further keys of titusgateway.properties, or other values.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// Role agent.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Agent {
+    /// The Auto Scaling group; unset: the tag aws:autoscaling:groupName.
+    pub asg: Option<String>,
+    /// S3 bucket for the logs of containers.
+    pub log_bucket: Option<String>,
+    /// Registry that images of jobs come from.
+    pub registry: Option<String>,
+    /// NETFLIX_ACCOUNT of every container.
+    pub account: Option<String>,
+    /// NETFLIX_ENVIRONMENT of every container.
+    pub environment: Option<String>,
+    /// How ENIs and their addresses are counted: "instance", "schedulable" or "E-I".
+    pub resource_set: Option<String>,
+    /// What the agent offers: mem and disk in MiB, network in Mbit/s, and any others;
+    /// unset: derived from the machine.
+    pub resources: BTreeMap<String, u64>,
+    /// Kept for the node itself, MiB.
+    pub reserve: Reserve,
+    /// Ports offered to containers.
+    pub ports: Option<String>,
+    /// Port of the Mesos agent.
+    pub port: Option<u16>,
+    /// Further Mesos attributes.
+    pub attributes: BTreeMap<String, String>,
+    /// Instance families that Titus's VPC driver knows, or "any".
+    pub supported_families: Option<Families>,
+    /// Where the Docker API listens for titus-executor; other than loopback gives
+    /// root on the node to whoever reaches it.
+    pub docker_listen: Option<String>,
+    /// Arguments of the kernel's command line.
+    pub kernel_arguments: Vec<String>,
+}
+
+/// Kept for the node itself.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reserve {
+    /// Memory, MiB.
+    pub mem: Option<u64>,
+    /// Disk, MiB.
+    pub disk: Option<u64>,
+}
+
+/// A list of instance families, or all of them.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "expected a list of families such as [\"m4\", \"m5\"], or \"any\"")]
+pub enum Families {
+    /// Every family.
+    Any(Any),
+    /// These.
+    Listed(Vec<String>),
+}
+
+/// The word "any".
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Any {
+    /// All.
+    Any,
+}
+
+/// The Docker Engine.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Docker {
+    /// User who is put into group docker, if there is such a user.
+    pub user: Option<String>,
+    /// dockerd's log level.
+    pub log_level: Option<String>,
+    /// Address of the engine's API; unset: DOCKER_HOST, else the unix socket.
+    pub host: Option<String>,
+}
+
+/// Debian packages.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Packages {
+    /// The Docker Engine.
+    pub docker: Vec<String>,
+    /// A Java runtime.
+    pub java: Vec<String>,
+    /// Mesos.
+    pub mesos: Vec<String>,
+    /// titus-executor.
+    pub executor: Vec<String>,
+    /// What only people use; one that no source has is a notice.
+    pub extra: Vec<String>,
+}
+
+/// Sources of packages.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Apt {
+    /// Each with its name, uris, suites, components and pinned key. {distribution}
+    /// and {codename} in uris and suites stand for those of the image.
+    pub sources: Vec<AptSource>,
+}
+
+/// A source of packages with its pinned key.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AptSource {
+    /// Names the files below /etc/apt.
+    pub name: String,
+    /// Addresses of the repository.
+    pub uris: Vec<String>,
+    /// Suites, as "xenial", or a path that ends in "/".
+    pub suites: Vec<String>,
+    /// Components, as "main"; none for a path.
+    #[serde(default)]
+    pub components: Vec<String>,
+    /// The signing key.
+    pub key: Key,
+}
+
+/// A signing key: a path, or an address and what the key must be.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "expected a path, { url, sha256 } or { url, fingerprint }")]
+pub enum Key {
+    /// A file on the node.
+    Path(String),
+    /// A download, pinned by the file's checksum.
+    Sha256(KeyBySha256),
+    /// A download, pinned by the key's fingerprint.
+    Fingerprint(KeyByFingerprint),
+}
+
+/// A key file with this checksum.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KeyBySha256 {
+    /// Where it is.
+    pub url: String,
+    /// SHA-256 of the file, hexadecimal.
+    pub sha256: String,
+}
+
+/// A key with this fingerprint.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KeyByFingerprint {
+    /// Where it is.
+    pub url: String,
+    /// The primary key's fingerprint, 40 hexadecimal digits.
+    pub fingerprint: String,
+}
+
+/// Titus's own debs.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Debs {
+    /// The Titus master.
+    pub master: Option<Deb>,
+    /// The Titus gateway.
+    pub gateway: Option<Deb>,
+}
+
+/// A deb: a path, or an address with its checksum.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Deb {
+    /// A file on the node.
+    pub path: Option<String>,
+    /// Where to download it from.
+    pub url: Option<String>,
+    /// SHA-256 of the file, hexadecimal; mandatory with url.
+    pub sha256: Option<String>,
+}
+
+/// Network numbers of an instance type.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct InstanceTypeNumbers {
+    /// Network interfaces.
+    pub max_enis: Option<u32>,
+    /// IPv4 addresses of one interface, its primary one included.
+    pub ipv4_per_eni: Option<u32>,
+    /// Baseline bandwidth, Mbit/s.
+    pub network_mbps: Option<u32>,
+}
+
+/// Where units go.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Systemd {
+    /// Directory of the roles' units.
+    pub unit_dir: Option<String>,
+}
+
+/// Whether to reboot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reboot {
+    /// When all on disk is right and only the running kernel is not.
+    IfNeeded,
+    /// Only say so.
+    Never,
+}
+
+/// How long to wait.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// For all facts together.
+    pub facts: Option<Timeout>,
+    /// For another process's apt or dpkg lock.
+    pub apt_lock: Option<Timeout>,
+    /// For a download.
+    pub download: Option<Timeout>,
+    /// For the pull of an image.
+    pub pull: Option<Timeout>,
+    /// For a unit to start or stop.
+    pub unit: Option<Timeout>,
+    /// For a service to answer.
+    pub wait: Option<Timeout>,
+}
+
+/// A length of time, written as "90s" or "5m".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "String")]
+pub struct Timeout(pub Duration);
+
+impl Serialize for Timeout {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_duration(self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Timeout {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let wrong = |_| serde::de::Error::custom(format!("{text:?} is not a length of time such as \"90s\" or \"5m\""));
+        let duration = humantime::parse_duration(&text).map_err(wrong)?;
+        if duration > Duration::from_secs(7 * 24 * 3600) {
+            return Err(serde::de::Error::custom(format!("{text:?} is longer than a week")));
+        }
+        Ok(Timeout(duration))
+    }
+}
+
+/// Containers that the roles run.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Containers {
+    /// Their logs.
+    pub log: ContainerLog,
+}
+
+/// Logs of containers.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ContainerLog {
+    /// Docker's log driver.
+    pub driver: Option<String>,
+    /// Size of one file, as "10m".
+    pub max_size: Option<String>,
+    /// Number of files.
+    pub max_file: Option<u32>,
+}
+
+/// Proxies.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Proxy {
+    /// For http addresses.
+    pub http: Option<String>,
+    /// For https addresses.
+    pub https: Option<String>,
+    /// Names that are asked directly.
+    pub no_proxy: Option<String>,
+}
+
+/// Instance tags.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tags {
+    /// Tag keys that may name the role, in order.
+    pub role: Vec<String>,
+}

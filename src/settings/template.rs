@@ -1,0 +1,137 @@
+//! `config template`, `config show` and `config schema`: the settings, told to people
+//! and to editors.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value as Json, json};
+use toml::Value;
+
+use super::{Merged, Settings};
+
+/// Names `titus.*` and the settings that they are derived of.
+const DERIVED: [(&str, &[&str]); 4] = [
+    ("titus.mesos_master", &["prereqs", "zookeeper.servers", "mesos.zk_path"]),
+    (
+        "titus.attributes",
+        &["agent.asg", "stack", "agent.ports", "agent.attributes", "agent.resource_set", "agent.supported_families"],
+    ),
+    ("titus.resources", &["agent.resources", "agent.reserve"]),
+    ("titus.resource_set", &["agent.resource_set"]),
+];
+
+/// The JSON Schema of the settings.
+pub fn schema() -> Json {
+    json!(schemars::schema_for!(Settings))
+}
+
+/// A commented file with what a role needs and no more.
+pub fn template(role: &str, used: &BTreeSet<String>, required: &[String], merged: &Merged) -> String {
+    let mut keys: BTreeSet<&str> = required.iter().map(String::as_str).collect();
+    for name in used {
+        match DERIVED.iter().find(|(derived, _)| derived == name) {
+            Some((_, settings)) => keys.extend(settings.iter()),
+            None => {
+                keys.insert(name);
+            }
+        }
+    }
+    // One address serves where the role needs ZooKeeper.
+    if keys.contains("zookeeper.servers") {
+        keys.insert("prereqs");
+    }
+    let schema = schema();
+    let mut text = format!(
+        "# Settings of titus-bootstrap for role {role}: {}.\n# What is commented out shows the default, or an example where there is none.\n",
+        super::FILE
+    );
+    for key in keys {
+        let Some(description) = description(&schema, key) else { continue };
+        text.push_str(&format!("\n{}", comment(&description)));
+        let value = lookup(&merged.table, key);
+        let must = required.iter().any(|name| name == key) && key != "zookeeper.servers"
+            || (key == "prereqs" && required.iter().any(|r| r == "zookeeper.servers"));
+        match (must, value) {
+            (true, None) => text.push_str(&format!("# Required.\n{key} = \"\"\n")),
+            (_, Some(value)) => text.push_str(&format!("#{key} = {}\n", value.to_string().trim())),
+            (false, None) => text.push_str(&format!("#{key} = {}\n", example(key))),
+        }
+    }
+    text
+}
+
+fn example(key: &str) -> &'static str {
+    match key {
+        "zookeeper.servers" => "[\"10.0.0.1:2181\", \"10.0.0.2:2181\", \"10.0.0.3:2181\"]",
+        "agent.resources" => "{ mem = 8000, disk = 8000, network = 9000 }",
+        "agent.attributes" => "{ cluster = \"main\" }",
+        "mesos.zk_path" => "\"/titus/mainvpc/mesos\"",
+        "agent.asg" => "\"titusagent\"",
+        _ => "\"\"",
+    }
+}
+
+fn comment(text: &str) -> String {
+    text.lines().map(|line| format!("# {line}\n")).collect()
+}
+
+fn lookup<'a>(table: &'a toml::Table, key: &str) -> Option<&'a Value> {
+    let mut parts = key.split('.');
+    let first = table.get(parts.next()?)?;
+    parts.try_fold(first, |at, part| at.get(part))
+}
+
+/// The description of a setting in the schema; `None` if it is none.
+fn description(schema: &Json, key: &str) -> Option<String> {
+    let mut at = schema;
+    for part in key.split('.') {
+        at = follow(schema, at)?.get("properties")?.get(part)?;
+    }
+    let own = at.get("description").or_else(|| follow(schema, at)?.get("description"))?;
+    own.as_str().map(str::to_owned)
+}
+
+/// Through `$ref`, and through the `anyOf` of an optional table.
+fn follow<'a>(schema: &'a Json, at: &'a Json) -> Option<&'a Json> {
+    let referred = at.get("$ref").or_else(|| at.get("anyOf")?.get(0)?.get("$ref"));
+    match referred.and_then(Json::as_str) {
+        Some(reference) => schema.pointer(reference.trim_start_matches('#')),
+        None => Some(at),
+    }
+}
+
+/// Every value with its source; secrets hidden.
+pub fn shown(merged: &Merged) -> BTreeMap<String, (String, String)> {
+    let mut found = BTreeMap::new();
+    for (key, source) in &merged.sources {
+        let Some(value) = lookup(&merged.table, key) else { continue };
+        let secret = key.rsplit('.').next().is_some_and(|last| last.contains("password") || last.contains("token"));
+        let value = if secret { "\"***\"".to_owned() } else { crate::report::masked(&value.to_string()) };
+        found.insert(key.clone(), (value, crate::report::masked(source)));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Layer;
+
+    #[test]
+    fn every_setting_has_a_description() {
+        let schema = schema();
+        for key in
+            ["role", "agent.log_bucket", "timeouts.facts", "apt.sources", "agent.reserve.mem", "containers.log.driver"]
+        {
+            assert!(description(&schema, key).is_some_and(|text| text.len() > 5), "{key}");
+        }
+        assert_eq!(description(&schema, "instance.id"), None);
+    }
+
+    #[test]
+    fn secrets_are_hidden_and_sources_shown() {
+        let mut merged = Merged::default();
+        merged.add(&Layer::parse("file", "proxy.http = 'http://user:pw@proxy:3128'").unwrap());
+        let shown = shown(&merged);
+        assert_eq!(shown["proxy.http"], ("\"http://***@proxy:3128\"".into(), "file".into()));
+    }
+}
