@@ -1,0 +1,254 @@
+//! Sources of packages, each a deb822 file with its pinned key (sources.list(5)).
+
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use super::{Change, State, hex};
+use crate::error::{Error, Result};
+use crate::host::fs::{EntryKind, Owner};
+use crate::host::{Host, apt, net, openpgp};
+use crate::settings::schema::{AptSource, Key, Proxy};
+use crate::template::{Renderer, Templated};
+
+const SOURCES: &str = "/etc/apt/sources.list.d";
+const KEYRINGS: &str = "/etc/apt/keyrings";
+/// What our files begin with; others' are left alone.
+const OURS: &str = "titus-bootstrap-";
+/// A key file is some kilobytes.
+const KEY_LIMIT: usize = 1 << 20;
+
+/// As a role file has it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Raw {
+    sources: Templated<Vec<AptSource>>,
+    distribution: Templated<String>,
+    codename: Templated<String>,
+    proxy: Option<Templated<Proxy>>,
+}
+
+/// All sources of the settings; one of ours that is no longer among them is removed.
+#[derive(Debug, Clone)]
+pub struct AptSources {
+    sources: Vec<AptSource>,
+    proxy: net::Proxy,
+}
+
+impl Raw {
+    pub(super) fn resolve(&self, renderer: &Renderer) -> Result<AptSources> {
+        let (distribution, codename) = (self.distribution.get(renderer)?, self.codename.get(renderer)?);
+        let mut sources = self.sources.get(renderer)?;
+        for source in &mut sources {
+            for text in source.uris.iter_mut().chain(&mut source.suites) {
+                *text = text.replace("{distribution}", &distribution).replace("{codename}", &codename);
+            }
+            check_key(source)?;
+        }
+        let proxy = self.proxy.as_ref().map(|proxy| proxy.get(renderer)).transpose()?.unwrap_or_default();
+        let proxy = net::Proxy { http: proxy.http, https: proxy.https, no_proxy: proxy.no_proxy };
+        Ok(AptSources { sources, proxy })
+    }
+}
+
+fn check_key(source: &AptSource) -> Result<()> {
+    let wrong = |what: &str| Err(Error::config(format!("apt.sources: {}: {what}", source.name)));
+    let hexadecimal = |text: &str, digits| text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit());
+    match &source.key {
+        Key::Path(path) if !path.starts_with('/') => wrong("key must be an absolute path"),
+        Key::Sha256(key) if !hexadecimal(&key.sha256, 64) => wrong("key.sha256 must be 64 hexadecimal digits"),
+        Key::Fingerprint(key) if !hexadecimal(&key.fingerprint, 40) => {
+            wrong("key.fingerprint must be 40 hexadecimal digits")
+        }
+        Key::Sha256(_) | Key::Path(_) => Ok(()),
+        Key::Fingerprint(key) if !key.url.starts_with("https://") => {
+            wrong("key.url must be https: a fingerprint pins the key, not the other contents of its file")
+        }
+        Key::Fingerprint(_) => Ok(()),
+    }
+}
+
+fn paths(name: &str) -> (String, String) {
+    (format!("{SOURCES}/{OURS}{name}.sources"), format!("{KEYRINGS}/{OURS}{name}.gpg"))
+}
+
+/// The source file. Its comment ties the pin of the settings to the keyring that it was
+/// checked against, so that neither can change without the other.
+fn text_of(source: &AptSource, keyring: &str, key: &[u8]) -> String {
+    let pin = match &source.key {
+        Key::Path(path) => path.clone(),
+        Key::Sha256(key) => format!("sha256 {}", key.sha256.to_ascii_lowercase()),
+        Key::Fingerprint(key) => format!("fingerprint {}", key.fingerprint.to_ascii_uppercase()),
+    };
+    let mut text = format!(
+        "# Written by titus-bootstrap (setting apt.sources).\n# Key: {pin}; keyring: sha256 {}\nTypes: deb\nURIs: {}\nSuites: {}\n",
+        hex(&Sha256::digest(key)),
+        source.uris.join(" "),
+        source.suites.join(" "),
+    );
+    if !source.components.is_empty() {
+        text.push_str(&format!("Components: {}\n", source.components.join(" ")));
+    }
+    text.push_str(&format!("Signed-By: {keyring}\n"));
+    text
+}
+
+impl AptSources {
+    pub(super) fn paths(&self) -> Vec<String> {
+        self.sources.iter().flat_map(|source| <[String; 2]>::from(paths(&source.name))).collect()
+    }
+
+    /// Ours that the settings no longer have.
+    fn surplus(&self, host: &Host) -> Result<Vec<String>> {
+        let wanted = self.paths();
+        let mut found = Vec::new();
+        for directory in [SOURCES, KEYRINGS] {
+            let ours = host.list(directory)?.into_iter().filter(|name| name.starts_with(OURS));
+            found.extend(ours.map(|name| format!("{directory}/{name}")).filter(|path| !wanted.contains(path)));
+        }
+        Ok(found)
+    }
+
+    /// Whether a source's files are as they should be, without any download.
+    fn in_sync(&self, host: &Host, source: &AptSource) -> Result<bool> {
+        let (file, keyring) = paths(&source.name);
+        let regular = |path: &str| {
+            Ok::<_, Error>(host.entry(path)?.is_some_and(|e| e.kind == EntryKind::File && e.mode == 0o644))
+        };
+        if !regular(&file)? || !regular(&keyring)? {
+            return Ok(false);
+        }
+        let key = host.read(&keyring)?.unwrap_or_default();
+        if let Key::Path(path) = &source.key
+            && let Some(wanted) = host.read(path)?
+            && openpgp::binary(&wanted).as_deref() != Ok(&key)
+        {
+            return Ok(false);
+        }
+        Ok(host.read(&file)?.as_deref() == Some(text_of(source, &keyring, &key).as_bytes()))
+    }
+
+    pub(super) fn observe(&self, host: &Host) -> Result<State> {
+        let mut changes = Vec::new();
+        for source in &self.sources {
+            if !host.is_live() {
+                return Ok(State::Deferred("sources of packages and their keys are not fetched below --root".into()));
+            }
+            if !self.in_sync(host, source)? {
+                changes.push(Change::new(format!(
+                    "write {} ({})",
+                    paths(&source.name).0,
+                    crate::report::masked(&source.uris.join(" "))
+                )));
+            }
+        }
+        changes.extend(self.surplus(host)?.into_iter().map(|path| Change::new(format!("remove {path}"))));
+        Ok(State::from_changes(changes))
+    }
+
+    /// The sources as they will stand in /etc/apt. A key is downloaded where it lacks, and
+    /// checked against its pin in any case.
+    ///
+    /// # Errors
+    /// When a key cannot be had, or is not the pinned one.
+    pub fn prepare(&self, host: &Host) -> Result<Vec<apt::Source>> {
+        let mut prepared = Vec::new();
+        for source in &self.sources {
+            let (file, keyring) = paths(&source.name);
+            let kept = if self.in_sync(host, source)? { host.read(&keyring)? } else { None };
+            let key = match kept {
+                Some(key) => key,
+                None => self.fetch_key(host, source)?,
+            };
+            let text = text_of(source, &keyring, &key);
+            let file = file.trim_start_matches(SOURCES).trim_start_matches('/').to_owned();
+            prepared.push(apt::Source { file, text, keyring, key });
+        }
+        Ok(prepared)
+    }
+
+    fn fetch_key(&self, host: &Host, source: &AptSource) -> Result<Vec<u8>> {
+        let place = format!("apt.sources: key of {}", source.name);
+        let wrong = |cause: String| Error::config(format!("{place} is not the pinned one")).cause(cause);
+        let bytes = match &source.key {
+            Key::Path(path) => host.read(path)?.ok_or_else(|| {
+                Error::config(format!("{place}: {path} is not there")).fix("put the key there, or set apt.sources")
+            })?,
+            Key::Sha256(key) => {
+                let bytes = host.download(&key.url, KEY_LIMIT, &self.proxy)?;
+                let is = hex(&Sha256::digest(&bytes));
+                if !is.eq_ignore_ascii_case(&key.sha256) {
+                    return Err(wrong(format!("its sha256 is {is}"))
+                        .fix("if that key is to be trusted, put this sum into key.sha256"));
+                }
+                bytes
+            }
+            Key::Fingerprint(key) => host.download(&key.url, KEY_LIMIT, &self.proxy)?,
+        };
+        let binary =
+            openpgp::binary(&bytes).map_err(|e| Error::config(format!("{place} is no OpenPGP key")).cause(e))?;
+        let prints =
+            openpgp::fingerprints(&binary).map_err(|e| Error::config(format!("{place} is no OpenPGP key")).cause(e))?;
+        if let Key::Fingerprint(key) = &source.key
+            && prints.iter().any(|print| !print.eq_ignore_ascii_case(&key.fingerprint))
+        {
+            return Err(wrong(format!("the file has {}", prints.join(", ")))
+                .fix("if that key is to be trusted, put its fingerprint into key.fingerprint"));
+        }
+        Ok(binary)
+    }
+
+    pub(super) fn converge(&self, host: &Host) -> Result<()> {
+        for path in self.surplus(host)? {
+            host.remove(&path)?;
+        }
+        for source in self.prepare(host)? {
+            let file = format!("{SOURCES}/{}", source.file);
+            if host.read(&source.keyring)?.as_deref() != Some(&source.key) {
+                host.write(&source.keyring, &source.key, 0o644, Owner::ROOT)?;
+            }
+            host.write(&file, source.text.as_bytes(), 0o644, Owner::ROOT)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(key: &str) -> AptSource {
+        toml::from_str(&format!(
+            "name = 'x'\nuris = ['https://example.invalid/{{distribution}}']\nsuites = ['{{codename}}']\nkey = {key}"
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_key_must_be_pinned_in_a_form_that_can_hold() {
+        for key in [
+            "'relative'",
+            "{ url = 'https://x', sha256 = 'abc' }",
+            "{ url = 'http://x', fingerprint = '9DC858229FC7DD38854AE2D88D81803C0EBFCD88' }",
+        ] {
+            check_key(&source(key)).unwrap_err();
+        }
+        check_key(&source("{ url = 'https://x', fingerprint = '9DC858229FC7DD38854AE2D88D81803C0EBFCD88' }")).unwrap();
+        let untyped: Result<AptSource, _> = toml::from_str("name='x'\nuris=[]\nsuites=[]\nkey={ url = 'https://x' }");
+        assert!(untyped.unwrap_err().to_string().contains("{ url, fingerprint }"));
+    }
+
+    #[test]
+    fn a_keyring_that_was_changed_is_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = Host::tree(directory.path(), Default::default()).unwrap();
+        host.write("/key.asc", include_bytes!("../../tests/data/key.asc"), 0o644, Owner::ROOT).unwrap();
+        let step = AptSources { sources: vec![source("'/key.asc'")], proxy: net::Proxy::default() };
+        step.converge(&host).unwrap();
+        assert!(step.in_sync(&host, &step.sources[0]).unwrap());
+        host.write("/etc/apt/keyrings/titus-bootstrap-x.gpg", b"other", 0o644, Owner::ROOT).unwrap();
+        assert!(!step.in_sync(&host, &step.sources[0]).unwrap());
+        let none = AptSources { sources: vec![], proxy: net::Proxy::default() };
+        none.converge(&host).unwrap();
+        assert!(host.list("/etc/apt/sources.list.d").unwrap().is_empty());
+    }
+}

@@ -1,0 +1,278 @@
+//! A file with this content, mode and owner; or no such file.
+
+use serde::Deserialize;
+
+use super::{Change, State};
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::host::fs::{EntryKind, Owner};
+use crate::template::{Renderer, Templated};
+
+/// As a role file has it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Raw {
+    path: Templated<String>,
+    mode: Option<Templated<String>>,
+    owner: Option<Templated<String>>,
+    group: Option<Templated<String>>,
+    /// The content itself; a template like every text of a role file.
+    content: Option<Templated<String>>,
+    /// A template file that gives the content.
+    pub(super) template: Option<String>,
+    /// No such file.
+    absent: Option<Templated<bool>>,
+    /// Only where nothing is there; what is there is left alone.
+    #[serde(default)]
+    if_missing: bool,
+}
+
+/// What must be at a path.
+#[derive(Debug, Clone)]
+pub struct File {
+    /// Where, below the root.
+    pub path: String,
+    want: Option<Want>,
+    if_missing: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Want {
+    contents: String,
+    attributes: Attributes,
+}
+
+/// Mode and owner of a file or directory.
+#[derive(Debug, Clone)]
+pub struct Attributes {
+    mode: u32,
+    owner: String,
+    group: String,
+}
+
+impl Attributes {
+    pub(super) fn resolve(
+        renderer: &Renderer,
+        mode: Option<&Templated<String>>,
+        default_mode: u32,
+        owner: Option<&Templated<String>>,
+        group: Option<&Templated<String>>,
+    ) -> Result<Attributes> {
+        let name = |raw: Option<&Templated<String>>| raw.map_or_else(|| Ok("root".into()), |raw| raw.get(renderer));
+        let mode = match mode {
+            None => default_mode,
+            Some(mode) => {
+                let text = mode.get(renderer)?;
+                u32::from_str_radix(&text, 8)
+                    .ok()
+                    .filter(|mode| *mode <= 0o7777)
+                    .ok_or_else(|| Error::config(format!("mode {text:?} is no file mode")).fix("give it as \"0644\""))?
+            }
+        };
+        Ok(Attributes { mode, owner: name(owner)?, group: name(group)? })
+    }
+
+    /// The mode.
+    pub(super) fn mode(&self) -> u32 {
+        self.mode
+    }
+
+    /// Owner and group by number.
+    pub(super) fn ids(&self, host: &Host) -> Result<Owner> {
+        let unknown = |what: &str, name: &str| Error::failed(format!("there is no {what} {name}"));
+        let uid = match self.owner.as_str() {
+            "root" => 0,
+            name => host.user(name)?.ok_or_else(|| unknown("user", name))?.0,
+        };
+        let gid = match self.group.as_str() {
+            "root" => 0,
+            name => host.group(name)?.ok_or_else(|| unknown("group", name))?.gid,
+        };
+        Ok(Owner { uid, gid })
+    }
+
+    /// Changes of mode and owner. An owner that this process cannot set is not looked at.
+    pub(super) fn differences(&self, host: &Host, path: &str, mode: u32, uid: u32, gid: u32) -> Result<Vec<Change>> {
+        let mut changes = Vec::new();
+        if mode != self.mode {
+            changes.push(Change::new(format!("{path}: mode {mode:04o} -> {:04o}", self.mode)));
+        }
+        if host.may_chown() {
+            let want = self.ids(host)?;
+            if (uid, gid) != (want.uid, want.gid) {
+                changes.push(Change::new(format!("{path}: owner {uid}:{gid} -> {}:{}", want.uid, want.gid)));
+            }
+        }
+        Ok(changes)
+    }
+}
+
+/// A path of a role file.
+///
+/// # Errors
+/// When it is not absolute, or leads upwards.
+pub(super) fn checked_path(path: String) -> Result<String> {
+    let plain = path.starts_with('/') && path.len() > 1 && !path.ends_with('/') && !path.contains(['\0', '\n']);
+    if plain && !path.split('/').any(|part| part == "..") {
+        Ok(path)
+    } else {
+        Err(Error::config(format!("{path:?} is no absolute path without `..`")))
+    }
+}
+
+impl Raw {
+    pub(super) fn resolve(&self, renderer: &Renderer) -> Result<File> {
+        let path = checked_path(self.path.get(renderer)?)?;
+        let absent = self.absent.as_ref().map_or(Ok(false), |absent| absent.get(renderer))?;
+        if absent {
+            return Ok(File { path, want: None, if_missing: false });
+        }
+        let contents = match (&self.content, &self.template) {
+            (Some(content), None) => content.get(renderer)?,
+            (None, Some(template)) => renderer.render_file(template)?,
+            _ => return Err(Error::config(format!("{path}: needs one of content, template, absent"))),
+        };
+        let attributes =
+            Attributes::resolve(renderer, self.mode.as_ref(), 0o644, self.owner.as_ref(), self.group.as_ref())?;
+        Ok(File { path, want: Some(Want { contents, attributes }), if_missing: self.if_missing })
+    }
+}
+
+impl File {
+    pub(super) fn observe(&self, host: &Host) -> Result<State> {
+        let path = &self.path;
+        let entry = host.entry(path)?;
+        let Some(want) = &self.want else {
+            return Ok(match entry {
+                None => State::InSync(None),
+                Some(_) => State::Changes(vec![Change::new(format!("remove {path}"))]),
+            });
+        };
+        let Some(entry) = entry else {
+            let lines = want.contents.lines().count();
+            let size =
+                if lines == 0 { "empty".into() } else { format!("{lines} line{}", if lines == 1 { "" } else { "s" }) };
+            return Ok(State::Changes(vec![Change::new(format!(
+                "create {path} ({:04o}, {size})",
+                want.attributes.mode
+            ))]));
+        };
+        if self.if_missing {
+            return Ok(State::InSync(None));
+        }
+        let is = match &entry.kind {
+            EntryKind::File => host.read(path)?.unwrap_or_default(),
+            EntryKind::Link(target) => {
+                let line = format!("replace {path}, a symbolic link to {}, by a file", target.display());
+                return Ok(State::Changes(vec![Change::new(line)]));
+            }
+            EntryKind::Directory | EntryKind::Other => {
+                return Err(Error::failed(format!("{path}: a directory or device is in the file's place")).fix(
+                    format!("look what it is, move it away (mv {path} {path}.old), and run titus-bootstrap again"),
+                ));
+            }
+        };
+        let mut changes = Vec::new();
+        if is != want.contents.as_bytes() {
+            let before = String::from_utf8_lossy(&is);
+            changes.push(Change { line: format!("change {path}"), diff: Some(diff(&before, &want.contents)) });
+        }
+        changes.extend(want.attributes.differences(host, path, entry.mode, entry.uid, entry.gid)?);
+        Ok(State::from_changes(changes))
+    }
+
+    pub(super) fn converge(&self, host: &Host) -> Result<()> {
+        let Some(want) = &self.want else { return host.remove(&self.path) };
+        let owner = if host.may_chown() { want.attributes.ids(host)? } else { Owner::ROOT };
+        let same = host.entry(&self.path)?.is_some_and(|entry| entry.kind == EntryKind::File)
+            && host.read(&self.path)?.as_deref() == Some(want.contents.as_bytes());
+        if same {
+            return host.set_attributes(&self.path, want.attributes.mode, owner);
+        }
+        host.write(&self.path, want.contents.as_bytes(), want.attributes.mode, owner)
+    }
+}
+
+/// Exactly the lines that differ.
+fn diff(before: &str, after: &str) -> String {
+    let diff = similar::TextDiff::from_lines(before, after);
+    let mut text = String::new();
+    for change in diff.iter_all_changes() {
+        let sign = match change.tag() {
+            similar::ChangeTag::Delete => '-',
+            similar::ChangeTag::Insert => '+',
+            similar::ChangeTag::Equal => continue,
+        };
+        text.push(sign);
+        text.push_str(change.value().trim_end_matches('\n'));
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn file(toml: &str) -> File {
+        toml::from_str::<Raw>(toml).unwrap().resolve(&Renderer::new(json!({}))).unwrap()
+    }
+
+    fn lines(state: State) -> Vec<String> {
+        match state {
+            State::Changes(changes) => changes.into_iter().map(|change| change.line).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn observe_converge_observe() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = Host::tree(directory.path(), Default::default()).unwrap();
+        let step = file("path = '/etc/x'\nmode = '0755'\ncontent = \"one\\ntwo\\n\"");
+        assert_eq!(lines(step.observe(&host).unwrap()), ["create /etc/x (0755, 2 lines)"]);
+        step.converge(&host).unwrap();
+        assert_eq!(step.observe(&host).unwrap(), State::InSync(None));
+
+        host.write("/etc/x", b"one\nthree\n", 0o600, Owner::ROOT).unwrap();
+        let State::Changes(changes) = step.observe(&host).unwrap() else { panic!() };
+        assert_eq!(changes[0].diff.as_deref(), Some("-three\n+two\n"));
+        assert_eq!(changes[1].line, "/etc/x: mode 0600 -> 0755");
+        step.converge(&host).unwrap();
+        assert_eq!(step.observe(&host).unwrap(), State::InSync(None));
+
+        let gone = file("path = '/etc/x'\nabsent = true");
+        assert_eq!(lines(gone.observe(&host).unwrap()), ["remove /etc/x"]);
+        gone.converge(&host).unwrap();
+        assert_eq!(gone.observe(&host).unwrap(), State::InSync(None));
+    }
+
+    #[test]
+    fn what_is_there_is_left_alone_if_so_wished() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = Host::tree(directory.path(), Default::default()).unwrap();
+        let step = file("path = '/metatron'\ncontent = ''\nif_missing = true");
+        std::fs::create_dir(directory.path().join("metatron")).unwrap();
+        assert_eq!(step.observe(&host).unwrap(), State::InSync(None));
+    }
+
+    #[test]
+    fn a_directory_in_the_way_is_an_error_that_says_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = Host::tree(directory.path(), Default::default()).unwrap();
+        std::fs::create_dir(directory.path().join("x")).unwrap();
+        assert!(file("path = '/x'\ncontent = ''").observe(&host).unwrap_err().to_string().contains("mv /x"));
+    }
+
+    #[test]
+    fn bad_paths_and_modes_are_refused() {
+        for toml in
+            ["path = 'x'\ncontent=''", "path = '/a/../b'\ncontent=''", "path='/a'", "path='/a'\ncontent=''\nmode='rw'"]
+        {
+            let raw: Raw = toml::from_str(toml).unwrap();
+            raw.resolve(&Renderer::new(json!({}))).unwrap_err();
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Steps: one file a kind, one variant a kind, one `match` a verb.
+
+pub mod apt_source;
+pub mod directory;
+pub mod file;
+pub mod group_member;
+pub mod kernel_argument;
+pub mod package;
+pub mod unit;
+pub mod wait;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::template::Renderer;
+
+/// When a step's work is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// While an image is built: the same on every node.
+    Bake,
+    /// On a node: depends on this instance.
+    Boot,
+    /// For ever, on a timer.
+    Keep,
+}
+
+/// One thing that must hold on the node.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// Names it, in the role file and in every message.
+    pub id: String,
+    /// When its work is done.
+    pub phase: Phase,
+    /// What must hold.
+    pub kind: Kind,
+}
+
+/// The kinds of steps.
+#[derive(Debug, Clone)]
+pub enum Kind {
+    /// A file with this content, mode, owner; or no such file.
+    File(file::File),
+    /// A directory with this mode, owner.
+    Directory(directory::Directory),
+    /// A deb822 source with its pinned key.
+    AptSource(apt_source::AptSources),
+    /// These packages are installed.
+    Package(package::Packages),
+    /// A unit is enabled or masked, active, and runs with its files' contents.
+    Unit(unit::Unit),
+    /// This user is in this group.
+    GroupMember(group_member::GroupMember),
+    /// These arguments are on the kernel's command line.
+    KernelArgument(kernel_argument::KernelArguments),
+    /// A service answers.
+    Wait(wait::Wait),
+}
+
+/// What `observe` found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// As it should be; with something that is worth saying, or not.
+    InSync(Option<String>),
+    /// Not so; what `converge` will do.
+    Changes(Vec<Change>),
+    /// An earlier step has to come first; which, in words.
+    Blocked(String),
+    /// All on disk is right, the running kernel is not yet.
+    AfterReboot(String),
+    /// Cannot be done in a tree; why. Counted as in sync.
+    Deferred(String),
+}
+
+/// One difference between what is and what should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// What will be done, in a line.
+    pub line: String,
+    /// The difference of contents, if it has any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub diff: Option<String>,
+}
+
+impl Change {
+    /// A change that a line tells.
+    pub fn new(line: impl Into<String>) -> Change {
+        Change { line: line.into(), diff: None }
+    }
+}
+
+impl State {
+    /// Changes, or in sync if there are none.
+    pub fn from_changes(changes: Vec<Change>) -> State {
+        if changes.is_empty() { State::InSync(None) } else { State::Changes(changes) }
+    }
+}
+
+/// A step as a role file has it: one optional table a kind, of which exactly one is there.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Raw {
+    /// Names the step.
+    pub id: String,
+    /// When; health checks have none.
+    pub phase: Option<Phase>,
+    /// An expression; false: the step is left out.
+    pub when: Option<String>,
+    file: Option<file::Raw>,
+    directory: Option<directory::Raw>,
+    apt_source: Option<apt_source::Raw>,
+    package: Option<package::Raw>,
+    unit: Option<unit::Raw>,
+    group_member: Option<group_member::Raw>,
+    kernel_argument: Option<kernel_argument::Raw>,
+    wait: Option<wait::Raw>,
+}
+
+impl Raw {
+    /// Template files that the step renders.
+    pub fn templates(&self) -> impl Iterator<Item = &str> {
+        self.file.iter().filter_map(|file| file.template.as_deref())
+    }
+
+    /// Ids of steps that the step refers to.
+    pub fn references(&self) -> &[String] {
+        self.unit.as_ref().map_or(&[], |unit| &unit.restart_on)
+    }
+
+    /// Whether it has exactly one kind.
+    ///
+    /// # Errors
+    /// When it has none, or several.
+    pub fn check(&self) -> Result<()> {
+        let kinds = [
+            self.file.is_some(),
+            self.directory.is_some(),
+            self.apt_source.is_some(),
+            self.package.is_some(),
+            self.unit.is_some(),
+            self.group_member.is_some(),
+            self.kernel_argument.is_some(),
+            self.wait.is_some(),
+        ];
+        match kinds.iter().filter(|there| **there).count() {
+            1 => Ok(()),
+            0 => Err(Error::config(format!("step {}: has no kind", self.id))
+                .fix("give it one table: file, unit, package, …")),
+            _ => Err(Error::config(format!("step {}: has more than one kind", self.id)).fix("make it several steps")),
+        }
+    }
+
+    /// The step with every template rendered. `files`: the files of the steps before it.
+    ///
+    /// # Errors
+    /// When a value has no value, or the wrong form.
+    pub fn resolve(&self, renderer: &Renderer, files: &BTreeMap<String, String>) -> Result<Step> {
+        let kind = if let Some(raw) = &self.file {
+            Kind::File(raw.resolve(renderer)?)
+        } else if let Some(raw) = &self.directory {
+            Kind::Directory(raw.resolve(renderer)?)
+        } else if let Some(raw) = &self.apt_source {
+            Kind::AptSource(raw.resolve(renderer)?)
+        } else if let Some(raw) = &self.package {
+            Kind::Package(raw.resolve(renderer)?)
+        } else if let Some(raw) = &self.unit {
+            Kind::Unit(raw.resolve(renderer, files)?)
+        } else if let Some(raw) = &self.group_member {
+            Kind::GroupMember(raw.resolve(renderer)?)
+        } else if let Some(raw) = &self.kernel_argument {
+            Kind::KernelArgument(raw.resolve(renderer)?)
+        } else if let Some(raw) = &self.wait {
+            Kind::Wait(raw.resolve(renderer)?)
+        } else {
+            return Err(Error::config("has no kind"));
+        };
+        Ok(Step { id: self.id.clone(), phase: self.phase.unwrap_or(Phase::Boot), kind })
+    }
+}
+
+impl Step {
+    /// The kind's name, as role files have it.
+    pub fn kind_name(&self) -> &'static str {
+        match &self.kind {
+            Kind::File(_) => "file",
+            Kind::Directory(_) => "directory",
+            Kind::AptSource(_) => "apt_source",
+            Kind::Package(_) => "package",
+            Kind::Unit(_) => "unit",
+            Kind::GroupMember(_) => "group_member",
+            Kind::KernelArgument(_) => "kernel_argument",
+            Kind::Wait(_) => "wait",
+        }
+    }
+
+    /// Looks, and changes nothing. `planned`: files that earlier steps will have changed by then.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn observe(&self, host: &Host, planned: &BTreeSet<String>) -> Result<State> {
+        match &self.kind {
+            Kind::File(step) => step.observe(host),
+            Kind::Directory(step) => step.observe(host),
+            Kind::AptSource(step) => step.observe(host),
+            Kind::Package(step) => step.observe(host),
+            Kind::Unit(step) => step.observe(host, planned),
+            Kind::GroupMember(step) => step.observe(host),
+            Kind::KernelArgument(step) => step.observe(host),
+            Kind::Wait(step) => step.observe(host),
+        }
+    }
+
+    /// Makes it so.
+    ///
+    /// # Errors
+    /// When that fails; what was done until then stays.
+    pub fn converge(&self, host: &Host) -> Result<()> {
+        match &self.kind {
+            Kind::File(step) => step.converge(host),
+            Kind::Directory(step) => step.converge(host),
+            Kind::AptSource(step) => step.converge(host),
+            Kind::Package(step) => step.converge(host),
+            Kind::Unit(step) => step.converge(host),
+            Kind::GroupMember(step) => step.converge(host),
+            Kind::KernelArgument(step) => step.converge(host),
+            Kind::Wait(step) => step.converge(host),
+        }
+    }
+
+    /// Paths that the step writes, so that what a killed run left beside them can be swept.
+    pub fn paths(&self) -> Vec<String> {
+        match &self.kind {
+            Kind::File(step) => vec![step.path.clone()],
+            Kind::Directory(step) => vec![step.path.clone()],
+            Kind::AptSource(step) => step.paths(),
+            Kind::Unit(step) => step.paths(),
+            Kind::KernelArgument(_) => vec![kernel_argument::DROP_IN.to_owned()],
+            Kind::Package(_) | Kind::GroupMember(_) | Kind::Wait(_) => Vec::new(),
+        }
+    }
+}
+
+/// Bytes in lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

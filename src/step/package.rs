@@ -1,0 +1,180 @@
+//! These packages are installed, or an exact version is, and held.
+
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use super::{Change, Kind, State, Step};
+use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::host::Host;
+use crate::host::apt::Source;
+use crate::host::fs::Owner;
+use crate::template::{Renderer, Templated};
+
+/// Optional packages that no source had, under the digest of the sources that were asked.
+/// Without it each run of a converged node would have to ask apt again.
+const NO_CANDIDATE: &str = "/var/lib/titus-bootstrap/no-candidate";
+
+/// As a role file has it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Raw {
+    names: Templated<Vec<String>>,
+    /// Only people use them: one that no source has is a notice.
+    #[serde(default)]
+    optional: bool,
+    /// The setting that names them, for messages.
+    setting: Option<String>,
+}
+
+/// Packages, each `name` or `name=version`.
+#[derive(Debug, Clone)]
+pub struct Packages {
+    names: Vec<String>,
+    optional: bool,
+    setting: Option<String>,
+}
+
+impl Raw {
+    pub(super) fn resolve(&self, renderer: &Renderer) -> Result<Packages> {
+        Ok(Packages { names: self.names.get(renderer)?, optional: self.optional, setting: self.setting.clone() })
+    }
+}
+
+impl Packages {
+    /// Names without versions.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(|name| bare(name))
+    }
+
+    /// What is not as it should be: the name as the settings have it, and how it is now.
+    fn lacking(&self, host: &Host) -> Result<Vec<(&str, String)>> {
+        let mut lacking = Vec::new();
+        let given_up = if self.optional { given_up(host)? } else { Vec::new() };
+        for wanted in &self.names {
+            let version = wanted.split_once('=').map(|(_, version)| version);
+            let now = match host.package(bare(wanted))? {
+                Some(found) if found.status == "installed" => match version {
+                    Some(version) if version != found.version => format!("is {}", found.version),
+                    Some(_) if !found.held => "is not on hold".into(),
+                    _ => continue,
+                },
+                Some(found) if found.status != "not-installed" => format!("is {}", found.status),
+                _ => "is not installed".into(),
+            };
+            if !given_up.iter().any(|name| name == wanted) {
+                lacking.push((wanted.as_str(), now));
+            }
+        }
+        Ok(lacking)
+    }
+
+    pub(super) fn observe(&self, host: &Host) -> Result<State> {
+        if !host.is_live() {
+            return Ok(if self.names.is_empty() {
+                State::InSync(None)
+            } else {
+                State::Deferred(format!("not installed below --root: {}", self.names.join(" ")))
+            });
+        }
+        let lacking = self.lacking(host)?;
+        let changes =
+            lacking.iter().map(|(name, now)| Change::new(format!("install {name} ({now})"))).collect::<Vec<_>>();
+        if changes.is_empty() && self.optional {
+            let given_up = given_up(host)?;
+            let missing: Vec<&str> = self.names.iter().filter(|n| given_up.contains(n)).map(String::as_str).collect();
+            if !missing.is_empty() {
+                return Ok(State::InSync(Some(format!("no source has {}, which only people use", missing.join(", ")))));
+            }
+        }
+        Ok(State::from_changes(changes))
+    }
+
+    pub(super) fn converge(&self, host: &Host) -> Result<()> {
+        let lacking: Vec<String> = self.lacking(host)?.into_iter().map(|(name, _)| name.to_owned()).collect();
+        if !self.optional {
+            return host.install_packages(&lacking);
+        }
+        let (there, missing): (Vec<_>, Vec<_>) = lacking.into_iter().partition(|name| has_candidate(host, name));
+        if !there.is_empty() {
+            host.install_packages(&there)?;
+        }
+        if !missing.is_empty() {
+            let mut names = given_up(host)?;
+            names.extend(missing);
+            let text = format!("{}\n{}\n", digest_of_sources(host)?, names.join("\n"));
+            host.write(NO_CANDIDATE, text.as_bytes(), 0o644, Owner::ROOT)?;
+        }
+        Ok(())
+    }
+}
+
+/// Before anything is changed: dpkg is there, and apt has a candidate for every package that
+/// will be installed. `sources` as they will stand in /etc/apt.
+///
+/// # Errors
+/// 69 when it has not; 75 when its lists could not be had.
+pub fn refuse_without_candidate(steps: &[Step], host: &Host, sources: &[Source]) -> Result<()> {
+    let packages: Vec<&Packages> = steps
+        .iter()
+        .filter_map(|step| if let Kind::Package(packages) = &step.kind { Some(packages) } else { None })
+        .collect();
+    if !host.is_live() || packages.is_empty() {
+        return Ok(());
+    }
+    if !host.has_apt()? {
+        return Err(Error::unavailable("this machine has no apt and dpkg")
+            .cause("/usr/bin/apt-get or /usr/bin/dpkg is not there")
+            .fix("roles install Debian packages: use an image of Debian or Ubuntu"));
+    }
+    let mut wanted = Vec::new();
+    for one in &packages {
+        wanted.extend(one.lacking(host)?.into_iter().map(|(name, _)| (name.to_owned(), *one)));
+    }
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = wanted.iter().map(|(name, _)| bare(name)).collect();
+    let complaint = host.look_up_candidates(sources, &names)?;
+    for (name, packages) in wanted.iter().filter(|(name, one)| !one.optional && !has_candidate(host, name)) {
+        host.forget_candidates()?;
+        let shown: Vec<&str> = sources.iter().map(|source| source.file.as_str()).collect();
+        let setting = packages.setting.as_deref().unwrap_or("the role file");
+        let what = format!("no source has the package {name}");
+        let asked = format!("asked: /etc/apt/sources.list, /etc/apt/sources.list.d and {}", shown.join(", "));
+        let fix = format!("check {setting} and apt.sources: `titus-bootstrap config show`");
+        return Err(match &complaint {
+            Some(words) => Error::new(ErrorKind::TemporaryFailure, what).cause(format!("{asked}\napt said:\n{words}")),
+            None => Error::unavailable(what).cause(asked),
+        }
+        .fix(fix));
+    }
+    Ok(())
+}
+
+fn has_candidate(host: &Host, wanted: &str) -> bool {
+    let versions = host.candidates(bare(wanted));
+    wanted.split_once('=').map_or(!versions.is_empty(), |(_, version)| versions.iter().any(|known| known == version))
+}
+
+fn bare(name: &str) -> &str {
+    name.split_once('=').map_or(name, |(name, _)| name)
+}
+
+fn given_up(host: &Host) -> Result<Vec<String>> {
+    let Some(text) = host.read_text(NO_CANDIDATE)? else { return Ok(Vec::new()) };
+    let mut lines = text.lines();
+    if lines.next() != Some(&digest_of_sources(host)?) {
+        return Ok(Vec::new());
+    }
+    Ok(lines.map(str::to_owned).collect())
+}
+
+fn digest_of_sources(host: &Host) -> Result<String> {
+    let mut digest = Sha256::new();
+    digest.update(host.read("/etc/apt/sources.list")?.unwrap_or_default());
+    for name in host.list("/etc/apt/sources.list.d")? {
+        digest.update(&name);
+        digest.update(host.read(&format!("/etc/apt/sources.list.d/{name}"))?.unwrap_or_default());
+    }
+    Ok(crate::step::hex(&digest.finalize()))
+}
