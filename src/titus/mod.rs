@@ -4,6 +4,7 @@
 //! on them, and [`instance_types`] the numbers of EC2 behind both. All of it is
 //! pure: facts and settings in, text out.
 
+pub mod agent;
 pub mod attributes;
 pub mod instance_types;
 pub mod resources;

@@ -1,0 +1,116 @@
+//! Which role the node has, on what evidence.
+
+use std::collections::BTreeMap;
+
+use crate::error::{Error, Result};
+use crate::facts::Facts;
+use crate::settings::Merged;
+
+/// The role's name as it was given, and what each place said that was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Detected {
+    /// Not yet checked to be a role.
+    pub role: String,
+    /// `--role: agent`, in the order of asking.
+    pub evidence: Vec<String>,
+}
+
+/// The first that answers wins: the flag, the settings, the instance tag in metadata. The
+/// instance tag from the EC2 API comes after these.
+///
+/// # Errors
+/// 78 when none answers: each place, what it said, and how to turn tags on.
+pub fn role(flag: Option<&str>, merged: &Merged, facts: Option<&Facts>) -> Result<Detected> {
+    let mut evidence = Vec::new();
+    let mut found = None;
+    let mut ask = |place: String, answer: Result<&str, &str>| {
+        if found.is_some() {
+            return;
+        }
+        match answer {
+            Ok(role) => {
+                evidence.push(format!("{place}: {role}"));
+                found = Some(role.trim().to_owned());
+            }
+            Err(why) => evidence.push(format!("{place}: {why}")),
+        }
+    };
+    ask("--role".into(), flag.ok_or("not given"));
+    let set = merged.table.get("role").and_then(toml::Value::as_str);
+    ask(merged.source("role").map_or("settings".into(), |source| format!("settings ({source})")), set.ok_or("no role"));
+    let instance = facts.map(|facts| facts.instance.as_ref());
+    for key in tag_keys(merged) {
+        let place = format!("instance tag {key}");
+        ask(
+            place,
+            match instance {
+                None | Some(None) => Err("no instance was asked"),
+                Some(Some(instance)) => tag(instance.tags.as_ref(), &key),
+            },
+        );
+    }
+    match found {
+        Some(role) => Ok(Detected { role, evidence }),
+        None => Err(Error::config("no role: nothing says which role this node has")
+            .cause(evidence.join("\n"))
+            .fix(
+                "run titus-bootstrap --role ROLE, set role in the settings, or tag the instance titus:role=ROLE and turn tags in\n\
+                 instance metadata on: aws ec2 modify-instance-metadata-options --instance-id ID --instance-metadata-tags enabled",
+            )),
+    }
+}
+
+fn tag_keys(merged: &Merged) -> Vec<String> {
+    let keys = merged.table.get("tags").and_then(|tags| tags.get("role")).and_then(toml::Value::as_array);
+    keys.into_iter().flatten().filter_map(|key| key.as_str().map(str::to_owned)).collect()
+}
+
+fn tag<'a>(tags: Option<&'a BTreeMap<String, String>>, key: &str) -> Result<&'a str, &'static str> {
+    let Some(tags) = tags else { return Err("tags in instance metadata are off") };
+    tags.get(key).map(String::as_str).filter(|value| !value.trim().is_empty()).ok_or("no such tag")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Layer;
+
+    fn merged(text: &str) -> Merged {
+        let mut merged = Merged::default();
+        merged.add(&Layer::built_in().unwrap());
+        merged.add(&Layer::parse("file", text).unwrap());
+        merged
+    }
+
+    fn tagged(tags: Option<&[(&str, &str)]>) -> Facts {
+        let mut facts = crate::facts::sample::facts();
+        let instance = facts.instance.as_mut().unwrap();
+        instance.tags = tags.map(|tags| tags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect());
+        facts
+    }
+
+    #[test]
+    fn the_first_that_answers_wins() {
+        let facts = tagged(Some(&[("titus-role", "gateway")]));
+        let of = |flag, text| role(flag, &merged(text), Some(&facts)).unwrap();
+        assert_eq!(of(Some("agent"), "role = 'master'").evidence, ["--role: agent"]);
+        assert_eq!(of(None, "role = 'master'").evidence.last().unwrap(), "settings (file): master");
+        let by_tag = of(None, "");
+        assert_eq!((by_tag.role.as_str(), by_tag.evidence.len()), ("gateway", 4));
+        assert_eq!(of(None, "tags.role = ['titus-role']").evidence.len(), 3);
+    }
+
+    #[test]
+    fn without_an_answer_each_place_is_told() {
+        let told = role(None, &merged(""), Some(&tagged(None))).unwrap_err().to_string();
+        for words in [
+            "--role: not given",
+            "settings: no role",
+            "titus:role: tags in instance metadata are off",
+            "--instance-metadata-tags enabled",
+        ] {
+            assert!(told.contains(words), "{told}");
+        }
+        assert!(role(None, &merged(""), Some(&tagged(Some(&[])))).unwrap_err().to_string().contains("no such tag"));
+    }
+}

@@ -1,0 +1,95 @@
+//! Facts: what is read of the instance and of the machine, and never set.
+
+pub mod imds;
+pub mod machine;
+pub mod sample;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that a role's templates can know of the node.
+///
+/// `facts --json` prints this, and `--facts FILE` reads such a print.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Facts {
+    /// The layout's version; see [`crate::report::SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// What depends on this instance. Absent while an image is baked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<Instance>,
+    /// What is the same on every node of an image.
+    pub image: Image,
+    /// Where each fact came from: `instance.region` -> `IMDS placement/region`.
+    #[serde(default)]
+    pub sources: BTreeMap<String, String>,
+}
+
+/// Facts about this instance, from its metadata service and from the running machine.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Instance {
+    /// `i-0123456789abcdef0`.
+    pub id: String,
+    /// Instance type, `m4.large`.
+    #[serde(rename = "type")]
+    pub instance_type: String,
+    /// Availability Zone, `eu-west-1a`.
+    pub zone: String,
+    /// `placement/region`, else the identity document's. Never cut out of the zone.
+    pub region: String,
+    /// Primary private address.
+    pub local_ipv4: String,
+    /// Private host name.
+    pub hostname: String,
+    /// MAC address of the primary interface, lower case with colons.
+    pub mac: String,
+    /// Absent outside a VPC.
+    #[serde(default)]
+    pub vpc_id: Option<String>,
+    /// The account that owns the instance.
+    #[serde(default)]
+    pub account_id: Option<String>,
+    /// The reservation of the launch.
+    #[serde(default)]
+    pub reservation_id: Option<String>,
+    /// The image that it was started from.
+    #[serde(default)]
+    pub ami_id: Option<String>,
+    /// The instance's tags; absent where tags in instance metadata are off.
+    #[serde(default)]
+    pub tags: Option<BTreeMap<String, String>>,
+    /// The tag `aws:autoscaling:groupName`.
+    #[serde(default)]
+    pub autoscaling_group: Option<String>,
+    /// `autoscaling/target-lifecycle-state`.
+    #[serde(default)]
+    pub lifecycle_state: Option<String>,
+    /// MemTotal of /proc/meminfo, MiB.
+    pub memory_mib: u64,
+    /// Size of the file system that holds Docker's data root, MiB.
+    pub disk_mib: u64,
+    /// Processors that are online.
+    pub cpus: u32,
+    /// /proc/cmdline.
+    pub kernel_command_line: String,
+    /// /proc/sys/kernel/random/boot_id.
+    pub boot_id: String,
+}
+
+/// Facts about the image: the same on every node started from it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Image {
+    /// ID of os-release(5): `debian`, `ubuntu`.
+    pub distribution: String,
+    /// VERSION_ID of os-release(5): `12`, `16.04`.
+    pub release: String,
+    /// VERSION_CODENAME of os-release(5): `bookworm`, `xenial`.
+    pub codename: String,
+    /// As uname(2) says it: `x86_64`, `aarch64`.
+    pub architecture: String,
+    /// The running kernel's release.
+    pub kernel: String,
+}
