@@ -1,0 +1,183 @@
+//! `apply`: the lock, every refusal, then the steps.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::{Prepared, reboot};
+use crate::cli::{Apply, Global, Phase};
+use crate::engine;
+use crate::error::{Error, Kind, Result};
+use crate::host::fs::Owner;
+use crate::host::{Host, signals};
+use crate::journal::{self, Journal};
+use crate::report::{Report, Reporter};
+use crate::settings::Layer;
+use crate::step::{self, Step};
+
+/// Runs the role's steps.
+///
+/// # Errors
+/// The first refusal or failure, which the report has told already.
+pub fn run(global: &Global, arguments: &Apply) -> Result<u8> {
+    if arguments.dry_run {
+        return super::plan::run(global, &arguments.steps, false);
+    }
+    let reporter = global.reporter();
+    let mut report = Report::new("apply");
+    let started = Instant::now();
+    let mut changed = false;
+    let result = converge(global, arguments, &mut report, &reporter, started, &mut changed);
+    if let Err(error) = &result
+        && !changed
+    {
+        // A refusal, or a failure that no journal tells of.
+        report.duration_ms = elapsed_ms(started);
+        report.end(Some(error), false);
+        if reporter.json {
+            reporter.end(&report);
+        }
+    }
+    result.map(|()| 0)
+}
+
+fn elapsed_ms(started: Instant) -> u64 {
+    u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+fn converge(
+    global: &Global,
+    arguments: &Apply,
+    report: &mut Report,
+    reporter: &Reporter,
+    started: Instant,
+    reached: &mut bool,
+) -> Result<()> {
+    refuse_made_up_facts(global)?;
+    let mut host = super::host(global)?;
+    refuse_without_root(&host)?;
+    let from_user_data = is_user_data(arguments.steps.user_data.as_ref());
+    let patience =
+        arguments.lock_wait.unwrap_or(if from_user_data { Duration::from_secs(15 * 60) } else { Duration::ZERO });
+    let _lock = host.lock(patience, &mut |line| tracing::info!("{line}"))?;
+    let prepared = super::prepare(global, &mut host, &arguments.steps)?;
+    report.role = prepared.role.name.clone();
+    report.role_evidence = prepared.detected.evidence.clone();
+    report.instance_id = prepared.instance_id();
+    report.root = host.root().display().to_string();
+    report.notices = prepared.notices(&host);
+    let steps = prepared.steps(arguments.steps.phase)?;
+    report.step_count = steps.len();
+    refuse_machine(&host, arguments.steps.phase)?;
+    host.watch_packages(steps.iter().flat_map(|step| match &step.kind {
+        step::Kind::Package(packages) => packages.names().collect::<Vec<_>>(),
+        _ => Vec::new(),
+    }));
+    refuse_packages(&host, &steps)?;
+    if arguments.save {
+        save(global, &host, &prepared)?;
+    }
+
+    signals::listen()?;
+    reporter.heading(report);
+    let mut journal = journal_of(&prepared);
+    report.run = journal.run().into();
+    status(&host, report, "running")?;
+    *reached = true;
+    let result = engine::converge(&host, &steps, &mut journal, report, reporter);
+    report.duration_ms = elapsed_ms(started);
+    report.end(result.as_ref().err(), true);
+    let kept = keep(&host, &mut journal, report);
+    reporter.end(report);
+    result.and(kept)?;
+    if report.reboot_required {
+        reboot::if_wished(&host, &prepared.settings, &report.reboot_reasons, from_user_data)?;
+    }
+    Ok(())
+}
+
+/// A made-up identity never reaches a live node.
+fn refuse_made_up_facts(global: &Global) -> Result<()> {
+    let flag = if global.sample { "--sample" } else { "--facts" };
+    if global.root.is_none() && (global.sample || global.facts.is_some()) {
+        return Err(Error::new(Kind::Usage, format!("{flag} on the live machine"))
+            .cause("facts that are not this instance's must not be written on it")
+            .fix(format!("add --root ./node, or ask for a plan: titus-bootstrap plan {flag}")));
+    }
+    Ok(())
+}
+
+fn refuse_without_root(host: &Host) -> Result<()> {
+    if !host.is_live() || host.may_chown() {
+        return Ok(());
+    }
+    let words: Vec<String> = std::env::args().collect();
+    Err(Error::new(Kind::NotPermitted, "only root can do this").fix(format!("sudo {}", words.join(" "))))
+}
+
+fn refuse_machine(host: &Host, phase: Phase) -> Result<()> {
+    if host.is_live() && phase != Phase::Bake && host.entry("/run/systemd/system")?.is_none() {
+        return Err(Error::unavailable("systemd does not run this machine")
+            .cause("/run/systemd/system is not there")
+            .fix("use an image of Debian or Ubuntu with systemd; in an image without a running one: --phase bake"));
+    }
+    Ok(())
+}
+
+fn refuse_packages(host: &Host, steps: &[Step]) -> Result<()> {
+    let mut sources = Vec::new();
+    for step in steps {
+        if let step::Kind::AptSource(apt) = &step.kind
+            && host.is_live()
+        {
+            sources.extend(apt.prepare(host)?);
+        }
+    }
+    step::package::refuse_without_candidate(steps, host, &sources)
+}
+
+fn save(global: &Global, host: &Host, prepared: &Prepared) -> Result<()> {
+    let mut layers = vec![Layer::assignment(&format!("role={}", prepared.role.name))?];
+    for assignment in &global.set {
+        layers.push(Layer::assignment(assignment)?);
+    }
+    Layer::save(host, &layers)
+}
+
+fn journal_of(prepared: &Prepared) -> Journal {
+    let digest = step::hex(&Sha256::digest(prepared.role.text()));
+    let boot_id = prepared.facts.instance.as_ref().map(|instance| instance.boot_id.clone()).unwrap_or_default();
+    Journal::new(&prepared.role.name, digest, &boot_id, &prepared.instance_id())
+}
+
+fn keep(host: &Host, journal: &mut Journal, report: &Report) -> Result<()> {
+    status(host, report, &report.result)?;
+    if !journal.is_open() {
+        return Ok(());
+    }
+    journal.event(host, "ended", None, std::slice::from_ref(&report.result))?;
+    journal::keep_last(host, &report.text(), &report.json())
+}
+
+fn status(host: &Host, report: &Report, state: &str) -> Result<()> {
+    let status = json!({
+        "schema_version": report.schema_version,
+        "state": state,
+        "run": report.run,
+        "role": report.role,
+        "instance_id": report.instance_id,
+        "pid": std::process::id(),
+        "time": humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string(),
+        "reboot_required": report.reboot_required,
+        "error": report.error,
+    });
+    host.write(journal::STATUS, format!("{status}\n").as_bytes(), 0o644, Owner::ROOT)
+}
+
+/// Whether CONFIG is user data: a script with `#!` and our name, as cloud-init runs it.
+fn is_user_data(path: Option<&PathBuf>) -> bool {
+    let text = path.and_then(|path| std::fs::read(path).ok()).unwrap_or_default();
+    text.starts_with(b"#!") && matches!(crate::userdata::settings(&text), Ok(Some(_)))
+}

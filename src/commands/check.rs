@@ -1,0 +1,62 @@
+//! `check`: settings and roles, offline and without root.
+
+use std::path::{Path, PathBuf};
+
+use crate::cli::Global;
+use crate::error::{Error, Result};
+use crate::facts::sample;
+use crate::report::say;
+use crate::role::{self, Role, known_names};
+use crate::settings::{Layer, Merged};
+use crate::titus::agent::Values;
+
+/// Checks the named files, or what lies in /etc/titus-bootstrap and all roles.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn run(global: &Global, files: &[PathBuf]) -> Result<u8> {
+    let host = super::host(global)?;
+    let good = |what: &str| {
+        if !global.quiet {
+            say(&format!("good: {what}\n"));
+        }
+    };
+    for file in files {
+        if is_role(file)? {
+            let role = Role::from_file(file)?;
+            check_role(&host, &role)?;
+        } else {
+            let mut merged = Merged::default();
+            merged.add(&Layer::built_in()?);
+            merged.add(&Layer::file(file)?);
+            merged.settings()?;
+        }
+        good(&file.display().to_string());
+    }
+    if !files.is_empty() {
+        return Ok(0);
+    }
+    super::early(global, &host, None)?.merged.settings()?;
+    good("settings");
+    for name in role::names(&host)?.keys() {
+        check_role(&host, &Role::load(&host, name)?)?;
+        good(&format!("role {name}"));
+    }
+    Ok(0)
+}
+
+fn is_role(path: &Path) -> Result<bool> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Error::config(format!("{}: cannot be read", path.display())).cause(e))?;
+    Ok(text.parse::<toml::Table>().is_ok_and(|table| table.contains_key("step") || table.contains_key("description")))
+}
+
+/// Every name in the role, over facts of which only the names count.
+fn check_role(host: &crate::host::Host, role: &Role) -> Result<()> {
+    let mut merged = Merged::default();
+    merged.add(&Layer::built_in()?);
+    merged.add(&role.defaults()?);
+    let settings = merged.settings()?;
+    let renderer = role.renderer(host, known_names(&sample::facts(), &settings, &Values::default()))?;
+    role.names(&renderer).map(drop)
+}

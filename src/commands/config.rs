@@ -1,0 +1,57 @@
+//! `config show`, `config template`, `config schema`.
+
+use serde_json::json;
+
+use crate::cli::{Config, Global, Phase, Steps};
+use crate::error::{Error, Kind, Result};
+use crate::facts::sample;
+use crate::report::{SCHEMA_VERSION, say};
+use crate::role::{Role, known_names};
+use crate::settings::{Layer, Merged, template};
+use crate::titus::agent::Values;
+
+/// Shows the settings.
+///
+/// # Errors
+/// When they cannot be read, or facts that they need cannot be had.
+pub fn run(global: &Global, which: &Config) -> Result<u8> {
+    match which {
+        Config::Schema => say(&format!("{:#}\n", template::schema())),
+        Config::Template => say(&template_of(global)?),
+        Config::Show => show(global)?,
+    }
+    Ok(0)
+}
+
+fn show(global: &Global) -> Result<()> {
+    let mut host = super::host(global)?;
+    let prepared = super::prepare(global, &mut host, &Steps { phase: Phase::All, user_data: None })?;
+    let shown = template::shown(&prepared.merged);
+    if global.json {
+        let settings: serde_json::Map<_, _> = shown
+            .into_iter()
+            .map(|(key, (value, source))| (key, json!({ "value": value, "source": source })))
+            .collect();
+        say(&format!("{:#}\n", json!({ "schema_version": SCHEMA_VERSION, "settings": settings })));
+        return Ok(());
+    }
+    for (key, (value, source)) in shown {
+        say(&format!("{key:<32} {value}   ({source})\n"));
+    }
+    Ok(())
+}
+
+fn template_of(global: &Global) -> Result<String> {
+    let host = super::host(global)?;
+    let Some(name) = &global.role else {
+        return Err(Error::new(Kind::Usage, "config template: for which role?")
+            .fix("titus-bootstrap config template --role agent"));
+    };
+    let role = Role::load(&host, name)?;
+    let mut merged = Merged::default();
+    merged.add(&Layer::built_in()?);
+    merged.add(&role.defaults()?);
+    let settings = merged.settings()?;
+    let renderer = role.renderer(&host, known_names(&sample::facts(), &settings, &Values::default()))?;
+    Ok(template::template(&role.name, &role.names(&renderer)?, role.required(), &merged))
+}

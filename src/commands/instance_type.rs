@@ -1,0 +1,57 @@
+//! `instance-type NAME`: the network numbers of a type, and what an agent makes of them.
+
+use serde_json::json;
+
+use crate::cli::Global;
+use crate::error::Result;
+use crate::report::{SCHEMA_VERSION, say};
+use crate::role::Role;
+use crate::settings::schema::Families;
+use crate::settings::{Layer, Merged};
+use crate::titus::agent::instance_type;
+use crate::titus::attributes::{ResourceSet, resource_set};
+use crate::titus::{instance_types, supported_family};
+
+/// Prints the numbers of a type.
+///
+/// # Errors
+/// 78 when neither table nor settings have them.
+pub fn run(global: &Global, name: &str) -> Result<u8> {
+    let host = super::host(global)?;
+    let mut merged = Merged::default();
+    merged.add(&Layer::built_in()?);
+    merged.add(&Role::load(&host, "agent")?.defaults()?);
+    for layer in Layer::files(&host)? {
+        merged.add(&layer);
+    }
+    for assignment in &global.set {
+        merged.add(&Layer::assignment(assignment)?);
+    }
+    let settings = merged.settings()?;
+    let numbers = instance_type(&settings, name)?;
+    let set = |kind| resource_set(kind, &numbers).unwrap_or_else(|error| error.what);
+    let family = instance_types::family(name);
+    let supported = match &settings.agent.supported_families {
+        Some(Families::Listed(listed)) => supported_family(family, listed),
+        _ => true,
+    };
+    let (as_instance, schedulable) = (set(ResourceSet::Instance), set(ResourceSet::Schedulable));
+    if global.json {
+        let document = json!({
+            "schema_version": SCHEMA_VERSION, "instance_type": name, "max_enis": numbers.max_enis,
+            "ipv4_per_eni": numbers.ipv4_per_eni, "network_mbps": numbers.network_mbps, "family": family,
+            "supported": supported, "resource_set": { "instance": as_instance, "schedulable": schedulable },
+        });
+        say(&format!("{document:#}\n"));
+        return Ok(0);
+    }
+    let network = numbers.network_mbps.map_or("unknown".into(), |mbps| format!("{mbps} Mbit/s"));
+    let driver = if supported { "knows" } else { "does not know" };
+    say(&format!(
+        "{name}: {} interfaces, {} IPv4 addresses each, baseline network {network}\n\
+         resource set \"instance\":    {as_instance}\nresource set \"schedulable\": {schedulable}\n\
+         Titus's VPC driver {driver} the family {family} (setting agent.supported_families)\n",
+        numbers.max_enis, numbers.ipv4_per_eni,
+    ));
+    Ok(0)
+}

@@ -1,0 +1,270 @@
+//! The commands: one file each, and what they share: from the command line to a role's steps.
+
+pub mod apply;
+pub mod check;
+pub mod config;
+pub mod facts;
+pub mod instance_type;
+pub mod plan;
+pub mod print;
+pub mod reboot;
+pub mod role;
+pub mod status;
+pub mod verify;
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::cli::{Global, Phase as PhaseArgument, Steps};
+use crate::detect::{self, Detected};
+use crate::error::{Error, Result};
+use crate::facts::{Facts, imds, machine, sample};
+use crate::host::{Deadlines, Host};
+use crate::role::{Role, known_names};
+use crate::settings::schema::{Timeout, Timeouts};
+use crate::settings::{Layer, Merged, Settings};
+use crate::step::{Phase, Step};
+use crate::template::{Renderer, how_to_set};
+use crate::titus::agent::Values;
+use crate::userdata;
+
+/// Everything that a command knows before it looks at the first step.
+pub struct Prepared {
+    /// The role.
+    pub role: Role,
+    /// How it was found.
+    pub detected: Detected,
+    /// The settings, each with its source.
+    pub merged: Merged,
+    /// The same, checked.
+    pub settings: Settings,
+    /// Facts.
+    pub facts: Facts,
+    /// The role's templates over all of this.
+    pub renderer: Renderer,
+}
+
+/// The phases that an argument means. Phase `keep` has a timer and a command of its own.
+pub fn phases(argument: PhaseArgument) -> &'static [Phase] {
+    match argument {
+        PhaseArgument::Bake => &[Phase::Bake],
+        PhaseArgument::Boot => &[Phase::Boot],
+        PhaseArgument::All => &[Phase::Bake, Phase::Boot],
+    }
+}
+
+/// The machine, or the tree of --root.
+///
+/// # Errors
+/// When the tree cannot be made.
+pub fn host(global: &Global) -> Result<Host> {
+    match &global.root {
+        None => Ok(Host::live(Deadlines::default())),
+        Some(root) => Host::tree(root, Deadlines::default()),
+    }
+}
+
+/// Settings from files and flags, without those of role, instance and user data.
+pub struct Early {
+    below: Vec<Layer>,
+    above: Vec<Layer>,
+    /// Their sum.
+    pub merged: Merged,
+}
+
+/// Reads what can be read before the instance is asked.
+///
+/// # Errors
+/// When a file or flag is wrong.
+pub fn early(global: &Global, host: &Host, user_data: Option<&Path>) -> Result<Early> {
+    let mut below = Vec::new();
+    if global.sample {
+        below.push(Layer::parse("sample", sample::SETTINGS)?);
+    }
+    below.extend(Layer::files(host)?);
+    let mut above = Vec::new();
+    for path in user_data.into_iter().chain(global.config.as_deref()) {
+        above.push(Layer::file(path)?);
+    }
+    for assignment in &global.set {
+        above.push(Layer::assignment(assignment)?);
+    }
+    let merged = sum(&[Layer::built_in()?], &below, &above);
+    Ok(Early { below, above, merged })
+}
+
+fn sum(first: &[Layer], below: &[Layer], above: &[Layer]) -> Merged {
+    let mut merged = Merged::default();
+    first.iter().chain(below).chain(above).for_each(|layer| merged.add(layer));
+    merged
+}
+
+fn timeouts(merged: &Merged) -> Timeouts {
+    merged.table.get("timeouts").cloned().and_then(|table| table.try_into().ok()).unwrap_or_default()
+}
+
+fn or(timeout: Option<Timeout>, default: Duration) -> Duration {
+    timeout.map_or(default, |Timeout(duration)| duration)
+}
+
+/// Facts, and the user data as the instance has it. `bake`: the image alone is asked.
+///
+/// # Errors
+/// 69 where there is plainly no instance, 75 at the deadline, 78 when an answer is wrong.
+pub fn facts(global: &Global, early: &Early, bake: bool) -> Result<(Facts, Option<Vec<u8>>)> {
+    if global.sample {
+        return Ok((sample::facts(), None));
+    }
+    if let Some(path) = &global.facts {
+        return Ok((facts_from(path)?, None));
+    }
+    let live = Host::live(Deadlines::default());
+    let image = machine::image(&live)?;
+    let schema_version = crate::report::SCHEMA_VERSION;
+    if bake {
+        return Ok((Facts { schema_version, instance: None, image, sources: Default::default() }, None));
+    }
+    let endpoint = imds::Endpoint::from_env()?;
+    if !endpoint.is_given() && !machine::is_ec2(&live) {
+        return Err(Error::unavailable("this machine is no EC2 instance: it has no facts of one")
+            .cause("its firmware (DMI) does not say Amazon EC2")
+            .fix("give facts with --facts FILE, or try it on built-in ones: --sample --root ./node"));
+    }
+    if !endpoint.is_default() {
+        tracing::info!("the metadata service is {endpoint}");
+    }
+    let deadline = or(timeouts(&early.merged).facts, Duration::from_secs(120));
+    let answers = imds::read(&endpoint, deadline, &mut |line| tracing::info!("{line}"))?;
+    let (mut instance, mut sources) = (answers.instance, answers.sources);
+    machine::complete(&live, &mut instance, &mut sources)?;
+    Ok((Facts { schema_version, instance: Some(instance), image, sources }, answers.user_data))
+}
+
+fn facts_from(path: &Path) -> Result<Facts> {
+    let shown = path.display();
+    let wrong = |cause: &dyn std::fmt::Display| {
+        Error::config(format!("{shown}: is no print of facts"))
+            .cause(cause)
+            .fix("make one with: titus-bootstrap facts --json")
+    };
+    let text = std::fs::read_to_string(path).map_err(|e| wrong(&e))?;
+    let facts: Facts = serde_json::from_str(&text).map_err(|e| wrong(&e))?;
+    if facts.schema_version != crate::report::SCHEMA_VERSION {
+        return Err(wrong(&format!("its schema_version is {}", facts.schema_version)));
+    }
+    Ok(facts)
+}
+
+/// From the command line to a role that can be rendered.
+///
+/// # Errors
+/// Everything that can be refused before the machine is looked at.
+pub fn prepare(global: &Global, host: &mut Host, steps: &Steps) -> Result<Prepared> {
+    let early = early(global, host, steps.user_data.as_deref())?;
+    let bake = steps.phase == PhaseArgument::Bake;
+    let (facts, user_data) = facts(global, &early, bake)?;
+    prepare_with(global, host, early, facts, user_data, bake)
+}
+
+fn prepare_with(
+    global: &Global,
+    host: &mut Host,
+    mut early: Early,
+    facts: Facts,
+    user_data: Option<Vec<u8>>,
+    bake: bool,
+) -> Result<Prepared> {
+    let mut flag = global.role.clone();
+    if let Some(tags) = facts.instance.as_ref().and_then(|instance| instance.tags.as_ref()) {
+        early.below.extend(Layer::tags(tags)?);
+    }
+    if let Some(text) = user_data.as_deref().map(userdata::settings).transpose()?.flatten() {
+        early.below.push(Layer::parse("user data", &text)?);
+        early.below.extend(words_of(&text, &mut flag)?);
+    }
+    let merged = sum(&[Layer::built_in()?], &early.below, &early.above);
+    let detected = detect::role(flag.as_deref(), &merged, Some(&facts))?;
+    let role = Role::load(host, &detected.role)?;
+    let merged = sum(&[Layer::built_in()?, role.defaults()?], &early.below, &early.above);
+    let settings = merged.settings()?;
+    role.refuse(&settings, &facts)?;
+    host.deadlines = deadlines(&merged);
+    let values = match &facts.instance {
+        Some(instance) if role.vpc_driver && !bake => Values::of_agent(&settings, instance)?,
+        _ => Values::of_settings(&settings),
+    };
+    if !bake {
+        refuse_without_required(&role, &settings)?;
+    }
+    let renderer = role.renderer(host, known_names(&facts, &settings, &values))?;
+    role.names(&renderer)?;
+    Ok(Prepared { role, detected, merged, settings, facts, renderer })
+}
+
+fn deadlines(merged: &Merged) -> Deadlines {
+    let (timeouts, default) = (timeouts(merged), Deadlines::default());
+    Deadlines {
+        apt_lock: or(timeouts.apt_lock, default.apt_lock),
+        download: or(timeouts.download, default.download),
+        unit: or(timeouts.unit, default.unit),
+        wait: or(timeouts.wait, default.wait),
+    }
+}
+
+/// `--role` and `--set` on the `#!` line of user data.
+fn words_of(text: &str, flag: &mut Option<String>) -> Result<Vec<Layer>> {
+    use clap::Parser;
+    let words = userdata::arguments(text);
+    let cli = crate::cli::Cli::try_parse_from(std::iter::once("titus-bootstrap").chain(words))
+        .map_err(|e| Error::config("user data: the words on its first line cannot be read").cause(e.render()))?;
+    if flag.is_none() {
+        *flag = cli.global.role;
+    }
+    cli.global.set.iter().map(|assignment| Layer::assignment(assignment)).collect()
+}
+
+fn refuse_without_required(role: &Role, settings: &Settings) -> Result<()> {
+    let known = serde_json::json!(settings);
+    let has = |name: &str| {
+        let found = name.split('.').try_fold(&known, |at, part| at.get(part));
+        found.is_some_and(|value| !value.is_null() && value.as_array().is_none_or(|list| !list.is_empty()))
+    };
+    let missing: Vec<&str> = role.required().iter().map(String::as_str).filter(|name| !has(name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let how = |name: &&str| if *name == "zookeeper.servers" { how_to_set("prereqs") } else { how_to_set(name) };
+    Err(Error::config(format!("role {} needs {}", role.name, missing.join(" and ")))
+        .fix(missing.iter().map(how).collect::<Vec<_>>().join("\n")))
+}
+
+impl Prepared {
+    /// The steps of these phases.
+    ///
+    /// # Errors
+    /// When a value is missing or wrong.
+    pub fn steps(&self, phase: PhaseArgument) -> Result<Vec<Step>> {
+        self.role.steps(&self.renderer, phases(phase)).map_err(|error| error.at(&self.role.name))
+    }
+
+    /// The instance's id; empty while an image is baked.
+    pub fn instance_id(&self) -> String {
+        self.facts.instance.as_ref().map(|instance| instance.id.clone()).unwrap_or_default()
+    }
+
+    /// What an operator should know and no step tells.
+    pub fn notices(&self, host: &Host) -> Vec<String> {
+        let mut notices = Vec::new();
+        if let Some(listen) = self.settings.agent.docker_listen.as_ref().filter(|_| self.role.vpc_driver) {
+            let loopback =
+                listen.starts_with("127.") || listen.starts_with("[::1]") || listen.starts_with("localhost:");
+            if !loopback {
+                notices.push(format!("agent.docker_listen is {listen}: who reaches it is root on this node"));
+            }
+        }
+        if !host.is_live() && !host.may_chown() {
+            notices.push("owners are not set: this process is not root".into());
+        }
+        notices
+    }
+}

@@ -1,0 +1,140 @@
+//! The loop: observe, converge, observe again. The command only chooses the mode.
+
+use std::collections::BTreeSet;
+
+use crate::error::{Error, Kind, Result};
+use crate::host::failpoint::failpoint;
+use crate::host::{Host, signals};
+use crate::journal::Journal;
+use crate::report::{Report, Reporter, StepReport};
+use crate::step::{self, State, Step};
+
+/// Looks at every step and changes nothing.
+///
+/// # Errors
+/// When a step cannot be looked at; it is named.
+pub fn observe(host: &Host, steps: &[Step], report: &mut Report, reporter: &Reporter) -> Result<()> {
+    watch(host, steps);
+    // What earlier steps will have written by the time a later one is reached.
+    let mut planned = BTreeSet::new();
+    for (n, step) in steps.iter().enumerate() {
+        let state = step.observe(host, &planned).map_err(|error| at(error, report, n, steps))?;
+        if let (State::Changes(_), step::Kind::File(file)) = (&state, &step.kind) {
+            planned.insert(file.path.clone());
+        }
+        record(report, reporter, step, &state, false);
+    }
+    Ok(())
+}
+
+/// Makes every step so.
+///
+/// # Errors
+/// At the first step that fails; what was done until then stays, and the next run goes on from there.
+pub fn converge(
+    host: &Host,
+    steps: &[Step],
+    journal: &mut Journal,
+    report: &mut Report,
+    reporter: &Reporter,
+) -> Result<()> {
+    watch(host, steps);
+    let paths: Vec<String> = steps.iter().flat_map(Step::paths).collect();
+    host.sweep(paths.iter().map(String::as_str))?;
+    if host.is_live() {
+        for step in steps {
+            if let step::Kind::Unit(unit) = &step.kind {
+                unit.witness(host)?;
+            }
+        }
+    }
+    for (n, step) in steps.iter().enumerate() {
+        failpoint();
+        converge_step(host, step, journal, report, reporter).map_err(|error| {
+            let event = if error.kind == Kind::Interrupted { "interrupted" } else { "failed" };
+            // The run fails for its own reason; that the journal failed too adds nothing.
+            let _ = journal.event(host, event, Some(&step.id), &[error.what.clone()]);
+            record_failure(report, reporter, step, &error);
+            at(error, report, n, steps)
+        })?;
+    }
+    failpoint();
+    host.forget_candidates()
+}
+
+fn converge_step(
+    host: &Host,
+    step: &Step,
+    journal: &mut Journal,
+    report: &mut Report,
+    reporter: &Reporter,
+) -> Result<()> {
+    if signals::interrupted() {
+        return Err(signals::interruption());
+    }
+    let nothing = BTreeSet::new();
+    let state = step.observe(host, &nothing)?;
+    let changes = match &state {
+        State::Changes(changes) => changes,
+        State::Blocked(why) => return Err(Error::failed(why.clone())),
+        _ => {
+            record(report, reporter, step, &state, false);
+            return Ok(());
+        }
+    };
+    let lines: Vec<String> = changes.iter().map(|change| change.line.clone()).collect();
+    journal.event(host, "started", Some(&step.id), &lines)?;
+    failpoint();
+    reporter.started(step);
+    step.converge(host)?;
+    failpoint();
+    let after = step.observe(host, &nothing)?;
+    match &after {
+        State::Changes(left) => {
+            let left: Vec<&str> = left.iter().map(|change| change.line.as_str()).collect();
+            return Err(Error::failed("did not converge").cause(format!("still to do: {}", left.join("; "))));
+        }
+        State::Blocked(why) => return Err(Error::failed("did not converge").cause(why)),
+        State::InSync(_) | State::AfterReboot(_) | State::Deferred(_) => {}
+    }
+    journal.event(host, "finished", Some(&step.id), &[])?;
+    let mut made = StepReport::new(step, &state, true);
+    made.note = StepReport::new(step, &after, false).note;
+    if let State::AfterReboot(why) = after {
+        report.reboot_reasons.push(why);
+    }
+    reporter.step(report, &made);
+    report.steps.push(made);
+    Ok(())
+}
+
+/// systemd and dpkg are asked once for everything.
+fn watch(host: &Host, steps: &[Step]) {
+    for step in steps {
+        match &step.kind {
+            step::Kind::Unit(unit) if unit.is_asked_for() => host.watch_units([unit.name.as_str()].into_iter()),
+            step::Kind::Package(packages) => host.watch_packages(packages.names()),
+            _ => {}
+        }
+    }
+}
+
+fn at(error: Error, report: &Report, n: usize, steps: &[Step]) -> Error {
+    let id = steps.get(n).map_or("", |step| step.id.as_str());
+    error.at(format!("{}: step {}/{} {id}", report.role, n + 1, steps.len()))
+}
+
+fn record(report: &mut Report, reporter: &Reporter, step: &Step, state: &State, changed: bool) {
+    if let State::AfterReboot(why) = state {
+        report.reboot_reasons.push(why.clone());
+    }
+    let made = StepReport::new(step, state, changed);
+    reporter.step(report, &made);
+    report.steps.push(made);
+}
+
+fn record_failure(report: &mut Report, reporter: &Reporter, step: &Step, error: &Error) {
+    let made = StepReport::failed(step, error);
+    reporter.step(report, &made);
+    report.steps.push(made);
+}

@@ -1,0 +1,19 @@
+//! titus-bootstrap: brings an EC2 instance into the state that its Titus role describes.
+//!
+//! Arrows point one way: [`commands`] -> [`engine`] -> [`step`] -> [`host`].
+
+pub mod cli;
+pub mod commands;
+pub mod detect;
+pub mod engine;
+pub mod error;
+pub mod facts;
+pub mod host;
+pub mod journal;
+pub mod report;
+pub mod role;
+pub mod settings;
+pub mod step;
+pub mod template;
+pub mod titus;
+pub mod userdata;

@@ -1,0 +1,10 @@
+//! titus-bootstrap: exit codes and nothing else.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    titus_bootstrap::host::accounts::confine_look_ups();
+    // Without a provider the first HTTP client panics. A second installation would be refused, and there is none.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    ExitCode::from(titus_bootstrap::cli::run(std::env::args_os().collect()))
+}

@@ -1,0 +1,368 @@
+//! What people and programs read of a run.
+
+use std::io::{IsTerminal, Write};
+
+use serde::Serialize;
+
+use crate::error::{Error, Kind};
+use crate::step::{Change, State, Step};
+
+/// The layout of everything that is printed as JSON.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// What a run found and did.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Report {
+    /// The layout.
+    pub schema_version: u32,
+    /// `apply`, `plan`, `status`.
+    pub command: String,
+    /// This program's version.
+    pub version: String,
+    /// The role.
+    pub role: String,
+    /// Where the role was looked for, and what each place said.
+    pub role_evidence: Vec<String>,
+    /// The instance.
+    pub instance_id: String,
+    /// The root directory.
+    pub root: String,
+    /// The run's name in the journal.
+    pub run: String,
+    /// `converged`, `failed`, `interrupted`, `refused`; of a plan `in_sync` or `changes`.
+    pub result: String,
+    /// Every step that was reached.
+    pub steps: Vec<StepReport>,
+    /// How many steps there are.
+    pub step_count: usize,
+    /// What should be known and is no step's.
+    pub notices: Vec<String>,
+    /// Whether a reboot is due.
+    pub reboot_required: bool,
+    /// Why.
+    pub reboot_reasons: Vec<String>,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorReport>,
+}
+
+/// One step of a report.
+#[derive(Debug, Clone, Serialize)]
+pub struct StepReport {
+    /// The step.
+    pub id: String,
+    /// Its kind.
+    pub kind: &'static str,
+    /// `in_sync`, `changes`, `changed`, `blocked`, `after_reboot`, `deferred`, `failed`.
+    pub state: &'static str,
+    /// What is to be done, or was.
+    pub changes: Vec<Change>,
+    /// What else is worth saying.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// An error for programs.
+#[derive(Debug, Clone, Serialize)]
+pub struct ErrorReport {
+    /// The process's exit code.
+    pub exit_code: u8,
+    /// One line.
+    pub what: String,
+    /// Why.
+    pub cause: Option<String>,
+    /// How to mend it.
+    pub fix: Option<String>,
+}
+
+impl From<&Error> for ErrorReport {
+    fn from(error: &Error) -> Self {
+        let hidden = |text: &Option<String>| text.as_deref().map(masked);
+        ErrorReport {
+            exit_code: error.kind.exit_code(),
+            what: masked(&error.what),
+            cause: hidden(&error.cause),
+            fix: hidden(&error.fix),
+        }
+    }
+}
+
+impl StepReport {
+    /// Of a state; `changed`: its changes were made.
+    pub fn new(step: &Step, state: &State, changed: bool) -> StepReport {
+        let (name, changes, note) = match state {
+            State::InSync(note) => ("in_sync", Vec::new(), note.clone()),
+            State::Changes(changes) => (if changed { "changed" } else { "changes" }, changes.clone(), None),
+            State::Blocked(why) => ("blocked", Vec::new(), Some(why.clone())),
+            State::AfterReboot(why) => ("after_reboot", Vec::new(), Some(why.clone())),
+            State::Deferred(why) => ("deferred", Vec::new(), Some(why.clone())),
+        };
+        let hidden = |change: Change| Change { line: masked(&change.line), diff: change.diff.as_deref().map(masked) };
+        StepReport {
+            id: step.id.clone(),
+            kind: step.kind_name(),
+            state: name,
+            changes: changes.into_iter().map(hidden).collect(),
+            note: note.as_deref().map(masked),
+        }
+    }
+
+    /// Of a failure.
+    pub fn failed(step: &Step, error: &Error) -> StepReport {
+        let (id, kind) = (step.id.clone(), step.kind_name());
+        StepReport { id, kind, state: "failed", changes: Vec::new(), note: Some(masked(&error.what)) }
+    }
+}
+
+impl Report {
+    /// An empty report.
+    pub fn new(command: &str) -> Report {
+        Report {
+            schema_version: SCHEMA_VERSION,
+            command: command.into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            ..Report::default()
+        }
+    }
+
+    /// How many steps are in this state.
+    pub fn count(&self, state: &str) -> usize {
+        self.steps.iter().filter(|step| step.state == state).count()
+    }
+
+    /// Fills in how it ended.
+    pub fn end(&mut self, error: Option<&Error>, changed_anything: bool) {
+        self.reboot_required = !self.reboot_reasons.is_empty();
+        self.error = error.map(ErrorReport::from);
+        self.result = match error.map(|error| error.kind) {
+            Some(Kind::Interrupted) => "interrupted",
+            Some(Kind::Failed) => "failed",
+            Some(_) if changed_anything => "failed",
+            Some(_) => "refused",
+            None if self.command == "apply" => "converged",
+            None if self.count("changes") + self.count("blocked") == 0 => "in_sync",
+            None => "changes",
+        }
+        .into();
+    }
+
+    /// As JSON, one document.
+    pub fn json(&self) -> String {
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+
+    /// The last lines for people.
+    pub fn summary(&self) -> String {
+        let mut parts = Vec::new();
+        for (state, words) in [
+            ("changed", "changed"),
+            ("changes", "to change"),
+            ("in_sync", "in sync"),
+            ("deferred", "deferred"),
+            ("after_reboot", "after a reboot"),
+            ("blocked", "to follow"),
+            ("failed", "failed"),
+        ] {
+            if self.count(state) > 0 {
+                parts.push(format!("{} {words}", self.count(state)));
+            }
+        }
+        let nothing = self.count("changed") + self.count("changes") + self.count("blocked") + self.count("failed") == 0;
+        let start = if nothing && self.error.is_none() { "nothing to do. " } else { "" };
+        let mut text = format!("{start}{} steps: {} ({} ms)", self.step_count, parts.join(", "), self.duration_ms);
+        for notice in &self.notices {
+            text.push_str(&format!("\nnotice: {notice}"));
+        }
+        if self.reboot_required {
+            text.push_str(&format!("\na reboot is due: {}", self.reboot_reasons.join("; ")));
+        }
+        text
+    }
+
+    /// The whole report for people, as it is kept on disk.
+    pub fn text(&self) -> String {
+        let mut text = self.heading();
+        for (n, step) in self.steps.iter().enumerate() {
+            text.push_str(&step_text(n + 1, self, step, false));
+        }
+        text.push_str(&self.summary());
+        if let Some(error) = &self.error {
+            text.push_str(&format!("\nfailed: {}", error.what));
+        }
+        text.push('\n');
+        text
+    }
+
+    fn heading(&self) -> String {
+        let mut text = format!("{} {} of role {}", self.command, self.version, self.role);
+        if !self.instance_id.is_empty() {
+            text.push_str(&format!(" on {}", self.instance_id));
+        }
+        if self.root != "/" {
+            text.push_str(&format!(" below {}", self.root));
+        }
+        text.push_str(&format!("\nrole: {}\n", self.role_evidence.join("; ")));
+        text
+    }
+}
+
+/// Prints as a run goes on; what the command line asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Reporter {
+    /// One document at the end, nothing before.
+    pub json: bool,
+    /// Nothing but errors.
+    pub quiet: bool,
+    /// Steps that are in sync, too.
+    pub verbose: bool,
+    /// Colours, if standard output is a terminal.
+    pub colour: bool,
+}
+
+impl Reporter {
+    fn print(&self, text: &str) {
+        if !self.json && !self.quiet {
+            say(text);
+        }
+    }
+
+    /// Before the first step.
+    pub fn heading(&self, report: &Report) {
+        self.print(&report.heading());
+    }
+
+    /// Before a step is converged.
+    pub fn started(&self, step: &Step) {
+        tracing::debug!(step = %step.id, "converging");
+    }
+
+    /// After each step.
+    pub fn step(&self, report: &Report, step: &StepReport) {
+        if step.state != "in_sync" || step.note.is_some() || self.verbose {
+            let colour = self.colour && std::io::stdout().is_terminal();
+            self.print(&step_text(report.steps.len() + 1, report, step, colour));
+        }
+    }
+
+    /// At the end.
+    pub fn end(&self, report: &Report) {
+        if self.json {
+            say(&format!("{}\n", report.json()));
+        } else {
+            self.print(&format!("{}\n", report.summary()));
+        }
+    }
+}
+
+/// Prints to standard output. A reader that has gone away is no failure of the run.
+pub fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+fn step_text(n: usize, report: &Report, step: &StepReport, colour: bool) -> String {
+    let (word, code) = match step.state {
+        "in_sync" => ("in sync", "32"),
+        "changed" => ("changed", "33"),
+        "changes" => ("to change", "33"),
+        "after_reboot" => ("after reboot", "36"),
+        "failed" => ("failed", "31"),
+        "blocked" => ("to follow", "36"),
+        other => (other, "36"),
+    };
+    let padded = format!("{word:<12}");
+    let word = if colour { format!("\x1b[{code}m{padded}\x1b[0m") } else { padded };
+    let width = report.step_count.to_string().len();
+    let start = format!("[{n:>width$}/{}] {:<28} ", report.step_count, step.id);
+    let indent = " ".repeat(start.len());
+    let mut lines: Vec<String> = Vec::new();
+    for change in &step.changes {
+        lines.push(change.line.clone());
+        lines.extend(change.diff.iter().flat_map(|diff| diff.lines().map(|line| format!("  {line}"))));
+    }
+    lines.extend(step.note.clone());
+    let first = lines.first().cloned().unwrap_or_default();
+    let mut text = format!("{start}{word} {first}").trim_end().to_owned() + "\n";
+    for line in lines.iter().skip(1) {
+        text.push_str(&format!("{indent}             {line}\n"));
+    }
+    text
+}
+
+/// Hides what must not be read: user info in an address, and what follows the words
+/// password or token.
+pub fn masked(text: &str) -> String {
+    let mut made = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        made.push_str(before);
+        let end = after.find(|c: char| c == '/' || c.is_whitespace() || c == '"' || c == '\'').unwrap_or(after.len());
+        let (authority, tail) = after.split_at(end);
+        match authority.rsplit_once('@') {
+            Some((_, host)) => {
+                made.push_str("***@");
+                made.push_str(host);
+            }
+            None => made.push_str(authority),
+        }
+        rest = tail;
+    }
+    made.push_str(rest);
+    mask_words(&made)
+}
+
+fn mask_words(text: &str) -> String {
+    let lower = text.to_ascii_lowercase();
+    let mut made = String::with_capacity(text.len());
+    let mut at = 0;
+    loop {
+        let rest = lower.get(at..).unwrap_or_default();
+        let next = ["password", "token"].iter().filter_map(|word| Some(rest.find(word)? + at + word.len())).min();
+        let Some(found) = next else { break };
+        // Only an assignment: `password = "…"`, `token: …`, `"token":"…"`.
+        let after = text.get(found..).unwrap_or_default().trim_start_matches(['"', '\'', ' ']);
+        let value = after.strip_prefix(['=', ':']).map(|value| value.trim_start_matches(['"', '\'', ' ']));
+        let Some(value) = value else {
+            made.push_str(text.get(at..found).unwrap_or_default());
+            at = found;
+            continue;
+        };
+        let start = text.len() - value.len();
+        made.push_str(text.get(at..start).unwrap_or_default());
+        made.push_str("***");
+        at = start + value.find(|c: char| c.is_whitespace() || c == '"' || c == '\'').unwrap_or(value.len());
+    }
+    made.push_str(text.get(at..).unwrap_or_default());
+    made
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_hidden() {
+        for (text, shown) in [
+            ("deb https://user:pw@host/x and http://a@b", "deb https://***@host/x and http://***@b"),
+            ("https://host/a@b", "https://host/a@b"),
+            ("https://u:p@ss@host/", "https://***@host/"),
+            ("password = \"hunter2\" next", "password = \"***\" next"),
+            ("{\"token\":\"abc\"}", "{\"token\":\"***\"}"),
+            ("a token was asked for", "a token was asked for"),
+            ("", ""),
+        ] {
+            assert_eq!(masked(text), shown);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in "\\PC{0,100}") {
+            masked(&text);
+            masked(&format!("password={text}://{text}@{text}"));
+        }
+    }
+}
