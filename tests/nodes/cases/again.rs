@@ -5,16 +5,7 @@ use crate::harness::node::Node;
 use crate::harness::tree::{assert_same, stamps};
 
 /// Programs of apt and dpkg that a run without work has no need of.
-const TOOLS: [&str; 8] = [
-    "apt",
-    "apt-get",
-    "apt-cache",
-    "apt-config",
-    "apt-mark",
-    "dpkg",
-    "dpkg-deb",
-    "dpkg-divert",
-];
+const TOOLS: [&str; 8] = ["apt", "apt-get", "apt-cache", "apt-config", "apt-mark", "dpkg", "dpkg-deb", "dpkg-divert"];
 
 #[test]
 fn the_second_run_changes_nothing() {
@@ -26,9 +17,7 @@ fn the_second_run_changes_nothing() {
             &format!("/tmp/spies/{tool}"),
             &format!("#!/bin/sh\necho {tool} \"$@\" >> /tmp/spies/trace\nexit 1\n"),
         );
-        node.shell(&format!(
-            "chmod +x /tmp/spies/{tool} && mount --bind /tmp/spies/{tool} /usr/bin/{tool}"
-        ));
+        node.shell(&format!("chmod +x /tmp/spies/{tool} && mount --bind /tmp/spies/{tool} /usr/bin/{tool}"));
     }
 
     // The first after the boot that started the units, then one more.
@@ -37,26 +26,9 @@ fn the_second_run_changes_nothing() {
         let before = stamps(&node.path("/"));
         let run = agent::apply(&node);
         assert_eq!(run.json()["result"], "converged", "{}", run.told());
-        assert_eq!(
-            run.steps("changed"),
-            Vec::<String>::new(),
-            "{which} run: {}",
-            run.told()
-        );
-        assert_same(
-            &before,
-            &stamps(&node.path("/")),
-            &format!("the {which} run touched"),
-        );
-        assert_eq!(
-            UNITS.map(|unit| node.property(unit, "InvocationID")),
-            units,
-            "the {which} run restarted a unit"
-        );
-        assert!(
-            !node.exists("/tmp/spies/trace"),
-            "the {which} run started {}",
-            node.read("/tmp/spies/trace")
-        );
+        assert_eq!(run.steps("changed"), Vec::<String>::new(), "{which} run: {}", run.told());
+        assert_same(&before, &stamps(&node.path("/")), &format!("the {which} run touched"));
+        assert_eq!(UNITS.map(|unit| node.property(unit, "InvocationID")), units, "the {which} run restarted a unit");
+        assert!(!node.exists("/tmp/spies/trace"), "the {which} run started {}", node.read("/tmp/spies/trace"));
     }
 }

@@ -15,10 +15,7 @@ fn a_bucket_changes_one_line_and_restarts_nothing() {
     let planned = node.bootstrap(&["plan", "--detailed-exitcode"]).expect(2);
     assert_eq!(
         diff(&planned),
-        [
-            "-export TITUS_LOG_BUCKET=titus-log-bucket-terraform-example",
-            "+export TITUS_LOG_BUCKET=another-bucket"
-        ],
+        ["-export TITUS_LOG_BUCKET=titus-log-bucket-terraform-example", "+export TITUS_LOG_BUCKET=another-bucket"],
         "{}",
         planned.told()
     );
@@ -26,10 +23,7 @@ fn a_bucket_changes_one_line_and_restarts_nothing() {
     let before = stamps(&node.path("/"));
     let run = agent::apply(&node);
     assert_eq!(run.steps("changed").len(), 1, "{}", run.told());
-    assert_eq!(
-        changed_files(&node, &before),
-        ["/etc/profile.d/titus_environment.sh"]
-    );
+    assert_eq!(changed_files(&node, &before), ["/etc/profile.d/titus_environment.sh"]);
     assert_eq!(invocations(&node), units, "a unit was restarted");
     agent::check(&node);
 }
@@ -43,9 +37,7 @@ fn a_zookeeper_address_restarts_the_mesos_agent_alone() {
         "zookeeper.servers = [\"{PREREQS}:2181\", \"30.0.100.195:2181\"]\nmesos.masters = [\"{PREREQS}:5050\"]"
     );
     agent::settings_with(&node, "titus-log-bucket-terraform-example", &more);
-    let settings = node
-        .read(SETTINGS)
-        .replace(&format!("prereqs = \"{PREREQS}\"\n"), "");
+    let settings = node.read(SETTINGS).replace(&format!("prereqs = \"{PREREQS}\"\n"), "");
     node.write(SETTINGS, &settings);
 
     let planned = node.bootstrap(&["plan", "--detailed-exitcode"]).expect(2);
@@ -59,22 +51,14 @@ fn a_zookeeper_address_restarts_the_mesos_agent_alone() {
         planned.told()
     );
     let said = planned.stdout.to_lowercase();
-    assert!(
-        said.contains("mesos-agent") && said.contains("task"),
-        "running tasks end: {}",
-        planned.told()
-    );
+    assert!(said.contains("mesos-agent") && said.contains("task"), "running tasks end: {}", planned.told());
 
     let [docker, proxy, agent] = invocations(&node);
     let before = stamps(&node.path("/"));
     agent::apply(&node);
     assert_eq!(changed_files(&node, &before), ["/etc/mesos-agent.config"]);
     let after = invocations(&node);
-    assert_eq!(
-        [&after[0], &after[1]],
-        [&docker, &proxy],
-        "Docker or its proxy was restarted"
-    );
+    assert_eq!([&after[0], &after[1]], [&docker, &proxy], "Docker or its proxy was restarted");
     assert_ne!(after[2], agent, "the Mesos agent was not restarted");
     agent::check(&node);
 }
@@ -82,13 +66,9 @@ fn a_zookeeper_address_restarts_the_mesos_agent_alone() {
 /// The lines of a plan that a change removes or adds.
 fn diff(planned: &Outcome) -> Vec<String> {
     let lines = planned.stdout.lines().map(str::trim_start);
-    let changed = lines.filter(|l| {
-        (l.starts_with('-') && !l.starts_with("---"))
-            || (l.starts_with('+') && !l.starts_with("+++"))
-    });
-    changed
-        .map(|l| format!("{}{}", &l[..1], l[1..].trim()))
-        .collect()
+    let changed = lines
+        .filter(|l| (l.starts_with('-') && !l.starts_with("---")) || (l.starts_with('+') && !l.starts_with("+++")));
+    changed.map(|l| format!("{}{}", &l[..1], l[1..].trim())).collect()
 }
 
 fn invocations(node: &Node) -> [String; 3] {

@@ -5,51 +5,15 @@ use crate::harness::node::Node;
 
 /// What was done to the node, how, and the steps that mend it.
 const WAYS: [(&str, &str, &[&str]); 10] = [
-    (
-        "a file edited",
-        "echo oops >> /etc/titus-executor/config.json",
-        &["executor-config-json"],
-    ),
-    (
-        "a file deleted",
-        "rm /etc/profile.d/titus_environment.sh",
-        &["titus-environment"],
-    ),
-    (
-        "a mode changed",
-        "chmod 0600 /etc/mesos-attributes.sh",
-        &["mesos-attributes"],
-    ),
-    (
-        "a unit disabled",
-        "systemctl disable docker-tcp-proxy.socket",
-        &["docker-tcp-proxy-socket"],
-    ),
-    (
-        "a unit stopped",
-        "systemctl stop mesos-agent",
-        &["mesos-agent"],
-    ),
-    (
-        "a unit masked",
-        "systemctl mask docker-tcp-proxy.service",
-        &["docker-tcp-proxy"],
-    ),
-    (
-        "a drop-in removed",
-        "rm /etc/systemd/system/docker.service.d/10-docker-config.conf",
-        &["docker-config"],
-    ),
-    (
-        "a package removed",
-        "dpkg --remove titus-executor",
-        &["agent-packages"],
-    ),
-    (
-        "the user out of the group",
-        "gpasswd --delete ubuntu docker",
-        &["docker-user"],
-    ),
+    ("a file edited", "echo oops >> /etc/titus-executor/config.json", &["executor-config-json"]),
+    ("a file deleted", "rm /etc/profile.d/titus_environment.sh", &["titus-environment"]),
+    ("a mode changed", "chmod 0600 /etc/mesos-attributes.sh", &["mesos-attributes"]),
+    ("a unit disabled", "systemctl disable docker-tcp-proxy.socket", &["docker-tcp-proxy-socket"]),
+    ("a unit stopped", "systemctl stop mesos-agent", &["mesos-agent"]),
+    ("a unit masked", "systemctl mask docker-tcp-proxy.service", &["docker-tcp-proxy"]),
+    ("a drop-in removed", "rm /etc/systemd/system/docker.service.d/10-docker-config.conf", &["docker-config"]),
+    ("a package removed", "dpkg --remove titus-executor", &["agent-packages"]),
+    ("the user out of the group", "gpasswd --delete ubuntu docker", &["docker-user"]),
     ("/metatron gone", "rm /metatron", &["metatron"]),
 ];
 
@@ -66,19 +30,10 @@ fn each_way_of_breaking_an_agent_is_mended() {
         assert_eq!(run.steps("changed"), steps, "{what}: {}", run.told());
         for (unit, before) in UNITS.iter().zip(units) {
             let restarted = node.property(unit, "InvocationID") != before;
-            assert_eq!(
-                restarted,
-                what == "a unit stopped" && *unit == "mesos-agent.service",
-                "{what}: {unit}"
-            );
+            assert_eq!(restarted, what == "a unit stopped" && *unit == "mesos-agent.service", "{what}: {unit}");
         }
         agent::check(&node);
         let again = agent::apply(&node);
-        assert_eq!(
-            again.steps("changed"),
-            Vec::<String>::new(),
-            "{what}, once more: {}",
-            again.told()
-        );
+        assert_eq!(again.steps("changed"), Vec::<String>::new(), "{what}, once more: {}", again.told());
     }
 }

@@ -10,42 +10,21 @@ fn a_fresh_node_becomes_an_agent() {
     agent::settings(&node);
 
     let planned = node.bootstrap(&["plan", "--detailed-exitcode"]).expect(2);
-    assert!(
-        planned.stdout.contains("titus-executor"),
-        "{}",
-        planned.told()
-    );
+    assert!(planned.stdout.contains("titus-executor"), "{}", planned.told());
     assert!(!node.exists("/etc/mesos-agent.config"), "a plan wrote");
 
     // No role and no setting on the command line: the tag says it, and the image.
     let run = node.bootstrap(&[]).expect(0);
     let told = format!("{}{}", run.stdout, run.stderr);
-    assert!(
-        told.contains("titus:role"),
-        "the tag is not named\n{}",
-        run.told()
-    );
-    assert!(
-        told.contains("reboot"),
-        "the reboot is not announced\n{}",
-        run.told()
-    );
+    assert!(told.contains("titus:role"), "the tag is not named\n{}", run.told());
+    assert!(told.contains("reboot"), "the reboot is not announced\n{}", run.told());
     agent::check(&node);
-    assert!(
-        services
-            .metadata
-            .requests()
-            .iter()
-            .any(|request| request.contains("tags/instance"))
-    );
+    assert!(services.metadata.requests().iter().any(|request| request.contains("tags/instance")));
 
     let report = agent::apply(&node).json();
     assert_eq!(report["role"], "agent");
     assert_eq!(report["result"], "converged");
-    assert_eq!(
-        report["reboot_required"], true,
-        "net.ifnames=0 is not on the running kernel's command line"
-    );
+    assert_eq!(report["reboot_required"], true, "net.ifnames=0 is not on the running kernel's command line");
     node.bootstrap(&["plan", "--detailed-exitcode"]).expect(0);
 }
 
@@ -62,10 +41,5 @@ fn a_rebooted_agent_has_nothing_to_do() {
     );
     let report = agent::apply(&node);
     assert_eq!(report.json()["reboot_required"], false, "{}", report.told());
-    assert_eq!(
-        report.steps("changed"),
-        Vec::<String>::new(),
-        "{}",
-        report.told()
-    );
+    assert_eq!(report.steps("changed"), Vec::<String>::new(), "{}", report.told());
 }

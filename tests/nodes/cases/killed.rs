@@ -12,10 +12,7 @@ use crate::harness::tree::{assert_same, complete, contents};
 
 /// How many kills; without a word from `tests/soak` a few.
 fn kills() -> u32 {
-    std::env::var("SOAK")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(20)
+    std::env::var("SOAK").ok().and_then(|n| n.parse().ok()).unwrap_or(20)
 }
 
 #[test]
@@ -23,11 +20,7 @@ fn soak_of_a_temporary_root() {
     let directory = tempfile::tempdir().unwrap();
     let sample = |root: &Path| {
         let mut command = Command::new(program());
-        command
-            .args(["--role", "agent", "--sample", "--root"])
-            .arg(root)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        command.args(["--role", "agent", "--sample", "--root"]).arg(root).stdout(Stdio::null()).stderr(Stdio::null());
         command
     };
     let undisturbed = directory.path().join("undisturbed");
@@ -46,22 +39,11 @@ fn soak_of_a_temporary_root() {
         }
         run.kill().unwrap();
         within += u32::from(run.wait().unwrap().code().is_none());
-        assert!(
-            sample(&root).status().unwrap().success(),
-            "kill {kill}: the next run failed"
-        );
-        assert_same(
-            &wanted,
-            &complete(&root),
-            &format!("kill {kill}: the trees differ"),
-        );
+        assert!(sample(&root).status().unwrap().success(), "kill {kill}: the next run failed");
+        assert_same(&wanted, &complete(&root), &format!("kill {kill}: the trees differ"));
         std::fs::remove_dir_all(&root).unwrap();
     }
-    println!(
-        "soak: temporary root: {} kills, {within} before the run's end, {} converged",
-        kills(),
-        kills()
-    );
+    println!("soak: temporary root: {} kills, {within} before the run's end, {} converged", kills(), kills());
 }
 
 #[test]
@@ -88,20 +70,13 @@ fn soak_of_nodes() {
         run.end();
         node.bootstrap(&["apply"]).expect(0);
         agent::check(&node);
-        assert_same(
-            &wanted,
-            &contents(&node.path("/")),
-            &format!("kill {kill} after {moment:?}: the trees differ"),
-        );
+        assert_same(&wanted, &contents(&node.path("/")), &format!("kill {kill} after {moment:?}: the trees differ"));
     }
     println!("soak: nodes: {count} kills, {within} before the run's end, {count} converged");
 }
 
 /// A random part of `duration`; the clock's nanoseconds are random enough.
 fn random_part(duration: Duration) -> Duration {
-    let nanoseconds = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap()
-        .subsec_nanos();
+    let nanoseconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos();
     duration.mul_f64(f64::from(nanoseconds.wrapping_mul(2_654_435_761) >> 8) / f64::from(1 << 24))
 }

@@ -12,18 +12,9 @@ fn a_run_waits_for_whoever_holds_dpkgs_lock() {
     let node = Node::converged();
     let _services = agent::services(&node);
     node.shell("dpkg --remove titus-executor");
-    let mut holder = node.spawn(&[
-        "sh",
-        "-c",
-        "exec dpkg --install /srv/repo/pool/slow-package_1_all.deb",
-    ]);
-    wait_for("dpkg to be at work", Duration::from_secs(20), || {
-        node.exists("/run/slow-package-started").then_some(())
-    });
-    let pid = node
-        .shell("cd /proc && grep -l ^dpkg$ [0-9]*/comm")
-        .trim()
-        .replace("/comm", "");
+    let mut holder = node.spawn(&["sh", "-c", "exec dpkg --install /srv/repo/pool/slow-package_1_all.deb"]);
+    wait_for("dpkg to be at work", Duration::from_secs(20), || node.exists("/run/slow-package-started").then_some(()));
+    let pid = node.shell("cd /proc && grep -l ^dpkg$ [0-9]*/comm").trim().replace("/comm", "");
 
     // Past its deadline it fails with the story, and the holder is none the worse.
     let late = node.bootstrap(&["--set", "timeouts.apt_lock=2s"]).expect(1);
@@ -32,14 +23,8 @@ fn a_run_waits_for_whoever_holds_dpkgs_lock() {
 
     // With patience it waits; meanwhile a second run is told who is at work.
     let run = node.spawn(&["titus-bootstrap"]);
-    let told = |run: &Running| {
-        run.stderr().contains(&pid) && run.stderr().contains("dpkg --install")
-    };
-    wait_for(
-        "the run to say for whom it waits",
-        Duration::from_secs(20),
-        || told(&run).then_some(()),
-    );
+    let told = |run: &Running| run.stderr().contains(&pid) && run.stderr().contains("dpkg --install");
+    wait_for("the run to say for whom it waits", Duration::from_secs(20), || told(&run).then_some(()));
     let second = node.bootstrap(&["--lock-wait", "0s"]).expect(75);
     let first = node.read("/run/titus-bootstrap/lock");
     second.says(&[first.split(' ').next().unwrap()]);

@@ -15,11 +15,7 @@ fn refuses(node: &Node, argv: &[&str], code: i32, words: &[&str]) {
     let before = untouched(&node.path("/"));
     let run = node.run(argv).expect(code);
     run.says(words);
-    assert_same(
-        &before,
-        &untouched(&node.path("/")),
-        &format!("`{}` changed", argv.join(" ")),
-    );
+    assert_same(&before, &untouched(&node.path("/")), &format!("`{}` changed", argv.join(" ")));
 }
 
 #[test]
@@ -29,41 +25,15 @@ fn a_fresh_node_is_left_alone_when_a_run_is_refused() {
     agent::settings(&node);
 
     let missing = "packages.executor=[\"titus-executor-of-nobody\"]";
-    refuses(
-        &node,
-        &["titus-bootstrap", "--set", missing],
-        69,
-        &["titus-executor-of-nobody", "packages.executor"],
-    );
-    refuses(
-        &node,
-        &["runuser", "-u", "ubuntu", "titus-bootstrap"],
-        77,
-        &["sudo"],
-    );
+    refuses(&node, &["titus-bootstrap", "--set", missing], 69, &["titus-executor-of-nobody", "packages.executor"]);
+    refuses(&node, &["runuser", "-u", "ubuntu", "titus-bootstrap"], 77, &["sudo"]);
 
-    services
-        .metadata
-        .set("meta-data/instance-type", Some(b"t2.large".to_vec()));
-    refuses(
-        &node,
-        &["titus-bootstrap"],
-        69,
-        &["t2.large", "m4", "c5", "agent.supported_families"],
-    );
-    services
-        .metadata
-        .set("meta-data/instance-type", Some(b"m4.large".to_vec()));
+    services.metadata.set("meta-data/instance-type", Some(b"t2.large".to_vec()));
+    refuses(&node, &["titus-bootstrap"], 69, &["t2.large", "m4", "c5", "agent.supported_families"]);
+    services.metadata.set("meta-data/instance-type", Some(b"m4.large".to_vec()));
 
-    services
-        .metadata
-        .set("meta-data/tags/instance/titus:role", None);
-    refuses(
-        &node,
-        &["titus-bootstrap"],
-        78,
-        &["--role", "titus:role", "InstanceMetadataTags"],
-    );
+    services.metadata.set("meta-data/tags/instance/titus:role", None);
+    refuses(&node, &["titus-bootstrap"], 78, &["--role", "titus:role", "instance-metadata-tags"]);
 
     node.shell("mv /usr/bin/apt-get /usr/bin/apt-get.away");
     refuses(&node, &["titus-bootstrap", "--role", "agent"], 69, &["apt"]);
@@ -91,17 +61,11 @@ fn without_metadata_a_run_gives_up_at_its_deadline() {
 #[test]
 fn metadata_that_comes_late_is_waited_for() {
     let node = Node::converged();
-    let run = node.spawn(&[
-        "env",
-        "AWS_EC2_METADATA_SERVICE_ENDPOINT=http://169.254.169.254/",
-        "titus-bootstrap",
-    ]);
+    let run = node.spawn(&["env", "AWS_EC2_METADATA_SERVICE_ENDPOINT=http://169.254.169.254/", "titus-bootstrap"]);
     // It says what it waits for after three seconds; only then does the service start.
-    wait_for(
-        "the run to say that it waits",
-        Duration::from_secs(20),
-        || run.stderr().contains("169.254.169.254").then_some(()),
-    );
+    wait_for("the run to say that it waits", Duration::from_secs(20), || {
+        run.stderr().contains("169.254.169.254").then_some(())
+    });
     let _services = services::serve(&node, items());
     run.end().expect(0);
 }

@@ -4,7 +4,7 @@ use crate::harness::agent::{self, FILES};
 use crate::harness::image::converged;
 use crate::harness::node::Node;
 use crate::harness::services::listens;
-use crate::harness::tree::{Tree, contents};
+use crate::harness::tree::{Tree, assert_same, contents};
 
 #[test]
 fn a_node_that_the_scripts_left_converges() {
@@ -17,10 +17,7 @@ fn a_node_that_the_scripts_left_converges() {
     agent::settings(&node);
     node.write("/run/as-left.sh", include_str!("scripts/as-left.sh"));
     node.shell("bash /run/as-left.sh");
-    assert!(
-        listens(&node, "30.0.100.140:4243"),
-        "the scripts open Docker to everyone"
-    );
+    assert!(listens(&node, "30.0.100.140:4243"), "the scripts open Docker to everyone");
 
     let planned = node.bootstrap(&["plan", "--detailed-exitcode"]).expect(2);
     for word in [
@@ -29,39 +26,20 @@ fn a_node_that_the_scripts_left_converges() {
         "-export EC2_LOCAL_IPV4=$(hostname --ip-address)",
         "-Name=*",
     ] {
-        assert!(
-            planned.stdout.contains(word),
-            "the plan does not say {word:?}\n{}",
-            planned.told()
-        );
+        assert!(planned.stdout.contains(word), "the plan does not say {word:?}\n{}", planned.told());
     }
     let run = agent::apply(&node);
     agent::check(&node);
     let found = of_the_role(&contents(&node.path("/")));
-    assert_eq!(found, wanted, "{}", run.told());
-    assert_eq!(
-        node.read("/etc/mesos-agent.config")
-            .matches("MESOS_ATTRIBUTES=")
-            .count(),
-        1
-    );
+    assert_same(&wanted, &found, &format!("not as a fresh node\n{}", run.told()));
+    assert_eq!(node.read("/etc/mesos-agent.config").matches("MESOS_ATTRIBUTES=").count(), 1);
     let again = agent::apply(&node);
-    assert_eq!(
-        again.steps("changed"),
-        Vec::<String>::new(),
-        "{}",
-        again.told()
-    );
+    assert_eq!(again.steps("changed"), Vec::<String>::new(), "{}", again.told());
 }
 
 /// The part of a tree that the role answers for: its files, and what is enabled and
 /// masked.
 fn of_the_role(tree: &Tree) -> Tree {
-    let ours = |path: &str| {
-        path.starts_with("/etc/systemd/system/") || FILES.iter().any(|(file, _)| *file == path)
-    };
-    tree.iter()
-        .filter(|(path, _)| ours(path))
-        .map(|(path, look)| (path.clone(), look.clone()))
-        .collect()
+    let ours = |path: &str| path.starts_with("/etc/systemd/system/") || FILES.iter().any(|(file, _)| *file == path);
+    tree.iter().filter(|(path, _)| ours(path)).map(|(path, look)| (path.clone(), look.clone())).collect()
 }

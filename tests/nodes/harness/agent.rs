@@ -12,20 +12,13 @@ use super::wait_for;
 pub const SETTINGS: &str = "/etc/titus-bootstrap/config.toml";
 
 /// The units that the role starts, in the order of its checks.
-pub const UNITS: [&str; 3] = [
-    "docker.service",
-    "docker-tcp-proxy.socket",
-    "mesos-agent.service",
-];
+pub const UNITS: [&str; 3] = ["docker.service", "docker-tcp-proxy.socket", "mesos-agent.service"];
 
 /// The files of the role's table, with their modes.
 pub const FILES: [(&str, u32); 18] = [
     ("/etc/titus-shared.env", 0o644),
     ("/etc/disable-atlas-titus-agent", 0o644),
-    (
-        "/etc/systemd/system/docker.service.d/10-docker-config.conf",
-        0o644,
-    ),
+    ("/etc/systemd/system/docker.service.d/10-docker-config.conf", 0o644),
     ("/usr/lib/systemd/system/docker-tcp-proxy.service", 0o644),
     ("/usr/lib/systemd/system/docker-tcp-proxy.socket", 0o644),
     ("/usr/lib/systemd/system/mesos-agent.service", 0o644),
@@ -80,17 +73,11 @@ pub fn apply(node: &Node) -> Outcome {
 #[track_caller]
 pub fn check(node: &Node) {
     for (path, mode) in FILES {
-        let data = node
-            .path(path)
-            .symlink_metadata()
-            .unwrap_or_else(|e| panic!("{path}: {e}"));
+        let data = node.path(path).symlink_metadata().unwrap_or_else(|e| panic!("{path}: {e}"));
         let found = std::os::unix::fs::MetadataExt::mode(&data) & 0o7777;
         assert_eq!(format!("{found:o}"), format!("{mode:o}"), "mode of {path}");
     }
-    assert_eq!(
-        node.shell("/etc/mesos-attributes.sh").trim_end(),
-        ATTRIBUTES
-    );
+    assert_eq!(node.shell("/etc/mesos-attributes.sh").trim_end(), ATTRIBUTES);
     assert!(node.path("/var/lib/titus-container-logs").is_dir());
 
     for unit in UNITS {
@@ -98,12 +85,7 @@ pub fn check(node: &Node) {
             let state = node.property(unit, "ActiveState");
             (state != "activating").then_some(state)
         });
-        assert_eq!(
-            state,
-            "active",
-            "{unit}\n{}",
-            node.run(&["systemctl", "status", unit]).stdout
-        );
+        assert_eq!(state, "active", "{unit}\n{}", node.run(&["systemctl", "status", unit]).stdout);
     }
     for unit in [
         "docker.service",
@@ -115,49 +97,18 @@ pub fn check(node: &Node) {
         assert_eq!(node.property(unit, "UnitFileState"), "enabled", "{unit}");
     }
     for unit in ["mesos-slave", "mesos-master"] {
-        assert_eq!(
-            node.property(&format!("{unit}.service"), "LoadState"),
-            "masked",
-            "{unit}"
-        );
+        assert_eq!(node.property(&format!("{unit}.service"), "LoadState"), "masked", "{unit}");
     }
     let commands = node.property("docker.service", "ExecStart");
-    assert!(
-        commands.contains("--init-path=/apps/titus-executor/bin/tini-static"),
-        "{commands}"
-    );
+    assert!(commands.contains("--init-path=/apps/titus-executor/bin/tini-static"), "{commands}");
 
-    assert!(
-        answers(node, "127.0.0.1:4243", "/_ping"),
-        "Docker does not answer on 127.0.0.1:4243"
-    );
-    assert!(
-        !listens(node, &format!("{ADDRESS}:4243")),
-        "Docker listens on {ADDRESS}:4243"
-    );
-    assert!(
-        !node.exists("/var/lib/zookeeperd-standin"),
-        "zookeeperd was installed"
-    );
-    assert!(
-        !node.exists("/var/lib/mesos-standin"),
-        "mesos-slave or mesos-master was started"
-    );
-    assert!(
-        node.shell("id -nG ubuntu")
-            .split_whitespace()
-            .any(|g| g == "docker"),
-        "ubuntu is not in group docker"
-    );
-    for line in node
-        .read("/boot/grub/grub.cfg")
-        .lines()
-        .filter(|l| l.trim_start().starts_with("linux"))
-    {
-        assert!(
-            line.split_whitespace().any(|word| word == "net.ifnames=0"),
-            "{line}"
-        );
+    assert!(answers(node, "127.0.0.1:4243", "/_ping"), "Docker does not answer on 127.0.0.1:4243");
+    assert!(!listens(node, &format!("{ADDRESS}:4243")), "Docker listens on {ADDRESS}:4243");
+    assert!(!node.exists("/var/lib/zookeeperd-standin"), "zookeeperd was installed");
+    assert!(!node.exists("/var/lib/mesos-standin"), "mesos-slave or mesos-master was started");
+    assert!(node.shell("id -nG ubuntu").split_whitespace().any(|g| g == "docker"), "ubuntu is not in group docker");
+    for line in node.read("/boot/grub/grub.cfg").lines().filter(|l| l.trim_start().starts_with("linux")) {
+        assert!(line.split_whitespace().any(|word| word == "net.ifnames=0"), "{line}");
     }
     node.shell("/apps/titus-executor/bin/run");
     node.bootstrap(&["verify"]).expect(0);

@@ -33,27 +33,13 @@ pub fn label() -> String {
 /// Removes containers and images whose test process is gone.
 pub fn remove_abandoned() {
     let format = format!("{{{{.ID}}}} {{{{.Label \"{LABEL}\"}}}}");
-    for line in docker(&[
-        "ps",
-        "--all",
-        "--filter",
-        &format!("label={LABEL}"),
-        "--format",
-        &format,
-    ])
-    .lines()
-    {
+    for line in docker(&["ps", "--all", "--filter", &format!("label={LABEL}"), "--format", &format]).lines() {
         if let Some(id) = abandoned(line) {
             docker(&["rm", "--force", "--volumes", id]);
         }
     }
     for image in docker(&["images", "--quiet", "--filter", &format!("label={LABEL}")]).lines() {
-        let owner = docker(&[
-            "inspect",
-            "--format",
-            &format!("x {{{{index .Config.Labels \"{LABEL}\"}}}}"),
-            image,
-        ]);
+        let owner = docker(&["inspect", "--format", &format!("x {{{{index .Config.Labels \"{LABEL}\"}}}}"), image]);
         if abandoned(&owner).is_some() {
             docker(&["rmi", "--force", image]);
         }

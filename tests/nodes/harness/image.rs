@@ -21,18 +21,12 @@ pub fn fresh() -> &'static Fresh {
     static FRESH: OnceLock<Fresh> = OnceLock::new();
     FRESH.get_or_init(|| {
         let build = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nodes/image/build");
-        let output = Command::new(build)
-            .stderr(Stdio::inherit())
-            .output()
-            .unwrap();
+        let output = Command::new(build).stderr(Stdio::inherit()).output().unwrap();
         assert!(output.status.success(), "{build} failed: {}", output.status);
         let printed = String::from_utf8(output.stdout).unwrap();
         let (image, repository) = printed.trim().split_once('\n').unwrap();
         remove_abandoned();
-        Fresh {
-            image: image.into(),
-            repository: repository.into(),
-        }
+        Fresh { image: image.into(), repository: repository.into() }
     })
 }
 
@@ -47,19 +41,12 @@ pub fn converged() -> &'static str {
         agent::check(&node);
         docker(&["stop", "--time", "30", &node.id]);
         let image = format!("titus-bootstrap-converged:{}", std::process::id());
-        docker(&[
-            "commit",
-            "--change",
-            &format!("LABEL {}", label()),
-            &node.id,
-            &image,
-        ]);
+        docker(&["commit", "--change", &format!("LABEL {}", label()), &node.id, &image]);
         image
     })
 }
 
 /// The program under test: the release binary that `tests/run` names, else cargo's.
 pub fn program() -> String {
-    std::env::var("TITUS_BOOTSTRAP_BINARY")
-        .unwrap_or_else(|_| env!("CARGO_BIN_EXE_titus-bootstrap").into())
+    std::env::var("TITUS_BOOTSTRAP_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_titus-bootstrap").into())
 }

@@ -64,30 +64,11 @@ impl Node {
         let binary = format!("{}:/usr/bin/titus-bootstrap:ro", image::program());
         let repository = format!("{}:/srv/repo:ro", image::fresh().repository.display());
         let (label, interface) = (label(), format!("NODE_INTERFACE={interface}"));
-        let mut arguments = vec![
-            "run",
-            "--detach",
-            "--label",
-            &label,
-            "--network",
-            "none",
-            "--cgroupns",
-            "host",
-        ];
+        let mut arguments = vec!["run", "--detach", "--label", &label, "--network", "none", "--cgroupns", "host"];
         arguments.extend(["--stop-signal", "SIGRTMIN+3"]);
         arguments.extend(CAPABILITIES.iter().flat_map(|c| ["--cap-add", c]));
-        arguments.extend([
-            "--security-opt",
-            "seccomp=unconfined",
-            "--security-opt",
-            "apparmor=unconfined",
-        ]);
-        arguments.extend([
-            "--volume",
-            "/sys/fs/cgroup:/sys/fs/cgroup:rw",
-            "--volume",
-            "/var/lib/docker",
-        ]);
+        arguments.extend(["--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"]);
+        arguments.extend(["--volume", "/sys/fs/cgroup:/sys/fs/cgroup:rw", "--volume", "/var/lib/docker"]);
         arguments.extend([
             "--volume",
             &binary,
@@ -98,19 +79,9 @@ impl Node {
             "--tmpfs",
             "/tmp:exec,mode=1777",
         ]);
-        arguments.extend([
-            "--hostname",
-            "ip-30-0-100-140",
-            "--env",
-            "container=docker",
-            "--env",
-            &interface,
-        ]);
+        arguments.extend(["--hostname", "ip-30-0-100-140", "--env", "container=docker", "--env", &interface]);
         arguments.extend([image, "/lib/systemd/systemd", "--system"]);
-        let mut node = Node {
-            id: docker(&arguments),
-            init: 0,
-        };
+        let mut node = Node { id: docker(&arguments), init: 0 };
         node.await_boot();
         node
     }
@@ -122,18 +93,14 @@ impl Node {
     }
 
     fn await_boot(&mut self) {
-        self.init = docker(&["inspect", "--format", "{{.State.Pid}}", &self.id])
-            .parse()
-            .unwrap();
+        self.init = docker(&["inspect", "--format", "{{.State.Pid}}", &self.id]).parse().unwrap();
         let mut last = String::new();
         wait_for("the node's boot", Duration::from_secs(60), || {
             let state = self.run(&["systemctl", "is-system-running"]);
             last = state.stdout.trim().to_string();
             (last == "running" || last == "degraded").then_some(())
         });
-        let failed = self
-            .run(&["systemctl", "--failed", "--no-legend", "--plain"])
-            .stdout;
+        let failed = self.run(&["systemctl", "--failed", "--no-legend", "--plain"]).stdout;
         assert!(last == "running", "units failed at boot:\n{failed}");
     }
 
@@ -141,24 +108,8 @@ impl Node {
     /// moved its processes between control groups.
     pub fn command(&self, argv: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
-        command.args([
-            "-t",
-            &self.init.to_string(),
-            "-m",
-            "-u",
-            "-i",
-            "-n",
-            "-p",
-            "-r",
-            "-w",
-            "--",
-        ]);
-        command.args([
-            "env",
-            "-i",
-            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            "HOME=/root",
-        ]);
+        command.args(["-t", &self.init.to_string(), "-m", "-u", "-i", "-n", "-p", "-r", "-w", "--"]);
+        command.args(["env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"]);
         command.args(argv).stdin(Stdio::null());
         command
     }
@@ -207,25 +158,17 @@ impl Node {
     pub fn write(&self, path: &str, text: &str) {
         let path = self.path(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::File::create(path)
-            .unwrap()
-            .write_all(text.as_bytes())
-            .unwrap();
+        std::fs::File::create(path).unwrap().write_all(text.as_bytes()).unwrap();
     }
 
     /// One property of a unit, as `systemctl show` prints it.
     pub fn property(&self, unit: &str, property: Property) -> String {
-        self.run(&["systemctl", "show", "--value", "--property", property, unit])
-            .stdout
-            .trim()
-            .to_string()
+        self.run(&["systemctl", "show", "--value", "--property", property, unit]).stdout.trim().to_string()
     }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let _ = Command::new("docker")
-            .args(["rm", "--force", "--volumes", &self.id])
-            .output();
+        let _ = Command::new("docker").args(["rm", "--force", "--volumes", &self.id]).output();
     }
 }

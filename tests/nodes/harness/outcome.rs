@@ -21,10 +21,7 @@ impl Outcome {
         use std::os::unix::process::ExitStatusExt;
         Outcome {
             command: command.into(),
-            code: output
-                .status
-                .code()
-                .unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0)),
+            code: output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0)),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
@@ -42,10 +39,7 @@ impl Outcome {
 
     /// Everything, for messages.
     pub fn told(&self) -> String {
-        format!(
-            "`{}` ended with {}\n--- stdout\n{}\n--- stderr\n{}",
-            self.command, self.code, self.stdout, self.stderr
-        )
+        format!("`{}` ended with {}\n--- stdout\n{}\n--- stderr\n{}", self.command, self.code, self.stdout, self.stderr)
     }
 
     /// Its standard output as one JSON document.
@@ -54,33 +48,22 @@ impl Outcome {
     /// When it is none.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.stdout)
-            .unwrap_or_else(|e| panic!("not one JSON document: {e}\n{}", self.told()))
+        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("not one JSON document: {e}\n{}", self.told()))
     }
 
     /// The ids of the steps that have this state in the report of `--json`, in order.
     #[track_caller]
     pub fn steps(&self, state: &str) -> Vec<String> {
         let report = self.json();
-        let steps = report["steps"]
-            .as_array()
-            .unwrap_or_else(|| panic!("no steps\n{}", self.told()));
-        steps
-            .iter()
-            .filter(|s| s["state"] == state)
-            .map(|s| s["id"].as_str().unwrap().to_string())
-            .collect()
+        let steps = report["steps"].as_array().unwrap_or_else(|| panic!("no steps\n{}", self.told()));
+        steps.iter().filter(|s| s["state"] == state).map(|s| s["id"].as_str().unwrap().to_string()).collect()
     }
 
     /// Asserts that standard error has all of `words`.
     #[track_caller]
     pub fn says(&self, words: &[&str]) {
         for word in words {
-            assert!(
-                self.stderr.contains(word),
-                "standard error lacks {word:?}\n{}",
-                self.told()
-            );
+            assert!(self.stderr.contains(word), "standard error lacks {word:?}\n{}", self.told());
         }
     }
 }

@@ -18,15 +18,8 @@ impl Running {
     /// Starts `process`; both of its outputs are read from now on.
     pub fn start(command: String, mut process: Command) -> Running {
         let mut child = process.spawn().unwrap();
-        let readers = [
-            read_on(child.stdout.take().unwrap()),
-            read_on(child.stderr.take().unwrap()),
-        ];
-        Running {
-            command,
-            child,
-            readers,
-        }
+        let readers = [read_on(child.stdout.take().unwrap()), read_on(child.stderr.take().unwrap())];
+        Running { command, child, readers }
     }
 
     /// What it has said on standard error so far.
@@ -42,16 +35,9 @@ impl Running {
     /// SIGKILL, to the program itself: nsenter's only child.
     pub fn kill(&mut self) {
         let nsenter = self.child.id();
-        let children = std::fs::read_to_string(format!("/proc/{nsenter}/task/{nsenter}/children"))
-            .unwrap_or_default();
-        for pid in children
-            .split_whitespace()
-            .filter_map(|pid| pid.parse().ok())
-        {
-            let _ = nix::sys::signal::kill(
-                nix::unistd::Pid::from_raw(pid),
-                nix::sys::signal::Signal::SIGKILL,
-            );
+        let children = std::fs::read_to_string(format!("/proc/{nsenter}/task/{nsenter}/children")).unwrap_or_default();
+        for pid in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
         }
     }
 
@@ -62,14 +48,7 @@ impl Running {
             reader.unwrap().join().unwrap();
             std::mem::take(&mut *text.lock().unwrap())
         });
-        Outcome::of(
-            &self.command,
-            &std::process::Output {
-                status,
-                stdout,
-                stderr,
-            },
-        )
+        Outcome::of(&self.command, &std::process::Output { status, stdout, stderr })
     }
 }
 

@@ -21,26 +21,15 @@ pub struct Services {
 pub fn items() -> Items {
     let mut items: Items = sample()
         .into_iter()
-        .filter(|(path, _)| {
-            !path.starts_with("meta-data/network/") && !path.starts_with("meta-data/tags/")
-        })
+        .filter(|(path, _)| !path.starts_with("meta-data/network/") && !path.starts_with("meta-data/tags/"))
         .collect();
     let mut set = |path: &str, value: &str| items.insert(path.into(), value.into());
     set("meta-data/local-ipv4", ADDRESS);
     set("meta-data/mac", MAC);
-    set(
-        &format!("meta-data/network/interfaces/macs/{MAC}/vpc-id"),
-        "vpc-0a1b2c3d",
-    );
-    set(
-        &format!("meta-data/network/interfaces/macs/{MAC}/owner-id"),
-        "123456789012",
-    );
+    set(&format!("meta-data/network/interfaces/macs/{MAC}/vpc-id"), "vpc-0a1b2c3d");
+    set(&format!("meta-data/network/interfaces/macs/{MAC}/owner-id"), "123456789012");
     set("meta-data/tags/instance/titus:role", "agent");
-    set(
-        "meta-data/tags/instance/aws:autoscaling:groupName",
-        "titusagent",
-    );
+    set("meta-data/tags/instance/aws:autoscaling:groupName", "titusagent");
     items
 }
 
@@ -60,9 +49,7 @@ pub fn serve(node: &Node, items: Items) -> Services {
 /// A listener in the node's network. The socket stays there when the thread that
 /// opened it has ended.
 pub fn listen(node: &Node, address: &str) -> TcpListener {
-    in_network(node, || {
-        TcpListener::bind(address).unwrap_or_else(|e| panic!("{address}: {e}"))
-    })
+    in_network(node, || TcpListener::bind(address).unwrap_or_else(|e| panic!("{address}: {e}")))
 }
 
 /// Whether something in the node answers an HTTP GET with 200.
@@ -73,9 +60,7 @@ pub fn answers(node: &Node, address: &str, path: &str) -> bool {
         };
         let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
         let mut answer = [0; 12];
-        stream
-            .set_read_timeout(Some(Duration::from_secs(10)))
-            .unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         stream.write_all(request.as_bytes()).is_ok()
             && stream.read_exact(&mut answer).is_ok()
             && answer.ends_with(b" 200")
@@ -94,9 +79,7 @@ fn in_network<T: Send>(node: &Node, work: impl FnOnce() -> T + Send) -> T {
             setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
             work()
         });
-        entered
-            .join()
-            .unwrap_or_else(|why| std::panic::resume_unwind(why))
+        entered.join().unwrap_or_else(|why| std::panic::resume_unwind(why))
     })
 }
 
@@ -124,9 +107,7 @@ fn answer_as_master(mut stream: TcpStream, init: i32) -> std::io::Result<()> {
 fn slaves(init: i32) -> serde_json::Value {
     let environment = agent_environment(init);
     let variable = |name: &str| {
-        let text = environment
-            .split('\0')
-            .find_map(|v| v.strip_prefix(name)?.strip_prefix('='));
+        let text = environment.split('\0').find_map(|v| v.strip_prefix(name)?.strip_prefix('='));
         text.map(str::to_string)
     };
     let Some(port) = variable("MESOS_PORT").and_then(|p| p.parse::<u16>().ok()) else {
@@ -139,8 +120,7 @@ fn slaves(init: i32) -> serde_json::Value {
         .map(|(key, value)| (key.into(), value.into()))
         .collect();
     let ip = variable("MESOS_IP").unwrap_or_else(|| ADDRESS.into());
-    let hostname = variable("MESOS_HOSTNAME")
-        .unwrap_or_else(|| "ip-30-0-100-140.eu-west-1.compute.internal".into());
+    let hostname = variable("MESOS_HOSTNAME").unwrap_or_else(|| "ip-30-0-100-140.eu-west-1.compute.internal".into());
     serde_json::json!({
         "slaves": [{
             "id": "2dcd6cd4-f40f-4a5c-9c4c-6b6f1f6a2b9a-S0", "hostname": hostname, "port": port,
@@ -157,10 +137,7 @@ fn agent_environment(init: i32) -> String {
     let processes = std::fs::read_dir(&proc).into_iter().flatten().flatten();
     processes
         .map(|process| process.path())
-        .find(|path| {
-            std::fs::read_to_string(path.join("comm"))
-                .is_ok_and(|name| name.trim() == "mesos-agent")
-        })
+        .find(|path| std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == "mesos-agent"))
         .and_then(|path| std::fs::read(path.join("environ")).ok())
         .map(|text| String::from_utf8_lossy(&text).into_owned())
         .unwrap_or_default()

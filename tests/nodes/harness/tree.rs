@@ -66,7 +66,7 @@ pub fn contents(root: &Path) -> Tree {
 /// As [`contents`], with apt's and dpkg's records except its lists and caches: nothing
 /// was installed, nothing was configured.
 pub fn untouched(root: &Path) -> Tree {
-    walk(root, &[&OTHERS[..], &["/var/lib/apt", "/var/cache/apt", "/var/lib/titus-bootstrap"]].concat(), look)
+    walk(root, &[&OTHERS[..], &["/var/lib/apt", "/var/cache/apt"]].concat(), look)
 }
 
 /// Every file below a temporary root by mode, owner and contents, but for the lock, the
