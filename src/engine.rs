@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use crate::error::{Error, Kind, Result};
 use crate::host::failpoint::failpoint;
 use crate::host::{Host, signals};
-use crate::journal::Journal;
+use crate::journal::{self, Journal};
 use crate::report::{Report, Reporter, StepReport};
+use crate::settings::SAVED;
 use crate::step::{self, State, Step};
 
 /// Looks at every step and changes nothing.
@@ -39,15 +40,10 @@ pub fn converge(
     reporter: &Reporter,
 ) -> Result<()> {
     watch(host, steps);
-    let paths: Vec<String> = steps.iter().flat_map(Step::paths).collect();
+    let own = ["/run/titus-bootstrap/x", journal::JOURNAL, journal::LAST_LOG, SAVED].map(str::to_owned);
+    let paths: Vec<String> = steps.iter().flat_map(Step::paths).chain(own).collect();
     host.sweep(paths.iter().map(String::as_str))?;
-    if host.is_live() {
-        for step in steps {
-            if let step::Kind::Unit(unit) = &step.kind {
-                unit.witness(host)?;
-            }
-        }
-    }
+    witness(host, steps)?;
     for (n, step) in steps.iter().enumerate() {
         failpoint();
         converge_step(host, step, journal, report, reporter).map_err(|error| {
@@ -59,7 +55,17 @@ pub fn converge(
         })?;
     }
     failpoint();
+    host.reload_units_if_noted()?;
+    if journal.is_open() {
+        witness(host, steps)?;
+    }
     host.forget_candidates()
+}
+
+/// What units run with is recorded before anything is written, and again at the end.
+fn witness(host: &Host, steps: &[Step]) -> Result<()> {
+    let units = steps.iter().filter_map(|step| if let step::Kind::Unit(unit) = &step.kind { Some(unit) } else { None });
+    units.filter(|_| host.is_live()).try_for_each(|unit| unit.witness(host))
 }
 
 fn converge_step(

@@ -118,6 +118,9 @@ fn refuse_without_root(host: &Host) -> Result<()> {
 }
 
 fn refuse_machine(host: &Host, phase: Phase) -> Result<()> {
+    if host.is_live() && !host.has_apt()? {
+        return Err(super::no_apt());
+    }
     if host.is_live() && phase != Phase::Bake && host.entry("/run/systemd/system")?.is_none() {
         return Err(Error::unavailable("systemd does not run this machine")
             .cause("/run/systemd/system is not there")

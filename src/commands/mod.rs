@@ -64,6 +64,13 @@ pub fn host(global: &Global) -> Result<Host> {
     }
 }
 
+/// The refusal of a machine whose packages are of another kind.
+fn no_apt() -> Error {
+    Error::unavailable("this machine has no apt and dpkg")
+        .cause("/usr/bin/apt-get or /usr/bin/dpkg is not there")
+        .fix("roles install Debian packages: use an image of Debian or Ubuntu")
+}
+
 /// Settings from files and flags, without those of role, instance and user data.
 pub struct Early {
     below: Vec<Layer>,

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::cli::{Global, Steps};
 use crate::engine;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::host::Host;
 use crate::report::{Report, Reporter};
 
@@ -46,7 +46,7 @@ pub fn observe(
     report.step_count = found.len();
     reporter.heading(report);
     if host.is_live() && !host.has_apt()? {
-        return Err(Error::unavailable("this machine has no apt and dpkg").fix("use an image of Debian or Ubuntu"));
+        return Err(super::no_apt());
     }
     let result = engine::observe(host, &found, report, reporter);
     report.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -42,7 +42,7 @@ pub fn if_wished(host: &Host, settings: &Settings, reasons: &[String], from_user
     if host.unit_file(UNIT)?.is_none() {
         let text = crate::role::built_in_template(UNIT).unwrap_or_default();
         host.write(&format!("/run/systemd/system/{UNIT}"), text.as_bytes(), 0o644, Owner::ROOT)?;
-        host.reload_units_if_needed(UNIT)?;
+        host.reload_units_for(UNIT)?;
     }
     run(&["systemctl", "--no-block", "start", UNIT])
 }

@@ -408,10 +408,15 @@ impl Host {
     /// # Errors
     /// When one is there and cannot be removed.
     pub fn sweep<'a>(&self, paths: impl Iterator<Item = &'a str>) -> Result<()> {
-        let parents: std::collections::BTreeSet<String> = paths
+        let mut parents: std::collections::BTreeSet<String> = paths
             .filter_map(|path| Path::new(path).parent())
             .map(|parent| parent.to_string_lossy().into_owned())
             .collect();
+        // Where links that enable units are made.
+        let units = "/etc/systemd/system";
+        let wants =
+            self.list(units)?.into_iter().filter(|name| name.ends_with(".wants") || name.ends_with(".requires"));
+        parents.extend(wants.map(|name| format!("{units}/{name}")));
         for parent in parents {
             for name in self.list(&parent)?.into_iter().filter(|name| name.starts_with(TEMPORARY)) {
                 self.remove(&format!("{}/{name}", parent.trim_end_matches('/')))?;

@@ -46,6 +46,11 @@ pub struct Deadlines {
     pub wait: Duration,
 }
 
+/// Directories that are made on the way are 0755, whatever umask the caller has.
+pub fn set_umask() {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+}
+
 impl Host {
     /// The machine that this process runs on.
     pub fn live(deadlines: Deadlines) -> Host {

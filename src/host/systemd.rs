@@ -112,7 +112,11 @@ impl Host {
 
     /// Notes that a unit file is about to change.
     pub(super) fn note_unit_file(&self, path: &str) -> Result<()> {
-        let concerns = UNIT_DIRECTORIES.iter().any(|d| path.strip_prefix(d).is_some_and(|rest| rest.starts_with('/')));
+        // Links that enable a unit matter at the next boot, when systemd reads everything anew.
+        let below = |rest: &str| {
+            rest.starts_with('/') && ![".wants/", ".requires/", ".upholds/"].iter().any(|dir| rest.contains(dir))
+        };
+        let concerns = UNIT_DIRECTORIES.iter().any(|d| path.strip_prefix(d).is_some_and(below));
         if !self.is_live() || !concerns || self.entry(RELOAD_NEEDED)?.is_some() {
             return Ok(());
         }
@@ -120,14 +124,26 @@ impl Host {
         self.write(RELOAD_NEEDED, b"", 0o644, Owner::ROOT)
     }
 
-    /// Has systemd read its unit files anew if one changed since it did.
+    /// Has systemd read its unit files anew if one changed since it did, or if its time
+    /// stamps say so of this unit.
     ///
     /// # Errors
     /// When it fails.
-    pub fn reload_units_if_needed(&self, name: &str) -> Result<()> {
-        if self.entry(RELOAD_NEEDED)?.is_none() && !self.unit(name)?.needs_reload {
-            return Ok(());
-        }
+    pub fn reload_units_for(&self, name: &str) -> Result<()> {
+        if self.entry(RELOAD_NEEDED)?.is_some() || self.unit(name)?.needs_reload { self.reload_units() } else { Ok(()) }
+    }
+
+    /// Has systemd read its unit files anew if a run of ours changed one since it did.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn reload_units_if_noted(&self) -> Result<()> {
+        // An image is built without a running systemd.
+        let running = self.is_live() && self.entry("/run/systemd/system")?.is_some();
+        if running && self.entry(RELOAD_NEEDED)?.is_some() { self.reload_units() } else { Ok(()) }
+    }
+
+    fn reload_units(&self) -> Result<()> {
         self.systemctl(&["daemon-reload"], Duration::from_secs(90))?;
         self.remove(RELOAD_NEEDED)
     }

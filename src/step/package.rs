@@ -108,7 +108,7 @@ impl Packages {
     }
 }
 
-/// Before anything is changed: dpkg is there, and apt has a candidate for every package that
+/// Before anything is changed: apt has a candidate for every package that
 /// will be installed. `sources` as they will stand in /etc/apt.
 ///
 /// # Errors
@@ -120,11 +120,6 @@ pub fn refuse_without_candidate(steps: &[Step], host: &Host, sources: &[Source])
         .collect();
     if !host.is_live() || packages.is_empty() {
         return Ok(());
-    }
-    if !host.has_apt()? {
-        return Err(Error::unavailable("this machine has no apt and dpkg")
-            .cause("/usr/bin/apt-get or /usr/bin/dpkg is not there")
-            .fix("roles install Debian packages: use an image of Debian or Ubuntu"));
     }
     let mut wanted = Vec::new();
     for one in &packages {

@@ -92,7 +92,7 @@ impl Unit {
     }
 
     pub(super) fn paths(&self) -> Vec<String> {
-        vec![self.mask_path(), self.record_path(), format!("/etc/systemd/system/multi-user.target.wants/{}", self.name)]
+        vec![self.mask_path(), self.record_path()]
     }
 
     pub(super) fn observe(&self, host: &Host, planned: &BTreeSet<String>) -> Result<State> {
@@ -277,7 +277,7 @@ impl Unit {
         if !host.is_live() || !self.is_asked_for() {
             return Ok(());
         }
-        host.reload_units_if_needed(name)?;
+        host.reload_units_for(name)?;
         let before = host.unit(name)?;
         let verb = match (before.is_active(), self.active) {
             (true, _) if self.reads_what_is_there(host, &before)? => return Ok(()),
