@@ -3,3 +3,4 @@
 #![allow(dead_code, reason = "not every ring uses all of it")]
 
 pub mod metadata;
+pub mod root;

@@ -1,0 +1,243 @@
+//! A temporary root, the program run on it, and how the tree looks.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::metadata::Metadata;
+
+/// Path to what stands there, in words; made to be compared and printed.
+pub type Look = BTreeMap<String, String>;
+
+/// What a run of the program left.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The exit code; of a signal, its negative number.
+    pub code: i32,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Outcome {
+    /// Asserts the exit code.
+    #[track_caller]
+    pub fn ends_with(self, code: i32) -> Outcome {
+        assert_eq!(self.code, code, "\n{}\n{}", self.out, self.err);
+        self
+    }
+
+    /// Asserts that standard error has all these words.
+    #[track_caller]
+    pub fn tells(self, words: &[&str]) -> Outcome {
+        for word in words {
+            assert!(self.err.contains(word), "no {word:?} in:\n{}", self.err);
+        }
+        self
+    }
+
+    /// Asserts that standard output has all these words.
+    #[track_caller]
+    pub fn prints(self, words: &[&str]) -> Outcome {
+        for word in words {
+            assert!(self.out.contains(word), "no {word:?} in:\n{}", self.out);
+        }
+        self
+    }
+
+    /// Standard output as one JSON document of the current layout.
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        let document: serde_json::Value =
+            serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e} in:\n{}\n{}", self.out, self.err));
+        assert_eq!(document["schema_version"], 1, "{document:#}");
+        document
+    }
+}
+
+/// The program, with nothing in its environment that could reach a metadata service.
+pub fn program() -> Command {
+    isolated(Path::new(env!("CARGO_BIN_EXE_titus-bootstrap")))
+}
+
+/// Another copy of the program, or a script that it runs.
+pub fn isolated(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9")
+        .env("AWS_EC2_METADATA_DISABLED", "true");
+    command
+}
+
+/// Lets the program ask this metadata service and no other.
+pub fn ask<'a>(command: &'a mut Command, endpoint: &str) -> &'a mut Command {
+    command.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", endpoint).env_remove("AWS_EC2_METADATA_DISABLED")
+}
+
+/// Runs a command to its end.
+pub fn outcome(command: &mut Command) -> Outcome {
+    let output = command.output().unwrap();
+    let code = output.status.code().unwrap_or_else(|| -output.status.signal().unwrap());
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Outcome { code, out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// Runs the program without a root; for what touches no machine.
+pub fn run(arguments: &[&str]) -> Outcome {
+    outcome(program().args(arguments))
+}
+
+/// A temporary root.
+#[derive(Debug)]
+pub struct Root {
+    directory: tempfile::TempDir,
+}
+
+impl Root {
+    /// One with nothing in it; in memory where that can be had, for fsync is most of a run's time.
+    pub fn empty() -> Root {
+        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        // As a root directory is; a temporary one is its owner's alone.
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        Root { directory }
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Where a path of the node lies.
+    pub fn at(&self, path: &str) -> PathBuf {
+        self.path().join(path.trim_start_matches('/'))
+    }
+
+    /// Puts a file there, 0644.
+    pub fn write(&self, path: &str, contents: impl AsRef<[u8]>) {
+        let path = self.at(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, contents).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    }
+
+    /// Puts a symbolic link there.
+    pub fn link(&self, path: &str, target: &str) {
+        fs::create_dir_all(self.at(path).parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(target, self.at(path)).unwrap();
+    }
+
+    /// The text of a file.
+    #[track_caller]
+    pub fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.at(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+    }
+
+    /// The program, on this root.
+    pub fn program(&self, arguments: &[&str]) -> Command {
+        let mut command = program();
+        command.args(arguments).arg("--root").arg(self.path());
+        command
+    }
+
+    /// Runs the program on this root.
+    pub fn run(&self, arguments: &[&str]) -> Outcome {
+        outcome(&mut self.program(arguments))
+    }
+
+    /// Runs role agent on built-in facts and settings.
+    pub fn sample(&self, arguments: &[&str]) -> Outcome {
+        self.run(&[&["--role", "agent", "--sample"], arguments].concat())
+    }
+
+    /// Runs the program on this root with the facts of a metadata service, and memory and disk
+    /// that the machine of the test need not have.
+    pub fn ask(&self, metadata: &Metadata, arguments: &[&str]) -> Outcome {
+        let mut command = self.program(arguments);
+        command.args(["--set", "agent.resources.mem=8000", "--set", "agent.resources.disk=8000"]);
+        outcome(ask(&mut command, &metadata.endpoint()))
+    }
+
+    /// Everything but /run: mode, owner, and contents or target.
+    pub fn look(&self) -> Look {
+        self.walk(|data, file| {
+            let what = if data.is_symlink() {
+                format!("-> {}", fs::read_link(file).unwrap().display())
+            } else if data.is_file() {
+                format!("{:?}", String::from_utf8_lossy(&fs::read(file).unwrap()))
+            } else {
+                "directory".into()
+            };
+            format!("{:04o} {}:{} {what}", data.mode() & 0o7777, data.uid(), data.gid())
+        })
+    }
+
+    /// What the role's steps made: without what is kept of runs, which depends on how many there were.
+    pub fn made(&self) -> Look {
+        let mut look = self.look();
+        look.retain(|path, _| !path.starts_with("/var/lib/titus-bootstrap") && !path.starts_with("/var/log"));
+        look
+    }
+
+    /// Every file by inode and times: whatever touches one shows.
+    pub fn stamps(&self) -> Look {
+        self.walk(|data, _| {
+            let (modified, changed) = ((data.mtime(), data.mtime_nsec()), (data.ctime(), data.ctime_nsec()));
+            format!("inode {} modified {modified:?} changed {changed:?}", data.ino())
+        })
+    }
+
+    /// Files that a killed run left half-written, /run included.
+    pub fn half_written(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        visit(self.path(), &mut |file, _| {
+            let name = file.file_name().unwrap().to_string_lossy();
+            if name.starts_with(".titus-bootstrap-") {
+                found.push(file.to_path_buf());
+            }
+        });
+        found
+    }
+
+    fn walk(&self, describe: impl Fn(&fs::Metadata, &Path) -> String) -> Look {
+        let mut look = Look::new();
+        visit(self.path(), &mut |file, data| {
+            let path = format!("/{}", file.strip_prefix(self.path()).unwrap().display());
+            if path != "/run" && !path.starts_with("/run/") {
+                look.insert(path, describe(data, file));
+            }
+        });
+        look
+    }
+}
+
+fn visit(directory: &Path, seen: &mut dyn FnMut(&Path, &fs::Metadata)) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let file = entry.unwrap().path();
+        let data = file.symlink_metadata().unwrap();
+        seen(&file, &data);
+        if data.is_dir() {
+            visit(&file, seen);
+        }
+    }
+}
+
+/// Asserts that two looks are the same, and prints what is not.
+#[track_caller]
+pub fn assert_same(before: &Look, after: &Look, what: &str) {
+    let paths: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    let of = |look: &Look, path| look.get(path).cloned().unwrap_or_else(|| "nothing".into());
+    let differences: Vec<String> = paths
+        .into_iter()
+        .filter(|path| before.get(*path) != after.get(*path))
+        .map(|path| format!("{path}:\n  - {}\n  + {}", of(before, path), of(after, path)))
+        .collect();
+    assert!(differences.is_empty(), "{what}:\n{}", differences.join("\n"));
+}
