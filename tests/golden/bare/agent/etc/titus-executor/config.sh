@@ -1,0 +1,6 @@
+# Written by titus-bootstrap. titus-executor's start script sources this file, and
+# config.json copies these names into every task.
+export NETFLIX_STACK=mainvpc
+export EC2_INSTANCE_ID=i-12345678
+export EC2_REGION=eu-central-1
+export EC2_AVAILABILITY_ZONE=eu-central-1b

@@ -1,0 +1,9 @@
+# Written by titus-bootstrap. titus-executor's start script sources this file, and
+# config.json copies these names into every task.
+export NETFLIX_STACK=mainvpc
+export EC2_INSTANCE_ID=i-0123456789abcdef0
+export EC2_REGION=eu-west-1
+export EC2_AVAILABILITY_ZONE=eu-west-1a
+export EC2_OWNER_ID=123456789012
+export EC2_VPC_ID=vpc-0123456789abcdef0
+export EC2_RESERVATION_ID=r-0123456789abcdef0
