@@ -95,6 +95,7 @@ fn values(s: &Settings) -> Vec<(String, String, Form)> {
     one("agent.ports", &s.agent.ports, PORTS);
     one("agent.docker_listen", &s.agent.docker_listen, HOST_PORT);
     one("docker.user", &s.docker.user, NAME);
+    one("docker.daemon", &s.docker.daemon, PATH);
     one("docker.log_level", &s.docker.log_level, LOG_LEVEL);
     one("docker.host", &s.docker.host, PLAIN);
     one("systemd.unit_dir", &s.systemd.unit_dir, PATH);

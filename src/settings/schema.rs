@@ -180,6 +180,9 @@ pub enum Any {
 pub struct Docker {
     /// User who is put into group docker, if there is such a user.
     pub user: Option<String>,
+    /// Path of dockerd: /usr/bin/dockerd in Docker's own packages, /usr/sbin/dockerd in
+    /// Debian's docker.io.
+    pub daemon: Option<String>,
     /// dockerd's log level.
     pub log_level: Option<String>,
     /// Address of the engine's API; unset: DOCKER_HOST, else the unix socket.

@@ -1,6 +1,7 @@
 //! One file a case.
 
 mod again;
+mod bench;
 mod changed;
 mod cure;
 mod fresh;

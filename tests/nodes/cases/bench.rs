@@ -1,0 +1,68 @@
+//! How long it takes: `BENCH=N` runs of each row, and their medians. `tests/bench`
+//! prints the table of docs/performance.md; no time is ever asserted.
+
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use crate::harness::agent::{self, FILES};
+use crate::harness::image::program;
+use crate::harness::node::Node;
+
+/// How often; without a word from `tests/bench` twice, so that the code stays alive.
+fn runs() -> usize {
+    std::env::var("BENCH").ok().and_then(|n| n.parse().ok()).unwrap_or(2)
+}
+
+/// Median of milliseconds.
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+/// Wall time of a command in the node as its own shell measures it, after a preparation
+/// that is not measured.
+fn timed(node: &Node, preparation: &str, command: &str) -> f64 {
+    let script = format!("{preparation}\nTIMEFORMAT=%R; time {command} > /dev/null 2> /dev/null");
+    let outcome = node.run(&["bash", "-euc", &script]).expect(0);
+    outcome.stderr.trim().parse::<f64>().unwrap() * 1000.0
+}
+
+fn row(what: &str, times: Vec<f64>) {
+    let (least, most) = times.iter().fold((f64::MAX, 0.0_f64), |(l, m), t| (l.min(*t), m.max(*t)));
+    println!("| {what} | {:.1} ms | {least:.1} to {most:.1} ms |", median(times));
+}
+
+#[test]
+fn bench() {
+    println!("| what ({} runs each) | median | least to most |\n|---|---|---|", runs());
+    let version = |_| {
+        let started = Instant::now();
+        let status = Command::new(program()).arg("--version").stdout(Stdio::null()).status().unwrap();
+        assert!(status.success());
+        started.elapsed().as_secs_f64() * 1000.0
+    };
+    row("`--version`", (0..runs()).map(version).collect());
+
+    let node = Node::converged();
+    let _services = agent::services(&node);
+    agent::settings(&node);
+    agent::apply(&node);
+    let times = |preparation: &str, command: &str| (0..runs()).map(|_| timed(&node, preparation, command)).collect();
+    row("nothing to do, metadata on loopback", times("", "titus-bootstrap"));
+
+    let remove = |paths: &[&str]| format!("rm -f {}", paths.join(" "));
+    let links = "/etc/systemd/system/multi-user.target.wants/mesos-agent.service \
+                 /etc/systemd/system/sockets.target.wants/docker-tcp-proxy.socket";
+    let boot = [
+        "/etc/systemd/network/05-titus-primary.network",
+        "/etc/profile.d/titus_environment.sh",
+        "/etc/titus-executor/config.sh",
+        "/etc/mesos-attributes.sh",
+        "/etc/mesos-agent.config",
+        links,
+    ];
+    row("boot phase: its files and links anew", times(&remove(&boot), "titus-bootstrap apply --phase boot"));
+
+    let all: Vec<&str> = FILES.iter().map(|(path, _)| *path).chain([links]).collect();
+    row("all files and links anew, packages there", times(&remove(&all), "titus-bootstrap"));
+}
