@@ -24,9 +24,9 @@ pub fn run(global: &Global, which: &Config) -> Result<u8> {
 }
 
 fn show(global: &Global) -> Result<()> {
-    let mut host = super::host(global)?;
-    let prepared = super::prepare(global, &mut host, &Steps { phase: Phase::All, user_data: None })?;
-    let shown = template::shown(&prepared.merged);
+    let host = super::host(global)?;
+    let gathered = super::gather(global, &host, &Steps { phase: Phase::All, user_data: None })?;
+    let shown = template::shown(&gathered.merged);
     if global.json {
         let settings: serde_json::Map<_, _> = shown
             .into_iter()

@@ -162,25 +162,25 @@ fn facts_from(path: &Path) -> Result<Facts> {
     Ok(facts)
 }
 
-/// From the command line to a role that can be rendered.
-///
-/// # Errors
-/// Everything that can be refused before the machine is looked at.
-pub fn prepare(global: &Global, host: &mut Host, steps: &Steps) -> Result<Prepared> {
-    let early = early(global, host, steps.user_data.as_deref())?;
-    let bake = steps.phase == PhaseArgument::Bake;
-    let (facts, user_data) = facts(global, &early, bake)?;
-    prepare_with(global, host, early, facts, user_data, bake)
+/// What is known before anything is refused.
+pub struct Gathered {
+    /// Facts.
+    pub facts: Facts,
+    /// The role.
+    pub role: Role,
+    /// How it was found.
+    pub detected: Detected,
+    /// The settings, each with its source.
+    pub merged: Merged,
 }
 
-fn prepare_with(
-    global: &Global,
-    host: &mut Host,
-    mut early: Early,
-    facts: Facts,
-    user_data: Option<Vec<u8>>,
-    bake: bool,
-) -> Result<Prepared> {
+/// From the command line to facts, role and settings.
+///
+/// # Errors
+/// When one of them cannot be had.
+pub fn gather(global: &Global, host: &Host, steps: &Steps) -> Result<Gathered> {
+    let mut early = early(global, host, steps.user_data.as_deref())?;
+    let (facts, user_data) = facts(global, &early, steps.phase == PhaseArgument::Bake)?;
     let mut flag = global.role.clone();
     if let Some(tags) = facts.instance.as_ref().and_then(|instance| instance.tags.as_ref()) {
         early.below.extend(Layer::tags(tags)?);
@@ -193,9 +193,19 @@ fn prepare_with(
     let detected = detect::role(flag.as_deref(), &merged, Some(&facts))?;
     let role = Role::load(host, &detected.role)?;
     let merged = sum(&[Layer::built_in()?, role.defaults()?], &early.below, &early.above);
+    Ok(Gathered { facts, role, detected, merged })
+}
+
+/// From the command line to a role that can be rendered.
+///
+/// # Errors
+/// Everything that can be refused before the machine is looked at.
+pub fn prepare(global: &Global, host: &mut Host, steps: &Steps) -> Result<Prepared> {
+    let Gathered { facts, role, detected, merged } = gather(global, host, steps)?;
     let settings = merged.settings()?;
     role.refuse(&settings, &facts)?;
     host.deadlines = deadlines(&merged);
+    let bake = steps.phase == PhaseArgument::Bake;
     let values = match &facts.instance {
         Some(instance) if role.vpc_driver && !bake => Values::of_agent(&settings, instance)?,
         _ => Values::of_settings(&settings),

@@ -9,6 +9,7 @@ mod interfaces;
 mod killed;
 mod locked;
 mod names;
+mod quoting;
 mod refused;
 mod restarted;
 mod scripts;

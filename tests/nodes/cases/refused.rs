@@ -40,7 +40,8 @@ fn a_fresh_node_is_left_alone_when_a_run_is_refused() {
     node.shell("mv /usr/bin/apt-get.away /usr/bin/apt-get");
 
     // And the same node is none the worse for it.
-    node.bootstrap(&["--role", "agent"]).expect(0);
+    services.metadata.set("meta-data/tags/instance/titus:role", Some(b"agent".to_vec()));
+    node.bootstrap(&[]).expect(0);
     agent::check(&node);
 }
 

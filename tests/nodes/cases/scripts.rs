@@ -1,14 +1,13 @@
 //! A node as the proof of concept's scripts left it ends as a fresh one does.
 
 use crate::harness::agent::{self, FILES};
-use crate::harness::image::converged;
 use crate::harness::node::Node;
 use crate::harness::services::listens;
 use crate::harness::tree::{Tree, assert_same, contents};
 
 #[test]
 fn a_node_that_the_scripts_left_converges() {
-    let fresh = Node::start(converged(), "eth0");
+    let fresh = Node::converged();
     let wanted = of_the_role(&contents(&fresh.path("/")));
     drop(fresh);
 
