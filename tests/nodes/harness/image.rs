@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use super::agent;
 use super::docker::{docker, label, remove_abandoned};
@@ -30,19 +31,29 @@ pub fn fresh() -> &'static Fresh {
     })
 }
 
-/// The image of a node that one run has made an agent, once a test process.
-pub fn converged() -> &'static str {
-    static CONVERGED: OnceLock<String> = OnceLock::new();
+/// A node that one run has made an agent.
+pub struct Converged {
+    /// The image's name.
+    pub image: String,
+    /// How long that run took.
+    pub duration: Duration,
+}
+
+/// The image of such a node; made once a test process.
+pub fn converged() -> &'static Converged {
+    static CONVERGED: OnceLock<Converged> = OnceLock::new();
     CONVERGED.get_or_init(|| {
         let node = Node::fresh();
         let _services = agent::services(&node);
         agent::settings(&node);
+        let started = Instant::now();
         node.bootstrap(&["apply"]).expect(0);
+        let duration = started.elapsed();
         agent::check(&node);
         docker(&["stop", "--time", "30", &node.id]);
         let image = format!("titus-bootstrap-converged:{}", std::process::id());
         docker(&["commit", "--change", &format!("LABEL {}", label()), &node.id, &image]);
-        image
+        Converged { image, duration }
     })
 }
 

@@ -56,7 +56,7 @@ impl Node {
 
     /// A node that a run has made an agent, after a reboot.
     pub fn converged() -> Node {
-        Node::start(image::converged(), "eth0")
+        Node::start(&image::converged().image, "eth0")
     }
 
     /// A node from `image`, whose only interface is `interface`.
