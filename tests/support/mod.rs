@@ -4,3 +4,4 @@
 
 pub mod metadata;
 pub mod root;
+pub mod user;

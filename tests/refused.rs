@@ -1,0 +1,291 @@
+//! What must be refused before anything is changed: the tree is compared.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::process::Stdio;
+
+use flate2::{Compression, write::GzEncoder};
+use serde_json::{Value, json};
+use support::metadata::{Fault, Metadata, sample};
+use support::root::{Outcome, Root, ask, assert_same, run};
+
+const GROUP: &str = "meta-data/tags/instance/aws:autoscaling:groupName";
+const AGENT: [&str; 3] = ["--role", "agent", "--sample"];
+
+/// A tree in which a run would have much to do.
+fn drifted() -> Root {
+    let root = Root::empty();
+    root.write("/etc/titus-shared.env", "SHORT_CIRCUIT_QUITELITE=false\n");
+    root.write("/etc/mesos-agent.config", "MESOS_PORT=1\nMESOS_PORT=1\n");
+    root.write("/etc/udev/rules.d/70-persistent-net.rules", "");
+    root
+}
+
+/// The outcome of what changes nothing below the root.
+#[track_caller]
+fn unchanged(root: &Root, run: impl FnOnce(&Root) -> Outcome) -> Outcome {
+    let before = (root.look(), root.stamps());
+    let outcome = run(root);
+    assert_same(&before.0, &root.look(), "a refused run changed something");
+    assert_same(&before.1, &root.stamps(), "a refused run wrote something");
+    outcome
+}
+
+#[track_caller]
+fn refused(arguments: &[&str], code: i32, words: &[&str]) {
+    let root = drifted();
+    unchanged(&root, |root| root.run(arguments)).ends_with(code).tells(words);
+}
+
+/// The sample's facts with a change, through `facts --json` and `--facts`.
+#[track_caller]
+fn refused_for_facts(change: impl FnOnce(&mut Value), arguments: &[&str], code: i32, words: &[&str]) {
+    let root = drifted();
+    let mut facts = run(&["facts", "--sample", "--json"]).ends_with(0).json();
+    change(&mut facts);
+    root.write("/srv/facts.json", facts.to_string());
+    root.write("/srv/settings.toml", titus_bootstrap::facts::sample::SETTINGS);
+    let (facts, settings) = (root.at("/srv/facts.json"), root.at("/srv/settings.toml"));
+    let given = ["--facts", facts.to_str().unwrap(), "--config", settings.to_str().unwrap()];
+    unchanged(&root, |root| root.run(&[&given, arguments].concat())).ends_with(code).tells(words);
+}
+
+/// The sample's metadata service with a change, and nothing but the bucket and the role set.
+#[track_caller]
+fn refused_for_metadata(change: impl FnOnce(&Metadata), code: i32, words: &[&str]) {
+    let metadata = Metadata::start(sample());
+    change(&metadata);
+    let root = drifted();
+    let settings = ["--set", "agent.log_bucket=logs", "--set", "prereqs=10.0.0.1", "--set", "timeouts.facts=1s"];
+    unchanged(&root, |root| root.ask(&metadata, &settings)).ends_with(code).tells(words);
+}
+
+#[test]
+fn an_instance_family_that_the_vpc_driver_does_not_know() {
+    refused_for_facts(
+        |facts| facts["instance"]["type"] = json!("t2.large"),
+        &["--role", "agent"],
+        69,
+        &["t2.large", "family t2", "m4, m5, r4, p2, c5", "agent.supported_families"],
+    );
+}
+
+#[test]
+fn an_instance_type_that_nobody_knows() {
+    let unknown = |facts: &mut Value| facts["instance"]["type"] = json!("m4.gigantic");
+    refused_for_facts(unknown, &["--role", "agent"], 78, &["[instance_types.\"m4.gigantic\"]", "max_enis"]);
+}
+
+#[test]
+fn an_architecture_that_the_packages_are_not_for() {
+    let arm = |facts: &mut Value| facts["image"]["architecture"] = json!("aarch64");
+    refused_for_facts(arm, &["--role", "agent"], 69, &["aarch64", "x86_64"]);
+}
+
+#[test]
+fn a_machine_that_leaves_nothing_for_tasks() {
+    let small = |facts: &mut Value| facts["instance"]["memory_mib"] = json!(1200);
+    refused_for_facts(small, &["--role", "agent"], 69, &["1200 MiB", "agent.reserve.mem"]);
+}
+
+#[test]
+fn no_auto_scaling_group() {
+    let alone = |facts: &mut Value| facts["instance"]["autoscaling_group"] = Value::Null;
+    let words = ["Auto Scaling group", "agent.asg", "InstanceMetadataTags"];
+    refused_for_facts(alone, &["--role", "agent"], 78, &words);
+    let tag = |value: &'static str| move |metadata: &Metadata| metadata.set(GROUP, Some(value.into()));
+    let role = "meta-data/tags/instance/titus:role";
+    for value in ["a;b:c", "a:b", "a\nb", "a b", "a'b", "$(reboot)"] {
+        let changed = |metadata: &Metadata| {
+            metadata.set(role, Some(b"agent".to_vec()));
+            tag(value)(metadata);
+        };
+        refused_for_metadata(changed, 78, &[]);
+    }
+}
+
+#[test]
+fn no_role_anywhere() {
+    refused(&["--sample"], 78, &["--role: not given", "settings: no role", "titus:role: no such tag", "tags enabled"]);
+    let off = |metadata: &Metadata| {
+        metadata.set(GROUP, None);
+        metadata.set("meta-data/tags/instance/Name", None);
+    };
+    refused_for_metadata(off, 78, &["tags in instance metadata are off", "--instance-metadata-tags enabled"]);
+}
+
+#[test]
+fn a_role_that_is_none_or_not_yet_or_not_accepted() {
+    refused(&["--sample", "--role", "agnet"], 78, &["agnet", "did you mean `agent`?"]);
+    for role in ["prereqs", "master", "gateway"] {
+        refused(&["--sample", "--role", role], 69, &[&format!("role {role}: ")]);
+    }
+    let accepted = [&AGENT[..], &["--set", "allowed_roles=[\"master\"]"]].concat();
+    refused(&accepted, 78, &["role agent", "allowed_roles is master"]);
+    refused_for_metadata(
+        |metadata| metadata.set("meta-data/tags/instance/titus:role", Some(b"agnet".to_vec())),
+        78,
+        &["did you mean `agent`?"],
+    );
+}
+
+#[test]
+fn settings_that_are_wrong() {
+    for (text, words) in [
+        (
+            "[agent]\nlog_bucket = 'logs'\n  reigstry = 'x'\n",
+            &["line 3, column 3", "reigstry", "did you mean `registry`?"][..],
+        ),
+        ("stakc = 'x'\n", &["config.toml, line 1, column 1", "did you mean `stack`?"]),
+        ("stack = \n", &["config.toml, line 1"]),
+        ("agent.port = 'high'\n", &["line 1, column 14", "u16"]),
+        ("agent.log_bucket = \"it's\"\n", &["agent.log_bucket = \"it's\"", "config.toml", "lower-case"]),
+        ("agent.log_bucket = 'a\"b'\n", &["agent.log_bucket", "config.toml"]),
+        ("stack = \"a\\nb\"\n", &["stack = \"a\\nb\""]),
+        ("agent.attributes = { cluster = 'a;asg:b' }\n", &["agent.attributes.cluster", "forge"]),
+        ("agent.attributes = { zone = 'a' }\n", &["zone is given twice"]),
+        ("agent.resource_set = 'all'\n", &["\"all\"", "schedulable"]),
+        ("timeouts.wait = 'soon'\n", &["soon", "90s"]),
+        ("agent.supported_families = 'all'\n", &["\"any\""]),
+    ] {
+        let root = drifted();
+        root.write("/etc/titus-bootstrap/config.toml", text);
+        // Below every other layer but the sample: what is wrong there is wrong wherever it is overridden.
+        unchanged(&root, |root| root.sample(&[])).ends_with(78).tells(words);
+    }
+    refused(&[&AGENT[..], &["--set", "agent.reigstry=x"]].concat(), 78, &["did you mean `registry`?"]);
+    refused(&[&AGENT[..], &["--config", "/nowhere/at/all.toml"]].concat(), 78, &["/nowhere/at/all.toml"]);
+    refused_for_facts(|_| {}, &["--role", "agent", "--set", "prereqs=a b"], 78, &["prereqs"]);
+}
+
+#[test]
+fn a_role_without_what_it_needs() {
+    let root = drifted();
+    let facts = run(&["facts", "--sample", "--json"]).ends_with(0).out;
+    root.write("/srv/facts.json", facts);
+    let facts = root.at("/srv/facts.json");
+    unchanged(&root, |root| root.run(&["--role", "agent", "--facts", facts.to_str().unwrap()])).ends_with(78).tells(&[
+        "agent.log_bucket and zookeeper.servers",
+        "titus:agent.log_bucket",
+        "--set prereqs=VALUE",
+    ]);
+}
+
+#[test]
+fn tags_that_are_wrong() {
+    for (key, value) in [
+        ("titus:stack", "a;b"),
+        ("titus:stack", "a\nb"),
+        ("titus:agent.log_bucket", "a\"b"),
+        ("titus:zookeeper.servers", "10.0.0.1"),
+        ("titus:prereqs", "10.0.0.1; reboot"),
+    ] {
+        let tagged = |metadata: &Metadata| {
+            metadata.set("meta-data/tags/instance/titus:role", Some(b"agent".to_vec()));
+            metadata.set(&format!("meta-data/tags/instance/{key}"), Some(value.into()));
+        };
+        let metadata = Metadata::start(sample());
+        tagged(&metadata);
+        let root = drifted();
+        unchanged(&root, |root| root.ask(&metadata, &[])).ends_with(78).tells(&[key]);
+    }
+}
+
+#[test]
+fn facts_that_are_none() {
+    let broken = ["", "{", "[]", "{\"schema_version\": 1}", "null"];
+    for text in broken {
+        let root = drifted();
+        root.write("/srv/facts.json", text);
+        let facts = root.at("/srv/facts.json");
+        unchanged(&root, |root| root.run(&["--role", "agent", "--facts", facts.to_str().unwrap()]))
+            .ends_with(78)
+            .tells(&["is no print of facts", "facts --json"]);
+    }
+    refused_for_facts(|facts| facts["schema_version"] = json!(2), &["--role", "agent"], 78, &["schema_version is 2"]);
+    refused_for_facts(|facts| facts["instance"]["tpye"] = json!("x"), &["--role", "agent"], 78, &["tpye"]);
+    refused(&["--role", "agent", "--facts", "/nowhere.json"], 78, &["/nowhere.json"]);
+    refused(&[&AGENT[..], &["--facts", "/nowhere.json"]].concat(), 64, &["--sample"]);
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn user_data_that_is_ours_and_broken() {
+    let mut bomb = b"#titus-bootstrap\n".to_vec();
+    bomb.resize(8 << 20, b'\n');
+    let two = "Content-Type: multipart/mixed; boundary=x\n\n--x\n\n#titus-bootstrap\n--x\n\n#titus-bootstrap\n--x--\n";
+    for (data, words) in [
+        (
+            b"#titus-bootstrap\n[agent]\nlog_buckett = 'x'\n".to_vec(),
+            &["user data, line 3, column 1", "log_bucket"][..],
+        ),
+        (b"#!/usr/bin/titus-bootstrap\nexec reboot\n".to_vec(), &["user data, line 2"]),
+        (b"#!/usr/bin/titus-bootstrap --rloe agent\n".to_vec(), &["user data", "--rloe"]),
+        (b"#titus-bootstrap\nstack = '\xff'\n".to_vec(), &["user data", "line 2", "UTF-8"]),
+        (two.into(), &["user data", "two"]),
+        (gzip(&bomb), &["user data", "1048576"]),
+        (vec![b'#'; 16385], &["user data", "16384"]),
+        (gzip(b"#titus-bootstrap\nstack = 'x'\n")[..30].to_vec(), &["user data", "damaged"]),
+    ] {
+        let with_data = |metadata: &Metadata| {
+            metadata.set("meta-data/tags/instance/titus:role", Some(b"agent".to_vec()));
+            metadata.set("user-data", Some(data));
+        };
+        refused_for_metadata(with_data, 78, words);
+    }
+}
+
+#[test]
+fn a_metadata_service_that_is_absent_hangs_or_refuses() {
+    // A port that was free a moment ago.
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let root = drifted();
+    let mut command = root.program(&["--role", "agent", "--set", "timeouts.facts=2s"]);
+    ask(&mut command, &format!("http://{free}"));
+    let started = std::time::Instant::now();
+    unchanged(&root, |_| support::root::outcome(&mut command)).ends_with(75).tells(&[
+        "within 2s",
+        "Connection refused",
+        &free.to_string(),
+    ]);
+    let took = started.elapsed().as_secs_f32();
+    assert!((1.9..12.0).contains(&took), "{took} s");
+    refused_for_metadata(|metadata| metadata.fault(Fault::Hang), 75, &["within 1s"]);
+    refused_for_metadata(|metadata| metadata.fault(Fault::Refuse), 75, &["403 Forbidden", "http-endpoint enabled"]);
+    refused_for_metadata(|metadata| metadata.fault(Fault::V1Only), 75, &["IMDSv2"]);
+}
+
+#[test]
+fn a_metadata_service_that_comes_late_is_waited_for() {
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let root = drifted();
+    let mut command = root.program(&AGENT[..2]);
+    command.args([
+        "--set",
+        "agent.log_bucket=logs",
+        "--set",
+        "prereqs=10.0.0.1",
+        "--set",
+        "agent.resources={mem=1,disk=1}",
+    ]);
+    ask(&mut command, &format!("http://{address}")).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut late = None;
+    for line in BufReader::new(child.stderr.take().unwrap()).lines() {
+        // What it says after three seconds.
+        if line.unwrap().contains("waiting for the instance metadata service") && late.is_none() {
+            late = Some(Metadata::serve(TcpListener::bind(address).unwrap(), sample()));
+        }
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(late.is_some() && root.read("/etc/mesos-agent.config").contains("i-0123456789abcdef0"));
+}

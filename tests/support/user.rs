@@ -1,0 +1,35 @@
+//! The program as an ordinary user: what is tried on the live machine must not be
+//! able to change it, whatever the program does.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use super::root::{Outcome, isolated, outcome};
+
+/// Without rights, and owner of nothing.
+pub const NOBODY: u32 = 65534;
+
+/// Runs the program without root's rights, on the machine itself.
+pub fn run(arguments: &[&str]) -> Outcome {
+    prepared(|command| command.args(arguments))
+}
+
+/// The same, after the command was prepared.
+pub fn prepared(prepare: impl FnOnce(&mut Command) -> &mut Command) -> Outcome {
+    // A copy, for the build directory can lie where nobody else may look.
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let copy = directory.path().join("titus-bootstrap");
+    fs::copy(env!("CARGO_BIN_EXE_titus-bootstrap"), &copy).unwrap();
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = isolated(&copy);
+    command.current_dir("/");
+    if nix::unistd::geteuid().is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    outcome(prepare(&mut command))
+}
