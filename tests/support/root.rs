@@ -195,12 +195,12 @@ impl Root {
     }
 
     /// Files that a killed run left half-written, /run included.
-    pub fn half_written(&self) -> Vec<PathBuf> {
+    pub fn half_written(&self) -> Vec<String> {
         let mut found = Vec::new();
         visit(self.path(), &mut |file, _| {
             let name = file.file_name().unwrap().to_string_lossy();
             if name.starts_with(".titus-bootstrap-") {
-                found.push(file.to_path_buf());
+                found.push(file.display().to_string());
             }
         });
         found
