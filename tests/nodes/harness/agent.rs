@@ -45,8 +45,8 @@ pub fn services(node: &Node) -> Services {
     services::serve(node, items())
 }
 
-/// The only thing that is particular to the tests: where packages come from, and how
-/// Docker's is called there.
+/// The only things that are particular to the tests: where packages come from, and how
+/// Debian calls Docker's and where it puts the daemon.
 pub fn settings(node: &Node) {
     settings_with(node, "titus-log-bucket-terraform-example", "");
 }
@@ -56,6 +56,7 @@ pub fn settings_with(node: &Node, bucket: &str, more: &str) {
     let text = format!(
         "prereqs = \"{PREREQS}\"\n{more}\n\
          [agent]\nlog_bucket = \"{bucket}\"\n\n\
+         [docker]\ndaemon = \"/usr/sbin/dockerd\"\n\n\
          [packages]\ndocker = [\"docker.io\"]\n\n\
          [[apt.sources]]\nname = \"test\"\nuris = [\"file:/srv/repo\"]\nsuites = [\"test\"]\n\
          components = [\"main\"]\nkey = \"/srv/repo/key.asc\"\n"
@@ -94,7 +95,8 @@ pub fn check(node: &Node) {
         "mesos-agent.service",
         "systemd-networkd.service",
     ] {
-        assert_eq!(node.property(unit, "UnitFileState"), "enabled", "{unit}");
+        // What the next boot will find: not what systemd knew when it loaded the unit.
+        assert_eq!(node.run(&["systemctl", "is-enabled", unit]).stdout.trim(), "enabled", "{unit}");
     }
     for unit in ["mesos-slave", "mesos-master"] {
         assert_eq!(node.property(&format!("{unit}.service"), "LoadState"), "masked", "{unit}");

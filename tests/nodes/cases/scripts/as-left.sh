@@ -16,7 +16,7 @@ mkdir -p /etc/systemd/system/docker.service.d /etc/titus-executor /etc/systemd/n
 cat > /etc/systemd/system/docker.service.d/10-docker-config.conf <<'EOF'
 [Service]
 ExecStart=
-ExecStart=/usr/bin/dockerd --log-level=debug -H fd:// --init-path=/apps/titus-executor/bin/tini-static --iptables=false --storage-driver=overlay2
+ExecStart=/usr/sbin/dockerd --log-level=debug -H fd:// --init-path=/apps/titus-executor/bin/tini-static --iptables=false --storage-driver=overlay2
 Restart=always
 StartLimitInterval=0
 RestartSec=5
