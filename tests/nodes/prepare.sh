@@ -34,12 +34,15 @@ need_tools() {
 need_engine() {
     engine_pid=
     docker version > /dev/null 2>&1 && return
+    mkdir -p target/nodes/docker
+    # Two engines must not share their data: a second test run waits for the first.
+    exec 8> target/nodes/engine.lock
+    flock --nonblock 8 || { echo "waiting for another test run to end" >&2; flock 8; }
     engine_run=$(mktemp -d)
     export DOCKER_HOST=unix://$engine_run/docker.sock
-    mkdir -p target/nodes/docker
     # Nodes have no network but their own, so the engine needs none.
     setsid dockerd --host "$DOCKER_HOST" --data-root "$PWD/target/nodes/docker" --exec-root "$engine_run/exec" \
-        --pidfile "$engine_run/pid" --bridge none --iptables=false > target/nodes/dockerd.log 2>&1 &
+        --pidfile "$engine_run/pid" --bridge none --iptables=false > target/nodes/dockerd.log 2>&1 8>&- &
     engine_pid=$!
     until docker version > /dev/null 2>&1; do
         kill -0 "$engine_pid" 2> /dev/null || { tail -n 20 target/nodes/dockerd.log >&2; return 1; }
