@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use super::metadata::Metadata;
 
@@ -84,7 +84,11 @@ pub fn ask<'a>(command: &'a mut Command, endpoint: &str) -> &'a mut Command {
 
 /// Runs a command to its end.
 pub fn outcome(command: &mut Command) -> Outcome {
-    let output = command.output().unwrap();
+    told(command.output().unwrap())
+}
+
+/// What a command that has ended left.
+pub fn told(output: Output) -> Outcome {
     let code = output.status.code().unwrap_or_else(|| -output.status.signal().unwrap());
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     Outcome { code, out: text(output.stdout), err: text(output.stderr) }
