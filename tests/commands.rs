@@ -158,11 +158,16 @@ fn no_secret_is_shown() {
     let secret = "geheim-4711";
     let proxy = format!("proxy.https=http://user:{secret}@proxy:3128");
     let token = format!("agent.attributes={{ api_token = \"{secret}\" }}");
-    for arguments in
-        [&["config", "show"][..], &["config", "show", "--json"], &["plan"], &["plan", "--json"], &["-v"], &["status"]]
-    {
-        let told =
-            root.sample(&[arguments, &["--set", &proxy, "--save"][..if arguments == ["-v"] { 3 } else { 2 }]].concat());
+    for arguments in [
+        &["config", "show"][..],
+        &["config", "show", "--json"],
+        &["plan"],
+        &["plan", "--json"],
+        &["apply", "-v", "--save"],
+        &["apply", "--json"],
+        &["status"],
+    ] {
+        let told = root.sample(&[arguments, &["--set", &proxy]].concat()).ends_with(0);
         assert!(!told.out.contains(secret) && !told.err.contains(secret), "{arguments:?}\n{}\n{}", told.out, told.err);
     }
     let shown = root.sample(&["config", "show", "--set", &token]).ends_with(0).out;
