@@ -1,0 +1,197 @@
+//! Role files: the operator's own, and what is wrong with one is told with its place.
+//! And what is kept for the next run: saved flags, printed facts.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use serde_json::Value;
+use support::root::{Outcome, Root, assert_same, outcome, run};
+use support::user::NOBODY;
+
+const ROLES: &str = "/etc/titus-bootstrap/roles";
+const MOTD: &str = "description = \"A message\"\n\n[[step]]\nid = \"motd\"\nphase = \"boot\"\n\
+                    file = { path = \"/etc/motd\", content = \"{{ instance.id }} in {{ stack }}\\n\" }\n";
+
+#[test]
+fn roles_are_listed_and_shown() {
+    let listed = run(&["role", "list"]).ends_with(0).out;
+    let names: Vec<_> = listed.lines().map(|line| line.split_whitespace().next().unwrap()).collect();
+    assert_eq!(names, ["agent", "gateway", "master", "prereqs"]);
+    let file = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("roles/agent.toml")).unwrap();
+    assert_eq!(run(&["role", "show", "agent"]).ends_with(0).out, file);
+    run(&["role", "show", "agnet"]).ends_with(78).tells(&["did you mean `agent`?"]);
+}
+
+#[test]
+fn an_operators_role_replaces_a_built_in_one_or_adds_one() {
+    for name in ["agent", "message"] {
+        let root = Root::empty();
+        root.write(&format!("{ROLES}/{name}.toml"), MOTD);
+        root.run(&["role", "list"]).ends_with(0).prints(&["A message", &format!("{ROLES}/{name}.toml")]);
+        root.run(&["--sample", "--role", name]).ends_with(0);
+        assert_eq!(root.read("/etc/motd"), "i-0123456789abcdef0 in mainvpc\n");
+        assert!(!root.at("/etc/mesos-agent.config").exists());
+        root.run(&["--sample", "--role", name]).ends_with(0).prints(&["nothing to do"]);
+    }
+}
+
+#[test]
+fn an_operators_template_wins() {
+    let root = Root::empty();
+    root.write(&format!("{ROLES}/files/titus-shared.env"), "SHORT_CIRCUIT_QUITELITE=true\nSTACK={{ stack }}\n");
+    root.sample(&[]).ends_with(0);
+    assert_eq!(root.read("/etc/titus-shared.env"), "SHORT_CIRCUIT_QUITELITE=true\nSTACK=mainvpc\n");
+}
+
+/// A role of one description and these lines, checked and run; both refuse, and nothing is changed.
+#[track_caller]
+fn wrong(lines: &str, words: &[&str]) {
+    let root = Root::empty();
+    root.write(&format!("{ROLES}/mine.toml"), format!("description = \"Mine\"\n{lines}"));
+    root.write(&format!("{ROLES}/files/instance.env"), "ID={{ instance.id }}\n");
+    let before = root.look();
+    root.run(&["--sample", "--role", "mine"]).ends_with(78).tells(words);
+    let file = root.at(&format!("{ROLES}/mine.toml"));
+    let file = file.to_str().unwrap();
+    let check = |arguments: &[&str]| -> Outcome { root.run(arguments).ends_with(78).tells(words) };
+    check(&["check"]);
+    check(&["check", file]);
+    assert_same(&before, &root.look(), "a refused role changed something");
+}
+
+fn step(lines: &str) -> String {
+    format!("[[step]]\nid = \"one\"\nphase = \"boot\"\n{lines}\n")
+}
+
+#[test]
+fn a_wrong_role_file_is_refused_with_its_place() {
+    let file = "file = { path = \"/etc/x\", content = \"\" }";
+    for (lines, words) in [
+        ("[[step]", &["mine.toml, line 2"][..]),
+        (&step("fiel = { path = \"/etc/x\" }"), &["line 5, column 1", "did you mean `file`?"]),
+        (&step("file = { pth = \"/etc/x\" }"), &["line 5, column 10", "did you mean `path`?"]),
+        ("[[step]]\nid = \"one\"\nphase = \"late\"\n", &["line 4", "late", "boot"]),
+        (&format!("[[step]]\nid = \"one\"\n{file}\n"), &["mine.toml", "step one", "phase"]),
+        (&step(""), &["mine.toml", "step one", "no kind"]),
+        (
+            &step(&format!("{file}\nunit = {{ name = \"x.service\" }}")),
+            &["mine.toml", "step one", "more than one kind"],
+        ),
+        (&format!("{0}{0}", step(file)), &["mine.toml", "two steps", "\"one\""]),
+        (&step("unit = { name = \"x.service\", restart_on = [\"tow\"] }"), &["step one", "\"tow\""]),
+        (&step(&format!("when = \"agent.prot == 5051\"\n{file}")), &["step one", "agent.prot", "did you mean `port`?"]),
+        (&step(&format!("when = \"agnet\"\n{file}")), &["step one", "agnet", "did you mean `agent`?"]),
+        (&step(&format!("when = \"1 +\"\n{file}")), &["step one", "1 +"]),
+        (&step("file = { path = \"/etc/{{ stakc }}\", content = \"\" }"), &["step one", "did you mean `stack`?"]),
+        (&step("file = { path = \"/etc/x\", template = \"nowhere.env\" }"), &["nowhere.env"]),
+        (&step("file = { path = \"/etc/x\", template = \"../agent.toml\" }"), &["../agent.toml"]),
+        ("[defaults.agent]\nprot = 1\n", &["prot", "did you mean `port`?"]),
+    ] {
+        wrong(lines, words);
+    }
+}
+
+#[test]
+fn a_step_of_an_image_that_names_an_instance_is_refused() {
+    let bake = |lines: &str| step(lines).replace("boot", "bake");
+    for lines in [
+        "file = { path = \"/etc/x\", content = \"{{ instance.id }}\" }",
+        "file = { path = \"/etc/{{ instance.zone }}\", content = \"\" }",
+        "file = { path = \"/etc/x\", template = \"instance.env\" }",
+        "when = \"instance.cpus > 2\"\nfile = { path = \"/etc/x\", content = \"\" }",
+        "file = { path = \"/etc/x\", content = \"{{ titus.resources }}\" }",
+    ] {
+        wrong(&bake(lines), &["step one", "phase bake", "phase = \"boot\""]);
+    }
+}
+
+#[test]
+fn what_only_values_can_show_is_refused_before_anything_is_changed() {
+    for (lines, words) in [
+        ("when = \"stack\"\nfile = { path = \"/etc/x\", content = \"\" }", &["neither true nor false"][..]),
+        ("file = { path = \"etc/x\", content = \"\" }", &["etc/x"]),
+        ("file = { path = \"/etc/../x\", content = \"\" }", &["/etc/../x"]),
+        ("file = { path = \"/etc/x\", mode = \"rw\", content = \"\" }", &["rw", "0644"]),
+        ("file = { path = \"/etc/x\", content = \"{{ agent.environment }}\" }", &["agent.environment has no value"]),
+        ("unit = { name = \"docker\" }", &["docker.service"]),
+    ] {
+        let root = Root::empty();
+        let first = "[[step]]\nid = \"first\"\nphase = \"boot\"\nfile = { path = \"/etc/first\", content = \"\" }\n";
+        root.write(&format!("{ROLES}/mine.toml"), format!("description = \"Mine\"\n{first}{}", step(lines)));
+        let before = root.look();
+        root.run(&["--sample", "--role", "mine"]).ends_with(78).tells(&[&["step one"], words].concat());
+        assert_same(&before, &root.look(), "a refused role changed something");
+    }
+}
+
+#[test]
+fn what_is_saved_is_there_for_the_next_boot() {
+    let saved = "/etc/titus-bootstrap/config.d/60-saved.toml";
+    let root = Root::empty();
+    root.sample(&["--dry-run", "--save", "--set", "stack=blue"]).ends_with(0);
+    root.sample(&["--save", "--set", "stack=a;b"]).ends_with(78);
+    assert!(!root.at(saved).exists());
+    root.sample(&["--save", "--set", "stack=blue", "--set", "agent.port=7101"]).ends_with(0);
+    assert_eq!(fs::metadata(root.at(saved)).unwrap().permissions().mode() & 0o777, 0o600);
+    let stamps = root.stamps();
+    root.run(&["--sample"]).ends_with(0).prints(&[
+        "role agent",
+        "settings (/etc/titus-bootstrap/config.d/60-saved.toml): agent",
+        "nothing to do",
+    ]);
+    root.sample(&["--save", "--set", "stack=blue"]).ends_with(0).prints(&["nothing to do"]);
+    assert_same(&stamps, &root.stamps(), "what was saved already is written again");
+    let config = root.read("/etc/mesos-agent.config");
+    assert!(config.contains("/titus/blue/mesos\n") && config.contains("MESOS_PORT=7101\n"), "{config}");
+    root.sample(&["--save", "--set", "stack=green"]).ends_with(0);
+    let text = root.read(saved);
+    assert!(text.contains("stack = \"green\"") && text.contains("port = 7101"), "{text}");
+    root.run(&["config", "show", "--sample"]).ends_with(0).prints(&[saved]);
+}
+
+#[test]
+fn printed_facts_can_be_given_back() {
+    let root = Root::empty();
+    let printed = run(&["facts", "--sample", "--json"]).ends_with(0);
+    root.write("/srv/facts.json", &printed.out);
+    let facts = root.at("/srv/facts.json").display().to_string();
+    let again = run(&["facts", "--facts", &facts, "--json"]).ends_with(0);
+    assert_eq!(again.json(), printed.json());
+    run(&["facts", "--facts", &facts]).ends_with(0).prints(&["instance.zone", "eu-west-1a", "image.release"]);
+
+    root.write("/srv/settings.toml", titus_bootstrap::facts::sample::SETTINGS);
+    let settings = root.at("/srv/settings.toml").display().to_string();
+    let (given, sample) = (Root::empty(), Root::empty());
+    given.run(&["--role", "agent", "--facts", &facts, "--config", &settings]).ends_with(0);
+    sample.sample(&[]).ends_with(0);
+    assert_same(&sample.made(), &given.made(), "facts that were printed and given back");
+}
+
+#[test]
+fn a_tree_needs_no_privileges() {
+    let root = Root::empty();
+    let mut command = root.program(&["--role", "agent", "--sample", "--json"]);
+    // The build directory can lie where nobody else may look.
+    let copy = tempfile::tempdir().unwrap();
+    let program = copy.path().join("titus-bootstrap");
+    if nix::unistd::geteuid().is_root() {
+        use std::os::unix::process::CommandExt;
+        fs::set_permissions(copy.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::copy(env!("CARGO_BIN_EXE_titus-bootstrap"), &program).unwrap();
+        std::os::unix::fs::chown(root.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        command = support::root::isolated(&program);
+        command.args(["--role", "agent", "--sample", "--json", "--root"]).arg(root.path()).uid(NOBODY).gid(NOBODY);
+    }
+    let report: Value = outcome(&mut command).ends_with(0).json();
+    assert!(report["notices"].to_string().contains("owners are not set"), "{report:#}");
+    let owner = fs::metadata(root.at("/etc/mesos-agent.config")).unwrap().uid();
+    assert_ne!(owner, 0);
+    assert!(
+        outcome(&mut command).ends_with(0).json()["steps"].as_array().unwrap().iter().all(|s| s["state"] != "changed")
+    );
+}
