@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Read};
+use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::commands;
 use crate::error::{Error, Kind, Result};
-use crate::report::{Reporter, masked};
+use crate::report::{ErrorReport, Reporter, masked};
 
 /// Brings an EC2 instance into the state that its Titus role describes.
 ///
@@ -230,10 +230,17 @@ pub fn run(arguments: Vec<OsString>) -> u8 {
         }
     };
     listen(&cli.global);
+    let log_format = cli.global.log_format;
     match dispatch(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("titus-bootstrap: {}", masked(&error.to_string()));
+            let told = ErrorReport::from(&error);
+            match log_format {
+                LogFormat::Text => eprintln!("titus-bootstrap: {}", masked(&error.to_string())),
+                LogFormat::Json => {
+                    tracing::error!(exit_code = told.exit_code, cause = told.cause, fix = told.fix, "{}", told.what)
+                }
+            }
             error.kind.exit_code()
         }
     }
@@ -327,12 +334,9 @@ fn listen(global: &Global) {
         _ => tracing::Level::INFO,
     };
     let subscriber = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
-    let colour = global.reporter().colour && std::io::stderr().is_terminal();
     // Only a second subscriber in one process could make this fail.
     let _ = match global.log_format {
         LogFormat::Json => tracing::subscriber::set_global_default(subscriber.json().finish()),
-        LogFormat::Text => {
-            tracing::subscriber::set_global_default(subscriber.without_time().with_ansi(colour).finish())
-        }
+        LogFormat::Text => tracing::subscriber::set_global_default(subscriber.without_time().with_ansi(false).finish()),
     };
 }

@@ -1,14 +1,12 @@
 //! The loop: observe, converge, observe again. The command only chooses the mode.
 
-use std::collections::BTreeSet;
-
 use crate::error::{Error, Kind, Result};
 use crate::host::failpoint::failpoint;
 use crate::host::{Host, signals};
 use crate::journal::{self, Journal};
 use crate::report::{Report, Reporter, StepReport};
 use crate::settings::SAVED;
-use crate::step::{self, State, Step};
+use crate::step::{self, Planned, State, Step};
 
 /// Looks at every step and changes nothing.
 ///
@@ -17,11 +15,11 @@ use crate::step::{self, State, Step};
 pub fn observe(host: &Host, steps: &[Step], report: &mut Report, reporter: &Reporter) -> Result<()> {
     watch(host, steps);
     // What earlier steps will have written by the time a later one is reached.
-    let mut planned = BTreeSet::new();
+    let mut planned = Planned::new();
     for (n, step) in steps.iter().enumerate() {
         let state = step.observe(host, &planned).map_err(|error| at(error, report, n, steps))?;
-        if let (State::Changes(_), step::Kind::File(file)) = (&state, &step.kind) {
-            planned.insert(file.path.clone());
+        if matches!(state, State::Changes(_)) {
+            planned.extend(step.planned());
         }
         record(report, reporter, step, &state, false);
     }
@@ -78,7 +76,7 @@ fn converge_step(
     if signals::interrupted() {
         return Err(signals::interruption());
     }
-    let nothing = BTreeSet::new();
+    let nothing = Planned::new();
     let state = step.observe(host, &nothing)?;
     let changes = match &state {
         State::Changes(changes) => changes,

@@ -305,6 +305,9 @@ impl Role {
                 all.extend(names);
             }
         }
+        if self.file.verify.iter().any(|check| check.mesos_agent) {
+            all.insert("mesos.masters".into());
+        }
         Ok(all)
     }
 

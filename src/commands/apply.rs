@@ -113,7 +113,8 @@ fn refuse_without_root(host: &Host) -> Result<()> {
     if !host.is_live() || host.may_chown() {
         return Ok(());
     }
-    let words: Vec<String> = std::env::args().collect();
+    let quoted = |word: std::ffi::OsString| crate::template::shell(&word.to_string_lossy()).unwrap_or_default();
+    let words: Vec<String> = std::env::args_os().map(quoted).collect();
     Err(Error::new(Kind::NotPermitted, "only root can do this").fix(format!("sudo {}", words.join(" "))))
 }
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::cli::Global;
 use crate::error::{Error, Result};
 use crate::facts::sample;
-use crate::report::say;
+use crate::host::Host;
+use crate::report::{SCHEMA_VERSION, say};
 use crate::role::{self, Role, known_names};
 use crate::settings::{Layer, Merged};
 use crate::titus::agent::Values;
@@ -16,33 +17,39 @@ use crate::titus::agent::Values;
 /// The first thing that is wrong.
 pub fn run(global: &Global, files: &[PathBuf]) -> Result<u8> {
     let host = super::host(global)?;
-    let good = |what: &str| {
-        if !global.quiet {
-            say(&format!("good: {what}\n"));
-        }
-    };
+    let good = check(global, &host, files)?;
+    if global.json {
+        say(&format!("{:#}\n", serde_json::json!({ "schema_version": SCHEMA_VERSION, "good": good })));
+    } else if !global.quiet {
+        good.iter().for_each(|what| say(&format!("good: {what}\n")));
+    }
+    Ok(0)
+}
+
+fn check(global: &Global, host: &Host, files: &[PathBuf]) -> Result<Vec<String>> {
+    let mut good = Vec::new();
     for file in files {
         if is_role(file)? {
             let role = Role::from_file(file)?;
-            check_role(&host, &role)?;
+            check_role(host, &role)?;
         } else {
             let mut merged = Merged::default();
             merged.add(&Layer::built_in()?);
             merged.add(&Layer::file(file)?);
             merged.settings()?;
         }
-        good(&file.display().to_string());
+        good.push(file.display().to_string());
     }
     if !files.is_empty() {
-        return Ok(0);
+        return Ok(good);
     }
-    super::early(global, &host, None)?.merged.settings()?;
-    good("settings");
-    for name in role::names(&host)?.keys() {
-        check_role(&host, &Role::load(&host, name)?)?;
-        good(&format!("role {name}"));
+    super::early(global, host, None)?.merged.settings()?;
+    good.push("settings".into());
+    for name in role::names(host)?.keys() {
+        check_role(host, &Role::load(host, name)?)?;
+        good.push(format!("role {name}"));
     }
-    Ok(0)
+    Ok(good)
 }
 
 fn is_role(path: &Path) -> Result<bool> {
@@ -52,7 +59,7 @@ fn is_role(path: &Path) -> Result<bool> {
 }
 
 /// Every name in the role, over facts of which only the names count.
-fn check_role(host: &crate::host::Host, role: &Role) -> Result<()> {
+fn check_role(host: &Host, role: &Role) -> Result<()> {
     let mut merged = Merged::default();
     merged.add(&Layer::built_in()?);
     merged.add(&role.defaults()?);

@@ -181,16 +181,15 @@ pub struct Gathered {
 pub fn gather(global: &Global, host: &Host, steps: &Steps) -> Result<Gathered> {
     let mut early = early(global, host, steps.user_data.as_deref())?;
     let (facts, user_data) = facts(global, &early, steps.phase == PhaseArgument::Bake)?;
-    let mut flag = global.role.clone();
     if let Some(tags) = facts.instance.as_ref().and_then(|instance| instance.tags.as_ref()) {
         early.below.extend(Layer::tags(tags)?);
     }
     if let Some(text) = user_data.as_deref().map(userdata::settings).transpose()?.flatten() {
         early.below.push(Layer::parse("user data", &text)?);
-        early.below.extend(words_of(&text, &mut flag)?);
+        early.below.extend(words_of(&text)?);
     }
     let merged = sum(&[Layer::built_in()?], &early.below, &early.above);
-    let detected = detect::role(flag.as_deref(), &merged, Some(&facts))?;
+    let detected = detect::role(global.role.as_deref(), &merged, Some(&facts))?;
     let role = Role::load(host, &detected.role)?;
     let merged = sum(&[Layer::built_in()?, role.defaults()?], &early.below, &early.above);
     Ok(Gathered { facts, role, detected, merged })
@@ -229,15 +228,17 @@ fn deadlines(merged: &Merged) -> Deadlines {
 }
 
 /// `--role` and `--set` on the `#!` line of user data.
-fn words_of(text: &str, flag: &mut Option<String>) -> Result<Vec<Layer>> {
+fn words_of(text: &str) -> Result<Vec<Layer>> {
     use clap::Parser;
     let words = userdata::arguments(text);
     let cli = crate::cli::Cli::try_parse_from(std::iter::once("titus-bootstrap").chain(words))
         .map_err(|e| Error::config("user data: the words on its first line cannot be read").cause(e.render()))?;
-    if flag.is_none() {
-        *flag = cli.global.role;
-    }
-    cli.global.set.iter().map(|assignment| Layer::assignment(assignment)).collect()
+    let place = "first line of user data: ";
+    let role = cli
+        .global
+        .role
+        .map(|role| Layer::parse(&format!("{place}--role"), &format!("role = {}", toml::Value::String(role))));
+    role.into_iter().chain(cli.global.set.iter().map(|assignment| Layer::assignment_from(place, assignment))).collect()
 }
 
 fn refuse_without_required(role: &Role, settings: &Settings) -> Result<()> {

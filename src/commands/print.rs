@@ -12,7 +12,7 @@ pub fn completions(shell: clap_complete::Shell) {
     say(&String::from_utf8_lossy(&text));
 }
 
-/// Prints the manual page, and after it one for each command.
+/// Prints the manual page.
 ///
 /// # Errors
 /// When it cannot be rendered.

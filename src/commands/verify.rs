@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::cli::{Global, Phase, Steps};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::host::Host;
 use crate::host::command::{self, Patience};
 use crate::report::{SCHEMA_VERSION, say};
@@ -27,7 +27,7 @@ enum Finding {
 pub fn run(global: &Global) -> Result<u8> {
     let mut host = super::host(global)?;
     if !host.is_live() {
-        return Err(Error::config("verify asks a live node, and --root is none").fix("leave --root out"));
+        return Err(Error::new(Kind::Usage, "verify asks a live node, and --root is none").fix("leave --root out"));
     }
     let prepared = super::prepare(global, &mut host, &Steps { phase: Phase::All, user_data: None })?;
     let checks = prepared.role.checks(&prepared.renderer, &prepared.settings, &prepared.facts)?;

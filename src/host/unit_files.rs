@@ -5,6 +5,8 @@
 //! be asked about many units at once. What it does is written down in systemctl(1)
 //! and systemd.unit(5), section [Install].
 
+use std::collections::BTreeMap;
+
 use super::Host;
 use super::fs::EntryKind;
 use super::systemd::UNIT_DIRECTORIES;
@@ -46,11 +48,17 @@ impl Host {
     }
 
     /// The links, path and target, by which the section [Install] of a unit's file enables it;
-    /// `also`: those of the units that it names in `Also=`, too.
+    /// `also`: those of the units that it names in `Also=`, too. `planned`: files, by path, that will
+    /// have these contents by then.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn enablement_links(&self, name: &str, also: bool) -> Result<Vec<(String, String)>> {
+    pub fn enablement_links(
+        &self,
+        name: &str,
+        also: bool,
+        planned: &BTreeMap<String, String>,
+    ) -> Result<Vec<(String, String)>> {
         let mut links = Vec::new();
         let mut left = vec![name.to_owned()];
         let mut seen = Vec::new();
@@ -58,8 +66,13 @@ impl Host {
             if seen.contains(&unit) {
                 continue;
             }
-            let Some(file) = self.unit_file(&unit)? else { continue };
-            for (key, value) in install_section(&self.read_text(&file)?.unwrap_or_default()) {
+            let new = planned.iter().find(|(path, _)| UNIT_DIRECTORIES.iter().any(|d| **path == format!("{d}/{unit}")));
+            let (file, text) = match (new, self.unit_file(&unit)?) {
+                (Some((path, text)), _) => (path.clone(), text.clone()),
+                (None, Some(file)) => (file.clone(), self.read_text(&file)?.unwrap_or_default()),
+                (None, None) => continue,
+            };
+            for (key, value) in install_section(&text) {
                 let path = match key.as_str() {
                     "WantedBy" => format!("{ADMINISTRATORS}/{value}.wants/{unit}"),
                     "RequiredBy" => format!("{ADMINISTRATORS}/{value}.requires/{unit}"),
@@ -135,7 +148,11 @@ mod tests {
         )
         .unwrap();
         let names = |also| -> Vec<String> {
-            host.enablement_links("x.service", also).unwrap().into_iter().map(|(path, _)| path).collect()
+            host.enablement_links("x.service", also, &BTreeMap::new())
+                .unwrap()
+                .into_iter()
+                .map(|(path, _)| path)
+                .collect()
         };
         let own = ["a.target.wants/x.service", "b.target.wants/x.service", "other.service"]
             .map(|p| format!("{ADMINISTRATORS}/{p}"));

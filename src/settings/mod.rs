@@ -104,7 +104,15 @@ impl Layer {
     /// # Errors
     /// When there is no `=`, or the key is unknown.
     pub fn assignment(argument: &str) -> Result<Layer> {
-        let source = format!("--set {}", crate::report::masked(argument));
+        Layer::assignment_from("", argument)
+    }
+
+    /// The same, written somewhere else than on the command line: `place` says where.
+    ///
+    /// # Errors
+    /// As [`Layer::assignment`].
+    pub fn assignment_from(place: &str, argument: &str) -> Result<Layer> {
+        let source = format!("{place}--set {}", crate::report::masked(argument));
         let Some((key, value)) = argument.split_once('=') else {
             return Err(
                 Error::config(format!("{source}: is not key=value")).fix("for example --set agent.log_bucket=my-logs")

@@ -40,12 +40,16 @@ pub fn template(role: &str, used: &BTreeSet<String>, required: &[String], merged
         keys.insert("prereqs");
     }
     let schema = schema();
+    // A role that hands a whole group on, as `{{ proxy }}`, uses all that is in it.
+    let groups: Vec<&str> = keys.iter().copied().filter(|key| is_group(&schema, key)).collect();
+    let members: Vec<String> = groups.iter().flat_map(|group| members(&schema, group)).collect();
+    keys.extend(members.iter().map(String::as_str));
     let mut text = format!(
         "# Settings of titus-bootstrap for role {role}: {}.\n# What is commented out shows the default, or an example where there is none.\n",
         super::FILE
     );
     for key in keys {
-        let Some(description) = description(&schema, key) else { continue };
+        let Some(description) = description(&schema, key).filter(|_| !is_group(&schema, key)) else { continue };
         text.push_str(&format!("\n{}", comment(&description)));
         let value = lookup(&merged.table, key);
         let must = required.iter().any(|name| name == key) && key != "zookeeper.servers"
@@ -66,6 +70,10 @@ fn example(key: &str) -> &'static str {
         "agent.attributes" => "{ cluster = \"main\" }",
         "mesos.zk_path" => "\"/titus/mainvpc/mesos\"",
         "agent.asg" => "\"titusagent\"",
+        "agent.environment" => "\"test\"",
+        "mesos.masters" => "[\"10.0.0.1:5050\"]",
+        "proxy.http" | "proxy.https" => "\"http://proxy.example:3128\"",
+        "proxy.no_proxy" => "\".internal,10.0.0.0/8\"",
         _ => "\"\"",
     }
 }
@@ -80,12 +88,24 @@ fn lookup<'a>(table: &'a toml::Table, key: &str) -> Option<&'a Value> {
     parts.try_fold(first, |at, part| at.get(part))
 }
 
+/// A setting's place in the schema; `None` if it is none.
+fn place<'a>(schema: &'a Json, key: &str) -> Option<&'a Json> {
+    key.split('.').try_fold(schema, |at, part| follow(schema, at)?.get("properties")?.get(part))
+}
+
+/// Whether it is a table of settings that are shown one by one.
+fn is_group(schema: &Json, key: &str) -> bool {
+    key != "agent.reserve" && !members(schema, key).is_empty()
+}
+
+fn members(schema: &Json, key: &str) -> Vec<String> {
+    let properties = place(schema, key).and_then(|at| follow(schema, at)?.get("properties")?.as_object());
+    properties.into_iter().flat_map(|map| map.keys().map(|name| format!("{key}.{name}"))).collect()
+}
+
 /// The description of a setting in the schema; `None` if it is none.
 fn description(schema: &Json, key: &str) -> Option<String> {
-    let mut at = schema;
-    for part in key.split('.') {
-        at = follow(schema, at)?.get("properties")?.get(part)?;
-    }
+    let at = place(schema, key)?;
     let own = at.get("description").or_else(|| follow(schema, at)?.get("description"))?;
     own.as_str().map(str::to_owned)
 }

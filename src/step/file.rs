@@ -139,6 +139,11 @@ impl Raw {
 }
 
 impl File {
+    /// What it should contain; nothing if it should not be there.
+    pub(super) fn contents(&self) -> &str {
+        self.want.as_ref().map_or("", |want| &want.contents)
+    }
+
     pub(super) fn observe(&self, host: &Host) -> Result<State> {
         let path = &self.path;
         let entry = host.entry(path)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Change, State};
+use super::{Change, Planned, State};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::command::{self, Patience};
@@ -69,14 +69,29 @@ impl KernelArguments {
         Ok(Some(self.arguments.iter().map(String::as_str).filter(|argument| lacks(argument)).collect()))
     }
 
-    pub(super) fn observe(&self, host: &Host) -> Result<State> {
+    pub(super) fn observe(&self, host: &Host, planned: &Planned) -> Result<State> {
+        if !planned.contains_key(DROP_IN) {
+            let changes = self.observe_disk(host)?;
+            if !changes.is_empty() {
+                return Ok(State::Changes(changes));
+            }
+        }
+        if !host.is_live() {
+            return Ok(State::Deferred("update-grub is not run and no kernel is looked at below --root".into()));
+        }
+        let running: Vec<&str> = self.running.iter().flat_map(|line| line.split_whitespace()).collect();
+        let late: Vec<&str> = self.arguments.iter().map(String::as_str).filter(|a| !running.contains(a)).collect();
+        Ok(if late.is_empty() || self.running.is_none() {
+            State::InSync(None)
+        } else {
+            State::AfterReboot(format!("the running kernel was started without {}", late.join(" ")))
+        })
+    }
+
+    fn observe_disk(&self, host: &Host) -> Result<Vec<Change>> {
         let mut changes: Vec<Change> = self.drop_in_differs(host)?.into_iter().collect();
         if !host.is_live() {
-            return Ok(if changes.is_empty() {
-                State::Deferred("update-grub is not run and no kernel is looked at below --root".into())
-            } else {
-                State::Changes(changes)
-            });
+            return Ok(changes);
         }
         match self.lacking_in_grub(host)? {
             None if self.arguments.is_empty() => {}
@@ -93,16 +108,7 @@ impl KernelArguments {
             Some(_) if !changes.is_empty() => changes.push(Change::new("update-grub")),
             Some(_) => {}
         }
-        if !changes.is_empty() {
-            return Ok(State::Changes(changes));
-        }
-        let running: Vec<&str> = self.running.iter().flat_map(|line| line.split_whitespace()).collect();
-        let late: Vec<&str> = self.arguments.iter().map(String::as_str).filter(|a| !running.contains(a)).collect();
-        Ok(if late.is_empty() || self.running.is_none() {
-            State::InSync(None)
-        } else {
-            State::AfterReboot(format!("the running kernel was started without {}", late.join(" ")))
-        })
+        Ok(changes)
     }
 
     pub(super) fn converge(&self, host: &Host) -> Result<()> {
@@ -129,9 +135,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let host = Host::tree(directory.path(), Default::default()).unwrap();
         let step = KernelArguments { arguments: vec!["net.ifnames=0".into()], running: None };
-        assert!(matches!(step.observe(&host).unwrap(), State::Changes(_)));
+        assert!(matches!(step.observe(&host, &Planned::new()).unwrap(), State::Changes(_)));
         step.converge(&host).unwrap();
-        assert!(matches!(step.observe(&host).unwrap(), State::Deferred(_)));
+        assert!(matches!(step.observe(&host, &Planned::new()).unwrap(), State::Deferred(_)));
         let path = directory.path().join(DROP_IN.trim_start_matches('/'));
         let script = format!("GRUB_CMDLINE_LINUX=quiet; . {}; echo $GRUB_CMDLINE_LINUX", path.display());
         let out = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();

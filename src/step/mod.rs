@@ -9,7 +9,7 @@ pub mod package;
 pub mod unit;
 pub mod wait;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +75,10 @@ pub enum State {
     /// Cannot be done in a tree; why. Counted as in sync.
     Deferred(String),
 }
+
+/// Files that earlier steps of a plan will have written by then: path and contents. A run has none,
+/// for it observes what is there.
+pub type Planned = BTreeMap<String, String>;
 
 /// One difference between what is and what should be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -197,11 +201,11 @@ impl Step {
         }
     }
 
-    /// Looks, and changes nothing. `planned`: files that earlier steps will have changed by then.
+    /// Looks, and changes nothing.
     ///
     /// # Errors
     /// When it cannot be looked at.
-    pub fn observe(&self, host: &Host, planned: &BTreeSet<String>) -> Result<State> {
+    pub fn observe(&self, host: &Host, planned: &Planned) -> Result<State> {
         match &self.kind {
             Kind::File(step) => step.observe(host),
             Kind::Directory(step) => step.observe(host),
@@ -209,7 +213,7 @@ impl Step {
             Kind::Package(step) => step.observe(host),
             Kind::Unit(step) => step.observe(host, planned),
             Kind::GroupMember(step) => step.observe(host),
-            Kind::KernelArgument(step) => step.observe(host),
+            Kind::KernelArgument(step) => step.observe(host, planned),
             Kind::Wait(step) => step.observe(host),
         }
     }
@@ -228,6 +232,15 @@ impl Step {
             Kind::GroupMember(step) => step.converge(host),
             Kind::KernelArgument(step) => step.converge(host),
             Kind::Wait(step) => step.converge(host),
+        }
+    }
+
+    /// What the step will have written, for the plan of later ones.
+    pub fn planned(&self) -> Option<(String, String)> {
+        match &self.kind {
+            Kind::File(step) => Some((step.path.clone(), step.contents().to_owned())),
+            Kind::KernelArgument(_) => Some((kernel_argument::DROP_IN.to_owned(), String::new())),
+            _ => None,
         }
     }
 

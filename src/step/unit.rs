@@ -4,13 +4,13 @@
 //! is recorded with the digest of the files that it read, in /run, which dies with the
 //! processes of which it speaks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Change, State, hex};
+use super::{Change, Planned, State, hex};
 use crate::error::{Error, Result};
 use crate::host::fs::{EntryKind, Owner};
 use crate::host::{Host, systemd};
@@ -95,13 +95,13 @@ impl Unit {
         vec![self.mask_path(), self.record_path()]
     }
 
-    pub(super) fn observe(&self, host: &Host, planned: &BTreeSet<String>) -> Result<State> {
+    pub(super) fn observe(&self, host: &Host, planned: &Planned) -> Result<State> {
         if self.masked {
             return self.observe_masked(host);
         }
         let name = &self.name;
         let mask = host.mask_of(name)?;
-        let there = host.unit_file(name)?.is_some() || planned.iter().any(|path| path.ends_with(&format!("/{name}")));
+        let there = host.unit_file(name)?.is_some() || planned.keys().any(|path| path.ends_with(&format!("/{name}")));
         if !there && mask.is_none() {
             return Ok(match (host.is_live(), self.enabled) {
                 (_, Some(false)) if !self.active => State::InSync(None),
@@ -116,7 +116,7 @@ impl Unit {
             changes.push(Change::new(format!("unmask {name} (remove {path})")));
         }
         match self.enabled {
-            Some(true) if !self.lacking_links(host, false)?.is_empty() => {
+            Some(true) if !self.lacking_links(host, false, planned)?.is_empty() => {
                 changes.push(Change::new(format!("enable {name}")))
             }
             Some(false) if !host.links_that_enable(name)?.is_empty() => {
@@ -151,7 +151,7 @@ impl Unit {
         Ok(State::from_changes(changes))
     }
 
-    fn observe_running(&self, host: &Host, planned: &BTreeSet<String>) -> Result<Option<Change>> {
+    fn observe_running(&self, host: &Host, planned: &Planned) -> Result<Option<Change>> {
         if !self.is_asked_for() {
             return Ok(None);
         }
@@ -160,7 +160,7 @@ impl Unit {
         if !unit.is_active() {
             return Ok(self.active.then(|| Change::new(format!("start {name} (it is {})", unit.active))));
         }
-        let why = if self.files.iter().any(|path| planned.contains(path)) {
+        let why = if self.files.iter().any(|path| planned.contains_key(path)) {
             "its files will have changed"
         } else if !self.reads_what_is_there(host, &unit)? {
             "its files are not those of its last start"
@@ -241,9 +241,9 @@ impl Unit {
     }
 
     /// Links of [Install] that are not there, whatever they point to.
-    fn lacking_links(&self, host: &Host, also: bool) -> Result<Vec<(String, String)>> {
+    fn lacking_links(&self, host: &Host, also: bool, planned: &Planned) -> Result<Vec<(String, String)>> {
         let mut lacking = Vec::new();
-        for (path, target) in host.enablement_links(&self.name, also)? {
+        for (path, target) in host.enablement_links(&self.name, also, planned)? {
             if host.entry(&path)?.is_none() {
                 lacking.push((path, target));
             }
@@ -252,7 +252,7 @@ impl Unit {
     }
 
     pub(super) fn converge(&self, host: &Host) -> Result<()> {
-        let name = &self.name;
+        let (name, nothing) = (&self.name, Planned::new());
         if self.masked {
             return self.mask(host);
         }
@@ -262,8 +262,8 @@ impl Unit {
             host.remove(&mask)?;
         }
         match self.enabled {
-            Some(true) if !self.lacking_links(host, false)?.is_empty() => {
-                for (path, target) in self.lacking_links(host, true)? {
+            Some(true) if !self.lacking_links(host, false, &nothing)?.is_empty() => {
+                for (path, target) in self.lacking_links(host, true, &nothing)? {
                     host.link(&path, &target)?;
                 }
             }
@@ -326,7 +326,7 @@ mod tests {
     }
 
     fn in_tree(host: &Host, step: &Unit) -> State {
-        step.observe(host, &BTreeSet::new()).unwrap()
+        step.observe(host, &Planned::new()).unwrap()
     }
 
     fn tree() -> (tempfile::TempDir, Host) {

@@ -13,3 +13,4 @@ mod quoting;
 mod refused;
 mod restarted;
 mod scripts;
+mod stopped;
