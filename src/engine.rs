@@ -47,7 +47,7 @@ pub fn converge(
         converge_step(host, step, journal, report, reporter).map_err(|error| {
             let event = if error.kind == Kind::Interrupted { "interrupted" } else { "failed" };
             // The run fails for its own reason; that the journal failed too adds nothing.
-            let _ = journal.event(host, event, Some(&step.id), &[error.what.clone()]);
+            let _ = journal.event(host, event, Some(&step.id), std::slice::from_ref(&error.what));
             record_failure(report, reporter, step, &error);
             at(error, report, n, steps)
         })?;

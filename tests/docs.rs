@@ -1,5 +1,7 @@
 //! The documents: each command in them runs, and each setting is told of.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

@@ -130,20 +130,18 @@ pub fn refuse_without_candidate(steps: &[Step], host: &Host, sources: &[Source])
     }
     let names: Vec<&str> = wanted.iter().map(|(name, _)| bare(name)).collect();
     let complaint = host.look_up_candidates(sources, &names)?;
-    for (name, packages) in wanted.iter().filter(|(name, one)| !one.optional && !has_candidate(host, name)) {
-        host.forget_candidates()?;
-        let shown: Vec<&str> = sources.iter().map(|source| source.file.as_str()).collect();
-        let setting = packages.setting.as_deref().unwrap_or("the role file");
-        let what = format!("no source has the package {name}");
-        let asked = format!("asked: /etc/apt/sources.list, /etc/apt/sources.list.d and {}", shown.join(", "));
-        let fix = format!("check {setting} and apt.sources: `titus-bootstrap config show`");
-        return Err(match &complaint {
-            Some(words) => Error::new(ErrorKind::TemporaryFailure, what).cause(format!("{asked}\napt said:\n{words}")),
-            None => Error::unavailable(what).cause(asked),
-        }
-        .fix(fix));
+    let missing = wanted.iter().find(|(name, one)| !one.optional && !has_candidate(host, name));
+    let Some((name, packages)) = missing else { return Ok(()) };
+    host.forget_candidates()?;
+    let what = format!("no source has the package {name}");
+    let files: Vec<&str> = sources.iter().map(|source| source.file.as_str()).collect();
+    let asked = format!("asked: /etc/apt/sources.list, /etc/apt/sources.list.d and {}", files.join(", "));
+    let setting = packages.setting.as_deref().unwrap_or("the role file");
+    Err(match complaint {
+        Some(words) => Error::new(ErrorKind::TemporaryFailure, what).cause(format!("{asked}\napt said:\n{words}")),
+        None => Error::unavailable(what).cause(asked),
     }
-    Ok(())
+    .fix(format!("check {setting} and apt.sources: `titus-bootstrap config show`")))
 }
 
 fn has_candidate(host: &Host, wanted: &str) -> bool {
