@@ -126,7 +126,7 @@ pub struct Apply {
     #[arg(long)]
     pub save: bool,
     /// How long to wait for another run, as 90s or 15m [default: 0s; from user data 15m]
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = length_of_time)]
     pub lock_wait: Option<Duration>,
 }
 
@@ -306,6 +306,11 @@ fn checked_steps(steps: Steps) -> Result<Steps> {
         }
     }
     Ok(steps)
+}
+
+fn length_of_time(text: &str) -> Result<Duration, String> {
+    let length = humantime::parse_duration(text).map_err(|e| e.to_string())?;
+    if length > Duration::from_secs(7 * 24 * 3600) { Err("longer than a week".into()) } else { Ok(length) }
 }
 
 fn usage(what: &str, fix: &str) -> Error {

@@ -49,7 +49,15 @@ pub fn converge(
             // The run fails for its own reason; that the journal failed too adds nothing.
             let _ = journal.event(host, event, Some(&step.id), std::slice::from_ref(&error.what));
             record_failure(report, reporter, step, &error);
-            at(error, report, n, steps)
+            let mut error = at(error, report, n, steps);
+            // From 64 on, nothing was changed; here something may have been.
+            if error.kind != Kind::Interrupted {
+                error.kind = Kind::Failed;
+            }
+            error
+                .fix
+                .get_or_insert_with(|| "mend the cause, and run titus-bootstrap again: it goes on from here".into());
+            error
         })?;
     }
     failpoint();
@@ -57,7 +65,7 @@ pub fn converge(
     if journal.is_open() {
         witness(host, steps)?;
     }
-    host.forget_candidates()
+    Ok(())
 }
 
 /// What units run with is recorded before anything is written, and again at the end.
@@ -80,7 +88,9 @@ fn converge_step(
     let state = step.observe(host, &nothing)?;
     let changes = match &state {
         State::Changes(changes) => changes,
-        State::Blocked(why) => return Err(Error::failed(why.clone())),
+        State::Blocked(why) => {
+            return Err(Error::failed(why.clone()).fix("if phases were left out, run titus-bootstrap without --phase"));
+        }
         _ => {
             record(report, reporter, step, &state, false);
             return Ok(());
@@ -96,7 +106,9 @@ fn converge_step(
     match &after {
         State::Changes(left) => {
             let left: Vec<&str> = left.iter().map(|change| change.line.as_str()).collect();
-            return Err(Error::failed("did not converge").cause(format!("still to do: {}", left.join("; "))));
+            return Err(Error::failed("did not converge")
+                .cause(format!("still to do: {}", left.join("; ")))
+                .fix("something else may have changed it back: see `titus-bootstrap plan`, and run it again"));
         }
         State::Blocked(why) => return Err(Error::failed("did not converge").cause(why)),
         State::InSync(_) | State::AfterReboot(_) | State::Deferred(_) => {}

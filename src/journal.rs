@@ -111,11 +111,8 @@ impl Journal {
     }
 }
 
-/// The directory is there, and the oldest runs are not.
+/// The oldest runs go.
 fn open(host: &Host) -> Result<()> {
-    if host.entry("/var/lib/titus-bootstrap")?.is_none() {
-        host.make_directory("/var/lib/titus-bootstrap", 0o700, Owner::ROOT)?;
-    }
     let events = events(host)?;
     let mut runs = BTreeSet::new();
     let recent: Vec<&Event> = events

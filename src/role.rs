@@ -10,7 +10,7 @@ use crate::facts::Facts;
 use crate::host::Host;
 use crate::settings::{Layer, Settings, did_you_mean, parse_toml};
 use crate::step::{Phase, Raw as RawStep, Step};
-use crate::template::{Renderer, Source};
+use crate::template::{Renderer, Source, is_template};
 
 /// Where an operator's own roles lie; a file of a built-in role's name replaces it.
 pub const DIRECTORY: &str = "/etc/titus-bootstrap/roles";
@@ -288,7 +288,7 @@ impl Role {
             strings(table, &mut texts);
             let sources = texts
                 .into_iter()
-                .filter(|text| text.contains("{{"))
+                .filter(|text| is_template(text))
                 .map(Source::Text)
                 .chain(step.when.iter().map(|when| Source::Expression(when)))
                 .chain(step.templates().map(Source::File));

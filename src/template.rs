@@ -28,8 +28,26 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for Templated<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = toml::Value::deserialize(deserializer)?;
         match value.as_str() {
-            Some(text) if text.contains("{{") => Ok(Templated::Template(text.to_owned())),
+            Some(text) if is_template(text) => Ok(Templated::Template(text.to_owned())),
             _ => T::deserialize(value).map(Templated::Value).map_err(|e| D::Error::custom(e.message())),
+        }
+    }
+}
+
+/// Whether a text of a role file has to be rendered.
+pub fn is_template(text: &str) -> bool {
+    ["{{", "{%", "{#"].iter().any(|mark| text.contains(mark))
+}
+
+impl Templated<String> {
+    /// The text as the content of the file at `path`, quoted as the path's ending asks for.
+    ///
+    /// # Errors
+    /// As [`Renderer::render_file`].
+    pub fn get_content(&self, renderer: &Renderer, path: &str) -> Result<String> {
+        match self {
+            Templated::Value(text) => Ok(text.clone()),
+            Templated::Template(text) => renderer.render_named(path, text),
         }
     }
 }
@@ -118,9 +136,14 @@ impl Renderer {
     /// # Errors
     /// When a value is undefined.
     pub fn render_text(&self, text: &str) -> Result<String> {
+        self.render_named(PLAIN_TEXT, text)
+    }
+
+    /// Renders a text as if it stood in a template file of this name.
+    fn render_named(&self, name: &str, text: &str) -> Result<String> {
         let template = self
             .environment
-            .template_from_str(text)
+            .template_from_named_str(name, text)
             .map_err(|e| Error::config(format!("`{text}` is no template")).cause(e))?;
         let names = template.undeclared_variables(true);
         template.render(&self.context).map_err(|e| self.explain(&format!("`{text}`"), names, &e))
@@ -203,6 +226,9 @@ impl Renderer {
     }
 }
 
+/// The name of a text that is no file's content: a path, a unit's name.
+const PLAIN_TEXT: &str = "text";
+
 /// Where a setting can be set, in words.
 pub fn how_to_set(name: &str) -> String {
     let tag = if crate::settings::TAGS.contains(&name) {
@@ -249,7 +275,13 @@ fn format_value(out: &mut Output, state: &mut State, value: &Value) -> Result<()
         Some("sh") => shell,
         Some("env") => environment_file,
         Some("service" | "socket" | "timer" | "conf" | "network") => unit,
-        _ => |text| Ok(text.to_owned()),
+        _ if state.name() == PLAIN_TEXT => |text| Ok(text.to_owned()),
+        _ => {
+            return Err(refuse(format!(
+                "how to quote a value in {:?} is not known: end the name in .sh, .env, .json or a unit's suffix, or pass the value through `safe`",
+                state.name()
+            )));
+        }
     };
     Ok(out.write_str(&quote(&value.to_string()).map_err(refuse)?)?)
 }

@@ -163,9 +163,12 @@ fn formats(value: &str) -> (Root, Outcome) {
     let root = Root::empty();
     let mut role = "description = \"All formats\"\n".to_owned();
     for (file, template) in [
-        ("x.sh", "export BEFORE=1\nexport VALUE={{ proxy.http }}\nexport AFTER=2\n"),
-        ("x.env", "BEFORE=1\nVALUE={{ proxy.http }}\nAFTER=2\n"),
-        ("x.json", "{ \"before\": 1, {{ proxy.http }}: {{ proxy.http }}, \"after\": [{{ proxy.http }}] }\n"),
+        ("x.sh", "export BEFORE=1\nexport VALUE={{ master.default_iam_role }}\nexport AFTER=2\n"),
+        ("x.env", "BEFORE=1\nVALUE={{ master.default_iam_role }}\nAFTER=2\n"),
+        (
+            "x.json",
+            "{ \"before\": 1, {{ master.default_iam_role }}: {{ master.default_iam_role }}, \"after\": [{{ master.default_iam_role }}] }\n",
+        ),
     ] {
         root.write(&format!("/etc/titus-bootstrap/roles/files/{file}"), template);
         let id = file.replace('.', "-");
@@ -174,7 +177,7 @@ fn formats(value: &str) -> (Root, Outcome) {
         );
     }
     root.write("/etc/titus-bootstrap/roles/formats.toml", role);
-    root.write("/etc/titus-bootstrap/config.toml", format!("proxy.http = {}\n", toml::Value::from(value)));
+    root.write("/etc/titus-bootstrap/config.toml", format!("master.default_iam_role = {}\n", toml::Value::from(value)));
     let outcome = root.run(&["--role", "formats", "--sample"]);
     (root, outcome)
 }
@@ -200,7 +203,7 @@ fn each_format_gives_back_what_was_put_in() {
             continue;
         }
         let (root, outcome) = formats(value);
-        outcome.ends_with(78).tells(&["proxy.http"]);
+        outcome.ends_with(78).tells(&["master.default_iam_role"]);
         assert!(!root.at("/srv").exists(), "{value:?}");
     }
 }

@@ -15,7 +15,7 @@ use support::user;
 
 const ROLES: &str = "/etc/titus-bootstrap/roles";
 const MOTD: &str = "description = \"A message\"\n\n[[step]]\nid = \"motd\"\nphase = \"boot\"\n\
-                    file = { path = \"/etc/motd\", content = \"{{ instance.id }} in {{ stack }}\\n\" }\n";
+                    file = { path = \"/etc/motd\", content = \"{{ instance.id | safe }} in {{ stack | safe }}\\n\" }\n";
 
 #[test]
 fn roles_are_listed_and_shown() {
@@ -137,7 +137,8 @@ fn what_is_saved_is_there_for_the_next_boot() {
     root.sample(&["--save", "--set", "stack=a;b"]).ends_with(78);
     assert!(!root.at(saved).exists());
     root.sample(&["--save", "--set", "stack=blue", "--set", "agent.port=7101"]).ends_with(0);
-    assert_eq!(fs::metadata(root.at(saved)).unwrap().permissions().mode() & 0o777, 0o600);
+    let mode = || fs::metadata(root.at(saved)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(), 0o644);
     let stamps = root.stamps();
     root.run(&["--sample"]).ends_with(0).prints(&[
         "role agent",
@@ -152,6 +153,8 @@ fn what_is_saved_is_there_for_the_next_boot() {
     let text = root.read(saved);
     assert!(text.contains("stack = \"green\"") && text.contains("port = 7101"), "{text}");
     root.run(&["config", "show", "--sample"]).ends_with(0).prints(&[saved]);
+    root.sample(&["--save", "--set", "proxy.http=http://user:secret@proxy:3128"]).ends_with(0);
+    assert_eq!(mode(), 0o600, "a password is for root alone");
 }
 
 #[test]

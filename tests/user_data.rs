@@ -155,7 +155,7 @@ fn a_later_layer_wins_and_says_where_it_is() {
         (3, "tag", "tag titus:stack"),
         (4, "user-data", "user data"),
         (5, "given", "GIVEN"),
-        (6, "set", "--set stack=set"),
+        (6, "set", "--set stack"),
     ] {
         assert_eq!(stack(&layers[..count]), (format!("\"{value}\""), source.into()));
         // Each wins also over the first alone.

@@ -7,7 +7,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::{Prepared, reboot};
-use crate::cli::{Apply, Global, Phase};
+use crate::cli::{Apply, Global};
 use crate::engine;
 use crate::error::{Error, Kind, Result};
 use crate::host::fs::Owner;
@@ -70,32 +70,37 @@ fn converge(
     report.notices = prepared.notices(&host);
     let steps = prepared.steps(arguments.steps.phase)?;
     report.step_count = steps.len();
-    refuse_machine(&host, arguments.steps.phase)?;
+    super::refuse_machine(&host, arguments.steps.phase)?;
+    // Until here a signal ends the process, and nothing was changed.
+    signals::listen()?;
     host.watch_packages(steps.iter().flat_map(|step| match &step.kind {
         step::Kind::Package(packages) => packages.names().collect::<Vec<_>>(),
         _ => Vec::new(),
     }));
-    refuse_packages(&host, &steps)?;
+    if let Err(refusal) = refuse_packages(&host, &steps) {
+        host.forget_candidates()?;
+        return Err(refusal);
+    }
     if arguments.save {
         save(global, &host, &prepared)?;
     }
 
-    signals::listen()?;
     reporter.heading(report);
     let mut journal = journal_of(&prepared);
     report.run = journal.run().into();
     status(&host, report, "running")?;
     *reached = true;
-    let result = engine::converge(&host, &steps, &mut journal, report, reporter);
+    let mut result = engine::converge(&host, &steps, &mut journal, report, reporter).and(host.forget_candidates());
+    let wished = reboot::is_wished(&host, &prepared.settings, &report.reboot_reasons, from_user_data);
+    if result.is_ok() && wished {
+        result = reboot::count(&host, &prepared.instance_id(), &report.reboot_reasons);
+    }
     report.duration_ms = elapsed_ms(started);
     report.end(result.as_ref().err(), true);
     let kept = keep(&host, &mut journal, report);
     reporter.end(report);
     result.and(kept)?;
-    if report.reboot_required {
-        reboot::if_wished(&host, &prepared.settings, &report.reboot_reasons, from_user_data)?;
-    }
-    Ok(())
+    if wished { reboot::reboot(&host, &report.reboot_reasons, from_user_data) } else { Ok(()) }
 }
 
 /// A made-up identity never reaches a live node.
@@ -116,18 +121,6 @@ fn refuse_without_root(host: &Host) -> Result<()> {
     let quoted = |word: std::ffi::OsString| crate::template::shell(&word.to_string_lossy()).unwrap_or_default();
     let words: Vec<String> = std::env::args_os().map(quoted).collect();
     Err(Error::new(Kind::NotPermitted, "only root can do this").fix(format!("sudo {}", words.join(" "))))
-}
-
-fn refuse_machine(host: &Host, phase: Phase) -> Result<()> {
-    if host.is_live() && !host.has_apt()? {
-        return Err(super::no_apt());
-    }
-    if host.is_live() && phase != Phase::Bake && host.entry("/run/systemd/system")?.is_none() {
-        return Err(Error::unavailable("systemd does not run this machine")
-            .cause("/run/systemd/system is not there")
-            .fix("use an image of Debian or Ubuntu with systemd; in an image without a running one: --phase bake"));
-    }
-    Ok(())
 }
 
 fn refuse_packages(host: &Host, steps: &[Step]) -> Result<()> {

@@ -19,6 +19,7 @@ use crate::cli::{Global, Phase as PhaseArgument, Steps};
 use crate::detect::{self, Detected};
 use crate::error::{Error, Result};
 use crate::facts::{Facts, imds, machine, sample};
+use crate::host::net::Proxy;
 use crate::host::{Deadlines, Host};
 use crate::role::{Role, known_names};
 use crate::settings::schema::{Timeout, Timeouts};
@@ -64,11 +65,22 @@ pub fn host(global: &Global) -> Result<Host> {
     }
 }
 
-/// The refusal of a machine whose packages are of another kind.
-fn no_apt() -> Error {
-    Error::unavailable("this machine has no apt and dpkg")
-        .cause("/usr/bin/apt-get or /usr/bin/dpkg is not there")
-        .fix("roles install Debian packages: use an image of Debian or Ubuntu")
+/// Refuses a live machine without apt, or on which no systemd runs units.
+fn refuse_machine(host: &Host, phase: PhaseArgument) -> Result<()> {
+    if !host.is_live() {
+        return Ok(());
+    }
+    if !host.has_apt()? {
+        return Err(Error::unavailable("this machine has no apt and dpkg")
+            .cause("/usr/bin/apt-get or /usr/bin/dpkg is not there")
+            .fix("roles install Debian packages: use an image of Debian or Ubuntu"));
+    }
+    if phase != PhaseArgument::Bake && host.entry("/run/systemd/system")?.is_none() {
+        return Err(Error::unavailable("systemd does not run this machine")
+            .cause("/run/systemd/system is not there")
+            .fix("use an image of Debian or Ubuntu with systemd; in an image without a running one: --phase bake"));
+    }
+    Ok(())
 }
 
 /// Settings from files and flags, without those of role, instance and user data.
@@ -204,6 +216,8 @@ pub fn prepare(global: &Global, host: &mut Host, steps: &Steps) -> Result<Prepar
     let settings = merged.settings()?;
     role.refuse(&settings, &facts)?;
     host.deadlines = deadlines(&merged);
+    let proxy = settings.proxy.clone();
+    host.proxy = Proxy { http: proxy.http, https: proxy.https, no_proxy: proxy.no_proxy };
     let bake = steps.phase == PhaseArgument::Bake;
     let values = match &facts.instance {
         Some(instance) if role.vpc_driver && !bake => Values::of_agent(&settings, instance)?,

@@ -45,9 +45,7 @@ pub fn observe(
     let found = prepared.steps(steps.phase)?;
     report.step_count = found.len();
     reporter.heading(report);
-    if host.is_live() && !host.has_apt()? {
-        return Err(super::no_apt());
-    }
+    super::refuse_machine(host, steps.phase)?;
     let result = engine::observe(host, &found, report, reporter);
     report.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     result

@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::host::Host;
 use crate::host::command::{self, Patience};
 use crate::host::fs::Owner;
+use crate::host::{Host, signals};
 use crate::settings::Settings;
 use crate::settings::schema::Reboot;
 
@@ -20,20 +20,55 @@ const TRIES: usize = 2;
 /// A reboot that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Asked {
+    /// An image of a used node carries the file along, and those reboots are not this one's.
+    instance_id: String,
     boot_id: String,
     cause: String,
 }
 
-/// Reboots if the settings wish it; from user data through a unit that waits for cloud-init's end.
+/// Whether there is a reason, and the settings wish it: by hand they do not unless they say so.
+pub fn is_wished(host: &Host, settings: &Settings, reasons: &[String], from_user_data: bool) -> bool {
+    let default = if from_user_data { Reboot::IfNeeded } else { Reboot::Never };
+    host.is_live() && !reasons.is_empty() && settings.reboot.unwrap_or(default) == Reboot::IfNeeded
+}
+
+/// Counts this boot's wish, before it is done; runs of one boot count once.
 ///
 /// # Errors
-/// When two reboots have not mended the same cause, or systemd refuses.
-pub fn if_wished(host: &Host, settings: &Settings, reasons: &[String], from_user_data: bool) -> Result<()> {
-    let default = if from_user_data { Reboot::IfNeeded } else { Reboot::Never };
-    if !host.is_live() || settings.reboot.unwrap_or(default) == Reboot::Never {
+/// When two reboots have not mended the same cause.
+pub fn count(host: &Host, instance_id: &str, reasons: &[String]) -> Result<()> {
+    let boot_id = host.read_text("/proc/sys/kernel/random/boot_id")?.unwrap_or_default().trim().to_owned();
+    let this = Asked { instance_id: instance_id.to_owned(), boot_id, cause: reasons.join("; ") };
+    let mut asked = asked(host, &this)?;
+    if asked.contains(&this) {
         return Ok(());
     }
-    count(host, &reasons.join("; "))?;
+    let same = |before: &&Asked| before.instance_id == this.instance_id && before.cause == this.cause;
+    let tried = asked.iter().filter(same).count();
+    if tried >= TRIES {
+        return Err(Error::failed(format!("{tried} reboots have not mended it: {}", this.cause))
+            .fix(format!("see why (cat /proc/cmdline /boot/grub/grub.cfg), then remove {COUNTED}")));
+    }
+    asked.push(this);
+    let text = serde_json::to_vec(&asked).map_err(|e| Error::failed("reboots cannot be counted").cause(e))?;
+    host.write(COUNTED, &text, 0o600, Owner::ROOT)
+}
+
+/// What was asked before. A file that cannot be read counts as two of this one.
+fn asked(host: &Host, this: &Asked) -> Result<Vec<Asked>> {
+    let Some(bytes) = host.read(COUNTED)? else { return Ok(Vec::new()) };
+    let unknown = |n: usize| Asked { boot_id: format!("unreadable {n}"), ..this.clone() };
+    Ok(serde_json::from_slice(&bytes).unwrap_or_else(|_| (0..TRIES).map(unknown).collect()))
+}
+
+/// Reboots; from user data through a unit that waits for cloud-init's end.
+///
+/// # Errors
+/// When systemd refuses, or a signal came meanwhile.
+pub fn reboot(host: &Host, reasons: &[String], from_user_data: bool) -> Result<()> {
+    if signals::interrupted() {
+        return Err(signals::interruption());
+    }
     tracing::info!("rebooting: {}", reasons.join("; "));
     let run = |argv: &[&str]| command::run(argv, &[], Patience::Ends, Duration::from_secs(90))?.succeeded().map(drop);
     if !from_user_data {
@@ -47,31 +82,6 @@ pub fn if_wished(host: &Host, settings: &Settings, reasons: &[String], from_user
     run(&["systemctl", "--no-block", "start", UNIT])
 }
 
-/// Counts this boot's wish; runs of one boot count once.
-fn count(host: &Host, cause: &str) -> Result<()> {
-    let boot_id = host.read_text("/proc/sys/kernel/random/boot_id")?.unwrap_or_default().trim().to_owned();
-    let mut asked = asked(host, cause)?;
-    let this = Asked { boot_id, cause: cause.to_owned() };
-    if asked.contains(&this) {
-        return Ok(());
-    }
-    let tried = asked.iter().filter(|before| before.cause == cause).count();
-    if tried >= TRIES {
-        return Err(Error::failed(format!("{tried} reboots have not mended it: {cause}"))
-            .fix(format!("see why (cat /proc/cmdline, /boot/grub/grub.cfg), then remove {COUNTED}")));
-    }
-    asked.push(this);
-    let text = serde_json::to_vec(&asked).map_err(|e| Error::failed("reboots cannot be counted").cause(e))?;
-    host.write(COUNTED, &text, 0o600, Owner::ROOT)
-}
-
-/// What was asked before. A file that cannot be read counts as two of any cause.
-fn asked(host: &Host, cause: &str) -> Result<Vec<Asked>> {
-    let Some(bytes) = host.read(COUNTED)? else { return Ok(Vec::new()) };
-    let unknown = |n: usize| Asked { boot_id: format!("unreadable {n}"), cause: cause.to_owned() };
-    Ok(serde_json::from_slice(&bytes).unwrap_or_else(|_| (0..TRIES).map(unknown).collect()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,14 +91,16 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let host = Host::tree(directory.path(), Default::default()).unwrap();
         let boot = |id: &str| host.write("/proc/sys/kernel/random/boot_id", id.as_bytes(), 0o644, Owner::ROOT).unwrap();
+        let count = |instance: &str, cause: &str| count(&host, instance, &[cause.to_owned()]);
         boot("one\n");
-        count(&host, "kernel").unwrap();
-        count(&host, "kernel").unwrap();
+        count("i-1", "kernel").unwrap();
+        count("i-1", "kernel").unwrap();
         boot("two\n");
-        count(&host, "kernel").unwrap();
+        count("i-1", "kernel").unwrap();
         boot("three\n");
-        count(&host, "other").unwrap();
-        assert!(count(&host, "kernel").unwrap_err().to_string().contains(COUNTED));
+        count("i-1", "other").unwrap();
+        count("i-2", "kernel").unwrap();
+        assert!(count("i-1", "kernel").unwrap_err().to_string().contains(COUNTED));
     }
 
     #[test]
@@ -96,6 +108,6 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let host = Host::tree(directory.path(), Default::default()).unwrap();
         host.write(COUNTED, b"[{", 0o600, Owner::ROOT).unwrap();
-        count(&host, "kernel").unwrap_err();
+        count(&host, "i-1", &["kernel".to_owned()]).unwrap_err();
     }
 }

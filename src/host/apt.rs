@@ -18,7 +18,10 @@ const PRIVATE: &str = "/var/cache/titus-bootstrap/apt";
 /// The locks of dpkg and of apt's archive, each an fcntl lock.
 const LOCKS: [&str; 3] = ["/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/cache/apt/archives/lock"];
 
-const ENVIRONMENT: [(&str, &str); 2] = [("DEBIAN_FRONTEND", "noninteractive"), ("NEEDRESTART_SUSPEND", "1")];
+/// Where sources of packages lie.
+pub const SOURCE_PARTS: &str = "/etc/apt/sources.list.d";
+/// What files of ours begin with there; others' are left alone.
+pub const OUR_SOURCES: &str = "titus-bootstrap-";
 
 /// A package as dpkg knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +40,7 @@ pub(crate) struct Packages {
     watched: RefCell<BTreeSet<String>>,
     known: RefCell<Option<BTreeMap<String, Installed>>>,
     candidates: RefCell<BTreeMap<String, Vec<String>>>,
+    without: RefCell<BTreeSet<String>>,
 }
 
 /// A source of packages: its file's name, its text, and its key, as they will stand in /etc/apt.
@@ -91,46 +95,78 @@ impl Host {
     }
 
     /// Updates lists of our own, as if `sources` stood in /etc/apt already, and asks them for
-    /// the versions of these packages. Changes nothing of the system's.
+    /// the versions of these packages. Changes nothing of the system's. What apt said of lists that
+    /// it could not have is returned.
     ///
     /// # Errors
-    /// When apt cannot be run. Lists that could not be had are told in words beside the versions.
+    /// When apt cannot be run.
     pub fn look_up_candidates(&self, sources: &[Source], names: &[&str]) -> Result<Option<String>> {
         let parts = format!("{PRIVATE}/sources.list.d");
         self.remove_tree(PRIVATE)?;
-        for directory in [PRIVATE, &format!("{PRIVATE}/lists"), &format!("{PRIVATE}/lists/partial"), &parts] {
+        for directory in [PRIVATE, &format!("{PRIVATE}/lists"), &format!("{PRIVATE}/lists/partial")] {
             self.make_directory(directory, 0o755, Owner::ROOT)?;
         }
-        for name in self.list("/etc/apt/sources.list.d")? {
-            if !name.starts_with("titus-bootstrap-")
-                && let Some(text) = self.read(&format!("/etc/apt/sources.list.d/{name}"))?
-            {
-                self.write(&format!("{parts}/{name}"), &text, 0o644, Owner::ROOT)?;
-            }
+        // Sources may hold credentials; only root's apt-get reads them.
+        self.make_directory(&parts, 0o700, Owner::ROOT)?;
+        for (name, text) in self.other_sources()? {
+            self.write(&format!("{parts}/{name}"), &text, 0o600, Owner::ROOT)?;
         }
         for source in sources {
             let key = format!("{PRIVATE}/{}.gpg", source.file);
             self.write(&key, &source.key, 0o644, Owner::ROOT)?;
             let text = source.text.replace(&source.keyring, &key);
-            self.write(&format!("{parts}/{}", source.file), text.as_bytes(), 0o644, Owner::ROOT)?;
+            self.write(&format!("{parts}/{}", source.file), text.as_bytes(), 0o600, Owner::ROOT)?;
         }
         let parts_option = format!("Dir::Etc::SourceParts={parts}");
         let lists = lists_option();
+        // Without caches in /var/cache/apt, which are the system's.
+        let options =
+            ["-o", &parts_option, "-o", &lists, "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="];
         tracing::info!("updating apt's lists");
-        let updated = command::run(
-            &["apt-get", "-o", &parts_option, "-o", &lists, "-o", "Acquire::Retries=3", "--quiet", "update"],
-            &ENVIRONMENT,
-            Patience::Never,
-            self.deadlines.download,
-        )?;
-        // apt-get ends with 0 when a list could not be had but an old one is there: its words count.
-        let complaint = updated.both.lines().any(|line| line.starts_with("E: ") || line.starts_with("W: Failed"));
-        let mut argv = vec!["apt-cache", "-o", &parts_option, "-o", &lists, "policy", "--"];
-        argv.extend(names);
-        let policy = command::run(&argv, &ENVIRONMENT, Patience::Ends, Duration::from_secs(120))?.succeeded()?;
+        let argv = [&["apt-get"], &options[..], &["-o", "Acquire::Retries=3", "--quiet", "update"]].concat();
+        let updated = command::run(&argv, &self.package_environment(), Patience::Ends, self.deadlines.download)?;
+        let argv = [&["apt-cache"], &options[..], &["policy", "--"], names].concat();
+        let policy = command::run(&argv, &[], Patience::Ends, Duration::from_secs(120))?.succeeded()?;
         *self.packages.candidates.borrow_mut() = parse_policy(&policy.stdout);
-        let words = updated.both.lines().filter(|line| line.starts_with("E: ") || line.starts_with("W: "));
-        Ok((complaint || !updated.status.success()).then(|| words.collect::<Vec<_>>().join("\n")))
+        // apt-get ends with 0 when a list could not be had but an old one is there: its words count.
+        let words: Vec<&str> =
+            updated.both.lines().filter(|line| line.starts_with("E: ") || line.starts_with("W: Failed")).collect();
+        Ok((!words.is_empty() || !updated.status.success()).then(|| words.join("\n")))
+    }
+
+    /// Files of /etc/apt/sources.list.d that apt reads and that are not ours, with their contents.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn other_sources(&self) -> Result<BTreeMap<String, Vec<u8>>> {
+        let mut found = BTreeMap::new();
+        for name in self.list(SOURCE_PARTS)? {
+            let path = format!("{SOURCE_PARTS}/{name}");
+            let read_by_apt = name.ends_with(".list") || name.ends_with(".sources");
+            if read_by_apt && !name.starts_with(OUR_SOURCES) && !self.is_directory(&path)? {
+                found.insert(name, self.read(&path)?.unwrap_or_default());
+            }
+        }
+        Ok(found)
+    }
+
+    /// Packages that this run goes without: no source has them, and they are optional.
+    pub fn go_without(&self, names: impl Iterator<Item = String>) {
+        self.packages.without.borrow_mut().extend(names);
+    }
+
+    /// Whether this run goes without a package.
+    pub fn goes_without(&self, name: &str) -> bool {
+        self.packages.without.borrow().contains(name)
+    }
+
+    fn package_environment(&self) -> Vec<(&str, &str)> {
+        let mut environment = vec![("DEBIAN_FRONTEND", "noninteractive"), ("NEEDRESTART_SUSPEND", "1")];
+        // In the environment, never in argv, which anyone may see: they may hold credentials.
+        let proxies =
+            [("http_proxy", &self.proxy.http), ("https_proxy", &self.proxy.https), ("no_proxy", &self.proxy.no_proxy)];
+        environment.extend(proxies.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))));
+        environment
     }
 
     /// The versions that the last look-up found of a package, the candidate first.
@@ -144,7 +180,7 @@ impl Host {
     /// When the lock cannot be had in time, or apt fails.
     pub fn install_packages(&self, wanted: &[String]) -> Result<()> {
         let lists = lists_option();
-        let mut argv = vec![
+        let options = [
             "apt-get",
             "-o",
             &lists,
@@ -160,12 +196,26 @@ impl Host {
             "--quiet",
             "--no-install-recommends",
         ];
+        let mut argv = options.to_vec();
         if wanted.iter().any(|name| name.contains('=')) {
             argv.extend(["--allow-downgrades", "--allow-change-held-packages"]);
         }
         argv.extend(["install", "--"]);
         argv.extend(wanted.iter().map(String::as_str));
-        self.with_package_lock(|| self.package_command(&argv))?;
+        let repair = [&options[..], &["--fix-broken", "install"]].concat();
+        self.with_package_lock(|| {
+            let output = self.package_command(&argv)?;
+            // What a power cut in the middle of dpkg's work left: apt says what it wants for it.
+            let broken = output.both.contains("dpkg --configure -a") || output.both.contains("--fix-broken");
+            if output.status.success() || !broken {
+                return Ok(output);
+            }
+            tracing::info!("dpkg was interrupted earlier: completing what it left");
+            // It fails where a dependency is not unpacked yet; the next command brings that.
+            self.package_command(&["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"])?;
+            self.package_command(&repair)?.succeeded()?;
+            self.package_command(&argv)
+        })?;
         let pinned: Vec<&str> = wanted.iter().filter_map(|name| Some(name.split_once('=')?.0)).collect();
         if !pinned.is_empty() {
             self.with_package_lock(|| self.package_command(&[&["apt-mark", "hold", "--"], &pinned[..]].concat()))?;
@@ -182,15 +232,9 @@ impl Host {
         self.remove_tree(PRIVATE)
     }
 
-    /// Runs one command of apt or dpkg; what an interrupted dpkg left is configured first.
+    /// Runs one command of apt or dpkg to its end.
     fn package_command(&self, argv: &[&str]) -> Result<Output> {
-        let run = |argv: &[&str]| command::run(argv, &ENVIRONMENT, Patience::Never, self.deadlines.download);
-        let mut output = run(argv)?;
-        if output.both.contains("dpkg --configure -a") {
-            tracing::info!("dpkg was interrupted earlier: configuring what it left");
-            run(&["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"])?.succeeded()?;
-            output = run(argv)?;
-        }
+        let output = command::run(argv, &self.package_environment(), Patience::Never, Duration::MAX)?;
         *self.packages.known.borrow_mut() = None;
         self.forget_units();
         Ok(output)
@@ -199,11 +243,11 @@ impl Host {
     /// Does `work` once nobody else holds a lock of dpkg or apt, again when one came in between.
     fn with_package_lock(&self, work: impl Fn() -> Result<Output>) -> Result<Output> {
         let started = Instant::now();
+        let late = || started.elapsed() >= self.deadlines.apt_lock;
         let mut told = None;
         loop {
             if let Some(holder) = self.package_lock_holder() {
-                let past = started.elapsed() >= self.deadlines.apt_lock;
-                if past {
+                if late() {
                     return Err(lock_story(&holder, self.deadlines.apt_lock));
                 }
                 if told.as_ref() != Some(&holder.pid) {
@@ -213,18 +257,19 @@ impl Host {
                     );
                     told = Some(holder.pid);
                 }
-                if signals::interrupted() {
-                    return Err(signals::interruption());
+            } else {
+                let output = work()?;
+                let locked = ["Could not get lock", "is locked by another process"]
+                    .iter()
+                    .any(|words| output.both.contains(words));
+                if output.status.success() || !locked || late() {
+                    return output.succeeded();
                 }
-                std::thread::sleep(Duration::from_millis(200));
-                continue;
             }
-            let output = work()?;
-            let locked =
-                output.both.contains("Could not get lock") || output.both.contains("is locked by another process");
-            if output.status.success() || !locked || started.elapsed() >= self.deadlines.apt_lock {
-                return output.succeeded();
+            if signals::interrupted() {
+                return Err(signals::interruption());
             }
+            std::thread::sleep(Duration::from_millis(200));
         }
     }
 
@@ -265,7 +310,8 @@ struct LockHolder {
 
 impl std::fmt::Display for LockHolder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "process {} (`{}`, running for {} s), which holds {}", self.pid, self.command, self.age, self.lock)
+        let command = crate::report::masked(&self.command);
+        write!(f, "process {} (`{command}`, running for {} s), which holds {}", self.pid, self.age, self.lock)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Commands: from argv, never through a shell, with a deadline.
 
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -14,6 +14,9 @@ use crate::error::{Error, Result};
 
 /// How much of a command's output is kept: its end tells why it failed.
 const KEPT: usize = 1 << 20;
+
+/// A root shell without login may lack /usr/sbin, where update-grub and dpkg's helpers are.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Whether a command may be ended before it is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,11 +53,9 @@ impl Output {
     pub fn error(&self) -> Error {
         let lines: Vec<&str> = self.both.lines().collect();
         let tail = lines[lines.len().saturating_sub(20)..].join("\n");
-        Error::failed(format!("`{}` failed: {}", self.command, self.status)).cause(if tail.is_empty() {
-            "it printed nothing"
-        } else {
-            &tail
-        })
+        Error::failed(format!("`{}` failed: {}", self.command, self.status))
+            .cause(if tail.is_empty() { "it printed nothing" } else { &tail })
+            .fix("mend what it says, and run titus-bootstrap again: it goes on from here")
     }
 }
 
@@ -69,23 +70,32 @@ pub fn run(argv: &[&str], environment: &[(&str, &str)], patience: Patience, dead
     tracing::debug!(command = %shown, "started");
     let (program, arguments) = argv.split_first().ok_or_else(|| Error::failed("a command without a name"))?;
     let mut command = Command::new(program);
-    command.args(arguments).env("LC_ALL", "C").env("TZ", "UTC").envs(environment.iter().copied());
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    command.args(arguments).env("LC_ALL", "C").env("TZ", "UTC").env("PATH", PATH).envs(environment.iter().copied());
+    command.stdin(Stdio::null()).process_group(0);
     let cannot = |e: std::io::Error| Error::failed(format!("`{shown}` cannot be run")).cause(e);
-    let mut child = command.spawn().map_err(cannot)?;
     let mut collected = Collected::default();
-    let ended = collect(&mut child, &mut collected, patience, started + deadline).map_err(cannot)?;
-    if let Some(why) = ended {
-        stop(&mut child);
-        return Err(match why {
-            Ended::Signal => signals::interruption(),
-            Ended::Deadline => {
-                Error::failed(format!("`{shown}` did not end within {}", humantime::format_duration(deadline)))
-                    .cause(String::from_utf8_lossy(&collected.both))
+    let status = match patience {
+        Patience::Never => to_its_end(&mut command, &mut collected).map_err(cannot)?,
+        Patience::Ends => {
+            let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(cannot)?;
+            match collect(&mut child, &mut collected, started + deadline).map_err(cannot)? {
+                Ended::ByItself(status) => status,
+                Ended::Signal => {
+                    stop(&mut child);
+                    return Err(signals::interruption());
+                }
+                Ended::Deadline => {
+                    stop(&mut child);
+                    let within = humantime::format_duration(deadline);
+                    return Err(Error::failed(format!("`{shown}` did not end within {within}"))
+                        .cause(String::from_utf8_lossy(&collected.both))
+                        .fix(
+                            "see why it hangs, and run titus-bootstrap again; the settings timeouts.* give it longer",
+                        ));
+                }
             }
-        });
-    }
-    let status = child.wait().map_err(cannot)?;
+        }
+    };
     tracing::debug!(command = %shown, %status, elapsed = ?started.elapsed(), "ended");
     Ok(Output {
         command: shown,
@@ -96,6 +106,7 @@ pub fn run(argv: &[&str], environment: &[(&str, &str)], patience: Patience, dead
 }
 
 enum Ended {
+    ByItself(ExitStatus),
     Signal,
     Deadline,
 }
@@ -106,14 +117,21 @@ struct Collected {
     both: Vec<u8>,
 }
 
-/// Reads both pipes until they close or the process is gone (a daemon that it
-/// started may hold them open for ever), or until it must be ended.
-fn collect(
-    child: &mut Child,
-    into: &mut Collected,
-    patience: Patience,
-    deadline: Instant,
-) -> std::io::Result<Option<Ended>> {
+/// Output goes to a file without a name: if we are killed, dpkg must not die of a pipe
+/// that nobody reads.
+fn to_its_end(command: &mut Command, into: &mut Collected) -> std::io::Result<ExitStatus> {
+    let mut file = tempfile::tempfile()?;
+    let status = command.stdout(file.try_clone()?).stderr(file.try_clone()?).spawn()?.wait()?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(KEPT as u64)))?;
+    file.take(KEPT as u64).read_to_end(&mut into.both)?;
+    into.stdout.clone_from(&into.both);
+    Ok(status)
+}
+
+/// Reads both pipes until the process is gone (a daemon that it started may hold them
+/// open for ever), or until it must be ended.
+fn collect(child: &mut Child, into: &mut Collected, deadline: Instant) -> std::io::Result<Ended> {
     let mut stdout = child.stdout.take();
     let mut stderr = child.stderr.take();
     loop {
@@ -124,10 +142,8 @@ fn collect(
         if let Some(pipe) = &stderr {
             descriptors.push(PollFd::new(pipe.as_fd(), PollFlags::POLLIN));
         }
-        if descriptors.is_empty() && patience == Patience::Never {
-            return Ok(None);
-        }
-        let patience_ms = if descriptors.is_empty() { 10u8 } else { 100 };
+        let closed = descriptors.is_empty();
+        let patience_ms = if closed { 1u8 } else { 100 };
         let ready = match nix::poll::poll(&mut descriptors, PollTimeout::from(patience_ms)) {
             Ok(ready) => ready,
             Err(nix::errno::Errno::EINTR) => 0,
@@ -143,16 +159,16 @@ fn collect(
         if stderr.is_some() && readable.next() == Some(true) && !read_some(&mut stderr, &mut into.both, None)? {
             stderr = None;
         }
-        if ready == 0 || (stdout.is_none() && stderr.is_none()) {
-            if child.try_wait()?.is_some() {
-                return Ok(None);
-            }
-            if patience == Patience::Ends && signals::interrupted() {
-                return Ok(Some(Ended::Signal));
-            }
-            if patience == Patience::Ends && Instant::now() >= deadline {
-                return Ok(Some(Ended::Deadline));
-            }
+        if (ready == 0 || closed)
+            && let Some(status) = child.try_wait()?
+        {
+            return Ok(Ended::ByItself(status));
+        }
+        if signals::interrupted() {
+            return Ok(Ended::Signal);
+        }
+        if Instant::now() >= deadline {
+            return Ok(Ended::Deadline);
         }
     }
 }
@@ -216,6 +232,19 @@ mod tests {
         let output = sh("tail -f /dev/null & echo $!", Duration::from_secs(10)).unwrap();
         let pid = output.stdout.trim().parse().unwrap();
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    }
+
+    #[test]
+    fn a_command_that_never_ends_talking_is_ended() {
+        let told = sh("exec yes", Duration::from_millis(200)).unwrap_err().to_string();
+        assert!(told.contains("did not end within 200ms"), "{}", told.lines().next().unwrap());
+    }
+
+    #[test]
+    fn what_is_never_ended_has_its_output_kept_too() {
+        let output =
+            run(&["sh", "-c", "echo out; echo err >&2; exit 4"], &[], Patience::Never, Duration::ZERO).unwrap();
+        assert_eq!((output.both.as_str(), output.status.code()), ("out\nerr\n", Some(4)));
     }
 
     #[test]

@@ -67,6 +67,7 @@ fn io_error(what: &str, path: &str, error: &std::io::Error) -> Error {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             made.fix("make room on that file system (df -h, df -i) and run titus-bootstrap again")
         }
+        ErrorKind::PermissionDenied => made.fix("run it as root"),
         ErrorKind::ReadOnlyFilesystem => made.fix("mount that file system writable and run titus-bootstrap again"),
         _ => made,
     }
@@ -120,7 +121,7 @@ impl Host {
     }
 
     /// The real directory and name under which `path` is to be written.
-    fn place(&self, path: &str) -> Result<(PathBuf, PathBuf)> {
+    pub(super) fn place(&self, path: &str) -> Result<(PathBuf, PathBuf)> {
         let real = self
             .resolve(path, false, true)
             .and_then(|found| found.ok_or_else(|| ErrorKind::NotFound.into()))
@@ -136,6 +137,15 @@ impl Host {
                 .fix(format!("chown root:root {0} && chmod go-w {0}", parent.display())));
         }
         Ok((parent, real))
+    }
+
+    /// Whether `path` leads to a directory, links followed below the root.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn is_directory(&self, path: &str) -> Result<bool> {
+        let real = self.resolve(path, true, false).map_err(|e| io_error("looked at", path, &e))?;
+        Ok(real.is_some_and(|real| real.is_dir()))
     }
 
     /// What stands at `path`, or `None`.
@@ -349,7 +359,7 @@ impl Host {
         std::fs::remove_file(&real).and_then(|()| sync_directory(&parent)).map_err(|e| io_error("removed", path, &e))
     }
 
-    /// Removes a directory that is ours, with all that is in it.
+    /// Removes a directory that is ours, with all that is in it, and its parent if that is empty then.
     ///
     /// # Errors
     /// When the system refuses.
@@ -357,8 +367,11 @@ impl Host {
         if self.entry(path)?.is_none() {
             return Ok(());
         }
-        let (_, real) = self.place(path)?;
-        std::fs::remove_dir_all(&real).map_err(|e| io_error("removed", path, &e))
+        let (parent, real) = self.place(path)?;
+        std::fs::remove_dir_all(&real).map_err(|e| io_error("removed", path, &e))?;
+        // Refused when something is in it, as it should be.
+        let _ = std::fs::remove_dir(parent);
+        Ok(())
     }
 
     /// Puts a symbolic link at `path`, in place of whatever file or link is there.
@@ -366,7 +379,6 @@ impl Host {
     /// # Errors
     /// As [`Host::write`].
     pub fn link(&self, path: &str, target: &str) -> Result<()> {
-        self.note_unit_file(path)?;
         let (parent, real) = self.place(path)?;
         let link = || -> std::io::Result<()> {
             failpoint();

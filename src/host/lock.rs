@@ -32,7 +32,7 @@ impl Host {
         if self.entry("/run/titus-bootstrap")?.is_none() {
             self.make_directory("/run/titus-bootstrap", 0o755, Owner::ROOT)?;
         }
-        let path = self.root().join(LOCK.trim_start_matches('/'));
+        let path = self.place(LOCK)?.1;
         let deadline = Instant::now() + patience;
         let mut file = std::fs::OpenOptions::new()
             .read(true)
@@ -83,13 +83,16 @@ impl Host {
     pub fn lock_holder(&self) -> Result<Option<String>> {
         let Some(entry) = self.entry(LOCK)? else { return Ok(None) };
         let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+        let text = self.read_text(LOCK)?.unwrap_or_default();
+        let pid = text.split(' ').next().unwrap_or_default();
+        // `1: FLOCK  ADVISORY  WRITE 4242 00:1a:1234 0 EOF`
         let held = locks.lines().any(|line| {
-            line.contains("FLOCK") && line.split_whitespace().any(|field| field.ends_with(&format!(":{}", entry.inode)))
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            fields.contains(&"FLOCK")
+                && fields.contains(&pid)
+                && fields.iter().any(|field| field.ends_with(&format!(":{}", entry.inode)))
         });
-        if !held {
-            return Ok(None);
-        }
-        Ok(self.read_text(LOCK)?.map(|text| describe(&text)))
+        Ok(held.then(|| describe(&text)))
     }
 }
 

@@ -27,6 +27,8 @@ pub struct Host {
     root: PathBuf,
     /// How long each sort of waiting may take.
     pub deadlines: Deadlines,
+    /// For downloads and apt; settings `proxy.*`.
+    pub proxy: net::Proxy,
     /// What systemd said of the units, asked once for all.
     pub(crate) units: systemd::Units,
     /// What dpkg said of the packages, asked once for all.
@@ -74,7 +76,13 @@ impl Host {
     }
 
     fn below(root: PathBuf, deadlines: Deadlines) -> Host {
-        Host { root, deadlines, units: systemd::Units::default(), packages: apt::Packages::default() }
+        Host {
+            root,
+            deadlines,
+            proxy: net::Proxy::default(),
+            units: systemd::Units::default(),
+            packages: apt::Packages::default(),
+        }
     }
 
     /// Whether this is the running machine: packages, units and waits are real.

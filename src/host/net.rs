@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::Host;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// What an HTTP server said.
 #[derive(Debug)]
@@ -133,7 +133,7 @@ impl Host {
     ///
     /// # Errors
     /// When it cannot be had, or is larger. Credentials in the address are not shown.
-    pub fn download(&self, url: &str, limit: usize, proxy: &Proxy) -> Result<Vec<u8>> {
+    pub fn download(&self, url: &str, limit: usize) -> Result<Vec<u8>> {
         let shown = crate::report::masked(url);
         blocking(self.deadlines.download, async {
             let mut builder =
@@ -148,9 +148,11 @@ impl Host {
                         attempt.follow()
                     }
                 }));
-            let without = proxy.no_proxy.as_deref().and_then(reqwest::NoProxy::from_string);
-            let proxies =
-                [proxy.http.as_ref().map(reqwest::Proxy::http), proxy.https.as_ref().map(reqwest::Proxy::https)];
+            let without = self.proxy.no_proxy.as_deref().and_then(reqwest::NoProxy::from_string);
+            let proxies = [
+                self.proxy.http.as_ref().map(reqwest::Proxy::http),
+                self.proxy.https.as_ref().map(reqwest::Proxy::https),
+            ];
             for one in proxies.into_iter().flatten() {
                 builder = builder.proxy(one.map_err(|e| chain(&e))?.no_proxy(without.clone()));
             }
@@ -167,7 +169,7 @@ impl Host {
             Ok(body)
         })
         .map_err(|cause| {
-            Error::failed(format!("{shown}: cannot be downloaded"))
+            Error::new(Kind::TemporaryFailure, format!("{shown}: cannot be downloaded"))
                 .cause(cause)
                 .fix("check the address and the way there (settings proxy.*), or give a path instead of an address")
         })
@@ -222,14 +224,14 @@ mod tests {
     fn a_download_is_bounded_and_hides_credentials() {
         let address = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\nhello, world");
         let url = format!("http://someone:secret@{address}/key");
-        assert_eq!(host().download(&url, 12, &Proxy::default()).unwrap(), b"hello, world");
-        let told = host().download(&url, 11, &Proxy::default()).unwrap_err().to_string();
+        assert_eq!(host().download(&url, 12).unwrap(), b"hello, world");
+        let told = host().download(&url, 11).unwrap_err().to_string();
         assert!(told.contains("larger than 11 bytes") && !told.contains("secret"), "{told}");
     }
 
     #[test]
     fn an_error_page_is_not_a_download() {
         let address = answering(b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\npage");
-        assert!(host().download(&format!("http://{address}/"), 100, &Proxy::default()).is_err());
+        assert!(host().download(&format!("http://{address}/"), 100).is_err());
     }
 }

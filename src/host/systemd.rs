@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::command::{self, Patience};
 use super::{Host, fs::Owner};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// Made before a unit file is touched, removed after systemd has read them anew. It
 /// lies in /run, so that it lives as long as the systemd of which it speaks, and a
@@ -110,9 +110,12 @@ impl Host {
         self.units.known.borrow_mut().clear();
     }
 
-    /// Notes that a unit file is about to change.
-    pub(super) fn note_unit_file(&self, path: &str) -> Result<()> {
-        // Links that enable a unit matter at the next boot, when systemd reads everything anew.
+    /// Notes that a unit file is about to change, so that systemd will read it anew. Links that
+    /// enable a unit need none: they matter at the next boot, when everything is read anew.
+    ///
+    /// # Errors
+    /// When the note cannot be written.
+    pub fn note_unit_file(&self, path: &str) -> Result<()> {
         let below = |rest: &str| {
             rest.starts_with('/') && ![".wants/", ".requires/", ".upholds/"].iter().any(|dir| rest.contains(dir))
         };
@@ -154,6 +157,9 @@ impl Host {
     /// When the job fails or the deadline for units runs out; with the unit's last journal lines.
     pub fn change_unit(&self, verb: &str, name: &str) -> Result<()> {
         self.systemctl(&[verb, "--", name], self.deadlines.unit).map_err(|error| {
+            if error.kind == Kind::Interrupted {
+                return error;
+            }
             let journal = self.unit_journal(name);
             let cause =
                 format!("{}\nlast lines of its journal:\n{journal}", error.cause.as_deref().unwrap_or_default());

@@ -28,6 +28,13 @@ const KERNEL_ARGUMENT: Form =
     ("one argument without blanks, quotes, `$`, `\\` and backquotes", |s| word(s, "._-=,:/@+"));
 const LOG_LEVEL: Form =
     ("debug, info, warn, error or fatal", |s| ["debug", "info", "warn", "error", "fatal"].contains(&s));
+const LISTEN: Form = ("an address and a port, as 127.0.0.1:4243", |s| s.parse::<std::net::SocketAddr>().is_ok());
+const PROXY: Form =
+    ("an address with http:// or https://, host and port; what is special in user and password percent-encoded", |s| {
+        let rest = s.strip_prefix("http://").or_else(|| s.strip_prefix("https://"));
+        rest.is_some_and(|rest| word(rest, ".-:/_@%~!*+,=[]"))
+    });
+const NO_PROXY: Form = ("names and addresses with commas between them", |s| word(s, ".-:/_*,[]"));
 const PLAIN: Form = ("text without control characters", |s| !s.is_empty());
 
 fn word(text: &str, also: &str) -> bool {
@@ -48,7 +55,9 @@ pub(super) fn check(settings: &Settings, merged: &Merged) -> Result<()> {
     for (key, value, (form, fits)) in values(settings) {
         if !fits(&value) || value.chars().any(char::is_control) {
             let source = merged.source(&key).unwrap_or("unknown");
-            return Err(Error::config(format!("{key} = {value:?} (from {source}) cannot be used"))
+            // A proxy's address may hold a password in places where it is not recognised.
+            let shown = if key.starts_with("proxy.") { "…".to_owned() } else { format!("{value:?}") };
+            return Err(Error::config(format!("{key} = {shown} (from {source}) cannot be used"))
                 .cause(format!("it must be {form}"))
                 .fix(format!("set {key} to a value of that form where it came from: {source}")));
         }
@@ -58,14 +67,6 @@ pub(super) fn check(settings: &Settings, merged: &Merged) -> Result<()> {
 
 /// Fills in what follows from other settings.
 pub(super) fn derive(settings: &mut Settings) {
-    if let Some(address) = &settings.prereqs {
-        if settings.zookeeper.servers.is_empty() {
-            settings.zookeeper.servers = vec![format!("{address}:2181")];
-        }
-        if settings.mesos.masters.is_empty() {
-            settings.mesos.masters = vec![format!("{address}:5050")];
-        }
-    }
     if settings.mesos.masters.is_empty() {
         let host = |server: &String| Some(format!("{}:5050", server.rsplit_once(':')?.0));
         settings.mesos.masters = settings.zookeeper.servers.iter().filter_map(host).collect();
@@ -93,15 +94,15 @@ fn values(s: &Settings) -> Vec<(String, String, Form)> {
     one("agent.account", &s.agent.account, NAME);
     one("agent.environment", &s.agent.environment, NAME);
     one("agent.ports", &s.agent.ports, PORTS);
-    one("agent.docker_listen", &s.agent.docker_listen, HOST_PORT);
+    one("agent.docker_listen", &s.agent.docker_listen, LISTEN);
     one("docker.user", &s.docker.user, NAME);
     one("docker.daemon", &s.docker.daemon, PATH);
     one("docker.log_level", &s.docker.log_level, LOG_LEVEL);
     one("docker.host", &s.docker.host, PLAIN);
     one("systemd.unit_dir", &s.systemd.unit_dir, PATH);
-    one("proxy.http", &s.proxy.http, PLAIN);
-    one("proxy.https", &s.proxy.https, PLAIN);
-    one("proxy.no_proxy", &s.proxy.no_proxy, PLAIN);
+    one("proxy.http", &s.proxy.http, PROXY);
+    one("proxy.https", &s.proxy.https, PROXY);
+    one("proxy.no_proxy", &s.proxy.no_proxy, NO_PROXY);
     let mut many = |key: &str, values: &[String], form: Form| {
         found.extend(values.iter().map(|value| (key.to_owned(), value.clone(), form)));
     };
@@ -121,6 +122,9 @@ fn values(s: &Settings) -> Vec<(String, String, Form)> {
         many("apt.sources", &source.suites, SOURCE_WORD);
         many("apt.sources", &source.components, SOURCE_WORD);
     }
+    let names: Vec<&String> = s.apt.sources.iter().map(|source| &source.name).collect();
+    let twice = names.iter().enumerate().filter(|(n, name)| names[..*n].contains(name));
+    found.extend(twice.map(|(_, name)| ("apt.sources".to_owned(), (*name).clone(), ONCE)));
     for (name, value) in &s.agent.attributes {
         found.push((format!("agent.attributes.{name}"), name.clone(), ATTRIBUTE));
         found.push((format!("agent.attributes.{name}"), value.clone(), ATTRIBUTE));
@@ -132,5 +136,6 @@ fn values(s: &Settings) -> Vec<(String, String, Form)> {
 }
 
 const REGISTRY_IMAGE: Form = ("name:tag or name@sha256:digest", |s| word(s, ".-:/_@") && !s.starts_with('-'));
+const ONCE: Form = ("the name of one source only", |_| false);
 const SOURCE_WORD: Form =
     ("one word of a deb822 source, without blanks", |s| !s.contains(char::is_whitespace) && !s.is_empty());

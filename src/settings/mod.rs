@@ -112,13 +112,13 @@ impl Layer {
     /// # Errors
     /// As [`Layer::assignment`].
     pub fn assignment_from(place: &str, argument: &str) -> Result<Layer> {
-        let source = format!("{place}--set {}", crate::report::masked(argument));
         let Some((key, value)) = argument.split_once('=') else {
-            return Err(
-                Error::config(format!("{source}: is not key=value")).fix("for example --set agent.log_bucket=my-logs")
-            );
+            return Err(Error::config(format!("{place}--set {argument}: is not key=value"))
+                .fix("for example --set agent.log_bucket=my-logs"));
         };
         let key = key.trim();
+        // Without the value, which may be a secret.
+        let source = format!("{place}--set {key}");
         let as_text = format!("{key} = {}", Value::String(value.trim().to_owned()));
         let as_toml = Layer::parse(&source, &format!("{key} = {value}"));
         as_toml.or_else(|first| {
@@ -170,14 +170,24 @@ impl Layer {
         if before.as_deref() == Some(text.as_bytes()) {
             return Ok(());
         }
-        // An address may hold credentials.
-        host.write(SAVED, text.as_bytes(), 0o600, crate::host::fs::Owner::ROOT)
+        // What may be read by all should be: `check` needs no root. An address may hold credentials.
+        let mode = if crate::report::masked(&text) == text { 0o644 } else { 0o600 };
+        host.write(SAVED, text.as_bytes(), mode, crate::host::fs::Owner::ROOT)
     }
 }
 
 impl Merged {
     /// Puts a layer on top.
     pub fn add(&mut self, layer: &Layer) {
+        // `prereqs` is short for two others, which a later layer may set again, and an earlier one may have set.
+        if let Some(address) = layer.table.get("prereqs").and_then(Value::as_str) {
+            for (group, key, port) in [("zookeeper", "servers", 2181), ("mesos", "masters", 5050)] {
+                let list = Value::Array(vec![Value::String(format!("{address}:{port}"))]);
+                let group_of_one = Value::Table(Table::from_iter([(key.to_owned(), list)]));
+                let long = Table::from_iter([(group.to_owned(), group_of_one)]);
+                merge(&mut self.table, &long, "", &layer.source, &mut self.sources);
+            }
+        }
         merge(&mut self.table, &layer.table, "", &layer.source, &mut self.sources);
     }
 

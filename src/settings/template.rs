@@ -40,16 +40,12 @@ pub fn template(role: &str, used: &BTreeSet<String>, required: &[String], merged
         keys.insert("prereqs");
     }
     let schema = schema();
-    // A role that hands a whole group on, as `{{ proxy }}`, uses all that is in it.
-    let groups: Vec<&str> = keys.iter().copied().filter(|key| is_group(&schema, key)).collect();
-    let members: Vec<String> = groups.iter().flat_map(|group| members(&schema, group)).collect();
-    keys.extend(members.iter().map(String::as_str));
     let mut text = format!(
         "# Settings of titus-bootstrap for role {role}: {}.\n# What is commented out shows the default, or an example where there is none.\n",
         super::FILE
     );
     for key in keys {
-        let Some(description) = description(&schema, key).filter(|_| !is_group(&schema, key)) else { continue };
+        let Some(description) = description(&schema, key) else { continue };
         text.push_str(&format!("\n{}", comment(&description)));
         let value = lookup(&merged.table, key);
         let must = required.iter().any(|name| name == key) && key != "zookeeper.servers"
@@ -93,16 +89,6 @@ fn place<'a>(schema: &'a Json, key: &str) -> Option<&'a Json> {
     key.split('.').try_fold(schema, |at, part| follow(schema, at)?.get("properties")?.get(part))
 }
 
-/// Whether it is a table of settings that are shown one by one.
-fn is_group(schema: &Json, key: &str) -> bool {
-    key != "agent.reserve" && !members(schema, key).is_empty()
-}
-
-fn members(schema: &Json, key: &str) -> Vec<String> {
-    let properties = place(schema, key).and_then(|at| follow(schema, at)?.get("properties")?.as_object());
-    properties.into_iter().flat_map(|map| map.keys().map(|name| format!("{key}.{name}"))).collect()
-}
-
 /// The description of a setting in the schema; `None` if it is none.
 fn description(schema: &Json, key: &str) -> Option<String> {
     let at = place(schema, key)?;
@@ -122,13 +108,29 @@ fn follow<'a>(schema: &'a Json, at: &'a Json) -> Option<&'a Json> {
 /// Every value with its source; secrets hidden.
 pub fn shown(merged: &Merged) -> BTreeMap<String, (String, String)> {
     let mut found = BTreeMap::new();
-    for (key, source) in &merged.sources {
-        let Some(value) = lookup(&merged.table, key) else { continue };
-        let secret = key.rsplit('.').next().is_some_and(|last| last.contains("password") || last.contains("token"));
-        let value = if secret { "\"***\"".to_owned() } else { crate::report::masked(&value.to_string()) };
-        found.insert(key.clone(), (value, crate::report::masked(source)));
+    walk(&merged.table, "", merged, &mut found);
+    if let Ok(settings) = merged.settings() {
+        let derived =
+            [("mesos.zk_path", json!(settings.mesos.zk_path)), ("mesos.masters", json!(settings.mesos.masters))];
+        for (key, value) in derived {
+            let made = || (value.to_string(), "derived of zookeeper.servers and stack".to_owned());
+            found.entry(key.to_owned()).or_insert_with(made);
+        }
     }
     found
+}
+
+fn walk(table: &toml::Table, at: &str, merged: &Merged, found: &mut BTreeMap<String, (String, String)>) {
+    for (name, value) in table {
+        let key = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
+        if let Value::Table(table) = value {
+            walk(table, &key, merged, found);
+            continue;
+        }
+        let secret = name.contains("password") || name.contains("token");
+        let value = if secret { "\"***\"".to_owned() } else { crate::report::masked(&value.to_string()) };
+        found.insert(key.clone(), (value, merged.source(&key).unwrap_or("unknown").to_owned()));
+    }
 }
 
 #[cfg(test)]

@@ -1,19 +1,19 @@
 //! Sources of packages, each a deb822 file with its pinned key (sources.list(5)).
 
+use std::cell::RefCell;
+
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::{Change, State, hex};
 use crate::error::{Error, Result};
+use crate::host::apt::{self, OUR_SOURCES as OURS, SOURCE_PARTS as SOURCES};
 use crate::host::fs::{EntryKind, Owner};
-use crate::host::{Host, apt, net, openpgp};
-use crate::settings::schema::{AptSource, Key, Proxy};
+use crate::host::{Host, openpgp};
+use crate::settings::schema::{AptSource, Key};
 use crate::template::{Renderer, Templated};
 
-const SOURCES: &str = "/etc/apt/sources.list.d";
 const KEYRINGS: &str = "/etc/apt/keyrings";
-/// What our files begin with; others' are left alone.
-const OURS: &str = "titus-bootstrap-";
 /// A key file is some kilobytes.
 const KEY_LIMIT: usize = 1 << 20;
 
@@ -24,14 +24,14 @@ pub struct Raw {
     sources: Templated<Vec<AptSource>>,
     distribution: Templated<String>,
     codename: Templated<String>,
-    proxy: Option<Templated<Proxy>>,
 }
 
 /// All sources of the settings; one of ours that is no longer among them is removed.
 #[derive(Debug, Clone)]
 pub struct AptSources {
     sources: Vec<AptSource>,
-    proxy: net::Proxy,
+    /// What was checked before anything was changed is what is written.
+    prepared: RefCell<Option<Vec<apt::Source>>>,
 }
 
 impl Raw {
@@ -44,14 +44,15 @@ impl Raw {
             }
             check_key(source)?;
         }
-        let proxy = self.proxy.as_ref().map(|proxy| proxy.get(renderer)).transpose()?.unwrap_or_default();
-        let proxy = net::Proxy { http: proxy.http, https: proxy.https, no_proxy: proxy.no_proxy };
-        Ok(AptSources { sources, proxy })
+        Ok(AptSources { sources, prepared: RefCell::default() })
     }
 }
 
 fn check_key(source: &AptSource) -> Result<()> {
     let wrong = |what: &str| Err(Error::config(format!("apt.sources: {}: {what}", source.name)));
+    if source.uris.is_empty() || source.suites.is_empty() {
+        return wrong("uris and suites must not be empty");
+    }
     let hexadecimal = |text: &str, digits| text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit());
     match &source.key {
         Key::Path(path) if !path.starts_with('/') => wrong("key must be an absolute path"),
@@ -108,13 +109,18 @@ impl AptSources {
         Ok(found)
     }
 
+    /// Credentials in an address are for root alone.
+    fn mode(source: &AptSource) -> u32 {
+        if source.uris.iter().any(|uri| crate::report::masked(uri) != *uri) { 0o600 } else { 0o644 }
+    }
+
     /// Whether a source's files are as they should be, without any download.
     fn in_sync(&self, host: &Host, source: &AptSource) -> Result<bool> {
         let (file, keyring) = paths(&source.name);
-        let regular = |path: &str| {
-            Ok::<_, Error>(host.entry(path)?.is_some_and(|e| e.kind == EntryKind::File && e.mode == 0o644))
+        let regular = |path: &str, mode| {
+            Ok::<_, Error>(host.entry(path)?.is_some_and(|entry| entry.kind == EntryKind::File && entry.mode == mode))
         };
-        if !regular(&file)? || !regular(&keyring)? {
+        if !regular(&file, Self::mode(source))? || !regular(&keyring, 0o644)? {
             return Ok(false);
         }
         let key = host.read(&keyring)?.unwrap_or_default();
@@ -151,6 +157,9 @@ impl AptSources {
     /// # Errors
     /// When a key cannot be had, or is not the pinned one.
     pub fn prepare(&self, host: &Host) -> Result<Vec<apt::Source>> {
+        if let Some(prepared) = self.prepared.borrow().as_ref() {
+            return Ok(prepared.clone());
+        }
         let mut prepared = Vec::new();
         for source in &self.sources {
             let (file, keyring) = paths(&source.name);
@@ -163,6 +172,7 @@ impl AptSources {
             let file = file.trim_start_matches(SOURCES).trim_start_matches('/').to_owned();
             prepared.push(apt::Source { file, text, keyring, key });
         }
+        *self.prepared.borrow_mut() = Some(prepared.clone());
         Ok(prepared)
     }
 
@@ -174,7 +184,7 @@ impl AptSources {
                 Error::config(format!("{place}: {path} is not there")).fix("put the key there, or set apt.sources")
             })?,
             Key::Sha256(key) => {
-                let bytes = host.download(&key.url, KEY_LIMIT, &self.proxy)?;
+                let bytes = host.download(&key.url, KEY_LIMIT)?;
                 let is = hex(&Sha256::digest(&bytes));
                 if !is.eq_ignore_ascii_case(&key.sha256) {
                     return Err(wrong(format!("its sha256 is {is}"))
@@ -182,7 +192,7 @@ impl AptSources {
                 }
                 bytes
             }
-            Key::Fingerprint(key) => host.download(&key.url, KEY_LIMIT, &self.proxy)?,
+            Key::Fingerprint(key) => host.download(&key.url, KEY_LIMIT)?,
         };
         let binary =
             openpgp::binary(&bytes).map_err(|e| Error::config(format!("{place} is no OpenPGP key")).cause(e))?;
@@ -201,12 +211,11 @@ impl AptSources {
         for path in self.surplus(host)? {
             host.remove(&path)?;
         }
-        for source in self.prepare(host)? {
-            let file = format!("{SOURCES}/{}", source.file);
-            if host.read(&source.keyring)?.as_deref() != Some(&source.key) {
-                host.write(&source.keyring, &source.key, 0o644, Owner::ROOT)?;
+        for (source, made) in self.sources.iter().zip(self.prepare(host)?) {
+            if host.read(&made.keyring)?.as_deref() != Some(&made.key) {
+                host.write(&made.keyring, &made.key, 0o644, Owner::ROOT)?;
             }
-            host.write(&file, source.text.as_bytes(), 0o644, Owner::ROOT)?;
+            host.write(&format!("{SOURCES}/{}", made.file), made.text.as_bytes(), Self::mode(source), Owner::ROOT)?;
         }
         Ok(())
     }
@@ -242,12 +251,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let host = Host::tree(directory.path(), Default::default()).unwrap();
         host.write("/key.asc", include_bytes!("../../tests/data/key.asc"), 0o644, Owner::ROOT).unwrap();
-        let step = AptSources { sources: vec![source("'/key.asc'")], proxy: net::Proxy::default() };
+        let step = AptSources { sources: vec![source("'/key.asc'")], prepared: RefCell::default() };
         step.converge(&host).unwrap();
         assert!(step.in_sync(&host, &step.sources[0]).unwrap());
         host.write("/etc/apt/keyrings/titus-bootstrap-x.gpg", b"other", 0o644, Owner::ROOT).unwrap();
         assert!(!step.in_sync(&host, &step.sources[0]).unwrap());
-        let none = AptSources { sources: vec![], proxy: net::Proxy::default() };
+        host.set_attributes("/etc/apt/keyrings/titus-bootstrap-x.gpg", 0o600, Owner::ROOT).unwrap();
+        assert!(!step.in_sync(&host, &step.sources[0]).unwrap());
+        let none = AptSources { sources: vec![], prepared: RefCell::default() };
         none.converge(&host).unwrap();
         assert!(host.list("/etc/apt/sources.list.d").unwrap().is_empty());
     }

@@ -55,7 +55,7 @@ impl Directory {
                 Ok(State::from_changes(changes))
             }
             // An operator may have put it on another disk; its attributes are his.
-            Some(entry) if matches!(entry.kind, EntryKind::Link(_)) => {
+            Some(entry) if matches!(entry.kind, EntryKind::Link(_)) && host.is_directory(path)? => {
                 Ok(State::InSync(Some(format!("{path} is a symbolic link, left as it is"))))
             }
             Some(_) => Err(Error::failed(format!("{path}: something else is in the directory's place"))

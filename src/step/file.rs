@@ -128,7 +128,7 @@ impl Raw {
             return Ok(File { path, want: None, if_missing: false });
         }
         let contents = match (&self.content, &self.template) {
-            (Some(content), None) => content.get(renderer)?,
+            (Some(content), None) => content.get_content(renderer, &path)?,
             (None, Some(template)) => renderer.render_file(template)?,
             _ => return Err(Error::config(format!("{path}: needs one of content, template, absent"))),
         };

@@ -63,7 +63,12 @@ impl KernelArguments {
         let lines: Vec<Vec<&str>> = text
             .lines()
             .map(|line| line.split_whitespace().collect::<Vec<_>>())
-            .filter(|words| words.first().is_some_and(|word| ["linux", "linux16", "linuxefi"].contains(word)))
+            .filter(|words| {
+                // grub.cfg starts other things so, too: memtest86+ never gets GRUB_CMDLINE_LINUX.
+                let kernel = words.get(1).and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+                words.first().is_some_and(|word| ["linux", "linux16", "linuxefi"].contains(word))
+                    && kernel.starts_with("vmlinu")
+            })
             .collect();
         let lacks = |argument: &str| lines.iter().any(|words| !words.contains(&argument));
         Ok(Some(self.arguments.iter().map(String::as_str).filter(|argument| lacks(argument)).collect()))
@@ -155,7 +160,7 @@ mod tests {
         assert_eq!(step.lacking_in_grub(&host).unwrap(), None);
         host.write(
             GRUB_CFG,
-            b"# linux\n\tlinux /vmlinuz root=x a=1 b\n\tlinux /vmlinuz single a=10 b\n",
+            b"# linux\n\tlinux /vmlinuz root=x a=1 b\n\tlinux /vmlinuz single a=10 b\n linux16 /boot/memtest86+.bin\n",
             0o644,
             Owner::ROOT,
         )

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use super::{Change, Kind, State, Step};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::host::Host;
-use crate::host::apt::Source;
+use crate::host::apt::{OUR_SOURCES, SOURCE_PARTS, Source};
 use crate::host::fs::Owner;
 use crate::template::{Renderer, Templated};
 
@@ -48,8 +48,13 @@ impl Packages {
 
     /// What is not as it should be: the name as the settings have it, and how it is now.
     fn lacking(&self, host: &Host) -> Result<Vec<(&str, String)>> {
+        let given_up = if self.optional { given_up(host, None)? } else { Vec::new() };
+        self.lacking_of(host, &given_up)
+    }
+
+    /// The same, without those that were given up.
+    fn lacking_of(&self, host: &Host, given_up: &[String]) -> Result<Vec<(&str, String)>> {
         let mut lacking = Vec::new();
-        let given_up = if self.optional { given_up(host)? } else { Vec::new() };
         for wanted in &self.names {
             let version = wanted.split_once('=').map(|(_, version)| version);
             let now = match host.package(bare(wanted))? {
@@ -61,7 +66,7 @@ impl Packages {
                 Some(found) if found.status != "not-installed" => format!("is {}", found.status),
                 _ => "is not installed".into(),
             };
-            if !given_up.iter().any(|name| name == wanted) {
+            if !(self.optional && (given_up.contains(wanted) || host.goes_without(wanted))) {
                 lacking.push((wanted.as_str(), now));
             }
         }
@@ -80,10 +85,18 @@ impl Packages {
         let changes =
             lacking.iter().map(|(name, now)| Change::new(format!("install {name} ({now})"))).collect::<Vec<_>>();
         if changes.is_empty() && self.optional {
-            let given_up = given_up(host)?;
-            let missing: Vec<&str> = self.names.iter().filter(|n| given_up.contains(n)).map(String::as_str).collect();
+            let given_up = given_up(host, None)?;
+            let missing: Vec<&str> = self
+                .names
+                .iter()
+                .filter(|n| given_up.contains(n) || host.goes_without(n))
+                .map(String::as_str)
+                .collect();
             if !missing.is_empty() {
-                return Ok(State::InSync(Some(format!("no source has {}, which only people use", missing.join(", ")))));
+                let names = missing.join(", ");
+                return Ok(State::InSync(Some(format!(
+                    "not installed, since no source has it and only people use it: {names}"
+                ))));
             }
         }
         Ok(State::from_changes(changes))
@@ -91,20 +104,7 @@ impl Packages {
 
     pub(super) fn converge(&self, host: &Host) -> Result<()> {
         let lacking: Vec<String> = self.lacking(host)?.into_iter().map(|(name, _)| name.to_owned()).collect();
-        if !self.optional {
-            return host.install_packages(&lacking);
-        }
-        let (there, missing): (Vec<_>, Vec<_>) = lacking.into_iter().partition(|name| has_candidate(host, name));
-        if !there.is_empty() {
-            host.install_packages(&there)?;
-        }
-        if !missing.is_empty() {
-            let mut names = given_up(host)?;
-            names.extend(missing);
-            let text = format!("{}\n{}\n", digest_of_sources(host)?, names.join("\n"));
-            host.write(NO_CANDIDATE, text.as_bytes(), 0o644, Owner::ROOT)?;
-        }
-        Ok(())
+        host.install_packages(&lacking)
     }
 }
 
@@ -121,17 +121,24 @@ pub fn refuse_without_candidate(steps: &[Step], host: &Host, sources: &[Source])
     if !host.is_live() || packages.is_empty() {
         return Ok(());
     }
+    // A source that is new may have what none had before.
+    let asked_before = given_up(host, Some(sources))?;
     let mut wanted = Vec::new();
     for one in &packages {
-        wanted.extend(one.lacking(host)?.into_iter().map(|(name, _)| (name.to_owned(), *one)));
+        let lacking = one.lacking_of(host, &asked_before)?;
+        wanted.extend(lacking.into_iter().map(|(name, _)| (name.to_owned(), *one)));
     }
     if wanted.is_empty() {
+        host.go_without(asked_before.into_iter());
         return Ok(());
     }
+    refuse_without_https(host, sources)?;
     let names: Vec<&str> = wanted.iter().map(|(name, _)| bare(name)).collect();
     let complaint = host.look_up_candidates(sources, &names)?;
     let missing = wanted.iter().find(|(name, one)| !one.optional && !has_candidate(host, name));
-    let Some((name, packages)) = missing else { return Ok(()) };
+    let Some((name, packages)) = missing else {
+        return go_without(host, sources, &wanted, asked_before, complaint.is_none());
+    };
     host.forget_candidates()?;
     let what = format!("no source has the package {name}");
     let files: Vec<&str> = sources.iter().map(|source| source.file.as_str()).collect();
@@ -144,6 +151,44 @@ pub fn refuse_without_candidate(steps: &[Step], host: &Host, sources: &[Source])
     .fix(format!("check {setting} and apt.sources: `titus-bootstrap config show`")))
 }
 
+/// A source over https needs what apt reads it with, and that cannot come from the source itself.
+fn refuse_without_https(host: &Host, sources: &[Source]) -> Result<()> {
+    if !sources.iter().any(|source| source.text.contains("https://")) {
+        return Ok(());
+    }
+    // A package of its own until apt 1.5, in Ubuntu 16.04.
+    for (path, package) in [
+        ("/usr/lib/apt/methods/https", "apt-transport-https"),
+        ("/etc/ssl/certs/ca-certificates.crt", "ca-certificates"),
+    ] {
+        if host.entry(path)?.is_none() {
+            return Err(Error::unavailable("apt cannot read sources over https here")
+                .cause(format!("{path} is not there"))
+                .fix(format!("put it into the image: apt-get install {package}")));
+        }
+    }
+    Ok(())
+}
+
+/// What no source has is left out of this run, and of later ones until a source changes; of
+/// this one alone if not every source could be asked.
+fn go_without(
+    host: &Host,
+    sources: &[Source],
+    wanted: &[(String, &Packages)],
+    mut names: Vec<String>,
+    all_asked: bool,
+) -> Result<()> {
+    let before = names.len();
+    names.extend(wanted.iter().map(|(name, _)| name).filter(|name| !has_candidate(host, name)).cloned());
+    if all_asked && names.len() > before {
+        let text = format!("{}\n{}\n", digest_of_sources(host, Some(sources))?, names.join("\n"));
+        host.write(NO_CANDIDATE, text.as_bytes(), 0o644, Owner::ROOT)?;
+    }
+    host.go_without(names.into_iter());
+    Ok(())
+}
+
 fn has_candidate(host: &Host, wanted: &str) -> bool {
     let versions = host.candidates(bare(wanted));
     wanted.split_once('=').map_or(!versions.is_empty(), |(_, version)| versions.iter().any(|known| known == version))
@@ -153,21 +198,34 @@ fn bare(name: &str) -> &str {
     name.split_once('=').map_or(name, |(name, _)| name)
 }
 
-fn given_up(host: &Host) -> Result<Vec<String>> {
+/// What no source had, if the sources are still the same. `planned`: ours as they will be.
+fn given_up(host: &Host, planned: Option<&[Source]>) -> Result<Vec<String>> {
     let Some(text) = host.read_text(NO_CANDIDATE)? else { return Ok(Vec::new()) };
     let mut lines = text.lines();
-    if lines.next() != Some(&digest_of_sources(host)?) {
+    if lines.next() != Some(&digest_of_sources(host, planned)?) {
         return Ok(Vec::new());
     }
     Ok(lines.map(str::to_owned).collect())
 }
 
-fn digest_of_sources(host: &Host) -> Result<String> {
+fn digest_of_sources(host: &Host, planned: Option<&[Source]>) -> Result<String> {
+    let mut files = host.other_sources()?;
+    match planned {
+        Some(sources) => files.extend(sources.iter().map(|s| (s.file.clone(), s.text.clone().into_bytes()))),
+        None => {
+            for name in host.list(SOURCE_PARTS)?.into_iter().filter(|name| name.starts_with(OUR_SOURCES)) {
+                let text = host.read(&format!("{SOURCE_PARTS}/{name}"))?.unwrap_or_default();
+                files.insert(name, text);
+            }
+        }
+    }
     let mut digest = Sha256::new();
     digest.update(host.read("/etc/apt/sources.list")?.unwrap_or_default());
-    for name in host.list("/etc/apt/sources.list.d")? {
-        digest.update(&name);
-        digest.update(host.read(&format!("/etc/apt/sources.list.d/{name}"))?.unwrap_or_default());
+    for (name, text) in files {
+        digest.update([0]);
+        digest.update(name);
+        digest.update([0]);
+        digest.update(text);
     }
     Ok(crate::step::hex(&digest.finalize()))
 }

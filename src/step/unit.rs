@@ -145,6 +145,9 @@ impl Unit {
             }
             Some(EntryKind::Link(_)) | None => changes.push(Change::new(format!("mask {}", self.name))),
         }
+        for link in host.links_that_enable(&self.name)? {
+            changes.push(Change::new(format!("remove {link}")));
+        }
         if host.is_live() && host.has_processes(&self.name)? {
             changes.push(Change::new(format!("stop {}", self.name)));
         }
@@ -188,6 +191,10 @@ impl Unit {
             if record.digest == now.digest && record.stamps == now.stamps {
                 return Ok(true);
             }
+        }
+        // Started since its files changed, but with what systemd had read before they did.
+        if unit.needs_reload {
+            return Ok(false);
         }
         let Some(started) = unit.started.and_then(|at| at.duration_since(UNIX_EPOCH).ok()) else { return Ok(false) };
         let started_ns = i128::try_from(started.as_nanos()).unwrap_or(i128::MAX);
@@ -302,6 +309,9 @@ impl Unit {
         if host.is_live() && host.has_processes(&self.name)? {
             host.change_unit("stop", &self.name)?;
         }
+        for link in host.links_that_enable(&self.name)? {
+            host.remove(&link)?;
+        }
         match host.entry(&path)?.map(|entry| entry.kind) {
             Some(EntryKind::Link(target)) if target.as_os_str() == "/dev/null" => return Ok(()),
             Some(EntryKind::File) => {
@@ -310,6 +320,7 @@ impl Unit {
             }
             _ => {}
         }
+        host.note_unit_file(&path)?;
         host.link(&path, "/dev/null")
     }
 }
