@@ -13,7 +13,6 @@ use crate::step::{self, Planned, State, Step};
 /// # Errors
 /// When a step cannot be looked at; it is named.
 pub fn observe(host: &Host, steps: &[Step], report: &mut Report, reporter: &Reporter) -> Result<()> {
-    watch(host, steps);
     // What earlier steps will have written by the time a later one is reached.
     let mut planned = Planned::new();
     for (n, step) in steps.iter().enumerate() {
@@ -37,14 +36,12 @@ pub fn converge(
     report: &mut Report,
     reporter: &Reporter,
 ) -> Result<()> {
-    watch(host, steps);
     let own = ["/run/titus-bootstrap/x", journal::JOURNAL, journal::LAST_LOG, SAVED].map(str::to_owned);
     let paths: Vec<String> = steps.iter().flat_map(Step::paths).chain(own).collect();
     host.sweep(paths.iter().map(String::as_str))?;
-    witness(host, steps)?;
     for (n, step) in steps.iter().enumerate() {
         failpoint();
-        converge_step(host, step, journal, report, reporter).map_err(|error| {
+        converge_step(host, steps, step, journal, report, reporter).map_err(|error| {
             let event = if error.kind == Kind::Interrupted { "interrupted" } else { "failed" };
             // The run fails for its own reason; that the journal failed too adds nothing.
             let _ = journal.event(host, event, Some(&step.id), std::slice::from_ref(&error.what));
@@ -68,7 +65,7 @@ pub fn converge(
     Ok(())
 }
 
-/// What units run with is recorded before anything is written, and again at the end.
+/// What units run with is recorded before the first change of a run, and again at its end.
 fn witness(host: &Host, steps: &[Step]) -> Result<()> {
     let units = steps.iter().filter_map(|step| if let step::Kind::Unit(unit) = &step.kind { Some(unit) } else { None });
     units.filter(|_| host.is_live()).try_for_each(|unit| unit.witness(host))
@@ -76,6 +73,7 @@ fn witness(host: &Host, steps: &[Step]) -> Result<()> {
 
 fn converge_step(
     host: &Host,
+    steps: &[Step],
     step: &Step,
     journal: &mut Journal,
     report: &mut Report,
@@ -97,6 +95,9 @@ fn converge_step(
         }
     };
     let lines: Vec<String> = changes.iter().map(|change| change.line.clone()).collect();
+    if !journal.is_open() {
+        witness(host, steps)?;
+    }
     journal.event(host, "started", Some(&step.id), &lines)?;
     failpoint();
     reporter.started(step);
@@ -124,8 +125,11 @@ fn converge_step(
     Ok(())
 }
 
-/// systemd and dpkg are asked once for everything.
-fn watch(host: &Host, steps: &[Step]) {
+/// Asks systemd and dpkg once for everything. The answers are fetched where they are needed.
+///
+/// # Errors
+/// When they cannot be asked.
+pub fn ask(host: &Host, steps: &[Step]) -> Result<()> {
     for step in steps {
         match &step.kind {
             step::Kind::Unit(unit) if unit.is_asked_for() => host.watch_units([unit.name.as_str()].into_iter()),
@@ -133,6 +137,11 @@ fn watch(host: &Host, steps: &[Step]) {
             _ => {}
         }
     }
+    if host.is_live() {
+        host.ask_for_units()?;
+        host.ask_for_packages()?;
+    }
+    Ok(())
 }
 
 fn at(error: Error, report: &Report, n: usize, steps: &[Step]) -> Error {

@@ -15,6 +15,9 @@ use crate::template::{Renderer, Source, is_template};
 /// Where an operator's own roles lie; a file of a built-in role's name replaces it.
 pub const DIRECTORY: &str = "/etc/titus-bootstrap/roles";
 
+/// Where a role of the binary says that it lies.
+const BUILT_IN_SOURCE: &str = "built-in";
+
 /// The roles that the binary carries.
 const BUILT_IN: [(&str, &str); 4] = [
     ("prereqs", include_str!("../roles/prereqs.toml")),
@@ -134,7 +137,7 @@ pub struct Role {
 /// When the directory of the operator's roles cannot be listed.
 pub fn names(host: &Host) -> Result<BTreeMap<String, String>> {
     let mut names: BTreeMap<String, String> =
-        BUILT_IN.iter().map(|(name, _)| ((*name).to_owned(), "built-in".to_owned())).collect();
+        BUILT_IN.iter().map(|(name, _)| ((*name).to_owned(), BUILT_IN_SOURCE.to_owned())).collect();
     for file in host.list(DIRECTORY)? {
         if let Some(name) = file.strip_suffix(".toml") {
             names.insert(name.to_owned(), format!("{DIRECTORY}/{file}"));
@@ -155,7 +158,7 @@ impl Role {
                 .cause(format!("roles are: {}", names.keys().cloned().collect::<Vec<_>>().join(", ")))
                 .fix(did_you_mean(name, names.keys().map(String::as_str))));
         };
-        let text = match BUILT_IN.iter().find(|(known, _)| known == name && source == "built-in") {
+        let text = match BUILT_IN.iter().find(|(known, _)| known == name && source == BUILT_IN_SOURCE) {
             Some((_, text)) => (*text).to_owned(),
             None => String::from_utf8(host.read(source)?.unwrap_or_default())
                 .map_err(|e| Error::config(format!("{source}: is not UTF-8")).cause(e))?,
@@ -176,7 +179,7 @@ impl Role {
     }
 
     fn parse(name: &str, source: &str, text: String) -> Result<Role> {
-        let shown = if source == "built-in" { format!("role {name}") } else { source.to_owned() };
+        let shown = if source == BUILT_IN_SOURCE { format!("role {name}") } else { source.to_owned() };
         let file: File = parse_toml(&shown, &text)?;
         let mut seen = BTreeSet::new();
         for step in &file.step {
@@ -206,6 +209,11 @@ impl Role {
             text,
             file,
         })
+    }
+
+    /// Whether the binary carries it.
+    pub fn is_built_in(&self) -> bool {
+        self.source == BUILT_IN_SOURCE
     }
 
     /// The role file, as it was read.
@@ -402,5 +410,29 @@ fn strings<'a>(value: &'a toml::Value, into: &mut Vec<&'a str>) {
         toml::Value::Array(list) => list.iter().for_each(|v| strings(v, into)),
         toml::Value::Table(table) => table.iter().filter(|(key, _)| *key != "when").for_each(|(_, v)| strings(v, into)),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::sample;
+    use crate::settings::Merged;
+    use crate::titus::agent::Values;
+
+    #[test]
+    fn the_roles_of_the_binary_name_only_what_there_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = Host::tree(directory.path(), Default::default()).unwrap();
+        for (name, _) in BUILT_IN {
+            let role = Role::load(&host, name).unwrap();
+            let mut merged = Merged::default();
+            merged.add(&Layer::built_in().unwrap());
+            merged.add(&role.defaults().unwrap());
+            let settings = merged.settings().unwrap();
+            let renderer = role.renderer(&host, known_names(&sample::facts(), &settings, &Values::default())).unwrap();
+            role.names(&renderer).unwrap();
+            assert!(role.is_built_in());
+        }
     }
 }

@@ -73,10 +73,7 @@ fn converge(
     super::refuse_machine(&host, arguments.steps.phase)?;
     // Until here a signal ends the process, and nothing was changed.
     signals::listen()?;
-    host.watch_packages(steps.iter().flat_map(|step| match &step.kind {
-        step::Kind::Package(packages) => packages.names().collect::<Vec<_>>(),
-        _ => Vec::new(),
-    }));
+    engine::ask(&host, &steps)?;
     if let Err(refusal) = refuse_packages(&host, &steps) {
         host.forget_candidates()?;
         return Err(refusal);

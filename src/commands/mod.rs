@@ -227,7 +227,10 @@ pub fn prepare(global: &Global, host: &mut Host, steps: &Steps) -> Result<Prepar
         refuse_without_required(&role, &settings)?;
     }
     let renderer = role.renderer(host, known_names(&facts, &settings, &values))?;
-    role.names(&renderer)?;
+    // Those of the binary are checked by its tests.
+    if !role.is_built_in() {
+        role.names(&renderer)?;
+    }
     Ok(Prepared { role, detected, merged, settings, facts, renderer })
 }
 

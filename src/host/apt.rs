@@ -38,6 +38,7 @@ pub struct Installed {
 #[derive(Debug, Default)]
 pub(crate) struct Packages {
     watched: RefCell<BTreeSet<String>>,
+    asked: RefCell<Option<command::Started>>,
     known: RefCell<Option<BTreeMap<String, Installed>>>,
     candidates: RefCell<BTreeMap<String, Vec<String>>>,
     without: RefCell<BTreeSet<String>>,
@@ -76,15 +77,8 @@ impl Host {
     /// When dpkg cannot be asked.
     pub fn package(&self, name: &str) -> Result<Option<Installed>> {
         if self.packages.known.borrow().is_none() {
-            let watched = self.packages.watched.borrow();
-            let mut argv = vec![
-                "dpkg-query",
-                "--show",
-                "--showformat=${Package}\t${Version}\t${db:Status-Status}\t${db:Status-Want}\n",
-                "--",
-            ];
-            argv.extend(watched.iter().map(String::as_str));
-            let output = command::run(&argv, &[], Patience::Ends, Duration::from_secs(60))?;
+            let asked = self.packages.asked.take();
+            let output = asked.map_or_else(|| self.start_asking_dpkg(), Ok)?.end()?;
             // 1: some of them are not known to dpkg, which is an answer.
             if !matches!(output.status.code(), Some(0 | 1)) {
                 return Err(output.error());
@@ -92,6 +86,29 @@ impl Host {
             *self.packages.known.borrow_mut() = Some(parse_installed(&output.stdout));
         }
         Ok(self.packages.known.borrow().as_ref().and_then(|known| known.get(name)).cloned())
+    }
+
+    /// Asks dpkg about all watched packages; [`Host::package`] fetches the answer.
+    ///
+    /// # Errors
+    /// When dpkg cannot be started.
+    pub fn ask_for_packages(&self) -> Result<()> {
+        if !self.packages.watched.borrow().is_empty() && self.has_apt()? {
+            *self.packages.asked.borrow_mut() = Some(self.start_asking_dpkg()?);
+        }
+        Ok(())
+    }
+
+    fn start_asking_dpkg(&self) -> Result<command::Started> {
+        let watched = self.packages.watched.borrow();
+        let mut argv = vec![
+            "dpkg-query",
+            "--show",
+            "--showformat=${Package}\t${Version}\t${db:Status-Status}\t${db:Status-Want}\n",
+            "--",
+        ];
+        argv.extend(watched.iter().map(String::as_str));
+        command::start(&argv, &[], Duration::from_secs(60))
     }
 
     /// Updates lists of our own, as if `sources` stood in /etc/apt already, and asks them for
@@ -236,6 +253,7 @@ impl Host {
     fn package_command(&self, argv: &[&str]) -> Result<Output> {
         let output = command::run(argv, &self.package_environment(), Patience::Never, Duration::MAX)?;
         *self.packages.known.borrow_mut() = None;
+        *self.packages.asked.borrow_mut() = None;
         self.forget_units();
         Ok(output)
     }

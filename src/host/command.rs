@@ -65,44 +65,73 @@ impl Output {
 /// When it cannot be started, or was ended because of its deadline or a signal.
 /// A status other than 0 is no error here; see [`Output::succeeded`].
 pub fn run(argv: &[&str], environment: &[(&str, &str)], patience: Patience, deadline: Duration) -> Result<Output> {
-    let started = Instant::now();
+    if patience == Patience::Ends {
+        return start(argv, environment, deadline)?.end();
+    }
     let shown = argv.join(" ");
-    tracing::debug!(command = %shown, "started");
+    let began = Instant::now();
+    let mut collected = Collected::default();
+    let status = to_its_end(&mut command(argv, environment)?, &mut collected).map_err(|e| cannot_run(&shown, &e))?;
+    Ok(collected.output(shown, status, began))
+}
+
+/// A question that was asked, and whose answer is fetched later: other work goes on meanwhile.
+#[derive(Debug)]
+pub struct Started {
+    child: Child,
+    shown: String,
+    began: Instant,
+    deadline: Duration,
+}
+
+/// Starts `argv` as [`run`] does. Only for what may be ended at any time.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn start(argv: &[&str], environment: &[(&str, &str)], deadline: Duration) -> Result<Started> {
+    let shown = argv.join(" ");
+    let began = Instant::now();
+    let mut command = command(argv, environment)?;
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|e| cannot_run(&shown, &e))?;
+    Ok(Started { child, shown, began, deadline })
+}
+
+impl Started {
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub fn end(mut self) -> Result<Output> {
+        let mut collected = Collected::default();
+        let ended = collect(&mut self.child, &mut collected, self.began + self.deadline);
+        match ended.map_err(|e| cannot_run(&self.shown, &e))? {
+            Ended::ByItself(status) => Ok(collected.output(self.shown, status, self.began)),
+            Ended::Signal => {
+                stop(&mut self.child);
+                Err(signals::interruption())
+            }
+            Ended::Deadline => {
+                stop(&mut self.child);
+                let within = humantime::format_duration(self.deadline);
+                Err(Error::failed(format!("`{}` did not end within {within}", self.shown))
+                    .cause(String::from_utf8_lossy(&collected.both))
+                    .fix("see why it hangs, and run titus-bootstrap again; the settings timeouts.* give it longer"))
+            }
+        }
+    }
+}
+
+fn command(argv: &[&str], environment: &[(&str, &str)]) -> Result<Command> {
     let (program, arguments) = argv.split_first().ok_or_else(|| Error::failed("a command without a name"))?;
+    tracing::debug!(command = %argv.join(" "), "started");
     let mut command = Command::new(program);
     command.args(arguments).env("LC_ALL", "C").env("TZ", "UTC").env("PATH", PATH).envs(environment.iter().copied());
     command.stdin(Stdio::null()).process_group(0);
-    let cannot = |e: std::io::Error| Error::failed(format!("`{shown}` cannot be run")).cause(e);
-    let mut collected = Collected::default();
-    let status = match patience {
-        Patience::Never => to_its_end(&mut command, &mut collected).map_err(cannot)?,
-        Patience::Ends => {
-            let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(cannot)?;
-            match collect(&mut child, &mut collected, started + deadline).map_err(cannot)? {
-                Ended::ByItself(status) => status,
-                Ended::Signal => {
-                    stop(&mut child);
-                    return Err(signals::interruption());
-                }
-                Ended::Deadline => {
-                    stop(&mut child);
-                    let within = humantime::format_duration(deadline);
-                    return Err(Error::failed(format!("`{shown}` did not end within {within}"))
-                        .cause(String::from_utf8_lossy(&collected.both))
-                        .fix(
-                            "see why it hangs, and run titus-bootstrap again; the settings timeouts.* give it longer",
-                        ));
-                }
-            }
-        }
-    };
-    tracing::debug!(command = %shown, %status, elapsed = ?started.elapsed(), "ended");
-    Ok(Output {
-        command: shown,
-        status,
-        stdout: String::from_utf8_lossy(&collected.stdout).into_owned(),
-        both: String::from_utf8_lossy(&collected.both).into_owned(),
-    })
+    Ok(command)
+}
+
+fn cannot_run(shown: &str, error: &std::io::Error) -> Error {
+    Error::failed(format!("`{shown}` cannot be run")).cause(error)
 }
 
 enum Ended {
@@ -115,6 +144,14 @@ enum Ended {
 struct Collected {
     stdout: Vec<u8>,
     both: Vec<u8>,
+}
+
+impl Collected {
+    fn output(self, command: String, status: ExitStatus, began: Instant) -> Output {
+        tracing::debug!(%command, %status, elapsed = ?began.elapsed(), "ended");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Output { command, status, stdout: text(&self.stdout), both: text(&self.both) }
+    }
 }
 
 /// Output goes to a file without a name: if we are killed, dpkg must not die of a pipe

@@ -51,6 +51,7 @@ impl Unit {
 #[derive(Debug, Default)]
 pub(crate) struct Units {
     watched: RefCell<BTreeSet<String>>,
+    asked: RefCell<Option<command::Started>>,
     known: RefCell<BTreeMap<String, Unit>>,
 }
 
@@ -68,22 +69,39 @@ impl Host {
         if let Some(unit) = self.units.known.borrow().get(name) {
             return Ok(unit.clone());
         }
-        let mut names = self.units.watched.borrow().clone();
-        names.insert(name.to_owned());
-        let mut argv = vec![
-            "systemctl",
-            "show",
-            "--property=LoadState,ActiveState,SubState,InvocationID,NeedDaemonReload,ExecMainStartTimestamp,ActiveEnterTimestamp",
-            "--",
-        ];
-        argv.extend(names.iter().map(String::as_str));
-        let output = command::run(&argv, &[], Patience::Ends, self.deadlines.unit)?.succeeded()?;
+        let new = self.units.watched.borrow_mut().insert(name.to_owned());
+        let asked = self.units.asked.take().filter(|_| !new);
+        let output = asked.map_or_else(|| self.start_asking_systemd(), Ok)?.end()?.succeeded()?;
+        let names = self.units.watched.borrow().clone();
         let units: Vec<Unit> = output.stdout.split("\n\n").map(parse).collect();
         if units.len() != names.len() {
             return Err(Error::failed(format!("`{}` told of {} units", output.command, units.len())));
         }
         *self.units.known.borrow_mut() = names.into_iter().zip(units).collect();
         Ok(self.units.known.borrow().get(name).cloned().unwrap_or_default())
+    }
+
+    /// Asks systemd about all watched units; [`Host::unit`] fetches the answer.
+    ///
+    /// # Errors
+    /// When systemctl cannot be started.
+    pub fn ask_for_units(&self) -> Result<()> {
+        if !self.units.watched.borrow().is_empty() && self.entry("/run/systemd/system")?.is_some() {
+            *self.units.asked.borrow_mut() = Some(self.start_asking_systemd()?);
+        }
+        Ok(())
+    }
+
+    fn start_asking_systemd(&self) -> Result<command::Started> {
+        let watched = self.units.watched.borrow();
+        let mut argv = vec![
+            "systemctl",
+            "show",
+            "--property=LoadState,ActiveState,SubState,InvocationID,NeedDaemonReload,ExecMainStartTimestamp,ActiveEnterTimestamp",
+            "--",
+        ];
+        argv.extend(watched.iter().map(String::as_str));
+        command::start(&argv, &[], self.deadlines.unit)
     }
 
     /// Whether a unit runs, without making systemd load one that it does not know:
@@ -108,6 +126,7 @@ impl Host {
     /// Forgets what systemd said, after something that may have changed it.
     pub fn forget_units(&self) {
         self.units.known.borrow_mut().clear();
+        *self.units.asked.borrow_mut() = None;
     }
 
     /// Notes that a unit file is about to change, so that systemd will read it anew. Links that

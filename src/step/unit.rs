@@ -223,7 +223,7 @@ impl Unit {
         Ok(Record { invocation, digest: hex(&digest.finalize()), stamps })
     }
 
-    /// Before a run writes anything: the start that is known to be in sync is recorded, so that
+    /// Before a run changes anything: the start that is known to be in sync is recorded, so that
     /// a file that changes from here on shows, even if the clock is set back and we are killed.
     ///
     /// # Errors
