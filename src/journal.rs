@@ -102,7 +102,7 @@ impl Journal {
             time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             event: event.into(),
             step: step.map(str::to_owned),
-            lines: lines.iter().map(|line| crate::report::masked(line)).collect(),
+            lines: lines.iter().map(|line| crate::secrets::masked(line)).collect(),
             ..self.template.clone()
         };
         let line =

@@ -12,6 +12,7 @@ pub mod host;
 pub mod journal;
 pub mod report;
 pub mod role;
+pub mod secrets;
 pub mod settings;
 pub mod step;
 pub mod template;

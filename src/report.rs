@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write};
 use serde::Serialize;
 
 use crate::error::{Error, Kind};
+use crate::secrets::masked;
 use crate::step::{Change, State, Step};
 
 /// The layout of everything that is printed as JSON.
@@ -289,80 +290,4 @@ fn step_text(n: usize, report: &Report, step: &StepReport, colour: bool) -> Stri
         text.push_str(&format!("{indent}             {line}\n"));
     }
     text
-}
-
-/// Hides what must not be read: user info in an address, and what follows the words
-/// password or token.
-pub fn masked(text: &str) -> String {
-    let mut made = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find("://") {
-        let (before, after) = rest.split_at(at + 3);
-        made.push_str(before);
-        let end = after.find(|c: char| c == '/' || c.is_whitespace() || c == '"' || c == '\'').unwrap_or(after.len());
-        let (authority, tail) = after.split_at(end);
-        match authority.rsplit_once('@') {
-            Some((_, host)) => {
-                made.push_str("***@");
-                made.push_str(host);
-            }
-            None => made.push_str(authority),
-        }
-        rest = tail;
-    }
-    made.push_str(rest);
-    mask_words(&made)
-}
-
-fn mask_words(text: &str) -> String {
-    let lower = text.to_ascii_lowercase();
-    let mut made = String::with_capacity(text.len());
-    let mut at = 0;
-    loop {
-        let rest = lower.get(at..).unwrap_or_default();
-        let next = ["password", "token"].iter().filter_map(|word| Some(rest.find(word)? + at + word.len())).min();
-        let Some(found) = next else { break };
-        // Only an assignment: `password = "…"`, `token: …`, `"token":"…"`.
-        let after = text.get(found..).unwrap_or_default().trim_start_matches(['"', '\'', ' ']);
-        let value = after.strip_prefix(['=', ':']).map(|value| value.trim_start_matches(['"', '\'', ' ']));
-        let Some(value) = value else {
-            made.push_str(text.get(at..found).unwrap_or_default());
-            at = found;
-            continue;
-        };
-        let start = text.len() - value.len();
-        made.push_str(text.get(at..start).unwrap_or_default());
-        made.push_str("***");
-        at = start + value.find(|c: char| c.is_whitespace() || c == '"' || c == '\'').unwrap_or(value.len());
-    }
-    made.push_str(text.get(at..).unwrap_or_default());
-    made
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn secrets_are_hidden() {
-        for (text, shown) in [
-            ("deb https://user:pw@host/x and http://a@b", "deb https://***@host/x and http://***@b"),
-            ("https://host/a@b", "https://host/a@b"),
-            ("https://u:p@ss@host/", "https://***@host/"),
-            ("password = \"hunter2\" next", "password = \"***\" next"),
-            ("{\"token\":\"abc\"}", "{\"token\":\"***\"}"),
-            ("a token was asked for", "a token was asked for"),
-            ("", ""),
-        ] {
-            assert_eq!(masked(text), shown);
-        }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn no_text_panics(text in "\\PC{0,100}") {
-            masked(&text);
-            masked(&format!("password={text}://{text}@{text}"));
-        }
-    }
 }

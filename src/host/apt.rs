@@ -328,7 +328,7 @@ struct LockHolder {
 
 impl std::fmt::Display for LockHolder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let command = crate::report::masked(&self.command);
+        let command = crate::secrets::masked(&self.command);
         write!(f, "process {} (`{command}`, running for {} s), which holds {}", self.pid, self.age, self.lock)
     }
 }

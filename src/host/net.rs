@@ -134,7 +134,7 @@ impl Host {
     /// # Errors
     /// When it cannot be had, or is larger. Credentials in the address are not shown.
     pub fn download(&self, url: &str, limit: usize) -> Result<Vec<u8>> {
-        let shown = crate::report::masked(url);
+        let shown = crate::secrets::masked(url);
         blocking(self.deadlines.download, async {
             let mut builder =
                 reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::custom(|attempt| {

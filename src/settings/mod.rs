@@ -171,7 +171,7 @@ impl Layer {
             return Ok(());
         }
         // What may be read by all should be: `check` needs no root. An address may hold credentials.
-        let mode = if crate::report::masked(&text) == text { 0o644 } else { 0o600 };
+        let mode = if crate::secrets::masked(&text) == text { 0o644 } else { 0o600 };
         host.write(SAVED, text.as_bytes(), mode, crate::host::fs::Owner::ROOT)
     }
 }

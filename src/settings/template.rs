@@ -128,7 +128,7 @@ fn walk(table: &toml::Table, at: &str, merged: &Merged, found: &mut BTreeMap<Str
             continue;
         }
         let secret = name.contains("password") || name.contains("token");
-        let value = if secret { "\"***\"".to_owned() } else { crate::report::masked(&value.to_string()) };
+        let value = if secret { "\"***\"".to_owned() } else { crate::secrets::masked(&value.to_string()) };
         found.insert(key.clone(), (value, merged.source(&key).unwrap_or("unknown").to_owned()));
     }
 }

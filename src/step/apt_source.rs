@@ -111,7 +111,7 @@ impl AptSources {
 
     /// Credentials in an address are for root alone.
     fn mode(source: &AptSource) -> u32 {
-        if source.uris.iter().any(|uri| crate::report::masked(uri) != *uri) { 0o600 } else { 0o644 }
+        if source.uris.iter().any(|uri| crate::secrets::masked(uri) != *uri) { 0o600 } else { 0o644 }
     }
 
     /// Whether a source's files are as they should be, without any download.
@@ -143,7 +143,7 @@ impl AptSources {
                 changes.push(Change::new(format!(
                     "write {} ({})",
                     paths(&source.name).0,
-                    crate::report::masked(&source.uris.join(" "))
+                    crate::secrets::masked(&source.uris.join(" "))
                 )));
             }
         }
