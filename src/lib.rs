@@ -8,6 +8,7 @@ pub mod detect;
 pub mod engine;
 pub mod error;
 pub mod facts;
+pub mod health;
 pub mod host;
 pub mod journal;
 pub mod report;

@@ -7,6 +7,7 @@ use serde_json::{Value as Json, json};
 
 use crate::error::{Error, Result};
 use crate::facts::Facts;
+use crate::health::{Check, Raw as RawCheck};
 use crate::host::Host;
 use crate::settings::{Layer, Settings, did_you_mean, parse_toml};
 use crate::step::{Phase, Raw as RawStep, Step};
@@ -71,49 +72,7 @@ struct File {
     #[serde(default)]
     step: Vec<RawStep>,
     #[serde(default)]
-    verify: Vec<RawVerify>,
-}
-
-/// A health check: a step that is only observed, or a question of its own.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawVerify {
-    id: String,
-    unit: Option<String>,
-    docker: Option<String>,
-    #[serde(default)]
-    mesos_agent: bool,
-    #[serde(default)]
-    vpc_tool: bool,
-}
-
-/// A health check of a role.
-#[derive(Debug, Clone)]
-pub struct Check {
-    /// Names it.
-    pub id: String,
-    /// What it asks.
-    pub question: Question,
-}
-
-/// What a health check asks.
-#[derive(Debug, Clone)]
-pub enum Question {
-    /// The unit is active.
-    UnitActive(String),
-    /// A Docker Engine answers there.
-    Docker(String),
-    /// A Mesos master knows this agent.
-    MesosAgent {
-        /// `host:port` of each.
-        masters: Vec<String>,
-        /// The agent's own address.
-        address: String,
-        /// The agent's own port.
-        port: u16,
-    },
-    /// titus-vpc-tool agrees with our resource set.
-    VpcTool(String),
+    verify: Vec<RawCheck>,
 }
 
 /// A role, read and checked.
@@ -313,7 +272,7 @@ impl Role {
                 all.extend(names);
             }
         }
-        if self.file.verify.iter().any(|check| check.mesos_agent) {
+        if self.file.verify.iter().any(|check| check.asks_mesos()) {
             all.insert("mesos.masters".into());
         }
         Ok(all)
@@ -358,27 +317,13 @@ impl Role {
     /// # Errors
     /// When a value is missing.
     pub fn checks(&self, renderer: &Renderer, settings: &Settings, facts: &Facts) -> Result<Vec<Check>> {
-        let mut checks = Vec::new();
-        for raw in &self.file.verify {
-            let question = match (&raw.unit, &raw.docker, raw.mesos_agent, raw.vpc_tool) {
-                (Some(unit), None, false, false) => Question::UnitActive(renderer.render_text(unit)?),
-                (None, Some(docker), false, false) => Question::Docker(renderer.render_text(docker)?),
-                (None, None, true, false) => Question::MesosAgent {
-                    masters: settings.mesos.masters.clone(),
-                    address: facts.instance.as_ref().map(|i| i.local_ipv4.clone()).unwrap_or_default(),
-                    port: settings.agent.port.unwrap_or(5051),
-                },
-                (None, None, false, true) => Question::VpcTool(renderer.render_text("{{ titus.resource_set }}")?),
-                _ => {
-                    return Err(Error::config(format!(
-                        "role {}: check {} asks not exactly one thing",
-                        self.name, raw.id
-                    )));
-                }
-            };
-            checks.push(Check { id: raw.id.clone(), question });
-        }
-        Ok(checks)
+        let resolve = |raw: &RawCheck| raw.resolve(renderer, settings, facts);
+        self.file
+            .verify
+            .iter()
+            .map(resolve)
+            .collect::<Result<_>>()
+            .map_err(|error| error.at(format!("role {}", self.name)))
     }
 }
 

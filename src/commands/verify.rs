@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 
 use crate::cli::{Global, Phase, Steps};
 use crate::error::{Error, Kind, Result};
+use crate::health::Question;
 use crate::host::Host;
 use crate::host::command::{self, Patience};
 use crate::report::{SCHEMA_VERSION, say};
-use crate::role::Question;
 
 const TRY: Duration = Duration::from_secs(10);
 

@@ -10,6 +10,7 @@ pub mod command;
 pub mod failpoint;
 pub mod fs;
 pub mod lock;
+pub mod look;
 pub mod net;
 pub mod openpgp;
 pub mod signals;

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::Host;
-use super::fs::EntryKind;
+use super::look::EntryKind;
 use super::systemd::UNIT_DIRECTORIES;
 use crate::error::Result;
 

@@ -6,7 +6,8 @@ use super::file::{Attributes, checked_path};
 use super::{Change, State};
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::host::fs::{EntryKind, Owner};
+use crate::host::fs::Owner;
+use crate::host::look::EntryKind;
 use crate::template::{Renderer, Templated};
 
 /// As a role file has it.

@@ -5,7 +5,8 @@ use serde::Deserialize;
 use super::{Change, State};
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::host::fs::{EntryKind, Owner};
+use crate::host::fs::Owner;
+use crate::host::look::EntryKind;
 use crate::template::{Renderer, Templated};
 
 /// As a role file has it.

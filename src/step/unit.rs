@@ -12,7 +12,8 @@ use sha2::{Digest, Sha256};
 
 use super::{Change, Planned, State, hex};
 use crate::error::{Error, Result};
-use crate::host::fs::{EntryKind, Owner};
+use crate::host::fs::Owner;
+use crate::host::look::EntryKind;
 use crate::host::{Host, systemd};
 use crate::template::{Renderer, Templated};
 
