@@ -252,7 +252,8 @@ impl Step {
             Kind::AptSource(step) => step.paths(),
             Kind::Unit(step) => step.paths(),
             Kind::KernelArgument(_) => vec![kernel_argument::DROP_IN.to_owned()],
-            Kind::Package(_) | Kind::GroupMember(_) | Kind::Wait(_) => Vec::new(),
+            Kind::GroupMember(_) => vec!["/etc/group".to_owned()],
+            Kind::Package(_) | Kind::Wait(_) => Vec::new(),
         }
     }
 }
