@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const DOCUMENTS: [&str; 6] =
+const DOCUMENTS: [&str; 7] =
     ["README.md", "CONTRIBUTING.md", "data/README.md", "docs/reference.md", "docs/roles.md", "docs/reliability.md"];
 
 fn document(name: &str) -> String {
