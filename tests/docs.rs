@@ -5,8 +5,15 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const DOCUMENTS: [&str; 7] =
-    ["README.md", "CONTRIBUTING.md", "data/README.md", "docs/reference.md", "docs/roles.md", "docs/reliability.md"];
+const DOCUMENTS: [&str; 7] = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "data/README.md",
+    "docs/reference.md",
+    "docs/roles.md",
+    "docs/reliability.md",
+    "docs/performance.md",
+];
 
 fn document(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
