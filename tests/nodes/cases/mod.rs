@@ -10,6 +10,7 @@ mod killed;
 mod locked;
 mod names;
 mod quoting;
+mod reboot;
 mod refused;
 mod restarted;
 mod scripts;

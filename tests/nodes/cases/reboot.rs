@@ -1,0 +1,38 @@
+//! A reboot is due: by hand it is said, from user data it is done, and never in a loop.
+
+use std::time::Duration;
+
+use crate::harness::agent;
+use crate::harness::node::Node;
+use crate::harness::wait_for;
+
+const REBOOTED: &str = "/run/rebooted";
+
+/// User data as cloud-init runs it, in a node where a reboot leaves a mark instead.
+fn run_user_data(node: &Node) -> crate::harness::outcome::Outcome {
+    node.write("/var/lib/cloud/part-001", "#!/usr/bin/titus-bootstrap\n");
+    node.write(
+        "/etc/systemd/system/titus-bootstrap-reboot.service",
+        &format!("[Service]\nType=oneshot\nExecStart=/bin/touch {REBOOTED}\n"),
+    );
+    node.shell("chmod +x /var/lib/cloud/part-001; systemctl daemon-reload");
+    node.run(&["/var/lib/cloud/part-001"])
+}
+
+#[test]
+fn a_reboot_is_said_by_hand_and_done_from_user_data() {
+    let node = Node::converged();
+    let _services = agent::services(&node);
+    assert_eq!(agent::apply(&node).json()["reboot_required"], true);
+    assert!(!node.exists(REBOOTED) && !node.exists("/var/lib/titus-bootstrap/reboots.json"));
+
+    run_user_data(&node).expect(0);
+    wait_for("the reboot", Duration::from_secs(20), || node.exists(REBOOTED).then_some(()));
+    assert!(node.read("/var/lib/titus-bootstrap/reboots.json").contains("net.ifnames=0"));
+
+    // Two earlier boots asked for the same and it did not help: a failure, not a loop.
+    node.shell(&format!("rm {REBOOTED}; echo '[{{' > /var/lib/titus-bootstrap/reboots.json"));
+    let refused = run_user_data(&node).expect(1);
+    refused.says(&["2 reboots have not mended it", "reboots.json"]);
+    assert!(!node.exists(REBOOTED));
+}
