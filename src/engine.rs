@@ -98,7 +98,7 @@ fn converge_step(
     }
     journal.event(host, "started", Some(&step.id), &lines)?;
     failpoint();
-    reporter.started(step);
+    tracing::debug!(step = %step.id, "converging");
     step.converge(host)?;
     failpoint();
     let after = step.observe(host, &nothing)?;

@@ -234,11 +234,6 @@ impl Reporter {
         self.print(&report.heading());
     }
 
-    /// Before a step is converged.
-    pub fn started(&self, step: &Step) {
-        tracing::debug!(step = %step.id, "converging");
-    }
-
     /// After each step.
     pub fn step(&self, report: &Report, step: &StepReport) {
         if step.state != "in_sync" || step.note.is_some() || self.verbose {

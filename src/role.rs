@@ -357,27 +357,3 @@ fn strings<'a>(value: &'a toml::Value, into: &mut Vec<&'a str>) {
         _ => {}
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::facts::sample;
-    use crate::settings::Merged;
-    use crate::titus::agent::Values;
-
-    #[test]
-    fn the_roles_of_the_binary_name_only_what_there_is() {
-        let directory = tempfile::tempdir().unwrap();
-        let host = Host::tree(directory.path(), Default::default()).unwrap();
-        for (name, _) in BUILT_IN {
-            let role = Role::load(&host, name).unwrap();
-            let mut merged = Merged::default();
-            merged.add(&Layer::built_in().unwrap());
-            merged.add(&role.defaults().unwrap());
-            let settings = merged.settings().unwrap();
-            let renderer = role.renderer(&host, known_names(&sample::facts(), &settings, &Values::default())).unwrap();
-            role.names(&renderer).unwrap();
-            assert!(role.is_built_in());
-        }
-    }
-}

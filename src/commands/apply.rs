@@ -63,11 +63,7 @@ fn converge(
         arguments.lock_wait.unwrap_or(if from_user_data { Duration::from_secs(15 * 60) } else { Duration::ZERO });
     let _lock = host.lock(patience, &mut |line| tracing::info!("{line}"))?;
     let prepared = super::prepare(global, &mut host, &arguments.steps)?;
-    report.role = prepared.role.name.clone();
-    report.role_evidence = prepared.detected.evidence.clone();
-    report.instance_id = prepared.instance_id();
-    report.root = host.root().display().to_string();
-    report.notices = prepared.notices(&host);
+    prepared.introduce(report, &host);
     let steps = prepared.steps(arguments.steps.phase)?;
     report.step_count = steps.len();
     super::refuse_machine(&host, arguments.steps.phase)?;

@@ -4,12 +4,10 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::Global;
 use crate::error::{Error, Result};
-use crate::facts::sample;
 use crate::host::Host;
 use crate::report::{SCHEMA_VERSION, say};
-use crate::role::{self, Role, known_names};
+use crate::role::{self, Role};
 use crate::settings::{Layer, Merged};
-use crate::titus::agent::Values;
 
 /// Checks the named files, or what lies in /etc/titus-bootstrap and all roles.
 ///
@@ -31,7 +29,7 @@ fn check(global: &Global, host: &Host, files: &[PathBuf]) -> Result<Vec<String>>
     for file in files {
         if is_role(file)? {
             let role = Role::from_file(file)?;
-            check_role(host, &role)?;
+            super::names_of(host, &role)?;
         } else {
             let mut merged = Merged::default();
             merged.add(&Layer::built_in()?);
@@ -46,7 +44,7 @@ fn check(global: &Global, host: &Host, files: &[PathBuf]) -> Result<Vec<String>>
     super::early(global, host, None)?.merged.settings()?;
     good.push("settings".into());
     for name in role::names(host)?.keys() {
-        check_role(host, &Role::load(host, name)?)?;
+        super::names_of(host, &Role::load(host, name)?)?;
         good.push(format!("role {name}"));
     }
     Ok(good)
@@ -58,12 +56,18 @@ fn is_role(path: &Path) -> Result<bool> {
     Ok(text.parse::<toml::Table>().is_ok_and(|table| table.contains_key("step") || table.contains_key("description")))
 }
 
-/// Every name in the role, over facts of which only the names count.
-fn check_role(host: &Host, role: &Role) -> Result<()> {
-    let mut merged = Merged::default();
-    merged.add(&Layer::built_in()?);
-    merged.add(&role.defaults()?);
-    let settings = merged.settings()?;
-    let renderer = role.renderer(host, known_names(&sample::facts(), &settings, &Values::default()))?;
-    role.names(&renderer).map(drop)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_roles_of_the_binary_name_only_what_there_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = Host::tree(directory.path(), Default::default()).unwrap();
+        for name in role::names(&host).unwrap().keys() {
+            let role = Role::load(&host, name).unwrap();
+            assert!(role.is_built_in());
+            crate::commands::names_of(&host, &role).unwrap();
+        }
+    }
 }

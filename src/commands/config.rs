@@ -4,11 +4,9 @@ use serde_json::json;
 
 use crate::cli::{Config, Global, Phase, Steps};
 use crate::error::{Error, Kind, Result};
-use crate::facts::sample;
 use crate::report::{SCHEMA_VERSION, say};
-use crate::role::{Role, known_names};
-use crate::settings::{Layer, Merged, template};
-use crate::titus::agent::Values;
+use crate::role::Role;
+use crate::settings::template;
 
 /// Shows the settings.
 ///
@@ -48,10 +46,6 @@ fn template_of(global: &Global) -> Result<String> {
             .fix("titus-bootstrap config template --role agent"));
     };
     let role = Role::load(&host, name)?;
-    let mut merged = Merged::default();
-    merged.add(&Layer::built_in()?);
-    merged.add(&role.defaults()?);
-    let settings = merged.settings()?;
-    let renderer = role.renderer(&host, known_names(&sample::facts(), &settings, &Values::default()))?;
-    Ok(template::template(&role.name, &role.names(&renderer)?, role.required(), &merged))
+    let (merged, names) = super::names_of(&host, &role)?;
+    Ok(template::template(&role.name, &names, role.required(), &merged))
 }

@@ -7,7 +7,6 @@ use crate::error::Result;
 use crate::report::{SCHEMA_VERSION, say};
 use crate::role::Role;
 use crate::settings::schema::Families;
-use crate::settings::{Layer, Merged};
 use crate::titus::agent::instance_type;
 use crate::titus::attributes::{ResourceSet, resource_set};
 use crate::titus::{instance_types, supported_family};
@@ -18,16 +17,8 @@ use crate::titus::{instance_types, supported_family};
 /// 78 when neither table nor settings have them.
 pub fn run(global: &Global, name: &str) -> Result<u8> {
     let host = super::host(global)?;
-    let mut merged = Merged::default();
-    merged.add(&Layer::built_in()?);
-    merged.add(&Role::load(&host, "agent")?.defaults()?);
-    for layer in Layer::files(&host)? {
-        merged.add(&layer);
-    }
-    for assignment in &global.set {
-        merged.add(&Layer::assignment(assignment)?);
-    }
-    let settings = merged.settings()?;
+    let early = super::early(global, &host, None)?;
+    let settings = early.over(&Role::load(&host, "agent")?)?.settings()?;
     let numbers = instance_type(&settings, name)?;
     let set = |kind| resource_set(kind, &numbers).unwrap_or_else(|error| error.what);
     let family = instance_types::family(name);

@@ -12,6 +12,7 @@ pub mod role;
 pub mod status;
 pub mod verify;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::facts::{Facts, imds, machine, sample};
 use crate::host::net::Proxy;
 use crate::host::{Deadlines, Host};
+use crate::report::Report;
 use crate::role::{Role, known_names};
 use crate::settings::schema::{Timeout, Timeouts};
 use crate::settings::{Layer, Merged, Settings};
@@ -110,6 +112,27 @@ pub fn early(global: &Global, host: &Host, user_data: Option<&Path>) -> Result<E
     }
     let merged = sum(&[Layer::built_in()?], &below, &above);
     Ok(Early { below, above, merged })
+}
+
+impl Early {
+    /// Their sum over the defaults of a role.
+    ///
+    /// # Errors
+    /// When a default is no setting.
+    pub fn over(&self, role: &Role) -> Result<Merged> {
+        Ok(sum(&[Layer::built_in()?, role.defaults()?], &self.below, &self.above))
+    }
+}
+
+/// A role's own settings, and the names that it uses: over facts of which only the names count.
+///
+/// # Errors
+/// When a name does not exist.
+pub fn names_of(host: &Host, role: &Role) -> Result<(Merged, BTreeSet<String>)> {
+    let merged = sum(&[Layer::built_in()?, role.defaults()?], &[], &[]);
+    let known = known_names(&sample::facts(), &merged.settings()?, &Values::default());
+    let names = role.names(&role.renderer(host, known)?)?;
+    Ok((merged, names))
 }
 
 fn sum(first: &[Layer], below: &[Layer], above: &[Layer]) -> Merged {
@@ -203,7 +226,7 @@ pub fn gather(global: &Global, host: &Host, steps: &Steps) -> Result<Gathered> {
     let merged = sum(&[Layer::built_in()?], &early.below, &early.above);
     let detected = detect::role(global.role.as_deref(), &merged, Some(&facts))?;
     let role = Role::load(host, &detected.role)?;
-    let merged = sum(&[Layer::built_in()?, role.defaults()?], &early.below, &early.above);
+    let merged = early.over(&role)?;
     Ok(Gathered { facts, role, detected, merged })
 }
 
@@ -282,13 +305,22 @@ impl Prepared {
         self.role.steps(&self.renderer, phases(phase)).map_err(|error| error.at(&self.role.name))
     }
 
+    /// Begins a report: everything but the steps.
+    pub fn introduce(&self, report: &mut Report, host: &Host) {
+        report.role = self.role.name.clone();
+        report.role_evidence = self.detected.evidence.clone();
+        report.instance_id = self.instance_id();
+        report.root = host.root().display().to_string();
+        report.notices = self.notices(host);
+    }
+
     /// The instance's id; empty while an image is baked.
     pub fn instance_id(&self) -> String {
         self.facts.instance.as_ref().map(|instance| instance.id.clone()).unwrap_or_default()
     }
 
     /// What an operator should know and no step tells.
-    pub fn notices(&self, host: &Host) -> Vec<String> {
+    fn notices(&self, host: &Host) -> Vec<String> {
         let mut notices = Vec::new();
         if let Some(listen) = self.settings.agent.docker_listen.as_ref().filter(|_| self.role.vpc_driver) {
             let loopback =

@@ -37,11 +37,7 @@ pub fn observe(
 ) -> Result<()> {
     let started = Instant::now();
     let prepared = super::prepare(global, host, steps)?;
-    report.role = prepared.role.name.clone();
-    report.role_evidence = prepared.detected.evidence.clone();
-    report.instance_id = prepared.instance_id();
-    report.root = host.root().display().to_string();
-    report.notices = prepared.notices(host);
+    prepared.introduce(report, host);
     let found = prepared.steps(steps.phase)?;
     report.step_count = found.len();
     reporter.heading(report);
