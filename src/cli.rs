@@ -209,6 +209,11 @@ impl Global {
         let colour = !self.no_color && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         Reporter { json: self.json, quiet: self.quiet, verbose: self.verbose, colour }
     }
+
+    /// Whether what is said meanwhile is for people, and wanted.
+    pub fn reports_to_people(&self) -> bool {
+        !self.json && !self.quiet && matches!(self.log_format, LogFormat::Text)
+    }
 }
 
 /// The command line's grammar, for completions and the manual page.

@@ -142,6 +142,24 @@ pub fn ask(host: &Host, steps: &[Step]) -> Result<()> {
     Ok(())
 }
 
+/// Refuses what steps know to be wrong, before the first of them changes anything.
+///
+/// # Errors
+/// The first refusal.
+pub fn refuse(host: &Host, role: &str, steps: &[Step]) -> Result<()> {
+    steps.iter().try_for_each(|step| step.refuse(host).map_err(|error| error.at(format!("{role}: {}", step.id))))
+}
+
+/// Begins what is slow and harmless: pulls, as soon as the Docker Engine answers.
+pub fn begin(host: &Host, steps: &[Step]) {
+    let images = steps
+        .iter()
+        .filter_map(|step| if let step::Kind::Image(image) = &step.kind { Some(image.name.clone()) } else { None });
+    if host.is_live() {
+        host.begin_pulls(&images.collect::<Vec<_>>());
+    }
+}
+
 fn at(error: Error, report: &Report, n: usize, steps: &[Step]) -> Error {
     let id = steps.get(n).map_or("", |step| step.id.as_str());
     error.at(format!("{}: step {}/{} {id}", report.role, n + 1, steps.len()))

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::settings::Settings;
+use crate::step::wait::{self, Wait};
 use crate::template::Renderer;
 
 /// As a role file has it: an id and exactly one question.
@@ -13,7 +14,10 @@ use crate::template::Renderer;
 pub struct Raw {
     id: String,
     unit: Option<String>,
-    docker: Option<String>,
+    wait: Option<wait::Raw>,
+    container: Option<String>,
+    #[serde(default)]
+    mesos_leader: bool,
     #[serde(default)]
     mesos_agent: bool,
     #[serde(default)]
@@ -34,8 +38,12 @@ pub struct Check {
 pub enum Question {
     /// The unit is active.
     UnitActive(String),
-    /// A Docker Engine answers there.
-    Docker(String),
+    /// What a step waits for answers.
+    Answers(Wait),
+    /// The container is ours and runs.
+    Container(String),
+    /// One of the Mesos masters, each `host:port`, is the leader, and only one.
+    MesosLeader(Vec<String>),
     /// A Mesos master knows this agent.
     MesosAgent {
         /// `host:port` of each.
@@ -52,7 +60,7 @@ pub enum Question {
 impl Raw {
     /// Whether it needs the Mesos masters.
     pub fn asks_mesos(&self) -> bool {
-        self.mesos_agent
+        self.mesos_agent || self.mesos_leader
     }
 
     /// The check with its values.
@@ -60,17 +68,31 @@ impl Raw {
     /// # Errors
     /// When it asks nothing, or several things, or a value is missing.
     pub fn resolve(&self, renderer: &Renderer, settings: &Settings, facts: &Facts) -> Result<Check> {
-        let question = match (&self.unit, &self.docker, self.mesos_agent, self.vpc_tool) {
-            (Some(unit), None, false, false) => Question::UnitActive(renderer.render_text(unit)?),
-            (None, Some(docker), false, false) => Question::Docker(renderer.render_text(docker)?),
-            (None, None, true, false) => Question::MesosAgent {
-                masters: settings.mesos.masters.clone(),
-                address: facts.instance.as_ref().map(|i| i.local_ipv4.clone()).unwrap_or_default(),
-                port: settings.agent.port.unwrap_or(5051),
-            },
-            (None, None, false, true) => Question::VpcTool(renderer.render_text("{{ titus.resource_set }}")?),
-            _ => return Err(Error::config(format!("check {} asks not exactly one thing", self.id))),
-        };
+        let address = facts.instance.as_ref().map(|i| i.local_ipv4.clone()).unwrap_or_default();
+        let masters = settings.mesos.masters.clone();
+        let mut asked = Vec::new();
+        if let Some(unit) = &self.unit {
+            asked.push(Question::UnitActive(renderer.render_text(unit)?));
+        }
+        if let Some(wait) = &self.wait {
+            asked.push(Question::Answers(wait.resolve(renderer)?));
+        }
+        if let Some(name) = &self.container {
+            asked.push(Question::Container(renderer.render_text(name)?));
+        }
+        if self.mesos_leader {
+            let own = || vec![format!("{address}:5050")];
+            asked.push(Question::MesosLeader(if masters.is_empty() { own() } else { masters.clone() }));
+        }
+        if self.mesos_agent {
+            let port = settings.agent.port.unwrap_or(5051);
+            asked.push(Question::MesosAgent { masters, address, port });
+        }
+        if self.vpc_tool {
+            asked.push(Question::VpcTool(renderer.render_text("{{ titus.resource_set }}")?));
+        }
+        let [question] = <[Question; 1]>::try_from(asked)
+            .map_err(|_| Error::config(format!("check {} asks not exactly one thing", self.id)))?;
         Ok(Check { id: self.id.clone(), question })
     }
 }

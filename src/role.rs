@@ -28,7 +28,7 @@ const BUILT_IN: [(&str, &str); 4] = [
 ];
 
 /// The templates that the binary carries. Units stand in systemd/, everything else in roles/files/.
-const TEMPLATES: [(&str, &str); 16] = [
+const TEMPLATES: [(&str, &str); 17] = [
     ("docker.conf", include_str!("../roles/files/docker.conf")),
     ("docker-proxy.conf", include_str!("../roles/files/docker-proxy.conf")),
     ("docker-tcp-proxy.service", include_str!("../systemd/docker-tcp-proxy.service")),
@@ -44,6 +44,7 @@ const TEMPLATES: [(&str, &str); 16] = [
     ("10-ens3.network", include_str!("../roles/files/10-ens3.network")),
     ("10-eth0.network", include_str!("../roles/files/10-eth0.network")),
     ("20-else.network", include_str!("../roles/files/20-else.network")),
+    ("zoo.cfg", include_str!("../roles/files/zoo.cfg")),
     ("titus-bootstrap-reboot.service", include_str!("../systemd/titus-bootstrap-reboot.service")),
 ];
 
@@ -64,6 +65,9 @@ struct File {
     /// Whether the instance's family must be one that Titus's VPC driver knows.
     #[serde(default)]
     vpc_driver: bool,
+    /// Whether the node must be one of `zookeeper.servers`.
+    #[serde(default)]
+    zookeeper_server: bool,
     /// Settings without which the role makes no sense.
     #[serde(default)]
     required: Vec<String>,
@@ -86,6 +90,8 @@ pub struct Role {
     pub source: String,
     /// Whether the instance's family must be one that Titus's VPC driver knows.
     pub vpc_driver: bool,
+    /// Whether the node must be one of `zookeeper.servers`.
+    pub zookeeper_server: bool,
     text: String,
     file: File,
 }
@@ -165,6 +171,7 @@ impl Role {
             description: file.description.clone(),
             source: source.to_owned(),
             vpc_driver: file.vpc_driver,
+            zookeeper_server: file.zookeeper_server,
             text,
             file,
         })
@@ -328,7 +335,7 @@ impl Role {
 }
 
 /// Everything that a template can name: facts, settings, and what Titus derives of them.
-pub fn known_names(facts: &Facts, settings: &Settings, titus: &crate::titus::agent::Values) -> Json {
+pub fn known_names(facts: &Facts, settings: &Settings, titus: &crate::titus::Values) -> Json {
     let mut known = json!(settings);
     let instance = facts.instance.as_ref().map_or_else(|| json!(crate::facts::Instance::default()), |i| json!(i));
     let instance = if facts.instance.is_some() { instance } else { nulled(instance) };

@@ -50,7 +50,10 @@ fn every_command_of_the_documents_runs() {
         else {
             continue;
         };
-        let arguments: Vec<&str> = words.split_whitespace().collect();
+        // A shell splits and unquotes it, as it does for the reader.
+        let split = Command::new("sh").args(["-c", &format!("printf '%s\\n' {words}")]).output().unwrap();
+        let words = String::from_utf8(split.stdout).unwrap();
+        let arguments: Vec<&str> = words.lines().collect();
         let output = run(&arguments, directory.path());
         // Health checks ask a live node, and these have none; the grammar is right all the same.
         let wanted: &[i32] = match arguments[0] {

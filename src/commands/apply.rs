@@ -70,6 +70,7 @@ fn converge(
     // Until here a signal ends the process, and nothing was changed.
     signals::listen()?;
     engine::ask(&host, &steps)?;
+    engine::refuse(&host, &prepared.role.name, &steps)?;
     if let Err(refusal) = refuse_packages(&host, &steps) {
         host.forget_candidates()?;
         return Err(refusal);
@@ -83,6 +84,7 @@ fn converge(
     report.run = journal.run().into();
     status(&host, report, "running")?;
     *reached = true;
+    engine::begin(&host, &steps);
     let mut result = engine::converge(&host, &steps, &mut journal, report, reporter).and(host.forget_candidates());
     let wished = reboot::is_wished(&host, &prepared.settings, &report.reboot_reasons, from_user_data);
     if result.is_ok() && wished {

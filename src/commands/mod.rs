@@ -13,6 +13,7 @@ pub mod status;
 pub mod verify;
 
 use std::collections::BTreeSet;
+use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ use crate::settings::schema::{Timeout, Timeouts};
 use crate::settings::{Layer, Merged, Settings};
 use crate::step::{Phase, Step};
 use crate::template::{Renderer, how_to_set};
-use crate::titus::agent::Values;
+use crate::titus::Values;
 use crate::userdata;
 
 /// Everything that a command knows before it looks at the first step.
@@ -46,6 +47,9 @@ pub struct Prepared {
     /// The role's templates over all of this.
     pub renderer: Renderer,
 }
+
+/// A name of a ZooKeeper server, looked up once, before anything is changed.
+const LOOKUP: Duration = Duration::from_secs(10);
 
 /// The phases that an argument means. Phase `keep` has a timer and a command of its own.
 pub fn phases(argument: PhaseArgument) -> &'static [Phase] {
@@ -155,7 +159,7 @@ fn or(timeout: Option<Timeout>, default: Duration) -> Duration {
 /// 69 where there is plainly no instance, 75 at the deadline, 78 when an answer is wrong.
 pub fn facts(global: &Global, early: &Early, bake: bool) -> Result<(Facts, Option<Vec<u8>>)> {
     if global.sample {
-        return Ok((sample::facts(), None));
+        return Ok((sample::facts_of(global.role.as_deref()), None));
     }
     if let Some(path) = &global.facts {
         return Ok((facts_from(path)?, None));
@@ -241,9 +245,18 @@ pub fn prepare(global: &Global, host: &mut Host, steps: &Steps) -> Result<Prepar
     host.deadlines = deadlines(&merged);
     let proxy = settings.proxy.clone();
     host.proxy = Proxy { http: proxy.http, https: proxy.https, no_proxy: proxy.no_proxy };
+    let from_environment = std::env::var("DOCKER_HOST").ok().filter(|address| !address.is_empty());
+    if let Some(address) = settings.docker.host.clone().or(from_environment) {
+        host.docker = address;
+    }
+    host.bar = std::io::stderr().is_terminal() && global.reports_to_people();
     let bake = steps.phase == PhaseArgument::Bake;
     let values = match &facts.instance {
         Some(instance) if role.vpc_driver && !bake => Values::of_agent(&settings, instance)?,
+        Some(instance) if role.zookeeper_server && !bake => {
+            let resolve = |name: &str| host.addresses(name, LOOKUP).unwrap_or_default();
+            Values::of_prereqs(&settings, instance, &resolve)?
+        }
         _ => Values::of_settings(&settings),
     };
     if !bake {
@@ -262,6 +275,7 @@ fn deadlines(merged: &Merged) -> Deadlines {
     Deadlines {
         apt_lock: or(timeouts.apt_lock, default.apt_lock),
         download: or(timeouts.download, default.download),
+        pull: or(timeouts.pull, default.pull),
         unit: or(timeouts.unit, default.unit),
         wait: or(timeouts.wait, default.wait),
     }
@@ -328,6 +342,15 @@ impl Prepared {
             if !loopback {
                 notices.push(format!("agent.docker_listen is {listen}: who reaches it is root on this node"));
             }
+        }
+        let servers = self.settings.zookeeper.servers.len();
+        if self.role.zookeeper_server && servers > 1 && servers.is_multiple_of(2) {
+            notices.push(format!(
+                "zookeeper.servers has {servers} servers, an even number: a quorum is {}, so it bears the loss of {}, as {} servers would; use an odd number",
+                servers / 2 + 1,
+                (servers - 1) / 2,
+                servers - 1
+            ));
         }
         if !host.is_live() && !host.may_chown() {
             notices.push("owners are not set: this process is not root".into());

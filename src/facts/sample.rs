@@ -47,6 +47,19 @@ pub fn facts() -> Facts {
     }
 }
 
+/// The facts of the proof of concept's node of this role.
+pub fn facts_of(role: Option<&str>) -> Facts {
+    let mut facts = facts();
+    if let (Some("prereqs"), Some(instance)) = (role, &mut facts.instance) {
+        instance.instance_type = "t2.large".into();
+        instance.local_ipv4 = "30.0.100.194".into();
+        instance.hostname = "ip-30-0-100-194.eu-west-1.compute.internal".into();
+        instance.autoscaling_group = None;
+        instance.tags = Some([("Name".into(), "titusprereqs".into())].into());
+    }
+    facts
+}
+
 /// The settings of the proof of concept, for all four roles, as TOML. What it left
 /// to an account (the IAM role's account, the security group) is made up.
 pub const SETTINGS: &str = r#"# The proof of concept: Terraform's variables, and its addresses.

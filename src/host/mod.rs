@@ -5,18 +5,23 @@
 //! written and looked at, in which no package, unit or container is run.
 
 pub mod accounts;
+pub mod adopt;
 pub mod apt;
 pub mod command;
+pub mod docker;
 pub mod failpoint;
 pub mod fs;
 pub mod lock;
 pub mod look;
 pub mod net;
 pub mod openpgp;
+pub mod ports;
+pub mod pull;
 pub mod signals;
 pub mod systemd;
 pub mod unit_files;
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,6 +35,14 @@ pub struct Host {
     pub deadlines: Deadlines,
     /// For downloads and apt; settings `proxy.*`.
     pub proxy: net::Proxy,
+    /// Where the Docker Engine's API is; setting `docker.host`.
+    pub docker: String,
+    /// Whether the progress of a pull is drawn on standard error, which is a terminal then.
+    pub bar: bool,
+    /// The Docker Engine, once it has answered.
+    pub(crate) engine: OnceCell<docker::Engine>,
+    /// Images that are being pulled.
+    pub(crate) pulls: pull::Pulls,
     /// What systemd said of the units, asked once for all.
     pub(crate) units: systemd::Units,
     /// What dpkg said of the packages, asked once for all.
@@ -43,6 +56,8 @@ pub struct Deadlines {
     pub apt_lock: Duration,
     /// For one download, and for apt's.
     pub download: Duration,
+    /// For one image to be pulled, all tries together.
+    pub pull: Duration,
     /// For one unit's start or stop.
     pub unit: Duration,
     /// For a port or an address to answer.
@@ -81,6 +96,10 @@ impl Host {
             root,
             deadlines,
             proxy: net::Proxy::default(),
+            docker: docker::DEFAULT_ADDRESS.into(),
+            bar: false,
+            engine: OnceCell::new(),
+            pulls: pull::Pulls::default(),
             units: systemd::Units::default(),
             packages: apt::Packages::default(),
         }
@@ -118,6 +137,12 @@ impl Host {
 impl Default for Deadlines {
     fn default() -> Self {
         let minutes = |n: u64| Duration::from_secs(n * 60);
-        Deadlines { apt_lock: minutes(15), download: minutes(30), unit: Duration::from_secs(90), wait: minutes(5) }
+        Deadlines {
+            apt_lock: minutes(15),
+            download: minutes(30),
+            pull: minutes(30),
+            unit: Duration::from_secs(90),
+            wait: minutes(5),
+        }
     }
 }

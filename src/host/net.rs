@@ -4,6 +4,9 @@ use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
 use super::Host;
 use crate::error::{Error, Kind, Result};
 
@@ -44,7 +47,7 @@ fn blocking<T>(deadline: Duration, work: impl Future<Output = Result<T, String>>
 }
 
 /// An error with all that lies below it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {
@@ -68,32 +71,56 @@ fn plain_client() -> Result<reqwest::Client, String> {
         .map_err(|e| chain(&e))
 }
 
+async fn addresses(name: &str) -> Result<Vec<IpAddr>, String> {
+    if let Ok(address) = name.trim_matches(['[', ']']).parse() {
+        return Ok(vec![address]);
+    }
+    let resolver =
+        hickory_resolver::TokioResolver::builder_tokio().and_then(|builder| builder.build()).map_err(|e| chain(&e))?;
+    Ok(resolver.lookup_ip(name).await.map_err(|e| chain(&e))?.iter().collect())
+}
+
+async fn connect(address: &str) -> Result<TcpStream, String> {
+    let (name, port) = address.rsplit_once(':').ok_or("not host:port")?;
+    let port: u16 = port.parse().map_err(|_| "not host:port".to_owned())?;
+    let mut last = format!("{name} has no address");
+    for address in addresses(name).await? {
+        match TcpStream::connect(SocketAddr::new(address, port)).await {
+            Ok(stream) => return Ok(stream),
+            Err(e) => last = e.to_string(),
+        }
+    }
+    Err(last)
+}
+
 impl Host {
+    /// The addresses of a name; an address is its own.
+    ///
+    /// # Errors
+    /// When the name cannot be looked up, in words.
+    pub fn addresses(&self, name: &str, deadline: Duration) -> Result<Vec<IpAddr>, String> {
+        blocking(deadline, addresses(name))
+    }
+
     /// Whether something accepts connections at `host:port`.
     ///
     /// # Errors
     /// The last answer, in words.
     pub fn connect_tcp(&self, address: &str, deadline: Duration) -> Result<(), String> {
-        let (name, port) = address.rsplit_once(':').ok_or("not host:port")?;
-        let port: u16 = port.parse().map_err(|_| "not host:port".to_owned())?;
+        blocking(deadline, async { connect(address).await.map(drop) })
+    }
+
+    /// What `host:port` answers to a line, until it closes the connection; cut at 64 KiB.
+    ///
+    /// # Errors
+    /// The last answer, in words.
+    pub fn ask_tcp(&self, address: &str, line: &str, deadline: Duration) -> Result<String, String> {
         blocking(deadline, async {
-            let addresses: Vec<IpAddr> = match name.trim_matches(['[', ']']).parse() {
-                Ok(address) => vec![address],
-                Err(_) => {
-                    let resolver = hickory_resolver::TokioResolver::builder_tokio()
-                        .and_then(|builder| builder.build())
-                        .map_err(|e| chain(&e))?;
-                    resolver.lookup_ip(name).await.map_err(|e| chain(&e))?.iter().collect()
-                }
-            };
-            let mut last = format!("{name} has no address");
-            for address in addresses {
-                match tokio::net::TcpStream::connect(SocketAddr::new(address, port)).await {
-                    Ok(_) => return Ok(()),
-                    Err(e) => last = e.to_string(),
-                }
-            }
-            Err(last)
+            let mut stream = connect(address).await?;
+            stream.write_all(line.as_bytes()).await.map_err(|e| e.to_string())?;
+            let mut answer = Vec::new();
+            stream.take(64 << 10).read_to_end(&mut answer).await.map_err(|e| e.to_string())?;
+            Ok(String::from_utf8_lossy(&answer).into_owned())
         })
     }
 
@@ -113,19 +140,6 @@ impl Host {
             }
             let location = response.headers().get("location").and_then(|v| v.to_str().ok()).map(str::to_owned);
             Ok(Answer { status: response.status().as_u16(), location, body })
-        })
-    }
-
-    /// Whether a Docker Engine answers at `tcp://host:port`.
-    ///
-    /// # Errors
-    /// The last answer, in words.
-    pub fn ping_docker(&self, address: &str, deadline: Duration) -> Result<(), String> {
-        blocking(deadline, async {
-            let seconds = deadline.as_secs().max(1);
-            let docker = bollard::Docker::connect_with_http(address, seconds, bollard::API_DEFAULT_VERSION)
-                .map_err(|e| chain(&e))?;
-            docker.ping().await.map(drop).map_err(|e| chain(&e))
         })
     }
 

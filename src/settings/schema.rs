@@ -362,6 +362,9 @@ impl<'de> Deserialize<'de> for Timeout {
 pub struct Containers {
     /// Their logs.
     pub log: ContainerLog,
+    /// Whether a container of the same name that titus-bootstrap did not make is
+    /// replaced, its data copied to the host first; unset: no, that is an error.
+    pub adopt: bool,
 }
 
 /// Logs of containers.

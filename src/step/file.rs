@@ -26,6 +26,8 @@ pub struct Raw {
     /// Only where nothing is there; what is there is left alone.
     #[serde(default)]
     if_missing: bool,
+    /// Why other contents that are there must never be changed: the run is refused then.
+    constant: Option<String>,
 }
 
 /// What must be at a path.
@@ -35,6 +37,7 @@ pub struct File {
     pub path: String,
     want: Option<Want>,
     if_missing: bool,
+    constant: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -126,7 +129,7 @@ impl Raw {
         let path = checked_path(self.path.get(renderer)?)?;
         let absent = self.absent.as_ref().map_or(Ok(false), |absent| absent.get(renderer))?;
         if absent {
-            return Ok(File { path, want: None, if_missing: false });
+            return Ok(File { path, want: None, if_missing: false, constant: None });
         }
         let contents = match (&self.content, &self.template) {
             (Some(content), None) => content.get_content(renderer, &path)?,
@@ -135,7 +138,8 @@ impl Raw {
         };
         let attributes =
             Attributes::resolve(renderer, self.mode.as_ref(), 0o644, self.owner.as_ref(), self.group.as_ref())?;
-        Ok(File { path, want: Some(Want { contents, attributes }), if_missing: self.if_missing })
+        let constant = self.constant.clone();
+        Ok(File { path, want: Some(Want { contents, attributes }), if_missing: self.if_missing, constant })
     }
 }
 
@@ -143,6 +147,21 @@ impl File {
     /// What it should contain; nothing if it should not be there.
     pub(super) fn contents(&self) -> &str {
         self.want.as_ref().map_or("", |want| &want.contents)
+    }
+
+    /// Refuses to change what must not be changed.
+    ///
+    /// # Errors
+    /// When other contents are there.
+    pub(super) fn refuse(&self, host: &Host) -> Result<()> {
+        let Some(why) = &self.constant else { return Ok(()) };
+        let (path, wanted) = (&self.path, self.contents().trim());
+        match host.read_text(path)? {
+            Some(is) if is.trim() != wanted => {
+                Err(Error::config(format!("{path} is {:?}, and would become {wanted:?}", is.trim())).fix(why))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn observe(&self, host: &Host) -> Result<State> {
@@ -200,7 +219,7 @@ impl File {
 }
 
 /// Exactly the lines that differ.
-fn diff(before: &str, after: &str) -> String {
+pub(super) fn diff(before: &str, after: &str) -> String {
     let diff = similar::TextDiff::from_lines(before, after);
     let mut text = String::new();
     for change in diff.iter_all_changes() {

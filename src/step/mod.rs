@@ -1,9 +1,12 @@
 //! Steps: one file a kind, one variant a kind, one `match` a verb.
 
 pub mod apt_source;
+pub mod container;
 pub mod directory;
+pub mod ensemble;
 pub mod file;
 pub mod group_member;
+pub mod image;
 pub mod kernel_argument;
 pub mod package;
 pub mod unit;
@@ -51,6 +54,10 @@ pub enum Kind {
     AptSource(apt_source::AptSources),
     /// These packages are installed.
     Package(package::Packages),
+    /// An image is in the engine.
+    Image(image::Image),
+    /// A container runs from this image with this specification.
+    Container(Box<container::Container>),
     /// A unit is enabled or masked, active, and runs with its files' contents.
     Unit(unit::Unit),
     /// This user is in this group.
@@ -118,6 +125,8 @@ pub struct Raw {
     directory: Option<directory::Raw>,
     apt_source: Option<apt_source::Raw>,
     package: Option<package::Raw>,
+    image: Option<image::Raw>,
+    container: Option<container::Raw>,
     unit: Option<unit::Raw>,
     group_member: Option<group_member::Raw>,
     kernel_argument: Option<kernel_argument::Raw>,
@@ -132,7 +141,11 @@ impl Raw {
 
     /// Ids of steps that the step refers to.
     pub fn references(&self) -> &[String] {
-        self.unit.as_ref().map_or(&[], |unit| &unit.restart_on)
+        match (&self.unit, &self.container) {
+            (Some(unit), _) => &unit.restart_on,
+            (_, Some(container)) => &container.restart_on,
+            _ => &[],
+        }
     }
 
     /// Whether it has exactly one kind.
@@ -145,6 +158,8 @@ impl Raw {
             self.directory.is_some(),
             self.apt_source.is_some(),
             self.package.is_some(),
+            self.image.is_some(),
+            self.container.is_some(),
             self.unit.is_some(),
             self.group_member.is_some(),
             self.kernel_argument.is_some(),
@@ -171,6 +186,10 @@ impl Raw {
             Kind::AptSource(raw.resolve(renderer)?)
         } else if let Some(raw) = &self.package {
             Kind::Package(raw.resolve(renderer)?)
+        } else if let Some(raw) = &self.image {
+            Kind::Image(raw.resolve(renderer)?)
+        } else if let Some(raw) = &self.container {
+            Kind::Container(Box::new(raw.resolve(renderer, files)?))
         } else if let Some(raw) = &self.unit {
             Kind::Unit(raw.resolve(renderer, files)?)
         } else if let Some(raw) = &self.group_member {
@@ -194,10 +213,25 @@ impl Step {
             Kind::Directory(_) => "directory",
             Kind::AptSource(_) => "apt_source",
             Kind::Package(_) => "package",
+            Kind::Image(_) => "image",
+            Kind::Container(_) => "container",
             Kind::Unit(_) => "unit",
             Kind::GroupMember(_) => "group_member",
             Kind::KernelArgument(_) => "kernel_argument",
             Kind::Wait(_) => "wait",
+        }
+    }
+
+    /// Refuses what can be known to be wrong before anything is changed.
+    ///
+    /// # Errors
+    /// When it is.
+    pub fn refuse(&self, host: &Host) -> Result<()> {
+        match &self.kind {
+            Kind::File(step) => step.refuse(host),
+            Kind::Image(step) if host.is_live() => step.refuse(host),
+            Kind::Container(step) if host.is_live() => step.refuse(host),
+            _ => Ok(()),
         }
     }
 
@@ -211,6 +245,8 @@ impl Step {
             Kind::Directory(step) => step.observe(host),
             Kind::AptSource(step) => step.observe(host),
             Kind::Package(step) => step.observe(host),
+            Kind::Image(step) => step.observe(host),
+            Kind::Container(step) => step.observe(host, planned),
             Kind::Unit(step) => step.observe(host, planned),
             Kind::GroupMember(step) => step.observe(host),
             Kind::KernelArgument(step) => step.observe(host, planned),
@@ -228,6 +264,8 @@ impl Step {
             Kind::Directory(step) => step.converge(host),
             Kind::AptSource(step) => step.converge(host),
             Kind::Package(step) => step.converge(host),
+            Kind::Image(step) => step.converge(host),
+            Kind::Container(step) => step.converge(host),
             Kind::Unit(step) => step.converge(host),
             Kind::GroupMember(step) => step.converge(host),
             Kind::KernelArgument(step) => step.converge(host),
@@ -253,7 +291,7 @@ impl Step {
             Kind::Unit(step) => step.paths(),
             Kind::KernelArgument(_) => vec![kernel_argument::DROP_IN.to_owned()],
             Kind::GroupMember(_) => vec!["/etc/group".to_owned()],
-            Kind::Package(_) | Kind::Wait(_) => Vec::new(),
+            Kind::Image(_) | Kind::Container(_) | Kind::Package(_) | Kind::Wait(_) => Vec::new(),
         }
     }
 }

@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use super::{Change, State};
+use super::{Change, State, ensemble};
 use crate::error::{Error, Result};
 use crate::host::{Host, signals};
 use crate::template::{Renderer, Templated};
+use crate::titus::zookeeper::Answer;
 
 /// As a role file has it: one of the questions.
 #[derive(Debug, Clone, Deserialize)]
@@ -16,6 +17,9 @@ pub struct Raw {
     tcp: Option<Templated<String>>,
     http: Option<Templated<String>>,
     docker: Option<Templated<String>>,
+    zookeeper: Option<Templated<String>>,
+    /// With `zookeeper`: whether it must serve as one of several, or alone.
+    ensemble: Option<Templated<bool>>,
 }
 
 /// A question, and whose answer is awaited.
@@ -27,32 +31,57 @@ pub enum Wait {
     Http(String),
     /// A Docker Engine answers at `tcp://host:port`.
     Docker(String),
+    /// ZooKeeper serves at `host:port`.
+    Zookeeper {
+        /// Where.
+        address: String,
+        /// As leader or follower, or alone.
+        ensemble: bool,
+    },
 }
 
 /// One try; a service on the node or in its cluster answers in far less.
 const TRY: Duration = Duration::from_secs(5);
 
 impl Raw {
-    pub(super) fn resolve(&self, renderer: &Renderer) -> Result<Wait> {
-        match (&self.tcp, &self.http, &self.docker) {
-            (Some(tcp), None, None) => Ok(Wait::Tcp(tcp.get(renderer)?)),
-            (None, Some(http), None) => Ok(Wait::Http(http.get(renderer)?)),
-            (None, None, Some(docker)) => Ok(Wait::Docker(docker.get(renderer)?)),
-            _ => Err(Error::config("wait needs one of tcp, http, docker")),
+    /// The question with its values.
+    ///
+    /// # Errors
+    /// When it is none, or several, or a value is missing.
+    pub fn resolve(&self, renderer: &Renderer) -> Result<Wait> {
+        let zookeeper = |address: &Templated<String>| {
+            let ensemble = self.ensemble.as_ref().map_or(Ok(false), |ensemble| ensemble.get(renderer))?;
+            Ok(Wait::Zookeeper { address: address.get(renderer)?, ensemble })
+        };
+        match (&self.tcp, &self.http, &self.docker, &self.zookeeper) {
+            (Some(tcp), None, None, None) => Ok(Wait::Tcp(tcp.get(renderer)?)),
+            (None, Some(http), None, None) => Ok(Wait::Http(http.get(renderer)?)),
+            (None, None, Some(docker), None) => Ok(Wait::Docker(docker.get(renderer)?)),
+            (None, None, None, Some(address)) => zookeeper(address),
+            _ => Err(Error::config("wait needs one of tcp, http, docker, zookeeper")),
         }
     }
 }
 
 impl Wait {
-    fn what(&self) -> String {
+    /// What is awaited, in words.
+    pub fn what(&self) -> String {
         match self {
             Wait::Tcp(address) => format!("{address} to accept connections"),
             Wait::Http(url) => format!("{url} to answer 200"),
             Wait::Docker(address) => format!("the Docker Engine at {address}"),
+            Wait::Zookeeper { address, ensemble: false } => format!("ZooKeeper at {address} to serve alone"),
+            Wait::Zookeeper { address, ensemble: true } => {
+                format!("ZooKeeper at {address} to serve as leader or follower")
+            }
         }
     }
 
-    fn ask(&self, host: &Host) -> Result<(), String> {
+    /// Whether it answers as it should.
+    ///
+    /// # Errors
+    /// The last answer, in words.
+    pub fn ask(&self, host: &Host) -> Result<(), String> {
         match self {
             Wait::Tcp(address) => host.connect_tcp(address, TRY),
             Wait::Http(url) => host.http_get(url, TRY).and_then(|answer| match answer.status {
@@ -60,6 +89,12 @@ impl Wait {
                 status => Err(format!("status {status}")),
             }),
             Wait::Docker(address) => host.ping_docker(address, TRY),
+            Wait::Zookeeper { address, ensemble } => match (ensemble::ask(host, address)?, ensemble) {
+                (Answer::Member, true) | (Answer::Standalone, false) => Ok(()),
+                (Answer::Waiting, _) => Err("it runs, and waits for a quorum".into()),
+                (Answer::Standalone, true) => Err("it serves alone".into()),
+                (_, _) => Err("it serves as one of several".into()),
+            },
         }
     }
 

@@ -1,41 +1,16 @@
-//! What a role's templates need that is derived of facts and settings: the names `titus.*`.
-
-use serde::Serialize;
+//! What an agent's templates need that is derived of facts and settings.
 
 use super::attributes::{ResourceSet, attributes, resource_set};
 use super::instance_types::{self, InstanceType};
 use super::resources::{disk_mib, mem_mib, resources};
-use super::supported_family;
+use super::{Values, supported_family};
 use crate::error::{Error, Result};
 use crate::facts::Instance;
 use crate::settings::Settings;
 use crate::settings::schema::Families;
 use crate::template::how_to_set;
 
-/// The names `titus.*`; what cannot be derived for this role or phase has no value.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct Values {
-    /// Where agents and others find the Mesos leader: `zk://host:port,host:port/path`.
-    pub mesos_master: Option<String>,
-    /// Mesos attributes, each `key:value`, in order.
-    pub attributes: Option<Vec<String>>,
-    /// Mesos resources, `mem:6912;disk:20480;network:450`.
-    pub resources: Option<String>,
-    /// The attribute `res`, `ResourceSet-ENIs-2-10`.
-    pub resource_set: Option<String>,
-}
-
 impl Values {
-    /// What follows of settings alone.
-    pub fn of_settings(settings: &Settings) -> Values {
-        let path = settings.mesos.zk_path.clone().unwrap_or_default();
-        let servers = &settings.zookeeper.servers;
-        Values {
-            mesos_master: (!servers.is_empty()).then(|| format!("zk://{}{path}", servers.join(","))),
-            ..Values::default()
-        }
-    }
-
     /// Everything, for an agent.
     ///
     /// # Errors

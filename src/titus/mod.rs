@@ -1,13 +1,54 @@
-//! What only Titus needs to know: how an agent describes itself to the Mesos master.
+//! What only Titus needs to know: how an agent describes itself to the Mesos master, and
+//! how the servers of its ZooKeeper come together.
 //!
 //! [`attributes`] are what Titus chooses agents by, [`resources`] what it counts
 //! on them, and [`instance_types`] the numbers of EC2 behind both. All of it is
-//! pure: facts and settings in, text out.
+//! pure: facts, settings and answers in, values and decisions out.
 
 pub mod agent;
 pub mod attributes;
 pub mod instance_types;
 pub mod resources;
+pub mod zookeeper;
+
+use serde::Serialize;
+
+use crate::settings::Settings;
+
+/// The names `titus.*`; what cannot be derived for this role or phase has no value.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Values {
+    /// Where agents and others find the Mesos leader: `zk://host:port,host:port/path`.
+    pub mesos_master: Option<String>,
+    /// Mesos attributes, each `key:value`, in order.
+    pub attributes: Option<Vec<String>>,
+    /// Mesos resources, `mem:6912;disk:20480;network:450`.
+    pub resources: Option<String>,
+    /// The attribute `res`, `ResourceSet-ENIs-2-10`.
+    pub resource_set: Option<String>,
+    /// Whether ZooKeeper has several servers.
+    pub ensemble: Option<bool>,
+    /// How many servers, or Mesos masters, are a majority.
+    pub quorum: Option<usize>,
+    /// This node's server: its place in the list, from 1.
+    pub zookeeper_id: Option<usize>,
+    /// The servers' hosts, in the order of the list.
+    pub zookeeper_hosts: Option<Vec<String>>,
+    /// Where this node's server takes clients.
+    pub zookeeper_port: Option<u16>,
+}
+
+impl Values {
+    /// What follows of settings alone.
+    pub fn of_settings(settings: &Settings) -> Values {
+        let path = settings.mesos.zk_path.clone().unwrap_or_default();
+        let servers = &settings.zookeeper.servers;
+        Values {
+            mesos_master: (!servers.is_empty()).then(|| format!("zk://{}{path}", servers.join(","))),
+            ..Values::default()
+        }
+    }
+}
 
 /// Whether Titus's VPC driver knows this instance family, going by
 /// `agent.supported_families`; the entry `any` stands for all of them.

@@ -1,0 +1,214 @@
+//! When a ZooKeeper server's container may be first started, or stopped to be replaced.
+
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use super::file::checked_path;
+use crate::error::{Error, Result};
+use crate::host::{Host, signals};
+use crate::template::{Renderer, Templated};
+use crate::titus::zookeeper::{Answer, Data, Turn, turn};
+
+/// One server's answer.
+const TRY: Duration = Duration::from_secs(5);
+
+/// A server that is stopped to become a member answers again well within this.
+const SILENCE: Duration = Duration::from_secs(10);
+
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// As a role file has it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Raw {
+    servers: Templated<Vec<String>>,
+    id: Templated<usize>,
+    data: Templated<String>,
+}
+
+/// The servers of a ZooKeeper, and which of them is ours.
+#[derive(Debug, Clone)]
+pub struct Ensemble {
+    servers: Vec<String>,
+    own: usize,
+    data: String,
+}
+
+impl Raw {
+    pub(super) fn resolve(&self, renderer: &Renderer) -> Result<Ensemble> {
+        let (servers, id) = (self.servers.get(renderer)?, self.id.get(renderer)?);
+        let own = id.checked_sub(1).filter(|own| *own < servers.len().max(1));
+        let own = own.ok_or_else(|| Error::config(format!("server {id} is not one of {}", servers.len())))?;
+        Ok(Ensemble { servers, own, data: checked_path(self.data.get(renderer)?)? })
+    }
+}
+
+/// What the server at `host:port` says of itself.
+///
+/// # Errors
+/// When nothing answers, or something else than ZooKeeper.
+pub fn ask(host: &Host, address: &str) -> Result<Answer, String> {
+    let text = host.ask_tcp(address, "srvr", TRY)?;
+    Answer::of(&text).ok_or_else(|| match text.lines().next() {
+        Some(line) => format!("no answer of ZooKeeper's: {line}"),
+        None => "the connection was closed without an answer".into(),
+    })
+}
+
+impl Ensemble {
+    /// Waits until this server's container may be stopped or started. `adopts`: its data are still
+    /// in a container of someone else's, which served alone.
+    ///
+    /// # Errors
+    /// When data would be lost, and at the deadline.
+    pub fn wait_for_turn(&self, host: &Host, adopts: bool) -> Result<()> {
+        let began = Instant::now();
+        let mut served_alone = vec![false; self.servers.len()];
+        loop {
+            let mut answers = self.answers(host);
+            for (answer, alone) in answers.iter_mut().zip(&mut served_alone) {
+                *alone |= *answer == Answer::Standalone;
+                // It is being restarted to become a member: its data are still the only ones.
+                if *alone && *answer == Answer::Nothing {
+                    *answer = Answer::Standalone;
+                }
+            }
+            let missing = match turn(&answers, self.own, self.own_data(host, &answers, adopts)?) {
+                Turn::Yes => return Ok(()),
+                Turn::IfSilent if began.elapsed() >= SILENCE => return Ok(()),
+                Turn::IfSilent => "other servers do not answer, and may have data".to_owned(),
+                Turn::NotYet(missing) => missing,
+                Turn::Never(why) => return Err(self.would_lose_data(&why)),
+            };
+            if signals::interrupted() {
+                return Err(signals::interruption());
+            }
+            if began.elapsed() >= host.deadlines.wait {
+                let waited = humantime::format_duration(host.deadlines.wait);
+                return Err(Error::failed(format!("waited {waited} for this ZooKeeper server's turn"))
+                    .cause(format!("{missing}\nthe servers are {}", self.told(&answers)))
+                    .fix("do what it says, and run titus-bootstrap here again; nothing was stopped"));
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Refuses to start this server if data would be lost by it.
+    ///
+    /// # Errors
+    /// When they would.
+    pub fn refuse_loss(&self, host: &Host, adopts: bool) -> Result<()> {
+        let answers = self.answers(host);
+        match turn(&answers, self.own, self.own_data(host, &answers, adopts)?) {
+            Turn::Never(why) => Err(self.would_lose_data(&why)),
+            _ => Ok(()),
+        }
+    }
+
+    fn answers(&self, host: &Host) -> Vec<Answer> {
+        self.servers.iter().map(|address| ask(host, address).unwrap_or(Answer::Nothing)).collect()
+    }
+
+    /// A server that serves alone writes no epoch; one of an ensemble does before it first serves
+    /// (ZooKeeper's QuorumPeer).
+    fn own_data(&self, host: &Host, answers: &[Answer], adopts: bool) -> Result<Data> {
+        if adopts || answers.get(self.own) == Some(&Answer::Standalone) {
+            return Ok(Data::Standalone);
+        }
+        let names = host.list(&format!("{}/version-2", self.data))?;
+        Ok(if names.iter().any(|name| name == "currentEpoch") {
+            Data::Member
+        } else if names.iter().any(|name| name.starts_with("log.") || name.starts_with("snapshot.")) {
+            Data::Standalone
+        } else {
+            Data::Fresh
+        })
+    }
+
+    fn told(&self, answers: &[Answer]) -> String {
+        let each = self.servers.iter().zip(answers).enumerate().map(|(n, (server, answer))| {
+            let word = match answer {
+                Answer::Standalone => "serves alone",
+                Answer::Member => "serves as a member",
+                Answer::Waiting => "waits for a quorum",
+                Answer::Nothing => "does not answer",
+            };
+            format!("{}: {server} {word}{}", n + 1, if n == self.own { " (this node)" } else { "" })
+        });
+        each.collect::<Vec<_>>().join(", ")
+    }
+
+    fn would_lose_data(&self, why: &str) -> Error {
+        Error::failed("this ZooKeeper server is not started with these servers: data would be lost")
+            .cause(format!("{why}\nthe servers are {}", self.servers.join(", ")))
+            .fix(format!(
+                "decide whose data to keep; on the other servers stop the container zookeeper and move {} away, then run titus-bootstrap on all",
+                self.data
+            ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn server(answer: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        std::thread::spawn(move || {
+            while let Ok((mut stream, _)) = listener.accept() {
+                let _ = stream.read(&mut [0; 4]);
+                let _ = stream.write_all(answer.as_bytes());
+            }
+        });
+        address
+    }
+
+    const WAITING: &str = "This ZooKeeper instance is not currently serving requests\n";
+
+    fn tree() -> (tempfile::TempDir, Host) {
+        let directory = tempfile::tempdir().unwrap();
+        let deadlines = crate::host::Deadlines { wait: Duration::ZERO, ..Default::default() };
+        let host = Host::tree(directory.path(), deadlines).unwrap();
+        (directory, host)
+    }
+
+    #[test]
+    fn what_is_no_zookeeper_is_told() {
+        let (_directory, host) = tree();
+        assert_eq!(ask(&host, &server("Mode: leader\n")), Ok(Answer::Member));
+        assert!(ask(&host, &server("HTTP/1.1 400 Bad Request\r\n")).unwrap_err().contains("HTTP/1.1 400"));
+        assert!(ask(&host, &server("")).unwrap_err().contains("closed"));
+    }
+
+    #[test]
+    fn data_of_a_lone_server_never_meets_an_ensemble_without_it() {
+        let (directory, host) = tree();
+        let servers = vec![server(WAITING), server("Mode: leader\n"), server("Mode: follower\n")];
+        let ensemble = Ensemble { servers, own: 0, data: "/var/lib/zookeeper".into() };
+        ensemble.wait_for_turn(&host, false).unwrap();
+        let data = directory.path().join("var/lib/zookeeper/version-2");
+        std::fs::create_dir_all(&data).unwrap();
+        std::fs::write(data.join("snapshot.0"), "").unwrap();
+        let told = ensemble.wait_for_turn(&host, false).unwrap_err().to_string();
+        assert!(told.contains("servers 2, 3 are an ensemble without it"), "{told}");
+        ensemble.refuse_loss(&host, false).unwrap_err();
+        // Once it was a member, its data are theirs.
+        std::fs::write(data.join("currentEpoch"), "1").unwrap();
+        ensemble.wait_for_turn(&host, false).unwrap();
+        ensemble.wait_for_turn(&host, true).unwrap_err();
+    }
+
+    #[test]
+    fn a_deadline_says_what_is_missing() {
+        let (_directory, host) = tree();
+        let servers = vec![server("Mode: standalone\n"), server(WAITING), server(WAITING)];
+        let told = Ensemble { servers, own: 2, data: "/var/lib/zookeeper".into() };
+        let told = told.wait_for_turn(&host, false).unwrap_err().to_string();
+        assert!(told.contains("server 1 serves alone") && told.contains("(this node)"), "{told}");
+    }
+}

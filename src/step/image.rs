@@ -1,0 +1,172 @@
+//! An image is in the engine, by tag or digest.
+
+use serde::Deserialize;
+
+use super::{Change, State};
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::host::pull::{Failure, Reason};
+use crate::template::{Renderer, Templated};
+
+/// As a role file has it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Raw {
+    name: Templated<String>,
+    /// The setting that names it, for messages.
+    setting: Option<String>,
+}
+
+/// An image.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// `name:tag` or `name@sha256:digest`.
+    pub name: String,
+    setting: String,
+}
+
+impl Raw {
+    pub(super) fn resolve(&self, renderer: &Renderer) -> Result<Image> {
+        let name = self.name.get(renderer)?;
+        let hexadecimal = |digest: &str| digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit());
+        if let Some((_, digest)) = name.split_once('@')
+            && !digest.strip_prefix("sha256:").is_some_and(hexadecimal)
+        {
+            return Err(Error::config(format!("image {name}: its digest is not sha256: and 64 hexadecimal digits")));
+        }
+        Ok(Image { name, setting: self.setting.clone().unwrap_or_else(|| "of its role file".into()) })
+    }
+}
+
+impl Image {
+    /// Whether the engine has it; of an image by digest, the very one.
+    fn is_there(&self, host: &Host) -> Result<bool> {
+        let engine = host.engine().map_err(Error::failed)?;
+        let Some(found) = engine.image(&self.name)? else { return Ok(false) };
+        Ok(match self.name.split_once('@') {
+            Some((_, digest)) => found.digests.iter().any(|known| known.ends_with(digest)),
+            None => true,
+        })
+    }
+
+    /// Refuses an engine that will not take the image from its registry; a registry that does not
+    /// answer is the pull's matter.
+    pub(super) fn refuse(&self, host: &Host) -> Result<()> {
+        let Ok(engine) = host.engine() else { return Ok(()) };
+        if self.is_there(host)? || !refuses_old_manifests(&engine.version) {
+            return Ok(());
+        }
+        let told = match engine.manifest_type(&self.name) {
+            Ok(media_type) => media_type,
+            Err(error) => error.cause.unwrap_or_default(),
+        };
+        let failure = Failure::from_words(0, told);
+        if failure.reason != Reason::OldManifest {
+            return Ok(());
+        }
+        Err(self.error(&failure, host).cause(format!("this is Docker {}: {}", engine.version, failure.answer)))
+    }
+
+    fn error(&self, failure: &Failure, host: &Host) -> Error {
+        failure.error(&self.name, &self.setting, host.deadlines.pull)
+    }
+
+    pub(super) fn observe(&self, host: &Host) -> Result<State> {
+        if !host.is_live() {
+            return Ok(State::Deferred(format!("image {} is not pulled below --root", self.name)));
+        }
+        if let Err(answer) = host.engine() {
+            return Ok(State::Blocked(answer));
+        }
+        Ok(if self.is_there(host)? {
+            State::InSync(None)
+        } else {
+            State::Changes(vec![Change::new(format!("pull image {}", self.name))])
+        })
+    }
+
+    pub(super) fn converge(&self, host: &Host) -> Result<()> {
+        host.join_pull(&self.name)?.map_err(|failure| self.error(&failure, host))
+    }
+}
+
+/// Docker 26 was the first (its release notes, "Deprecation of image manifest v2 schema 1").
+fn refuses_old_manifests(version: &str) -> bool {
+    version.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_some_and(|major| major >= 26)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_is_a_digest() {
+        let resolve = |name: &str| {
+            toml::from_str::<Raw>(&format!("name = '{name}'")).unwrap().resolve(&Renderer::new(serde_json::json!({})))
+        };
+        resolve("jplock/zookeeper:3.4.10").unwrap();
+        resolve(&format!("jplock/zookeeper@sha256:{}", "a".repeat(64))).unwrap();
+        for name in ["x@sha256:abc", "x@md5:abc", "x@"] {
+            resolve(name).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn engines_from_26_refuse_old_manifests() {
+        assert!(refuses_old_manifests("26.0.0") && refuses_old_manifests("29.1.3"));
+        assert!(!refuses_old_manifests("20.10.24+dfsg1") && !refuses_old_manifests(""));
+    }
+
+    fn host(answer: impl Fn(&str) -> (u16, String) + Send + 'static) -> Host {
+        let deadlines = crate::host::Deadlines { pull: std::time::Duration::from_secs(1), ..Default::default() };
+        let mut host = Host::live(deadlines);
+        host.docker = crate::host::docker::fake::engine(answer).address;
+        host
+    }
+
+    fn image() -> Image {
+        Image { name: "jplock/zookeeper:3.4.10".into(), setting: "images.zookeeper".into() }
+    }
+
+    const OLD: &str = "[DEPRECATION NOTICE] Docker Image Format v1 and Docker Image manifest version 2, schema 1 support is disabled by default and will be removed in an upcoming release.";
+
+    #[test]
+    fn an_engine_too_new_for_the_image_is_refused_before_anything_is_pulled() {
+        let refused_by = |version: &'static str, registry: (u16, String)| {
+            let host = host(move |request| match request {
+                "GET /version" => crate::host::docker::fake::version(version, "1.44", "1.24"),
+                _ if request.contains("/distribution/") => registry.clone(),
+                _ => (404, "{\"message\":\"No such image\"}".into()),
+            });
+            image().refuse(&host)
+        };
+        let in_old_format = || (400, format!("{{\"message\":\"{OLD}\"}}"));
+        let told = refused_by("26.1.4", in_old_format()).unwrap_err();
+        assert_eq!(told.kind.exit_code(), 69);
+        assert!(told.to_string().contains("set images.zookeeper to an image in today's format"), "{told}");
+        let told_by_type = "{\"Descriptor\":{\"mediaType\":\"application/vnd.docker.distribution.manifest.v1+prettyjws\"},\"Platforms\":[]}";
+        refused_by("29.0.0", (200, told_by_type.into())).unwrap_err();
+        // An older engine takes it; a registry that does not answer is the pull's matter.
+        refused_by("20.10.24", in_old_format()).unwrap();
+        refused_by("26.1.4", (500, "{\"message\":\"connection refused\"}".into())).unwrap();
+    }
+
+    #[test]
+    fn an_error_inside_a_pull_is_an_error() {
+        let pulled = |stream: &'static str| {
+            let host = host(move |request| match request {
+                "GET /version" => crate::host::docker::fake::version("26.1.4", "1.44", "1.24"),
+                _ if request.starts_with("POST") => (200, stream.into()),
+                _ => (404, "{\"message\":\"No such image\"}".into()),
+            });
+            image().converge(&host).unwrap_err().to_string()
+        };
+        let told = pulled(
+            "{\"status\":\"Pulling from x\"}\n{\"errorDetail\":{\"message\":\"write /x: no space left on device\"},\"error\":\"write /x: no space left on device\"}\n",
+        );
+        assert!(told.contains("there is no room for it") && told.contains("no space left on device"), "{told}");
+        // One that just ends, as when the engine is restarted, is tried again until the deadline.
+        let told = pulled("{\"status\":\"Pulling from x\"}\n");
+        assert!(told.contains("could not be pulled within 1s") && told.contains("is not there"), "{told}");
+    }
+}

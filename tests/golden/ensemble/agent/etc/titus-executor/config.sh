@@ -1,0 +1,9 @@
+# Written by titus-bootstrap. titus-executor's start script sources this file, and
+# config.json copies these names into every task.
+export NETFLIX_STACK=mainvpc
+export EC2_INSTANCE_ID=i-0fedcba9876543210
+export EC2_REGION=us-west-2
+export EC2_AVAILABILITY_ZONE=us-west-2-lax-1a
+export EC2_OWNER_ID=210987654321
+export EC2_VPC_ID=vpc-0fedcba9876543210
+export EC2_RESERVATION_ID=r-0fedcba9876543210
