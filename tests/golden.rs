@@ -4,7 +4,8 @@
 //!
 //! A fixture is a directory there. `facts.json` and `settings.toml` are what goes in,
 //! the sample's where they are not there; what comes out is `ROLE/` with the files,
-//! `ROLE.tree` with the modes and links, or `ROLE.refused` with the words of a refusal.
+//! `ROLE.tree` with the modes and links, `ROLE.containers` with the containers that a node would
+//! run, or `ROLE.refused` with the words of a refusal.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
@@ -33,6 +34,12 @@ fn sample() {
 #[test]
 fn local_zone() {
     check("local-zone");
+}
+
+/// The second of three prereqs nodes, known by its host name.
+#[test]
+fn ensemble() {
+    check("ensemble");
 }
 
 /// Nothing that an instance may lack, and settings from which nothing is left out.
@@ -73,12 +80,21 @@ fn render(directory: &Path, role: &str) -> Golden {
     if settings.exists() {
         arguments.extend(["--config".into(), settings.display().to_string()]);
     }
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = root.run(&arguments);
     if outcome.code != 0 {
         return Golden::from([(format!("{role}.refused"), format!("exit code {}\n{}", outcome.code, outcome.err))]);
     }
     let mut golden = Golden::new();
+    arguments.insert(0, "plan");
+    arguments.push("--json");
+    let plan = root.run(&arguments).json();
+    let steps = plan["steps"].as_array().unwrap().iter().filter(|step| step["kind"] == "container");
+    let containers: String =
+        steps.map(|step| format!("{}: {}\n", step["id"].as_str().unwrap(), step["note"].as_str().unwrap())).collect();
+    if !containers.is_empty() {
+        golden.insert(format!("{role}.containers"), containers);
+    }
     let mut listing = String::new();
     for path in root.made().keys() {
         let data = fs::symlink_metadata(root.at(path)).unwrap();
@@ -98,7 +114,7 @@ fn render(directory: &Path, role: &str) -> Golden {
 
 fn read(directory: &Path, role: &str) -> Golden {
     let mut golden = Golden::new();
-    for name in [format!("{role}.tree"), format!("{role}.refused")] {
+    for name in ["tree", "containers", "refused"].map(|kind| format!("{role}.{kind}")) {
         if let Ok(text) = fs::read_to_string(directory.join(&name)) {
             golden.insert(name, text);
         }
@@ -119,7 +135,7 @@ fn read(directory: &Path, role: &str) -> Golden {
 }
 
 fn update(directory: &Path, role: &str, golden: &Golden) {
-    for name in [format!("{role}.tree"), format!("{role}.refused")] {
+    for name in ["tree", "containers", "refused"].map(|kind| format!("{role}.{kind}")) {
         let _ = fs::remove_file(directory.join(name));
     }
     let _ = fs::remove_dir_all(directory.join(role));
