@@ -33,7 +33,7 @@ const QUESTION: Duration = Duration::from_secs(30);
 
 /// How long a container has between SIGTERM and SIGKILL, seconds: ZooKeeper and Mesos
 /// end within one.
-const STOP_SECONDS: i32 = 30;
+const STOP_SECONDS: i32 = 10;
 
 /// A creation, start or stop, the latter's patience included.
 const ACTION: Duration = Duration::from_secs(120);
@@ -212,7 +212,7 @@ impl Engine {
         self.change("start the container", self.client.start_container(id, None::<StartContainerOptions>))
     }
 
-    /// Stops a container: SIGTERM, after 30 s SIGKILL. The engine will not restart it by itself.
+    /// Stops a container: SIGTERM, after 10 s SIGKILL. The engine will not restart it by itself.
     ///
     /// # Errors
     /// When the engine cannot.

@@ -6,6 +6,7 @@
 TOOLS=(
     docker:docker.io dockerd:docker.io mmdebstrap:mmdebstrap apt-ftparchive:apt-utils
     dpkg-deb:dpkg gpg:gnupg gpgconf:gnupg shellcheck:shellcheck cc:gcc nsenter:util-linux
+    docker-registry:docker-registry ip:iproute2
 )
 
 need_tools() {
@@ -60,7 +61,7 @@ put_away() {
     docker images --filter label=titus-bootstrap-test --format '{{.Repository}}:{{.Tag}}' |
         while read -r id; do
             case $id in
-            titus-bootstrap-converged:*) [ -e "/proc/${id##*:}" ] || docker rmi "$id" > /dev/null ;;
+            titus-bootstrap-converged:* | titus-bootstrap-engine:*) [ -e "/proc/${id##*:}" ] || docker rmi "$id" > /dev/null ;;
             esac
         done
     if [ -n "$engine_pid" ]; then

@@ -9,6 +9,7 @@ mod interfaces;
 mod killed;
 mod locked;
 mod names;
+mod prereqs;
 mod quoting;
 mod reboot;
 mod refused;

@@ -15,6 +15,8 @@ pub struct Fresh {
     pub image: String,
     /// The repository's directory, `/srv/repo` in a node.
     pub repository: PathBuf,
+    /// The storage of a registry with the images of role prereqs.
+    pub registry: PathBuf,
 }
 
 /// The image of a node on which nothing ever ran; made when there is none yet.
@@ -25,9 +27,11 @@ pub fn fresh() -> &'static Fresh {
         let output = Command::new(build).stderr(Stdio::inherit()).output().unwrap();
         assert!(output.status.success(), "{build} failed: {}", output.status);
         let printed = String::from_utf8(output.stdout).unwrap();
-        let (image, repository) = printed.trim().split_once('\n').unwrap();
+        let [image, repository, registry] = printed.lines().collect::<Vec<_>>()[..] else {
+            panic!("{build} printed {printed}");
+        };
         remove_abandoned();
-        Fresh { image: image.into(), repository: repository.into() }
+        Fresh { image: image.into(), repository: repository.into(), registry: registry.into() }
     })
 }
 
@@ -54,6 +58,26 @@ pub fn converged() -> &'static Converged {
         let image = format!("titus-bootstrap-converged:{}", std::process::id());
         docker(&["commit", "--change", &format!("LABEL {}", label()), &node.id, &image]);
         Converged { image, duration }
+    })
+}
+
+/// A node on which Docker was installed, and nothing else ever ran; made once a test process.
+pub fn with_engine() -> &'static str {
+    static WITH_ENGINE: OnceLock<String> = OnceLock::new();
+    WITH_ENGINE.get_or_init(|| {
+        let node = Node::fresh();
+        node.shell(
+            "list=/etc/apt/sources.list.d/test.list
+             echo 'deb [trusted=yes] file:/srv/repo test main' > $list
+             apt-get -qq update
+             DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends docker.io > /run/installed
+             rm $list
+             systemctl stop docker.socket docker.service containerd.service",
+        );
+        docker(&["stop", "--time", "30", &node.id]);
+        let image = format!("titus-bootstrap-engine:{}", std::process::id());
+        docker(&["commit", "--change", &format!("LABEL {}", label()), &node.id, &image]);
+        image
     })
 }
 

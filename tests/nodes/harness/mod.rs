@@ -3,11 +3,15 @@
 pub mod agent;
 pub mod docker;
 pub mod image;
+pub mod network;
 pub mod node;
 pub mod outcome;
+pub mod prereqs;
+pub mod registry;
 pub mod running;
 pub mod services;
 pub mod tree;
+pub mod znodes;
 
 use std::time::{Duration, Instant};
 

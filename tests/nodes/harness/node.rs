@@ -43,6 +43,8 @@ pub struct Node {
     pub id: String,
     /// Its PID 1, as this process sees it.
     pub init: i32,
+    /// Its address, on its only interface.
+    pub address: String,
 }
 
 /// How one variable of the state of a unit is called: `ActiveState`.
@@ -54,6 +56,17 @@ impl Node {
         Node::start(&image::fresh().image, "eth0")
     }
 
+    /// A node on which only Docker was installed.
+    pub fn with_engine() -> Node {
+        Node::start(image::with_engine(), "eth0")
+    }
+
+    /// The `n`-th of several nodes, with Docker; a network has to join them.
+    pub fn one_of_several(n: usize) -> Node {
+        let mac = format!("0a:1b:2c:3d:4e:{n:02x}");
+        Node::start_at(image::with_engine(), "eth0", &format!("30.0.100.1{n}"), &mac)
+    }
+
     /// A node that a run has made an agent, after a reboot.
     pub fn converged() -> Node {
         Node::start(&image::converged().image, "eth0")
@@ -61,9 +74,15 @@ impl Node {
 
     /// A node from `image`, whose only interface is `interface`.
     pub fn start(image: &str, interface: &str) -> Node {
+        Node::start_at(image, interface, ADDRESS, MAC)
+    }
+
+    fn start_at(image: &str, interface: &str, address: &str, mac: &str) -> Node {
         let binary = format!("{}:/usr/bin/titus-bootstrap:ro", image::program());
         let repository = format!("{}:/srv/repo:ro", image::fresh().repository.display());
-        let (label, interface) = (label(), format!("NODE_INTERFACE={interface}"));
+        let label = label();
+        let environment =
+            [format!("NODE_INTERFACE={interface}"), format!("NODE_ADDRESS={address}"), format!("NODE_MAC={mac}")];
         let mut arguments = vec!["run", "--detach", "--label", &label, "--network", "none", "--cgroupns", "host"];
         arguments.extend(["--stop-signal", "SIGRTMIN+3"]);
         arguments.extend(CAPABILITIES.iter().flat_map(|c| ["--cap-add", c]));
@@ -79,11 +98,29 @@ impl Node {
             "--tmpfs",
             "/tmp:exec,mode=1777",
         ]);
-        arguments.extend(["--hostname", "ip-30-0-100-140", "--env", "container=docker", "--env", &interface]);
+        let hostname = format!("ip-{}", address.replace('.', "-"));
+        arguments.extend(["--hostname", &hostname, "--env", "container=docker"]);
+        arguments.extend(environment.iter().flat_map(|variable| ["--env", variable]));
         arguments.extend([image, "/lib/systemd/systemd", "--system"]);
-        let mut node = Node { id: docker(&arguments), init: 0 };
+        let mut node = Node { id: docker(&arguments), init: 0, address: address.into() };
         node.await_boot();
         node
+    }
+
+    /// Its host name.
+    pub fn hostname(&self) -> String {
+        format!("ip-{}", self.address.replace('.', "-"))
+    }
+
+    /// Stops it, as a machine that is shut down.
+    pub fn stop(&self) {
+        docker(&["stop", "--time", "20", &self.id]);
+    }
+
+    /// Starts it again.
+    pub fn boot(&mut self) {
+        docker(&["start", &self.id]);
+        self.await_boot();
     }
 
     /// Restarts it: for systemd a reboot. What was served to it must be served again.

@@ -54,16 +54,20 @@ pub fn listen(node: &Node, address: &str) -> TcpListener {
 
 /// Whether something in the node answers an HTTP GET with 200.
 pub fn answers(node: &Node, address: &str, path: &str) -> bool {
+    get(node, address, path).is_some()
+}
+
+/// The answer of something in the node to an HTTP GET, header and all, if it is 200.
+pub fn get(node: &Node, address: &str, path: &str) -> Option<String> {
     in_network(node, || {
-        let Ok(mut stream) = TcpStream::connect(address) else {
-            return false;
-        };
-        let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
-        let mut answer = [0; 12];
+        let mut stream = TcpStream::connect(address).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        stream.write_all(request.as_bytes()).is_ok()
-            && stream.read_exact(&mut answer).is_ok()
-            && answer.ends_with(b" 200")
+        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).ok()?;
+        let mut answer = Vec::new();
+        // One that is cut short has its status all the same.
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        answer.get(8..12).is_some_and(|status| status == " 200").then_some(answer)
     })
 }
 
@@ -72,7 +76,8 @@ pub fn listens(node: &Node, address: &str) -> bool {
     in_network(node, || TcpStream::connect(address).is_ok())
 }
 
-fn in_network<T: Send>(node: &Node, work: impl FnOnce() -> T + Send) -> T {
+/// Does `work` in the node's network.
+pub fn in_network<T: Send>(node: &Node, work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let entered = scope.spawn(|| {
             let namespace = std::fs::File::open(format!("/proc/{}/ns/net", node.init)).unwrap();

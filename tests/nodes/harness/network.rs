@@ -1,0 +1,59 @@
+//! A network between nodes: a bridge in a namespace of its own, which ends with it.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use super::node::Node;
+use super::wait_for;
+
+/// The bridge; dropped, it and all that is joined by it are gone.
+pub struct Network {
+    holder: Child,
+}
+
+impl Network {
+    /// A bridge with nobody on it.
+    pub fn new() -> Network {
+        let mut command = Command::new("unshare");
+        command.args(["--net", "sleep", "infinity"]).stdin(Stdio::null());
+        let network = Network { holder: command.spawn().unwrap() };
+        let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+        let namespace = format!("/proc/{}/ns/net", network.holder.id());
+        wait_for("a network namespace", Duration::from_secs(10), || {
+            std::fs::read_link(&namespace).is_ok_and(|found| found != own).then_some(())
+        });
+        network.ip(&["link", "add", "bridge0", "type", "bridge"]);
+        network.ip(&["link", "set", "bridge0", "up"]);
+        network
+    }
+
+    /// Puts the far end of a node's only cable into the bridge; again after each of its boots.
+    pub fn join(&self, node: &Node) {
+        let port = format!("n{}", node.address.rsplit('.').next().unwrap());
+        let holder = self.holder.id().to_string();
+        run(
+            "nsenter",
+            &["-t", &node.init.to_string(), "-n", "ip", "link", "set", "gateway0", "netns", &holder, "name", &port],
+        );
+        self.ip(&["link", "set", &port, "master", "bridge0"]);
+        self.ip(&["link", "set", &port, "up"]);
+    }
+
+    fn ip(&self, arguments: &[&str]) {
+        run("nsenter", &[&["-t", &self.holder.id().to_string(), "-n", "ip"], arguments].concat());
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        // unshare has become sleep.
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+fn run(command: &str, arguments: &[&str]) {
+    let output = Command::new(command).args(arguments).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command} {}: {told}", arguments.join(" "));
+}

@@ -1,0 +1,49 @@
+//! A registry in a node's network, which the node's Docker has as mirror of Docker Hub.
+
+use std::io::Write;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use super::node::Node;
+use super::services::listens;
+use super::{image, wait_for};
+
+/// Where the node's Docker looks for it.
+pub const ADDRESS: &str = "127.0.0.1:5000";
+
+/// Where it listens when a faulty line is in front of it.
+pub const BEHIND: &str = "127.0.0.1:5001";
+
+/// The registry; dropped, it ends.
+pub struct Registry {
+    child: Child,
+    _directory: tempfile::TempDir,
+}
+
+impl Registry {
+    /// Serves the images of the tests at `address` of the node.
+    pub fn serve(node: &Node, address: &str) -> Registry {
+        let directory = tempfile::tempdir().unwrap();
+        let configuration = directory.path().join("registry.yml");
+        let storage = image::fresh().registry.display();
+        let text = format!(
+            "version: 0.1\nlog: {{ level: error }}\nstorage:\n  filesystem: {{ rootdirectory: {storage} }}\n  \
+             maintenance: {{ readonly: {{ enabled: true }} }}\nhttp: {{ addr: \"{address}\" }}\n"
+        );
+        std::fs::File::create(&configuration).unwrap().write_all(text.as_bytes()).unwrap();
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &node.init.to_string(), "-n", "docker-registry", "serve"]).arg(&configuration);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let registry = Registry { child, _directory: directory };
+        wait_for("the registry", Duration::from_secs(20), || listens(node, address).then_some(()));
+        registry
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        // nsenter has become it: without -p it does not fork.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
