@@ -13,8 +13,8 @@ use crate::titus::zookeeper::{Answer, Data, Turn, turn};
 /// One server's answer.
 const TRY: Duration = Duration::from_secs(5);
 
-/// A server that is stopped to become a member answers again well within this.
-const SILENCE: Duration = Duration::from_secs(10);
+/// A server that is stopped to become a member answers again well within this, and an election ends.
+const STEADY: Duration = Duration::from_secs(10);
 
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -64,6 +64,7 @@ impl Ensemble {
     /// When data would be lost, and at the deadline.
     pub fn wait_for_turn(&self, host: &Host, adopts: bool) -> Result<()> {
         let began = Instant::now();
+        let (mut before, mut steady_since) = (Vec::new(), began);
         let mut served_alone = vec![false; self.servers.len()];
         loop {
             let mut answers = self.answers(host);
@@ -74,10 +75,15 @@ impl Ensemble {
                     *answer = Answer::Standalone;
                 }
             }
+            if answers != before {
+                (before, steady_since) = (answers.clone(), Instant::now());
+            }
             let missing = match turn(&answers, self.own, self.own_data(host, &answers, adopts)?) {
                 Turn::Yes => return Ok(()),
-                Turn::IfSilent if began.elapsed() >= SILENCE => return Ok(()),
-                Turn::IfSilent => "other servers do not answer, and may have data".to_owned(),
+                Turn::IfSteady if steady_since.elapsed() >= STEADY => return Ok(()),
+                Turn::IfSteady => {
+                    "servers that do not serve now may soon, and it has to be seen whether they do".to_owned()
+                }
                 Turn::NotYet(missing) => missing,
                 Turn::Never(why) => return Err(self.would_lose_data(&why)),
             };

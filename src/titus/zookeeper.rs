@@ -51,9 +51,10 @@ pub enum Data {
 pub enum Turn {
     /// It may.
     Yes,
-    /// It may if those that do not answer still do not after a while: one of them may have data,
-    /// and be on its way from serving alone to being a member.
-    IfSilent,
+    /// It may if all answers stay as they are for a while. A server that does not answer may have
+    /// data, and be on its way from serving alone to being a member; one that waits for a quorum
+    /// may be in an election.
+    IfSteady,
     /// Not yet; what is missing.
     NotYet(String),
     /// Never, because data would be lost; why.
@@ -87,7 +88,7 @@ pub fn turn(answers: &[Answer], own: usize, data: Data) -> Turn {
         Data::Fresh if !alone.is_empty() => Turn::NotYet(format!(
             "server {alone} serves alone and has the data: it must become a member first; run titus-bootstrap there"
         )),
-        Data::Fresh if count(&[Answer::Member]) == 0 && count(&[Answer::Nothing]) > 0 => Turn::IfSilent,
+        Data::Fresh if count(&[Answer::Member]) == 0 && count(&[Answer::Nothing]) > 0 => Turn::IfSteady,
         Data::Fresh => Turn::Yes,
         Data::Standalone if count(&[Answer::Member]) > 0 => Turn::Never(format!(
             "this server has served alone and has data, and servers {} are an ensemble without it: it would discard its data to join them",
@@ -101,13 +102,14 @@ pub fn turn(answers: &[Answer], own: usize, data: Data) -> Turn {
             quorum - 1
         )),
         Data::Standalone => Turn::Yes,
-        Data::Member if answers.get(own) != Some(&Answer::Member) => Turn::Yes,
-        Data::Member if count(&[Answer::Member]) < quorum.min(answers.len() - 1) => Turn::NotYet(format!(
+        Data::Member if answers.get(own) == Some(&Answer::Nothing) => Turn::Yes,
+        Data::Member if count(&[Answer::Member]) >= quorum.min(answers.len() - 1) => Turn::Yes,
+        Data::Member if answers.get(own) != Some(&Answer::Member) => Turn::IfSteady,
+        Data::Member => Turn::NotYet(format!(
             "without this server {} of {} would serve, and {quorum} are a quorum; mend or start the others first",
             count(&[Answer::Member]),
             answers.len()
         )),
-        Data::Member => Turn::Yes,
     }
 }
 
@@ -199,7 +201,7 @@ mod tests {
         assert!(matches!(turn(&[Standalone, Waiting, Nothing], 2, Data::Fresh), Turn::NotYet(_)));
         assert!(matches!(turn(&[Nothing, Nothing, Standalone], 1, Data::Fresh), Turn::NotYet(_)));
         assert_eq!(turn(&[Waiting, Waiting, Nothing], 2, Data::Fresh), Turn::Yes);
-        assert_eq!(turn(&[Nothing, Waiting, Nothing], 2, Data::Fresh), Turn::IfSilent);
+        assert_eq!(turn(&[Nothing, Waiting, Nothing], 2, Data::Fresh), Turn::IfSteady);
         assert_eq!(turn(&[Nothing, Member, Nothing], 2, Data::Fresh), Turn::Yes);
         assert!(matches!(turn(&[Standalone, Standalone, Nothing], 2, Data::Fresh), Turn::Never(_)));
         let five = [Standalone, Waiting, Waiting, Nothing, Nothing];
@@ -219,8 +221,9 @@ mod tests {
     fn a_member_stops_only_while_the_others_are_a_quorum() {
         assert_eq!(turn(&[Member, Member, Member], 0, Data::Member), Turn::Yes);
         assert!(matches!(turn(&[Member, Member, Nothing], 0, Data::Member), Turn::NotYet(_)));
-        // It does not serve: nothing is lost by stopping it.
-        assert_eq!(turn(&[Waiting, Nothing, Nothing], 0, Data::Member), Turn::Yes);
+        // It does not serve: nothing is lost by stopping it, unless it is in an election.
+        assert_eq!(turn(&[Nothing, Nothing, Nothing], 0, Data::Member), Turn::Yes);
+        assert_eq!(turn(&[Waiting, Waiting, Nothing], 0, Data::Member), Turn::IfSteady);
         // Two servers are never a quorum with one of them gone.
         assert_eq!(turn(&[Member, Member], 1, Data::Member), Turn::Yes);
         // From three to five: the new ones come first.

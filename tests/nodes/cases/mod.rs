@@ -4,6 +4,7 @@ mod again;
 mod bench;
 mod changed;
 mod cure;
+mod ensemble;
 mod fresh;
 mod interfaces;
 mod killed;

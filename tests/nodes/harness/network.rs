@@ -31,6 +31,9 @@ impl Network {
     pub fn join(&self, node: &Node) {
         let port = format!("n{}", node.address.rsplit('.').next().unwrap());
         let holder = self.holder.id().to_string();
+        // What served the node before its boot can hold on to its old cable.
+        let old = ["-t", &holder, "-n", "ip", "link", "delete", &port];
+        let _ = Command::new("nsenter").args(old).output().unwrap();
         run(
             "nsenter",
             &["-t", &node.init.to_string(), "-n", "ip", "link", "set", "gateway0", "netns", &holder, "name", &port],
