@@ -10,8 +10,9 @@ use crate::host::{Host, signals};
 use crate::template::{Renderer, Templated};
 use crate::titus::zookeeper::{Answer, Data, Turn, turn};
 
-/// One server's answer.
-const TRY: Duration = Duration::from_secs(5);
+/// One server's answer takes milliseconds. One that has just begun to listen may never answer the
+/// connections that it took too early (seen: 3.8), so the next try must not come late.
+const TRY: Duration = Duration::from_secs(2);
 
 /// A server that is stopped to become a member answers again well within this, and an election ends.
 const STEADY: Duration = Duration::from_secs(10);

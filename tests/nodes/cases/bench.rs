@@ -7,6 +7,7 @@ use std::time::Instant;
 use crate::harness::agent::{self, FILES};
 use crate::harness::image::program;
 use crate::harness::node::Node;
+use crate::harness::prereqs;
 
 /// How often; without a word from `tests/bench` twice, so that the code stays alive.
 fn runs() -> usize {
@@ -65,4 +66,30 @@ fn bench() {
 
     let all: Vec<&str> = FILES.iter().map(|(path, _)| *path).chain([links]).collect();
     row("all files and links anew, packages there", times(&remove(&all), "titus-bootstrap"));
+}
+
+#[test]
+fn bench_of_prereqs() {
+    println!("| what ({} runs each) | median | least to most |\n|---|---|---|", runs());
+    let node = Node::with_engine();
+    let _services = prereqs::services(&node);
+    prereqs::settings(&node, "");
+    node.bootstrap(&["apply"]).expect(0);
+    let times = |preparation: &str, command: &str| (0..runs()).map(|_| timed(&node, preparation, command)).collect();
+    row("prereqs, nothing to do", times("", "titus-bootstrap"));
+    let verified = "bash -c 'titus-bootstrap && until titus-bootstrap verify; do :; done'";
+    let nothing = "docker rm --force --volumes zookeeper mesomaster > /dev/null
+                   rm -rf /var/lib/zookeeper /var/lib/mesos-master /var/log/mesos";
+    row("prereqs, images there, from the start to `verify`", times(nothing, verified));
+    row(
+        "prereqs, images pulled from loopback",
+        times(&format!("{nothing}\ndocker image prune --all --force > /dev/null"), verified),
+    );
+    row(
+        "prereqs, the Mesos master replaced",
+        times(
+            "x=$(mktemp -u XXXXXX); echo \"mesos.zk_path = '/titus/$x'\" > /tmp/more.toml",
+            "titus-bootstrap apply --config /tmp/more.toml",
+        ),
+    );
 }

@@ -1,5 +1,5 @@
 //! Killed at any moment, on a temporary root and on a node: the next run ends where
-//! an undisturbed one does. `SOAK=N` makes it N kills, and N/20 on nodes.
+//! an undisturbed one does. `SOAK=N` makes it N kills, and N/20 on nodes of each role.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -8,7 +8,9 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::harness::agent;
 use crate::harness::image::{converged, program};
 use crate::harness::node::Node;
+use crate::harness::prereqs::{self, ZOOKEEPER};
 use crate::harness::tree::{complete, contents, differences};
+use crate::harness::znodes;
 
 /// How many kills; without a word from `tests/soak` a few.
 fn kills() -> u32 {
@@ -76,6 +78,47 @@ fn soak_of_nodes() {
         soak.count(after, before_its_end, Some(next.code), &differences(&wanted, &contents(&node.path("/"))));
     }
     soak.conclude("nodes");
+}
+
+/// Containers that are replaced, and ones that are made from nothing, images and all.
+#[test]
+fn soak_of_containers() {
+    let node = Node::with_engine();
+    let _services = prereqs::services(&node);
+    prereqs::settings(&node, "");
+    let started = Instant::now();
+    node.bootstrap(&["apply"]).expect(0);
+    let duration = started.elapsed();
+    znodes::write(&node, ZOOKEEPER, "/kept", "from before all kills");
+
+    let mut soak = Soak::default();
+    for n in 0..kills().div_ceil(20) {
+        let files = format!("containers.log.max_file={}", 4 + n % 2);
+        if n % 2 == 1 {
+            node.shell("docker rm --force zookeeper mesomaster; docker image prune --all --force");
+        }
+        let after = random_part(duration);
+        let started = Instant::now();
+        let mut run = node.spawn(&["titus-bootstrap", "apply", "--set", &files]);
+        while started.elapsed() < after && !run.ended() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let before_its_end = !run.ended();
+        run.kill();
+        run.end();
+        let next = node.bootstrap(&["apply", "--set", &files]);
+        let mut wrong = Vec::new();
+        if next.code == 0 {
+            prereqs::check(&node);
+            if znodes::read(&node, ZOOKEEPER, "/kept").as_deref() != Some("from before all kills") {
+                wrong.push("the znode is gone".to_owned());
+            }
+        } else {
+            println!("{}", next.told());
+        }
+        soak.count(after, before_its_end, Some(next.code), &wrong);
+    }
+    soak.conclude("containers");
 }
 
 /// What came of the kills so far.
