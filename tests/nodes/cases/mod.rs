@@ -1,6 +1,7 @@
 //! One file a case.
 
 mod again;
+mod bake;
 mod bench;
 mod changed;
 mod cure;
