@@ -28,6 +28,9 @@ pub const DEFAULT_ADDRESS: &str = "unix:///var/run/docker.sock";
 /// The newest version of the API whose answers this program knows: 1.minor.
 const NEWEST_KNOWN: u32 = 53;
 
+/// The first question; several steps ask it of an engine that does not answer.
+const CONNECT: Duration = Duration::from_secs(5);
+
 /// A question about what is; the engine answers from memory.
 const QUESTION: Duration = Duration::from_secs(30);
 
@@ -64,8 +67,6 @@ pub struct Container {
     pub id: String,
     /// The image that it was made from, as it was named then.
     pub image: String,
-    /// The same by id.
-    pub image_id: String,
     /// What is mounted in it: where from on the host, and where to.
     pub mounts: Vec<(String, String)>,
     /// Labels.
@@ -280,7 +281,6 @@ impl Container {
             image: config.image.unwrap_or_default(),
             mounts: mounts.filter_map(|mount| Some((mount.source?, mount.destination?))).collect(),
             id: found.id.unwrap_or_default(),
-            image_id: found.image.unwrap_or_default(),
             labels: config.labels.unwrap_or_default().into_iter().collect(),
             status: state.status.map(|status| status.to_string()).unwrap_or_default(),
             exit_code: state.exit_code.unwrap_or_default(),
@@ -355,7 +355,7 @@ impl Host {
         if let Some(engine) = self.engine.get() {
             return Ok(engine);
         }
-        let engine = Engine::connect(&self.docker, QUESTION)
+        let engine = Engine::connect(&self.docker, CONNECT)
             .map_err(|answer| format!("the Docker Engine at {} does not answer: {answer}", self.docker))?;
         Ok(self.engine.get_or_init(|| engine))
     }

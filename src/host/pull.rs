@@ -112,6 +112,11 @@ impl Host {
             if signals::interrupted() {
                 break Err(signals::interruption());
             }
+            // Its own deadline begins when the engine answers, which it may have ceased to do.
+            if began.elapsed() > self.deadlines.pull + FRAME * 10 {
+                let answer = format!("the Docker Engine at {} does not answer", self.docker);
+                break Ok(Err(Failure { reason: Reason::Other, answer }));
+            }
             if self.bar {
                 eprint!("\r\x1b[K{}", state.bar(reference));
             } else if told.elapsed() >= LINE {

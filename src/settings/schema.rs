@@ -62,7 +62,8 @@ pub struct Settings {
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Zookeeper {
-    /// Client addresses, each "host:port".
+    /// Client addresses, each "host:port"; their order numbers the servers, so new ones
+    /// come last. Unset on a prereqs node: it serves alone.
     pub servers: Vec<String>,
 }
 

@@ -26,6 +26,10 @@ const MADE_OF: &str = "titus-bootstrap.made-of";
 /// The label with the digest of that.
 const DIGEST: &str = "titus-bootstrap.digest";
 
+/// The label with the id that the image had then: what a container's own field names differs
+/// between the engine's image stores.
+const IMAGE: &str = "titus-bootstrap.image";
+
 /// What the old container is called while the new one has not run yet.
 const OLD: &str = "titus-bootstrap-old";
 
@@ -261,7 +265,7 @@ impl Container {
         }
         // A tag that names another image now; one that names none is the image step's matter.
         let image = engine.image(&self.made_of.image)?;
-        Ok(image.filter(|image| image.id != found.image_id).map(|_| {
+        Ok(image.filter(|image| found.labels.get(IMAGE) != Some(&image.id)).map(|_| {
             Change::new(format!("replace the container {} ({} is another image now)", self.name, self.made_of.image))
         }))
     }
@@ -402,7 +406,9 @@ impl Container {
     }
 
     fn create(&self, engine: &Engine, wanted: &Wanted) -> Result<String> {
-        engine.create(&self.name, &self.made_of, &[(MADE_OF, &wanted.made_of), (DIGEST, &wanted.digest)])
+        let image = engine.image(&self.made_of.image)?.map(|image| image.id).unwrap_or_default();
+        let labels = [(MADE_OF, wanted.made_of.as_str()), (DIGEST, &wanted.digest), (IMAGE, &image)];
+        engine.create(&self.name, &self.made_of, &labels)
     }
 
     /// From the old container, whatever its state, to the new one, which is created. The old one
