@@ -35,7 +35,7 @@ impl Host {
         if marked || names.is_empty() {
             return Ok(());
         }
-        Err(Error::failed(format!("{to}: there are data already, and the container to be replaced has others"))
+        Err(Error::unavailable(format!("{to}: there are data already, and the container to be replaced has others"))
             .cause(format!("in it are {}", names.join(", ")))
             .fix(format!(
                 "decide which to keep: move {to} away to take the container's, or remove the container to take these"

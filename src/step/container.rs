@@ -283,7 +283,7 @@ impl Container {
             Some(found) if !is_ours(&found) => self.refuse_foreign(host, &found)?,
             _ => {}
         }
-        if found_is_running(host, self)? { Ok(()) } else { self.refuse_taken_ports(host) }
+        if self.has_its_ports(host)? { Ok(()) } else { self.refuse_taken_ports(host) }
     }
 
     fn refuse_foreign(&self, host: &Host, found: &Found) -> Result<()> {
@@ -296,6 +296,18 @@ impl Container {
                 )));
         }
         self.copies(found).try_for_each(|(to, _)| host.refuse_other_data(&found.id, to))
+    }
+
+    /// Whether its ports are taken by the container itself, under whichever name.
+    fn has_its_ports(&self, host: &Host) -> Result<bool> {
+        let Ok(engine) = host.engine() else { return Ok(false) };
+        let has_process = |found: Found| ["running", "paused", "restarting"].contains(&found.status.as_str());
+        for name in [&self.name, &self.old_name()] {
+            if engine.container(name)?.is_some_and(has_process) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn refuse_taken_ports(&self, host: &Host) -> Result<()> {
@@ -525,16 +537,6 @@ impl Container {
                 self.name
             ))
     }
-}
-
-fn found_is_running(host: &Host, container: &Container) -> Result<bool> {
-    let Ok(engine) = host.engine() else { return Ok(false) };
-    for name in [container.name.clone(), container.old_name()] {
-        if engine.container(&name)?.is_some_and(|found| found.is_running()) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 fn with(error: Error, more: &str) -> Error {

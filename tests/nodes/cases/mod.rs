@@ -1,9 +1,11 @@
 //! One file a case.
 
+mod adopted;
 mod again;
 mod bake;
 mod bench;
 mod changed;
+mod containers;
 mod cure;
 mod ensemble;
 mod fresh;
