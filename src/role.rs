@@ -10,7 +10,7 @@ use crate::facts::Facts;
 use crate::health::{Check, Raw as RawCheck};
 use crate::host::Host;
 use crate::settings::{Layer, Settings, did_you_mean, parse_toml};
-use crate::step::{Phase, Raw as RawStep, Step};
+use crate::step::{Kind, Phase, Raw as RawStep, Step};
 use crate::template::{Renderer, Source, is_template};
 
 /// Where an operator's own roles lie; a file of a built-in role's name replaces it.
@@ -309,9 +309,11 @@ impl Role {
                 }
             }
             let step = raw.resolve(renderer, &files).map_err(at)?;
-            if let crate::step::Kind::File(file) = &step.kind {
-                files.insert(step.id.clone(), file.path.clone());
-            }
+            match &step.kind {
+                Kind::File(file) => files.insert(step.id.clone(), file.path.clone()),
+                Kind::Deb(deb) => files.insert(step.id.clone(), deb.mark.clone()),
+                _ => None,
+            };
             if phases.contains(&phase) {
                 steps.push(step);
             }

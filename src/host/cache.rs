@@ -49,6 +49,26 @@ impl Stamp {
     }
 }
 
+/// Where a download grows, and where it is when it is whole and right.
+pub(super) struct Target {
+    /// What it must have.
+    pub sha256: String,
+    pub part: PathBuf,
+    pub whole: PathBuf,
+}
+
+impl Target {
+    /// Whether a killed run left it there; what is in its place and is another is removed.
+    pub(super) fn is_whole(&self) -> std::io::Result<bool> {
+        match std::fs::symlink_metadata(&self.whole) {
+            Ok(found) if found.is_file() && Growing::open(&self.whole)?.sum() == self.sha256 => Ok(true),
+            Ok(_) => std::fs::remove_file(&self.whole).map(|()| false),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+}
+
 /// A download as far as it has come, its digest always that of what is there.
 pub(super) struct Growing {
     /// Without one only the digest is kept.
@@ -117,14 +137,14 @@ impl Growing {
         crate::step::hex(&self.digest.clone().finalize())
     }
 
-    /// Whole and checked: from `part` it becomes `whole`, beside it.
-    pub(super) fn finish(&mut self, part: &Path, whole: &Path) -> std::io::Result<()> {
+    /// Whole and checked: it gets its name.
+    pub(super) fn finish(&mut self, target: &Target) -> std::io::Result<()> {
         if let Some(file) = self.file.take() {
             file.sync_all()?;
             failpoint();
-            std::fs::rename(part, whole)?;
+            std::fs::rename(&target.part, &target.whole)?;
             failpoint();
-            sync_directory(whole.parent().unwrap_or(Path::new("/")))?;
+            sync_directory(target.whole.parent().unwrap_or(Path::new("/")))?;
         }
         Ok(())
     }
@@ -218,10 +238,10 @@ impl Host {
         Ok(Some((file, Stamp::of(&found))))
     }
 
-    /// Where a download with this SHA-256 grows, and where it is when it is whole.
-    pub(super) fn place_in_cache(&self, sha256: &str) -> Result<(PathBuf, PathBuf)> {
-        let (_, part) = self.place(&format!("{CACHE}/{sha256}.part"))?;
-        Ok((part, self.place(&cached(sha256))?.1))
+    /// Where a download with this SHA-256 goes.
+    pub(super) fn place_in_cache(&self, sha256: &str) -> Result<Target> {
+        let part = self.place(&format!("{CACHE}/{sha256}.part"))?.1;
+        Ok(Target { sha256: sha256.to_owned(), part, whole: self.place(&cached(sha256))?.1 })
     }
 
     /// Removes debs from the cache, whole or not, but for those with these SHA-256.

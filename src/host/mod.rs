@@ -12,6 +12,7 @@ pub mod cache;
 pub mod command;
 pub mod docker;
 pub mod download;
+pub mod dpkg;
 pub mod failpoint;
 pub mod fs;
 pub mod lock;
@@ -22,6 +23,7 @@ pub mod ports;
 pub mod pull;
 pub mod signals;
 pub mod systemd;
+mod transfer;
 pub mod unit_files;
 
 use std::cell::OnceCell;

@@ -2,6 +2,8 @@
 
 pub mod apt_source;
 pub mod container;
+pub mod deb;
+pub mod deb_record;
 pub mod directory;
 pub mod ensemble;
 pub mod file;
@@ -54,6 +56,8 @@ pub enum Kind {
     AptSource(apt_source::AptSources),
     /// These packages are installed.
     Package(package::Packages),
+    /// A deb is installed.
+    Deb(deb::Deb),
     /// An image is in the engine.
     Image(image::Image),
     /// A container runs from this image with this specification.
@@ -125,6 +129,7 @@ pub struct Raw {
     directory: Option<directory::Raw>,
     apt_source: Option<apt_source::Raw>,
     package: Option<package::Raw>,
+    deb: Option<deb::Raw>,
     image: Option<image::Raw>,
     container: Option<container::Raw>,
     unit: Option<unit::Raw>,
@@ -158,6 +163,7 @@ impl Raw {
             self.directory.is_some(),
             self.apt_source.is_some(),
             self.package.is_some(),
+            self.deb.is_some(),
             self.image.is_some(),
             self.container.is_some(),
             self.unit.is_some(),
@@ -173,7 +179,8 @@ impl Raw {
         }
     }
 
-    /// The step with every template rendered. `files`: the files of the steps before it.
+    /// The step with every template rendered. `files`: the files of the steps before it, and the marks of
+    /// their debs.
     ///
     /// # Errors
     /// When a value has no value, or the wrong form.
@@ -186,6 +193,8 @@ impl Raw {
             Kind::AptSource(raw.resolve(renderer)?)
         } else if let Some(raw) = &self.package {
             Kind::Package(raw.resolve(renderer)?)
+        } else if let Some(raw) = &self.deb {
+            Kind::Deb(raw.resolve(renderer, &self.id)?)
         } else if let Some(raw) = &self.image {
             Kind::Image(raw.resolve(renderer)?)
         } else if let Some(raw) = &self.container {
@@ -213,6 +222,7 @@ impl Step {
             Kind::Directory(_) => "directory",
             Kind::AptSource(_) => "apt_source",
             Kind::Package(_) => "package",
+            Kind::Deb(_) => "deb",
             Kind::Image(_) => "image",
             Kind::Container(_) => "container",
             Kind::Unit(_) => "unit",
@@ -229,6 +239,7 @@ impl Step {
     pub fn refuse(&self, host: &Host) -> Result<()> {
         match &self.kind {
             Kind::File(step) => step.refuse(host),
+            Kind::Deb(step) => step.refuse(host),
             Kind::Image(step) if host.is_live() => step.refuse(host),
             Kind::Container(step) if host.is_live() => step.refuse(host),
             _ => Ok(()),
@@ -245,6 +256,7 @@ impl Step {
             Kind::Directory(step) => step.observe(host),
             Kind::AptSource(step) => step.observe(host),
             Kind::Package(step) => step.observe(host),
+            Kind::Deb(step) => step.observe(host),
             Kind::Image(step) => step.observe(host),
             Kind::Container(step) => step.observe(host, planned),
             Kind::Unit(step) => step.observe(host, planned),
@@ -264,6 +276,7 @@ impl Step {
             Kind::Directory(step) => step.converge(host),
             Kind::AptSource(step) => step.converge(host),
             Kind::Package(step) => step.converge(host),
+            Kind::Deb(step) => step.converge(host),
             Kind::Image(step) => step.converge(host),
             Kind::Container(step) => step.converge(host),
             Kind::Unit(step) => step.converge(host),
@@ -277,6 +290,7 @@ impl Step {
     pub fn planned(&self) -> Option<(String, String)> {
         match &self.kind {
             Kind::File(step) => Some((step.path.clone(), step.contents().to_owned())),
+            Kind::Deb(step) => Some((step.mark.clone(), String::new())),
             Kind::KernelArgument(_) => Some((kernel_argument::DROP_IN.to_owned(), String::new())),
             _ => None,
         }
@@ -288,6 +302,7 @@ impl Step {
             Kind::File(step) => vec![step.path.clone()],
             Kind::Directory(step) => vec![step.path.clone()],
             Kind::AptSource(step) => step.paths(),
+            Kind::Deb(step) => step.paths(),
             Kind::Unit(step) => step.paths(),
             Kind::KernelArgument(_) => vec![kernel_argument::DROP_IN.to_owned()],
             Kind::GroupMember(_) => vec!["/etc/group".to_owned()],
