@@ -119,6 +119,9 @@ fn what_only_values_can_show_is_refused_before_anything_is_changed() {
         ("file = { path = \"/etc/x\", mode = \"rw\", content = \"\" }", &["rw", "0644"]),
         ("file = { path = \"/etc/x\", content = \"{{ agent.environment }}\" }", &["agent.environment has no value"]),
         ("unit = { name = \"docker\" }", &["docker.service"]),
+        ("deb = { source = \"{{ debs.master }}\" }", &["debs.master has no value"]),
+        ("deb = { source = { url = \"https://h/x.deb\", sha256 = \"ab\" } }", &["64 hexadecimal digits"]),
+        ("deb = { source = { url = \"https://h/x.deb\", path = \"/x.deb\" } }", &["both a path and a url"]),
     ] {
         let root = Root::empty();
         let first = "[[step]]\nid = \"first\"\nphase = \"boot\"\nfile = { path = \"/etc/first\", content = \"\" }\n";
@@ -127,6 +130,29 @@ fn what_only_values_can_show_is_refused_before_anything_is_changed() {
         root.run(&["--sample", "--role", "mine"]).ends_with(78).tells(&[&["step one"], words].concat());
         assert_same(&before, &root.look(), "a refused role changed something");
     }
+}
+
+#[test]
+fn a_deb_is_deferred_in_a_tree_and_refused_without_a_checksum() {
+    let root = Root::empty();
+    let deb = step("deb = { source = \"{{ debs.master }}\", setting = \"debs.master\" }");
+    root.write(&format!("{ROLES}/mine.toml"), format!("description = \"Mine\"\n{deb}"));
+    let url = "https://user:secret@h/x.deb?signature=secret";
+    let run = |arguments: &[&str], source: &str| {
+        let outcome = root.run(&[arguments, &["--set", &format!("debs.master={{ {source} }}")]].concat());
+        assert!(!outcome.out.contains("secret") && !outcome.err.contains("secret"), "{}{}", outcome.out, outcome.err);
+        outcome
+    };
+    let pinned = format!("url = \"{url}\", sha256 = \"{}\"", "ab".repeat(32));
+    let role = ["--sample", "--role", "mine"];
+    run(&role, &pinned).ends_with(0).prints(&["deferred", "https://***@h/x.deb"]);
+    run(&role, "path = \"/nowhere.deb\"").ends_with(0).prints(&["deferred", "/nowhere.deb"]);
+    run(&["check"], &pinned).ends_with(0);
+    let unpinned = format!("url = \"{url}\"");
+    for arguments in [&role[..], &["plan", "--sample", "--role", "mine"], &["check"]] {
+        run(arguments, &unpinned).ends_with(78).tells(&["debs.master", "has no sha256"]);
+    }
+    run(&["config", "show", "--sample"], &pinned).ends_with(0).prints(&["https://***@h/x.deb?***"]);
 }
 
 #[test]

@@ -262,3 +262,47 @@ impl Host {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fs::Owner;
+
+    fn tree() -> (tempfile::TempDir, Host) {
+        let directory = tempfile::tempdir().unwrap();
+        let host = Host::tree(directory.path(), super::super::Deadlines::default()).unwrap();
+        (directory, host)
+    }
+
+    #[test]
+    fn a_copy_is_named_by_what_it_has() {
+        let (directory, host) = tree();
+        host.write("/real.deb", b"deb", 0o644, Owner::ROOT).unwrap();
+        host.link("/x.deb", "real.deb").unwrap();
+        let (sha256, stamp) = host.copy_to_cache("/x.deb").unwrap().unwrap();
+        assert_eq!(Some((sha256.clone(), stamp)), host.sum_of_file("/real.deb").unwrap());
+        assert_eq!(host.read(&cached(&sha256)).unwrap().unwrap(), b"deb");
+        assert_eq!(host.entry(&cached(&sha256)).unwrap().unwrap().mode, 0o600);
+        assert_eq!(host.copy_to_cache("/nowhere.deb").unwrap(), None);
+        nix::unistd::mkfifo(&directory.path().join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(host.copy_to_cache("/pipe").unwrap_err().what.contains("no regular file"));
+        let large = std::fs::File::create(directory.path().join("large")).unwrap();
+        large.set_len(LIMIT + 1).unwrap();
+        assert!(host.sum_of_file("/large").unwrap_err().what.contains("larger than 2048 MiB"));
+    }
+
+    #[test]
+    fn sweeping_takes_only_what_is_ours_and_not_wanted() {
+        let (directory, host) = tree();
+        let (old, wanted) = ("a".repeat(64), "b".repeat(64));
+        host.write("/precious", b"kept", 0o644, Owner::ROOT).unwrap();
+        for name in [format!("{old}.deb"), format!("{wanted}.part"), "other.deb".into()] {
+            host.write(&format!("{CACHE}/{name}"), b"x", 0o600, Owner::ROOT).unwrap();
+        }
+        host.link(&format!("{CACHE}/{old}.part"), "/precious").unwrap();
+        host.make_directory(&format!("{CACHE}/apt"), 0o755, Owner::ROOT).unwrap();
+        host.sweep_cache(&[&wanted]).unwrap();
+        assert_eq!(host.list(CACHE).unwrap(), ["apt", &format!("{wanted}.part"), "other.deb"]);
+        assert!(directory.path().join("precious").exists());
+    }
+}

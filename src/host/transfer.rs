@@ -80,10 +80,10 @@ impl Transfer {
         match &fetched {
             Ok(_) => growing.finish(target).map_err(|e| disk(&e))?,
             // What came is kept, for the next run to go on from; not what is wrong, nor on a full disk.
-            Err(Failure::Checksum(..) | Failure::TooLarge | Failure::Disk(_)) => {
+            Err(Failure::Refused(_) | Failure::Late(_)) if growing.length > 0 => {}
+            Err(_) => {
                 let _ = std::fs::remove_file(&target.part);
             }
-            Err(_) => {}
         }
         fetched
     }

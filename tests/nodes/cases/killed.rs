@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::harness::agent;
+use crate::harness::debs::{self, ADDRESS, Deb, Manner, PLAIN, Server};
 use crate::harness::image::{converged, program};
 use crate::harness::node::Node;
 use crate::harness::prereqs::{self, ZOOKEEPER};
@@ -119,6 +120,53 @@ fn soak_of_containers() {
         soak.count(after, before_its_end, Some(next.code), &wrong);
     }
     soak.conclude("containers");
+}
+
+/// A deb that is replaced by one of another version, downloaded slowly; all that is at work is killed,
+/// apt and dpkg too, as by a power cut.
+#[test]
+fn soak_of_debs() {
+    let node = Node::fresh();
+    debs::role(&node);
+    let server = Server::new(&node);
+    let contents = vec![b'x'; 8 << 20];
+    let build = |version| Deb { version, contents: &contents, ..PLAIN }.build();
+    let builds = [("0.0.1-1", build("0.0.1-1")), ("0.0.2-1", build("0.0.2-1"))];
+    let argv = |deb: &[u8]| {
+        let setting = format!("debs.master={{ url = \"http://{ADDRESS}/x.deb\", sha256 = \"{}\" }}", debs::sum(deb));
+        ["titus-bootstrap", "apply", "--role", "debs", "--phase", "bake", "--set", &setting].map(str::to_owned)
+    };
+    let mut duration = Duration::ZERO;
+    for (_, deb) in &builds {
+        server.serve(deb, Manner::Good);
+        let started = Instant::now();
+        node.run(&argv(deb).each_ref().map(String::as_str)).expect(0);
+        duration = started.elapsed();
+    }
+    let mut soak = Soak::default();
+    for n in 0..kills().div_ceil(20) {
+        let (version, deb) = &builds[n as usize % 2];
+        server.serve(deb, Manner::Good);
+        let (argv, after) = (argv(deb), random_part(duration));
+        let argv = argv.each_ref().map(String::as_str);
+        let started = Instant::now();
+        let mut run = node.spawn(&argv);
+        while started.elapsed() < after && !run.ended() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let before_its_end = !run.ended();
+        debs::kill(&node, &["titus-bootstrap", "apt-get", "dpkg", "dpkg-deb"]);
+        run.end();
+        let next = node.run(&argv);
+        let mut wrong = Vec::new();
+        if next.code != 0 {
+            println!("{}", next.told());
+        } else if debs::installed(&node) != format!("{version} installed") || !node.shell("dpkg --audit").is_empty() {
+            wrong.push(debs::installed(&node));
+        }
+        soak.count(after, before_its_end, Some(next.code), &wrong);
+    }
+    soak.conclude("debs");
 }
 
 /// What came of the kills so far.

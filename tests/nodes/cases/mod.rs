@@ -7,6 +7,7 @@ mod bench;
 mod changed;
 mod containers;
 mod cure;
+mod deb;
 mod ensemble;
 mod fresh;
 mod interfaces;

@@ -1,0 +1,357 @@
+//! Debs: installed from a path or an address, whatever goes wrong on the way.
+
+use std::time::Duration;
+
+use crate::harness::debs::{
+    self, ADDRESS, BLOCKS, CONFIGURATION, CONTENTS, Deb, GO, Manner, PACKAGE, PLAIN, Server, installed, sum,
+};
+use crate::harness::node::Node;
+use crate::harness::outcome::Outcome;
+use crate::harness::services::{items, serve};
+use crate::harness::tree::{assert_same, stamps, untouched};
+use crate::harness::wait_for;
+
+const PATH: &str = "/root/titus.deb";
+const RECORD: &str = "/var/lib/titus-bootstrap/debs/titus-server-master";
+
+/// What of a run is the deb's.
+const BAKE: [&str; 5] = ["apply", "--role", "debs", "--phase", "bake"];
+
+fn from_path() -> String {
+    format!("debs.master={{ path = \"{PATH}\" }}")
+}
+
+fn from_server(sha256: &str) -> String {
+    format!("debs.master={{ url = \"http://{ADDRESS}/titus.deb\", sha256 = \"{sha256}\" }}")
+}
+
+/// What is in the cache.
+fn cache(node: &Node) -> Vec<String> {
+    let names = std::fs::read_dir(node.path("/var/cache/titus-bootstrap")).into_iter().flatten().flatten();
+    names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn apply(node: &Node, deb: &str) -> Outcome {
+    node.bootstrap(&[&BAKE[..], &["--set", deb]].concat())
+}
+
+/// It says in its report that it did `what`, and dpkg has `version`, with these contents.
+#[track_caller]
+fn installs(node: &Node, deb: &str, what: &str, version: &str, contents: &str) {
+    let run = apply(node, deb).expect(0);
+    assert!(run.stdout.contains(what), "{}", run.told());
+    assert_eq!(installed(node), format!("{version} installed"));
+    assert_eq!(node.read(CONTENTS), contents);
+    assert_eq!(cache(node), [""; 0], "something was left in the cache");
+    assert_same(
+        &stamps(&node.path("/")),
+        &{
+            apply(node, deb).expect(0);
+            stamps(&node.path("/"))
+        },
+        "a second run changed",
+    );
+}
+
+#[test]
+fn deb_of_a_path() {
+    let node = Node::fresh();
+    debs::role(&node);
+    PLAIN.put(&node, PATH);
+    let deb = from_path();
+    let planned = node.bootstrap(&["plan", "--role", "debs", "--phase", "bake", "--set", &deb]).expect(0);
+    assert!(planned.stdout.contains("install titus-server-master 0.0.1-1 from /root/titus.deb"), "{}", planned.told());
+    installs(&node, &deb, "install titus-server-master 0.0.1-1 from", "0.0.1-1", "one");
+    node.shell("dpkg-query --show libnfnetlink0");
+
+    // Neither a source nor the file is needed any more, as on a node of a baked image.
+    node.shell(&format!(
+        "mv /usr/bin/apt-get /usr/bin/apt-get.real; mv {PATH} /root/kept.deb
+         printf '#!/bin/sh\\ntouch /run/apt-was-asked\\nexec apt-get.real \"$@\"\\n' > /usr/bin/apt-get; chmod 755 /usr/bin/apt-get"
+    ));
+    let run = apply(&node, &deb).expect(0);
+    assert!(run.stdout.contains("nothing to do") && !node.exists("/run/apt-was-asked"), "{}", run.told());
+    node.shell(&format!("mv /usr/bin/apt-get.real /usr/bin/apt-get; mv /root/kept.deb {PATH}"));
+
+    // Another build of the same version; the administrator's configuration file is kept.
+    node.write(CONFIGURATION, "key=mine\n");
+    Deb { contents: b"two", configuration: "key=shipped anew\n", ..PLAIN }.put(&node, PATH);
+    installs(&node, &deb, "reinstall titus-server-master 0.0.1-1 from", "0.0.1-1", "two");
+    assert_eq!(node.read(CONFIGURATION), "key=mine\n");
+
+    // The same by hand, which leaves our record as it is.
+    Deb { contents: b"by hand", ..PLAIN }.put(&node, "/root/other.deb");
+    node.shell("dpkg --force-confold --install /root/other.deb");
+    installs(&node, &deb, "(same version, other contents)", "0.0.1-1", "two");
+
+    // To a newer version and back, and a hold stays.
+    Deb { version: "0.0.2-1", contents: b"new", ..PLAIN }.put(&node, PATH);
+    installs(&node, &deb, "install titus-server-master 0.0.2-1 from /root/titus.deb (is 0.0.1-1)", "0.0.2-1", "new");
+    node.shell(&format!("apt-mark hold {PACKAGE}"));
+    PLAIN.put(&node, PATH);
+    installs(&node, &deb, "(is 0.0.2-1: a downgrade)", "0.0.1-1", "one");
+    assert_eq!(node.shell("apt-mark showhold").trim(), PACKAGE);
+
+    // Removed by hand.
+    node.shell(&format!("dpkg --remove --force-hold {PACKAGE}"));
+    installs(&node, &deb, "install titus-server-master 0.0.1-1 from", "0.0.1-1", "one");
+    assert_eq!(node.read(CONFIGURATION), "key=mine\n");
+}
+
+/// A run that must end with `code` and say `words`, and leave the node as it was.
+#[track_caller]
+fn refuses(node: &Node, deb: &str, code: i32, words: &[&str]) {
+    let before = untouched(&node.path("/"));
+    let run = apply(node, deb).expect(code);
+    run.says(words);
+    let mut after = untouched(&node.path("/"));
+    // Of a run that was begun, the journal and the cache of a download tell.
+    if code == 1 {
+        after.retain(|path, _| before.contains_key(path) || !path.contains("titus-bootstrap"));
+        after.extend(
+            before
+                .iter()
+                .filter(|(path, _)| path.contains("/titus-bootstrap/journal"))
+                .map(|(p, s)| (p.clone(), s.clone())),
+        );
+    }
+    assert_same(&before, &after, "a refused run changed");
+}
+
+#[test]
+fn deb_that_cannot_be_had_is_told_and_nothing_is_lost() {
+    let node = Node::fresh();
+    debs::role(&node);
+    let server = Server::new(&node);
+    let path = from_path();
+    refuses(&node, &path, 78, &["/root/titus.deb is not there", "debs.master"]);
+    node.write(PATH, "no deb");
+    refuses(&node, &path, 78, &["/root/titus.deb is no deb"]);
+    let foreign = Deb { architecture: "arm64", ..PLAIN };
+    foreign.put(&node, PATH);
+    refuses(&node, &path, 69, &["is for arm64, and this node is amd64"]);
+    PLAIN.put(&node, PATH);
+    let good = PLAIN.build();
+    let wrong = format!("debs.master={{ path = \"{PATH}\", sha256 = \"{}\" }}", sum(b"other"));
+    refuses(&node, &wrong, 78, &["is not what its sha256 names", "set sha256 = "]);
+
+    // An address without a checksum: what is there is told, for pasting.
+    server.serve(&good, Manner::Good);
+    let unpinned = format!("debs.master={{ url = \"http://{ADDRESS}/titus.deb\" }}");
+    refuses(&node, &unpinned, 78, &[&format!("sha256 = \"{}\"", sum(&good))]);
+    assert_eq!(server.asked().len(), 1);
+    for command in [&["plan", "--role", "debs", "--phase", "bake"][..], &["check"]] {
+        node.bootstrap(&[command, &["--set", &unpinned]].concat()).expect(78).says(&["has no sha256"]);
+    }
+    assert_eq!(server.asked().len(), 1, "a plan or check downloads nothing");
+    server.serve(b"", Manner::Status("404 Not Found"));
+    refuses(&node, &unpinned, 78, &["nor can it be computed", "404 Not Found"]);
+
+    // From here on there is something to lose.
+    installs(&node, &path, "install titus-server-master", "0.0.1-1", "one");
+    let still_there = || {
+        assert_eq!((installed(&node), node.read(CONTENTS)), ("0.0.1-1 installed".into(), "one".into()));
+        apply(&node, &path).expect(0);
+        assert_eq!(cache(&node), [""; 0], "something was left in the cache");
+    };
+    let newer = Deb { version: "0.0.2-1", ..PLAIN }.build();
+    server.serve(&newer, Manner::Good);
+    refuses(&node, &from_server(&sum(b"other")), 1, &["is not what its sha256 names", &sum(&newer), "debs.master"]);
+    still_there();
+    server.serve(&newer, Manner::Truncates(100));
+    refuses(&node, &from_server(&sum(&newer)), 1, &["100 bytes came", "is not what its sha256 names"]);
+    still_there();
+    server.serve(&newer, Manner::Status("403 Forbidden"));
+    refuses(&node, &from_server(&sum(&newer)), 1, &["cannot be downloaded", "403 Forbidden"]);
+    still_there();
+    let foreign = foreign.build();
+    server.serve(&foreign, Manner::Good);
+    refuses(&node, &from_server(&sum(&foreign)), 1, &["is for arm64, and this node is amd64"]);
+    still_there();
+    let unmet = Deb { version: "0.0.2-1", control: "Depends: package-of-nobody\n", ..PLAIN }.build();
+    server.serve(&unmet, Manner::Good);
+    refuses(&node, &from_server(&sum(&unmet)), 1, &["package-of-nobody", "apt.sources", "debs.master"]);
+    still_there();
+}
+
+#[test]
+fn deb_of_an_address() {
+    let node = Node::fresh();
+    debs::role(&node);
+    let server = Server::new(&node);
+    let starts = |server: &Server| {
+        let start = |request: &String| request.split("range: bytes=").nth(1)?.split('-').next()?.parse().ok();
+        server.asked().iter().map(start).collect::<Vec<Option<usize>>>()
+    };
+    // It stops half-way, each time.
+    let deb = Deb { contents: &noise(40_000), ..PLAIN }.build();
+    let half = deb.len() / 2 + 1;
+    server.serve(&deb, Manner::Cuts(half));
+    apply(&node, &from_server(&sum(&deb))).expect(0).says(&["again in 1s"]);
+    assert_eq!(installed(&node), "0.0.1-1 installed");
+    assert_eq!(starts(&server), [None, Some(half)]);
+    let before = stamps(&node.path("/"));
+    apply(&node, &from_server(&sum(&deb))).expect(0);
+    assert_same(&before, &stamps(&node.path("/")), "a second run changed");
+    assert_eq!(server.asked().len(), 2, "a second run downloads nothing");
+
+    // Killed in the middle of a download: the next run has the rest sent.
+    let newer = Deb { version: "0.0.2-1", contents: &noise(50_000), ..PLAIN }.build();
+    let (deb, half) = (from_server(&sum(&newer)), newer.len() / 2);
+    let killed = |server: &Server| {
+        server.serve(&newer, Manner::Hangs(half));
+        let mut run = node.spawn(&[&["titus-bootstrap"], &BAKE[..], &["--set", &deb]].concat());
+        let part = format!("/var/cache/titus-bootstrap/{}.part", sum(&newer));
+        wait_for("half of the deb", Duration::from_secs(20), || {
+            std::fs::metadata(node.path(&part)).is_ok_and(|found| found.len() == half as u64).then_some(())
+        });
+        run.kill();
+        run.end();
+        assert_eq!(installed(&node), "0.0.1-1 installed");
+    };
+    killed(&server);
+    // A link in the cache leads nowhere.
+    node.shell("ln -s /etc/passwd /var/cache/titus-bootstrap/$(printf 0%.0s $(seq 64)).part");
+    server.serve(&newer, Manner::Good);
+    let run = apply(&node, &deb).expect(0);
+    assert!(run.stdout.contains("(is 0.0.1-1)"), "what it installed is told: {}", run.told());
+    assert_eq!((installed(&node), starts(&server)), ("0.0.2-1 installed".into(), vec![Some(half)]));
+    assert_eq!(cache(&node), [""; 0], "something was left in the cache");
+    assert!(node.read("/etc/passwd").contains("root"));
+
+    // The same from a server that knows no ranges; and what it installs is older.
+    let older = PLAIN.build();
+    server.serve(&older, Manner::Good);
+    let run = apply(&node, &from_server(&sum(&older))).expect(0);
+    assert!(run.stdout.contains("(is 0.0.2-1: a downgrade)"), "{}", run.told());
+    killed(&server);
+    server.serve(&newer, Manner::WithoutRanges);
+    apply(&node, &deb).expect(0);
+    assert_eq!((installed(&node), starts(&server).len()), ("0.0.2-1 installed".into(), 1));
+
+    // A cache without room.
+    let large = Deb { version: "0.0.3-1", contents: &noise(8 << 20), ..PLAIN }.build();
+    server.serve(&large, Manner::Good);
+    node.shell(
+        "mkdir -p /var/cache/titus-bootstrap && mount -t tmpfs -o size=4m,mode=0755 tmpfs /var/cache/titus-bootstrap",
+    );
+    apply(&node, &from_server(&sum(&large))).expect(1).says(&["/var/cache/titus-bootstrap", "make room"]);
+    assert_eq!(installed(&node), "0.0.2-1 installed");
+    node.shell("umount /var/cache/titus-bootstrap");
+    apply(&node, &from_server(&sum(&large))).expect(0);
+    assert_eq!(installed(&node), "0.0.3-1 installed");
+}
+
+/// Bytes that cannot be compressed.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 88_172_645_463_325_252_u64;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    std::iter::repeat_with(next).flatten().take(length).collect()
+}
+
+#[test]
+fn deb_that_was_half_installed_when_all_was_killed() {
+    for (script, status) in [("preinst", "half-installed"), ("postinst", "half-configured")] {
+        let node = Node::fresh();
+        debs::role(&node);
+        let deb = Deb { scripts: &[(script, BLOCKS)], ..PLAIN };
+        deb.put(&node, PATH);
+        let run = node.spawn(&[&["titus-bootstrap"], &BAKE[..], &["--set", &from_path()]].concat());
+        wait_for(script, Duration::from_secs(60), || node.exists("/run/deb-script").then_some(()));
+        debs::kill(&node, &["titus-bootstrap", "apt-get", "dpkg"]);
+        run.end();
+        assert_eq!(installed(&node), format!("0.0.1-1 {status}"));
+        assert!(!node.exists(RECORD));
+        node.write(GO, "");
+        let run = apply(&node, &from_path()).expect(0);
+        assert!(run.stdout.contains(&format!("(it is {status})")), "{}", run.told());
+        assert_eq!(installed(&node), "0.0.1-1 installed");
+        assert_eq!(node.shell("dpkg --audit"), "");
+        assert_eq!(cache(&node), [""; 0], "something was left in the cache");
+        let before = stamps(&node.path("/"));
+        apply(&node, &from_path()).expect(0);
+        assert_same(&before, &stamps(&node.path("/")), "a second run changed");
+    }
+}
+
+#[test]
+fn deb_whose_run_was_killed_while_apt_goes_on() {
+    let node = Node::fresh();
+    debs::role(&node);
+    Deb { scripts: &[("postinst", BLOCKS)], ..PLAIN }.put(&node, PATH);
+    let mut run = node.spawn(&[&["titus-bootstrap"], &BAKE[..], &["--set", &from_path()]].concat());
+    wait_for("postinst", Duration::from_secs(60), || node.exists("/run/deb-script").then_some(()));
+    run.kill();
+    run.end();
+    let next = node.spawn(&[&["titus-bootstrap"], &BAKE[..], &["--set", &from_path()]].concat());
+    wait_for("the next run to wait", Duration::from_secs(20), || next.stderr().contains("waiting up to").then_some(()));
+    node.write(GO, "");
+    next.end().expect(0);
+    assert_eq!(installed(&node), "0.0.1-1 installed");
+    assert!(node.exists(RECORD));
+}
+
+#[test]
+fn deb_that_is_another_restarts_its_unit() {
+    let node = Node::fresh();
+    let _services = serve(&node, items());
+    debs::role(&node);
+    PLAIN.put(&node, PATH);
+    let all = |command: &str| node.bootstrap(&[command, "--role", "debs", "--set", &from_path()]).expect(0);
+    let invocation = || node.property("titus.service", "InvocationID");
+    all("apply");
+    let first = invocation();
+    assert!(!first.is_empty());
+    all("apply");
+    assert_eq!(invocation(), first, "restarted for nothing");
+    Deb { contents: b"two", ..PLAIN }.put(&node, PATH);
+    let planned = all("plan");
+    assert!(planned.stdout.contains("restart titus.service"), "{}", planned.told());
+    all("apply");
+    let second = invocation();
+    assert_ne!(second, first, "not restarted");
+    all("apply");
+    assert_eq!(invocation(), second, "restarted for nothing");
+}
+
+#[test]
+fn deb_addresses_keep_their_secrets() {
+    let node = Node::fresh();
+    debs::role(&node);
+    let server = Server::new(&node);
+    let deb = PLAIN.build();
+    let address = format!("http://canary-user:canary-password@{ADDRESS}/titus.deb?X-Amz-Signature=canary-query");
+    let from = |sha256: &str| format!("debs.master={{ url = \"{address}\"{sha256} }}");
+    let pinned = |deb: &[u8]| from(&format!(", sha256 = \"{}\"", sum(deb)));
+    let mut told = String::new();
+    let mut run = |arguments: &[&str], deb: &str, code: i32| {
+        let outcome = node.bootstrap(&[arguments, &["--set", deb]].concat()).expect(code);
+        told.push_str(&format!("{}\n{}\n", outcome.stdout, outcome.stderr));
+    };
+    let verbose = [&BAKE[..], &["-v"]].concat();
+    server.serve(b"", Manner::Status("404 Not Found"));
+    run(&verbose, &from(""), 78);
+    run(&verbose, &pinned(&deb), 1);
+    server.serve(&deb, Manner::Cuts(100));
+    run(&[&BAKE[..], &["-v", "--set", "timeouts.download=3s"]].concat(), &pinned(&deb[..50]), 1);
+    server.serve(&deb, Manner::Status("302 Found\r\nLocation: ftp://canary-user:canary-password@elsewhere/"));
+    run(&verbose, &pinned(&deb), 1);
+    server.serve(&deb, Manner::Good);
+    run(&verbose, &from(""), 78);
+    run(&verbose, &pinned(b"other"), 1);
+    run(&["plan", "--role", "debs", "--phase", "bake", "-v"], &pinned(&deb), 0);
+    run(&[&BAKE[..], &["--json", "--log-format", "json", "-v"]].concat(), &pinned(&deb), 0);
+    assert!(server.asked()[0].contains("authorization: basic"), "the credentials are for the server");
+    run(&["check"], &pinned(&deb), 0);
+    run(&["check"], &from(""), 78);
+    assert!(!told.contains("canary"), "{told}");
+    let files = node.run(&["grep", "-rIl", "canary", "/var", "/etc", "/run", "/root"]);
+    assert_eq!(files.stdout, "", "a file has a secret");
+    let journal = node.run(&["journalctl", "--no-pager", "--grep", "canary"]);
+    assert!(!journal.stdout.contains("canary"), "{}", journal.told());
+}
