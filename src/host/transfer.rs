@@ -160,7 +160,7 @@ impl Transfer {
             download.note(|progress| {
                 progress.parts.insert(String::new(), (done, all_told));
             });
-            let Some(bytes) = response.chunk().await.map_err(|e| Trial::of(e))? else { break };
+            let Some(bytes) = response.chunk().await.map_err(Trial::of)? else { break };
             if growing.length + bytes.len() as u64 > self.limit {
                 return Err(Trial::End(Failure::TooLarge));
             }

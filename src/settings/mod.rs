@@ -188,6 +188,15 @@ impl Merged {
                 merge(&mut self.table, &long, "", &layer.source, &mut self.sources);
             }
         }
+        // A deb is one thing: an earlier layer's path does not go with a later one's address.
+        for (name, deb) in layer.table.get("debs").and_then(Value::as_table).into_iter().flatten() {
+            if ["path", "url"].iter().any(|key| deb.get(key).is_some()) {
+                let earlier = self.table.get_mut("debs").and_then(Value::as_table_mut);
+                earlier.map(|debs| debs.remove(name));
+                let part = format!("debs.{name}.");
+                self.sources.retain(|known, _| !known.starts_with(&part));
+            }
+        }
         merge(&mut self.table, &layer.table, "", &layer.source, &mut self.sources);
     }
 
@@ -297,6 +306,21 @@ mod tests {
         assert_eq!(merged.source("agent.resources.disk"), Some("a"));
         assert_eq!(merged.source("systemd.unit_dir"), Some("built-in"));
         assert_eq!(merged.settings().unwrap().agent.resources["mem"], 3);
+    }
+
+    #[test]
+    fn where_a_deb_is_replaces_all_that_an_earlier_layer_said_of_it() {
+        let sum = "ab".repeat(32);
+        let merged = merged(&[
+            Layer::parse("a", &format!("debs.master = {{ path = '/x.deb', sha256 = '{sum}' }}")).unwrap(),
+            Layer::parse("b", "debs.master.url = 'https://h/x.deb'\ndebs.gateway.path = '/y.deb'").unwrap(),
+            Layer::parse("c", &format!("debs.gateway.sha256 = '{sum}'")).unwrap(),
+        ]);
+        let debs = merged.settings().unwrap().debs;
+        let (master, gateway) = (debs.master.unwrap(), debs.gateway.unwrap());
+        assert_eq!((master.path, master.url.as_deref(), master.sha256), (None, Some("https://h/x.deb"), None));
+        assert_eq!((gateway.path.as_deref(), gateway.sha256), (Some("/y.deb"), Some(sum)));
+        assert_eq!((merged.source("debs.master"), merged.source("debs.master.path")), (Some("b"), None));
     }
 
     #[test]

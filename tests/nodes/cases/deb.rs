@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::harness::agent::SETTINGS;
 use crate::harness::debs::{
     self, ADDRESS, BLOCKS, CONFIGURATION, CONTENTS, Deb, GO, Manner, PACKAGE, PLAIN, Server, installed, sum,
 };
@@ -91,6 +92,14 @@ fn deb_of_a_path() {
     PLAIN.put(&node, PATH);
     installs(&node, &deb, "(is 0.0.2-1: a downgrade)", "0.0.1-1", "one");
     assert_eq!(node.shell("apt-mark showhold").trim(), PACKAGE);
+
+    // A source that cannot be had is told; the deb needs nothing of it.
+    let settings = node.read(SETTINGS).replace("[\"file:/srv/repo\"]", "[\"file:/srv/repo\", \"file:/nowhere\"]");
+    node.write(SETTINGS, &settings);
+    Deb { contents: b"three", ..PLAIN }.put(&node, PATH);
+    apply(&node, &deb).expect(0).says(&["not every list of apt's sources could be had", "/nowhere"]);
+    assert_eq!(node.read(CONTENTS), "three");
+    PLAIN.put(&node, PATH);
 
     // Removed by hand.
     node.shell(&format!("dpkg --remove --force-hold {PACKAGE}"));
