@@ -17,8 +17,6 @@ pub struct Raw {
     wait: Option<wait::Raw>,
     container: Option<String>,
     #[serde(default)]
-    mesos_leader: bool,
-    #[serde(default)]
     mesos_agent: bool,
     #[serde(default)]
     vpc_tool: bool,
@@ -42,8 +40,6 @@ pub enum Question {
     Answers(Wait),
     /// The container is ours and runs.
     Container(String),
-    /// One of the Mesos masters, each `host:port`, is the leader, and only one.
-    MesosLeader(Vec<String>),
     /// A Mesos master knows this agent.
     MesosAgent {
         /// `host:port` of each.
@@ -60,7 +56,7 @@ pub enum Question {
 impl Raw {
     /// Whether it needs the Mesos masters.
     pub fn asks_mesos(&self) -> bool {
-        self.mesos_agent || self.mesos_leader
+        self.mesos_agent
     }
 
     /// The check with its values.
@@ -79,10 +75,6 @@ impl Raw {
         }
         if let Some(name) = &self.container {
             asked.push(Question::Container(renderer.render_text(name)?));
-        }
-        if self.mesos_leader {
-            let own = || vec![format!("{address}:5050")];
-            asked.push(Question::MesosLeader(if masters.is_empty() { own() } else { masters.clone() }));
         }
         if self.mesos_agent {
             let port = settings.agent.port.unwrap_or(5051);

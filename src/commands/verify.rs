@@ -80,7 +80,6 @@ fn ask(host: &Host, question: &Question) -> Result<Finding> {
             Err(answer) => Finding::Bad(format!("asked {}: {answer}", wait.what())),
         },
         Question::Container(name) => container(host, name),
-        Question::MesosLeader(masters) => leader(host, masters),
         Question::MesosAgent { masters, address, port } => registered(host, masters, address, *port),
         Question::VpcTool(ours) => vpc_tool(ours)?,
     })
@@ -102,33 +101,6 @@ fn container(host: &Host, name: &str) -> Finding {
         Ok(None) => Finding::Bad(format!("there is no container {name}")),
         Err(answer) => Finding::Bad(answer),
     }
-}
-
-/// Mesos masters tell by the metric `master/elected` who leads them.
-fn leader(host: &Host, masters: &[String]) -> Finding {
-    let (mut leaders, mut others) = (Vec::new(), Vec::new());
-    for master in masters {
-        match is_elected(host, master) {
-            Ok(true) => leaders.push(master.as_str()),
-            Ok(false) => others.push(format!("{master} is not")),
-            Err(answer) => others.push(format!("{master}: {answer}")),
-        }
-    }
-    match leaders.as_slice() {
-        [leader] => Finding::Good(format!("{leader} is the leading Mesos master")),
-        [] => Finding::Bad(format!("no Mesos master is the leader: {}", others.join("; "))),
-        several => Finding::Bad(format!("several Mesos masters say that they lead: {}", several.join(", "))),
-    }
-}
-
-fn is_elected(host: &Host, master: &str) -> Result<bool, String> {
-    let answer = host.http_get(&format!("http://{master}/metrics/snapshot"), TRY)?;
-    if answer.status != 200 {
-        return Err(format!("status {}", answer.status));
-    }
-    let document: Value = serde_json::from_slice(&answer.body).map_err(|e| format!("no JSON: {e}"))?;
-    let elected = document.get("master/elected").and_then(Value::as_f64);
-    elected.map(|elected| elected > 0.5).ok_or_else(|| "its answer has no master/elected".into())
 }
 
 /// Whether one of the masters, or the leader that it names, has this agent in `/slaves`.

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod docker;
 pub mod image;
+pub mod line;
 pub mod network;
 pub mod node;
 pub mod outcome;
