@@ -1,8 +1,8 @@
 //! Lines of a properties file, with the key and the value that Java reads in each.
 //!
 //! The rules are those of the documentation of `java.util.Properties.load`, and where it is silent
-//! of OpenJDK 17's `LineReader`. OpenJDK 8 differs in one: after a line that is a backslash alone, it
-//! takes a line that begins with `#` for a key.
+//! of the `LineReader` of OpenJDK 11 and later. OpenJDK 8 differs after lines of nothing but
+//! backslashes, which nobody writes.
 
 use super::Text;
 

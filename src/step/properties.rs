@@ -13,7 +13,7 @@ use crate::properties::{self, Edit};
 use crate::secrets::is_secret;
 use crate::template::{Renderer, Templated, is_template};
 
-/// More than any file of properties has, in bytes.
+/// More than any properties file has, in bytes.
 const LIMIT: usize = 1 << 20;
 
 /// As a role file has it.
@@ -24,8 +24,8 @@ pub struct Raw {
     /// Keys and values, the latter templates; new keys are appended in this order.
     #[serde(default)]
     set: Map<String, Json>,
-    /// Further keys, or other values.
-    more: Option<Templated<Map<String, Json>>>,
+    /// A template that gives a table of further keys, or other values.
+    more: Option<String>,
     mode: Option<Templated<String>>,
 }
 
@@ -50,7 +50,8 @@ impl Raw {
             wanted.insert(key.clone(), value);
         }
         if let Some(more) = &self.more {
-            wanted.extend(more.get(renderer)?);
+            let more: Map<String, Json> = Templated::Template(more.clone()).get(renderer)?;
+            wanted.extend(more);
         }
         let wanted = wanted.into_iter().map(|(key, value)| {
             let value = text(&key, value)?;
@@ -155,7 +156,7 @@ impl Properties {
     }
 
     fn too_large(&self) -> Error {
-        Error::unavailable(format!("{}: larger than {LIMIT} bytes, which no properties file is", self.path))
+        Error::unavailable(format!("{}: larger than 1 MiB, which no properties file is", self.path))
             .fix("look what it is, and move it away if it is nothing that is needed")
     }
 }
@@ -261,6 +262,7 @@ mod tests {
             ("set = { a = '{{ unset }}' }", "unset"),
             ("more = '{{ deep }}'", "quotes"),
             ("more = '{{ port }}'", "wrong type"),
+            ("more = 'port'", "wrong type"),
             ("mode = 'rw'", "0644"),
         ] {
             let told = resolve(toml).unwrap_err();
