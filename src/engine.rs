@@ -18,7 +18,7 @@ pub fn observe(host: &Host, steps: &[Step], report: &mut Report, reporter: &Repo
     for (n, step) in steps.iter().enumerate() {
         let state = step.observe(host, &planned).map_err(|error| at(error, report, n, steps))?;
         if matches!(state, State::Changes(_)) {
-            planned.extend(step.planned());
+            planned.extend(step.planned(host, &planned).map_err(|error| at(error, report, n, steps))?);
         }
         record(report, reporter, step, &state, false);
     }

@@ -309,8 +309,8 @@ impl Role {
                 }
             }
             let step = raw.resolve(renderer, &files).map_err(at)?;
-            if let crate::step::Kind::File(file) = &step.kind {
-                files.insert(step.id.clone(), file.path.clone());
+            if let Some(path) = step.file() {
+                files.insert(step.id.clone(), path.to_owned());
             }
             if phases.contains(&phase) {
                 steps.push(step);
@@ -362,5 +362,22 @@ fn strings<'a>(value: &'a toml::Value, into: &mut Vec<&'a str>) {
         toml::Value::Array(list) => list.iter().for_each(|v| strings(v, into)),
         toml::Value::Table(table) => table.iter().filter(|(key, _)| *key != "when").for_each(|(_, v)| strings(v, into)),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_and_containers_can_depend_on_every_step_that_writes_a_file() {
+        let text = "description = ''\n\
+                    [[step]]\nid = 'one'\nphase = 'bake'\nfile = { path = '/etc/one', content = '' }\n\
+                    [[step]]\nid = 'two'\nphase = 'boot'\nproperties = { path = '/etc/two', set = { a = 'b' } }\n\
+                    [[step]]\nid = 'unit'\nphase = 'boot'\nunit = { name = 'x.service', restart_on = ['one', 'two'] }\n";
+        let role = Role::parse("mine", "mine.toml", text.into()).unwrap();
+        let steps = role.steps(&Renderer::new(json!({})), &[Phase::Boot]).unwrap();
+        let told = format!("{:?}", steps.last().unwrap().kind);
+        assert!(told.contains(r#"["/etc/one", "/etc/two"]"#), "{told}");
     }
 }

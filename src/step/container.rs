@@ -237,7 +237,7 @@ impl Container {
         let bound = self.made_of.binds.iter().filter_map(|bind| Some(split_bind(bind)?.0));
         for path in bound.chain(self.files.iter().map(String::as_str)) {
             let contents = match planned.get(path) {
-                Some(text) => Some(text.clone().into_bytes()),
+                Some(contents) => Some(contents.clone()),
                 None if host.entry(path)?.is_some_and(|entry| entry.kind == EntryKind::File) => host.read(path)?,
                 None => None,
             };

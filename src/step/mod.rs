@@ -9,6 +9,7 @@ pub mod group_member;
 pub mod image;
 pub mod kernel_argument;
 pub mod package;
+pub mod properties;
 pub mod unit;
 pub mod wait;
 
@@ -50,6 +51,8 @@ pub enum Kind {
     File(file::File),
     /// A directory with this mode, owner.
     Directory(directory::Directory),
+    /// These keys in a Java properties file.
+    Properties(properties::Properties),
     /// A deb822 source with its pinned key.
     AptSource(apt_source::AptSources),
     /// These packages are installed.
@@ -85,7 +88,7 @@ pub enum State {
 
 /// Files that earlier steps of a plan will have written by then: path and contents. A run has none,
 /// for it observes what is there.
-pub type Planned = BTreeMap<String, String>;
+pub type Planned = BTreeMap<String, Vec<u8>>;
 
 /// One difference between what is and what should be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -123,6 +126,7 @@ pub struct Raw {
     pub when: Option<String>,
     file: Option<file::Raw>,
     directory: Option<directory::Raw>,
+    properties: Option<properties::Raw>,
     apt_source: Option<apt_source::Raw>,
     package: Option<package::Raw>,
     image: Option<image::Raw>,
@@ -156,6 +160,7 @@ impl Raw {
         let kinds = [
             self.file.is_some(),
             self.directory.is_some(),
+            self.properties.is_some(),
             self.apt_source.is_some(),
             self.package.is_some(),
             self.image.is_some(),
@@ -182,6 +187,8 @@ impl Raw {
             Kind::File(raw.resolve(renderer)?)
         } else if let Some(raw) = &self.directory {
             Kind::Directory(raw.resolve(renderer)?)
+        } else if let Some(raw) = &self.properties {
+            Kind::Properties(raw.resolve(renderer)?)
         } else if let Some(raw) = &self.apt_source {
             Kind::AptSource(raw.resolve(renderer)?)
         } else if let Some(raw) = &self.package {
@@ -211,6 +218,7 @@ impl Step {
         match &self.kind {
             Kind::File(_) => "file",
             Kind::Directory(_) => "directory",
+            Kind::Properties(_) => "properties",
             Kind::AptSource(_) => "apt_source",
             Kind::Package(_) => "package",
             Kind::Image(_) => "image",
@@ -229,6 +237,7 @@ impl Step {
     pub fn refuse(&self, host: &Host) -> Result<()> {
         match &self.kind {
             Kind::File(step) => step.refuse(host),
+            Kind::Properties(step) => step.refuse(host),
             Kind::Image(step) if host.is_live() => step.refuse(host),
             Kind::Container(step) if host.is_live() => step.refuse(host),
             _ => Ok(()),
@@ -243,6 +252,7 @@ impl Step {
         match &self.kind {
             Kind::File(step) => step.observe(host),
             Kind::Directory(step) => step.observe(host),
+            Kind::Properties(step) => step.observe(host, planned),
             Kind::AptSource(step) => step.observe(host),
             Kind::Package(step) => step.observe(host),
             Kind::Image(step) => step.observe(host),
@@ -262,6 +272,7 @@ impl Step {
         match &self.kind {
             Kind::File(step) => step.converge(host),
             Kind::Directory(step) => step.converge(host),
+            Kind::Properties(step) => step.converge(host),
             Kind::AptSource(step) => step.converge(host),
             Kind::Package(step) => step.converge(host),
             Kind::Image(step) => step.converge(host),
@@ -273,11 +284,24 @@ impl Step {
         }
     }
 
-    /// What the step will have written, for the plan of later ones.
-    pub fn planned(&self) -> Option<(String, String)> {
+    /// What the step will have written, for the plan of later ones. `planned`: what earlier ones will.
+    ///
+    /// # Errors
+    /// When a file that it edits cannot be read.
+    pub fn planned(&self, host: &Host, planned: &Planned) -> Result<Option<(String, Vec<u8>)>> {
+        Ok(match &self.kind {
+            Kind::File(step) => Some((step.path.clone(), step.contents().to_owned().into_bytes())),
+            Kind::Properties(step) => Some((step.path.clone(), step.planned(host, planned)?)),
+            Kind::KernelArgument(_) => Some((kernel_argument::DROP_IN.to_owned(), Vec::new())),
+            _ => None,
+        })
+    }
+
+    /// The file that the step writes, if its contents are what `restart_on` looks at.
+    pub fn file(&self) -> Option<&str> {
         match &self.kind {
-            Kind::File(step) => Some((step.path.clone(), step.contents().to_owned())),
-            Kind::KernelArgument(_) => Some((kernel_argument::DROP_IN.to_owned(), String::new())),
+            Kind::File(step) => Some(&step.path),
+            Kind::Properties(step) => Some(&step.path),
             _ => None,
         }
     }
@@ -287,6 +311,7 @@ impl Step {
         match &self.kind {
             Kind::File(step) => vec![step.path.clone()],
             Kind::Directory(step) => vec![step.path.clone()],
+            Kind::Properties(step) => vec![step.path.clone()],
             Kind::AptSource(step) => step.paths(),
             Kind::Unit(step) => step.paths(),
             Kind::KernelArgument(_) => vec![kernel_argument::DROP_IN.to_owned()],

@@ -14,6 +14,7 @@ mod killed;
 mod locked;
 mod names;
 mod prereqs;
+mod properties;
 mod pulls;
 mod quoting;
 mod reboot;
