@@ -132,6 +132,7 @@ pub fn ask(host: &Host, steps: &[Step]) -> Result<()> {
         match &step.kind {
             step::Kind::Unit(unit) if unit.is_asked_for() => host.watch_units([unit.name.as_str()].into_iter()),
             step::Kind::Package(packages) => host.watch_packages(packages.names()),
+            step::Kind::Deb(_) => host.watch_packages(step::deb_record::packages(host)?.iter().map(String::as_str)),
             _ => {}
         }
     }
@@ -150,14 +151,19 @@ pub fn refuse(host: &Host, role: &str, steps: &[Step]) -> Result<()> {
     steps.iter().try_for_each(|step| step.refuse(host).map_err(|error| error.at(format!("{role}: {}", step.id))))
 }
 
-/// Begins what is slow and harmless: pulls, as soon as the Docker Engine answers.
-pub fn begin(host: &Host, steps: &[Step]) {
+/// Begins what is slow and harmless: downloads of debs, and pulls as soon as the Docker Engine answers.
+///
+/// # Errors
+/// When the cache of debs cannot be looked at.
+pub fn begin(host: &Host, steps: &[Step]) -> Result<()> {
+    if !host.is_live() {
+        return Ok(());
+    }
     let images = steps
         .iter()
         .filter_map(|step| if let step::Kind::Image(image) = &step.kind { Some(image.name.clone()) } else { None });
-    if host.is_live() {
-        host.begin_pulls(&images.collect::<Vec<_>>());
-    }
+    host.begin_pulls(&images.collect::<Vec<_>>());
+    step::deb::begin(host, steps)
 }
 
 fn at(error: Error, report: &Report, n: usize, steps: &[Step]) -> Error {

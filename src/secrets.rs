@@ -9,8 +9,9 @@ pub fn is_secret(name: &str) -> bool {
     WORDS.iter().any(|word| name.contains(word))
 }
 
-/// Hides what must not be read: user info in an address, and what follows the words
-/// password, token or secret.
+/// Hides what must not be read: in an address its user info and its query, which signs for
+/// what it asks for (an address that S3 has signed), and what follows the words password, token
+/// or secret.
 pub fn masked(text: &str) -> String {
     let mut made = String::with_capacity(text.len());
     let mut rest = text;
@@ -19,14 +20,26 @@ pub fn masked(text: &str) -> String {
         made.push_str(before);
         let end = after.find(|c: char| c == '/' || c.is_whitespace() || c == '"' || c == '\'').unwrap_or(after.len());
         let (authority, tail) = after.split_at(end);
-        match authority.rsplit_once('@') {
+        let host = match authority.rsplit_once('@') {
             Some((_, host)) => {
                 made.push_str("***@");
-                made.push_str(host);
+                host
             }
-            None => made.push_str(authority),
+            None => authority,
+        };
+        // Up to the next address, which may follow without a blank.
+        let end = tail.find(|c: char| c.is_whitespace() || c == '"' || c == '\'').unwrap_or(tail.len());
+        let own = tail.get(..tail.find("://").map_or(end, |next| next.min(end))).unwrap_or(tail);
+        if host.contains('?') {
+            made.push_str(&format!("{}?***", host.split('?').next().unwrap_or_default()));
+            rest = tail.get(end..).unwrap_or_default();
+        } else if let Some((path, _)) = own.split_once('?') {
+            made.push_str(&format!("{host}{path}?***"));
+            rest = tail.get(end..).unwrap_or_default();
+        } else {
+            made.push_str(host);
+            rest = tail;
         }
-        rest = tail;
     }
     made.push_str(rest);
     mask_words(&made)
@@ -67,6 +80,9 @@ mod tests {
             ("deb https://user:pw@host/x and http://a@b", "deb https://***@host/x and http://***@b"),
             ("https://host/a@b", "https://host/a@b"),
             ("https://u:p@ss@host/", "https://***@host/"),
+            ("https://h/a.deb?X-Amz-Signature=ab&u=http://c/ next", "https://h/a.deb?*** next"),
+            ("url = \"https://u:p@h?a=b\" what?", "url = \"https://***@h?***\" what?"),
+            ("a,https://u:p@h/x,https://v:q@i/y", "a,https://***@h/x,https://***@i/y"),
             ("password = \"hunter2\" next", "password = \"***\" next"),
             ("{\"token\":\"abc\"}", "{\"token\":\"***\"}"),
             ("a token was asked for", "a token was asked for"),

@@ -70,6 +70,7 @@ fn converge(
     // Until here a signal ends the process, and nothing was changed.
     signals::listen()?;
     engine::ask(&host, &steps)?;
+    step::deb::refuse_unpinned(&host, &steps).map_err(|error| error.at(&prepared.role.name))?;
     engine::refuse(&host, &prepared.role.name, &steps)?;
     if let Err(refusal) = refuse_packages(&host, &steps) {
         host.forget_candidates()?;
@@ -84,8 +85,9 @@ fn converge(
     report.run = journal.run().into();
     status(&host, report, "running")?;
     *reached = true;
-    engine::begin(&host, &steps);
-    let mut result = engine::converge(&host, &steps, &mut journal, report, reporter).and(host.forget_candidates());
+    let mut result = engine::begin(&host, &steps)
+        .and_then(|()| engine::converge(&host, &steps, &mut journal, report, reporter))
+        .and(host.forget_candidates());
     let wished = reboot::is_wished(&host, &prepared.settings, &report.reboot_reasons, from_user_data);
     if result.is_ok() && wished {
         result = reboot::count(&host, &prepared.instance_id(), &report.reboot_reasons);

@@ -8,6 +8,7 @@ use crate::host::Host;
 use crate::report::{SCHEMA_VERSION, say};
 use crate::role::{self, Role};
 use crate::settings::{Layer, Merged};
+use crate::step;
 
 /// Checks the named files, or what lies in /etc/titus-bootstrap and all roles.
 ///
@@ -34,14 +35,14 @@ fn check(global: &Global, host: &Host, files: &[PathBuf]) -> Result<Vec<String>>
             let mut merged = Merged::default();
             merged.add(&Layer::built_in()?);
             merged.add(&Layer::file(file)?);
-            merged.settings()?;
+            step::deb::check(&merged.settings()?)?;
         }
         good.push(file.display().to_string());
     }
     if !files.is_empty() {
         return Ok(good);
     }
-    super::early(global, host, None)?.merged.settings()?;
+    step::deb::check(&super::early(global, host, None)?.merged.settings()?)?;
     good.push("settings".into());
     for name in role::names(host)?.keys() {
         super::names_of(host, &Role::load(host, name)?)?;

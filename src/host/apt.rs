@@ -76,6 +76,10 @@ impl Host {
     /// # Errors
     /// When dpkg cannot be asked.
     pub fn package(&self, name: &str) -> Result<Option<Installed>> {
+        if self.packages.watched.borrow_mut().insert(name.to_owned()) {
+            *self.packages.known.borrow_mut() = None;
+            *self.packages.asked.borrow_mut() = None;
+        }
         if self.packages.known.borrow().is_none() {
             let asked = self.packages.asked.take();
             let output = asked.map_or_else(|| self.start_asking_dpkg(), Ok)?.end()?;
@@ -142,9 +146,11 @@ impl Host {
         tracing::info!("updating apt's lists");
         let argv = [&["apt-get"], &options[..], &["-o", "Acquire::Retries=3", "--quiet", "update"]].concat();
         let updated = command::run(&argv, &self.package_environment(), Patience::Ends, self.deadlines.download)?;
-        let argv = [&["apt-cache"], &options[..], &["policy", "--"], names].concat();
-        let policy = command::run(&argv, &[], Patience::Ends, Duration::from_secs(120))?.succeeded()?;
-        *self.packages.candidates.borrow_mut() = parse_policy(&policy.stdout);
+        if !names.is_empty() {
+            let argv = [&["apt-cache"], &options[..], &["policy", "--"], names].concat();
+            let policy = command::run(&argv, &[], Patience::Ends, Duration::from_secs(120))?.succeeded()?;
+            *self.packages.candidates.borrow_mut() = parse_policy(&policy.stdout);
+        }
         // apt-get ends with 0 when a list could not be had but an old one is there: its words count.
         let words: Vec<&str> =
             updated.both.lines().filter(|line| line.starts_with("E: ") || line.starts_with("W: Failed")).collect();
@@ -196,11 +202,38 @@ impl Host {
     /// # Errors
     /// When the lock cannot be had in time, or apt fails.
     pub fn install_packages(&self, wanted: &[String]) -> Result<()> {
+        let exact = wanted.iter().any(|name| name.contains('='));
+        let options: &[&str] = if exact { &["--allow-downgrades", "--allow-change-held-packages"] } else { &[] };
+        let names: Vec<&str> = wanted.iter().map(String::as_str).collect();
+        self.install(options, &names)?;
+        let pinned: Vec<&str> = wanted.iter().filter_map(|name| Some(name.split_once('=')?.0)).collect();
+        if pinned.is_empty() { Ok(()) } else { self.hold(&pinned) }
+    }
+
+    /// Installs the deb at `path`, of this package, with what it depends on, whatever version or build
+    /// is there. A hold of the administrator's is kept.
+    ///
+    /// # Errors
+    /// When the lock cannot be had in time, or apt fails.
+    pub fn install_deb(&self, path: &str, package: &str) -> Result<()> {
+        let held = self.package(package)?.is_some_and(|found| found.held);
+        self.install(&["--reinstall", "--allow-downgrades", "--allow-change-held-packages"], &[path])?;
+        if held { self.hold(&[package]) } else { Ok(()) }
+    }
+
+    fn hold(&self, packages: &[&str]) -> Result<()> {
+        self.with_package_lock(|| self.package_command(&[&["apt-mark", "hold", "--"], packages].concat())).map(drop)
+    }
+
+    /// `apt-get install`, of names or of paths.
+    fn install(&self, more: &[&str], wanted: &[&str]) -> Result<()> {
         let lists = lists_option();
-        let options = [
-            "apt-get",
-            "-o",
-            &lists,
+        let mut options = vec!["apt-get"];
+        // The system's own, should nothing have lacked when they could still be updated.
+        if self.entry(PRIVATE)?.is_some() {
+            options.extend(["-o", &lists]);
+        }
+        options.extend([
             "-o",
             "Acquire::Retries=3",
             "-o",
@@ -212,13 +245,8 @@ impl Host {
             "--yes",
             "--quiet",
             "--no-install-recommends",
-        ];
-        let mut argv = options.to_vec();
-        if wanted.iter().any(|name| name.contains('=')) {
-            argv.extend(["--allow-downgrades", "--allow-change-held-packages"]);
-        }
-        argv.extend(["install", "--"]);
-        argv.extend(wanted.iter().map(String::as_str));
+        ]);
+        let argv = [&options[..], more, &["install", "--"], wanted].concat();
         let repair = [&options[..], &["--fix-broken", "install"]].concat();
         self.with_package_lock(|| {
             let output = self.package_command(&argv)?;
@@ -228,16 +256,13 @@ impl Host {
                 return Ok(output);
             }
             tracing::info!("dpkg was interrupted earlier: completing what it left");
-            // It fails where a dependency is not unpacked yet; the next command brings that.
+            // It fails where a dependency is not unpacked yet; the next command brings that. That one
+            // fails where a deb is half unpacked that no source has; the last one brings it again.
             self.package_command(&["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"])?;
-            self.package_command(&repair)?.succeeded()?;
+            self.package_command(&repair)?;
             self.package_command(&argv)
-        })?;
-        let pinned: Vec<&str> = wanted.iter().filter_map(|name| Some(name.split_once('=')?.0)).collect();
-        if !pinned.is_empty() {
-            self.with_package_lock(|| self.package_command(&[&["apt-mark", "hold", "--"], &pinned[..]].concat()))?;
-        }
-        Ok(())
+        })
+        .map(drop)
     }
 
     /// Removes what [`Host::look_up_candidates`] left. Cheap when there is nothing.
@@ -247,6 +272,14 @@ impl Host {
     pub fn forget_candidates(&self) -> Result<()> {
         self.packages.candidates.borrow_mut().clear();
         self.remove_tree(PRIVATE)
+    }
+
+    /// As if dpkg had answered so.
+    #[cfg(test)]
+    pub(crate) fn pretend_installed(&self, packages: &[(&str, Installed)]) {
+        let known: BTreeMap<_, _> = packages.iter().map(|(name, found)| ((*name).to_owned(), found.clone())).collect();
+        self.watch_packages(packages.iter().map(|(name, _)| *name));
+        *self.packages.known.borrow_mut() = Some(known);
     }
 
     /// Runs one command of apt or dpkg to its end.

@@ -10,7 +10,7 @@ use super::failpoint::failpoint;
 use crate::error::{Error, Result};
 
 /// What temporary files begin with, so that a later run can sweep a dead one's.
-const TEMPORARY: &str = ".titus-bootstrap-";
+pub(super) const TEMPORARY: &str = ".titus-bootstrap-";
 
 /// Owner and group of a file, by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,8 +7,12 @@
 pub mod accounts;
 pub mod adopt;
 pub mod apt;
+mod background;
+pub mod cache;
 pub mod command;
 pub mod docker;
+pub mod download;
+pub mod dpkg;
 pub mod failpoint;
 pub mod fs;
 pub mod lock;
@@ -19,6 +23,7 @@ pub mod ports;
 pub mod pull;
 pub mod signals;
 pub mod systemd;
+mod transfer;
 pub mod unit_files;
 
 use std::cell::OnceCell;
@@ -37,12 +42,14 @@ pub struct Host {
     pub proxy: net::Proxy,
     /// Where the Docker Engine's API is; setting `docker.host`.
     pub docker: String,
-    /// Whether the progress of a pull is drawn on standard error, which is a terminal then.
+    /// Whether the progress of a pull or download is drawn on standard error, which is a terminal then.
     pub bar: bool,
     /// The Docker Engine, once it has answered.
     pub(crate) engine: OnceCell<docker::Engine>,
     /// Images that are being pulled.
     pub(crate) pulls: pull::Pulls,
+    /// Debs that are being downloaded.
+    pub(crate) downloads: download::Downloads,
     /// What systemd said of the units, asked once for all.
     pub(crate) units: systemd::Units,
     /// What dpkg said of the packages, asked once for all.
@@ -100,6 +107,7 @@ impl Host {
             bar: false,
             engine: OnceCell::new(),
             pulls: pull::Pulls::default(),
+            downloads: download::Downloads::default(),
             units: systemd::Units::default(),
             packages: apt::Packages::default(),
         }

@@ -71,6 +71,33 @@ fn plain_client() -> Result<reqwest::Client, String> {
         .map_err(|e| chain(&e))
 }
 
+/// A client for downloads: through the proxies of the settings, and never from https to http.
+pub(super) fn download_client(proxy: &Proxy) -> Result<reqwest::ClientBuilder, String> {
+    let policy =
+        reqwest::redirect::Policy::custom(|attempt| match why_not_followed(attempt.previous(), attempt.url()) {
+            Some(why) => attempt.error(why),
+            None => attempt.follow(),
+        });
+    let mut builder = reqwest::Client::builder().no_proxy().redirect(policy);
+    let without = proxy.no_proxy.as_deref().and_then(reqwest::NoProxy::from_string);
+    let proxies = [proxy.http.as_ref().map(reqwest::Proxy::http), proxy.https.as_ref().map(reqwest::Proxy::https)];
+    for one in proxies.into_iter().flatten() {
+        builder = builder.proxy(one.map_err(|e| chain(&e.without_url()))?.no_proxy(without.clone()));
+    }
+    Ok(builder)
+}
+
+/// Why a redirect is not followed, if it is not.
+fn why_not_followed(previous: &[reqwest::Url], next: &reqwest::Url) -> Option<&'static str> {
+    if next.scheme() != "https" && previous.last().is_some_and(|from| from.scheme() == "https") {
+        Some("redirected from https to http")
+    } else if previous.len() > 10 {
+        Some("redirected more than ten times")
+    } else {
+        None
+    }
+}
+
 async fn addresses(name: &str) -> Result<Vec<IpAddr>, String> {
     if let Ok(address) = name.trim_matches(['[', ']']).parse() {
         return Ok(vec![address]);
@@ -150,27 +177,7 @@ impl Host {
     pub fn download(&self, url: &str, limit: usize) -> Result<Vec<u8>> {
         let shown = crate::secrets::masked(url);
         blocking(self.deadlines.download, async {
-            let mut builder =
-                reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::custom(|attempt| {
-                    let downgrade = attempt.url().scheme() != "https"
-                        && attempt.previous().last().is_some_and(|from| from.scheme() == "https");
-                    if downgrade {
-                        attempt.error("redirected from https to http")
-                    } else if attempt.previous().len() > 10 {
-                        attempt.error("redirected more than ten times")
-                    } else {
-                        attempt.follow()
-                    }
-                }));
-            let without = self.proxy.no_proxy.as_deref().and_then(reqwest::NoProxy::from_string);
-            let proxies = [
-                self.proxy.http.as_ref().map(reqwest::Proxy::http),
-                self.proxy.https.as_ref().map(reqwest::Proxy::https),
-            ];
-            for one in proxies.into_iter().flatten() {
-                builder = builder.proxy(one.map_err(|e| chain(&e))?.no_proxy(without.clone()));
-            }
-            let client = builder.build().map_err(|e| chain(&e))?;
+            let client = download_client(&self.proxy)?.build().map_err(|e| chain(&e))?;
             let response = client.get(url).send().await.map_err(|e| chain(&e.without_url()))?;
             let mut response = response.error_for_status().map_err(|e| chain(&e.without_url()))?;
             let mut body = Vec::new();
@@ -232,6 +239,16 @@ mod tests {
             answering(b"HTTP/1.1 307 Temporary\r\nLocation: //other:5050/slaves\r\nContent-Length: 0\r\n\r\n");
         let answer = host().http_get(&format!("http://{address}/slaves"), SECONDS).unwrap();
         assert_eq!((answer.status, answer.location.as_deref()), (307, Some("//other:5050/slaves")));
+    }
+
+    #[test]
+    fn a_redirect_never_leads_from_https_to_http() {
+        let follows = |from: &str, to: &str| why_not_followed(&[from.parse().unwrap()], &to.parse().unwrap()).is_none();
+        assert!(follows("http://a/x", "https://b/x") && follows("https://a/x", "https://b/x"));
+        assert!(follows("http://a/x", "http://b/x"));
+        assert!(!follows("https://a/x", "http://b/x") && !follows("https://a/x", "file:///etc/passwd"));
+        let often = vec!["https://a/x".parse().unwrap(); 11];
+        assert!(why_not_followed(&often, &often[0]).is_some());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bollard::errors::Error as EngineError;
@@ -11,18 +11,10 @@ use bollard::models::CreateImageInfo;
 use bollard::query_parameters::CreateImageOptions;
 use futures_util::StreamExt;
 
+use super::Host;
+use super::background::{Background, FRAME, LONGEST_PAUSE, Progress};
 use super::docker::{absent_is_none, open, words};
-use super::{Host, signals};
 use crate::error::{Error, Kind, Result};
-
-/// How often a log is told of a pull that is waited for.
-const LINE: Duration = Duration::from_secs(10);
-
-/// How often a terminal is.
-const FRAME: Duration = Duration::from_millis(100);
-
-/// The longest pause between two tries.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Why an image cannot be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,20 +44,7 @@ pub struct Failure {
 #[derive(Debug, Default)]
 pub(crate) struct Pulls(RefCell<BTreeMap<String, Arc<Pull>>>);
 
-#[derive(Debug, Default)]
-struct Pull {
-    state: Mutex<Progress>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Progress {
-    /// Bytes downloaded and bytes in all, of each layer.
-    layers: BTreeMap<String, (u64, u64)>,
-    /// How often it was begun again.
-    tries: u32,
-    outcome: Option<Result<(), Failure>>,
-}
+type Pull = Background<Result<(), Failure>>;
 
 impl Host {
     /// Begins to pull these images on a thread of its own. An image that the engine has is not pulled.
@@ -103,77 +82,28 @@ impl Host {
         let Some(pull) = self.pulls.0.borrow().get(reference).cloned() else {
             return Err(Error::failed("a pull was lost"));
         };
-        let (began, mut told) = (Instant::now(), Instant::now());
-        let mut state = pull.lock();
-        let outcome = loop {
-            if let Some(outcome) = state.outcome.clone() {
-                break Ok(outcome);
-            }
-            if signals::interrupted() {
-                break Err(signals::interruption());
-            }
-            // Its own deadline begins when the engine answers, which it may have ceased to do.
-            if began.elapsed() > self.deadlines.pull + FRAME * 10 {
-                let answer = format!("the Docker Engine at {} does not answer", self.docker);
-                break Ok(Err(Failure { reason: Reason::Other, answer }));
-            }
-            if self.bar {
-                eprint!("\r\x1b[K{}", state.bar(reference));
-            } else if told.elapsed() >= LINE {
-                told = Instant::now();
-                let waited = humantime::format_duration(Duration::from_secs(began.elapsed().as_secs()));
-                tracing::info!("pulling {reference}: {}, {waited}", state.told());
-            }
-            state = pull.changed.wait_timeout(state, FRAME).unwrap_or_else(PoisonError::into_inner).0;
+        let joined = self.join(&pull, "pulling", reference, self.deadlines.pull)?;
+        // Its own deadline begins when the engine answers, which it may have ceased to do.
+        let silent = || Failure {
+            reason: Reason::Other,
+            answer: format!("the Docker Engine at {} does not answer", self.docker),
         };
-        if self.bar {
-            eprint!("\r\x1b[K");
-        }
-        let outcome = outcome?;
+        let outcome = joined.unwrap_or_else(|| Err(silent()));
         // Another run of this step begins anew.
         self.pulls.0.borrow_mut().remove(reference);
         Ok(outcome)
     }
 }
 
-impl Pull {
-    fn lock(&self) -> MutexGuard<'_, Progress> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn end(&self, outcome: Result<(), Failure>) {
-        self.lock().outcome = Some(outcome);
-        self.changed.notify_all();
-    }
-}
-
-impl Progress {
-    fn bytes(&self) -> (u64, u64) {
-        self.layers.values().fold((0, 0), |(done, all), layer| (done + layer.0, all + layer.1))
-    }
-
-    fn told(&self) -> String {
-        let (done, all) = self.bytes();
-        let again = if self.tries > 0 { format!(", try {}", self.tries + 1) } else { String::new() };
-        format!("{} of {} MiB{again}", done >> 20, all >> 20)
-    }
-
-    /// One line of a terminal, 80 columns at most but for a long name.
-    fn bar(&self, reference: &str) -> String {
-        let (done, all) = self.bytes();
-        let filled = usize::try_from((done * 20).checked_div(all).unwrap_or(0).min(20)).unwrap_or(0);
-        format!("{reference} [{}{}] {}", "=".repeat(filled), " ".repeat(20 - filled), self.told())
-    }
-
-    fn note(&mut self, line: CreateImageInfo) {
-        let Some(layer) = line.id else { return };
-        let bytes = |n: Option<i64>| u64::try_from(n.unwrap_or(0)).unwrap_or(0);
-        let known = self.layers.entry(layer).or_default();
-        match (line.status.as_deref(), line.progress_detail) {
-            (Some("Downloading"), Some(detail)) => *known = (bytes(detail.current), bytes(detail.total)),
-            (Some("Download complete" | "Pull complete"), _) => known.0 = known.1,
-            _ => {}
-        }
+/// What a line of the engine tells of a layer.
+fn note(progress: &mut Progress, line: CreateImageInfo) {
+    let Some(layer) = line.id else { return };
+    let bytes = |n: Option<i64>| u64::try_from(n.unwrap_or(0)).unwrap_or(0);
+    let known = progress.parts.entry(layer).or_default();
+    match (line.status.as_deref(), line.progress_detail) {
+        (Some("Downloading"), Some(detail)) => *known = (bytes(detail.current), bytes(detail.total)),
+        (Some("Download complete" | "Pull complete"), _) => known.0 = known.1,
+        _ => {}
     }
 }
 
@@ -211,9 +141,10 @@ async fn pull_one(client: &bollard::Docker, deadline: Duration, reference: &str,
         );
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
-        let mut state = pull.lock();
-        state.tries += 1;
-        state.layers.clear();
+        pull.note(|progress| {
+            progress.tries += 1;
+            progress.parts.clear();
+        });
     }
 }
 
@@ -225,8 +156,8 @@ async fn try_to_pull(client: &bollard::Docker, reference: &str, pull: &Pull) -> 
     let options = CreateImageOptions { from_image: Some(name), tag: Some(tag), ..Default::default() };
     let mut lines = client.create_image(Some(options), None, None);
     while let Some(line) = lines.next().await {
-        pull.lock().note(line.map_err(|e| Failure::of(&e))?);
-        pull.changed.notify_all();
+        let line = line.map_err(|e| Failure::of(&e))?;
+        pull.note(|progress| note(progress, line));
     }
     // A stream that was cut can end like one that is complete.
     match absent_is_none(client.inspect_image(reference).await) {
@@ -334,17 +265,19 @@ mod tests {
     }
 
     #[test]
-    fn progress_adds_up() {
+    fn layers_are_followed() {
         let line = |json: serde_json::Value| serde_json::from_value::<CreateImageInfo>(json).unwrap();
         let mut progress = Progress::default();
         for (id, current, total) in [("a", 1 << 20, 4 << 20), ("b", 1 << 20, 6 << 20), ("a", 2 << 20, 4 << 20)] {
-            progress.note(line(serde_json::json!({
-                "id": id, "status": "Downloading", "progressDetail": { "current": current, "total": total }
-            })));
+            note(
+                &mut progress,
+                line(serde_json::json!({
+                    "id": id, "status": "Downloading", "progressDetail": { "current": current, "total": total }
+                })),
+            );
         }
         assert_eq!(progress.told(), "3 of 10 MiB");
-        progress.note(line(serde_json::json!({ "id": "b", "status": "Pull complete", "progressDetail": {} })));
-        assert!(progress.bar("x").starts_with("x [================    ] 8 of 10 MiB"), "{}", progress.bar("x"));
-        assert_eq!(Progress::default().told(), "0 of 0 MiB");
+        note(&mut progress, line(serde_json::json!({ "id": "b", "status": "Pull complete", "progressDetail": {} })));
+        assert_eq!(progress.told(), "8 of 10 MiB");
     }
 }

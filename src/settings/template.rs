@@ -51,6 +51,9 @@ pub fn template(role: &str, used: &BTreeSet<String>, required: &[String], merged
         let must = required.iter().any(|name| name == key) && key != "zookeeper.servers"
             || (key == "prereqs" && required.iter().any(|r| r == "zookeeper.servers"));
         match (must, value) {
+            (true, None) if key.starts_with("debs.") => {
+                text.push_str(&format!("# Required.\n{key} = {}\n", example(key)))
+            }
             (true, None) => text.push_str(&format!("# Required.\n{key} = \"\"\n")),
             (_, Some(value)) => text.push_str(&format!("#{key} = {}\n", value.to_string().trim())),
             (false, None) => text.push_str(&format!("#{key} = {}\n", example(key))),
@@ -69,6 +72,7 @@ fn example(key: &str) -> &'static str {
         "agent.environment" => "\"test\"",
         "mesos.masters" => "[\"10.0.0.1:5050\"]",
         "proxy.http" | "proxy.https" => "\"http://proxy.example:3128\"",
+        "debs.master" | "debs.gateway" => "{ url = \"\", sha256 = \"\" }",
         "proxy.no_proxy" => "\".internal,10.0.0.0/8\"",
         _ => "\"\"",
     }

@@ -2,6 +2,8 @@
 
 pub mod apt_source;
 pub mod container;
+pub mod deb;
+pub mod deb_record;
 pub mod directory;
 pub mod ensemble;
 pub mod file;
@@ -57,6 +59,8 @@ pub enum Kind {
     AptSource(apt_source::AptSources),
     /// These packages are installed.
     Package(package::Packages),
+    /// A deb is installed.
+    Deb(deb::Deb),
     /// An image is in the engine.
     Image(image::Image),
     /// A container runs from this image with this specification.
@@ -129,6 +133,7 @@ pub struct Raw {
     properties: Option<properties::Raw>,
     apt_source: Option<apt_source::Raw>,
     package: Option<package::Raw>,
+    deb: Option<deb::Raw>,
     image: Option<image::Raw>,
     container: Option<container::Raw>,
     unit: Option<unit::Raw>,
@@ -163,6 +168,7 @@ impl Raw {
             self.properties.is_some(),
             self.apt_source.is_some(),
             self.package.is_some(),
+            self.deb.is_some(),
             self.image.is_some(),
             self.container.is_some(),
             self.unit.is_some(),
@@ -178,7 +184,8 @@ impl Raw {
         }
     }
 
-    /// The step with every template rendered. `files`: the files of the steps before it.
+    /// The step with every template rendered. `files`: the files of the steps before it, and the marks of
+    /// their debs.
     ///
     /// # Errors
     /// When a value has no value, or the wrong form.
@@ -193,6 +200,8 @@ impl Raw {
             Kind::AptSource(raw.resolve(renderer)?)
         } else if let Some(raw) = &self.package {
             Kind::Package(raw.resolve(renderer)?)
+        } else if let Some(raw) = &self.deb {
+            Kind::Deb(raw.resolve(renderer, &self.id)?)
         } else if let Some(raw) = &self.image {
             Kind::Image(raw.resolve(renderer)?)
         } else if let Some(raw) = &self.container {
@@ -221,6 +230,7 @@ impl Step {
             Kind::Properties(_) => "properties",
             Kind::AptSource(_) => "apt_source",
             Kind::Package(_) => "package",
+            Kind::Deb(_) => "deb",
             Kind::Image(_) => "image",
             Kind::Container(_) => "container",
             Kind::Unit(_) => "unit",
@@ -238,6 +248,7 @@ impl Step {
         match &self.kind {
             Kind::File(step) => step.refuse(host),
             Kind::Properties(step) => step.refuse(host),
+            Kind::Deb(step) => step.refuse(host),
             Kind::Image(step) if host.is_live() => step.refuse(host),
             Kind::Container(step) if host.is_live() => step.refuse(host),
             _ => Ok(()),
@@ -255,6 +266,7 @@ impl Step {
             Kind::Properties(step) => step.observe(host, planned),
             Kind::AptSource(step) => step.observe(host),
             Kind::Package(step) => step.observe(host),
+            Kind::Deb(step) => step.observe(host),
             Kind::Image(step) => step.observe(host),
             Kind::Container(step) => step.observe(host, planned),
             Kind::Unit(step) => step.observe(host, planned),
@@ -275,6 +287,7 @@ impl Step {
             Kind::Properties(step) => step.converge(host),
             Kind::AptSource(step) => step.converge(host),
             Kind::Package(step) => step.converge(host),
+            Kind::Deb(step) => step.converge(host),
             Kind::Image(step) => step.converge(host),
             Kind::Container(step) => step.converge(host),
             Kind::Unit(step) => step.converge(host),
@@ -292,6 +305,7 @@ impl Step {
         Ok(match &self.kind {
             Kind::File(step) => Some((step.path.clone(), step.contents().to_owned().into_bytes())),
             Kind::Properties(step) => Some((step.path.clone(), step.planned(host, planned)?)),
+            Kind::Deb(step) => Some((step.mark.clone(), Vec::new())),
             Kind::KernelArgument(_) => Some((kernel_argument::DROP_IN.to_owned(), Vec::new())),
             _ => None,
         })
@@ -302,6 +316,7 @@ impl Step {
         match &self.kind {
             Kind::File(step) => Some(&step.path),
             Kind::Properties(step) => Some(&step.path),
+            Kind::Deb(step) => Some(&step.mark),
             _ => None,
         }
     }
@@ -313,6 +328,7 @@ impl Step {
             Kind::Directory(step) => vec![step.path.clone()],
             Kind::Properties(step) => vec![step.path.clone()],
             Kind::AptSource(step) => step.paths(),
+            Kind::Deb(step) => step.paths(),
             Kind::Unit(step) => step.paths(),
             Kind::KernelArgument(_) => vec![kernel_argument::DROP_IN.to_owned()],
             Kind::GroupMember(_) => vec!["/etc/group".to_owned()],

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::{Change, Kind, State, Step};
+use super::{Change, Kind, State, Step, deb};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::host::Host;
 use crate::host::apt::{OUR_SOURCES, SOURCE_PARTS, Source};
@@ -109,7 +109,7 @@ impl Packages {
 }
 
 /// Before anything is changed: apt has a candidate for every package that
-/// will be installed. `sources` as they will stand in /etc/apt.
+/// will be installed, and lists for what a deb depends on. `sources` as they will stand in /etc/apt.
 ///
 /// # Errors
 /// 69 when it has not; 75 when its lists could not be had.
@@ -118,7 +118,11 @@ pub fn refuse_without_candidate(steps: &[Step], host: &Host, sources: &[Source])
         .iter()
         .filter_map(|step| if let Kind::Package(packages) = &step.kind { Some(packages) } else { None })
         .collect();
-    if !host.is_live() || packages.is_empty() {
+    if !host.is_live() {
+        return Ok(());
+    }
+    let deb_lacks = deb::is_lacking(host, steps)?;
+    if packages.is_empty() && !deb_lacks {
         return Ok(());
     }
     // A source that is new may have what none had before.
@@ -128,7 +132,7 @@ pub fn refuse_without_candidate(steps: &[Step], host: &Host, sources: &[Source])
         let lacking = one.lacking_of(host, &asked_before)?;
         wanted.extend(lacking.into_iter().map(|(name, _)| (name.to_owned(), *one)));
     }
-    if wanted.is_empty() {
+    if wanted.is_empty() && !deb_lacks {
         host.go_without(asked_before.into_iter());
         return Ok(());
     }
@@ -137,6 +141,10 @@ pub fn refuse_without_candidate(steps: &[Step], host: &Host, sources: &[Source])
     let complaint = host.look_up_candidates(sources, &names)?;
     let missing = wanted.iter().find(|(name, one)| !one.optional && !has_candidate(host, name));
     let Some((name, packages)) = missing else {
+        // Whether a deb needs any of them, apt knows when it has it.
+        if let (true, Some(words)) = (deb_lacks, &complaint) {
+            tracing::warn!("not every list of apt's sources could be had: {}", crate::secrets::masked(words));
+        }
         return go_without(host, sources, &wanted, asked_before, complaint.is_none());
     };
     host.forget_candidates()?;

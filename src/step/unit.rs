@@ -27,7 +27,7 @@ pub struct Raw {
     masked: bool,
     #[serde(default)]
     active: bool,
-    /// Ids of file steps: the unit is restarted when one of their contents is not that of its last start.
+    /// Ids of file and deb steps: the unit is restarted when one of their contents is not that of its last start.
     #[serde(default)]
     pub(super) restart_on: Vec<String>,
     /// What a restart costs, for plans.

@@ -1,0 +1,605 @@
+//! This deb, by path or URL and SHA-256, is installed.
+
+use std::cell::RefCell;
+use std::cmp::Ordering;
+
+use serde::Deserialize;
+
+use super::deb_record::{self, File, Record, records};
+use super::file::checked_path;
+use super::{Change, Kind, State, Step};
+use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::host::Host;
+use crate::host::cache::{Stamp, cached};
+use crate::host::dpkg;
+use crate::host::failpoint::failpoint;
+use crate::host::fs::Owner;
+use crate::secrets::masked;
+use crate::settings::Settings;
+use crate::settings::schema;
+use crate::template::{Renderer, Templated};
+
+/// A file a step, made anew when its deb was installed: units restart on it. What was installed before
+/// this boot is what they run with.
+const MARKS: &str = "/run/titus-bootstrap/debs";
+
+/// As a role file has it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Raw {
+    source: Templated<schema::Deb>,
+    /// The setting that names it, for messages.
+    setting: Option<String>,
+}
+
+/// A deb.
+#[derive(Debug, Clone)]
+pub struct Deb {
+    source: Source,
+    /// In lower case.
+    sha256: Option<String>,
+    setting: String,
+    /// The file that changes when the deb was installed.
+    pub mark: String,
+    /// The SHA-256 of a file of the node, so that it is not read twice.
+    summed: RefCell<Option<(Stamp, String)>>,
+    /// What this run installed; of a download nobody knows it before.
+    installed: RefCell<Option<String>>,
+}
+
+#[derive(Debug, Clone)]
+enum Source {
+    Path(String),
+    Url(String),
+}
+
+impl Raw {
+    pub(super) fn resolve(&self, renderer: &Renderer, id: &str) -> Result<Deb> {
+        let setting = self.setting.clone().unwrap_or_else(|| format!("the source of step {id}"));
+        if id.starts_with('.') || !id.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)) {
+            return Err(Error::config("a step with a deb must have an id of letters, digits, `.`, `_`, `-`"));
+        }
+        Deb::of(&self.source.get(renderer)?, setting, format!("{MARKS}/{id}"))
+    }
+}
+
+impl Deb {
+    fn of(raw: &schema::Deb, setting: String, mark: String) -> Result<Deb> {
+        let wrong = |what: &str| {
+            Error::config(format!("{setting}: {what}"))
+                .fix(format!("{setting} = {{ path = \"/path/to.deb\" }}, or {{ url = \"https://…\", sha256 = \"…\" }}"))
+        };
+        let source = match (&raw.path, &raw.url) {
+            (Some(path), None) => Source::Path(checked_path(path.clone()).map_err(|error| wrong(&error.what))?),
+            (None, Some(url)) => match url.split_once("://") {
+                Some(("file", path)) => {
+                    Source::Path(checked_path(path.to_owned()).map_err(|error| wrong(&error.what))?)
+                }
+                Some(("https" | "http", rest)) if !rest.is_empty() && url.chars().all(|c| c.is_ascii_graphic()) => {
+                    Source::Url(url.clone())
+                }
+                _ => return Err(wrong("url must begin with https://, http:// or file://, and have no blanks")),
+            },
+            (None, None) => return Err(wrong("needs a path or a url")),
+            (Some(_), Some(_)) => return Err(wrong("has both a path and a url")),
+        };
+        let hexadecimal = |sum: &String| sum.len() == 64 && sum.bytes().all(|b| b.is_ascii_hexdigit());
+        if raw.sha256.as_ref().is_some_and(|sum| !hexadecimal(sum)) {
+            return Err(wrong("sha256 must be 64 hexadecimal digits"));
+        }
+        let sha256 = raw.sha256.as_ref().map(|sum| sum.to_ascii_lowercase());
+        Ok(Deb { source, sha256, setting, mark, summed: RefCell::default(), installed: RefCell::default() })
+    }
+
+    /// Where it comes from, without secrets.
+    fn shown(&self) -> String {
+        match &self.source {
+            Source::Path(path) => path.clone(),
+            Source::Url(url) => masked(url),
+        }
+    }
+
+    pub(super) fn paths(&self) -> Vec<String> {
+        vec![deb_record::path("x"), self.mark.clone(), cached("x")]
+    }
+
+    /// What comes from the network must have a checksum.
+    fn refuse_unpinned(&self, sum: Option<Result<String, Error>>) -> Result<()> {
+        if self.sha256.is_some() || matches!(self.source, Source::Path(_)) {
+            return Ok(());
+        }
+        let (setting, shown) = (&self.setting, self.shown());
+        let refusal = Error::config(format!("{setting}: {shown} has no sha256"));
+        Err(match sum {
+            Some(Ok(sum)) => refusal
+                .cause("what comes from the network is not trusted unread")
+                .fix(format!("if what is there now is to be trusted, add to {setting}: sha256 = \"{sum}\"")),
+            Some(Err(error)) => {
+                let why = error.cause.unwrap_or_default();
+                refusal
+                    .cause(format!("nor can it be computed: {}: {why}", error.what))
+                    .fix(format!("check the address, and add sha256 to {setting}"))
+            }
+            None => refusal
+                .cause("what comes from the network is not trusted unread")
+                .fix(format!("add sha256 to {setting}; an apply as root computes it, and refuses")),
+        })
+    }
+
+    /// Refuses what can be known to be wrong before anything is changed or downloaded.
+    pub(super) fn refuse(&self, host: &Host) -> Result<()> {
+        self.refuse_unpinned(None)?;
+        if host.is_live() { self.refuse_file(host) } else { Ok(()) }
+    }
+
+    fn refuse_file(&self, host: &Host) -> Result<()> {
+        let Source::Path(path) = &self.source else { return Ok(()) };
+        if self.is_in_sync(host)? {
+            return Ok(());
+        }
+        let sum = self.sum(host, path)?.ok_or_else(|| self.absent(path))?;
+        self.refuse_other_sum(path, &sum)?;
+        self.refuse_other_machine(host, &self.read(host, path)?)
+    }
+
+    fn absent(&self, path: &str) -> Error {
+        Error::config(format!("{path} is not there")).fix(format!("put the deb there, or set {}", self.setting))
+    }
+
+    fn refuse_other_sum(&self, path: &str, is: &str) -> Result<()> {
+        if self.sha256.as_ref().is_none_or(|wanted| wanted == is) {
+            return Ok(());
+        }
+        let setting = &self.setting;
+        Err(Error::config(format!("{path} is not what its sha256 names"))
+            .cause(format!("its sha256 is {is}"))
+            .fix(format!("if that file is to be trusted, set sha256 = \"{is}\" in {setting}; else see why it changed")))
+    }
+
+    fn refuse_other_machine(&self, host: &Host, deb: &dpkg::Deb) -> Result<()> {
+        let own = host.package_architecture()?;
+        if deb.architecture == "all" || deb.architecture == own {
+            return Ok(());
+        }
+        let what = format!("{} {} is for {}, and this node is {own}", deb.package, deb.version, deb.architecture);
+        Err(Error::unavailable(what).fix(format!("set {} to a deb for {own}", self.setting)))
+    }
+
+    fn read(&self, host: &Host, path: &str) -> Result<dpkg::Deb> {
+        host.deb(path)?.map_err(|answer| {
+            Error::config(format!("{} is no deb", self.shown()))
+                .cause(answer)
+                .fix(format!("set {} to a package of Debian's format", self.setting))
+        })
+    }
+
+    /// The SHA-256 of a file of the node.
+    fn sum(&self, host: &Host, path: &str) -> Result<Option<String>> {
+        let stamp = host.stamp(path)?;
+        if let (Some(stamp), Some((known, sum))) = (&stamp, self.summed.borrow().as_ref())
+            && stamp == known
+        {
+            return Ok(Some(sum.clone()));
+        }
+        let Some((sum, stamp)) = host.sum_of_file(path)? else { return Ok(None) };
+        *self.summed.borrow_mut() = Some((stamp, sum.clone()));
+        Ok(Some(sum))
+    }
+
+    /// What we installed from this source.
+    fn record(&self, host: &Host) -> Result<Option<Record>> {
+        let records = records(host)?;
+        if let Some(wanted) = &self.sha256 {
+            return Ok(records.into_iter().find(|record| record.sha256 == *wanted));
+        }
+        let Source::Path(path) = &self.source else { return Ok(None) };
+        let stamp = host.stamp(path)?;
+        let as_it_was = |file: &File| file.path == *path && stamp.as_ref().is_none_or(|stamp| *stamp == file.stamp);
+        let found = records.iter().find(|record| record.file.as_ref().is_some_and(as_it_was));
+        // Of one that is gone since, as from an image that was baked, that is all there is to know.
+        if found.is_some() || stamp.is_none() || records.is_empty() {
+            return Ok(found.cloned());
+        }
+        let sum = self.sum(host, path)?;
+        Ok(records.into_iter().find(|record| Some(&record.sha256) == sum.as_ref()))
+    }
+
+    /// Whether it is installed, without network, and without reading it if that can be.
+    fn is_in_sync(&self, host: &Host) -> Result<bool> {
+        match self.record(host)? {
+            Some(record) => record.holds(host),
+            None => Ok(false),
+        }
+    }
+
+    pub(super) fn observe(&self, host: &Host) -> Result<State> {
+        if !host.is_live() {
+            return Ok(State::Deferred(format!("not installed below --root: {}", self.shown())));
+        }
+        self.look(host)
+    }
+
+    fn look(&self, host: &Host) -> Result<State> {
+        if self.is_in_sync(host)? {
+            return Ok(State::InSync(self.installed.borrow().clone()));
+        }
+        Ok(State::Changes(vec![Change::new(self.told(host)?)]))
+    }
+
+    /// What will be done, as far as it is known.
+    fn told(&self, host: &Host) -> Result<String> {
+        let shown = self.shown();
+        if let Some(record) = self.record(host)? {
+            return described(host, &record.package, &record.version, &shown);
+        }
+        match &self.source {
+            Source::Path(path) if host.stamp(path)?.is_some() => {
+                let deb = self.read(host, path)?;
+                described(host, &deb.package, &deb.version, &shown)
+            }
+            _ => Ok(format!("install {shown} (which package and version, its download will tell)")),
+        }
+    }
+
+    pub(super) fn converge(&self, host: &Host) -> Result<()> {
+        let (sha256, file) = self.fetch(host)?;
+        let copy = cached(&sha256);
+        let read = self.read(host, &copy).and_then(|deb| self.refuse_other_machine(host, &deb).map(|()| deb));
+        let deb = match read {
+            Ok(deb) => deb,
+            // No other run can do better with it.
+            Err(error) => return host.remove(&copy).and(Err(error)),
+        };
+        let line = described(host, &deb.package, &deb.version, &self.shown())?;
+        tracing::info!("{line}");
+        // The same once more: until that is done, it is not as the record says.
+        if records(host)?.iter().any(|record| record.package == deb.package && record.sha256 == sha256) {
+            host.remove(&deb_record::path(&deb.package))?;
+        }
+        host.install_deb(&copy, &deb.package).map_err(|error| self.explained(error, &deb))?;
+        failpoint();
+        let contents = host.installed_contents(&deb.package, &deb.architecture)?;
+        let dpkg::Deb { package, version, architecture } = deb;
+        let record = Record { package, version, architecture, sha256, contents, file };
+        host.write(&self.mark, format!("{}\n", record.sha256).as_bytes(), 0o644, Owner::ROOT)?;
+        record.write(host)?;
+        if matches!(self.source, Source::Url(_)) {
+            *self.installed.borrow_mut() = Some(line);
+        }
+        host.remove(&copy)
+    }
+
+    /// Brings it into the cache, checked; its SHA-256, and the file of the node that it is a copy of.
+    fn fetch(&self, host: &Host) -> Result<(String, Option<File>)> {
+        match (&self.source, &self.sha256) {
+            (Source::Url(url), Some(sha256)) => {
+                let fetched = host.join_download(url, sha256)?;
+                fetched.map_err(|failure| failure.error(&self.shown(), &self.setting, host.deadlines.download))?;
+                Ok((sha256.clone(), None))
+            }
+            (Source::Url(_), None) => self.refuse_unpinned(None).map(|()| Default::default()),
+            (Source::Path(path), _) => {
+                let (sum, stamp) = host.copy_to_cache(path)?.ok_or_else(|| self.absent(path))?;
+                if let Err(error) = self.refuse_other_sum(path, &sum) {
+                    return host.remove(&cached(&sum)).and(Err(error));
+                }
+                Ok((sum, Some(File { path: path.clone(), stamp })))
+            }
+        }
+    }
+
+    fn explained(&self, error: Error, deb: &dpkg::Deb) -> Error {
+        if error.kind == ErrorKind::Interrupted {
+            return error;
+        }
+        let what = format!("{} {} cannot be installed: {}", deb.package, deb.version, error.what);
+        let unmet = error.cause.as_deref().is_some_and(|cause| cause.contains("unmet dependencies"));
+        let mut made = Error { what, ..error };
+        if unmet {
+            made.fix = Some(format!(
+                "no source has what it depends on: add one that has to apt.sources, or set {} to another deb",
+                self.setting
+            ));
+        }
+        made
+    }
+}
+
+/// `install` or `reinstall`, and why.
+fn described(host: &Host, package: &str, version: &str, shown: &str) -> Result<String> {
+    let what = format!("{package} {version} from {shown}");
+    let Some(is) = host.package(package)?.filter(|is| !matches!(is.status.as_str(), "not-installed" | "config-files"))
+    else {
+        return Ok(format!("install {what}"));
+    };
+    let by_us = records(host)?.iter().any(|record| record.package == package);
+    Ok(match host.compare_versions(version, &is.version)? {
+        _ if is.status != "installed" => format!("install {what} (it is {})", is.status),
+        Ordering::Equal if by_us => format!("reinstall {what} (same version, other contents)"),
+        Ordering::Equal => format!("reinstall {what} (same version, from where is not known)"),
+        Ordering::Less => format!("install {what} (is {}: a downgrade)", is.version),
+        Ordering::Greater => format!("install {what} (is {})", is.version),
+    })
+}
+
+fn debs(steps: &[Step]) -> impl Iterator<Item = (&Step, &Deb)> {
+    steps.iter().filter_map(|step| if let Kind::Deb(deb) = &step.kind { Some((step, deb)) } else { None })
+}
+
+/// Whether a deb has to be installed, which may need packages from the sources.
+///
+/// # Errors
+/// When that cannot be looked at.
+pub fn is_lacking(host: &Host, steps: &[Step]) -> Result<bool> {
+    for (_, deb) in debs(steps) {
+        if !deb.is_in_sync(host)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Refuses debs from the network that have no checksum; what is there is downloaded, kept nowhere, and
+/// its SHA-256 told.
+///
+/// # Errors
+/// The first refusal.
+pub fn refuse_unpinned(host: &Host, steps: &[Step]) -> Result<()> {
+    for (step, deb) in debs(steps).filter(|_| host.is_live()) {
+        let (Source::Url(url), None) = (&deb.source, &deb.sha256) else { continue };
+        tracing::info!("{} has no sha256: it is computed", deb.setting);
+        let sum = host.sum_of_download(url)?;
+        let sum = sum.map_err(|failure| failure.error(&deb.shown(), &deb.setting, host.deadlines.download));
+        deb.refuse_unpinned(Some(sum)).map_err(|error| error.at(&step.id))?;
+    }
+    Ok(())
+}
+
+/// Begins the downloads of what is not installed, and removes from the cache what is none of it.
+///
+/// # Errors
+/// When the system refuses.
+pub fn begin(host: &Host, steps: &[Step]) -> Result<()> {
+    if debs(steps).next().is_none() {
+        return Ok(());
+    }
+    let mut wanted = Vec::new();
+    for (_, deb) in debs(steps) {
+        if let (Source::Url(url), Some(sha256)) = (&deb.source, &deb.sha256)
+            && !deb.is_in_sync(host)?
+        {
+            wanted.push((url.as_str(), sha256.as_str()));
+        }
+    }
+    host.sweep_cache(&wanted.iter().map(|(_, sha256)| *sha256).collect::<Vec<_>>())?;
+    wanted.into_iter().for_each(|(url, sha256)| host.begin_download(url, sha256));
+    Ok(())
+}
+
+/// Refuses debs of the settings that no run would take.
+///
+/// # Errors
+/// The first refusal.
+pub fn check(settings: &Settings) -> Result<()> {
+    for (setting, raw) in [("debs.master", &settings.debs.master), ("debs.gateway", &settings.debs.gateway)] {
+        if let Some(raw) = raw {
+            Deb::of(raw, setting.into(), String::new())?.refuse_unpinned(None)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::host::apt::Installed;
+
+    const SUM: &str = "ab00000000000000000000000000000000000000000000000000000000000000";
+
+    fn deb(source: &str) -> Result<Deb> {
+        let toml = format!("source = {source}\nsetting = 'debs.master'");
+        toml::from_str::<Raw>(&toml).unwrap().resolve(&Renderer::new(serde_json::json!({})), "titus")
+    }
+
+    /// A tree with the deb `/x.deb` of the package `titus`.
+    struct Tree {
+        directory: tempfile::TempDir,
+        host: Host,
+    }
+
+    fn tree() -> Tree {
+        let directory = tempfile::tempdir().unwrap();
+        let host = Host::tree(directory.path(), Default::default()).unwrap();
+        let tree = Tree { directory, host };
+        tree.build("1.0", "all", "one");
+        tree
+    }
+
+    impl Tree {
+        fn build(&self, version: &str, architecture: &str, contents: &str) {
+            let files = self.directory.path().join("files");
+            std::fs::create_dir_all(files.join("DEBIAN")).unwrap();
+            std::fs::write(files.join("contents"), contents).unwrap();
+            let control = format!(
+                "Package: titus\nVersion: {version}\nArchitecture: {architecture}\nMaintainer: x <x@x>\nDescription: x\n"
+            );
+            std::fs::write(files.join("DEBIAN/control"), control).unwrap();
+            let to = self.directory.path().join("x.deb");
+            let output = Command::new("dpkg-deb").arg("--build").args([files, to]).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+
+        /// As if dpkg had this package, with these checksums of its files.
+        fn has(&self, version: &str, status: &str, sums: &str) {
+            let installed = Installed { version: version.into(), status: status.into(), held: false };
+            self.host.pretend_installed(&[("titus", installed)]);
+            self.host.write("/var/lib/dpkg/info/titus.md5sums", sums.as_bytes(), 0o644, Owner::ROOT).unwrap();
+        }
+
+        /// As if we had installed what is there now, from `/x.deb`.
+        fn recorded(&self, version: &str) -> Record {
+            let (sha256, stamp) = self.host.sum_of_file("/x.deb").unwrap().unwrap();
+            let record = Record {
+                package: "titus".into(),
+                version: version.into(),
+                architecture: "all".into(),
+                sha256,
+                contents: self.host.installed_contents("titus", "all").unwrap(),
+                file: Some(File { path: "/x.deb".into(), stamp }),
+            };
+            record.write(&self.host).unwrap();
+            record
+        }
+
+        /// What a step will do; nothing if it is in sync.
+        #[track_caller]
+        fn sees(&self, source: &str) -> String {
+            match deb(source).unwrap().look(&self.host).unwrap() {
+                State::InSync(_) => String::new(),
+                State::Changes(changes) => changes.into_iter().map(|change| change.line).collect(),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn refusal(&self, source: &str) -> Error {
+            deb(source).unwrap().refuse_file(&self.host).unwrap_err()
+        }
+    }
+
+    #[test]
+    fn only_forms_that_can_be_trusted_are_taken() {
+        for source in [
+            "{ path = '/x.deb' }",
+            "{ url = 'file:///x.deb' }",
+            &format!("{{ path = '/x.deb', sha256 = '{SUM}' }}"),
+            &format!("{{ url = 'https://u:p@h/x.deb?a=b', sha256 = '{}' }}", SUM.to_uppercase()),
+            &format!("{{ url = 'http://h/x.deb', sha256 = '{SUM}' }}"),
+        ] {
+            deb(source).unwrap().refuse_unpinned(None).unwrap();
+        }
+        for source in [
+            "{}",
+            "{ path = 'x.deb' }",
+            "{ path = '/../x.deb' }",
+            "{ path = '/x.deb', url = 'https://h/x.deb' }",
+            "{ url = 'ftp://h/x.deb' }",
+            "{ url = 'file://h/x.deb' }",
+            "{ url = 'https://' }",
+            "{ url = 'https://secret@h/ x.deb' }",
+            "{ url = 'https://h/x.deb', sha256 = 'ab' }",
+        ] {
+            let told = deb(source).unwrap_err();
+            assert!(told.kind == ErrorKind::Config && told.what.starts_with("debs.master: "), "{source}: {told}");
+            assert!(!told.to_string().contains("secret"), "{told}");
+        }
+        let bad_id = toml::from_str::<Raw>("source = { path = '/x.deb' }").unwrap();
+        bad_id.resolve(&Renderer::new(serde_json::json!({})), "../x").unwrap_err();
+    }
+
+    #[test]
+    fn what_comes_from_the_network_must_have_a_checksum() {
+        for scheme in ["https", "http"] {
+            let told = deb(&format!("{{ url = '{scheme}://user:secret@h/x.deb?signature=secret' }}")).unwrap();
+            let told = told.refuse_unpinned(None).unwrap_err();
+            assert_eq!(told.kind.exit_code(), 78);
+            assert!(told.to_string().contains("***@h/x.deb") && !told.to_string().contains("secret"), "{told}");
+        }
+        let step = deb("{ url = 'https://h/x.deb' }").unwrap();
+        let told = step.refuse_unpinned(Some(Ok(SUM.into()))).unwrap_err().to_string();
+        assert!(told.contains(&format!("add to debs.master: sha256 = \"{SUM}\"")), "{told}");
+        let told = step.refuse_unpinned(Some(Err(Error::failed("it is not there").cause("404")))).unwrap_err();
+        assert!(told.to_string().contains("it is not there: 404"), "{told}");
+    }
+
+    #[test]
+    fn a_file_is_looked_at_before_anything_is_changed() {
+        let tree = tree();
+        tree.has("1.0", "not-installed", "");
+        deb("{ path = '/x.deb' }").unwrap().refuse_file(&tree.host).unwrap();
+        let told = tree.refusal("{ path = '/nowhere.deb' }");
+        assert!(told.kind == ErrorKind::Config && told.what.contains("/nowhere.deb is not there"), "{told}");
+        let told = tree.refusal(&format!("{{ path = '/x.deb', sha256 = '{SUM}' }}")).to_string();
+        let is = tree.host.sum_of_file("/x.deb").unwrap().unwrap().0;
+        assert!(told.contains(&format!("set sha256 = \"{is}\" in debs.master")), "{told}");
+        tree.build("1.0", "m68k", "one");
+        let told = tree.refusal("{ path = '/x.deb' }");
+        assert!(told.kind == ErrorKind::Unavailable && told.what.contains("titus 1.0 is for m68k"), "{told}");
+        tree.host.write("/x.deb", b"no deb", 0o644, Owner::ROOT).unwrap();
+        assert!(tree.refusal("{ path = '/x.deb' }").to_string().contains("is no deb"));
+        tree.host.make_directory("/directory", 0o755, Owner::ROOT).unwrap();
+        assert!(tree.refusal("{ path = '/directory' }").what.contains("no regular file"));
+    }
+
+    #[test]
+    fn what_we_installed_is_in_sync_while_dpkg_has_it() {
+        let tree = tree();
+        let path = "{ path = '/x.deb' }";
+        tree.has("1.0", "not-installed", "");
+        assert_eq!(tree.sees(path), "install titus 1.0 from /x.deb");
+        tree.has("1.0", "installed", "sums");
+        assert_eq!(tree.sees(path), "reinstall titus 1.0 from /x.deb (same version, from where is not known)");
+        let record = tree.recorded("1.0");
+        assert_eq!(tree.sees(path), "");
+        let by_url = format!("{{ url = 'https://h/x.deb', sha256 = '{}' }}", record.sha256.to_uppercase());
+        assert_eq!(tree.sees(&by_url), "");
+        tree.has("1.0", "half-configured", "sums");
+        assert_eq!(tree.sees(path), "install titus 1.0 from /x.deb (it is half-configured)");
+        tree.has("1.1", "installed", "sums");
+        assert_eq!(tree.sees(&by_url), "install titus 1.0 from https://h/x.deb (is 1.1: a downgrade)");
+        tree.has("0.9", "installed", "sums");
+        assert_eq!(tree.sees(path), "install titus 1.0 from /x.deb (is 0.9)");
+        // Another build of that version, by hand.
+        tree.has("1.0", "installed", "other sums");
+        assert_eq!(tree.sees(path), "reinstall titus 1.0 from /x.deb (same version, other contents)");
+    }
+
+    #[test]
+    fn a_file_that_changed_or_went_is_told_from_one_that_was_touched() {
+        let tree = tree();
+        let path = "{ path = '/x.deb' }";
+        tree.has("1.0", "installed", "sums");
+        let record = tree.recorded("1.0");
+        // Written anew with the same contents.
+        let same = tree.host.read("/x.deb").unwrap().unwrap();
+        tree.host.write("/x.deb", &same, 0o600, Owner::ROOT).unwrap();
+        assert_ne!(tree.host.stamp("/x.deb").unwrap(), record.file.map(|file| file.stamp));
+        assert_eq!(tree.sees(path), "");
+        tree.build("1.0", "all", "two");
+        assert_eq!(tree.sees(path), "reinstall titus 1.0 from /x.deb (same version, other contents)");
+        // An image was baked with it, and the deb removed.
+        tree.host.remove("/x.deb").unwrap();
+        assert_eq!(tree.sees(path), "");
+        deb(path).unwrap().refuse_file(&tree.host).unwrap();
+        assert!(tree.refusal("{ path = '/y.deb' }").what.contains("not there"));
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_is_as_good_as_none() {
+        let tree = tree();
+        tree.has("1.0", "installed", "sums");
+        tree.recorded("1.0");
+        for text in ["", "{", "{\"package\":\"other\"}"] {
+            tree.host.write(&deb_record::path("titus"), text.as_bytes(), 0o644, Owner::ROOT).unwrap();
+            assert!(tree.sees("{ path = '/x.deb' }").starts_with("reinstall titus 1.0"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_path_names_one_package() {
+        let tree = tree();
+        tree.has("1.0", "installed", "sums");
+        let record = tree.recorded("1.0");
+        Record { package: "renamed".into(), ..record }.write(&tree.host).unwrap();
+        assert_eq!(deb_record::packages(&tree.host).unwrap(), ["renamed"]);
+    }
+
+    #[test]
+    fn below_a_root_it_is_deferred() {
+        let tree = tree();
+        let source = format!("{{ url = 'https://user:secret@h/x.deb', sha256 = '{SUM}' }}");
+        let state = deb(&source).unwrap().observe(&tree.host).unwrap();
+        assert_eq!(state, State::Deferred("not installed below --root: https://***@h/x.deb".into()));
+    }
+}
