@@ -5,6 +5,7 @@ use serde::Deserialize;
 use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::settings::Settings;
+use crate::step::instance_group::{self, InstanceGroups};
 use crate::step::wait::{self, Wait};
 use crate::template::Renderer;
 
@@ -16,6 +17,7 @@ pub struct Raw {
     unit: Option<String>,
     wait: Option<wait::Raw>,
     container: Option<String>,
+    instance_group: Option<instance_group::Raw>,
     #[serde(default)]
     mesos_agent: bool,
     #[serde(default)]
@@ -40,6 +42,8 @@ pub enum Question {
     Answers(Wait),
     /// The container is ours and runs.
     Container(String),
+    /// The groups are all Active.
+    InstanceGroups(InstanceGroups),
     /// A Mesos master knows this agent.
     MesosAgent {
         /// `host:port` of each.
@@ -75,6 +79,9 @@ impl Raw {
         }
         if let Some(name) = &self.container {
             asked.push(Question::Container(renderer.render_text(name)?));
+        }
+        if let Some(groups) = &self.instance_group {
+            asked.push(Question::InstanceGroups(groups.resolve(renderer)?));
         }
         if self.mesos_agent {
             let port = settings.agent.port.unwrap_or(5051);

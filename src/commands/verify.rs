@@ -10,6 +10,7 @@ use crate::health::Question;
 use crate::host::Host;
 use crate::host::command::{self, Patience};
 use crate::report::{SCHEMA_VERSION, say};
+use crate::step::instance_group::ACTIVE;
 
 const TRY: Duration = Duration::from_secs(10);
 
@@ -80,6 +81,10 @@ fn ask(host: &Host, question: &Question) -> Result<Finding> {
             Err(answer) => Finding::Bad(format!("asked {}: {answer}", wait.what())),
         },
         Question::Container(name) => container(host, name),
+        Question::InstanceGroups(groups) => match groups.states(host) {
+            Ok(states) => active(&states),
+            Err(error) => Finding::Bad(error.to_string()),
+        },
         Question::MesosAgent { masters, address, port } => registered(host, masters, address, *port),
         Question::VpcTool(ours) => vpc_tool(ours)?,
     })
@@ -100,6 +105,19 @@ fn container(host: &Host, name: &str) -> Finding {
         Ok(Some(found)) => Finding::Bad(format!("the container {name} is {}", found.told())),
         Ok(None) => Finding::Bad(format!("there is no container {name}")),
         Err(answer) => Finding::Bad(answer),
+    }
+}
+
+fn active(states: &[(&str, Option<String>)]) -> Finding {
+    let told = |(name, state): &(&str, Option<String>)| match state {
+        Some(state) => format!("{name} is {state}"),
+        None => format!("{name} is unknown: no agent of it has registered"),
+    };
+    let text = states.iter().map(told).collect::<Vec<_>>().join(", ");
+    if states.iter().all(|(_, state)| state.as_deref() == Some(ACTIVE)) {
+        Finding::Good(text)
+    } else {
+        Finding::Bad(text)
     }
 }
 

@@ -9,6 +9,7 @@ pub mod ensemble;
 pub mod file;
 pub mod group_member;
 pub mod image;
+pub mod instance_group;
 pub mod kernel_argument;
 pub mod package;
 pub mod properties;
@@ -73,6 +74,8 @@ pub enum Kind {
     KernelArgument(kernel_argument::KernelArguments),
     /// A service answers.
     Wait(wait::Wait),
+    /// Titus instance groups are Active.
+    InstanceGroup(instance_group::InstanceGroups),
 }
 
 /// What `observe` found.
@@ -140,6 +143,7 @@ pub struct Raw {
     group_member: Option<group_member::Raw>,
     kernel_argument: Option<kernel_argument::Raw>,
     wait: Option<wait::Raw>,
+    instance_group: Option<instance_group::Raw>,
 }
 
 impl Raw {
@@ -175,6 +179,7 @@ impl Raw {
             self.group_member.is_some(),
             self.kernel_argument.is_some(),
             self.wait.is_some(),
+            self.instance_group.is_some(),
         ];
         match kinds.iter().filter(|there| **there).count() {
             1 => Ok(()),
@@ -214,6 +219,8 @@ impl Raw {
             Kind::KernelArgument(raw.resolve(renderer)?)
         } else if let Some(raw) = &self.wait {
             Kind::Wait(raw.resolve(renderer)?)
+        } else if let Some(raw) = &self.instance_group {
+            Kind::InstanceGroup(raw.resolve(renderer)?)
         } else {
             return Err(Error::config("has no kind"));
         };
@@ -237,6 +244,7 @@ impl Step {
             Kind::GroupMember(_) => "group_member",
             Kind::KernelArgument(_) => "kernel_argument",
             Kind::Wait(_) => "wait",
+            Kind::InstanceGroup(_) => "instance_group",
         }
     }
 
@@ -273,6 +281,7 @@ impl Step {
             Kind::GroupMember(step) => step.observe(host),
             Kind::KernelArgument(step) => step.observe(host, planned),
             Kind::Wait(step) => step.observe(host),
+            Kind::InstanceGroup(step) => step.observe(host),
         }
     }
 
@@ -294,6 +303,7 @@ impl Step {
             Kind::GroupMember(step) => step.converge(host),
             Kind::KernelArgument(step) => step.converge(host),
             Kind::Wait(step) => step.converge(host),
+            Kind::InstanceGroup(step) => step.converge(host),
         }
     }
 
@@ -332,7 +342,9 @@ impl Step {
             Kind::Unit(step) => step.paths(),
             Kind::KernelArgument(_) => vec![kernel_argument::DROP_IN.to_owned()],
             Kind::GroupMember(_) => vec!["/etc/group".to_owned()],
-            Kind::Image(_) | Kind::Container(_) | Kind::Package(_) | Kind::Wait(_) => Vec::new(),
+            Kind::Image(_) | Kind::Container(_) | Kind::Package(_) | Kind::Wait(_) | Kind::InstanceGroup(_) => {
+                Vec::new()
+            }
         }
     }
 }

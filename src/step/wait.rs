@@ -27,13 +27,13 @@ pub struct Raw {
 /// A question, and whose answer is awaited.
 #[derive(Debug, Clone)]
 pub enum Wait {
-    /// `host:port` accepts a connection.
+    /// One of `host:port,host:port` accepts a connection.
     Tcp(String),
     /// GET on this address is answered with 200.
     Http(String),
     /// A Docker Engine answers at `tcp://host:port`.
     Docker(String),
-    /// ZooKeeper serves at `host:port`.
+    /// ZooKeeper serves at one of `host:port,host:port`.
     Zookeeper {
         /// Where.
         address: String,
@@ -89,18 +89,13 @@ impl Wait {
     /// The last answer, in words.
     pub fn ask(&self, host: &Host) -> Result<(), String> {
         match self {
-            Wait::Tcp(address) => host.connect_tcp(address, TRY),
+            Wait::Tcp(addresses) => any(addresses, |address| host.connect_tcp(address, TRY)),
             Wait::Http(url) => host.http_get(url, TRY).and_then(|answer| match answer.status {
                 200 => Ok(()),
                 status => Err(format!("status {status}")),
             }),
             Wait::Docker(address) => host.ping_docker(address, TRY),
-            Wait::Zookeeper { address, ensemble } => match (ensemble::ask(host, address)?, ensemble) {
-                (Answer::Member, true) | (Answer::Standalone, false) => Ok(()),
-                (Answer::Waiting, _) => Err("it runs, and waits for a quorum".into()),
-                (Answer::Standalone, true) => Err("it serves alone".into()),
-                (_, _) => Err("it serves as one of several".into()),
-            },
+            Wait::Zookeeper { address, ensemble } => any(address, |address| serves(host, address, *ensemble)),
             Wait::MesosLeader(masters) => one_leads(host, masters),
         }
     }
@@ -132,6 +127,28 @@ impl Wait {
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_secs(1));
         }
+    }
+}
+
+/// Whether one of `addresses`, with commas between them, answers as it should.
+fn any(addresses: &str, ask: impl Fn(&str) -> Result<(), String>) -> Result<(), String> {
+    let mut answers = Vec::new();
+    for address in addresses.split(',') {
+        match ask(address) {
+            Ok(()) => return Ok(()),
+            Err(answer) if addresses == address => return Err(answer),
+            Err(answer) => answers.push(format!("{address}: {answer}")),
+        }
+    }
+    Err(answers.join("; "))
+}
+
+fn serves(host: &Host, address: &str, ensemble: bool) -> Result<(), String> {
+    match (ensemble::ask(host, address)?, ensemble) {
+        (Answer::Member, true) | (Answer::Standalone, false) => Ok(()),
+        (Answer::Waiting, _) => Err("it runs, and waits for a quorum".into()),
+        (Answer::Standalone, true) => Err("it serves alone".into()),
+        (_, _) => Err("it serves as one of several".into()),
     }
 }
 

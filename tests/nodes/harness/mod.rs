@@ -1,6 +1,7 @@
 //! What the cases are written in: nodes, what is served to them, and how they look.
 
 pub mod agent;
+pub mod cluster;
 pub mod docker;
 pub mod image;
 pub mod line;
