@@ -151,6 +151,14 @@ enum Command {
     },
     /// Run the role's health checks
     Verify,
+    /// Look after what must be kept so for ever; for its timer
+    Keep,
+    /// Make Titus instance groups active, through the gateway of this node
+    Activate {
+        /// As titusagent
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
     /// Check settings and roles, offline and without root
     Check {
         /// Settings files, or role files (those with a `[[step]]`)
@@ -276,6 +284,8 @@ fn dispatch(cli: Cli) -> Result<u8> {
         }
         Command::Status { wait } => commands::status::run(global, wait),
         Command::Verify => commands::verify::run(global),
+        Command::Keep => commands::keep::run(global),
+        Command::Activate { names } => commands::activate::run(global, &names),
         Command::Check { files } => commands::check::run(global, &files),
         Command::Facts => commands::facts::run(global),
         Command::Config(which) => commands::config::run(global, &which),

@@ -18,7 +18,7 @@ pub fn observe(host: &Host, steps: &[Step], report: &mut Report, reporter: &Repo
     for (n, step) in steps.iter().enumerate() {
         let state = step.observe(host, &planned).map_err(|error| at(error, report, n, steps))?;
         if matches!(state, State::Changes(_)) {
-            planned.extend(step.planned());
+            planned.extend(step.planned(host, &planned).map_err(|error| at(error, report, n, steps))?);
         }
         record(report, reporter, step, &state, false);
     }
@@ -36,9 +36,6 @@ pub fn converge(
     report: &mut Report,
     reporter: &Reporter,
 ) -> Result<()> {
-    let own = ["/run/titus-bootstrap/x", journal::JOURNAL, journal::LAST_LOG, SAVED].map(str::to_owned);
-    let paths: Vec<String> = steps.iter().flat_map(Step::paths).chain(own).collect();
-    host.sweep(paths.iter().map(String::as_str))?;
     for (n, step) in steps.iter().enumerate() {
         failpoint();
         converge_step(host, steps, step, journal, report, reporter).map_err(|error| {
@@ -151,11 +148,15 @@ pub fn refuse(host: &Host, role: &str, steps: &[Step]) -> Result<()> {
     steps.iter().try_for_each(|step| step.refuse(host).map_err(|error| error.at(format!("{role}: {}", step.id))))
 }
 
-/// Begins what is slow and harmless: downloads of debs, and pulls as soon as the Docker Engine answers.
+/// Begins a run, under its lock: removes what a killed one left beside files that steps, or we, write. Then
+/// begins what is slow and harmless: downloads of debs, and pulls as soon as the Docker Engine answers.
 ///
 /// # Errors
-/// When the cache of debs cannot be looked at.
+/// When the system refuses.
 pub fn begin(host: &Host, steps: &[Step]) -> Result<()> {
+    let own = ["/run/titus-bootstrap/x", journal::JOURNAL, journal::LAST_LOG, SAVED].map(str::to_owned);
+    let paths: Vec<String> = steps.iter().flat_map(Step::paths).chain(own).collect();
+    host.sweep(paths.iter().map(String::as_str))?;
     if !host.is_live() {
         return Ok(());
     }

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::settings::Settings;
+use crate::step::instance_group::{self, InstanceGroups};
 use crate::step::wait::{self, Wait};
 use crate::template::Renderer;
 
@@ -16,8 +17,7 @@ pub struct Raw {
     unit: Option<String>,
     wait: Option<wait::Raw>,
     container: Option<String>,
-    #[serde(default)]
-    mesos_leader: bool,
+    instance_group: Option<instance_group::Raw>,
     #[serde(default)]
     mesos_agent: bool,
     #[serde(default)]
@@ -42,8 +42,8 @@ pub enum Question {
     Answers(Wait),
     /// The container is ours and runs.
     Container(String),
-    /// One of the Mesos masters, each `host:port`, is the leader, and only one.
-    MesosLeader(Vec<String>),
+    /// The groups are all Active.
+    InstanceGroups(InstanceGroups),
     /// A Mesos master knows this agent.
     MesosAgent {
         /// `host:port` of each.
@@ -60,7 +60,7 @@ pub enum Question {
 impl Raw {
     /// Whether it needs the Mesos masters.
     pub fn asks_mesos(&self) -> bool {
-        self.mesos_agent || self.mesos_leader
+        self.mesos_agent
     }
 
     /// The check with its values.
@@ -80,9 +80,8 @@ impl Raw {
         if let Some(name) = &self.container {
             asked.push(Question::Container(renderer.render_text(name)?));
         }
-        if self.mesos_leader {
-            let own = || vec![format!("{address}:5050")];
-            asked.push(Question::MesosLeader(if masters.is_empty() { own() } else { masters.clone() }));
+        if let Some(groups) = &self.instance_group {
+            asked.push(Question::InstanceGroups(groups.resolve(renderer)?));
         }
         if self.mesos_agent {
             let port = settings.agent.port.unwrap_or(5051);

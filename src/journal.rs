@@ -14,6 +14,8 @@ use crate::report::SCHEMA_VERSION;
 
 /// One line an event, mode 0600.
 pub const JOURNAL: &str = "/var/lib/titus-bootstrap/journal.jsonl";
+/// The same of `keep`, which may be at work beside a run.
+pub const KEEP_JOURNAL: &str = "/var/lib/titus-bootstrap/keep.jsonl";
 /// What the last run that changed something printed.
 pub const LAST_LOG: &str = "/var/log/titus-bootstrap/last.log";
 /// The same for programs.
@@ -54,15 +56,17 @@ pub struct Event {
 /// The journal of this run.
 #[derive(Debug)]
 pub struct Journal {
+    path: &'static str,
     template: Event,
     opened: bool,
 }
 
 impl Journal {
-    /// A journal of which nothing is on disk yet.
-    pub fn new(role: &str, role_digest: String, boot_id: &str, instance_id: &str) -> Journal {
+    /// A journal at `path`, to which this run has written nothing yet.
+    pub fn new(path: &'static str, role: &str, role_digest: String, boot_id: &str, instance_id: &str) -> Journal {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Journal {
+            path,
             template: Event {
                 schema_version: SCHEMA_VERSION,
                 time: String::new(),
@@ -95,7 +99,7 @@ impl Journal {
     /// When the file cannot be written.
     pub fn event(&mut self, host: &Host, event: &str, step: Option<&str>, lines: &[String]) -> Result<()> {
         if !self.opened {
-            open(host)?;
+            open(host, self.path)?;
             self.opened = true;
         }
         let event = Event {
@@ -107,13 +111,13 @@ impl Journal {
         };
         let line =
             serde_json::to_string(&event).map_err(|e| Error::failed("the journal cannot be written").cause(e))?;
-        host.append(JOURNAL, &line)
+        host.append(self.path, &line)
     }
 }
 
 /// The oldest runs go.
-fn open(host: &Host) -> Result<()> {
-    let events = events(host)?;
+fn open(host: &Host, path: &str) -> Result<()> {
+    let events = events(host, path)?;
     let mut runs = BTreeSet::new();
     let recent: Vec<&Event> = events
         .iter()
@@ -130,15 +134,15 @@ fn open(host: &Host) -> Result<()> {
         );
         text.push('\n');
     }
-    host.write(JOURNAL, text.as_bytes(), 0o600, Owner::ROOT)
+    host.write(path, text.as_bytes(), 0o600, Owner::ROOT)
 }
 
 /// All events that can be read; a torn line is passed over.
 ///
 /// # Errors
 /// When the file is there and cannot be read.
-pub fn events(host: &Host) -> Result<Vec<Event>> {
-    let text = host.read_text(JOURNAL)?.unwrap_or_default();
+pub fn events(host: &Host, path: &str) -> Result<Vec<Event>> {
+    let text = host.read_text(path)?.unwrap_or_default();
     Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
 }
 
@@ -162,7 +166,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let host = Host::tree(directory.path(), Default::default()).unwrap();
         for n in 0..60 {
-            let mut journal = Journal::new("agent", "d".into(), "b", "i");
+            let mut journal = Journal::new(JOURNAL, "agent", "d".into(), "b", "i");
             journal.template.run = format!("run-{n}");
             journal.event(&host, "started", Some("step"), &["x".into()]).unwrap();
             journal.event(&host, "finished", Some("step"), &[]).unwrap();
@@ -171,9 +175,9 @@ mod tests {
         let mut text = std::fs::read_to_string(&path).unwrap();
         text.push_str("{\"torn");
         std::fs::write(&path, text).unwrap();
-        let mut journal = Journal::new("agent", "d".into(), "b", "i");
+        let mut journal = Journal::new(JOURNAL, "agent", "d".into(), "b", "i");
         journal.event(&host, "started", None, &[]).unwrap();
-        let events = events(&host).unwrap();
+        let events = events(&host, JOURNAL).unwrap();
         let runs: BTreeSet<&str> = events.iter().map(|event| event.run.as_str()).collect();
         assert_eq!(runs.len(), KEPT_RUNS);
         assert!(runs.contains("run-59") && !runs.contains("run-5") && runs.contains(journal.run()));

@@ -11,6 +11,7 @@ pub mod facts;
 pub mod health;
 pub mod host;
 pub mod journal;
+pub mod properties;
 pub mod report;
 pub mod role;
 pub mod secrets;

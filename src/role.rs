@@ -10,7 +10,7 @@ use crate::facts::Facts;
 use crate::health::{Check, Raw as RawCheck};
 use crate::host::Host;
 use crate::settings::{Layer, Settings, did_you_mean, parse_toml};
-use crate::step::{Kind, Phase, Raw as RawStep, Step};
+use crate::step::{Phase, Raw as RawStep, Step};
 use crate::template::{Renderer, Source, is_template};
 
 /// Where an operator's own roles lie; a file of a built-in role's name replaces it.
@@ -28,7 +28,7 @@ const BUILT_IN: [(&str, &str); 4] = [
 ];
 
 /// The templates that the binary carries. Units stand in systemd/, everything else in roles/files/.
-const TEMPLATES: [(&str, &str); 17] = [
+const TEMPLATES: [(&str, &str); 21] = [
     ("docker.conf", include_str!("../roles/files/docker.conf")),
     ("docker-proxy.conf", include_str!("../roles/files/docker-proxy.conf")),
     ("docker-tcp-proxy.service", include_str!("../systemd/docker-tcp-proxy.service")),
@@ -45,6 +45,10 @@ const TEMPLATES: [(&str, &str); 17] = [
     ("10-eth0.network", include_str!("../roles/files/10-eth0.network")),
     ("20-else.network", include_str!("../roles/files/20-else.network")),
     ("zoo.cfg", include_str!("../roles/files/zoo.cfg")),
+    ("titus-server-master.service", include_str!("../systemd/titus-server-master.service")),
+    ("titus-server-gateway.service", include_str!("../systemd/titus-server-gateway.service")),
+    ("titus-instance-groups.service", include_str!("../systemd/titus-instance-groups.service")),
+    ("titus-instance-groups.timer", include_str!("../systemd/titus-instance-groups.timer")),
     ("titus-bootstrap-reboot.service", include_str!("../systemd/titus-bootstrap-reboot.service")),
 ];
 
@@ -57,8 +61,6 @@ pub fn built_in_template(name: &str) -> Option<&'static str> {
 #[serde(deny_unknown_fields)]
 struct File {
     description: String,
-    /// Why the role cannot be run yet.
-    not_yet: Option<String>,
     /// As uname(2) names them; empty: any.
     #[serde(default)]
     architectures: Vec<String>,
@@ -151,9 +153,8 @@ impl Role {
             let at = |error: Error| error.at(&shown);
             step.check().map_err(at)?;
             if step.phase.is_none() {
-                return Err(at(
-                    Error::config(format!("step {}: has no phase", step.id)).fix("phase = \"bake\" or \"boot\"")
-                ));
+                return Err(at(Error::config(format!("step {}: has no phase", step.id))
+                    .fix("phase = \"bake\", \"boot\" or \"keep\"")));
             }
             if let Some(unknown) = step.references().iter().find(|id| !seen.contains(id.as_str())) {
                 return Err(at(Error::config(format!(
@@ -205,10 +206,6 @@ impl Role {
     /// # Errors
     /// 69, or 78 when the image does not accept the role.
     pub fn refuse(&self, settings: &Settings, facts: &Facts) -> Result<()> {
-        if let Some(why) = &self.file.not_yet {
-            return Err(Error::unavailable(format!("role {}: {why}", self.name))
-                .fix(format!("put a role file of your own at {DIRECTORY}/{}.toml, or use another role", self.name)));
-        }
         if !settings.allowed_roles.is_empty()
             && !settings.allowed_roles.iter().any(|r| r.eq_ignore_ascii_case(&self.name))
         {
@@ -269,11 +266,12 @@ impl Role {
             for source in sources {
                 let names = renderer.names(&source).map_err(at)?;
                 let of_instance = names.iter().find(|name| name.starts_with("instance.") || name.starts_with("titus."));
-                if let (Some(Phase::Bake), Some(name)) = (step.phase, of_instance) {
+                if let (Some(phase @ (Phase::Bake | Phase::Keep)), Some(name)) = (step.phase, of_instance) {
                     // What is derived of settings alone is as good in an image.
                     if name != "titus.mesos_master" {
-                        return Err(at(Error::config(format!("has phase bake and names {name}"))
-                            .fix("an image knows nothing of an instance: give the step phase = \"boot\"")));
+                        let word = if phase == Phase::Bake { "bake" } else { "keep" };
+                        return Err(at(Error::config(format!("has phase {word} and names {name}"))
+                            .fix("no instance is asked then: only a step of phase = \"boot\" knows it")));
                     }
                 }
                 all.extend(names);
@@ -309,11 +307,9 @@ impl Role {
                 }
             }
             let step = raw.resolve(renderer, &files).map_err(at)?;
-            match &step.kind {
-                Kind::File(file) => files.insert(step.id.clone(), file.path.clone()),
-                Kind::Deb(deb) => files.insert(step.id.clone(), deb.mark.clone()),
-                _ => None,
-            };
+            if let Some(path) = step.file() {
+                files.insert(step.id.clone(), path.to_owned());
+            }
             if phases.contains(&phase) {
                 steps.push(step);
             }
@@ -364,5 +360,22 @@ fn strings<'a>(value: &'a toml::Value, into: &mut Vec<&'a str>) {
         toml::Value::Array(list) => list.iter().for_each(|v| strings(v, into)),
         toml::Value::Table(table) => table.iter().filter(|(key, _)| *key != "when").for_each(|(_, v)| strings(v, into)),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_and_containers_can_depend_on_every_step_that_writes_a_file() {
+        let text = "description = ''\n\
+                    [[step]]\nid = 'one'\nphase = 'bake'\nfile = { path = '/etc/one', content = '' }\n\
+                    [[step]]\nid = 'two'\nphase = 'boot'\nproperties = { path = '/etc/two', set = { a = 'b' } }\n\
+                    [[step]]\nid = 'unit'\nphase = 'boot'\nunit = { name = 'x.service', restart_on = ['one', 'two'] }\n";
+        let role = Role::parse("mine", "mine.toml", text.into()).unwrap();
+        let steps = role.steps(&Renderer::new(json!({})), &[Phase::Boot]).unwrap();
+        let told = format!("{:?}", steps.last().unwrap().kind);
+        assert!(told.contains(r#"["/etc/one", "/etc/two"]"#), "{told}");
     }
 }

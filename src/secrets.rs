@@ -1,7 +1,17 @@
 //! Secrets: found in whatever is printed, logged or kept, and hidden there.
 
+/// What the names of secrets contain.
+const WORDS: [&str; 3] = ["password", "token", "secret"];
+
+/// Whether what has this name must not be read.
+pub fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    WORDS.iter().any(|word| name.contains(word))
+}
+
 /// Hides what must not be read: in an address its user info and its query, which signs for
-/// what it asks for (an address that S3 has signed), and what follows the words password or token.
+/// what it asks for (an address that S3 has signed), and what follows the words password, token
+/// or secret.
 pub fn masked(text: &str) -> String {
     let mut made = String::with_capacity(text.len());
     let mut rest = text;
@@ -41,7 +51,7 @@ fn mask_words(text: &str) -> String {
     let mut at = 0;
     loop {
         let rest = lower.get(at..).unwrap_or_default();
-        let next = ["password", "token"].iter().filter_map(|word| Some(rest.find(word)? + at + word.len())).min();
+        let next = WORDS.iter().filter_map(|word| Some(rest.find(word)? + at + word.len())).min();
         let Some(found) = next else { break };
         // Only an assignment: `password = "…"`, `token: …`, `"token":"…"`.
         let after = text.get(found..).unwrap_or_default().trim_start_matches(['"', '\'', ' ']);
@@ -76,6 +86,7 @@ mod tests {
             ("password = \"hunter2\" next", "password = \"***\" next"),
             ("{\"token\":\"abc\"}", "{\"token\":\"***\"}"),
             ("a token was asked for", "a token was asked for"),
+            ("aws.secret: abc", "aws.secret: ***"),
             ("", ""),
         ] {
             assert_eq!(masked(text), shown);

@@ -47,7 +47,7 @@ fn a_plan_ends_with_what_it_found_if_so_asked() {
     root.sample(&["plan", "--detailed-exitcode", "--set", "stack=x"]).ends_with(2);
     root.sample(&["plan", "--set", "stack=x"]).ends_with(0);
     root.sample(&["plan", "--detailed-exitcode", "--set", "stack=x;y"]).ends_with(78);
-    root.run(&["plan", "--detailed-exitcode", "--role", "master", "--sample"]).ends_with(69);
+    root.sample(&["plan", "--detailed-exitcode", "--set", "agent.supported_families=[\"r4\"]"]).ends_with(69);
     root.run(&["plan", "--detailed-exitcode", "--sample"]).ends_with(78);
 }
 

@@ -50,7 +50,7 @@ fn the_table() {
     assert_eq!(run(&["config"]).code, 64);
     assert_eq!(run(&["instance-type"]).code, 64);
     assert_eq!(run(&["plna", "--root", root_path]).code, 64);
-    assert_eq!(root.run(&["--role", "master", "--sample"]).code, 69);
+    assert_eq!(sample(&["--set", "agent.supported_families=[\"r4\"]"]), 69);
     let absent = ["--role", "agent", "--set", "timeouts.facts=100ms"];
     let mut asks_nobody = root.program(&absent);
     assert_eq!(outcome(ask(&mut asks_nobody, "http://127.0.0.1:9")).code, 75);

@@ -119,11 +119,8 @@ fn no_role_anywhere() {
 }
 
 #[test]
-fn a_role_that_is_none_or_not_yet_or_not_accepted() {
+fn a_role_that_is_none_or_not_accepted() {
     refused(&["--sample", "--role", "agnet"], 78, &["agnet", "did you mean `agent`?"]);
-    for role in ["master", "gateway"] {
-        refused(&["--sample", "--role", role], 69, &[&format!("role {role}: ")]);
-    }
     let accepted = [&AGENT[..], &["--set", "allowed_roles=[\"master\"]"]].concat();
     refused(&accepted, 78, &["role agent", "allowed_roles is master"]);
     refused_for_metadata(

@@ -90,6 +90,11 @@ fn a_wrong_role_file_is_refused_with_its_place() {
         (&step("file = { path = \"/etc/{{ stakc }}\", content = \"\" }"), &["step one", "did you mean `stack`?"]),
         (&step("file = { path = \"/etc/x\", template = \"nowhere.env\" }"), &["nowhere.env"]),
         (&step("file = { path = \"/etc/x\", template = \"../agent.toml\" }"), &["../agent.toml"]),
+        (&step("properties = { path = \"/etc/x\", sett = {} }"), &["line 5", "did you mean `set`?"]),
+        (
+            &step("properties = { path = \"/etc/x\", set = { a = \"{{ stakc }}\" } }"),
+            &["step one", "did you mean `stack`?"],
+        ),
         ("[defaults.agent]\nprot = 1\n", &["prot", "did you mean `port`?"]),
     ] {
         wrong(lines, words);
@@ -105,6 +110,7 @@ fn a_step_of_an_image_that_names_an_instance_is_refused() {
         "file = { path = \"/etc/x\", template = \"instance.env\" }",
         "when = \"instance.cpus > 2\"\nfile = { path = \"/etc/x\", content = \"\" }",
         "file = { path = \"/etc/x\", content = \"{{ titus.resources }}\" }",
+        "properties = { path = \"/etc/x\", set = { a = \"{{ instance.id }}\" } }",
     ] {
         wrong(&bake(lines), &["step one", "phase bake", "phase = \"boot\""]);
     }
@@ -121,6 +127,8 @@ fn what_only_values_can_show_is_refused_before_anything_is_changed() {
         ("unit = { name = \"docker\" }", &["docker.service"]),
         ("deb = { source = { url = \"https://h/x.deb\", sha256 = \"ab\" } }", &["64 hexadecimal digits"]),
         ("deb = { source = { url = \"https://h/x.deb\", path = \"/x.deb\" } }", &["both a path and a url"]),
+        ("properties = { path = \"/etc/x\", set = { a = \"b\\nc\" } }", &["\"a\"", "newline"]),
+        ("properties = { path = \"/etc/x\", set = { a.b = \"c\" } }", &["\"a\"", "quotes"]),
     ] {
         let root = Root::empty();
         let first = "[[step]]\nid = \"first\"\nphase = \"boot\"\nfile = { path = \"/etc/first\", content = \"\" }\n";
@@ -152,6 +160,40 @@ fn a_deb_is_deferred_in_a_tree_and_refused_without_a_checksum() {
         run(arguments, &unpinned).ends_with(78).tells(&["debs.master", "has no sha256"]);
     }
     run(&["config", "show", "--sample", "--role", "mine"], &pinned).ends_with(0).prints(&["https://***@h/x.deb?***"]);
+}
+
+#[test]
+fn a_properties_file_is_edited_in_place() {
+    let path = "/opt/titus-server-master/titusmaster.properties";
+    let root = Root::empty();
+    let first = "[[step]]\nid = \"first\"\nphase = \"boot\"\nfile = { path = \"/etc/first\", content = \"\" }\n";
+    let edit = step(&format!(
+        "properties = {{ path = \"{path}\", set = {{ \"titus.zookeeper.root\" = \"/titus/{{{{ stack }}}}\", \"x.password\" = \"1\" }}, \
+         more = \"{{{{ master.properties }}}}\" }}"
+    ));
+    root.write(&format!("{ROLES}/mine.toml"), format!("description = \"Mine\"\n{first}{edit}"));
+    root.write(path, "# kept\ntitus.zookeeper.root=/x\nother : kept\ntitus.zookeeper.root=/x\nx.password=hunter2");
+    root.write(
+        "/etc/titus-bootstrap/config.toml",
+        "[master.properties]\n\"x.password\" = \"hunter3\"\n\"a b\" = \"\\\\\"\n",
+    );
+    let plan = root.run(&["plan", "--sample", "--role", "mine"]).ends_with(0);
+    let plan =
+        plan.prints(&["set 3 properties in", "remove 1 duplicate", "+titus.zookeeper.root=/titus/mainvpc", "***"]);
+    let run = root.run(&["--sample", "--role", "mine"]).ends_with(0);
+    assert!(!format!("{plan:?}{run:?}").contains("hunter"), "{plan:?}{run:?}");
+    let after = "# kept\ntitus.zookeeper.root=/titus/mainvpc\nother : kept\nx.password=hunter3\na\\ b=\\\\\n";
+    assert_eq!(root.read(path), after);
+    root.run(&["--sample", "--role", "mine"]).ends_with(0).prints(&["nothing to do"]);
+
+    let root = Root::empty();
+    root.write(&format!("{ROLES}/mine.toml"), format!("description = \"Mine\"\n{first}{edit}"));
+    root.write("/srv/theirs", "a=1\n");
+    root.link(path, "/srv/theirs");
+    let before = root.look();
+    root.run(&["--sample", "--role", "mine"]).ends_with(69).tells(&["one", path, "/srv/theirs", "cp "]);
+    root.run(&["plan", "--sample", "--role", "mine"]).ends_with(69).tells(&["one", path, "/srv/theirs", "cp "]);
+    assert_same(&before, &root.look(), "a refused role changed something");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::cli::{Apply, Global};
 use crate::engine;
 use crate::error::{Error, Kind, Result};
 use crate::host::fs::Owner;
+use crate::host::lock::LOCK;
 use crate::host::{Host, signals};
 use crate::journal::{self, Journal};
 use crate::report::{Report, Reporter};
@@ -61,7 +62,7 @@ fn converge(
     let from_user_data = is_user_data(arguments.steps.user_data.as_ref());
     let patience =
         arguments.lock_wait.unwrap_or(if from_user_data { Duration::from_secs(15 * 60) } else { Duration::ZERO });
-    let _lock = host.lock(patience, &mut |line| tracing::info!("{line}"))?;
+    let _lock = host.lock(LOCK, patience, &mut |line| tracing::info!("{line}"))?;
     let prepared = super::prepare(global, &mut host, &arguments.steps)?;
     prepared.introduce(report, &host);
     let steps = prepared.steps(arguments.steps.phase)?;
@@ -81,7 +82,7 @@ fn converge(
     }
 
     reporter.heading(report);
-    let mut journal = journal_of(&prepared);
+    let mut journal = journal_of(&prepared, journal::JOURNAL);
     report.run = journal.run().into();
     status(&host, report, "running")?;
     *reached = true;
@@ -101,7 +102,7 @@ fn converge(
 }
 
 /// A made-up identity never reaches a live node.
-fn refuse_made_up_facts(global: &Global) -> Result<()> {
+pub(super) fn refuse_made_up_facts(global: &Global) -> Result<()> {
     let flag = if global.sample { "--sample" } else { "--facts" };
     if global.root.is_none() && (global.sample || global.facts.is_some()) {
         return Err(Error::new(Kind::Usage, format!("{flag} on the live machine"))
@@ -111,7 +112,7 @@ fn refuse_made_up_facts(global: &Global) -> Result<()> {
     Ok(())
 }
 
-fn refuse_without_root(host: &Host) -> Result<()> {
+pub(super) fn refuse_without_root(host: &Host) -> Result<()> {
     if !host.is_live() || host.may_chown() {
         return Ok(());
     }
@@ -140,10 +141,11 @@ fn save(global: &Global, host: &Host, prepared: &Prepared) -> Result<()> {
     Layer::save(host, &layers)
 }
 
-fn journal_of(prepared: &Prepared) -> Journal {
+/// A journal of a run, at `path`.
+pub(super) fn journal_of(prepared: &Prepared, path: &'static str) -> Journal {
     let digest = step::hex(&Sha256::digest(prepared.role.text()));
     let boot_id = prepared.facts.instance.as_ref().map(|instance| instance.boot_id.clone()).unwrap_or_default();
-    Journal::new(&prepared.role.name, digest, &boot_id, &prepared.instance_id())
+    Journal::new(path, &prepared.role.name, digest, &boot_id, &prepared.instance_id())
 }
 
 fn keep(host: &Host, journal: &mut Journal, report: &Report) -> Result<()> {

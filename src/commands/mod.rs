@@ -1,10 +1,12 @@
 //! The commands: one file each, and what they share: from the command line to a role's steps.
 
+pub mod activate;
 pub mod apply;
 pub mod check;
 pub mod config;
 pub mod facts;
 pub mod instance_type;
+pub mod keep;
 pub mod plan;
 pub mod print;
 pub mod reboot;

@@ -29,7 +29,7 @@ pub fn run(global: &Global, wait: bool) -> Result<u8> {
             None if status.is_null() => say("no run since this boot\n"),
             None => say(&format!("last run: {state} at {}, role {}\n", text("time"), text("role"))),
         }
-        if let Some(last) = journal::events(&host)?.last() {
+        if let Some(last) = journal::events(&host, journal::JOURNAL)?.last() {
             say(&format!("last change: {} ({} {})\n", last.time, last.event, last.step.clone().unwrap_or_default()));
         }
     }

@@ -10,6 +10,7 @@ use crate::health::Question;
 use crate::host::Host;
 use crate::host::command::{self, Patience};
 use crate::report::{SCHEMA_VERSION, say};
+use crate::step::instance_group::ACTIVE;
 
 const TRY: Duration = Duration::from_secs(10);
 
@@ -80,7 +81,10 @@ fn ask(host: &Host, question: &Question) -> Result<Finding> {
             Err(answer) => Finding::Bad(format!("asked {}: {answer}", wait.what())),
         },
         Question::Container(name) => container(host, name),
-        Question::MesosLeader(masters) => leader(host, masters),
+        Question::InstanceGroups(groups) => match groups.states(host) {
+            Ok(states) => active(&states),
+            Err(error) => Finding::Bad(error.to_string()),
+        },
         Question::MesosAgent { masters, address, port } => registered(host, masters, address, *port),
         Question::VpcTool(ours) => vpc_tool(ours)?,
     })
@@ -104,31 +108,17 @@ fn container(host: &Host, name: &str) -> Finding {
     }
 }
 
-/// Mesos masters tell by the metric `master/elected` who leads them.
-fn leader(host: &Host, masters: &[String]) -> Finding {
-    let (mut leaders, mut others) = (Vec::new(), Vec::new());
-    for master in masters {
-        match is_elected(host, master) {
-            Ok(true) => leaders.push(master.as_str()),
-            Ok(false) => others.push(format!("{master} is not")),
-            Err(answer) => others.push(format!("{master}: {answer}")),
-        }
+fn active(states: &[(&str, Option<String>)]) -> Finding {
+    let told = |(name, state): &(&str, Option<String>)| match state {
+        Some(state) => format!("{name} is {state}"),
+        None => format!("{name} is unknown: no agent of it has registered"),
+    };
+    let text = states.iter().map(told).collect::<Vec<_>>().join(", ");
+    if states.iter().all(|(_, state)| state.as_deref() == Some(ACTIVE)) {
+        Finding::Good(text)
+    } else {
+        Finding::Bad(text)
     }
-    match leaders.as_slice() {
-        [leader] => Finding::Good(format!("{leader} is the leading Mesos master")),
-        [] => Finding::Bad(format!("no Mesos master is the leader: {}", others.join("; "))),
-        several => Finding::Bad(format!("several Mesos masters say that they lead: {}", several.join(", "))),
-    }
-}
-
-fn is_elected(host: &Host, master: &str) -> Result<bool, String> {
-    let answer = host.http_get(&format!("http://{master}/metrics/snapshot"), TRY)?;
-    if answer.status != 200 {
-        return Err(format!("status {}", answer.status));
-    }
-    let document: Value = serde_json::from_slice(&answer.body).map_err(|e| format!("no JSON: {e}"))?;
-    let elected = document.get("master/elected").and_then(Value::as_f64);
-    elected.map(|elected| elected > 0.5).ok_or_else(|| "its answer has no master/elected".into())
 }
 
 /// Whether one of the masters, or the leader that it names, has this agent in `/slaves`.

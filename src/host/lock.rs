@@ -1,4 +1,4 @@
-//! The lock that only `apply` takes: flock(2) on a file under /run, so that it goes
+//! The locks that `apply` and `keep` take: flock(2) on a file under /run, so that it goes
 //! with the process that held it.
 
 use std::fs::File;
@@ -15,6 +15,9 @@ use crate::error::{Error, Kind, Result};
 /// Where the lock lies; its contents tell who holds it.
 pub const LOCK: &str = "/run/titus-bootstrap/lock";
 
+/// The same of `keep`, which neither waits for a run nor holds one up.
+pub const KEEP_LOCK: &str = "/run/titus-bootstrap/keep.lock";
+
 /// The held lock; dropped, it is free.
 #[derive(Debug)]
 pub struct Lock {
@@ -22,17 +25,17 @@ pub struct Lock {
 }
 
 impl Host {
-    /// Takes the lock, waiting at most `patience` for whoever has it. `say` is told
+    /// Takes the lock at `path`, waiting at most `patience` for whoever has it. `say` is told
     /// once who that is.
     ///
     /// # Errors
     /// 75 when another run still holds it then; it is named.
-    pub fn lock(&self, patience: Duration, say: &mut dyn FnMut(&str)) -> Result<Lock> {
-        let cannot = |e: &dyn std::fmt::Display| Error::failed(format!("{LOCK}: cannot be taken")).cause(e);
+    pub fn lock(&self, path: &str, patience: Duration, say: &mut dyn FnMut(&str)) -> Result<Lock> {
+        let cannot = |e: &dyn std::fmt::Display| Error::failed(format!("{path}: cannot be taken")).cause(e);
         if self.entry("/run/titus-bootstrap")?.is_none() {
             self.make_directory("/run/titus-bootstrap", 0o755, Owner::ROOT)?;
         }
-        let path = self.place(LOCK)?.1;
+        let place = self.place(path)?.1;
         let deadline = Instant::now() + patience;
         let mut file = std::fs::OpenOptions::new()
             .read(true)
@@ -41,7 +44,7 @@ impl Host {
             .truncate(false)
             .mode(0o644)
             .custom_flags(nix::libc::O_NOFOLLOW)
-            .open(path)
+            .open(place)
             .map_err(|e| cannot(&e))?;
         let mut told = false;
         loop {
@@ -118,13 +121,13 @@ mod tests {
     fn a_second_run_is_told_who_holds_the_lock() {
         let directory = tempfile::tempdir().unwrap();
         let host = Host::tree(directory.path(), super::super::Deadlines::default()).unwrap();
-        let lock = host.lock(Duration::ZERO, &mut |_| {}).unwrap();
-        let refused = host.lock(Duration::ZERO, &mut |_| {}).unwrap_err();
+        let lock = host.lock(LOCK, Duration::ZERO, &mut |_| {}).unwrap();
+        let refused = host.lock(LOCK, Duration::ZERO, &mut |_| {}).unwrap_err();
         assert_eq!(refused.kind, Kind::TemporaryFailure);
         assert!(refused.what.contains(&format!("process {}, since 2", std::process::id())), "{refused}");
         assert!(host.lock_holder().unwrap().is_some());
         drop(lock);
         assert_eq!(host.lock_holder().unwrap(), None);
-        host.lock(Duration::ZERO, &mut |_| {}).unwrap();
+        host.lock(LOCK, Duration::ZERO, &mut |_| {}).unwrap();
     }
 }

@@ -24,6 +24,8 @@ pub struct Entry {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// Bytes of a regular file.
+    pub size: u64,
     /// Inode number.
     pub inode: u64,
     /// Last change of contents or inode, nanoseconds since 1970.
@@ -125,6 +127,7 @@ impl Host {
                 mode: found.mode() & 0o7777,
                 uid: found.uid(),
                 gid: found.gid(),
+                size: found.size(),
                 inode: found.ino(),
                 changed_ns: i128::from(found.ctime()) * 1_000_000_000 + i128::from(found.ctime_nsec()),
             }))

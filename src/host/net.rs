@@ -4,6 +4,7 @@ use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use serde_json::Value as Json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -156,8 +157,25 @@ impl Host {
     /// # Errors
     /// The last answer, in words. A status that tells of a failure is no error.
     pub fn http_get(&self, url: &str, deadline: Duration) -> Result<Answer, String> {
+        self.http(|client| client.get(url), deadline)
+    }
+
+    /// PUT of a JSON document, as [`Host::http_get`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn http_put(&self, url: &str, document: &Json, deadline: Duration) -> Result<Answer, String> {
+        let body = document.to_string();
+        self.http(|client| client.put(url).header("content-type", "application/json").body(body), deadline)
+    }
+
+    fn http(
+        &self,
+        request: impl FnOnce(reqwest::Client) -> reqwest::RequestBuilder,
+        deadline: Duration,
+    ) -> Result<Answer, String> {
         blocking(deadline, async {
-            let mut response = plain_client()?.get(url).send().await.map_err(|e| chain(&e))?;
+            let mut response = request(plain_client()?).send().await.map_err(|e| chain(&e))?;
             let mut body = Vec::new();
             while let Some(chunk) = response.chunk().await.map_err(|e| chain(&e))? {
                 body.extend_from_slice(&chunk);

@@ -57,7 +57,7 @@ impl Host {
         &self,
         name: &str,
         also: bool,
-        planned: &BTreeMap<String, String>,
+        planned: &BTreeMap<String, Vec<u8>>,
     ) -> Result<Vec<(String, String)>> {
         let mut links = Vec::new();
         let mut left = vec![name.to_owned()];
@@ -68,7 +68,7 @@ impl Host {
             }
             let new = planned.iter().find(|(path, _)| UNIT_DIRECTORIES.iter().any(|d| **path == format!("{d}/{unit}")));
             let (file, text) = match (new, self.unit_file(&unit)?) {
-                (Some((path, text)), _) => (path.clone(), text.clone()),
+                (Some((path, text)), _) => (path.clone(), String::from_utf8_lossy(text).into_owned()),
                 (None, Some(file)) => (file.clone(), self.read_text(&file)?.unwrap_or_default()),
                 (None, None) => continue,
             };

@@ -71,6 +71,10 @@ pub(super) fn derive(settings: &mut Settings) {
         let host = |server: &String| Some(format!("{}:5050", server.rsplit_once(':')?.0));
         settings.mesos.masters = settings.zookeeper.servers.iter().filter_map(host).collect();
     }
+    settings.gateway.activate_instance_groups.get_or_insert_with(|| {
+        let group = settings.agent.asg.clone().unwrap_or_else(|| "titusagent".to_owned());
+        vec![group]
+    });
     settings.mesos.zk_path.get_or_insert_with(|| format!("/titus/{}/mesos", settings.stack));
 }
 
@@ -109,6 +113,7 @@ fn values(s: &Settings) -> Vec<(String, String, Form)> {
     many("allowed_roles", &s.allowed_roles, NAME);
     many("zookeeper.servers", &s.zookeeper.servers, HOST_PORT);
     many("mesos.masters", &s.mesos.masters, HOST_PORT);
+    many("gateway.activate_instance_groups", s.gateway.activate_instance_groups.as_deref().unwrap_or_default(), GROUP);
     many("agent.kernel_arguments", &s.agent.kernel_arguments, KERNEL_ARGUMENT);
     many("tags.role", &s.tags.role, PLAIN);
     many("packages.docker", &s.packages.docker, PACKAGE);

@@ -105,7 +105,7 @@ pub struct Master {
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Gateway {
-    /// Instance groups that are kept active.
+    /// Instance groups that are kept active; unset: agent.asg, or else "titusagent".
     pub activate_instance_groups: Option<Vec<String>>,
     /// Further keys of titusgateway.properties, or other values.
     pub properties: BTreeMap<String, String>,

@@ -114,10 +114,14 @@ pub fn shown(merged: &Merged) -> BTreeMap<String, (String, String)> {
     let mut found = BTreeMap::new();
     walk(&merged.table, "", merged, &mut found);
     if let Ok(settings) = merged.settings() {
-        let derived =
-            [("mesos.zk_path", json!(settings.mesos.zk_path)), ("mesos.masters", json!(settings.mesos.masters))];
-        for (key, value) in derived {
-            let made = || (value.to_string(), "derived of zookeeper.servers and stack".to_owned());
+        let groups = &settings.gateway.activate_instance_groups;
+        let derived = [
+            ("mesos.zk_path", json!(settings.mesos.zk_path), "zookeeper.servers and stack"),
+            ("mesos.masters", json!(settings.mesos.masters), "zookeeper.servers and stack"),
+            ("gateway.activate_instance_groups", json!(groups), "agent.asg"),
+        ];
+        for (key, value, of) in derived {
+            let made = || (value.to_string(), format!("derived of {of}"));
             found.entry(key.to_owned()).or_insert_with(made);
         }
     }

@@ -41,6 +41,9 @@ const RESTARTS: i64 = 2;
 
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Where an engine that ever ran keeps its containers.
+const CONTAINERS: &str = "/var/lib/docker/containers";
+
 /// Log drivers whose files have a size and a number (Docker documentation, "Configure logging drivers").
 const DRIVERS_WITH_FILES: [&str; 2] = ["json-file", "local"];
 
@@ -234,7 +237,7 @@ impl Container {
         let bound = self.made_of.binds.iter().filter_map(|bind| Some(split_bind(bind)?.0));
         for path in bound.chain(self.files.iter().map(String::as_str)) {
             let contents = match planned.get(path) {
-                Some(text) => Some(text.clone().into_bytes()),
+                Some(contents) => Some(contents.clone()),
                 None if host.entry(path)?.is_some_and(|entry| entry.kind == EntryKind::File) => host.read(path)?,
                 None => None,
             };
@@ -283,7 +286,7 @@ impl Container {
             Some(found) if !is_ours(&found) => self.refuse_foreign(host, &found)?,
             _ => {}
         }
-        if self.has_its_ports(host)? { Ok(()) } else { self.refuse_taken_ports(host) }
+        if self.may_have_its_ports(host)? { Ok(()) } else { self.refuse_taken_ports(host) }
     }
 
     fn refuse_foreign(&self, host: &Host, found: &Found) -> Result<()> {
@@ -298,9 +301,10 @@ impl Container {
         self.copies(found).try_for_each(|(to, _)| host.refuse_other_data(&found.id, to))
     }
 
-    /// Whether its ports are taken by the container itself, under whichever name.
-    fn has_its_ports(&self, host: &Host) -> Result<bool> {
-        let Ok(engine) = host.engine() else { return Ok(false) };
+    /// Whether its ports may be taken by the container itself, under whichever name.
+    fn may_have_its_ports(&self, host: &Host) -> Result<bool> {
+        // With live-restore containers outlive the engine that does not answer.
+        let Ok(engine) = host.engine() else { return Ok(host.entry(CONTAINERS)?.is_some()) };
         let has_process = |found: Found| ["running", "paused", "restarting"].contains(&found.status.as_str());
         for name in [&self.name, &self.old_name()] {
             if engine.container(name)?.is_some_and(has_process) {

@@ -9,8 +9,10 @@ pub mod ensemble;
 pub mod file;
 pub mod group_member;
 pub mod image;
+pub mod instance_group;
 pub mod kernel_argument;
 pub mod package;
+pub mod properties;
 pub mod unit;
 pub mod wait;
 
@@ -52,6 +54,8 @@ pub enum Kind {
     File(file::File),
     /// A directory with this mode, owner.
     Directory(directory::Directory),
+    /// These keys in a Java properties file.
+    Properties(properties::Properties),
     /// A deb822 source with its pinned key.
     AptSource(apt_source::AptSources),
     /// These packages are installed.
@@ -70,6 +74,8 @@ pub enum Kind {
     KernelArgument(kernel_argument::KernelArguments),
     /// A service answers.
     Wait(wait::Wait),
+    /// Titus instance groups are Active.
+    InstanceGroup(instance_group::InstanceGroups),
 }
 
 /// What `observe` found.
@@ -89,7 +95,7 @@ pub enum State {
 
 /// Files that earlier steps of a plan will have written by then: path and contents. A run has none,
 /// for it observes what is there.
-pub type Planned = BTreeMap<String, String>;
+pub type Planned = BTreeMap<String, Vec<u8>>;
 
 /// One difference between what is and what should be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -127,6 +133,7 @@ pub struct Raw {
     pub when: Option<String>,
     file: Option<file::Raw>,
     directory: Option<directory::Raw>,
+    properties: Option<properties::Raw>,
     apt_source: Option<apt_source::Raw>,
     package: Option<package::Raw>,
     deb: Option<deb::Raw>,
@@ -136,6 +143,7 @@ pub struct Raw {
     group_member: Option<group_member::Raw>,
     kernel_argument: Option<kernel_argument::Raw>,
     wait: Option<wait::Raw>,
+    instance_group: Option<instance_group::Raw>,
 }
 
 impl Raw {
@@ -161,6 +169,7 @@ impl Raw {
         let kinds = [
             self.file.is_some(),
             self.directory.is_some(),
+            self.properties.is_some(),
             self.apt_source.is_some(),
             self.package.is_some(),
             self.deb.is_some(),
@@ -170,6 +179,7 @@ impl Raw {
             self.group_member.is_some(),
             self.kernel_argument.is_some(),
             self.wait.is_some(),
+            self.instance_group.is_some(),
         ];
         match kinds.iter().filter(|there| **there).count() {
             1 => Ok(()),
@@ -189,6 +199,8 @@ impl Raw {
             Kind::File(raw.resolve(renderer)?)
         } else if let Some(raw) = &self.directory {
             Kind::Directory(raw.resolve(renderer)?)
+        } else if let Some(raw) = &self.properties {
+            Kind::Properties(raw.resolve(renderer)?)
         } else if let Some(raw) = &self.apt_source {
             Kind::AptSource(raw.resolve(renderer)?)
         } else if let Some(raw) = &self.package {
@@ -207,6 +219,8 @@ impl Raw {
             Kind::KernelArgument(raw.resolve(renderer)?)
         } else if let Some(raw) = &self.wait {
             Kind::Wait(raw.resolve(renderer)?)
+        } else if let Some(raw) = &self.instance_group {
+            Kind::InstanceGroup(raw.resolve(renderer)?)
         } else {
             return Err(Error::config("has no kind"));
         };
@@ -220,6 +234,7 @@ impl Step {
         match &self.kind {
             Kind::File(_) => "file",
             Kind::Directory(_) => "directory",
+            Kind::Properties(_) => "properties",
             Kind::AptSource(_) => "apt_source",
             Kind::Package(_) => "package",
             Kind::Deb(_) => "deb",
@@ -229,6 +244,7 @@ impl Step {
             Kind::GroupMember(_) => "group_member",
             Kind::KernelArgument(_) => "kernel_argument",
             Kind::Wait(_) => "wait",
+            Kind::InstanceGroup(_) => "instance_group",
         }
     }
 
@@ -239,6 +255,7 @@ impl Step {
     pub fn refuse(&self, host: &Host) -> Result<()> {
         match &self.kind {
             Kind::File(step) => step.refuse(host),
+            Kind::Properties(step) => step.refuse(host),
             Kind::Deb(step) => step.refuse(host),
             Kind::Image(step) if host.is_live() => step.refuse(host),
             Kind::Container(step) if host.is_live() => step.refuse(host),
@@ -254,6 +271,7 @@ impl Step {
         match &self.kind {
             Kind::File(step) => step.observe(host),
             Kind::Directory(step) => step.observe(host),
+            Kind::Properties(step) => step.observe(host, planned),
             Kind::AptSource(step) => step.observe(host),
             Kind::Package(step) => step.observe(host),
             Kind::Deb(step) => step.observe(host),
@@ -263,6 +281,7 @@ impl Step {
             Kind::GroupMember(step) => step.observe(host),
             Kind::KernelArgument(step) => step.observe(host, planned),
             Kind::Wait(step) => step.observe(host),
+            Kind::InstanceGroup(step) => step.observe(host),
         }
     }
 
@@ -274,6 +293,7 @@ impl Step {
         match &self.kind {
             Kind::File(step) => step.converge(host),
             Kind::Directory(step) => step.converge(host),
+            Kind::Properties(step) => step.converge(host),
             Kind::AptSource(step) => step.converge(host),
             Kind::Package(step) => step.converge(host),
             Kind::Deb(step) => step.converge(host),
@@ -283,15 +303,30 @@ impl Step {
             Kind::GroupMember(step) => step.converge(host),
             Kind::KernelArgument(step) => step.converge(host),
             Kind::Wait(step) => step.converge(host),
+            Kind::InstanceGroup(step) => step.converge(host),
         }
     }
 
-    /// What the step will have written, for the plan of later ones.
-    pub fn planned(&self) -> Option<(String, String)> {
+    /// What the step will have written, for the plan of later ones. `planned`: what earlier ones will.
+    ///
+    /// # Errors
+    /// When a file that it edits cannot be read.
+    pub fn planned(&self, host: &Host, planned: &Planned) -> Result<Option<(String, Vec<u8>)>> {
+        Ok(match &self.kind {
+            Kind::File(step) => Some((step.path.clone(), step.contents().to_owned().into_bytes())),
+            Kind::Properties(step) => Some((step.path.clone(), step.planned(host, planned)?)),
+            Kind::Deb(step) => Some((step.mark.clone(), Vec::new())),
+            Kind::KernelArgument(_) => Some((kernel_argument::DROP_IN.to_owned(), Vec::new())),
+            _ => None,
+        })
+    }
+
+    /// The file that the step writes, if its contents are what `restart_on` looks at.
+    pub fn file(&self) -> Option<&str> {
         match &self.kind {
-            Kind::File(step) => Some((step.path.clone(), step.contents().to_owned())),
-            Kind::Deb(step) => Some((step.mark.clone(), String::new())),
-            Kind::KernelArgument(_) => Some((kernel_argument::DROP_IN.to_owned(), String::new())),
+            Kind::File(step) => Some(&step.path),
+            Kind::Properties(step) => Some(&step.path),
+            Kind::Deb(step) => Some(&step.mark),
             _ => None,
         }
     }
@@ -301,12 +336,15 @@ impl Step {
         match &self.kind {
             Kind::File(step) => vec![step.path.clone()],
             Kind::Directory(step) => vec![step.path.clone()],
+            Kind::Properties(step) => vec![step.path.clone()],
             Kind::AptSource(step) => step.paths(),
             Kind::Deb(step) => step.paths(),
             Kind::Unit(step) => step.paths(),
             Kind::KernelArgument(_) => vec![kernel_argument::DROP_IN.to_owned()],
             Kind::GroupMember(_) => vec!["/etc/group".to_owned()],
-            Kind::Image(_) | Kind::Container(_) | Kind::Package(_) | Kind::Wait(_) => Vec::new(),
+            Kind::Image(_) | Kind::Container(_) | Kind::Package(_) | Kind::Wait(_) | Kind::InstanceGroup(_) => {
+                Vec::new()
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{Change, State, ensemble};
 use crate::error::{Error, Result};
@@ -18,6 +19,7 @@ pub struct Raw {
     http: Option<Templated<String>>,
     docker: Option<Templated<String>>,
     zookeeper: Option<Templated<String>>,
+    mesos_leader: Option<Templated<Vec<String>>>,
     /// With `zookeeper`: whether it must serve as one of several, or alone.
     ensemble: Option<Templated<bool>>,
 }
@@ -25,19 +27,21 @@ pub struct Raw {
 /// A question, and whose answer is awaited.
 #[derive(Debug, Clone)]
 pub enum Wait {
-    /// `host:port` accepts a connection.
+    /// One of `host:port,host:port` accepts a connection.
     Tcp(String),
     /// GET on this address is answered with 200.
     Http(String),
     /// A Docker Engine answers at `tcp://host:port`.
     Docker(String),
-    /// ZooKeeper serves at `host:port`.
+    /// ZooKeeper serves at one of `host:port,host:port`.
     Zookeeper {
         /// Where.
         address: String,
         /// As leader or follower, or alone.
         ensemble: bool,
     },
+    /// Of these Mesos masters, each `host:port`, one leads, and only one.
+    MesosLeader(Vec<String>),
 }
 
 /// One try; a service on the node or in its cluster answers in far less.
@@ -53,12 +57,13 @@ impl Raw {
             let ensemble = self.ensemble.as_ref().map_or(Ok(false), |ensemble| ensemble.get(renderer))?;
             Ok(Wait::Zookeeper { address: address.get(renderer)?, ensemble })
         };
-        match (&self.tcp, &self.http, &self.docker, &self.zookeeper) {
-            (Some(tcp), None, None, None) => Ok(Wait::Tcp(tcp.get(renderer)?)),
-            (None, Some(http), None, None) => Ok(Wait::Http(http.get(renderer)?)),
-            (None, None, Some(docker), None) => Ok(Wait::Docker(docker.get(renderer)?)),
-            (None, None, None, Some(address)) => zookeeper(address),
-            _ => Err(Error::config("wait needs one of tcp, http, docker, zookeeper")),
+        match (&self.tcp, &self.http, &self.docker, &self.zookeeper, &self.mesos_leader) {
+            (Some(tcp), None, None, None, None) => Ok(Wait::Tcp(tcp.get(renderer)?)),
+            (None, Some(http), None, None, None) => Ok(Wait::Http(http.get(renderer)?)),
+            (None, None, Some(docker), None, None) => Ok(Wait::Docker(docker.get(renderer)?)),
+            (None, None, None, Some(address), None) => zookeeper(address),
+            (None, None, None, None, Some(masters)) => Ok(Wait::MesosLeader(masters.get(renderer)?)),
+            _ => Err(Error::config("wait needs one of tcp, http, docker, zookeeper, mesos_leader")),
         }
     }
 }
@@ -74,6 +79,7 @@ impl Wait {
             Wait::Zookeeper { address, ensemble: true } => {
                 format!("ZooKeeper at {address} to serve as leader or follower")
             }
+            Wait::MesosLeader(masters) => format!("one leader among the Mesos masters {}", masters.join(", ")),
         }
     }
 
@@ -83,18 +89,14 @@ impl Wait {
     /// The last answer, in words.
     pub fn ask(&self, host: &Host) -> Result<(), String> {
         match self {
-            Wait::Tcp(address) => host.connect_tcp(address, TRY),
+            Wait::Tcp(addresses) => any(addresses, |address| host.connect_tcp(address, TRY)),
             Wait::Http(url) => host.http_get(url, TRY).and_then(|answer| match answer.status {
                 200 => Ok(()),
                 status => Err(format!("status {status}")),
             }),
             Wait::Docker(address) => host.ping_docker(address, TRY),
-            Wait::Zookeeper { address, ensemble } => match (ensemble::ask(host, address)?, ensemble) {
-                (Answer::Member, true) | (Answer::Standalone, false) => Ok(()),
-                (Answer::Waiting, _) => Err("it runs, and waits for a quorum".into()),
-                (Answer::Standalone, true) => Err("it serves alone".into()),
-                (_, _) => Err("it serves as one of several".into()),
-            },
+            Wait::Zookeeper { address, ensemble } => any(address, |address| serves(host, address, *ensemble)),
+            Wait::MesosLeader(masters) => one_leads(host, masters),
         }
     }
 
@@ -126,4 +128,53 @@ impl Wait {
             pause = (pause * 2).min(Duration::from_secs(1));
         }
     }
+}
+
+/// Whether one of `addresses`, with commas between them, answers as it should.
+fn any(addresses: &str, ask: impl Fn(&str) -> Result<(), String>) -> Result<(), String> {
+    let mut answers = Vec::new();
+    for address in addresses.split(',') {
+        match ask(address) {
+            Ok(()) => return Ok(()),
+            Err(answer) if addresses == address => return Err(answer),
+            Err(answer) => answers.push(format!("{address}: {answer}")),
+        }
+    }
+    Err(answers.join("; "))
+}
+
+fn serves(host: &Host, address: &str, ensemble: bool) -> Result<(), String> {
+    match (ensemble::ask(host, address)?, ensemble) {
+        (Answer::Member, true) | (Answer::Standalone, false) => Ok(()),
+        (Answer::Waiting, _) => Err("it runs, and waits for a quorum".into()),
+        (Answer::Standalone, true) => Err("it serves alone".into()),
+        (_, _) => Err("it serves as one of several".into()),
+    }
+}
+
+/// Mesos masters tell by the metric `master/elected` who leads them (Mesos documentation, "Monitoring").
+fn one_leads(host: &Host, masters: &[String]) -> Result<(), String> {
+    let (mut leaders, mut others) = (Vec::new(), Vec::new());
+    for master in masters {
+        match is_elected(host, master) {
+            Ok(true) => leaders.push(master.as_str()),
+            Ok(false) => others.push(format!("{master} is not")),
+            Err(answer) => others.push(format!("{master}: {answer}")),
+        }
+    }
+    match leaders.as_slice() {
+        [_] => Ok(()),
+        [] => Err(format!("none leads: {}", others.join("; "))),
+        several => Err(format!("several say that they lead: {}", several.join(", "))),
+    }
+}
+
+fn is_elected(host: &Host, master: &str) -> Result<bool, String> {
+    let answer = host.http_get(&format!("http://{master}/metrics/snapshot"), TRY)?;
+    if answer.status != 200 {
+        return Err(format!("status {}", answer.status));
+    }
+    let document: Value = serde_json::from_slice(&answer.body).map_err(|e| format!("no JSON: {e}"))?;
+    let elected = document.get("master/elected").and_then(Value::as_f64);
+    elected.map(|elected| elected > 0.5).ok_or_else(|| "its answer has no master/elected".into())
 }

@@ -24,7 +24,10 @@ pub fn prepared(prepare: impl FnOnce(&mut Command) -> &mut Command) -> Outcome {
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let copy = directory.path().join("titus-bootstrap");
-    fs::copy(env!("CARGO_BIN_EXE_titus-bootstrap"), &copy).unwrap();
+    // By another process: a child that another test forks meanwhile would keep our copy open for
+    // writing, and then it is "text file busy".
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_titus-bootstrap")).arg(&copy).status().unwrap();
+    assert!(copied.success(), "{copied}");
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
     let mut command = isolated(&copy);
     command.current_dir("/");

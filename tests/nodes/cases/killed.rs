@@ -6,9 +6,12 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::harness::agent;
+use crate::harness::cluster::{Member, member};
 use crate::harness::debs::{self, ADDRESS, Deb, Manner, PLAIN, Server};
 use crate::harness::image::{converged, program};
+use crate::harness::network::Network;
 use crate::harness::node::Node;
+use crate::harness::outcome::Outcome;
 use crate::harness::prereqs::{self, ZOOKEEPER};
 use crate::harness::tree::{complete, contents, differences};
 use crate::harness::znodes;
@@ -62,19 +65,9 @@ fn soak_of_nodes() {
         let _services = agent::services(&node);
         agent::settings(&node);
         let after = random_part(converged().duration);
-        let started = Instant::now();
-        let mut run = node.spawn(&["titus-bootstrap"]);
-        while started.elapsed() < after && !run.ended() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        let before_its_end = !run.ended();
-        run.kill();
-        run.end();
-        let next = node.bootstrap(&["apply"]);
+        let (before_its_end, next) = killed(&node, &[], after);
         if next.code == 0 {
             agent::check(&node);
-        } else {
-            println!("{}", next.told());
         }
         soak.count(after, before_its_end, Some(next.code), &differences(&wanted, &contents(&node.path("/"))));
     }
@@ -99,23 +92,13 @@ fn soak_of_containers() {
             node.shell("docker rm --force zookeeper mesomaster; docker image prune --all --force");
         }
         let after = random_part(duration);
-        let started = Instant::now();
-        let mut run = node.spawn(&["titus-bootstrap", "apply", "--set", &files]);
-        while started.elapsed() < after && !run.ended() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        let before_its_end = !run.ended();
-        run.kill();
-        run.end();
-        let next = node.bootstrap(&["apply", "--set", &files]);
+        let (before_its_end, next) = killed(&node, &["--set", &files], after);
         let mut wrong = Vec::new();
         if next.code == 0 {
             prereqs::check(&node);
             if znodes::read(&node, ZOOKEEPER, "/kept").as_deref() != Some("from before all kills") {
                 wrong.push("the znode is gone".to_owned());
             }
-        } else {
-            println!("{}", next.told());
         }
         soak.count(after, before_its_end, Some(next.code), &wrong);
     }
@@ -167,6 +150,66 @@ fn soak_of_debs() {
         soak.count(after, before_its_end, Some(next.code), &wrong);
     }
     soak.conclude("debs");
+}
+
+#[test]
+fn soak_of_masters() {
+    soak_of_titus("master", 2);
+}
+
+#[test]
+fn soak_of_gateways() {
+    soak_of_titus("gateway", 3);
+}
+
+/// Fresh nodes of a role, beside the nodes that it needs.
+fn soak_of_titus(role: &str, place: usize) {
+    let network = Network::new();
+    let others: Vec<Member> =
+        ["prereqs", "master"].iter().zip(1..place).map(|(role, n)| member(&network, role, n)).collect();
+    let started = Instant::now();
+    others.iter().for_each(|other| drop(other.node.bootstrap(&["apply"]).expect(0)));
+    let mut duration = started.elapsed() / others.len() as u32;
+
+    let mut soak = Soak::default();
+    for _ in 0..kills().div_ceil(20) {
+        let Member { node, .. } = &member(&network, role, place);
+        let after = random_part(duration);
+        let (before_its_end, next) = killed(node, &[], after);
+        let mut wrong = Vec::new();
+        if next.code == 0 {
+            let again = node.bootstrap(&["apply", "--json"]).expect(0);
+            wrong.extend(again.steps("changed"));
+            for check in node.bootstrap(&["verify", "--json"]).json()["checks"].as_array().unwrap() {
+                // No agent of it is here.
+                if check["state"] != "good" && check["id"] != "instance-groups" {
+                    wrong.push(check.to_string());
+                }
+            }
+        }
+        if !before_its_end {
+            duration = duration.min(after);
+        }
+        soak.count(after, before_its_end, Some(next.code), &wrong);
+    }
+    soak.conclude(role);
+}
+
+/// A run that is killed so long after its start, or has ended by then; and the next one.
+fn killed(node: &Node, arguments: &[&str], after: Duration) -> (bool, Outcome) {
+    let started = Instant::now();
+    let mut run = node.spawn(&[&["titus-bootstrap", "apply"], arguments].concat());
+    while started.elapsed() < after && !run.ended() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let before_its_end = !run.ended();
+    run.kill();
+    run.end();
+    let next = node.bootstrap(&[&["apply"], arguments].concat());
+    if next.code != 0 {
+        println!("{}", next.told());
+    }
+    (before_its_end, next)
 }
 
 /// What came of the kills so far.

@@ -1,9 +1,11 @@
 //! What the cases are written in: nodes, what is served to them, and how they look.
 
 pub mod agent;
+pub mod cluster;
 pub mod debs;
 pub mod docker;
 pub mod image;
+pub mod line;
 pub mod network;
 pub mod node;
 pub mod outcome;

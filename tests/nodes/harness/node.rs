@@ -61,10 +61,10 @@ impl Node {
         Node::start(image::with_engine(), "eth0")
     }
 
-    /// The `n`-th of several nodes, with Docker; a network has to join them.
-    pub fn one_of_several(n: usize) -> Node {
+    /// The `n`-th of several nodes; a network has to join them.
+    pub fn one_of_several(image: &str, n: usize) -> Node {
         let mac = format!("0a:1b:2c:3d:4e:{n:02x}");
-        Node::start_at(image::with_engine(), "eth0", &format!("30.0.100.1{n}"), &mac)
+        Node::start_at(image, "eth0", &format!("30.0.100.1{n}"), &mac)
     }
 
     /// A node that a run has made an agent, after a reboot.

@@ -25,8 +25,13 @@ pub struct Services {
 
 /// Serves the metadata of a prereqs node.
 pub fn metadata(node: &Node) -> Metadata {
+    metadata_of(node, "prereqs")
+}
+
+/// Serves the metadata of a node with the tag of this role.
+pub fn metadata_of(node: &Node, role: &str) -> Metadata {
     let mut items = items();
-    items.insert("meta-data/tags/instance/titus:role".into(), "prereqs".into());
+    items.insert("meta-data/tags/instance/titus:role".into(), role.into());
     items.insert("meta-data/local-ipv4".into(), node.address.clone().into());
     items.insert("meta-data/local-hostname".into(), format!("{}.eu-west-1.compute.internal", node.hostname()).into());
     Metadata::serve(listen(node, "169.254.169.254:80"), items)

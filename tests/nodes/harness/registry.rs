@@ -38,6 +38,13 @@ impl Registry {
         wait_for("the registry", Duration::from_secs(20), || listens(node, address).then_some(()));
         registry
     }
+
+    /// The digest of the manifest that a tag names, `sha256:…`.
+    pub fn digest(&self, name: &str, tag: &str) -> String {
+        let storage = image::fresh().registry.display();
+        let link = format!("{storage}/docker/registry/v2/repositories/{name}/_manifests/tags/{tag}/current/link");
+        std::fs::read_to_string(&link).unwrap_or_else(|e| panic!("{link}: {e}")).trim().to_owned()
+    }
 }
 
 impl Drop for Registry {

@@ -49,7 +49,7 @@ pub fn serve(node: &Node, items: Items) -> Services {
 /// A listener in the node's network. The socket stays there when the thread that
 /// opened it has ended.
 pub fn listen(node: &Node, address: &str) -> TcpListener {
-    in_network(node, || TcpListener::bind(address).unwrap_or_else(|e| panic!("{address}: {e}")))
+    in_network(node.init, || TcpListener::bind(address).unwrap_or_else(|e| panic!("{address}: {e}")))
 }
 
 /// Whether something in the node answers an HTTP GET with 200.
@@ -59,7 +59,7 @@ pub fn answers(node: &Node, address: &str, path: &str) -> bool {
 
 /// The answer of something in the node to an HTTP GET, header and all, if it is 200.
 pub fn get(node: &Node, address: &str, path: &str) -> Option<String> {
-    in_network(node, || {
+    in_network(node.init, || {
         let mut stream = TcpStream::connect(address).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).ok()?;
@@ -73,14 +73,14 @@ pub fn get(node: &Node, address: &str, path: &str) -> Option<String> {
 
 /// Whether anything listens there.
 pub fn listens(node: &Node, address: &str) -> bool {
-    in_network(node, || TcpStream::connect(address).is_ok())
+    in_network(node.init, || TcpStream::connect(address).is_ok())
 }
 
-/// Does `work` in the node's network.
-pub fn in_network<T: Send>(node: &Node, work: impl FnOnce() -> T + Send) -> T {
+/// Does `work` in the network of the node with this PID 1.
+pub fn in_network<T: Send>(init: i32, work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let entered = scope.spawn(|| {
-            let namespace = std::fs::File::open(format!("/proc/{}/ns/net", node.init)).unwrap();
+            let namespace = std::fs::File::open(format!("/proc/{init}/ns/net")).unwrap();
             setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
             work()
         });

@@ -18,14 +18,14 @@ const OPEN: &[u8] = b"\0\0\0\x01\0\0\0\x1f\0\0\0\x05world\0\0\0\x06anyone";
 #[track_caller]
 pub fn write(node: &Node, address: &str, path: &str, data: &str) {
     let request = [text(path), text(data), OPEN.to_vec(), vec![0; 4]].concat();
-    let answer = in_network(node, || ask(address, CREATE, &request));
+    let answer = in_network(node.init, || ask(address, CREATE, &request));
     assert_eq!(answer.unwrap_or_else(|e| panic!("{address}: {e}")).0, 0, "the error of creating {path}");
 }
 
 /// A znode's data by the server at `address`; `None`: there is no such znode, or no server.
 pub fn read(node: &Node, address: &str, path: &str) -> Option<String> {
     let request = [text(path), vec![0]].concat();
-    let (error, answer) = in_network(node, || ask(address, GET_DATA, &request)).ok()?;
+    let (error, answer) = in_network(node.init, || ask(address, GET_DATA, &request)).ok()?;
     let length = i32::from_be_bytes(answer.get(..4)?.try_into().ok()?);
     (error == 0).then(|| String::from_utf8(answer[4..4 + usize::try_from(length).unwrap()].to_vec()).unwrap())
 }
@@ -39,7 +39,7 @@ pub fn mode(node: &Node, address: &str) -> Option<String> {
         stream.read_to_string(&mut answer)?;
         Ok(answer)
     };
-    let answer = in_network(node, srvr).ok()?;
+    let answer = in_network(node.init, srvr).ok()?;
     answer.lines().find_map(|line| line.strip_prefix("Mode: ")).map(str::to_owned)
 }
 

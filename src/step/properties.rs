@@ -1,0 +1,327 @@
+//! These keys in a Java properties file; everything else in it untouched.
+
+use serde::Deserialize;
+use serde_json::{Map, Value as Json};
+
+use super::file::{Attributes, checked_path};
+use super::{Change, Planned, State};
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::host::fs::Owner;
+use crate::host::look::{Entry, EntryKind};
+use crate::properties::{self, Edit};
+use crate::secrets::is_secret;
+use crate::template::{Renderer, Templated, is_template};
+
+/// More than any properties file has, in bytes.
+const LIMIT: usize = 1 << 20;
+
+/// As a role file has it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Raw {
+    path: Templated<String>,
+    /// Keys and values, the latter templates; new keys are appended in this order.
+    #[serde(default)]
+    set: Map<String, Json>,
+    /// A template that gives a table of further keys, or other values.
+    more: Option<String>,
+    mode: Option<Templated<String>>,
+}
+
+/// Keys of a properties file.
+#[derive(Debug, Clone)]
+pub struct Properties {
+    /// The file, below the root.
+    pub path: String,
+    wanted: Vec<(String, String)>,
+    attributes: Attributes,
+}
+
+impl Raw {
+    pub(super) fn resolve(&self, renderer: &Renderer) -> Result<Properties> {
+        let path = checked_path(self.path.get(renderer)?)?;
+        let mut wanted = Map::new();
+        for (key, value) in &self.set {
+            let value = match value.as_str().filter(|text| is_template(text)) {
+                Some(text) => Templated::Template(text.to_owned()).get(renderer)?,
+                None => value.clone(),
+            };
+            wanted.insert(key.clone(), value);
+        }
+        if let Some(more) = &self.more {
+            let more: Map<String, Json> = Templated::Template(more.clone()).get(renderer)?;
+            wanted.extend(more);
+        }
+        let wanted = wanted.into_iter().map(|(key, value)| {
+            let value = text(&key, value)?;
+            properties::check(&key, &value)?;
+            Ok((key, value))
+        });
+        let wanted = wanted.collect::<Result<_>>().map_err(|error| error.at(&path))?;
+        let attributes = Attributes::resolve(renderer, self.mode.as_ref(), 0o644, None, None)?;
+        Ok(Properties { path, wanted, attributes })
+    }
+}
+
+fn text(key: &str, value: Json) -> Result<String> {
+    match value {
+        Json::String(text) => Ok(text),
+        Json::Number(number) => Ok(number.to_string()),
+        Json::Bool(is) => Ok(is.to_string()),
+        Json::Object(_) => Err(Error::config(format!("property {key:?} is a table"))
+            .fix(format!("put a name with dots in quotes: \"{key}.…\" = \"…\""))),
+        _ => Err(Error::config(format!("property {key:?} has a value that is no text, number, true or false"))),
+    }
+}
+
+impl Properties {
+    /// Refuses what cannot be edited, or would be lost by it.
+    ///
+    /// # Errors
+    /// 69 when it is a symbolic link or a directory, too large, or nothing that Java reads.
+    pub(super) fn refuse(&self, host: &Host) -> Result<()> {
+        self.edit(self.read(host)?.as_deref()).map(drop)
+    }
+
+    pub(super) fn observe(&self, host: &Host, planned: &Planned) -> Result<State> {
+        let path = &self.path;
+        let before = self.before(host, planned)?;
+        let edit = self.edit(before.as_deref())?;
+        let count = |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
+        let set = count(edit.set, "property", "properties");
+        let duplicates = count(edit.duplicates, "duplicate", "duplicates");
+        let line = match (&before, edit.set, edit.duplicates) {
+            (None, ..) => Some(format!("create {path} ({:04o}, {set})", self.attributes.mode())),
+            (_, 0, 0) => None,
+            (_, 0, _) => Some(format!("remove {duplicates} in {path}")),
+            (_, _, 0) => Some(format!("set {set} in {path}")),
+            _ => Some(format!("set {set} in {path}, remove {duplicates}")),
+        };
+        let mut changes: Vec<Change> = line.into_iter().map(|line| Change { line, diff: Some(diff(&edit)) }).collect();
+        if let Some(entry) = self.entry(host)? {
+            changes.extend(self.attributes.differences(host, path, entry.mode, entry.uid, entry.gid)?);
+        }
+        Ok(State::from_changes(changes))
+    }
+
+    pub(super) fn converge(&self, host: &Host) -> Result<()> {
+        let before = self.read(host)?;
+        let edit = self.edit(before.as_deref())?;
+        let owner = if host.may_chown() { self.attributes.ids(host)? } else { Owner::ROOT };
+        if before.as_ref() == Some(&edit.contents) {
+            return host.set_attributes(&self.path, self.attributes.mode(), owner);
+        }
+        host.write(&self.path, &edit.contents, self.attributes.mode(), owner)
+    }
+
+    /// The whole file, as it will be.
+    pub(super) fn planned(&self, host: &Host, planned: &Planned) -> Result<Vec<u8>> {
+        Ok(self.edit(self.before(host, planned)?.as_deref())?.contents)
+    }
+
+    fn before(&self, host: &Host, planned: &Planned) -> Result<Option<Vec<u8>>> {
+        planned.get(&self.path).map_or_else(|| self.read(host), |contents| Ok(Some(contents.clone())))
+    }
+
+    fn edit(&self, before: Option<&[u8]>) -> Result<Edit> {
+        let edit = properties::edit(before.unwrap_or_default(), &self.wanted).map_err(|error| error.at(&self.path))?;
+        if edit.contents.len() > LIMIT { Err(self.too_large()) } else { Ok(edit) }
+    }
+
+    fn read(&self, host: &Host) -> Result<Option<Vec<u8>>> {
+        self.entry(host)?.map_or(Ok(None), |_| host.read(&self.path))
+    }
+
+    /// What is there, if it is a file that can be edited.
+    fn entry(&self, host: &Host) -> Result<Option<Entry>> {
+        let path = &self.path;
+        let Some(entry) = host.entry(path)? else { return Ok(None) };
+        match &entry.kind {
+            EntryKind::File if entry.size > LIMIT as u64 => Err(self.too_large()),
+            EntryKind::File => Ok(Some(entry)),
+            EntryKind::Link(target) => {
+                let target = target.display();
+                Err(Error::unavailable(format!("{path} is a symbolic link, to {target}, and is not edited through it"))
+                    .cause("the file that it leads to is someone else's, and a file in the link's place would hide it")
+                    .fix(format!(
+                        "make it a file of its own: cp --remove-destination \"$(readlink -f {path})\" {path}; or, if it leads nowhere: rm {path}"
+                    )))
+            }
+            EntryKind::Directory | EntryKind::Other => Err(Error::unavailable(format!(
+                "{path}: a directory or device is in the file's place"
+            ))
+            .fix(format!("look what it is, move it away (mv {path} {path}.old), and run titus-bootstrap again"))),
+        }
+    }
+
+    fn too_large(&self) -> Error {
+        Error::unavailable(format!("{}: larger than 1 MiB, which no properties file is", self.path))
+            .fix("look what it is, and move it away if it is nothing that is needed")
+    }
+}
+
+/// The lines that differ, without secrets.
+fn diff(edit: &Edit) -> String {
+    let lines = edit.differences.iter().map(|line| {
+        let value = if is_secret(&line.key) { "***" } else { &line.value };
+        format!("{}{}={value}\n", if line.added { '+' } else { '-' }, line.key)
+    });
+    lines.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const PATH: &str = "/opt/server/server.properties";
+
+    fn tree() -> (tempfile::TempDir, Host) {
+        let directory = tempfile::tempdir().unwrap();
+        let host = Host::tree(directory.path(), Default::default()).unwrap();
+        (directory, host)
+    }
+
+    fn resolve(toml: &str) -> Result<Properties> {
+        let renderer = Renderer::new(json!({
+            "zk": "h:2181", "port": 7104, "on": true, "unset": null,
+            "more": { "a.port": "7002", "z": 1.5, "b.on": false }, "empty": {}, "deep": { "a": { "b": "1" } },
+        }));
+        toml::from_str::<Raw>(&format!("path = '{PATH}'\n{toml}")).unwrap().resolve(&renderer)
+    }
+
+    fn changes(state: State) -> Vec<Change> {
+        match state {
+            State::Changes(changes) => changes,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn observe(host: &Host, step: &Properties) -> State {
+        step.observe(host, &Planned::new()).unwrap()
+    }
+
+    #[test]
+    fn observe_converge_observe() {
+        let (directory, host) = tree();
+        let step =
+            resolve("set = { 'a.port' = '7001', 'zk' = '{{ zk }}/titus', 'n' = '{{ port }}', 'on' = true }").unwrap();
+        let found = changes(observe(&host, &step));
+        assert_eq!(found[0].line, format!("create {PATH} (0644, 4 properties)"));
+        assert_eq!(found[0].diff.as_deref(), Some("+a.port=7001\n+zk=h:2181/titus\n+n=7104\n+on=true\n"));
+        step.converge(&host).unwrap();
+        assert_eq!(observe(&host, &step), State::InSync(None));
+        assert_eq!(host.read_text(PATH).unwrap().unwrap(), "a.port=7001\nzk=h:2181/titus\nn=7104\non=true\n");
+
+        // As the scripts before left it, in a file of someone else's.
+        let before =
+            b"# caf\xe9\r\n\r\nother = x\r\na.port=1\r\nzk=\\\r\n  h:2181/titus\r\na.port=7001\r\nother = y\r\nn=0";
+        host.write(PATH, before, 0o600, Owner::ROOT).unwrap();
+        let found = changes(observe(&host, &step));
+        assert_eq!(found[0].line, format!("set 2 properties in {PATH}, remove 1 duplicate"));
+        assert_eq!(found[0].diff.as_deref(), Some("-a.port=1\n+a.port=7001\n-a.port=7001\n-n=0\n+n=7104\n+on=true\n"));
+        assert_eq!(found[1].line, format!("{PATH}: mode 0600 -> 0644"));
+        step.converge(&host).unwrap();
+        assert_eq!(observe(&host, &step), State::InSync(None));
+        let after = b"# caf\xe9\r\n\r\nother = x\r\na.port=7001\r\nzk=\\\r\n  h:2181/titus\r\nother = y\r\nn=7104\r\non=true\r\n";
+        assert_eq!(host.read(PATH).unwrap().unwrap(), after);
+        assert_eq!(step.planned(&host, &Planned::new()).unwrap(), after);
+
+        let inode = || host.entry(PATH).unwrap().unwrap().inode;
+        let unwritten = inode();
+        host.set_attributes(PATH, 0o640, Owner::ROOT).unwrap();
+        assert_eq!(changes(observe(&host, &step)).len(), 1);
+        step.converge(&host).unwrap();
+        assert_eq!((observe(&host, &step), inode()), (State::InSync(None), unwritten));
+        assert_eq!(host.list("/opt/server").unwrap(), ["server.properties"]);
+        drop(directory);
+    }
+
+    #[test]
+    fn more_adds_keys_and_wins() {
+        let step = resolve("set = { 'b.on' = 'x', 'a.port' = '7001' }\nmore = '{{ more }}'\nmode = '0600'").unwrap();
+        let wanted: Vec<_> = step.wanted.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        assert_eq!(wanted, ["b.on=false", "a.port=7002", "z=1.5"]);
+        assert_eq!(step.attributes.mode(), 0o600);
+        assert!(resolve("more = '{{ empty }}'").unwrap().wanted.is_empty());
+        assert_eq!(resolve("set = { a = '{{ zk[:0] }}' }").unwrap().wanted, [("a".to_owned(), String::new())]);
+    }
+
+    #[test]
+    fn what_must_not_be_written_is_refused_without_its_value() {
+        for (toml, words) in [
+            ("set = { \"a\\nb\" = 'x' }", "name has a newline"),
+            ("set = { 'db.password' = \"hunter2\\n\" }", "db.password"),
+            ("set = { a = \"\\u0000\" }", "NUL"),
+            ("set = { '' = 'x' }", "no name"),
+            ("set = { a.b = 'x' }", "quotes"),
+            ("set = { a = ['x'] }", "\"a\""),
+            ("set = { a = 1979-05-27 }", "\"a\""),
+            ("set = { a = '{{ unset }}' }", "unset"),
+            ("more = '{{ deep }}'", "quotes"),
+            ("more = '{{ port }}'", "wrong type"),
+            ("more = 'port'", "wrong type"),
+            ("mode = 'rw'", "0644"),
+        ] {
+            let told = resolve(toml).unwrap_err();
+            assert_eq!(told.kind, crate::error::Kind::Config);
+            assert!(told.to_string().contains(words) && !told.to_string().contains("hunter2"), "{told}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_edited_is_refused_and_left() {
+        let (directory, host) = tree();
+        let step = resolve("set = { a = '1' }").unwrap();
+        step.refuse(&host).unwrap();
+        let real = directory.path().join(PATH.trim_start_matches('/'));
+        let refused = |words: &[&str]| {
+            let before = std::fs::symlink_metadata(&real).unwrap().file_type();
+            let told = step.refuse(&host).unwrap_err();
+            assert_eq!(told.kind.exit_code(), 69);
+            for word in words {
+                assert!(told.to_string().contains(word), "{told}");
+            }
+            step.observe(&host, &Planned::new()).unwrap_err();
+            step.converge(&host).unwrap_err();
+            assert_eq!(std::fs::symlink_metadata(&real).unwrap().file_type(), before);
+        };
+        host.write("/srv/real", b"a=0\n", 0o644, Owner::ROOT).unwrap();
+        host.write(PATH, b"", 0o644, Owner::ROOT).unwrap();
+        host.link(PATH, "/srv/real").unwrap();
+        refused(&[PATH, "/srv/real", "cp --remove-destination"]);
+        assert_eq!(host.read("/srv/real").unwrap().unwrap(), b"a=0\n");
+        host.link(PATH, "/nowhere").unwrap();
+        refused(&["/nowhere", "rm"]);
+        std::fs::remove_file(&real).unwrap();
+        std::fs::create_dir(&real).unwrap();
+        refused(&["directory", "mv"]);
+        std::fs::remove_dir(&real).unwrap();
+        host.write(PATH, &vec![b'#'; LIMIT + 1], 0o644, Owner::ROOT).unwrap();
+        refused(&["larger"]);
+        host.write(PATH, b"a=0\nb=\\u00\n", 0o644, Owner::ROOT).unwrap();
+        refused(&[PATH, "line 2"]);
+    }
+
+    #[test]
+    fn no_secret_is_shown() {
+        let (_directory, host) = tree();
+        host.write(PATH, b"DB.Password = hunter2\ntoken=hunter2\ntoken=hunter2", 0o644, Owner::ROOT).unwrap();
+        let step =
+            resolve("set = { 'DB.Password' = 'hunter 3', 'token' = 'hunter4', 'my.secret.x' = 'hunter5' }").unwrap();
+        let shown = changes(observe(&host, &step))[0].diff.clone().unwrap();
+        assert_eq!(shown, "-DB.Password=***\n+DB.Password=***\n-token=***\n+token=***\n-token=***\n+my.secret.x=***\n");
+    }
+
+    #[test]
+    fn a_plan_goes_on_from_what_earlier_steps_will_have_written() {
+        let (_directory, host) = tree();
+        let step = resolve("set = { a = '1' }").unwrap();
+        let planned = Planned::from([(PATH.to_owned(), b"b=2\n".to_vec())]);
+        let found = changes(step.observe(&host, &planned).unwrap());
+        assert_eq!(found, [Change { line: format!("set 1 property in {PATH}"), diff: Some("+a=1\n".into()) }]);
+        assert_eq!(step.planned(&host, &planned).unwrap(), b"b=2\na=1\n");
+    }
+}
