@@ -205,7 +205,7 @@ impl Host {
         let exact = wanted.iter().any(|name| name.contains('='));
         let options: &[&str] = if exact { &["--allow-downgrades", "--allow-change-held-packages"] } else { &[] };
         let names: Vec<&str> = wanted.iter().map(String::as_str).collect();
-        self.install(options, &names)?;
+        self.install(options, &names, None)?;
         let pinned: Vec<&str> = wanted.iter().filter_map(|name| Some(name.split_once('=')?.0)).collect();
         if pinned.is_empty() { Ok(()) } else { self.hold(&pinned) }
     }
@@ -216,17 +216,20 @@ impl Host {
     /// # Errors
     /// When the lock cannot be had in time, or apt fails.
     pub fn install_deb(&self, path: &str, package: &str) -> Result<()> {
-        let held = self.package(package)?.is_some_and(|found| found.held);
-        self.install(&["--reinstall", "--allow-downgrades", "--allow-change-held-packages"], &[path])?;
-        if held { self.hold(&[package]) } else { Ok(()) }
+        let is = self.package(package)?;
+        let whole = ["installed", "config-files", "not-installed"];
+        let half_done = is.as_ref().is_some_and(|is| !whole.contains(&is.status.as_str()));
+        let options = ["--reinstall", "--allow-downgrades", "--allow-change-held-packages"];
+        self.install(&options, &[path], half_done.then_some(path))?;
+        if is.is_some_and(|is| is.held) { self.hold(&[package]) } else { Ok(()) }
     }
 
     fn hold(&self, packages: &[&str]) -> Result<()> {
         self.with_package_lock(|| self.package_command(&[&["apt-mark", "hold", "--"], packages].concat())).map(drop)
     }
 
-    /// `apt-get install`, of names or of paths.
-    fn install(&self, more: &[&str], wanted: &[&str]) -> Result<()> {
+    /// `apt-get install`. `half_done`: a deb whose package is neither installed nor gone.
+    fn install(&self, more: &[&str], wanted: &[&str], half_done: Option<&str>) -> Result<()> {
         let lists = lists_option();
         let mut options = vec!["apt-get"];
         // The system's own, should nothing have lacked when they could still be updated.
@@ -247,22 +250,35 @@ impl Host {
             "--no-install-recommends",
         ]);
         let argv = [&options[..], more, &["install", "--"], wanted].concat();
-        let repair = [&options[..], &["--fix-broken", "install"]].concat();
-        self.with_package_lock(|| {
-            let output = self.package_command(&argv)?;
-            // What a power cut in the middle of dpkg's work left: apt says what it wants for it.
-            let broken = output.both.contains("dpkg --configure -a") || output.both.contains("--fix-broken");
-            if output.status.success() || !broken {
-                return Ok(output);
-            }
+        self.with_package_lock(|| self.try_to_install(&options, &argv, half_done)).map(drop)
+    }
+
+    /// `argv`, and what apt wants done before if it does not take it: `options` are apt-get's.
+    fn try_to_install(&self, options: &[&str], argv: &[&str], half_done: Option<&str>) -> Result<Output> {
+        let dpkg =
+            |what: &[&str]| self.package_command(&[&["dpkg", "--force-confdef", "--force-confold"], what].concat());
+        let repair = |more: &[&str]| self.package_command(&[options, &["--fix-broken"], more, &["install"]].concat());
+        let mut output = self.package_command(argv)?;
+        // What a power cut in the middle of dpkg's work left: apt says what it wants for it.
+        let broken = output.both.contains("dpkg --configure -a") || output.both.contains("--fix-broken");
+        if !output.status.success() && broken {
             tracing::info!("dpkg was interrupted earlier: completing what it left");
             // It fails where a dependency is not unpacked yet; the next command brings that. That one
             // fails where a deb is half unpacked that no source has; the last one brings it again.
-            self.package_command(&["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"])?;
-            self.package_command(&repair)?;
-            self.package_command(&argv)
-        })
-        .map(drop)
+            dpkg(&["--configure", "-a"])?;
+            repair(&[])?;
+            output = self.package_command(argv)?;
+        }
+        let Some(path) = half_done.filter(|_| !output.status.success()) else { return Ok(output) };
+        // Of a package that is half unpacked apt takes no other version, and of one that is not
+        // configured no other build of the same. dpkg does; what it depends on is apt's again.
+        tracing::info!("apt does not take it as it is: dpkg unpacks it first");
+        output = dpkg(&["--unpack", path])?;
+        if output.status.success() {
+            output = repair(&["--no-remove"])?;
+        }
+        // apt would remove it rather; dpkg says what it lacks.
+        if output.both.contains("remove is disabled") { dpkg(&["--configure", "-a"]) } else { Ok(output) }
     }
 
     /// Removes what [`Host::look_up_candidates`] left. Cheap when there is nothing.

@@ -258,6 +258,14 @@ impl Deb {
         }
         host.install_deb(&copy, &deb.package).map_err(|error| self.explained(error, &deb))?;
         failpoint();
+        let now = host.package(&deb.package)?.map(|is| (is.version, is.status));
+        if now.as_ref().is_none_or(|(version, status)| *version != deb.version || status != "installed") {
+            return Err(Error::failed(format!("apt ended well, and {} {} is not installed", deb.package, deb.version))
+                .cause(format!(
+                    "dpkg has {}",
+                    now.map_or("none".into(), |(version, status)| format!("{version}, {status}"))
+                )));
+        }
         let contents = host.installed_contents(&deb.package, &deb.architecture)?;
         let dpkg::Deb { package, version, architecture } = deb;
         let record = Record { package, version, architecture, sha256, contents, file };
@@ -293,7 +301,8 @@ impl Deb {
             return error;
         }
         let what = format!("{} {} cannot be installed: {}", deb.package, deb.version, error.what);
-        let unmet = error.cause.as_deref().is_some_and(|cause| cause.contains("unmet dependencies"));
+        let says = |words| error.cause.as_deref().is_some_and(|cause| cause.contains(words));
+        let unmet = says("unmet dependencies") || says("dependency problems");
         let mut made = Error { what, ..error };
         if unmet {
             made.fix = Some(format!(

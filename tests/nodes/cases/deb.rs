@@ -281,11 +281,50 @@ fn deb_that_was_half_installed_when_all_was_killed() {
         assert!(run.stdout.contains(&format!("(it is {status})")), "{}", run.told());
         assert_eq!(installed(&node), "0.0.1-1 installed");
         assert_eq!(node.shell("dpkg --audit"), "");
+        node.shell("dpkg-query --show libnfnetlink0");
         assert_eq!(cache(&node), [""; 0], "something was left in the cache");
         let before = stamps(&node.path("/"));
         apply(&node, &from_path()).expect(0);
         assert_same(&before, &stamps(&node.path("/")), "a second run changed");
     }
+}
+
+#[test]
+fn deb_that_was_half_unpacked_is_replaced_by_another_version() {
+    let node = Node::fresh();
+    debs::role(&node);
+    Deb { scripts: &[("preinst", BLOCKS)], control: "", ..PLAIN }.put(&node, PATH);
+    let run = node.spawn(&[&["titus-bootstrap"], &BAKE[..], &["--set", &from_path()]].concat());
+    wait_for("preinst", Duration::from_secs(60), || node.exists("/run/deb-script").then_some(()));
+    debs::kill(&node, &["titus-bootstrap", "apt-get", "dpkg"]);
+    run.end();
+    assert_eq!(installed(&node), "0.0.1-1 half-installed");
+    Deb { version: "0.0.2-1", control: "Depends: package-of-nobody\n", ..PLAIN }.put(&node, PATH);
+    apply(&node, &from_path()).expect(1).says(&["titus-server-master 0.0.2-1", "package-of-nobody"]);
+    Deb { version: "0.0.2-1", ..PLAIN }.put(&node, PATH);
+    installs(&node, &from_path(), "titus-server-master 0.0.2-1 from /root/titus.deb (it is ", "0.0.2-1", "one");
+    node.shell("dpkg-query --show libnfnetlink0");
+    assert_eq!(node.shell("dpkg --audit"), "");
+}
+
+#[test]
+fn deb_that_was_not_configured_is_replaced_by_a_build_that_can_be() {
+    let node = Node::fresh();
+    debs::role(&node);
+    let broken = Deb { scripts: &[("postinst", "#!/bin/sh\necho words of a script\nexit 1\n")], ..PLAIN };
+    broken.put(&node, PATH);
+    for _ in 0..2 {
+        apply(&node, &from_path()).expect(1).says(&["titus-server-master 0.0.1-1", "words of a script"]);
+        assert_eq!(installed(&node), "0.0.1-1 half-configured");
+    }
+    // Titus's debs have the same version for ever.
+    Deb { contents: b"mended", ..PLAIN }.put(&node, PATH);
+    installs(&node, &from_path(), "(it is half-configured)", "0.0.1-1", "mended");
+
+    // Killed after all was unpacked.
+    PLAIN.put(&node, PATH);
+    node.shell(&format!("dpkg --unpack {PATH}"));
+    installs(&node, &from_path(), "(it is unpacked)", "0.0.1-1", "one");
 }
 
 #[test]
