@@ -49,8 +49,8 @@ fn four_nodes_with_their_tags_become_a_cluster() {
 
     let changed = "instance-groups-active: activate the instance group titusagent (it is Inactive)";
     assert_eq!(said(gateway), [changed]);
-    gateway.bootstrap(&["keep"]).expect(0);
-    assert_eq!(gateway.bootstrap(&["keep"]).expect(0).stdout, "");
+    let keep = ["keep", "--role", "gateway"];
+    assert_eq!(gateway.bootstrap(&keep).expect(0).stdout, "");
     assert!(gateway.read("/var/lib/titus-bootstrap/keep.jsonl").contains("\"step\":\"instance-groups-active\""));
 
     // The master forgets it, and is reminded.
@@ -80,7 +80,7 @@ fn four_nodes_with_their_tags_become_a_cluster() {
 
     // A master that is gone is told, and nothing fails for it but what is asked.
     master.shell("systemctl stop titus-server-master");
-    gateway.bootstrap(&["keep"]).expect(75).says(&["503", "master.address"]);
+    gateway.bootstrap(&keep).expect(75).says(&["503", "master.address"]);
     gateway.bootstrap(&["verify"]).expect(1);
     gateway.shell("systemctl stop titus-server-gateway");
     gateway.bootstrap(&["activate", GROUP]).expect(75).says(&["the Titus gateway does not answer"]);

@@ -92,6 +92,7 @@ fn nodes_of_the_scripts_end_as_fresh_ones() {
         assert!(plan.stdout.contains("reinstall"), "what was never checked stays\n{}", plan.told());
         apply(&used, waits_for);
         assert_same(&wanted, &of_the_role(&used, &files), &format!("{role}: not as a fresh node"));
+        used.shell("systemctl daemon-reload");
         assert_eq!(used.property(&unit, "LoadState"), "loaded");
     }
 }

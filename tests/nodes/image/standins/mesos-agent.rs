@@ -1,52 +1,66 @@
 //! A stand-in for Mesos's agent: it checks its environment as far as the real one
 //! would notice, refuses to recover another configuration than its last, listens on
-//! its port, and ends on SIGUSR1 or SIGTERM (their default action).
+//! its port, and ends on SIGUSR1 or SIGTERM (their default action). It follows the leading
+//! master as the real one does, and tells it of itself every second; one that is not to be
+//! found is none of its concern.
 
-use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::convert::Infallible;
+use std::net::{IpAddr, TcpListener};
 use std::path::Path;
-use std::{env, fs, process};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use std::{env, fs, io, process, thread};
+
+mod http;
+mod zookeeper;
 
 fn main() {
-    if let Err(why) = run() {
-        eprintln!("mesos-agent (stand-in): {why}");
-        process::exit(1);
-    }
+    let Err(why) = run();
+    eprintln!("mesos-agent (stand-in): {why}");
+    process::exit(1)
 }
 
-fn run() -> Result<(), String> {
+fn run() -> Result<Infallible, String> {
     let master = variable("MESOS_MASTER")?;
-    let listed = master
-        .strip_prefix("zk://")
-        .and_then(|rest| rest.split_once('/'));
-    let Some((servers, path)) = listed else {
-        return Err(format!("MESOS_MASTER={master}"));
-    };
-    if path.is_empty()
-        || !servers.split(',').all(|s| {
-            s.rsplit_once(':')
-                .is_some_and(|(_, p)| p.parse::<u16>().is_ok())
-        })
-    {
-        return Err(format!("MESOS_MASTER={master}"));
-    }
+    let (servers, path) = zookeeper::parse(&master).map_err(|e| format!("MESOS_MASTER={master}: {e}"))?;
     exactly("MESOS_RECOVER", "reconnect")?;
     exactly("MESOS_STRICT", "false")?;
     check_resources(&variable("MESOS_RESOURCES")?)?;
-    check_attributes(&variable("MESOS_ATTRIBUTES")?)?;
-    let port: u16 = variable("MESOS_PORT")?
-        .parse()
-        .map_err(|e| format!("MESOS_PORT: {e}"))?;
+    let attributes = variable("MESOS_ATTRIBUTES")?;
+    check_attributes(&attributes)?;
+    let port: u16 = variable("MESOS_PORT")?.parse().map_err(|e| format!("MESOS_PORT: {e}"))?;
     recover(Path::new(&variable("MESOS_WORK_DIR")?))?;
 
     let listener = TcpListener::bind(("0.0.0.0", port)).map_err(|e| format!("port {port}: {e}"))?;
-    for stream in listener.incoming() {
-        let mut stream = stream.map_err(|e| e.to_string())?;
-        let _ = stream.read(&mut [0; 4096]);
-        let _ = stream
-            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}");
-    }
-    Ok(())
+    let leader = Arc::new(Mutex::new(None));
+    let found = Arc::clone(&leader);
+    thread::spawn(move || zookeeper::follow(&servers, &path, &found));
+    let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid").map_err(|e| e.to_string())?;
+    let id = format!("{}-S0", uuid.trim());
+    thread::spawn(move || {
+        loop {
+            if let Some(master) = leader.lock().ok().and_then(|address| address.clone()) {
+                let _ = register(&master, &id, port, &attributes);
+            }
+            thread::sleep(Duration::from_secs(1));
+        }
+    });
+    http::serve(&listener, |_, _, _| http::Answer::json("200 OK", "{}".into()))
+}
+
+/// Tells the master of this agent, in the words of its own `GET /slaves`.
+fn register(master: &str, id: &str, port: u16, attributes: &str) -> io::Result<()> {
+    let stream = http::connect(master)?;
+    let own = stream.local_addr()?.ip();
+    let ip = env::var("MESOS_IP").ok().and_then(|text| text.parse::<IpAddr>().ok()).unwrap_or(own);
+    let name = fs::read_to_string("/proc/sys/kernel/hostname")?;
+    let hostname = env::var("MESOS_HOSTNAME").unwrap_or_else(|_| name.trim().to_owned());
+    let attributes = attributes.replace('\\', r"\\");
+    let pairs = attributes.split(';').filter_map(|a| a.split_once(':'));
+    let attributes: Vec<_> = pairs.map(|(key, value)| format!(r#""{key}":"{value}""#)).collect();
+    let rest = format!(r#""active":true,"version":"1.0.1","attributes":{{{}}}"#, attributes.join(","));
+    let own = format!(r#""id":"{id}","hostname":"{hostname}","port":{port},"pid":"slave(1)@{ip}:{port}""#);
+    http::ask(&stream, master, "POST", "/stand-in/slaves", &format!("{{{own},{rest}}}")).map(|_| ())
 }
 
 fn variable(name: &str) -> Result<String, String> {
@@ -55,18 +69,12 @@ fn variable(name: &str) -> Result<String, String> {
 
 fn exactly(name: &str, wanted: &str) -> Result<(), String> {
     let value = variable(name)?;
-    if value == wanted {
-        Ok(())
-    } else {
-        Err(format!("{name}={value}, not {wanted}"))
-    }
+    if value == wanted { Ok(()) } else { Err(format!("{name}={value}, not {wanted}")) }
 }
 
 fn check_resources(text: &str) -> Result<(), String> {
     for wanted in ["mem", "disk", "network"] {
-        let number = text
-            .split(';')
-            .find_map(|r| r.strip_prefix(wanted)?.strip_prefix(':'));
+        let number = text.split(';').find_map(|r| r.strip_prefix(wanted)?.strip_prefix(':'));
         if number.and_then(|n| n.parse::<u64>().ok()).is_none() {
             return Err(format!("MESOS_RESOURCES={text}: no number for {wanted}"));
         }
@@ -77,25 +85,16 @@ fn check_resources(text: &str) -> Result<(), String> {
 /// The attributes of ROLES.md in their order, each with a value that cannot be
 /// taken for two.
 fn check_attributes(text: &str) -> Result<(), String> {
-    let mut pairs = text
-        .split(';')
-        .map(|a| a.split_once(':').unwrap_or((a, "")));
-    for wanted in [
-        "region", "zone", "id", "asg", "stack", "itype", "ports", "res",
-    ] {
+    let mut pairs = text.split(';').map(|a| a.split_once(':').unwrap_or((a, "")));
+    for wanted in ["region", "zone", "id", "asg", "stack", "itype", "ports", "res"] {
         match pairs.next() {
             Some((key, value)) if key == wanted && !value.is_empty() && !value.contains(':') => {}
             other => {
-                return Err(format!(
-                    "MESOS_ATTRIBUTES={text}: {wanted} wanted, found {other:?}"
-                ));
+                return Err(format!("MESOS_ATTRIBUTES={text}: {wanted} wanted, found {other:?}"));
             }
         }
     }
-    if text.contains(['<', '"', '\'', ' '])
-        || !text.contains("ports:[")
-        || !text.contains("res:ResourceSet-ENIs-")
-    {
+    if text.contains(['<', '"', '\'', ' ']) || !text.contains("ports:[") || !text.contains("res:ResourceSet-ENIs-") {
         return Err(format!("MESOS_ATTRIBUTES={text}: malformed"));
     }
     Ok(())
@@ -105,16 +104,10 @@ fn check_attributes(text: &str) -> Result<(), String> {
 /// with another one until someone removes `meta/slaves/latest`.
 fn recover(work_dir: &Path) -> Result<(), String> {
     let latest = work_dir.join("meta/slaves/latest");
-    let info = format!(
-        "{}\n{}\n",
-        variable("MESOS_ATTRIBUTES")?,
-        variable("MESOS_RESOURCES")?
-    );
+    let info = format!("{}\n{}\n", variable("MESOS_ATTRIBUTES")?, variable("MESOS_RESOURCES")?);
     match fs::read_to_string(latest.join("slave.info")) {
         Ok(last) if last != info => {
-            return Err(format!(
-                "Incompatible slave info detected.\nOld: {last}New: {info}"
-            ));
+            return Err(format!("Incompatible slave info detected.\nOld: {last}New: {info}"));
         }
         Ok(_) => return Ok(()),
         Err(_) => {}

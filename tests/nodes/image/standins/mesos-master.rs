@@ -6,25 +6,30 @@
 //! no replicated log: a leader counts as recovered while at least `--quorum` masters
 //! contend. It also ends when it follows and its session expires, takes no flags from its
 //! environment, and refuses arguments that are no flags. It knows of no agents but those
-//! that a test gives it: `POST /stand-in/slaves` with a JSON array.
+//! of `POST /stand-in/slaves`: a test gives an array, which replaces the last one; an agent
+//! gives an object, itself, again and again.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::num::{NonZeroU16, NonZeroUsize};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
-use std::{env, process, thread};
+use std::{env, iter, process, thread};
+
+use http::Answer;
+use zookeeper::{Connection, Error, LABEL, address_of, field, is_host};
+
+mod http;
+mod zookeeper;
 
 const KNOWN: [&str; 8] = ["zk", "work_dir", "quorum", "log_dir", "logging_level", "ip", "hostname", "port"];
 const LEVELS: [&str; 3] = ["INFO", "WARNING", "ERROR"];
-const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
-const HTTP_TIMEOUT: Duration = Duration::from_secs(10);
-const RETRY: Duration = Duration::from_millis(200);
-const SIZE_LIMIT: u32 = 16 << 20;
-const LABEL: &str = "json.info_";
+/// 75 s in Mesos.
+const AGENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 unsafe extern "C" {
     fn signal(number: i32, handler: extern "C" fn(i32)) -> usize;
@@ -44,29 +49,16 @@ fn main() {
         process::exit(1)
     });
     let (master, _lock) = start(&flags).unwrap_or_else(|why| end(&why));
-    let mut session = Session { id: 0, password: vec![0; 16], zxid: 0, timeout: SESSION_TIMEOUT, lost: Instant::now() };
-    let mut told: BTreeMap<&str, (String, Instant)> = BTreeMap::new();
-    for server in flags.servers.iter().cycle() {
-        let Err(why) = Connection::open(server, &flags, &master, &mut session).and_then(|mut connection| {
-            log("INFO", &format!("Connected to ZooKeeper {server}, session 0x{:x}", connection.session.id));
-            told.clear();
-            let ended = connection.contend();
-            connection.session.lost = Instant::now();
-            ended
-        }) else {
-            continue;
-        };
-        let why = why.to_string();
-        if told.get(server.as_str()).is_none_or(|(last, at)| *last != why || at.elapsed() > SESSION_TIMEOUT) {
-            log("WARNING", &format!("No connection to ZooKeeper {server}: {why}"));
-            told.insert(server, (why, Instant::now()));
-        }
-        if session.lost.elapsed() > session.timeout && master.view().leader.is_some() {
+    let lost = |session: &zookeeper::Session| {
+        if session.timed_out() && master.view().leader.is_some() {
             log("WARNING", &format!("ZooKeeper session 0x{:x} timed out", session.id));
             master.see(None, 0, 1);
         }
-        thread::sleep(RETRY);
-    }
+    };
+    let why = zookeeper::hold(&flags.servers, log, lost, |connection| master.contend(&flags, connection));
+    log("ERROR", &why);
+    master.see(None, 0, 1);
+    process::exit(1)
 }
 
 fn end(why: &str) -> ! {
@@ -110,7 +102,7 @@ fn start(flags: &Flags) -> Result<(Arc<Master>, File), String> {
     log("INFO", &format!("Master started: {info}"));
     let master = Arc::new(Master { info, started: Instant::now(), view: Mutex::default() });
     let served = Arc::clone(&master);
-    thread::spawn(move || listen(&listener, &served));
+    thread::spawn(move || http::serve(&listener, move |method, target, body| served.respond(method, target, body)));
     Ok((master, lock))
 }
 
@@ -159,7 +151,7 @@ impl Flags {
             }
         }
         let zk = values.get("zk").ok_or("Flag 'zk' is required, but it was not provided")?;
-        let (servers, path) = parse_zk(zk).map_err(|e| format!("Error parsing ZooKeeper URL '{zk}': {e}"))?;
+        let (servers, path) = zookeeper::parse(zk).map_err(|e| format!("Error parsing ZooKeeper URL '{zk}': {e}"))?;
         let no_work_dir = "--work_dir needed for replicated log based registry";
         let no_quorum = "Need to specify --quorum for replicated log based registry when using ZooKeeper";
         let level = values.get("logging_level").map_or("INFO", String::as_str);
@@ -186,25 +178,6 @@ fn value_of<T: FromStr>(values: &BTreeMap<String, String>, name: &str) -> Result
     values.get(name).map(|value| value.parse().map_err(|_| failed(value))).transpose()
 }
 
-fn is_host(text: &str) -> bool {
-    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
-}
-
-fn parse_zk(url: &str) -> Result<(Vec<String>, String), String> {
-    let rest = url.strip_prefix("zk://").ok_or("Expecting 'zk://' at the beginning of the URL")?;
-    let no_path = "Expecting a (chroot) path for ZooKeeper ('/' is not supported)";
-    let (servers, path) = rest.split_once('/').filter(|(_, path)| !path.is_empty()).ok_or(no_path)?;
-    if path.split('/').any(|part| ["", ".", ".."].contains(&part)) {
-        return Err(format!("'/{path}' is not a path of a node"));
-    }
-    let is_port = |port: &str| port.parse::<NonZeroU16>().is_ok();
-    let is_server = |server: &&str| server.split_once(':').is_some_and(|(host, port)| is_host(host) && is_port(port));
-    match servers.split(',').find(|server| !is_server(server)) {
-        Some(bad) => Err(format!("Expecting host:port and not '{bad}'")),
-        None => Ok((servers.split(',').map(str::to_owned).collect(), format!("/{path}"))),
-    }
-}
-
 /// What this master says of itself (its MasterInfo), and what it knows of all.
 struct Master {
     info: String,
@@ -217,7 +190,18 @@ struct View {
     elected: bool,
     recovered: bool,
     leader: Option<String>,
-    slaves: Option<String>,
+    /// The agents that a test gave, separated by commas.
+    given: String,
+    /// Those that told of themselves, by their pid, and when they did last.
+    agents: BTreeMap<String, (String, Instant)>,
+}
+
+impl View {
+    fn slaves(&mut self) -> String {
+        self.agents.retain(|_, (_, heard)| heard.elapsed() < AGENT_TIMEOUT);
+        let all = iter::once(&self.given).chain(self.agents.values().map(|(agent, _)| agent));
+        format!("[{}]", all.filter(|text| !text.is_empty()).map(String::as_str).collect::<Vec<_>>().join(","))
+    }
 }
 
 impl Master {
@@ -240,284 +224,64 @@ impl Master {
         }
         (view.elected, view.recovered, view.leader) = (elected, recovered, leader.cloned());
     }
-}
 
-fn address_of(info: &str) -> Option<String> {
-    let field = |name: &str| {
-        let (_, rest) = info.split_once(&format!("\"{name}\":"))?;
-        rest.split(['"', ',', '}']).find(|part| !part.trim().is_empty())
-    };
-    let (hostname, port) = (field("hostname")?, field("port")?.trim().parse::<u16>().ok()?);
-    is_host(hostname).then(|| format!("{hostname}:{port}"))
-}
-
-// ZooKeeper: the session, its connections, and the election. With an error a connection is over.
-
-struct Session {
-    id: i64,
-    password: Vec<u8>,
-    zxid: i64,
-    timeout: Duration,
-    /// When the last connection was.
-    lost: Instant,
-}
-
-// Of ZooKeeper's protocol: operations, errors, and what the others have in place of a request's number.
-const CREATE: i32 = 1;
-const GET_DATA: i32 = 4;
-const PING: i32 = 11;
-const GET_CHILDREN2: i32 = 12;
-const CLOSE: i32 = -11;
-const NO_NODE: i64 = -101;
-const NODE_EXISTS: i64 = -110;
-const SESSION_MOVED: i64 = -118;
-const WATCH_XID: i64 = -1;
-const PING_XID: i32 = -2;
-
-fn buffer(bytes: &[u8]) -> Vec<u8> {
-    [&(bytes.len() as i32).to_be_bytes(), bytes].concat()
-}
-
-/// What is left of a reply.
-struct Reply(Vec<u8>);
-
-impl Reply {
-    fn take(&mut self, length: usize) -> io::Result<Vec<u8>> {
-        if self.0.len() < length { Err(ErrorKind::InvalidData.into()) } else { Ok(self.0.drain(..length).collect()) }
-    }
-
-    fn number(&mut self, bytes: usize) -> io::Result<i64> {
-        let unused = 64 - 8 * bytes;
-        Ok(self.take(bytes)?.iter().fold(0, |n, byte| n << 8 | i64::from(*byte)) << unused >> unused)
-    }
-
-    /// The length of none is -1.
-    fn buffer(&mut self) -> io::Result<Vec<u8>> {
-        let length = self.number(4)?;
-        self.take(usize::try_from(length).unwrap_or(0))
-    }
-
-    fn text(&mut self) -> io::Result<String> {
-        Ok(String::from_utf8_lossy(&self.buffer()?).into_owned())
-    }
-}
-
-struct Connection<'a> {
-    flags: &'a Flags,
-    master: &'a Master,
-    session: &'a mut Session,
-    stream: TcpStream,
-    heard: Instant,
-    sent: Instant,
-    xid: i32,
-    changed: bool,
-}
-
-impl<'a> Connection<'a> {
-    /// Begins the session, or goes on with it.
-    fn open(server: &str, flags: &'a Flags, master: &'a Master, session: &'a mut Session) -> io::Result<Self> {
-        let patience = (session.timeout / flags.servers.len() as u32).clamp(RETRY, Duration::from_secs(3));
-        let address = server.to_socket_addrs()?.find(SocketAddr::is_ipv4).ok_or(ErrorKind::AddrNotAvailable)?;
-        let (stream, now) = (TcpStream::connect_timeout(&address, patience)?, Instant::now());
-        stream.set_read_timeout(Some(patience))?;
-        stream.set_write_timeout(Some(patience))?;
-        stream.set_nodelay(true)?;
-        let mut request = [0_i32.to_be_bytes().as_slice(), &session.zxid.to_be_bytes()].concat();
-        request.extend((SESSION_TIMEOUT.as_millis() as i32).to_be_bytes());
-        request.extend([&session.id.to_be_bytes(), buffer(&session.password).as_slice(), &[0]].concat());
-
-        let mut connection =
-            Connection { flags, master, session, stream, heard: now, sent: now, xid: 0, changed: false };
-        connection.send(&request)?;
-        let mut reply = connection.frame()?.ok_or(ErrorKind::TimedOut)?;
-        connection.stream.set_read_timeout(Some(RETRY))?;
-        let (_version, timeout) = (reply.number(4)?, reply.number(4)?);
-        let (id, password) = (reply.number(8)?, reply.buffer()?);
-        if timeout <= 0 {
-            log("ERROR", &format!("ZooKeeper session 0x{:x} expired", connection.session.id));
-            master.see(None, 0, 1);
-            process::exit(1);
-        }
-        let timeout = Duration::from_millis(timeout as u64);
-        *connection.session = Session { id, password, timeout, ..*connection.session };
-        Ok(connection)
-    }
-
-    fn send(&mut self, request: &[u8]) -> io::Result<()> {
-        self.sent = Instant::now();
-        self.stream.write_all(&buffer(request))
-    }
-
-    /// `None`: nothing comes for now.
-    fn frame(&mut self) -> io::Result<Option<Reply>> {
-        let mut head = [0; 4];
-        match self.stream.peek(&mut head) {
-            Err(e) if [ErrorKind::WouldBlock, ErrorKind::Interrupted].contains(&e.kind()) => return Ok(None),
-            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-            peeked => peeked?,
-        };
-        self.stream.read_exact(&mut head)?;
-        let length = Some(u32::from_be_bytes(head)).filter(|l| *l < SIZE_LIMIT).ok_or(ErrorKind::InvalidData)?;
-        let mut frame = vec![0; length as usize];
-        self.stream.read_exact(&mut frame)?;
-        self.heard = Instant::now();
-        Ok(Some(Reply(frame)))
-    }
-
-    /// Keeps the session alive, and takes the next reply, if there is one: its `xid`, error and body.
-    fn reply(&mut self) -> io::Result<Option<(i64, i64, Reply)>> {
-        if self.heard.elapsed() > self.session.timeout * 2 / 3 {
-            return Err(ErrorKind::TimedOut.into());
-        }
-        if self.sent.elapsed() > self.session.timeout / 3 {
-            self.send(&[PING_XID.to_be_bytes(), PING.to_be_bytes()].concat())?;
-        }
-        let Some(mut reply) = self.frame()? else { return Ok(None) };
-        let (xid, zxid, error) = (reply.number(4)?, reply.number(8)?, reply.number(4)?);
-        self.session.zxid = self.session.zxid.max(zxid);
-        self.changed |= xid == WATCH_XID;
-        Ok(Some((xid, error, reply)))
-    }
-
-    /// `None`: there is no such node, or there is one already.
-    fn call(&mut self, operation: i32, body: &[u8]) -> io::Result<Option<Reply>> {
-        self.xid += 1;
-        self.send(&[&self.xid.to_be_bytes(), &operation.to_be_bytes(), body].concat())?;
+    fn contend(&self, flags: &Flags, connection: &mut Connection) -> Result<Infallible, Error> {
         loop {
-            let Some((xid, error, reply)) = self.reply()? else { continue };
-            match error {
-                _ if xid != i64::from(self.xid) => {}
-                0 => return Ok(Some(reply)),
-                NO_NODE | NODE_EXISTS => return Ok(None),
-                SESSION_MOVED => return Err(io::Error::other("the session moved")),
-                _ => self.close(&format!("ZooKeeper operation {operation} failed: error {error}")),
-            }
-        }
-    }
-
-    fn close(&mut self, why: &str) -> ! {
-        let _ = self.send(&[self.xid.to_be_bytes(), CLOSE.to_be_bytes()].concat()).and_then(|()| self.frame());
-        end(why)
-    }
-
-    /// Creates it persistent, or as a candidate's, ephemeral and with a number.
-    fn create(&mut self, path: &str, data: &str, candidate: bool) -> io::Result<()> {
-        let mut body = [buffer(path.as_bytes()), buffer(data.as_bytes())].concat();
-        let (entries, all_permissions, kind) = (1_i32, 31_i32, if candidate { 3_i32 } else { 0 });
-        body.extend([entries.to_be_bytes(), all_permissions.to_be_bytes()].concat());
-        body.extend([buffer(b"world"), buffer(b"anyone"), kind.to_be_bytes().to_vec()].concat());
-        self.call(CREATE, &body).map(|_| ())
-    }
-
-    /// Sets a watch, too.
-    fn children(&mut self, path: &str) -> io::Result<Option<Vec<String>>> {
-        let reply = self.call(GET_CHILDREN2, &[&buffer(path.as_bytes()), [1].as_slice()].concat())?;
-        let Some(mut reply) = reply else { return Ok(None) };
-        (0..reply.number(4)?).map(|_| reply.text()).collect::<Result<_, _>>().map(Some)
-    }
-
-    fn data(&mut self, path: &str) -> io::Result<Option<String>> {
-        let reply = self.call(GET_DATA, &[&buffer(path.as_bytes()), [0].as_slice()].concat())?;
-        reply.map(|mut reply| reply.text()).transpose()
-    }
-
-    fn contend(&mut self) -> io::Result<()> {
-        let (flags, master) = (self.flags, self.master);
-        loop {
-            self.changed = false;
-            let Some(mut names) = self.children(&flags.path)? else {
-                for (end, _) in flags.path.match_indices('/').skip(1).chain([(flags.path.len(), "")]) {
-                    self.create(&flags.path[..end], "", false)?;
-                }
-                continue;
-            };
-            names.retain(|name| name.strip_prefix(LABEL).is_some_and(|number| number.parse::<i32>().is_ok()));
-            names.sort();
-            let mut infos = Vec::new();
-            for name in names {
-                infos.extend(self.data(&format!("{}/{name}", flags.path))?);
-            }
+            let infos = connection.candidates(&flags.path)?;
             if let Some(bad) = infos.first().filter(|info| address_of(info).is_none()) {
-                self.close(&format!("Failed to detect the leading master: Failed to parse '{bad}'"));
+                return Err(Error::Ended(format!("Failed to detect the leading master: Failed to parse '{bad}'")));
             }
-            master.see(infos.first(), infos.len(), flags.quorum.get());
+            self.see(infos.first(), infos.len(), flags.quorum.get());
             // Its info has its id, so this also finds what a connection made that was lost.
-            if !infos.contains(&master.info) {
-                self.create(&format!("{}/{LABEL}", flags.path), &master.info, true)?;
-                continue;
-            }
-            while !self.changed {
-                self.reply()?;
+            if infos.contains(&self.info) {
+                connection.wait()?;
+            } else {
+                connection.create(&format!("{}/{LABEL}", flags.path), &self.info, true)?;
             }
         }
     }
-}
 
-// HTTP.
-
-fn listen(listener: &TcpListener, master: &Arc<Master>) {
-    for stream in listener.incoming() {
-        let master = Arc::clone(master);
-        let spawned = stream.and_then(|stream| thread::Builder::new().spawn(move || answer(&stream, &master)));
-        if spawned.is_err() {
-            thread::sleep(RETRY);
-        }
-    }
-}
-
-fn answer(mut stream: &TcpStream, master: &Master) -> io::Result<()> {
-    stream.set_read_timeout(Some(HTTP_TIMEOUT))?;
-    stream.set_write_timeout(Some(HTTP_TIMEOUT))?;
-    let mut lines = BufReader::new(stream.take(u64::from(SIZE_LIMIT)));
-    let (mut first, mut line, mut length, mut body) = (String::new(), String::new(), 0, String::new());
-    lines.read_line(&mut first)?;
-    while lines.read_line(&mut line)? > 0 && !line.trim_end().is_empty() {
-        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().unwrap_or(0);
-        }
-        line.clear();
-    }
-    lines.take(length).read_to_string(&mut body)?;
-    let mut words = first.split_whitespace();
-    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let (status, header, body) = master.respond(method, target, body.trim());
-    let rest = format!("Content-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
-    stream.write_all(format!("HTTP/1.1 {status}\r\n{header}{rest}").as_bytes())
-}
-
-impl Master {
-    /// The status, a header line, and the body.
-    fn respond(&self, method: &str, target: &str, body: &str) -> (&str, String, String) {
-        let plain = |status, body: &str| (status, String::new(), body.to_owned());
-        let json = |body| ("200 OK", "Content-Type: application/json\r\n".to_owned(), body);
+    fn respond(&self, method: &str, target: &str, body: &str) -> Answer {
+        let json = |body| Answer::json("200 OK", body);
         let mut view = self.view();
         let serves = view.elected && view.recovered;
-        let slaves = view.slaves.as_deref().unwrap_or("[]");
+        let slaves = view.slaves();
         match (method, target.split('?').next().unwrap_or_default()) {
-            ("GET", "/health") => plain("200 OK", ""),
+            ("GET", "/health") => Answer::plain("200 OK", ""),
             ("GET", "/metrics/snapshot") => {
                 let (uptime, elected) = (self.started.elapsed().as_secs_f64(), u8::from(serves));
-                let active = if serves { count(slaves) } else { 0 };
+                let active = if serves { count(&slaves) } else { 0 };
                 // Mesos, too, escapes the slashes.
                 let first = format!(r#""master\/elected":{elected}.0,"master\/slaves_active":{active}.0"#);
                 json(format!(r#"{{{first},"master\/uptime_secs":{uptime:?}}}"#))
             }
             ("GET", "/slaves") if serves => json(format!(r#"{{"slaves":{slaves},"recovered_slaves":[]}}"#)),
             ("GET", "/state") if serves => {
-                let (info, active) = (self.info.trim_end_matches('}'), count(slaves));
+                let (info, active) = (self.info.trim_end_matches('}'), count(&slaves));
                 json(format!(r#"{info},"activated_slaves":{active}.0,"slaves":{slaves},"frameworks":[]}}"#))
             }
             ("GET", "/slaves" | "/state") => match view.leader.as_deref().and_then(address_of) {
-                Some(_) if view.elected => plain("503 Service Unavailable", "Master has not finished recovery"),
-                Some(to) => ("307 Temporary Redirect", format!("Location: //{to}{target}\r\n"), String::new()),
-                None => plain("503 Service Unavailable", "No leader elected"),
+                Some(_) if view.elected => Answer::plain("503 Service Unavailable", "Master has not finished recovery"),
+                Some(to) => {
+                    let location = format!("Location: //{to}{target}\r\n");
+                    Answer("307 Temporary Redirect".to_owned(), location, String::new())
+                }
+                None => Answer::plain("503 Service Unavailable", "No leader elected"),
             },
-            ("POST", "/stand-in/slaves") if body.starts_with('[') && body.ends_with(']') => {
-                view.slaves = Some(body.to_owned());
-                plain("200 OK", "")
+            ("POST", "/stand-in/slaves") => {
+                if let Some(given) = body.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+                    view.given = given.trim().to_owned();
+                } else if let Some(pid) = field(body, "pid").filter(|_| body.starts_with('{') && body.ends_with('}')) {
+                    if !serves {
+                        return Answer::plain("503 Service Unavailable", "Not the leading master");
+                    }
+                    view.agents.insert(pid.to_owned(), (body.to_owned(), Instant::now()));
+                } else {
+                    return Answer::plain("400 Bad Request", "Expecting a JSON array, or an agent");
+                }
+                Answer::plain("200 OK", "")
             }
-            ("POST", "/stand-in/slaves") => plain("400 Bad Request", "Expecting a JSON array"),
-            _ => plain("404 Not Found", ""),
+            _ => Answer::plain("404 Not Found", ""),
         }
     }
 }
