@@ -13,6 +13,7 @@ use crate::harness::network::Network;
 use crate::harness::node::Node;
 use crate::harness::outcome::Outcome;
 use crate::harness::prereqs::{self, ZOOKEEPER};
+use crate::harness::running::Running;
 use crate::harness::tree::{complete, contents, differences};
 use crate::harness::znodes;
 
@@ -132,19 +133,12 @@ fn soak_of_debs() {
         server.serve(deb, Manner::Good);
         let (argv, after) = (argv(deb), random_part(duration));
         let argv = argv.each_ref().map(String::as_str);
-        let started = Instant::now();
-        let mut run = node.spawn(&argv);
-        while started.elapsed() < after && !run.ended() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        let before_its_end = !run.ended();
-        debs::kill(&node, &["titus-bootstrap", "apt-get", "dpkg", "dpkg-deb"]);
-        run.end();
-        let next = node.run(&argv);
+        let all = |_: &mut Running| debs::kill(&node, &["titus-bootstrap", "apt-get", "dpkg", "dpkg-deb"]);
+        let (before_its_end, next) = killed_by(all, &node, &argv, after);
         let mut wrong = Vec::new();
-        if next.code != 0 {
-            println!("{}", next.told());
-        } else if debs::installed(&node) != format!("{version} installed") || !node.shell("dpkg --audit").is_empty() {
+        let is_whole =
+            || debs::installed(&node) == format!("{version} installed") && node.shell("dpkg --audit").is_empty();
+        if next.code == 0 && !is_whole() {
             wrong.push(debs::installed(&node));
         }
         soak.count(after, before_its_end, Some(next.code), &wrong);
@@ -197,15 +191,19 @@ fn soak_of_titus(role: &str, place: usize) {
 
 /// A run that is killed so long after its start, or has ended by then; and the next one.
 fn killed(node: &Node, arguments: &[&str], after: Duration) -> (bool, Outcome) {
+    killed_by(Running::kill, node, &[&["titus-bootstrap", "apply"], arguments].concat(), after)
+}
+
+fn killed_by(kill: impl FnOnce(&mut Running), node: &Node, argv: &[&str], after: Duration) -> (bool, Outcome) {
     let started = Instant::now();
-    let mut run = node.spawn(&[&["titus-bootstrap", "apply"], arguments].concat());
+    let mut run = node.spawn(argv);
     while started.elapsed() < after && !run.ended() {
         std::thread::sleep(Duration::from_millis(1));
     }
     let before_its_end = !run.ended();
-    run.kill();
+    kill(&mut run);
     run.end();
-    let next = node.bootstrap(&[&["apply"], arguments].concat());
+    let next = node.run(argv);
     if next.code != 0 {
         println!("{}", next.told());
     }
