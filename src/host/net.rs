@@ -175,9 +175,10 @@ impl Host {
         deadline: Duration,
     ) -> Result<Answer, String> {
         blocking(deadline, async {
-            let mut response = request(plain_client()?).send().await.map_err(|e| chain(&e))?;
+            // Whoever asks names the address.
+            let mut response = request(plain_client()?).send().await.map_err(|e| chain(&e.without_url()))?;
             let mut body = Vec::new();
-            while let Some(chunk) = response.chunk().await.map_err(|e| chain(&e))? {
+            while let Some(chunk) = response.chunk().await.map_err(|e| chain(&e.without_url()))? {
                 body.extend_from_slice(&chunk);
                 if body.len() > ANSWER_LIMIT {
                     return Err(format!("the answer is larger than {} MiB", ANSWER_LIMIT >> 20));
