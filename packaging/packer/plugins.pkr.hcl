@@ -1,0 +1,14 @@
+# Packer from 1.7 on gets its builders as plugins: `packer init packaging/packer`. Debian's
+# 1.6.6 has them built in and rejects this block, so it is given titus.pkr.hcl alone.
+packer {
+  required_plugins {
+    amazon = {
+      source  = "github.com/hashicorp/amazon"
+      version = ">= 1.2.0"
+    }
+    docker = {
+      source  = "github.com/hashicorp/docker"
+      version = ">= 1.0.0"
+    }
+  }
+}
