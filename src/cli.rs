@@ -42,9 +42,9 @@ Exit codes: 0 done; 1 a step or check failed; 2 changes (plan --detailed-exitcod
 /// Options of every command.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
-    /// The role, instead of what settings and tags say
+    /// The role, instead of what settings and tags say; for an image (--phase bake) may be repeated
     #[arg(long, global = true, value_name = "ROLE", help_heading = "Options of every command")]
-    pub role: Option<String>,
+    pub role: Vec<String>,
     /// Write below this directory and touch nothing else
     #[arg(long, global = true, value_name = "DIR", help_heading = "Options of every command")]
     pub root: Option<PathBuf>,
@@ -218,6 +218,11 @@ impl Global {
         Reporter { json: self.json, quiet: self.quiet, verbose: self.verbose, colour }
     }
 
+    /// The role of --role, or the first.
+    pub fn role(&self) -> Option<&str> {
+        self.role.first().map(String::as_str)
+    }
+
     /// Whether what is said meanwhile is for people, and wanted.
     pub fn reports_to_people(&self) -> bool {
         !self.json && !self.quiet && matches!(self.log_format, LogFormat::Text)
@@ -260,7 +265,31 @@ pub fn run(arguments: Vec<OsString>) -> u8 {
     }
 }
 
+/// Several roles share an image, never a node.
+fn refuse_several_roles(cli: &Cli) -> Result<()> {
+    let (phase, save) = match &cli.command {
+        None => (Some(cli.apply.steps.phase), cli.apply.save),
+        Some(Command::Apply(apply)) => (Some(apply.steps.phase), apply.save),
+        Some(Command::Plan { steps, .. }) => (Some(steps.phase), false),
+        Some(_) => (None, false),
+    };
+    if cli.global.role.len() <= 1 {
+        return Ok(());
+    }
+    if phase != Some(Phase::Bake) {
+        return Err(usage(
+            "--role is given more than once",
+            "a node has one role; an image may have several: titus-bootstrap apply --phase bake --role agent --role master",
+        ));
+    }
+    if save {
+        return Err(usage("--save keeps one role, and --role is given more than once", "leave --save out"));
+    }
+    Ok(())
+}
+
 fn dispatch(cli: Cli) -> Result<u8> {
+    refuse_several_roles(&cli)?;
     let global = &cli.global;
     let Some(command) = cli.command else {
         return commands::apply::run(global, &checked(cli.apply)?);

@@ -16,6 +16,7 @@ pub mod report;
 pub mod role;
 pub mod secrets;
 pub mod settings;
+pub mod several;
 pub mod step;
 pub mod template;
 pub mod titus;

@@ -71,8 +71,8 @@ fn converge(
     // Until here a signal ends the process, and nothing was changed.
     signals::listen()?;
     engine::ask(&host, &steps)?;
-    step::deb::refuse_unpinned(&host, &steps).map_err(|error| error.at(&prepared.role.name))?;
-    engine::refuse(&host, &prepared.role.name, &steps)?;
+    step::deb::refuse_unpinned(&host, &steps).map_err(|error| error.at(prepared.names()))?;
+    engine::refuse(&host, &prepared.names(), &steps)?;
     if let Err(refusal) = refuse_packages(&host, &steps) {
         host.forget_candidates()?;
         return Err(refusal);
@@ -143,9 +143,9 @@ fn save(global: &Global, host: &Host, prepared: &Prepared) -> Result<()> {
 
 /// A journal of a run, at `path`.
 pub(super) fn journal_of(prepared: &Prepared, path: &'static str) -> Journal {
-    let digest = step::hex(&Sha256::digest(prepared.role.text()));
+    let digest = step::hex(&Sha256::digest(prepared.text()));
     let boot_id = prepared.facts.instance.as_ref().map(|instance| instance.boot_id.clone()).unwrap_or_default();
-    Journal::new(path, &prepared.role.name, digest, &boot_id, &prepared.instance_id())
+    Journal::new(path, &prepared.names(), digest, &boot_id, &prepared.instance_id())
 }
 
 fn keep(host: &Host, journal: &mut Journal, report: &Report) -> Result<()> {
