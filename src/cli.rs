@@ -236,7 +236,9 @@ pub fn grammar() -> clap::Command {
 
 /// Runs the program; returns its exit code.
 pub fn run(arguments: Vec<OsString>) -> u8 {
-    let cli = match Cli::try_parse_from(split_shebang(arguments)) {
+    let arguments = split_shebang(arguments);
+    let roles = arguments.iter().take_while(|word| *word != "--").filter(|word| is_role_flag(word)).count();
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
@@ -250,7 +252,7 @@ pub fn run(arguments: Vec<OsString>) -> u8 {
     };
     listen(&cli.global);
     let log_format = cli.global.log_format;
-    match dispatch(cli) {
+    match refuse_lost_roles(&cli, roles).and_then(|()| dispatch(cli)) {
         Ok(code) => code,
         Err(error) => {
             let told = ErrorReport::from(&error);
@@ -263,6 +265,18 @@ pub fn run(arguments: Vec<OsString>) -> u8 {
             error.kind.exit_code()
         }
     }
+}
+
+fn is_role_flag(word: &OsString) -> bool {
+    word.to_str().is_some_and(|word| word == "--role" || word.starts_with("--role="))
+}
+
+/// What stands before a command is dropped by clap when the same stands after it.
+fn refuse_lost_roles(cli: &Cli, given: usize) -> Result<()> {
+    if cli.global.role.len() == given {
+        return Ok(());
+    }
+    Err(usage("--role stands before the command and after it", "put each --role after the command"))
 }
 
 /// Several roles share an image, never a node.
