@@ -153,6 +153,12 @@ enum Command {
     Verify,
     /// Look after what must be kept so for ever; for its timer
     Keep,
+    /// Remove what a builder leaves in an image, then search all of it; the last command of a build
+    Seal {
+        /// Remove nothing, only search
+        #[arg(long)]
+        check: bool,
+    },
     /// Make Titus instance groups active, through the gateway of this node
     Activate {
         /// As titusagent
@@ -328,6 +334,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Command::Status { wait } => commands::status::run(global, wait),
         Command::Verify => commands::verify::run(global),
         Command::Keep => commands::keep::run(global),
+        Command::Seal { check } => commands::seal::run(global, check),
         Command::Activate { names } => commands::activate::run(global, &names),
         Command::Check { files } => commands::check::run(global, &files),
         Command::Facts => commands::facts::run(global),

@@ -14,6 +14,7 @@ pub mod journal;
 pub mod properties;
 pub mod report;
 pub mod role;
+pub mod seal;
 pub mod secrets;
 pub mod settings;
 pub mod several;

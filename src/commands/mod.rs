@@ -11,6 +11,7 @@ pub mod plan;
 pub mod print;
 pub mod reboot;
 pub mod role;
+pub mod seal;
 pub mod status;
 pub mod verify;
 

@@ -2,6 +2,7 @@
 //! is removed that is mounted from elsewhere: each directory is opened from the one above it.
 
 use std::ffi::{CStr, CString};
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::dir::{Dir, Type};
@@ -149,6 +150,26 @@ impl Host {
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(Vec::new()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// A regular file's first bytes, at most `limit`; `None` if there is none, or a link leads there.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read_plain(&self, path: &str, limit: u64) -> std::io::Result<Option<Vec<u8>>> {
+        let Way::Open(parent, name) = self.way(path)? else { return Ok(None) };
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = match openat(&parent, name.as_c_str(), flags, Mode::empty()) {
+            Ok(file) => std::fs::File::from(file),
+            Err(Errno::ENOENT | Errno::ELOOP) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        if !file.metadata()?.is_file() {
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        file.take(limit).read_to_end(&mut bytes)?;
+        Ok(Some(bytes))
     }
 
     /// Writes to disk what was removed.

@@ -16,6 +16,7 @@ pub mod download;
 pub mod dpkg;
 pub mod failpoint;
 pub mod fs;
+pub mod interfaces;
 pub mod lock;
 pub mod look;
 pub mod mounts;
