@@ -99,7 +99,10 @@ fn refusal(sealed: &Sealed) -> Error {
         1 => "one thing".into(),
         n => format!("{n} things"),
     };
-    Error::failed(format!("seal: {number} must not be in an image, and {} left", if sealed.left.len() == 1 { "is" } else { "are" }))
-        .cause(lines.join("\n"))
-        .fix("remove them before titus-bootstrap seal, and build the image again")
+    Error::failed(format!(
+        "seal: {number} must not be in an image, and {} left",
+        if sealed.left.len() == 1 { "is" } else { "are" }
+    ))
+    .cause(lines.join("\n"))
+    .fix("remove them before titus-bootstrap seal, and build the image again")
 }

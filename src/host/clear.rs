@@ -239,7 +239,9 @@ fn clear_at(
         (Type::Directory, _) => {
             let directory = openat(parent, name, DIRECTORY, Mode::empty())?;
             empty(directory, path, what == Clear::Files, mounts, cleared, 0);
-            if what == Clear::Whole && !mounts.is_point(path) && !cleared.left.iter().any(|(at, _)| at.starts_with(path))
+            if what == Clear::Whole
+                && !mounts.is_point(path)
+                && !cleared.left.iter().any(|(at, _)| at.starts_with(path))
             {
                 unlinkat(parent, name, UnlinkatFlags::RemoveDir)?;
             }

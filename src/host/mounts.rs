@@ -159,9 +159,14 @@ mod tests {
                     6 1 0:9 / /mnt/sshfs rw - fuse.sshfs x rw\n\
                     7 1 8:3 /@home /home rw - btrfs /dev/sdc rw\nnonsense\n";
         let mounts = Mounts::of(text, "");
-        for (path, has) in
-            [("/proc", false), ("/run", false), ("/etc/hosts", false), ("/data one", true), ("/mnt/sshfs", false), ("/home", true)]
-        {
+        for (path, has) in [
+            ("/proc", false),
+            ("/run", false),
+            ("/etc/hosts", false),
+            ("/data one", true),
+            ("/mnt/sshfs", false),
+            ("/home", true),
+        ] {
             assert_eq!((mounts.is_point(path), mounts.elsewhere(path).is_none()), (true, has), "{path}");
         }
         assert!(!mounts.is_point("/") && !mounts.is_point("/etc"));

@@ -123,8 +123,7 @@ impl Host {
                             bytes += read;
                             tell(Found::Progress(files, bytes));
                         }) {
-                            Ok(Some(n)) => tell(Found::InContents(&path, n)),
-                            Ok(None) => {}
+                            Ok(numbers) => numbers.into_iter().for_each(|n| tell(Found::InContents(&path, n))),
                             // Gone meanwhile, so not in the image.
                             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                             Err(error) => tell(Found::Unreadable(&path, error)),
@@ -146,18 +145,19 @@ fn name(texts: &[Text], path: &str, bytes: &[u8], tell: &mut dyn FnMut(Found)) {
     }
 }
 
-/// The number of the first text that is found in a file.
+/// The numbers of the texts that are found in a file.
 fn contents(
     texts: &[Text],
     path: PathBuf,
     buffer: &mut [u8],
     read: &mut dyn FnMut(u64),
-) -> std::io::Result<Option<usize>> {
+) -> std::io::Result<Vec<usize>> {
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
     let mut file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     if !file.metadata()?.is_file() {
-        return Ok(None);
+        return Ok(Vec::new());
     }
+    let mut numbers = Vec::new();
     let keep = texts.iter().map(Text::len).max().unwrap_or(0) + 2;
     let mut kept = 0;
     loop {
@@ -176,11 +176,13 @@ fn contents(
         }
         read((filled - kept) as u64);
         let part = buffer.get(..filled).unwrap_or_default();
-        if let Some(n) = texts.iter().position(|text| text.is_in(part, last)) {
-            return Ok(Some(n));
+        for (n, text) in texts.iter().enumerate() {
+            if !numbers.contains(&n) && text.is_in(part, last) {
+                numbers.push(n);
+            }
         }
         if last {
-            return Ok(None);
+            return Ok(numbers);
         }
         let start = filled.saturating_sub(keep);
         buffer.copy_within(start..filled, 0);
@@ -213,7 +215,8 @@ mod tests {
         let root = directory.path();
         fs::create_dir_all(root.join("a/i-0abc.d")).unwrap();
         fs::create_dir_all(root.join("skipped")).unwrap();
-        for (path, text) in [("a/x", "id=i-0abc\n"), ("a/y", "ami-0ab"), ("skipped/z", "i-0abc"), ("a/i-0abc.d/e", "")] {
+        for (path, text) in [("a/x", "id=i-0abc\n"), ("a/y", "ami-0ab"), ("skipped/z", "i-0abc"), ("a/i-0abc.d/e", "")]
+        {
             fs::write(root.join(path), text).unwrap();
         }
         let outside = tempfile::tempdir().unwrap();

@@ -176,7 +176,10 @@ mod tests {
         let host = Host::tree(directory.path(), Default::default()).unwrap();
         let builder = Builder::find(&host, sample::facts().instance.as_ref()).unwrap();
         let texts: Vec<&str> = builder.traces.iter().map(|trace| trace.text.as_str()).collect();
-        assert!(texts.contains(&"i-0123456789abcdef0") && texts.iter().any(|text| text.starts_with("ip-")), "{texts:?}");
+        assert!(
+            texts.contains(&"i-0123456789abcdef0") && texts.iter().any(|text| text.starts_with("ip-")),
+            "{texts:?}"
+        );
         assert!(builder.notices.is_empty() && builder.keys.is_none());
     }
 

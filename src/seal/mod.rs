@@ -76,7 +76,7 @@ pub fn seal(host: &Host, builder: &Builder, only_look: bool) -> Result<Sealed> {
     let known = rules(host)?;
     if !only_look {
         clean(host, &known, &mounts, &mut sealed);
-        clear_keys(host, builder, &mut sealed);
+        clear_keys(host, builder, &mounts, &mut sealed);
     }
     search(host, builder, &known, &mounts, only_look, &mut sealed)?;
     if !only_look {
@@ -169,12 +169,12 @@ fn key_files(host: &Host) -> Vec<String> {
 }
 
 /// Empties an authorized_keys in which nothing but the builder's key pair stands.
-fn clear_keys(host: &Host, builder: &Builder, sealed: &mut Sealed) {
+fn clear_keys(host: &Host, builder: &Builder, mounts: &Mounts, sealed: &mut Sealed) {
     for path in key_files(host) {
         let only_own = keys_of(host, builder, &path).is_ok_and(|keys| !keys.is_empty() && keys.iter().all(|own| *own));
         if only_own {
             let mut cleared = Cleared::default();
-            host.clear(&path, Clear::Emptied, &Mounts::default(), &mut cleared);
+            host.clear(&path, Clear::Emptied, mounts, &mut cleared);
             sealed.count(&path, "public key of the builder's key pair", cleared.files);
         }
     }

@@ -148,9 +148,8 @@ pub fn passed_over(host: &Host, rules: &[Rule]) -> Result<impl Fn(&str) -> bool>
 fn expanded(host: &Host, pattern: &str) -> Vec<String> {
     let Some((before, after)) = pattern.split_once('*') else { return vec![pattern.to_owned()] };
     let (directory, start) = before.rsplit_once('/').unwrap_or(("", before));
-    let fits = |name: &String| {
-        name.len() >= start.len() + after.len() && name.starts_with(start) && name.ends_with(after)
-    };
+    let fits =
+        |name: &String| name.len() >= start.len() + after.len() && name.starts_with(start) && name.ends_with(after);
     // One that cannot be listed is met again by the search, and told there.
     let names = host.names_in(directory).unwrap_or_default();
     names.into_iter().filter(fits).map(|name| format!("{directory}/{name}")).collect()

@@ -38,7 +38,11 @@ impl Tree {
 
     fn instance(&self) -> Instance {
         let instance = sample::facts().instance.unwrap();
-        Instance { hostname: "ip-10-0-0-5.eu-west-1.compute.internal".into(), local_ipv4: "10.0.0.5".into(), ..instance }
+        Instance {
+            hostname: "ip-10-0-0-5.eu-west-1.compute.internal".into(),
+            local_ipv4: "10.0.0.5".into(),
+            ..instance
+        }
     }
 
     fn seal_as(&self, builder: &Builder, only_look: bool) -> Vec<String> {
@@ -83,7 +87,8 @@ fn what_a_builder_leaves_goes_and_the_rest_stays() {
     }
     tree.write("/etc/machine-id", "0123456789abcdef0123456789abcdef\n");
     tree.write("/etc/hostname", "ip-10-0-0-5\n");
-    for path in ["/etc/ssh/sshd_config", "/etc/docker/daemon.json", "/var/lib/titus-bootstrap/debs/x", "/home/ubuntu/x"] {
+    for path in ["/etc/ssh/sshd_config", "/etc/docker/daemon.json", "/var/lib/titus-bootstrap/debs/x", "/home/ubuntu/x"]
+    {
         tree.write(path, "{}");
     }
     let before = tree.seal_as(&tree.builder(), true);
@@ -91,7 +96,8 @@ fn what_a_builder_leaves_goes_and_the_rest_stays() {
     assert!(tree.path("/var/log/cloud-init.log").exists());
     assert_eq!(tree.seal(), Vec::<String>::new());
     assert_eq!(fs::read(tree.path("/etc/machine-id")).unwrap(), b"");
-    for path in ["/etc/ssh/sshd_config", "/etc/docker/daemon.json", "/var/lib/titus-bootstrap/debs/x", "/home/ubuntu/x"] {
+    for path in ["/etc/ssh/sshd_config", "/etc/docker/daemon.json", "/var/lib/titus-bootstrap/debs/x", "/home/ubuntu/x"]
+    {
         assert!(tree.path(path).exists(), "{path}");
     }
     assert!(tree.path("/var/log/journal/0123").is_dir() && tree.path("/tmp").is_dir());
@@ -112,6 +118,8 @@ fn what_tells_of_the_builder_anywhere_is_named_and_left() {
     // A package's example is no trace, wherever /lib lies; an edited file in /etc may be.
     tree.write("/var/lib/dpkg/info/doc.list", "/.\n/lib/doc\n/etc/doc\n");
     tree.write("/usr/lib/doc", "10.0.0.5");
+    tree.write("/var/lib/dpkg/info/x.list", "/usr/x\n");
+    tree.write("/usr/x", &format!("10.0.0.5{}{ID}", "-".repeat(2 << 20)));
     tree.write("/etc/doc", "10.0.0.5");
     let left = tree.seal();
     assert_eq!(
@@ -122,6 +130,7 @@ fn what_tells_of_the_builder_anywhere_is_named_and_left() {
             "/srv/link: its name has the builder's instance id, i-0123456789abcdef0",
             "/srv/z: it has the builder's address, 10.0.0.5",
             "/usr/share/x: it has the builder's instance id, i-0123456789abcdef0",
+            "/usr/x: it has the builder's instance id, i-0123456789abcdef0",
         ]
     );
     assert!(tree.path("/usr/share/x").exists());
@@ -137,7 +146,10 @@ fn links_are_named_and_not_followed() {
     tree.link("/var/lib/dbus/machine-id", "/etc/machine-id");
     let left = tree.seal();
     assert_eq!(left.len(), 5, "{left:#?}");
-    assert!(left[0].starts_with("/etc/ssh/ssh_host_rsa_key: ssh host key: is a symbolic link to /data/key"), "{left:?}");
+    assert!(
+        left[0].starts_with("/etc/ssh/ssh_host_rsa_key: ssh host key: is a symbolic link to /data/key"),
+        "{left:?}"
+    );
     assert!(left[1].starts_with("/var/log: log: ") && left[1].contains("symbolic link"), "{left:?}");
     assert!(tree.path("/etc/passwd").exists() && tree.path("/data/key").exists());
     assert!(!tree.path("/etc/ssh/ssh_host_dsa_key").is_symlink());

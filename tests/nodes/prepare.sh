@@ -6,7 +6,7 @@
 TOOLS=(
     docker:docker.io dockerd:docker.io mmdebstrap:mmdebstrap apt-ftparchive:apt-utils
     dpkg-deb:dpkg gpg:gnupg gpgconf:gnupg shellcheck:shellcheck cc:gcc nsenter:util-linux
-    docker-registry:docker-registry ip:iproute2 java:default-jre-headless
+    docker-registry:docker-registry ip:iproute2 java:default-jre-headless packer:packer
 )
 
 need_tools() {
@@ -61,7 +61,7 @@ put_away() {
     docker images --filter label=titus-bootstrap-test --format '{{.Repository}}:{{.Tag}}' |
         while read -r id; do
             case $id in
-            titus-bootstrap-converged:* | titus-bootstrap-engine:*) [ -e "/proc/${id##*:}" ] || docker rmi "$id" > /dev/null ;;
+            titus-bootstrap-converged:* | titus-bootstrap-engine:* | titus-bootstrap-builder:* | titus-bootstrap-baked:*) [ -e "/proc/${id##*:}" ] || docker rmi "$id" > /dev/null ;;
             esac
         done
     if [ -n "$engine_pid" ]; then

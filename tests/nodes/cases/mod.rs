@@ -15,6 +15,7 @@ mod killed;
 mod locked;
 mod migrated;
 mod names;
+mod packer;
 mod prereqs;
 mod properties;
 mod pulls;
