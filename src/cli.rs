@@ -42,9 +42,9 @@ Exit codes: 0 done; 1 a step or check failed; 2 changes (plan --detailed-exitcod
 /// Options of every command.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
-    /// The role, instead of what settings and tags say
+    /// The role, instead of what settings and tags say; for an image (--phase bake) may be repeated
     #[arg(long, global = true, value_name = "ROLE", help_heading = "Options of every command")]
-    pub role: Option<String>,
+    pub role: Vec<String>,
     /// Write below this directory and touch nothing else
     #[arg(long, global = true, value_name = "DIR", help_heading = "Options of every command")]
     pub root: Option<PathBuf>,
@@ -156,6 +156,12 @@ enum Command {
     Verify,
     /// Look after what must be kept so for ever; for its timer
     Keep,
+    /// Remove what a builder leaves in an image, then search all of it; the last command of a build
+    Seal {
+        /// Remove nothing, only search
+        #[arg(long)]
+        check: bool,
+    },
     /// Make Titus instance groups active, through the gateway of this node
     Activate {
         /// As titusagent
@@ -221,6 +227,11 @@ impl Global {
         Reporter { json: self.json, quiet: self.quiet, verbose: self.verbose, colour }
     }
 
+    /// The role of --role, or the first.
+    pub fn role(&self) -> Option<&str> {
+        self.role.first().map(String::as_str)
+    }
+
     /// Whether what is said meanwhile is for people, and wanted.
     pub fn reports_to_people(&self) -> bool {
         !self.json && !self.quiet && matches!(self.log_format, LogFormat::Text)
@@ -234,7 +245,9 @@ pub fn grammar() -> clap::Command {
 
 /// Runs the program; returns its exit code.
 pub fn run(arguments: Vec<OsString>) -> u8 {
-    let cli = match Cli::try_parse_from(split_shebang(arguments)) {
+    let arguments = split_shebang(arguments);
+    let roles = arguments.iter().take_while(|word| *word != "--").filter(|word| is_role_flag(word)).count();
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
@@ -248,7 +261,7 @@ pub fn run(arguments: Vec<OsString>) -> u8 {
     };
     listen(&cli.global);
     let log_format = cli.global.log_format;
-    match dispatch(cli) {
+    match refuse_lost_roles(&cli, roles).and_then(|()| dispatch(cli)) {
         Ok(code) => code,
         Err(error) => {
             let told = ErrorReport::from(&error);
@@ -263,7 +276,43 @@ pub fn run(arguments: Vec<OsString>) -> u8 {
     }
 }
 
+fn is_role_flag(word: &OsString) -> bool {
+    word.to_str().is_some_and(|word| word == "--role" || word.starts_with("--role="))
+}
+
+/// What stands before a command is dropped by clap when the same stands after it.
+fn refuse_lost_roles(cli: &Cli, given: usize) -> Result<()> {
+    if cli.global.role.len() == given {
+        return Ok(());
+    }
+    Err(usage("--role stands before the command and after it", "put each --role after the command"))
+}
+
+/// Several roles share an image, never a node.
+fn refuse_several_roles(cli: &Cli) -> Result<()> {
+    let (phase, save) = match &cli.command {
+        None => (Some(cli.apply.steps.phase), cli.apply.save),
+        Some(Command::Apply(apply)) => (Some(apply.steps.phase), apply.save),
+        Some(Command::Plan { steps, .. }) => (Some(steps.phase), false),
+        Some(_) => (None, false),
+    };
+    if cli.global.role.len() <= 1 {
+        return Ok(());
+    }
+    if phase != Some(Phase::Bake) {
+        return Err(usage(
+            "--role is given more than once",
+            "a node has one role; an image may have several: titus-bootstrap apply --phase bake --role agent --role master",
+        ));
+    }
+    if save {
+        return Err(usage("--save keeps one role, and --role is given more than once", "leave --save out"));
+    }
+    Ok(())
+}
+
 fn dispatch(cli: Cli) -> Result<u8> {
+    refuse_several_roles(&cli)?;
     let global = &cli.global;
     let Some(command) = cli.command else {
         return commands::apply::run(global, &checked(cli.apply)?);
@@ -289,6 +338,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Command::Status { wait } => commands::status::run(global, wait),
         Command::Verify => commands::verify::run(global),
         Command::Keep => commands::keep::run(global),
+        Command::Seal { check } => commands::seal::run(global, check),
         Command::Activate { names } => commands::activate::run(global, &names),
         Command::Check { files } => commands::check::run(global, &files),
         Command::Facts => commands::facts::run(global),

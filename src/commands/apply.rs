@@ -154,7 +154,7 @@ impl Run<'_> {
             return error;
         }
         let role = super::early(self.global, host, self.arguments.steps.user_data.as_deref())
-            .and_then(|early| detect::role(self.global.role.as_deref(), &early.merged, None));
+            .and_then(|early| detect::role(self.global.role(), &early.merged, None));
         role.err().filter(|other| other.kind == Kind::NoRole).unwrap_or(error)
     }
 
@@ -169,8 +169,8 @@ impl Run<'_> {
         // Until here a signal ends the process, and nothing was changed.
         signals::listen()?;
         engine::ask(host, &steps)?;
-        step::deb::refuse_unpinned(host, &steps).map_err(|error| error.at(&prepared.role.name))?;
-        engine::refuse(host, &prepared.role.name, &steps)?;
+        step::deb::refuse_unpinned(host, &steps).map_err(|error| error.at(prepared.names()))?;
+        engine::refuse(host, &prepared.names(), &steps)?;
         if let Err(refusal) = refuse_packages(host, &steps) {
             host.forget_candidates()?;
             return Err(refusal);
@@ -222,7 +222,7 @@ fn notice_of_next_boot(
         )));
     }
     let told = arguments.save || detect::role(None, &prepared.merged, Some(&prepared.facts)).is_ok();
-    Ok((!told && global.role.is_some()).then(|| {
+    Ok((!told && global.role().is_some()).then(|| {
         "the next boot will not know this role, and the role's services will wait for it: keep it with --save"
             .to_owned()
     }))
@@ -270,9 +270,9 @@ fn save(global: &Global, host: &Host, prepared: &Prepared) -> Result<()> {
 
 /// A journal of a run, at `path`.
 pub(super) fn journal_of(prepared: &Prepared, path: &'static str) -> Journal {
-    let digest = step::hex(&Sha256::digest(prepared.role.text()));
+    let digest = step::hex(&Sha256::digest(prepared.text()));
     let boot_id = prepared.facts.instance.as_ref().map(|instance| instance.boot_id.clone()).unwrap_or_default();
-    Journal::new(path, &prepared.role.name, digest, &boot_id, &prepared.instance_id())
+    Journal::new(path, &prepared.names(), digest, &boot_id, &prepared.instance_id())
 }
 
 fn keep(host: &Host, journal: &mut Journal, report: &Report) -> Result<()> {

@@ -41,7 +41,7 @@ fn show(global: &Global) -> Result<()> {
 
 fn template_of(global: &Global) -> Result<String> {
     let host = super::host(global)?;
-    let Some(name) = &global.role else {
+    let Some(name) = global.role() else {
         return Err(Error::new(Kind::Usage, "config template: for which role?")
             .fix("titus-bootstrap config template --role agent"));
     };

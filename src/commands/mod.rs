@@ -11,6 +11,7 @@ pub mod plan;
 pub mod print;
 pub mod reboot;
 pub mod role;
+pub mod seal;
 pub mod status;
 pub mod verify;
 
@@ -29,6 +30,7 @@ use crate::report::Report;
 use crate::role::{Role, known_names};
 use crate::settings::schema::{Timeout, Timeouts};
 use crate::settings::{Layer, Merged, Settings};
+use crate::several;
 use crate::step::{Phase, Step};
 use crate::template::{Renderer, how_to_set};
 use crate::titus::Values;
@@ -48,6 +50,8 @@ pub struct Prepared {
     pub facts: Facts,
     /// The role's templates over all of this.
     pub renderer: Renderer,
+    /// The same of further roles, for an image of several.
+    pub others: Vec<Prepared>,
 }
 
 /// The unit that runs `apply --at-boot`; systemd/titus-bootstrap.service.
@@ -164,7 +168,7 @@ fn or(timeout: Option<Timeout>, default: Duration) -> Duration {
 /// 69 where there is plainly no instance, 75 at the deadline, 78 when an answer is wrong.
 pub fn facts(global: &Global, early: &Early, bake: bool) -> Result<(Facts, Option<Vec<u8>>)> {
     if global.sample {
-        return Ok((sample::facts_of(global.role.as_deref()), None));
+        return Ok((sample::facts_of(global.role()), None));
     }
     if let Some(path) = &global.facts {
         return Ok((facts_from(path)?, None));
@@ -223,6 +227,11 @@ pub struct Gathered {
 /// # Errors
 /// When one of them cannot be had.
 pub fn gather(global: &Global, host: &Host, steps: &Steps) -> Result<Gathered> {
+    gather_for(global, global.role(), host, steps)
+}
+
+/// The same, with this role instead of that of the command line.
+fn gather_for(global: &Global, role: Option<&str>, host: &Host, steps: &Steps) -> Result<Gathered> {
     let mut early = early(global, host, steps.user_data.as_deref())?;
     let (facts, user_data) = facts(global, &early, steps.phase == PhaseArgument::Bake)?;
     if let Some(tags) = facts.instance.as_ref().and_then(|instance| instance.tags.as_ref()) {
@@ -233,18 +242,31 @@ pub fn gather(global: &Global, host: &Host, steps: &Steps) -> Result<Gathered> {
         early.below.extend(words_of(&text)?);
     }
     let merged = sum(&[Layer::built_in()?], &early.below, &early.above);
-    let detected = detect::role(global.role.as_deref(), &merged, Some(&facts))?;
+    let detected = detect::role(role, &merged, Some(&facts))?;
     let role = Role::load(host, &detected.role)?;
     let merged = early.over(&role)?;
     Ok(Gathered { facts, role, detected, merged })
 }
 
-/// From the command line to a role that can be rendered.
+/// From the command line to a role that can be rendered; while an image is baked, to several.
 ///
 /// # Errors
 /// Everything that can be refused before the machine is looked at.
 pub fn prepare(global: &Global, host: &mut Host, steps: &Steps) -> Result<Prepared> {
-    let Gathered { facts, role, detected, merged } = gather(global, host, steps)?;
+    let mut prepared = prepare_for(global, global.role(), host, steps)?;
+    let mut names = vec![prepared.role.name.clone()];
+    for role in global.role.iter().skip(1) {
+        let other = prepare_for(global, Some(role), host, steps)?;
+        if !names.contains(&other.role.name) {
+            names.push(other.role.name.clone());
+            prepared.others.push(other);
+        }
+    }
+    Ok(prepared)
+}
+
+fn prepare_for(global: &Global, role: Option<&str>, host: &mut Host, steps: &Steps) -> Result<Prepared> {
+    let Gathered { facts, role, detected, merged } = gather_for(global, role, host, steps)?;
     let settings = merged.settings()?;
     role.refuse(&settings, &facts)?;
     host.deadlines = deadlines(&merged);
@@ -272,7 +294,7 @@ pub fn prepare(global: &Global, host: &mut Host, steps: &Steps) -> Result<Prepar
     if !role.is_built_in() {
         role.names(&renderer)?;
     }
-    Ok(Prepared { role, detected, merged, settings, facts, renderer })
+    Ok(Prepared { role, detected, merged, settings, facts, renderer, others: Vec::new() })
 }
 
 fn deadlines(merged: &Merged) -> Deadlines {
@@ -293,9 +315,14 @@ fn words_of(text: &str) -> Result<Vec<Layer>> {
     let cli = crate::cli::Cli::try_parse_from(std::iter::once("titus-bootstrap").chain(words))
         .map_err(|e| Error::config("user data: the words on its first line cannot be read").cause(e.render()))?;
     let place = "first line of user data: ";
+    if cli.global.role.len() > 1 {
+        return Err(Error::config("user data: its first line has more than one --role").fix("a node has one role"));
+    }
     let role = cli
         .global
         .role
+        .into_iter()
+        .next()
         .map(|role| Layer::parse(&format!("{place}--role"), &format!("role = {}", toml::Value::String(role))));
     role.into_iter().chain(cli.global.set.iter().map(|assignment| Layer::assignment_from(place, assignment))).collect()
 }
@@ -319,18 +346,41 @@ impl Prepared {
     /// The steps of these phases.
     ///
     /// # Errors
-    /// When a value is missing or wrong.
+    /// When a value is missing or wrong, or two roles disagree.
     pub fn steps(&self, phase: PhaseArgument) -> Result<Vec<Step>> {
-        self.role.steps(&self.renderer, phases(phase)).map_err(|error| error.at(&self.role.name))
+        let of = |one: &Prepared| one.role.steps(&one.renderer, phases(phase)).map_err(|e| e.at(&one.role.name));
+        if self.others.is_empty() {
+            return of(self);
+        }
+        let roles: Result<Vec<_>> = self.all().map(|one| Ok((one.role.name.as_str(), of(one)?))).collect();
+        several::merge(&roles?)
+    }
+
+    /// This one and the others.
+    fn all(&self) -> impl Iterator<Item = &Prepared> {
+        std::iter::once(self).chain(&self.others)
+    }
+
+    /// The role's name; of several, all.
+    pub fn names(&self) -> String {
+        self.all().map(|one| one.role.name.as_str()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The text of the role file; of several, of all.
+    pub fn text(&self) -> String {
+        self.all().map(|one| one.role.text()).collect()
     }
 
     /// Begins a report: everything but the steps.
     pub fn introduce(&self, report: &mut Report, host: &Host) {
-        report.role = self.role.name.clone();
-        report.role_evidence = self.detected.evidence.clone();
+        report.role = self.names();
+        report.role_evidence = self.all().flat_map(|one| one.detected.evidence.clone()).collect();
         report.instance_id = self.instance_id();
         report.root = host.root().display().to_string();
-        report.notices = self.notices(host);
+        report.notices = self.all().flat_map(|one| one.notices(host)).collect();
+        // What is not about one role is said once.
+        let mut told = BTreeSet::new();
+        report.notices.retain(|notice| told.insert(notice.clone()));
     }
 
     /// The instance's id; empty while an image is baked.

@@ -43,7 +43,7 @@ pub fn observe(
     reporter.heading(report);
     super::refuse_machine(host, steps.phase)?;
     engine::ask(host, &found)?;
-    engine::refuse(host, &prepared.role.name, &found)?;
+    engine::refuse(host, &prepared.names(), &found)?;
     let result = engine::observe(host, &found, report, reporter);
     report.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     result

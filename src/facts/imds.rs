@@ -79,6 +79,33 @@ pub fn read(endpoint: &Endpoint, deadline: Duration, say: &mut dyn FnMut(&str)) 
     })
 }
 
+/// The public keys of the instance's key pair, `ssh-ed25519 AAAA… NAME` each; most instances have one or none.
+///
+/// # Errors
+/// As [`read`].
+pub fn public_keys(endpoint: &Endpoint, deadline: Duration) -> Result<Vec<String>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::failed("instance metadata: no runtime could be started").cause(e))?;
+    runtime.block_on(async {
+        let progress = Progress::new(endpoint, deadline);
+        let mut client = Client::new(&progress)?;
+        let list = client.optional("meta-data/public-keys/").await?.unwrap_or_default();
+        let mut keys = Vec::new();
+        // A line a key: `0=NAME`.
+        for line in String::from_utf8_lossy(&list).lines() {
+            let number = line.split('=').next().unwrap_or_default();
+            if number.is_empty() || number.len() > 3 || !number.bytes().all(|b| b.is_ascii_digit()) {
+                continue;
+            }
+            let key = client.optional(&format!("meta-data/public-keys/{number}/openssh-key")).await?;
+            keys.extend(key.map(|key| String::from_utf8_lossy(&key).trim().to_owned()));
+        }
+        Ok(keys)
+    })
+}
+
 /// The signed document about the instance; what is not needed is not read.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -106,7 +106,7 @@ fn boot_id(text: &str) -> Result<String> {
 }
 
 /// `data-root` of dockerd's daemon.json, else its default. Before Docker 17.05 the key was `graph`.
-fn docker_data_root(host: &Host) -> Result<String> {
+pub(crate) fn docker_data_root(host: &Host) -> Result<String> {
     const PATH: &str = "/etc/docker/daemon.json";
     let Some(bytes) = host.read(PATH)? else {
         return Ok(DOCKER_DATA_ROOT.into());

@@ -45,7 +45,7 @@ pub(crate) struct Packages {
 }
 
 /// A source of packages: its file's name, its text, and its key, as they will stand in /etc/apt.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Source {
     /// The file below /etc/apt/sources.list.d.
     pub file: String,

@@ -216,7 +216,7 @@ pub struct Apt {
 }
 
 /// A source of packages with its pinned key.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AptSource {
     /// Names the files below /etc/apt.
@@ -233,7 +233,7 @@ pub struct AptSource {
 }
 
 /// A signing key: a path, or an address and what the key must be.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected a path, { url, sha256 } or { url, fingerprint }")]
 pub enum Key {
     /// A file on the node.
@@ -245,7 +245,7 @@ pub enum Key {
 }
 
 /// A key file with this checksum.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KeyBySha256 {
     /// Where it is.
@@ -255,7 +255,7 @@ pub struct KeyBySha256 {
 }
 
 /// A key with this fingerprint.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KeyByFingerprint {
     /// Where it is.

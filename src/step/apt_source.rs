@@ -5,12 +5,13 @@ use std::cell::RefCell;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::{Change, State, hex};
+use super::{Change, Claim, State, hex};
 use crate::error::{Error, Result};
 use crate::host::apt::{self, OUR_SOURCES as OURS, SOURCE_PARTS as SOURCES};
 use crate::host::fs::Owner;
 use crate::host::look::EntryKind;
 use crate::host::{Host, openpgp};
+use crate::secrets::masked;
 use crate::settings::schema::{AptSource, Key};
 use crate::template::{Renderer, Templated};
 
@@ -28,7 +29,7 @@ pub struct Raw {
 }
 
 /// All sources of the settings; one of ours that is no longer among them is removed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AptSources {
     sources: Vec<AptSource>,
     /// What was checked before anything was changed is what is written.
@@ -95,6 +96,23 @@ fn text_of(source: &AptSource, keyring: &str, key: &[u8]) -> String {
 }
 
 impl AptSources {
+    pub(super) fn claims(&self) -> Vec<Claim> {
+        let words = |source: &AptSource| {
+            let parts = [&source.uris[..], &source.suites[..], &source.components[..]].concat();
+            masked(&format!("{}, key {}", parts.join(" "), serde_json::json!(source.key)))
+        };
+        self.sources.iter().map(|source| Claim::new(format!("the apt source {}", source.name), words(source))).collect()
+    }
+
+    /// Takes in the sources of another role: what one step wants, another would remove as surplus.
+    pub fn join(&mut self, others: &AptSources) {
+        for source in &others.sources {
+            if !self.sources.contains(source) {
+                self.sources.push(source.clone());
+            }
+        }
+    }
+
     pub(super) fn paths(&self) -> Vec<String> {
         self.sources.iter().flat_map(|source| <[String; 2]>::from(paths(&source.name))).collect()
     }

@@ -88,7 +88,7 @@ struct Log {
 }
 
 /// A container.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Container {
     /// Its name.
     pub name: String,

@@ -33,7 +33,7 @@ pub struct Raw {
 }
 
 /// A deb.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Deb {
     source: Source,
     /// In lower case.
@@ -47,7 +47,7 @@ pub struct Deb {
     installed: RefCell<Option<String>>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 enum Source {
     Path(String),
     Url(String),

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::file::{Attributes, checked_path};
-use super::{Change, State};
+use super::{Change, Claim, State};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::fs::Owner;
@@ -21,7 +21,7 @@ pub struct Raw {
 }
 
 /// A directory.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Directory {
     /// Where, below the root.
     pub path: String,
@@ -44,6 +44,10 @@ impl Raw {
 }
 
 impl Directory {
+    pub(super) fn claim(&self) -> Claim {
+        Claim::new(&self.path, format!("a directory, {}", self.attributes.wish()))
+    }
+
     pub(super) fn observe(&self, host: &Host) -> Result<State> {
         let path = &self.path;
         match host.entry(path)? {

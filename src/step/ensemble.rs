@@ -29,7 +29,7 @@ pub struct Raw {
 }
 
 /// The servers of a ZooKeeper, and which of them is ours.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Ensemble {
     servers: Vec<String>,
     own: usize,

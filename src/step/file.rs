@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Change, State};
+use super::{Change, Claim, State, fingerprint};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::fs::Owner;
@@ -31,7 +31,7 @@ pub struct Raw {
 }
 
 /// What must be at a path.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct File {
     /// Where, below the root.
     pub path: String,
@@ -40,14 +40,14 @@ pub struct File {
     constant: Option<String>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 struct Want {
     contents: String,
     attributes: Attributes,
 }
 
 /// Mode and owner of a file or directory.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Attributes {
     mode: u32,
     owner: String,
@@ -93,6 +93,11 @@ impl Attributes {
             name => host.group(name)?.ok_or_else(|| unknown("group", name))?.gid,
         };
         Ok(Owner { uid, gid })
+    }
+
+    /// In words.
+    pub(super) fn wish(&self) -> String {
+        format!("mode {:04o}, owner {}:{}", self.mode, self.owner, self.group)
     }
 
     /// Changes of mode and owner. An owner that this process cannot set is not looked at.
@@ -144,6 +149,17 @@ impl Raw {
 }
 
 impl File {
+    pub(super) fn claim(&self) -> Claim {
+        let wish = match &self.want {
+            None => "no such file".into(),
+            Some(want) => {
+                let only = if self.if_missing { ", if nothing is there" } else { "" };
+                format!("a file, {}, contents {}{only}", want.attributes.wish(), fingerprint(&want.contents))
+            }
+        };
+        Claim::new(&self.path, wish)
+    }
+
     /// What it should contain; nothing if it should not be there.
     pub(super) fn contents(&self) -> &str {
         self.want.as_ref().map_or("", |want| &want.contents)

@@ -20,7 +20,7 @@ pub struct Raw {
 }
 
 /// A membership.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct GroupMember {
     user: String,
     group: String,

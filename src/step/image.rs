@@ -18,7 +18,7 @@ pub struct Raw {
 }
 
 /// An image.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Image {
     /// `name:tag` or `name@sha256:digest`.
     pub name: String,

@@ -30,7 +30,7 @@ pub struct Raw {
 }
 
 /// Instance groups.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct InstanceGroups {
     names: Vec<String>,
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Change, Planned, State};
+use super::{Change, Claim, Planned, State};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::command::{self, Patience};
@@ -27,7 +27,7 @@ pub struct Raw {
 }
 
 /// Arguments of the kernel's command line.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct KernelArguments {
     arguments: Vec<String>,
     running: Option<String>,
@@ -41,6 +41,10 @@ impl Raw {
 }
 
 impl KernelArguments {
+    pub(super) fn claim(&self) -> Claim {
+        Claim::new(DROP_IN, format!("the arguments {}", self.arguments.join(" ")))
+    }
+
     fn drop_in(&self) -> String {
         format!(
             "# Written by titus-bootstrap (setting agent.kernel_arguments).\nGRUB_CMDLINE_LINUX=\"$GRUB_CMDLINE_LINUX {}\"\n",

@@ -48,7 +48,7 @@ pub struct Step {
 }
 
 /// The kinds of steps.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Kind {
     /// A file with this content, mode, owner; or no such file.
     File(file::File),
@@ -76,6 +76,21 @@ pub enum Kind {
     Wait(wait::Wait),
     /// Titus instance groups are Active.
     InstanceGroup(instance_group::InstanceGroups),
+}
+
+/// One thing that a step decides, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// `/etc/x`, `package mesos`.
+    pub thing: String,
+    /// How it must be, in words; two that are the same say the same.
+    pub wish: String,
+}
+
+impl Claim {
+    fn new(thing: impl Into<String>, wish: impl Into<String>) -> Claim {
+        Claim { thing: thing.into(), wish: wish.into() }
+    }
 }
 
 /// What `observe` found.
@@ -331,6 +346,26 @@ impl Step {
         }
     }
 
+    /// What the step decides, for an image of several roles: two that decide one thing differently cannot share it.
+    pub fn claims(&self) -> Vec<Claim> {
+        match &self.kind {
+            Kind::File(step) => vec![step.claim()],
+            Kind::Directory(step) => vec![step.claim()],
+            Kind::Properties(step) => step.claims(),
+            Kind::AptSource(step) => step.claims(),
+            Kind::Package(step) => step.claims(),
+            Kind::Unit(step) => step.claims(),
+            Kind::KernelArgument(step) => vec![step.claim()],
+            // An image or deb more is in no one's way; the rest is never baked.
+            Kind::Deb(_)
+            | Kind::Image(_)
+            | Kind::Container(_)
+            | Kind::GroupMember(_)
+            | Kind::Wait(_)
+            | Kind::InstanceGroup(_) => Vec::new(),
+        }
+    }
+
     /// Paths that the step writes, so that what a killed run left beside them can be swept.
     pub fn paths(&self) -> Vec<String> {
         match &self.kind {
@@ -347,6 +382,14 @@ impl Step {
             }
         }
     }
+}
+
+/// Enough of the digest of contents to tell them apart, for people.
+fn fingerprint(contents: &str) -> String {
+    use sha2::Digest;
+    let mut digest = hex(&sha2::Sha256::digest(contents));
+    digest.truncate(12);
+    digest
 }
 
 /// Bytes in lower-case hexadecimal.

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::{Change, Kind, State, Step, deb};
+use super::{Change, Claim, Kind, State, Step, deb};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::host::Host;
 use crate::host::apt::{OUR_SOURCES, SOURCE_PARTS, Source};
@@ -27,7 +27,7 @@ pub struct Raw {
 }
 
 /// Packages, each `name` or `name=version`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Packages {
     names: Vec<String>,
     optional: bool,
@@ -41,6 +41,14 @@ impl Raw {
 }
 
 impl Packages {
+    pub(super) fn claims(&self) -> Vec<Claim> {
+        let claim = |wanted: &String| {
+            let version = wanted.split_once('=').map_or("any version", |(_, version)| version);
+            Claim::new(format!("package {}", bare(wanted)), version)
+        };
+        self.names.iter().map(claim).collect()
+    }
+
     /// Names without versions.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.names.iter().map(|name| bare(name))

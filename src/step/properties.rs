@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
 use super::file::{Attributes, checked_path};
-use super::{Change, Planned, State};
+use super::{Change, Claim, Planned, State, fingerprint};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::fs::Owner;
@@ -30,7 +30,7 @@ pub struct Raw {
 }
 
 /// Keys of a properties file.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Properties {
     /// The file, below the root.
     pub path: String,
@@ -76,6 +76,15 @@ fn text(key: &str, value: Json) -> Result<String> {
 }
 
 impl Properties {
+    /// Without values, which may be secrets.
+    pub(super) fn claims(&self) -> Vec<Claim> {
+        let of_key = |(key, value): &(String, String)| {
+            Claim::new(format!("the key {key} of {}", self.path), format!("a value with digest {}", fingerprint(value)))
+        };
+        let whole = Claim::new(&self.path, format!("a properties file, {}", self.attributes.wish()));
+        self.wanted.iter().map(of_key).chain([whole]).collect()
+    }
+
     /// Refuses what cannot be edited, or would be lost by it.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use std::time::UNIX_EPOCH;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Change, Planned, State, hex};
+use super::{Change, Claim, Planned, State, hex};
 use crate::error::{Error, Result};
 use crate::host::fs::Owner;
 use crate::host::look::EntryKind;
@@ -35,7 +35,7 @@ pub struct Raw {
 }
 
 /// A unit.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Unit {
     /// With its suffix.
     pub name: String,
@@ -79,6 +79,19 @@ impl Raw {
 }
 
 impl Unit {
+    pub(super) fn claims(&self) -> Vec<Claim> {
+        let name = &self.name;
+        if self.masked {
+            return vec![Claim::new(self.mask_path(), "a mask"), Claim::new(format!("unit {name}"), "masked")];
+        }
+        let mut claims = vec![Claim::new(format!("unit {name}"), "not masked")];
+        if let Some(enabled) = self.enabled {
+            let wish = if enabled { "enabled" } else { "disabled" };
+            claims.push(Claim::new(format!("the enablement of {name}"), wish));
+        }
+        claims
+    }
+
     fn record_path(&self) -> String {
         format!("/run/titus-bootstrap/units/{}", self.name)
     }

@@ -25,7 +25,7 @@ pub struct Raw {
 }
 
 /// A question, and whose answer is awaited.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Wait {
     /// One of `host:port,host:port` accepts a connection.
     Tcp(String),

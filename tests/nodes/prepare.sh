@@ -64,7 +64,7 @@ put_away() {
     docker images --filter label=titus-bootstrap-test --format '{{.Repository}}:{{.Tag}}' |
         while read -r id; do
             case $id in
-            titus-bootstrap-converged:* | titus-bootstrap-engine:*) [ -e "/proc/${id##*:}" ] || docker rmi "$id" > /dev/null ;;
+            titus-bootstrap-converged:* | titus-bootstrap-engine:* | titus-bootstrap-builder:* | titus-bootstrap-baked:*) [ -e "/proc/${id##*:}" ] || docker rmi "$id" > /dev/null ;;
             esac
         done
     if [ -n "$engine_pid" ]; then

@@ -1,6 +1,8 @@
 //! An image is baked with the containers' images in it; its boot needs no registry.
 
-use crate::harness::node::Node;
+use crate::harness::agent::SETTINGS;
+use crate::harness::cluster;
+use crate::harness::node::{ADDRESS, Node};
 use crate::harness::prereqs::{self, IMAGES};
 
 #[test]
@@ -22,4 +24,38 @@ fn a_boot_of_a_baked_prereqs_node_needs_no_registry() {
     prereqs::check(&node);
     let again = node.bootstrap(&["apply", "--json"]).expect(0);
     assert_eq!(again.steps("changed"), Vec::<String>::new(), "{}", again.told());
+}
+
+const DROP_IN: &str = "/etc/systemd/system/docker.service.d/10-docker-config.conf";
+
+#[test]
+fn one_image_for_all_roles_boots_as_each_without_packages_debs_or_registry() {
+    let node = Node::fresh();
+    let mut services = prereqs::services(&node);
+    let settings = cluster::settings().replace("30.0.100.11\"", &format!("{ADDRESS}\"")).replace("30.0.100.12", ADDRESS);
+    node.write(SETTINGS, &settings);
+    let roles = ["--role=agent", "--role=master", "--role=gateway", "--role=prereqs"];
+    let bake = [&["apply", "--phase", "bake", "--json"], &roles[..]].concat();
+    let made = node.bootstrap(&bake).expect(0);
+    assert_eq!(made.json()["role"], "agent, master, gateway, prereqs");
+    assert_eq!(node.bootstrap(&bake).expect(0).steps("changed"), Vec::<String>::new());
+    assert!(node.exists(DROP_IN));
+
+    services.registry = None;
+    node.shell("umount /srv/repo && test ! -e /srv/repo/debs");
+    // Docker ran with the agent's options until now.
+    let changed = node.bootstrap(&["apply", "--phase", "boot", "--json"]).expect(0).steps("changed");
+    assert!(changed.contains(&"docker-agent-config".into()) && changed.contains(&"docker".into()), "{changed:?}");
+    assert!(!node.exists(DROP_IN));
+    assert!(!node.shell("tr '\\0' ' ' < /proc/$(pidof dockerd)/cmdline").contains("--iptables=false"));
+    prereqs::check(&node);
+    node.bootstrap(&["apply", "--phase", "boot", "--role", "master"]).expect(0);
+    let again = node.bootstrap(&["apply", "--role", "master", "--json"]).expect(0);
+    assert_eq!(again.steps("changed"), Vec::<String>::new(), "{}", again.told());
+    // The gateway listens where the master does, so not on this node; what it would have to fetch is there.
+    node.bootstrap(&["plan", "--phase", "bake", "--role", "gateway", "--detailed-exitcode"]).expect(0);
+    // A node at work is no builder.
+    let refused = node.bootstrap(&["seal"]).expect(69);
+    refused.says(&["a node at work", "seal --check"]);
+    prereqs::check(&node);
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use crate::harness::agent::{self, FILES};
 use crate::harness::image::program;
 use crate::harness::node::Node;
+use crate::harness::packer;
 use crate::harness::prereqs;
 
 /// How often; without a word from `tests/bench` twice, so that the code stays alive.
@@ -66,6 +67,19 @@ fn bench() {
 
     let all: Vec<&str> = FILES.iter().map(|(path, _)| *path).chain([links]).collect();
     row("all files and links anew, packages there", times(&remove(&all), "titus-bootstrap"));
+}
+
+#[test]
+fn bench_of_a_baked_image() {
+    println!("| what ({} runs each) | median | least to most |\n|---|---|---|", runs());
+    let first_run = |phase: &str| {
+        let node = Node::start(packer::baked(), "eth0");
+        let _services = agent::services(&node);
+        timed(&node, "", &format!("titus-bootstrap apply --phase {phase}"))
+    };
+    let times = |phase: &str| (0..runs()).map(|_| first_run(phase)).collect();
+    row("agent, the first run on a node of a baked image", times("all"));
+    row("the same, boot phase alone", times("boot"));
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod killed;
 mod locked;
 mod migrated;
 mod names;
+mod packer;
 mod prereqs;
 mod properties;
 mod pulls;

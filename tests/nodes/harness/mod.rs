@@ -10,6 +10,7 @@ pub mod line;
 pub mod network;
 pub mod node;
 pub mod outcome;
+pub mod packer;
 pub mod prereqs;
 pub mod registry;
 pub mod running;

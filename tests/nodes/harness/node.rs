@@ -92,24 +92,33 @@ impl Node {
     }
 
     fn start_with(image: &str, interface: &str, address: &str, mac: &str, more: &[&str]) -> Node {
-        let repository = format!("{}:/srv/repo:ro", image::fresh().repository.display());
-        let label = label();
-        let environment =
-            [format!("NODE_INTERFACE={interface}"), format!("NODE_ADDRESS={address}"), format!("NODE_MAC={mac}")];
-        let mut arguments = vec!["run", "--detach", "--label", &label, "--network", "none", "--cgroupns", "host"];
-        arguments.extend(["--stop-signal", "SIGRTMIN+3"]);
-        arguments.extend(CAPABILITIES.iter().flat_map(|c| ["--cap-add", c]));
-        arguments.extend(["--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"]);
-        arguments.extend(["--volume", "/sys/fs/cgroup:/sys/fs/cgroup:rw", "--volume", "/var/lib/docker"]);
-        arguments.extend(["--volume", &repository, "--tmpfs", "/run", "--tmpfs", "/tmp:exec,mode=1777"]);
+        let options = Node::options(interface, address, mac);
+        let mut arguments = vec!["run", "--detach"];
+        arguments.extend(options.iter().map(String::as_str));
         arguments.extend(more);
-        let hostname = format!("ip-{}", address.replace('.', "-"));
-        arguments.extend(["--hostname", &hostname, "--env", "container=docker"]);
-        arguments.extend(environment.iter().flat_map(|variable| ["--env", variable]));
         arguments.extend([image, "/lib/systemd/systemd", "--system"]);
         let mut node = Node { id: docker(&arguments), init: 0, address: address.into() };
         node.await_boot();
         node
+    }
+
+    /// The options of `docker run` that make a container a node.
+    pub fn options(interface: &str, address: &str, mac: &str) -> Vec<String> {
+        let mut options = vec!["--label".to_owned(), label()];
+        let mut add = |words: &[&str]| options.extend(words.iter().map(|word| (*word).to_owned()));
+        add(&["--network", "none", "--cgroupns", "host", "--stop-signal", "SIGRTMIN+3"]);
+        CAPABILITIES.iter().for_each(|capability| add(&["--cap-add", capability]));
+        add(&["--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"]);
+        add(&["--volume", "/sys/fs/cgroup:/sys/fs/cgroup:rw", "--volume", "/var/lib/docker"]);
+        add(&["--volume", &format!("{}:/srv/repo:ro", image::fresh().repository.display())]);
+        add(&["--tmpfs", "/run", "--tmpfs", "/tmp:exec,mode=1777", "--env", "container=docker"]);
+        add(&["--hostname", &format!("ip-{}", address.replace('.', "-"))]);
+        for variable in
+            [format!("NODE_INTERFACE={interface}"), format!("NODE_ADDRESS={address}"), format!("NODE_MAC={mac}")]
+        {
+            add(&["--env", &variable]);
+        }
+        options
     }
 
     /// Its host name.

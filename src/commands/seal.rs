@@ -1,0 +1,108 @@
+//! `seal`: what a builder leaves is removed, and the tree audited.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::apply::{refuse_made_up_facts, refuse_without_root};
+use crate::cli::Global;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::host::lock::{KEEP_LOCK, LOCK};
+use crate::report::{SCHEMA_VERSION, say};
+use crate::seal::builder::Builder;
+use crate::seal::{self, Sealed};
+
+/// More would hide the first ones.
+const SHOWN: usize = 30;
+
+/// Seals the machine, or a tree; `only_look`: changes nothing.
+///
+/// # Errors
+/// 1 with the path of everything that must not be in an image and is left; 69 on a node at work.
+pub fn run(global: &Global, only_look: bool) -> Result<u8> {
+    refuse_made_up_facts(global)?;
+    let host = super::host(global)?;
+    refuse_without_root(&host)?;
+    let _lock = host.lock(LOCK, Duration::ZERO, &mut |_| {})?;
+    let _keep = host.lock(KEEP_LOCK, Duration::ZERO, &mut |_| {})?;
+    if !only_look {
+        refuse_at_work(&host)?;
+    }
+    let builder = Builder::find(&host, given(global)?.as_ref())?;
+    let sealed = seal::seal(&host, &builder, only_look)?;
+    if global.json {
+        let clean = sealed.left.is_empty();
+        let mut document = json!({ "schema_version": SCHEMA_VERSION, "command": "seal", "clean": clean });
+        if let (Some(document), serde_json::Value::Object(rest)) = (document.as_object_mut(), json!(sealed)) {
+            document.extend(rest);
+        }
+        say(&format!("{document:#}\n"));
+    } else if !global.quiet {
+        say(&text(&sealed));
+    }
+    if sealed.left.is_empty() { Ok(0) } else { Err(refusal(&sealed)) }
+}
+
+/// Facts of the builder of a tree, from --facts.
+fn given(global: &Global) -> Result<Option<crate::facts::Instance>> {
+    if global.facts.is_none() && !global.sample {
+        return Ok(None);
+    }
+    let (facts, _) = super::facts(global, &super::early(global, &super::host(global)?, None)?, false)?;
+    Ok(facts.instance)
+}
+
+/// On a node it would take the data of ZooKeeper and the Mesos agent away while they run.
+fn refuse_at_work(host: &Host) -> Result<()> {
+    let units = host.list("/run/titus-bootstrap/units")?;
+    let ready = host.entry("/run/titus-bootstrap/ready")?;
+    if !host.is_live() || (ready.is_none() && units.is_empty()) {
+        return Ok(());
+    }
+    Err(Error::unavailable("this machine is a node at work, and no builder of an image")
+        .cause(match units.first() {
+            Some(unit) => format!("a run since its boot has started {unit}"),
+            None => "a run since its boot has made it ready".into(),
+        })
+        .fix("seal a builder: apply --phase bake, then seal; what would be found here: seal --check"))
+}
+
+fn text(sealed: &Sealed) -> String {
+    let mut text = String::new();
+    for removed in &sealed.removed {
+        let files = if removed.files == 1 { String::new() } else { format!(", {} files", removed.files) };
+        text.push_str(&format!("removed   {} ({}{files})\n", removed.path, removed.what));
+    }
+    text.push_str(&format!(
+        "searched  {} files, {} MiB, for {}\n",
+        sealed.files,
+        sealed.bytes >> 20,
+        if sealed.searched_for.is_empty() { "nothing".into() } else { sealed.searched_for.join(", ") }
+    ));
+    for notice in &sealed.notices {
+        text.push_str(&format!("notice: {notice}\n"));
+    }
+    if sealed.left.is_empty() {
+        text.push_str("nothing of the builder is left\n");
+    }
+    text
+}
+
+fn refusal(sealed: &Sealed) -> Error {
+    let mut lines: Vec<String> =
+        sealed.left.iter().take(SHOWN).map(|left| format!("{}: {}", left.path, left.why)).collect();
+    if sealed.left.len() > SHOWN {
+        lines.push(format!("and {} more; all of them: titus-bootstrap seal --check --json", sealed.left.len() - SHOWN));
+    }
+    let number = match sealed.left.len() {
+        1 => "one thing".into(),
+        n => format!("{n} things"),
+    };
+    Error::failed(format!(
+        "seal: {number} must not be in an image, and {} left",
+        if sealed.left.len() == 1 { "is" } else { "are" }
+    ))
+    .cause(lines.join("\n"))
+    .fix("remove them before titus-bootstrap seal, and build the image again")
+}

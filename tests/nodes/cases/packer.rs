@@ -1,0 +1,68 @@
+//! `packer build` for real: nothing of the builder is in an image, and its nodes need nothing but their metadata.
+
+use crate::harness::agent;
+use crate::harness::node::Node;
+use crate::harness::packer::{ADDRESS, BUILDER, MAC, NAME, baked, build, changed};
+use crate::harness::services::{self, items};
+
+/// Files of the whole tree that have any of the builder's marks, by a tool that is not ours.
+fn marked(node: &Node) -> String {
+    let script = format!(
+        "grep -rlaF -e {BUILDER} -e {ADDRESS} -e {NAME} -e {MAC} --exclude-dir=proc --exclude-dir=sys --exclude-dir=dev --exclude-dir=run / || true
+         find / -xdev '(' -name '*{BUILDER}*' -o -name '*{NAME}*' ')'"
+    );
+    node.shell(&script)
+}
+
+#[test]
+fn two_instances_of_an_image_are_agents_of_their_own() {
+    let one = Node::start(baked(), "eth0");
+    let other = Node::one_of_several(baked(), 2);
+    let mut of_other = items();
+    for (item, value) in [
+        ("meta-data/instance-id", "i-0ffeeddccbbaa9988"),
+        ("meta-data/local-ipv4", other.address.as_str()),
+        ("meta-data/placement/availability-zone", "eu-west-1b"),
+    ] {
+        of_other.insert(item.into(), value.into());
+    }
+    let _services = [services::serve(&one, items()), services::serve(&other, of_other)];
+    for node in [&one, &other] {
+        // No repository; a node has no network but its metadata.
+        node.shell("umount /srv/repo && test ! -e /srv/repo/key.asc");
+        assert_eq!(marked(node), "");
+        for path in
+            ["/etc/ssh/ssh_host_rsa_key", "/var/lib/cloud/data", "/root/.bash_history", "/var/log/cloud-init.log"]
+        {
+            assert!(!node.exists(path), "{path}");
+        }
+        let made = node.bootstrap(&["apply", "--json"]).expect(0);
+        println!("agent of a baked image: {} ms", made.json()["duration_ms"]);
+        let changed = made.steps("changed");
+        assert!(
+            changed.contains(&"mesos-attributes".into()) && !changed.contains(&"agent-packages".into()),
+            "{changed:?}"
+        );
+        let again = node.bootstrap(&["apply", "--json"]).expect(0);
+        assert_eq!(again.steps("changed"), Vec::<String>::new(), "{}", again.told());
+        assert_eq!(marked(node), "");
+    }
+    let ids = [&one, &other].map(|node| node.read("/etc/machine-id"));
+    assert!(ids[0] != ids[1] && ids.iter().all(|id| id.len() == 33), "{ids:?}");
+    let attributes = other.shell("/etc/mesos-attributes.sh");
+    assert!(attributes.contains("id:i-0ffeeddccbbaa9988;") && attributes.contains("zone:eu-west-1b;"), "{attributes}");
+    assert_eq!(other.property("mesos-agent.service", "ActiveState"), "active");
+    // What `check` asks of every agent, the repository's files among it.
+    agent::check(&one);
+}
+
+#[test]
+fn an_id_where_seal_does_not_clean_fails_the_build() {
+    let planted = format!("mkdir -p /usr/share/x && echo 'made on {BUILDER}' > /usr/share/x/about");
+    let (outcome, image) = build(&changed(baked(), "planted", &planted), "planted");
+    assert_ne!(outcome.code, 0, "{}", outcome.told());
+    let told = format!("{}{}", outcome.stdout, outcome.stderr);
+    assert!(told.contains("/usr/share/x/about: it has the builder's instance id"), "{told}");
+    let output = std::process::Command::new("docker").args(["image", "inspect", &image]).output().unwrap();
+    assert!(!output.status.success(), "there is an image all the same");
+}
