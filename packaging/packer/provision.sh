@@ -20,7 +20,8 @@ done
 if dpkg-deb --info titus-bootstrap > /dev/null 2>&1; then
     mv titus-bootstrap titus-bootstrap.deb
     # apt waits for others that install: on a new machine some do.
-    apt-get install --yes -o DPkg::Lock::Timeout=900 ./titus-bootstrap.deb
+    DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
+        -o DPkg::Lock::Timeout=900 -o Dpkg::Options::=--force-confold ./titus-bootstrap.deb
 else
     install -m 0755 titus-bootstrap /usr/bin/titus-bootstrap
 fi

@@ -111,7 +111,7 @@ source "docker" "titus" {
   commit      = true
   run_command = concat(["--detach"], var.docker_run, ["{{ .Image }}", "/lib/systemd/systemd", "--system"])
 
-  # Packer mounts a directory here. Below /run, which is no part of the image, it leaves nothing.
+  # Packer mounts a directory here. Below /run, which each boot makes anew, it leaves nothing.
   container_dir = "/run/packer"
   # One docker exec less: where systemd has moved its processes to other control groups, it fails.
   fix_upload_owner = false

@@ -6,7 +6,8 @@
 TOOLS=(
     docker:docker.io dockerd:docker.io mmdebstrap:mmdebstrap apt-ftparchive:apt-utils
     dpkg-deb:dpkg gpg:gnupg gpgconf:gnupg shellcheck:shellcheck cc:gcc nsenter:util-linux
-    docker-registry:docker-registry ip:iproute2 java:default-jre-headless packer:packer
+    docker-registry:docker-registry ip:iproute2 java:default-jre-headless
+    packer:packer node:nodejs npm:npm python3:python3
 )
 
 need_tools() {
@@ -16,6 +17,8 @@ need_tools() {
     done
     # The key that signs the nodes' Debian, which an Ubuntu may lack.
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
+    # Without it `python3 -m venv` makes an environment without pip.
+    python3 -c 'import ensurepip' 2> /dev/null || missing+=(python3-venv)
     command -v cargo > /dev/null || { echo "cargo is missing: install Rust first" >&2; return 1; }
     if [ "$(id -u)" != 0 ]; then
         echo "The node tests need root.${missing[*]:+ Missing packages: ${missing[*]}}" >&2
