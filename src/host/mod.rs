@@ -21,6 +21,7 @@ pub mod lock;
 pub mod look;
 pub mod mounts;
 pub mod net;
+pub mod notify;
 pub mod openpgp;
 pub mod ports;
 pub mod pull;

@@ -6,7 +6,7 @@
 TOOLS=(
     docker:docker.io dockerd:docker.io mmdebstrap:mmdebstrap apt-ftparchive:apt-utils
     dpkg-deb:dpkg gpg:gnupg gpgconf:gnupg shellcheck:shellcheck cc:gcc nsenter:util-linux
-    docker-registry:docker-registry ip:iproute2 java:default-jre-headless
+    docker-registry:docker-registry ip:iproute2 lintian:lintian java:default-jre-headless
     packer:packer node:nodejs npm:npm python3:python3
 )
 
