@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::apply::{refuse_made_up_facts, refuse_without_root};
 use crate::cli::Global;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::host::Host;
 use crate::host::lock::{KEEP_LOCK, LOCK};
 use crate::report::{SCHEMA_VERSION, say};
@@ -24,11 +24,14 @@ pub fn run(global: &Global, only_look: bool) -> Result<u8> {
     refuse_made_up_facts(global)?;
     let host = super::host(global)?;
     refuse_without_root(&host)?;
-    let _lock = host.lock(LOCK, Duration::ZERO, &mut |_| {})?;
-    let _keep = host.lock(KEEP_LOCK, Duration::ZERO, &mut |_| {})?;
-    if !only_look {
+    let _locks = if only_look {
+        refuse_run(&host)?;
+        None
+    } else {
+        let locks = (host.lock(LOCK, Duration::ZERO, &mut |_| {})?, host.lock(KEEP_LOCK, Duration::ZERO, &mut |_| {})?);
         refuse_at_work(&host)?;
-    }
+        Some(locks)
+    };
     let builder = Builder::find(&host, given(global)?.as_ref())?;
     let sealed = seal::seal(&host, &builder, only_look)?;
     if global.json {
@@ -42,6 +45,15 @@ pub fn run(global: &Global, only_look: bool) -> Result<u8> {
         say(&text(&sealed));
     }
     if sealed.left.is_empty() { Ok(0) } else { Err(refusal(&sealed)) }
+}
+
+/// A look takes no lock, for that would be written; but half a bake is no image.
+fn refuse_run(host: &Host) -> Result<()> {
+    match host.lock_holder()? {
+        None => Ok(()),
+        Some(holder) => Err(Error::new(Kind::TemporaryFailure, format!("another run is at work: {holder}"))
+            .fix("wait for it: titus-bootstrap status --wait")),
+    }
 }
 
 /// Facts of the builder of a tree, from --facts.

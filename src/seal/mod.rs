@@ -86,7 +86,9 @@ pub fn seal(host: &Host, builder: &Builder, only_look: bool) -> Result<Sealed> {
     }
     look(host, &known, &mounts, &mut sealed);
     look_at_keys(host, builder, &mut sealed);
-    clear_runtime(host, &mounts, &mut sealed);
+    if !only_look {
+        clear_runtime(host, &mounts, &mut sealed);
+    }
     sealed.left.sort();
     sealed.left.dedup_by(|one, other| one.path == other.path);
     Ok(sealed)

@@ -32,7 +32,8 @@ const DROP_IN: &str = "/etc/systemd/system/docker.service.d/10-docker-config.con
 fn one_image_for_all_roles_boots_as_each_without_packages_debs_or_registry() {
     let node = Node::fresh();
     let mut services = prereqs::services(&node);
-    let settings = cluster::settings().replace("30.0.100.11\"", &format!("{ADDRESS}\"")).replace("30.0.100.12", ADDRESS);
+    let settings =
+        cluster::settings().replace("30.0.100.11\"", &format!("{ADDRESS}\"")).replace("30.0.100.12", ADDRESS);
     node.write(SETTINGS, &settings);
     let roles = ["--role=agent", "--role=master", "--role=gateway", "--role=prereqs"];
     let bake = [&["apply", "--phase", "bake", "--json"], &roles[..]].concat();

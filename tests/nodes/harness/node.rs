@@ -94,8 +94,7 @@ impl Node {
     fn start_with(image: &str, interface: &str, address: &str, mac: &str, more: &[&str]) -> Node {
         let options = Node::options(interface, address, mac);
         let mut arguments = vec!["run", "--detach"];
-        arguments.extend(options.iter().map(String::as_str));
-        arguments.extend(more);
+        arguments.extend(options.iter().map(String::as_str).chain(more.iter().copied()));
         arguments.extend([image, "/lib/systemd/systemd", "--system"]);
         let mut node = Node { id: docker(&arguments), init: 0, address: address.into() };
         node.await_boot();
