@@ -270,7 +270,7 @@ fn save(global: &Global, host: &Host, prepared: &Prepared) -> Result<()> {
 
 /// A journal of a run, at `path`.
 pub(super) fn journal_of(prepared: &Prepared, path: &'static str) -> Journal {
-    let digest = step::hex(&Sha256::digest(prepared.text()));
+    let digest = crate::host::hex(&Sha256::digest(prepared.text()));
     let boot_id = prepared.facts.instance.as_ref().map(|instance| instance.boot_id.clone()).unwrap_or_default();
     Journal::new(path, &prepared.names(), digest, &boot_id, &prepared.instance_id())
 }

@@ -134,7 +134,7 @@ impl Growing {
     }
 
     pub(super) fn sum(&self) -> String {
-        crate::step::hex(&self.digest.clone().finalize())
+        crate::host::hex(&self.digest.clone().finalize())
     }
 
     /// Whole and checked: it gets its name.
@@ -184,7 +184,7 @@ impl Host {
         let Some((mut file, stamp)) = self.open_file(path)? else { return Ok(None) };
         let mut digest = Sha256::new();
         copy(&mut file, &mut digest, &mut std::io::sink()).map_err(|e| io_error("read", path, &e))?;
-        Ok(Some((crate::step::hex(&digest.finalize()), stamp)))
+        Ok(Some((crate::host::hex(&digest.finalize()), stamp)))
     }
 
     /// Copies a file of the node into the cache: whoever changes it from here on changes nothing of
@@ -205,7 +205,7 @@ impl Host {
                 return Err(std::io::Error::other(format!("{path} changed while it was copied")));
             }
             copied.as_file().sync_all()?;
-            let sha256 = crate::step::hex(&digest.finalize());
+            let sha256 = crate::host::hex(&digest.finalize());
             failpoint();
             copied.persist(parent.join(format!("{sha256}.deb"))).map_err(|e| e.error)?;
             failpoint();

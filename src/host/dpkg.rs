@@ -71,7 +71,7 @@ impl Host {
         // A package that can be there for several architectures has its own in the name.
         for name in [package.to_owned(), format!("{package}:{architecture}")] {
             if let Some(sums) = self.read(&format!("/var/lib/dpkg/info/{name}.md5sums"))? {
-                return Ok(Some(crate::step::hex(&Sha256::digest(sums))));
+                return Ok(Some(crate::host::hex(&Sha256::digest(sums))));
             }
         }
         Ok(None)

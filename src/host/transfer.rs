@@ -305,7 +305,7 @@ mod tests {
     }
 
     fn sum(text: &str) -> String {
-        crate::step::hex(&Sha256::digest(text))
+        crate::host::hex(&Sha256::digest(text))
     }
 
     /// A cache, and what is downloaded into it.

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::host::Host;
+pub(crate) use crate::host::hex;
 use crate::template::Renderer;
 
 /// When a step's work is done.
@@ -390,9 +391,4 @@ fn fingerprint(contents: &str) -> String {
     let mut digest = hex(&sha2::Sha256::digest(contents));
     digest.truncate(12);
     digest
-}
-
-/// Bytes in lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
