@@ -13,6 +13,10 @@ use crate::report::{SCHEMA_VERSION, say};
 use crate::seal::builder::Builder;
 use crate::seal::{self, Sealed};
 
+/// What the roles start, on which others depend.
+const SERVICES: [&str; 3] = ["mesos-agent.service", "titus-server-master.service", "titus-server-gateway.service"];
+const CONTAINERS: [&str; 2] = ["zookeeper", "mesomaster"];
+
 /// More would hide the first ones.
 const SHOWN: usize = 30;
 
@@ -69,15 +73,35 @@ fn given(global: &Global) -> Result<Option<crate::facts::Instance>> {
 fn refuse_at_work(host: &Host) -> Result<()> {
     let units = host.list("/run/titus-bootstrap/units")?;
     let ready = host.entry("/run/titus-bootstrap/ready")?;
-    if !host.is_live() || (ready.is_none() && units.is_empty()) {
-        return Ok(());
-    }
+    let why = match units.first() {
+        _ if !host.is_live() => None,
+        Some(unit) => Some(format!("a run since its boot has started {unit}")),
+        None if ready.is_some() => Some("a run since its boot has made it ready".to_owned()),
+        None => serving(host)?,
+    };
+    let Some(why) = why else { return Ok(()) };
     Err(Error::unavailable("this machine is a node at work, and no builder of an image")
-        .cause(match units.first() {
-            Some(unit) => format!("a run since its boot has started {unit}"),
-            None => "a run since its boot has made it ready".into(),
-        })
+        .cause(why)
         .fix("seal a builder: apply --phase bake, then seal; what would be found here: seal --check"))
+}
+
+/// What came back by itself with the machine's boot: nothing of it runs on a builder.
+fn serving(host: &Host) -> Result<Option<String>> {
+    if host.entry("/run/systemd/system")?.is_some() {
+        host.watch_units(SERVICES.into_iter());
+        for unit in SERVICES {
+            if host.unit(unit)?.is_active() {
+                return Ok(Some(format!("{unit} is active")));
+            }
+        }
+    }
+    let Ok(engine) = host.engine() else { return Ok(None) };
+    for name in CONTAINERS {
+        if engine.container(name)?.is_some_and(|found| found.is_running()) {
+            return Ok(Some(format!("the container {name} is running")));
+        }
+    }
+    Ok(None)
 }
 
 fn text(sealed: &Sealed) -> String {

@@ -65,6 +65,8 @@ fn both_come_back_with_docker_and_with_the_node() {
     wait_for("both containers after a boot", Duration::from_secs(60), || {
         (kept(&node) && master_answers(&node)).then_some(())
     });
+    // No run since this boot, and no builder of an image all the same.
+    node.bootstrap(&["seal"]).expect(69).says(&["a node at work", "the container zookeeper is running"]);
     nothing_changes(&node);
     prereqs::check(&node);
 }
