@@ -53,15 +53,19 @@ pub fn settings(node: &Node) {
 
 /// As [`settings`], with this log bucket and these lines before the first table.
 pub fn settings_with(node: &Node, bucket: &str, more: &str) {
-    let text = format!(
+    node.write(SETTINGS, &settings_text(bucket, more));
+}
+
+/// The text of these settings.
+pub fn settings_text(bucket: &str, more: &str) -> String {
+    format!(
         "prereqs = \"{PREREQS}\"\n{more}\n\
          [agent]\nlog_bucket = \"{bucket}\"\n\n\
          [docker]\ndaemon = \"/usr/sbin/dockerd\"\n\n\
          [packages]\ndocker = [\"docker.io\"]\n\n\
          [[apt.sources]]\nname = \"test\"\nuris = [\"file:/srv/repo\"]\nsuites = [\"test\"]\n\
          components = [\"main\"]\nkey = \"/srv/repo/key.asc\"\n"
-    );
-    node.write(SETTINGS, &text);
+    )
 }
 
 /// `apply --json` in the node; it must end well.

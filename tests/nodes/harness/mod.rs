@@ -2,9 +2,11 @@
 
 pub mod agent;
 pub mod cluster;
+pub mod disk;
 pub mod docker;
 pub mod image;
 pub mod line;
+pub mod machine;
 pub mod network;
 pub mod node;
 pub mod outcome;
