@@ -126,7 +126,10 @@ pub struct Apply {
     /// Keep the role and the --set values for the next boot
     #[arg(long)]
     pub save: bool,
-    /// How long to wait for another run, as 90s or 15m [default: 0s; from user data 15m]
+    /// As the boot unit runs it: waits for another run, reboots if one is due, and an image without a role is no failure
+    #[arg(long)]
+    pub at_boot: bool,
+    /// How long to wait for another run, as 90s or 15m [default: 0s; at boot and from user data 15m]
     #[arg(long, value_name = "TIME", value_parser = length_of_time)]
     pub lock_wait: Option<Duration>,
 }
@@ -145,7 +148,7 @@ enum Command {
     },
     /// Show the last run, and what drifts now
     Status {
-        /// Wait for a run that is at work
+        /// Wait for a run that is at work, or that the boot unit is about to begin
         #[arg(long)]
         wait: bool,
     },
@@ -268,6 +271,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
     let top = &cli.apply;
     if top.dry_run
         || top.save
+        || top.at_boot
         || top.lock_wait.is_some()
         || top.steps.user_data.is_some()
         || top.steps.phase != Phase::All

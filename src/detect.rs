@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::facts::Facts;
 use crate::settings::Merged;
 
@@ -51,7 +51,7 @@ pub fn role(flag: Option<&str>, merged: &Merged, facts: Option<&Facts>) -> Resul
     }
     match found {
         Some(role) => Ok(Detected { role, evidence }),
-        None => Err(Error::config("no role: nothing says which role this node has")
+        None => Err(Error::new(Kind::NoRole, "no role: nothing says which role this node has")
             .cause(evidence.join("\n"))
             .fix(
                 "run titus-bootstrap --role ROLE, set role in the settings, or tag the instance titus:role=ROLE and turn tags in\n\

@@ -38,6 +38,7 @@ pub fn converge(
 ) -> Result<()> {
     for (n, step) in steps.iter().enumerate() {
         failpoint();
+        host.tell_systemd(&format!("{}: step {}/{} {}", report.role, n + 1, steps.len(), step.id));
         converge_step(host, steps, step, journal, report, reporter).map_err(|error| {
             let event = if error.kind == Kind::Interrupted { "interrupted" } else { "failed" };
             // The run fails for its own reason; that the journal failed too adds nothing.

@@ -20,6 +20,8 @@ pub enum Kind {
     NotPermitted,
     /// Settings, a role file, user data, or a value in the facts that must not be written.
     Config,
+    /// Nothing says which role the node has: as `Config`, but at boot no failure.
+    NoRole,
 }
 
 impl Kind {
@@ -31,7 +33,7 @@ impl Kind {
             Kind::Unavailable => 69,
             Kind::TemporaryFailure => 75,
             Kind::NotPermitted => 77,
-            Kind::Config => 78,
+            Kind::Config | Kind::NoRole => 78,
         }
     }
 }

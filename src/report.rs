@@ -182,6 +182,28 @@ impl Report {
         text
     }
 
+    /// How it ended, in one line for a console. `command`: how to look further.
+    pub fn banner(&self, command: &str) -> String {
+        let role = if self.role.is_empty() { "role unknown".to_owned() } else { format!("role {}", self.role) };
+        let (seconds, tenths) = (self.duration_ms / 1000, self.duration_ms % 1000 / 100);
+        let Some(error) = &self.error else {
+            let due = if self.reboot_required { "; a reboot is due" } else { "" };
+            return format!(
+                "{role}: {} in {seconds}.{tenths} s, {} of {} steps changed{due}",
+                self.result,
+                self.count("changed"),
+                self.step_count
+            );
+        };
+        let cause = error.cause.as_deref().and_then(|cause| cause.lines().find(|line| !line.trim().is_empty()));
+        let cause = cause.map_or(String::new(), |line| format!("; cause: {}", line.trim()));
+        format!(
+            "{role}: {} after {seconds}.{tenths} s: {}{cause}; to look further: {command}",
+            self.result,
+            error.what.replace('\n', " ")
+        )
+    }
+
     /// The whole report for people, as it is kept on disk.
     pub fn text(&self) -> String {
         let mut text = self.heading();
@@ -285,4 +307,31 @@ fn step_text(n: usize, report: &Report, step: &StepReport, colour: bool) -> Stri
         text.push_str(&format!("{indent}             {line}\n"));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_banner_is_one_line_with_what_a_console_must_tell() {
+        let mut report = Report::new("apply");
+        (report.role, report.duration_ms, report.step_count) = ("agent".into(), 12_345, 23);
+        report.end(None, true);
+        assert_eq!(report.banner("x"), "role agent: converged in 12.3 s, 0 of 23 steps changed");
+
+        let error = Error::failed("agent: step 7/23 docker: did not start").cause("\n  first line\nsecond");
+        report.end(Some(&error), true);
+        assert_eq!(
+            report.banner("journalctl"),
+            "role agent: failed after 12.3 s: agent: step 7/23 docker: did not start; cause: first line; \
+             to look further: journalctl"
+        );
+        report.role.clear();
+        report.end(Some(&Error::config("no such\nrole")), false);
+        assert_eq!(
+            report.banner("journalctl"),
+            "role unknown: refused after 12.3 s: no such role; to look further: journalctl"
+        );
+    }
 }

@@ -28,7 +28,7 @@ const BUILT_IN: [(&str, &str); 4] = [
 ];
 
 /// The templates that the binary carries. Units stand in systemd/, everything else in roles/files/.
-const TEMPLATES: [(&str, &str); 21] = [
+const TEMPLATES: [(&str, &str); 22] = [
     ("docker.conf", include_str!("../roles/files/docker.conf")),
     ("docker-proxy.conf", include_str!("../roles/files/docker-proxy.conf")),
     ("docker-tcp-proxy.service", include_str!("../systemd/docker-tcp-proxy.service")),
@@ -44,6 +44,7 @@ const TEMPLATES: [(&str, &str); 21] = [
     ("10-ens3.network", include_str!("../roles/files/10-ens3.network")),
     ("10-eth0.network", include_str!("../roles/files/10-eth0.network")),
     ("20-else.network", include_str!("../roles/files/20-else.network")),
+    ("ready.conf", include_str!("../roles/files/ready.conf")),
     ("zoo.cfg", include_str!("../roles/files/zoo.cfg")),
     ("titus-server-master.service", include_str!("../systemd/titus-server-master.service")),
     ("titus-server-gateway.service", include_str!("../systemd/titus-server-gateway.service")),

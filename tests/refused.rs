@@ -108,6 +108,17 @@ fn no_auto_scaling_group() {
     }
 }
 
+/// The image was not told it: for the boot unit that is no failure, but a wrong role is one.
+#[test]
+fn no_role_at_boot() {
+    let (root, metadata) = (Root::empty(), Metadata::start(sample()));
+    let told = root.ask(&metadata, &["apply", "--at-boot"]).ends_with(0);
+    assert!(told.err.contains("notice: nothing says which role this node has"), "{}", told.err);
+    assert_same(&Root::empty().look(), &root.look(), "without a role something was written");
+    let told = root.ask(&metadata, &["apply", "--at-boot", "--role", "nobody"]).ends_with(78);
+    assert!(told.err.contains("role unknown: refused after "), "{}", told.err);
+}
+
 #[test]
 fn no_role_anywhere() {
     refused(&["--sample"], 78, &["--role: not given", "settings: no role", "titus:role: no such tag", "tags enabled"]);

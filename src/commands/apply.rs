@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::{Prepared, reboot};
+use super::{BOOT_UNIT, Prepared, reboot};
 use crate::cli::{Apply, Global};
+use crate::detect;
 use crate::engine;
 use crate::error::{Error, Kind, Result};
 use crate::host::fs::Owner;
@@ -18,6 +19,55 @@ use crate::report::{Report, Reporter};
 use crate::settings::Layer;
 use crate::step::{self, Step};
 
+/// How long a run that nobody attends waits for another one.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
+
+/// A role makes this file, empty, when all that depends on the instance is written. Services whose
+/// drop-in names it do not start before.
+const READY: &str = "/run/titus-bootstrap/ready";
+
+/// Who started a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A person, or a program in its place.
+    Hand,
+    /// cloud-init, which runs user data as a script.
+    UserData,
+    /// The boot unit.
+    Boot,
+}
+
+impl Origin {
+    fn of(arguments: &Apply) -> Origin {
+        match (arguments.at_boot, is_user_data(arguments.steps.user_data.as_ref())) {
+            (true, _) => Origin::Boot,
+            (false, true) => Origin::UserData,
+            (false, false) => Origin::Hand,
+        }
+    }
+
+    /// The command that tells more of a run than its banner.
+    fn look_further(self) -> &'static str {
+        match self {
+            Origin::Hand => "titus-bootstrap status",
+            Origin::UserData => "less /var/log/cloud-init-output.log",
+            Origin::Boot => "journalctl --boot --unit titus-bootstrap",
+        }
+    }
+}
+
+/// A run, and what is told of it.
+struct Run<'a> {
+    global: &'a Global,
+    arguments: &'a Apply,
+    origin: Origin,
+    reporter: Reporter,
+    report: Report,
+    started: Instant,
+    /// Whether it came to its first step. Before that nothing is changed.
+    begun: bool,
+}
+
 /// Runs the role's steps.
 ///
 /// # Errors
@@ -26,79 +76,156 @@ pub fn run(global: &Global, arguments: &Apply) -> Result<u8> {
     if arguments.dry_run {
         return super::plan::run(global, &arguments.steps, false);
     }
-    let reporter = global.reporter();
-    let mut report = Report::new("apply");
-    let started = Instant::now();
-    let mut changed = false;
-    let result = converge(global, arguments, &mut report, &reporter, started, &mut changed);
+    let mut run = Run {
+        global,
+        arguments,
+        origin: Origin::of(arguments),
+        reporter: global.reporter(),
+        report: Report::new("apply"),
+        started: Instant::now(),
+        begun: false,
+    };
+    let result = run.under_lock();
     if let Err(error) = &result
-        && !changed
+        && !run.begun
     {
         // A refusal, or a failure that no journal tells of.
-        report.duration_ms = elapsed_ms(started);
-        report.end(Some(error), false);
-        if reporter.json {
-            reporter.end(&report);
+        run.report.duration_ms = run.elapsed_ms();
+        run.report.end(Some(error), false);
+        if run.reporter.json {
+            run.reporter.end(&run.report);
         }
+        if run.origin == Origin::Boot && error.kind == Kind::NoRole {
+            let why = error.cause.as_deref().unwrap_or_default().replace('\n', "; ");
+            tracing::info!("notice: nothing says which role this node has, and nothing is done ({why})");
+            return Ok(0);
+        }
+        run.banner();
     }
     result.map(|()| 0)
 }
 
-fn elapsed_ms(started: Instant) -> u64 {
-    u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX)
+impl Run<'_> {
+    fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The line that a console shows, where nobody reads the report.
+    fn banner(&self) {
+        let line = crate::secrets::masked(&self.report.banner(self.origin.look_further()));
+        match (self.origin, &self.report.error) {
+            (Origin::Hand, _) => {}
+            (_, None) => tracing::info!("{line}"),
+            (_, Some(_)) => tracing::error!("{line}"),
+        }
+    }
+
+    fn under_lock(&mut self) -> Result<()> {
+        refuse_made_up_facts(self.global)?;
+        let mut host = super::host(self.global)?;
+        refuse_without_root(&host)?;
+        let patience = match (self.arguments.lock_wait, self.origin) {
+            (Some(given), _) => given,
+            (None, Origin::Hand) => Duration::ZERO,
+            (None, Origin::UserData | Origin::Boot) => PATIENCE,
+        };
+        let _lock = host.lock(LOCK, patience, &mut |line| {
+            tracing::info!("{line}");
+            host.tell_systemd(line);
+        })?;
+        host.tell_systemd("asking the instance and its metadata service");
+        let result = self.converge(&mut host).map_err(|error| self.or_no_role(&host, error));
+        if let Err(error) = &result
+            && !self.begun
+            && self.origin == Origin::Boot
+        {
+            self.report.end(Some(error), false);
+            let state = if error.kind == Kind::NoRole { "no_role" } else { &self.report.result };
+            // The run ends for its own reason; that programs cannot be told adds nothing.
+            let _ = status(&host, &self.report, state);
+        }
+        host.tell_systemd(format!("{} {}", self.report.role, self.report.result).trim());
+        result
+    }
+
+    /// At boot, on a machine that is no instance and was not told its role either, that is what is said.
+    fn or_no_role(&self, host: &Host, error: Error) -> Error {
+        if self.origin != Origin::Boot || error.kind != Kind::Unavailable {
+            return error;
+        }
+        let role = super::early(self.global, host, self.arguments.steps.user_data.as_deref())
+            .and_then(|early| detect::role(self.global.role.as_deref(), &early.merged, None));
+        role.err().filter(|other| other.kind == Kind::NoRole).unwrap_or(error)
+    }
+
+    fn converge(&mut self, host: &mut Host) -> Result<()> {
+        let (arguments, origin) = (self.arguments, self.origin);
+        let prepared = super::prepare(self.global, host, &arguments.steps)?;
+        let report = &mut self.report;
+        prepared.introduce(report, host);
+        let steps = prepared.steps(arguments.steps.phase)?;
+        report.step_count = steps.len();
+        super::refuse_machine(host, arguments.steps.phase)?;
+        // Until here a signal ends the process, and nothing was changed.
+        signals::listen()?;
+        engine::ask(host, &steps)?;
+        step::deb::refuse_unpinned(host, &steps).map_err(|error| error.at(&prepared.role.name))?;
+        engine::refuse(host, &prepared.role.name, &steps)?;
+        if let Err(refusal) = refuse_packages(host, &steps) {
+            host.forget_candidates()?;
+            return Err(refusal);
+        }
+        report.notices.extend(notice_of_next_boot(self.global, arguments, host, &prepared, &steps)?);
+        if arguments.save {
+            save(self.global, host, &prepared)?;
+        }
+
+        self.reporter.heading(report);
+        let mut journal = journal_of(&prepared, journal::JOURNAL);
+        report.run = journal.run().into();
+        status(host, report, "running")?;
+        self.begun = true;
+        let mut result = engine::begin(host, &steps)
+            .and_then(|()| engine::converge(host, &steps, &mut journal, report, &self.reporter))
+            .and(host.forget_candidates());
+        let wished = reboot::is_wished(host, &prepared.settings, &report.reboot_reasons, origin);
+        if result.is_ok() && wished {
+            result = reboot::count(host, &prepared.instance_id(), &report.reboot_reasons);
+        }
+        self.report.duration_ms = self.elapsed_ms();
+        self.report.end(result.as_ref().err(), true);
+        let kept = keep(host, &mut journal, &self.report);
+        self.reporter.end(&self.report);
+        let result = result.and(kept);
+        self.report.end(result.as_ref().err(), true);
+        self.banner();
+        result?;
+        if wished { reboot::reboot(host, &self.report.reboot_reasons, origin) } else { Ok(()) }
+    }
 }
 
-fn converge(
+/// What a person should know who made a node whose services wait, at each boot, for a run.
+fn notice_of_next_boot(
     global: &Global,
     arguments: &Apply,
-    report: &mut Report,
-    reporter: &Reporter,
-    started: Instant,
-    reached: &mut bool,
-) -> Result<()> {
-    refuse_made_up_facts(global)?;
-    let mut host = super::host(global)?;
-    refuse_without_root(&host)?;
-    let from_user_data = is_user_data(arguments.steps.user_data.as_ref());
-    let patience =
-        arguments.lock_wait.unwrap_or(if from_user_data { Duration::from_secs(15 * 60) } else { Duration::ZERO });
-    let _lock = host.lock(LOCK, patience, &mut |line| tracing::info!("{line}"))?;
-    let prepared = super::prepare(global, &mut host, &arguments.steps)?;
-    prepared.introduce(report, &host);
-    let steps = prepared.steps(arguments.steps.phase)?;
-    report.step_count = steps.len();
-    super::refuse_machine(&host, arguments.steps.phase)?;
-    // Until here a signal ends the process, and nothing was changed.
-    signals::listen()?;
-    engine::ask(&host, &steps)?;
-    step::deb::refuse_unpinned(&host, &steps).map_err(|error| error.at(&prepared.role.name))?;
-    engine::refuse(&host, &prepared.role.name, &steps)?;
-    if let Err(refusal) = refuse_packages(&host, &steps) {
-        host.forget_candidates()?;
-        return Err(refusal);
+    host: &Host,
+    prepared: &Prepared,
+    steps: &[Step],
+) -> Result<Option<String>> {
+    let is_ready = |step: &Step| step.file() == Some(READY);
+    if !host.is_live() || arguments.at_boot || !steps.iter().any(is_ready) {
+        return Ok(None);
     }
-    if arguments.save {
-        save(global, &host, &prepared)?;
+    if host.links_that_enable(BOOT_UNIT)?.is_empty() {
+        return Ok(Some(format!(
+            "{BOOT_UNIT} is not enabled: after a reboot the role's services wait until titus-bootstrap is run again"
+        )));
     }
-
-    reporter.heading(report);
-    let mut journal = journal_of(&prepared, journal::JOURNAL);
-    report.run = journal.run().into();
-    status(&host, report, "running")?;
-    *reached = true;
-    let mut result = engine::begin(&host, &steps)
-        .and_then(|()| engine::converge(&host, &steps, &mut journal, report, reporter))
-        .and(host.forget_candidates());
-    let wished = reboot::is_wished(&host, &prepared.settings, &report.reboot_reasons, from_user_data);
-    if result.is_ok() && wished {
-        result = reboot::count(&host, &prepared.instance_id(), &report.reboot_reasons);
-    }
-    report.duration_ms = elapsed_ms(started);
-    report.end(result.as_ref().err(), true);
-    let kept = keep(&host, &mut journal, report);
-    reporter.end(report);
-    result.and(kept)?;
-    if wished { reboot::reboot(&host, &report.reboot_reasons, from_user_data) } else { Ok(()) }
+    let told = arguments.save || detect::role(None, &prepared.merged, Some(&prepared.facts)).is_ok();
+    Ok((!told && global.role.is_some()).then(|| {
+        "the next boot will not know this role, and the role's services will wait for it: keep it with --save"
+            .to_owned()
+    }))
 }
 
 /// A made-up identity never reaches a live node.

@@ -50,6 +50,9 @@ pub struct Prepared {
     pub renderer: Renderer,
 }
 
+/// The unit that runs `apply --at-boot`; systemd/titus-bootstrap.service.
+pub const BOOT_UNIT: &str = "titus-bootstrap.service";
+
 /// A name of a ZooKeeper server, looked up once, before anything is changed.
 const LOOKUP: Duration = Duration::from_secs(10);
 

@@ -19,6 +19,7 @@ pub fn completions(shell: clap_complete::Shell) {
 pub fn manual() -> Result<u8> {
     let mut text = Vec::new();
     clap_mangen::Man::new(crate::cli::grammar())
+        .section("8")
         .render(&mut text)
         .map_err(|e| Error::failed("the manual page cannot be made").cause(e))?;
     say(&String::from_utf8_lossy(&text));

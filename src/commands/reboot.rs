@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::apply::Origin;
 use crate::error::{Error, Result};
 use crate::host::command::{self, Patience};
 use crate::host::fs::Owner;
@@ -27,8 +28,8 @@ struct Asked {
 }
 
 /// Whether there is a reason, and the settings wish it: by hand they do not unless they say so.
-pub fn is_wished(host: &Host, settings: &Settings, reasons: &[String], from_user_data: bool) -> bool {
-    let default = if from_user_data { Reboot::IfNeeded } else { Reboot::Never };
+pub fn is_wished(host: &Host, settings: &Settings, reasons: &[String], origin: Origin) -> bool {
+    let default = if origin == Origin::Hand { Reboot::Never } else { Reboot::IfNeeded };
     host.is_live() && !reasons.is_empty() && settings.reboot.unwrap_or(default) == Reboot::IfNeeded
 }
 
@@ -65,13 +66,13 @@ fn asked(host: &Host, this: &Asked) -> Result<Vec<Asked>> {
 ///
 /// # Errors
 /// When systemd refuses, or a signal came meanwhile.
-pub fn reboot(host: &Host, reasons: &[String], from_user_data: bool) -> Result<()> {
+pub fn reboot(host: &Host, reasons: &[String], origin: Origin) -> Result<()> {
     if signals::interrupted() {
         return Err(signals::interruption());
     }
     tracing::info!("rebooting: {}", reasons.join("; "));
     let run = |argv: &[&str]| command::run(argv, &[], Patience::Ends, Duration::from_secs(90))?.succeeded().map(drop);
-    if !from_user_data {
+    if origin != Origin::UserData {
         return run(&["systemctl", "--no-block", "reboot"]);
     }
     if host.unit_file(UNIT)?.is_none() {

@@ -13,7 +13,8 @@ use crate::report::{Report, say};
 /// When the node cannot be looked at.
 pub fn run(global: &Global, wait: bool) -> Result<u8> {
     let mut host = super::host(global)?;
-    while wait && host.lock_holder()?.is_some() {
+    // The boot unit first: between its start and its lock nobody holds that.
+    while wait && (host.is_under_way(super::BOOT_UNIT)? || host.lock_holder()?.is_some()) {
         std::thread::sleep(Duration::from_millis(200));
     }
     let reporter = global.reporter();
@@ -46,6 +47,6 @@ pub fn run(global: &Global, wait: bool) -> Result<u8> {
         reporter.end(&report);
     }
     result?;
-    let ended_badly = ["failed", "interrupted", "killed"].contains(&state.as_str());
+    let ended_badly = ["failed", "interrupted", "killed", "refused"].contains(&state.as_str());
     Ok(u8::from(ended_badly || report.result != "in_sync"))
 }

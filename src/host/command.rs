@@ -126,6 +126,8 @@ fn command(argv: &[&str], environment: &[(&str, &str)]) -> Result<Command> {
     tracing::debug!(command = %argv.join(" "), "started");
     let mut command = Command::new(program);
     command.args(arguments).env("LC_ALL", "C").env("TZ", "UTC").env("PATH", PATH).envs(environment.iter().copied());
+    // systemd speaks to us alone.
+    command.env_remove(super::notify::SOCKET);
     command.stdin(Stdio::null()).process_group(0);
     Ok(command)
 }

@@ -18,6 +18,7 @@ pub mod fs;
 pub mod lock;
 pub mod look;
 pub mod net;
+pub mod notify;
 pub mod openpgp;
 pub mod ports;
 pub mod pull;

@@ -81,6 +81,19 @@ impl Host {
         Ok(self.units.known.borrow().get(name).cloned().unwrap_or_default())
     }
 
+    /// Whether a unit is being started or stopped now, or waits for its turn.
+    ///
+    /// # Errors
+    /// When systemd cannot be asked.
+    pub fn is_under_way(&self, name: &str) -> Result<bool> {
+        if !self.is_live() || self.entry("/run/systemd/system")?.is_none() {
+            return Ok(false);
+        }
+        let argv = ["systemctl", "show", "--property=ActiveState,Job", "--", name];
+        let output = command::run(&argv, &[], Patience::Ends, self.deadlines.unit)?.succeeded()?;
+        Ok(says_under_way(&output.stdout))
+    }
+
     /// Asks systemd about all watched units; [`Host::unit`] fetches the answer.
     ///
     /// # Errors
@@ -203,6 +216,15 @@ impl Host {
     }
 }
 
+/// A unit without a job has `Job=`, `Job=0` or no such line, depending on systemd's version.
+fn says_under_way(properties: &str) -> bool {
+    properties.lines().filter_map(|line| line.split_once('=')).any(|(key, value)| match key {
+        "ActiveState" => matches!(value, "activating" | "deactivating" | "reloading"),
+        "Job" => !matches!(value, "" | "0"),
+        _ => false,
+    })
+}
+
 fn parse(block: &str) -> Unit {
     let mut unit = Unit::default();
     let mut active_since = None;
@@ -233,6 +255,15 @@ fn time(text: &str) -> Option<SystemTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_unit_is_under_way_while_it_has_a_job() {
+        assert!(says_under_way("ActiveState=inactive\nJob=71\n"));
+        assert!(says_under_way("ActiveState=activating\n"));
+        for properties in ["ActiveState=inactive\n", "ActiveState=failed\nJob=\n", "ActiveState=active\nJob=0\n"] {
+            assert!(!says_under_way(properties), "{properties}");
+        }
+    }
 
     #[test]
     fn systemctl_show_is_understood() {

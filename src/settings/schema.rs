@@ -45,7 +45,7 @@ pub struct Settings {
     /// Where units go.
     pub systemd: Systemd,
     /// Whether to reboot when the kernel's command line asks for it: "if-needed" or
-    /// "never". Unset: never by hand, if-needed from user data.
+    /// "never". Unset: never by hand, if-needed at boot and from user data.
     pub reboot: Option<Reboot>,
     /// How long to wait, as "90s" or "5m".
     pub timeouts: Timeouts,

@@ -6,8 +6,9 @@
 TOOLS=(
     docker:docker.io dockerd:docker.io mmdebstrap:mmdebstrap apt-ftparchive:apt-utils
     dpkg-deb:dpkg gpg:gnupg gpgconf:gnupg shellcheck:shellcheck cc:gcc nsenter:util-linux
-    docker-registry:docker-registry ip:iproute2 java:default-jre-headless
-    qemu-system-x86_64:qemu-system-x86 socat:socat mke2fs:e2fsprogs debugfs:e2fsprogs setpriv:util-linux strip:binutils
+    docker-registry:docker-registry ip:iproute2 lintian:lintian java:default-jre-headless
+    qemu-system-x86_64:qemu-system-x86 socat:socat mke2fs:e2fsprogs debugfs:e2fsprogs setpriv:util-linux
+    strip:binutils
 )
 
 need_tools() {

@@ -5,7 +5,7 @@ pub const ATTRIBUTES: &str = "MESOS_ATTRIBUTES=\"region:eu-west-1;zone:eu-west-1
                           stack:mainvpc;itype:m4.large;ports:[7150-7200];res:ResourceSet-ENIs-2-10\"\n";
 
 /// Every file: mode, and its lines without comments. Where the scripts' and these differ, README.md says why.
-pub const FILES: [(&str, u32, &[&str]); 17] = [
+pub const FILES: [(&str, u32, &[&str]); 18] = [
     ("/etc/titus-shared.env", 0o644, &["SHORT_CIRCUIT_QUITELITE=true"]),
     ("/etc/disable-atlas-titus-agent", 0o644, &[]),
     (
@@ -71,6 +71,11 @@ pub const FILES: [(&str, u32, &[&str]); 17] = [
             "[Install]",
             "WantedBy=multi-user.target",
         ],
+    ),
+    (
+        "/etc/systemd/system/mesos-agent.service.d/10-titus-bootstrap.conf",
+        0o644,
+        &["[Unit]", "ConditionPathExists=/run/titus-bootstrap/ready"],
     ),
     (
         "/etc/profile.d/titus_environment.sh",

@@ -28,18 +28,19 @@ fn a_fresh_node_becomes_an_agent() {
     node.bootstrap(&["plan", "--detailed-exitcode"]).expect(0);
 }
 
-/// With the argument on the kernel's command line no reboot is due.
+/// With the argument on the kernel's command line no reboot is due. The agent waits for the run.
 #[test]
-fn a_rebooted_agent_has_nothing_to_do() {
+fn of_a_rebooted_agent_only_the_agent_is_to_be_started() {
     let mut node = Node::converged();
     node.reboot();
     let _services = agent::services(&node);
-    agent::check(&node);
+    assert_eq!(node.property("mesos-agent.service", "ActiveState"), "inactive");
     node.shell(
         "{ tr -d '\\n' < /proc/cmdline; echo ' net.ifnames=0'; } > /run/cmdline
          mount --bind /run/cmdline /proc/cmdline",
     );
     let report = agent::apply(&node);
     assert_eq!(report.json()["reboot_required"], false, "{}", report.told());
-    assert_eq!(report.steps("changed"), Vec::<String>::new(), "{}", report.told());
+    assert_eq!(report.steps("changed"), ["ready", "mesos-agent"], "{}", report.told());
+    agent::check(&node);
 }

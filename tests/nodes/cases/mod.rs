@@ -4,6 +4,7 @@ mod adopted;
 mod again;
 mod bake;
 mod bench;
+mod boot;
 mod changed;
 mod cluster;
 mod containers;

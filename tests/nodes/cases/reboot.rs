@@ -1,4 +1,4 @@
-//! A reboot is due: by hand it is said, from user data it is done, and never in a loop.
+//! A reboot is due: by hand it is said, at boot and from user data it is done, and never in a loop.
 
 use std::time::Duration;
 
@@ -35,4 +35,9 @@ fn a_reboot_is_said_by_hand_and_done_from_user_data() {
     let refused = run_user_data(&node).expect(1);
     refused.says(&["2 reboots have not mended it", "reboots.json"]);
     assert!(!node.exists(REBOOTED));
+
+    // At boot nobody is waited for. A container ends where a machine would start again.
+    node.shell("rm /var/lib/titus-bootstrap/reboots.json");
+    node.bootstrap(&["apply", "--at-boot"]).expect(0).says(&["role agent: converged in ", "a reboot is due"]);
+    wait_for("the node's end", Duration::from_secs(30), || (!node.is_running()).then_some(()));
 }

@@ -15,13 +15,14 @@ pub const SETTINGS: &str = "/etc/titus-bootstrap/config.toml";
 pub const UNITS: [&str; 3] = ["docker.service", "docker-tcp-proxy.socket", "mesos-agent.service"];
 
 /// The files of the role's table, with their modes.
-pub const FILES: [(&str, u32); 18] = [
+pub const FILES: [(&str, u32); 19] = [
     ("/etc/titus-shared.env", 0o644),
     ("/etc/disable-atlas-titus-agent", 0o644),
     ("/etc/systemd/system/docker.service.d/10-docker-config.conf", 0o644),
     ("/usr/lib/systemd/system/docker-tcp-proxy.service", 0o644),
     ("/usr/lib/systemd/system/docker-tcp-proxy.socket", 0o644),
     ("/usr/lib/systemd/system/mesos-agent.service", 0o644),
+    ("/etc/systemd/system/mesos-agent.service.d/10-titus-bootstrap.conf", 0o644),
     ("/etc/profile.d/titus_environment.sh", 0o755),
     ("/etc/titus-executor/config.sh", 0o644),
     ("/etc/mesos-attributes.sh", 0o755),

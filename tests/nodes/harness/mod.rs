@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod cluster;
+pub mod deb;
 pub mod disk;
 pub mod docker;
 pub mod image;

@@ -67,9 +67,18 @@ impl Node {
         Node::start_at(image, "eth0", &format!("30.0.100.1{n}"), &mac)
     }
 
-    /// A node that a run has made an agent, after a reboot.
+    /// A node that a run has made an agent, after a reboot and what the boot unit does first: its files are
+    /// those of this instance, and the agent that waited for that is started.
     pub fn converged() -> Node {
-        Node::start(&image::converged().image, "eth0")
+        let node = Node::start(&image::converged().image, "eth0");
+        node.shell("mkdir /run/titus-bootstrap; touch /run/titus-bootstrap/ready; systemctl start mesos-agent");
+        node
+    }
+
+    /// A node on which nothing ever ran and that lacks the program, so that its deb can be installed:
+    /// dpkg cannot replace a file that is a mount.
+    pub fn without_program() -> Node {
+        Node::start_with(&image::fresh().image, "eth0", ADDRESS, MAC, &[])
     }
 
     /// A node from `image`, whose only interface is `interface`.
@@ -79,6 +88,10 @@ impl Node {
 
     fn start_at(image: &str, interface: &str, address: &str, mac: &str) -> Node {
         let binary = format!("{}:/usr/bin/titus-bootstrap:ro", image::program());
+        Node::start_with(image, interface, address, mac, &["--volume", &binary])
+    }
+
+    fn start_with(image: &str, interface: &str, address: &str, mac: &str, more: &[&str]) -> Node {
         let repository = format!("{}:/srv/repo:ro", image::fresh().repository.display());
         let label = label();
         let environment =
@@ -88,16 +101,8 @@ impl Node {
         arguments.extend(CAPABILITIES.iter().flat_map(|c| ["--cap-add", c]));
         arguments.extend(["--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"]);
         arguments.extend(["--volume", "/sys/fs/cgroup:/sys/fs/cgroup:rw", "--volume", "/var/lib/docker"]);
-        arguments.extend([
-            "--volume",
-            &binary,
-            "--volume",
-            &repository,
-            "--tmpfs",
-            "/run",
-            "--tmpfs",
-            "/tmp:exec,mode=1777",
-        ]);
+        arguments.extend(["--volume", &repository, "--tmpfs", "/run", "--tmpfs", "/tmp:exec,mode=1777"]);
+        arguments.extend(more);
         let hostname = format!("ip-{}", address.replace('.', "-"));
         arguments.extend(["--hostname", &hostname, "--env", "container=docker"]);
         arguments.extend(environment.iter().flat_map(|variable| ["--env", variable]));
@@ -125,12 +130,31 @@ impl Node {
 
     /// Restarts it: for systemd a reboot. What was served to it must be served again.
     pub fn reboot(&mut self) {
-        docker(&["restart", "--time", "20", &self.id]);
+        self.begin_reboot();
         self.await_boot();
     }
 
-    fn await_boot(&mut self) {
-        self.init = docker(&["inspect", "--format", "{{.State.Pid}}", &self.id]).parse().unwrap();
+    /// Restarts it and waits until it has its addresses, no longer: units may be starting.
+    pub fn begin_reboot(&mut self) {
+        docker(&["restart", "--time", "20", &self.id]);
+        self.init = self.first_process();
+        wait_for("the node's network", Duration::from_secs(60), || {
+            (self.property("test-network.service", "ActiveState") == "active").then_some(())
+        });
+    }
+
+    /// Whether it has not ended.
+    pub fn is_running(&self) -> bool {
+        docker(&["inspect", "--format", "{{.State.Running}}", &self.id]) == "true"
+    }
+
+    fn first_process(&self) -> i32 {
+        docker(&["inspect", "--format", "{{.State.Pid}}", &self.id]).parse().unwrap()
+    }
+
+    /// Waits until no unit is starting any more; none may have failed.
+    pub fn await_boot(&mut self) {
+        self.init = self.first_process();
         let mut last = String::new();
         wait_for("the node's boot", Duration::from_secs(60), || {
             let state = self.run(&["systemctl", "is-system-running"]);
@@ -138,7 +162,10 @@ impl Node {
             (last == "running" || last == "degraded").then_some(())
         });
         let failed = self.run(&["systemctl", "--failed", "--no-legend", "--plain"]).stdout;
-        assert!(last == "running", "units failed at boot:\n{failed}");
+        if last != "running" {
+            let journal = self.run(&["journalctl", "--boot", "--lines", "60", "--no-pager"]);
+            panic!("units failed at boot:\n{failed}\n{}", journal.stdout);
+        }
     }
 
     /// `argv` in the node. With nsenter, because `docker exec` fails once systemd has

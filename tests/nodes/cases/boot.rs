@@ -1,0 +1,193 @@
+//! The deb of the program, and the boot unit that it brings.
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::harness::agent::SETTINGS;
+use crate::harness::deb::{deb, install};
+use crate::harness::node::Node;
+use crate::harness::services::{items, listen};
+use crate::harness::wait_for;
+use crate::support::metadata::{Items, Metadata};
+
+const UNIT: &str = "titus-bootstrap.service";
+const RETRY: &str = "titus-bootstrap-retry.timer";
+
+/// A role with one service that reads, at its start, a fact of the instance; what it read is kept.
+const ROLE: &str = r#"
+description = "A service that needs this boot's facts"
+
+[[step]]
+id = "unit"
+phase = "bake"
+
+[step.file]
+path = "/etc/systemd/system/reader.service"
+content = """
+[Service]
+ExecStartPre=/bin/sh -c 'cat /etc/reader.facts >> /var/lib/reader'
+ExecStart=/bin/sleep infinity
+[Install]
+WantedBy=multi-user.target
+"""
+
+[[step]]
+id = "readiness"
+phase = "bake"
+file = { path = "/etc/systemd/system/reader.service.d/10-titus-bootstrap.conf", template = "ready.conf" }
+
+[[step]]
+id = "facts"
+phase = "boot"
+file = { path = "/etc/reader.facts", content = "{{ instance.id | safe }}\n" }
+
+[[step]]
+id = "ready"
+phase = "boot"
+file = { path = "/run/titus-bootstrap/ready", content = "" }
+
+[[step]]
+id = "reader"
+phase = "boot"
+unit = { name = "reader.service", enabled = true, active = true, restart_on = ["unit", "facts"] }
+"#;
+
+/// Two instances of one image.
+const ONE: &str = "i-00000000000000001";
+const TWO: &str = "i-00000000000000002";
+
+/// Metadata of an instance that has this id, and this role in its tags.
+fn instance(id: &str, role: Option<&str>) -> Items {
+    let mut items = items();
+    items.insert("meta-data/instance-id".into(), id.into());
+    items.remove("meta-data/tags/instance/titus:role");
+    items.extend(role.map(|role| ("meta-data/tags/instance/titus:role".to_owned(), role.into())));
+    items
+}
+
+fn serve(node: &Node, id: &str, role: Option<&str>) -> Metadata {
+    Metadata::serve(listen(node, "169.254.169.254:80"), instance(id, role))
+}
+
+fn with_role() -> Node {
+    let node = Node::without_program();
+    install(&node);
+    node.write("/etc/titus-bootstrap/roles/reader.toml", ROLE);
+    node
+}
+
+/// What the boot unit has said since the boot.
+fn said(node: &Node) -> String {
+    node.shell("journalctl --boot --unit titus-bootstrap --output cat --no-pager")
+}
+
+fn active(node: &Node, unit: &str) -> String {
+    node.property(unit, "ActiveState")
+}
+
+#[test]
+fn lintian_finds_no_error_in_the_deb() {
+    let output = Command::new("lintian").args(["--allow-root", "--no-cfg", "--fail-on", "error"]).arg(deb()).output();
+    let output = output.unwrap_or_else(|e| panic!("lintian cannot be run, and Debian has it: {e}"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn the_boot_unit_makes_a_node_what_its_tag_says_before_services_start() {
+    let mut node = with_role();
+    assert_eq!(node.run(&["systemctl", "is-enabled", UNIT]).stdout.trim(), "enabled");
+    assert_eq!(node.property(UNIT, "ExecMainStartTimestamp"), "", "the deb started it");
+    let verified = node.run(&["systemd-analyze", "verify", "--man=no", UNIT, RETRY]).expect(0);
+    assert_eq!(verified.stderr, "");
+    // Whatever is started from inside a oneshot that is ordered before it never returns.
+    assert_eq!(node.property(UNIT, "Before"), "shutdown.target");
+
+    // An image that was not told its role.
+    node.begin_reboot();
+    let metadata = serve(&node, ONE, None);
+    node.await_boot();
+    assert_eq!((active(&node, UNIT), node.property(UNIT, "Result")), ("inactive".into(), "success".into()));
+    let told = said(&node);
+    assert!(told.contains("notice: nothing says which role this node has"), "{told}");
+    assert!(node.read("/run/titus-bootstrap/status.json").contains("\"no_role\""));
+    assert!(!node.exists("/var/lib/titus-bootstrap") && !node.exists("/run/titus-bootstrap/ready"));
+    drop(metadata);
+
+    // The tag says it. By hand, the next boot is thought of.
+    node.begin_reboot();
+    let metadata = serve(&node, ONE, Some("reader"));
+    node.await_boot();
+    let told = said(&node);
+    assert!(told.contains("role reader: converged in "), "{told}");
+    assert_eq!(active(&node, "reader.service"), "active", "{told}");
+    assert_eq!(node.read("/var/lib/reader"), format!("{ONE}\n"));
+    let again = node.bootstrap(&["apply", "--json"]).expect(0);
+    assert_eq!(again.steps("changed"), Vec::<String>::new(), "{}", again.told());
+    drop(metadata);
+
+    // Its image, started as another instance: until that is known the service does not run, and whoever
+    // asks waits.
+    node.begin_reboot();
+    wait_for("the boot unit to ask", Duration::from_secs(30), || {
+        node.property(UNIT, "StatusText").contains("metadata service").then_some(())
+    });
+    let mut waiting = node.spawn(&["titus-bootstrap", "status", "--wait"]);
+    wait_for("the service's start to be refused", Duration::from_secs(30), || {
+        (node.property("reader.service", "ConditionResult") == "no").then_some(())
+    });
+    assert_eq!(active(&node, "reader.service"), "inactive");
+    assert!(!waiting.ended());
+    let _metadata = serve(&node, TWO, Some("reader"));
+    waiting.end().expect(0);
+    node.await_boot();
+    assert_eq!(node.read("/var/lib/reader"), format!("{ONE}\n{TWO}\n"));
+
+    // Without the program nothing waits for it any more.
+    node.shell("dpkg --remove titus-bootstrap");
+    assert_eq!(active(&node, "reader.service"), "active", "the removal stopped it");
+    node.reboot();
+    assert_eq!(active(&node, "reader.service"), "active");
+    node.shell("dpkg --purge titus-bootstrap");
+    assert!(!node.exists("/var/lib/titus-bootstrap") && !node.exists("/etc/titus-bootstrap/config.toml"));
+    assert!(node.exists("/etc/titus-bootstrap/roles/reader.toml"), "an operator's role was removed");
+}
+
+#[test]
+fn only_a_run_that_could_not_be_made_now_is_tried_again() {
+    let node = with_role();
+    node.write(
+        "/etc/systemd/system/titus-bootstrap-retry.timer.d/test.conf",
+        "[Timer]\nOnActiveSec=\nOnActiveSec=1s\n",
+    );
+    node.shell("systemctl daemon-reload");
+    let start = || node.run(&["systemctl", "start", UNIT]);
+
+    // No person is helped by a second try: the settings are wrong.
+    node.write(SETTINGS, "role = \"nobody\"\n");
+    let metadata = serve(&node, ONE, None);
+    start().expect(1);
+    assert_eq!(node.property(UNIT, "ExecMainStatus"), "78");
+    assert_eq!(active(&node, RETRY), "inactive");
+    let told = said(&node);
+    assert!(told.contains("role unknown: refused after ") && told.contains("to look further: journalctl"), "{told}");
+    assert!(node.read("/run/titus-bootstrap/status.json").contains("\"state\":\"refused\""));
+    drop(metadata);
+
+    // The metadata service comes late, twice.
+    node.write(SETTINGS, "role = \"reader\"\n[timeouts]\nfacts = \"1s\"\n");
+    start().expect(1);
+    assert_eq!(node.property(UNIT, "ExecMainStatus"), "75");
+    let first = node.property(UNIT, "InvocationID");
+    wait_for("the second try to end", Duration::from_secs(30), || {
+        (node.property(UNIT, "InvocationID") != first && active(&node, UNIT) == "failed").then_some(())
+    });
+    let _metadata = serve(&node, ONE, None);
+    let ready = || node.exists("/run/titus-bootstrap/ready");
+    wait_for("a try with success", Duration::from_secs(30), || {
+        (active(&node, UNIT) == "inactive" && ready() || said(&node).contains("failed after")).then_some(())
+    });
+    assert_eq!(node.property(UNIT, "Result"), "success", "{}", said(&node));
+    assert_eq!(active(&node, "reader.service"), "active");
+    // No more of them.
+    wait_for("the timer's end", Duration::from_secs(10), || (active(&node, RETRY) == "inactive").then_some(()));
+}
