@@ -28,6 +28,7 @@ const PREFIX: &str = "running-";
 
 /// The boot unit.
 const UNIT: &str = "titus-bootstrap.service";
+const RETRY: &str = "titus-bootstrap-retry.timer";
 
 /// For a boot, and for all that a run does. An emulated processor is slow, and a busy machine ten times as slow.
 const PATIENCE: Duration = Duration::from_secs(900);
@@ -78,11 +79,15 @@ impl Machine {
         let program = machine.path("program");
         let strip = Command::new("strip").arg("-o").arg(&program).arg(image::program()).status().unwrap();
         assert!(strip.success(), "strip: {strip}");
-        let unit = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/titus-bootstrap.service"));
+        let [unit, retry] = [UNIT, RETRY].map(|name| {
+            let path = format!("{}/systemd/{name}", env!("CARGO_MANIFEST_DIR"));
+            std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
+        });
         disk.put(&[
             Entry::Program("/usr/bin/titus-bootstrap", &program),
             Entry::Text(agent::SETTINGS, &agent::settings_text("titus-log-bucket-terraform-example", "")),
-            Entry::Text(&format!("/usr/lib/systemd/system/{UNIT}"), &unit.unwrap()),
+            Entry::Text(&format!("/usr/lib/systemd/system/{UNIT}"), &unit),
+            Entry::Text(&format!("/usr/lib/systemd/system/{RETRY}"), &retry),
             Entry::Link(
                 &format!("/etc/systemd/system/multi-user.target.wants/{UNIT}"),
                 &format!("/lib/systemd/system/{UNIT}"),
@@ -138,6 +143,7 @@ impl Machine {
         // What the machine has written is safe once the emulator has it: that is killed, not its host.
         let disk = format!("file={},format=raw,if=virtio,cache=unsafe", self.path("disk").display());
         command.args(["-drive", &disk, "-netdev", &network]);
+        // At this place its interface is ens3, as the machine's image expects it.
         command.args(["-device", &format!("virtio-net-pci,netdev=n0,addr=3,mac={MAC}"), "-device", "virtio-rng-pci"]);
         command.args(["-chardev", &format!("file,id=c0,append=on,path={}", self.path("console").display())]);
         command.args(["-chardev", "stdio,id=c1,signal=off", "-serial", "chardev:c0", "-serial", "chardev:c1"]);
