@@ -276,7 +276,7 @@ fn what_people_install_beside_the_program() {
     let syntax = outcome(Command::new("bash").args(["-n", "-c", &script])).ends_with(0);
     assert_eq!(syntax.err, "");
     run(&["completions", "tcsh"]).ends_with(64);
-    run(&["man"]).ends_with(0).prints(&[".TH titus-bootstrap 1", ".SH SUBCOMMANDS", "\\-\\-root"]);
+    run(&["man"]).ends_with(0).prints(&[".TH titus-bootstrap 8", ".SH SUBCOMMANDS", "\\-\\-root"]);
     let version = format!("titus-bootstrap {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(run(&["version"]).ends_with(0).out, version);
     assert_eq!(run(&["--version"]).ends_with(0).out, version);

@@ -286,7 +286,12 @@ impl Unit {
             return Ok(());
         }
         host.reload_units_for(name)?;
-        let before = host.unit(name)?;
+        let mut before = host.unit(name)?;
+        // At boot it may be starting, with what its files were before this run: its end tells.
+        if self.active && before.active == "activating" && before.sub != "auto-restart" {
+            host.change_unit("start", name)?;
+            before = host.unit(name)?;
+        }
         let verb = match (before.is_active(), self.active) {
             (true, _) if self.reads_what_is_there(host, &before)? => return Ok(()),
             (true, _) => "restart",
