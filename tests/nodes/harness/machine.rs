@@ -67,8 +67,8 @@ struct Power {
 }
 
 impl Machine {
-    /// A machine that was never switched on, whose tag says `agent`.
-    pub fn fresh() -> Machine {
+    /// A machine that was never switched on, whose tag says `agent`, with these settings before the first table.
+    pub fn fresh(settings: &str) -> Machine {
         let prefix = format!("{PREFIX}{}-", std::process::id());
         let directory = tempfile::Builder::new().prefix(&prefix).tempdir_in(parts()).unwrap();
         let mut items = services::items();
@@ -85,7 +85,7 @@ impl Machine {
         });
         disk.put(&[
             Entry::Program("/usr/bin/titus-bootstrap", &program),
-            Entry::Text(agent::SETTINGS, &agent::settings_text("titus-log-bucket-terraform-example", "")),
+            Entry::Text(agent::SETTINGS, &agent::settings_text("titus-log-bucket-terraform-example", settings)),
             Entry::Text(&format!("/usr/lib/systemd/system/{UNIT}"), &unit),
             Entry::Text(&format!("/usr/lib/systemd/system/{RETRY}"), &retry),
             Entry::Link(
