@@ -74,7 +74,8 @@ pub fn reboot(host: &Host, reasons: &[String], origin: Origin) -> Result<()> {
         return Err(signals::interruption());
     }
     tracing::info!("rebooting: {}", reasons.join("; "));
-    let run = |argv: &[&str]| command::run(argv, &[], Patience::Ends, Duration::from_secs(90))?.succeeded().map(drop);
+    // What systemd does first is to stop the boot unit, this run: that must not stop the command that asked for it.
+    let run = |argv: &[&str]| command::run(argv, &[], Patience::Never, Duration::from_secs(90))?.succeeded().map(drop);
     let plain = match origin {
         Origin::Hand => true,
         Origin::UserData => false,

@@ -18,7 +18,7 @@ use crate::harness::tree::{complete, contents, differences};
 use crate::harness::znodes;
 
 /// How many kills; without a word from `tests/soak` a few.
-fn kills() -> u32 {
+pub fn kills() -> u32 {
     std::env::var("SOAK").ok().and_then(|n| n.parse().ok()).unwrap_or(20)
 }
 
@@ -237,7 +237,7 @@ impl Soak {
 }
 
 /// A random part of `duration`; the clock's nanoseconds are random enough.
-fn random_part(duration: Duration) -> Duration {
+pub fn random_part(duration: Duration) -> Duration {
     let nanoseconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos();
     duration.mul_f64(f64::from(nanoseconds.wrapping_mul(2_654_435_761) >> 8) / f64::from(1 << 24))
 }

@@ -15,6 +15,7 @@ mod fresh;
 mod interfaces;
 mod killed;
 mod locked;
+mod machine;
 mod migrated;
 mod names;
 mod packer;

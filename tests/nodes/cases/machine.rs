@@ -1,0 +1,140 @@
+//! A machine with a kernel of its own. One reboot gives its interface the name that Titus wants; one
+//! that does not help is not repeated for ever; and a power cut at any moment costs nothing but time.
+//! `SOAK=N` makes it N/20 power cuts.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use titus_bootstrap::journal::Event;
+
+use super::killed::{kills, random_part};
+use crate::harness::agent::{FILES, SETTINGS};
+use crate::harness::disk::{Disk, Entry};
+use crate::harness::machine::{ADDRESS, End, Machine};
+use crate::harness::tree::{Tree, differences};
+
+/// Nothing is left to do, and what is to run runs.
+const CHECK: &str = "test -z \"$(dpkg --audit)\"
+    systemctl is-active docker.service
+    systemctl is-active mesos-agent.service
+    titus-bootstrap plan --detailed-exitcode";
+
+/// What a first boot that nobody disturbed came to.
+struct Undisturbed {
+    /// The work that it took until the reboot.
+    work: Duration,
+    tree: Tree,
+    files: Vec<Option<Vec<u8>>>,
+}
+
+/// One test, for all of it needs what an undisturbed machine came to.
+#[test]
+fn soak_of_machines() {
+    let mut machine = Machine::fresh("");
+    let wanted = an_agent_after_one_reboot(&mut machine);
+    std::thread::scope(|scope| {
+        scope.spawn(|| a_reboot_that_does_not_help_is_not_repeated(machine));
+        let mut before_the_end = 0;
+        let cuts = (kills() / 20).max(2);
+        for _ in 0..cuts {
+            before_the_end += u32::from(a_power_cut(&wanted, random_part(wanted.work)));
+        }
+        println!("soak of machines: {cuts} power cuts, {before_the_end} of them in the first boot; all converged");
+    });
+}
+
+fn an_agent_after_one_reboot(machine: &mut Machine) -> Undisturbed {
+    machine.start();
+    let first_boot = machine.shell("cat /proc/sys/kernel/random/boot_id");
+    let interface = machine.shell("until ip -4 -o address show dev ens3 2> /dev/null | grep inet; do sleep 0.2; done");
+    assert_eq!(machine.end_of_boot(), End::Reboot);
+    let work = machine.worked;
+    println!("a first boot, until its reboot: {work:?} of work");
+    // systemd stops the run that asked for it, which is no failure.
+    assert!(!machine.console().contains("stopped by a signal"), "{}", machine.console());
+
+    machine.start();
+    assert_eq!(machine.end_of_boot(), End::Unit(0), "{}", machine.console());
+    assert_ne!(machine.shell("cat /proc/sys/kernel/random/boot_id"), first_boot);
+    let renamed = machine.shell("ip -4 -o address show dev eth0; networkctl --no-pager status eth0");
+    for address in [&interface, &renamed] {
+        assert!(address.contains(&format!("inet {ADDRESS}/")), "{address}");
+    }
+    assert!(renamed.contains("05-titus-primary.network"), "{renamed}");
+    machine.shell(CHECK);
+    assert_eq!(machine.start_unit(), End::Unit(0));
+    let counted = machine.shell("cat /var/lib/titus-bootstrap/reboots.json");
+    assert_eq!(counted.matches("boot_id").count(), 1, "{counted}");
+    machine.power_off();
+
+    let disk = machine.recovered();
+    let files: Vec<_> = FILES.iter().map(|(path, _)| disk.read(path)).collect();
+    for ((path, _), file) in FILES.iter().zip(&files) {
+        assert!(file.is_some(), "{path} is not there");
+    }
+    Undisturbed { work, tree: machine.tree(), files }
+}
+
+fn a_reboot_that_does_not_help_is_not_repeated(mut machine: Machine) {
+    machine.lost_argument = Some("titus.lost=1");
+    let settings = "agent.kernel_arguments = [\"net.ifnames=0\", \"titus.lost=1\"]\n";
+    machine.disk().put(&[Entry::Text("/etc/titus-bootstrap/config.d/50-lost.toml", settings)]);
+    for _ in 0..2 {
+        machine.start();
+        assert_eq!(machine.end_of_boot(), End::Reboot, "{}", machine.console());
+    }
+    machine.start();
+    assert_eq!(machine.end_of_boot(), End::Unit(1), "{}", machine.console());
+    let told = machine.shell("journalctl --boot --unit titus-bootstrap --no-pager");
+    assert!(told.contains("2 reboots have not mended it") && told.contains("titus.lost=1"), "{told}");
+    assert!(machine.console().contains("2 reboots have not mended it"), "the console does not say it");
+    // It goes on as an agent, and says it again.
+    assert_eq!(machine.shell("systemctl is-active mesos-agent").trim(), "active");
+    assert_eq!(machine.start_unit(), End::Unit(1));
+}
+
+/// A first boot whose power is cut after so much work, and what follows. Whether it was cut before its reboot.
+fn a_power_cut(wanted: &Undisturbed, after: Duration) -> bool {
+    // One reboot was shown; that this machine does without makes it quicker.
+    let mut machine = Machine::fresh("reboot = \"never\"");
+    machine.start();
+    let cut = machine.cut(after);
+    let what = format!("a power cut after {after:?} of work");
+
+    let left = machine.recovered();
+    for ((path, _), whole) in FILES.iter().zip(&wanted.files) {
+        let found = left.read(path);
+        assert!(found.is_none() || found == *whole, "{what}: {path} is {found:?}");
+    }
+    let before = events(&left);
+
+    machine.start();
+    assert_eq!(machine.end_of_boot(), End::Unit(0), "{what}\n{}", machine.console());
+    machine.shell(CHECK);
+    machine.power_off();
+    let mut differences = differences(&wanted.tree, &machine.tree());
+    differences.retain(|line| !line.starts_with(SETTINGS) && !line.starts_with("/var/lib/dhcp/"));
+    assert!(differences.is_empty(), "{what}:\n{}", differences.join("\n"));
+    the_journal_tells(&before, &events(&machine.recovered()), &what);
+    cut
+}
+
+/// What was on the disk at the cut is still told, as a run without an end; the last run converged.
+fn the_journal_tells(before: &[Event], after: &[Event], what: &str) {
+    let told = |events: &[Event]| events.iter().map(|e| serde_json::to_string(e).unwrap()).collect::<Vec<_>>();
+    let (before_lines, after_lines) = (told(before), told(after));
+    assert!(after_lines.starts_with(&before_lines), "{what}: {before_lines:#?}\n{after_lines:#?}");
+    let boots: BTreeSet<&str> = after.iter().map(|event| event.boot_id.as_str()).collect();
+    let end = after
+        .iter()
+        .rfind(|event| event.event == "ended")
+        .unwrap_or_else(|| panic!("{what}: no end\n{after_lines:#?}"));
+    assert_eq!(end.lines, ["converged"], "{what}: {after_lines:#?}");
+    println!("{what}: {} events before it, {} in all, of {} boots", before.len(), after.len(), boots.len());
+}
+
+/// The journal on a disk; a line that is torn would show as one that is missing later.
+fn events(disk: &Disk) -> Vec<Event> {
+    let text = disk.read(titus_bootstrap::journal::JOURNAL).unwrap_or_default();
+    String::from_utf8_lossy(&text).lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}

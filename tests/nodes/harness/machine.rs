@@ -1,0 +1,322 @@
+//! A machine: an emulated one, with a kernel, a disk and a boot of its own. Its reboots are real,
+//! and its power can be cut.
+
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::agent;
+use super::disk::{Disk, Entry};
+use super::image;
+use super::node::MAC;
+use super::services;
+use super::tree::{Tree, contents};
+use crate::support::metadata::Metadata;
+
+/// The address that it has from the emulator's DHCP server; the metadata service has to be in the same network.
+pub const ADDRESS: &str = "169.254.0.15";
+
+/// What a machine's directory, beside its parts, is called; then follows the test process's id.
+const PREFIX: &str = "running-";
+
+/// The boot unit.
+const UNIT: &str = "titus-bootstrap.service";
+const RETRY: &str = "titus-bootstrap-retry.timer";
+
+/// For a boot, and for all that a run does. An emulated processor is slow, and a busy machine ten times as slow.
+const PATIENCE: Duration = Duration::from_secs(900);
+
+/// How a boot came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The machine went down for a reboot.
+    Reboot,
+    /// The boot unit ended with this exit code, and no reboot is due.
+    Unit(i32),
+}
+
+/// A machine; dropped, its power is cut and it is gone.
+pub struct Machine {
+    power: Option<Power>,
+    /// The metadata service; what it says can be changed.
+    pub metadata: Metadata,
+    /// An argument that its boot loader does not hand over.
+    pub lost_argument: Option<&'static str>,
+    /// The processor time that the emulator used until the machine went down: how far it came, on a
+    /// busy host too.
+    pub worked: Duration,
+    /// The disk and what lies beside it.
+    directory: tempfile::TempDir,
+}
+
+/// An emulator at work.
+struct Power {
+    emulator: Child,
+    /// The second serial port, where a shell answers.
+    line: BufReader<UnixStream>,
+    /// The line that has come in part.
+    part: Vec<u8>,
+    ready: bool,
+}
+
+impl Machine {
+    /// A machine that was never switched on, whose tag says `agent`, with these settings before the first table.
+    pub fn fresh(settings: &str) -> Machine {
+        let prefix = format!("{PREFIX}{}-", std::process::id());
+        let directory = tempfile::Builder::new().prefix(&prefix).tempdir_in(parts()).unwrap();
+        let mut items = services::items();
+        items.insert("meta-data/local-ipv4".into(), ADDRESS.into());
+        let metadata = Metadata::start(items);
+        let machine = Machine { power: None, metadata, lost_argument: None, worked: Duration::ZERO, directory };
+        let disk = Disk::copy(&parts().join("disk"), &machine.path("disk"));
+        let program = machine.path("program");
+        let strip = Command::new("strip").arg("-o").arg(&program).arg(image::program()).status().unwrap();
+        assert!(strip.success(), "strip: {strip}");
+        let [unit, retry] = [UNIT, RETRY].map(|name| {
+            let path = format!("{}/systemd/{name}", env!("CARGO_MANIFEST_DIR"));
+            std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
+        });
+        disk.put(&[
+            Entry::Program("/usr/bin/titus-bootstrap", &program),
+            Entry::Text(agent::SETTINGS, &agent::settings_text("titus-log-bucket-terraform-example", settings)),
+            Entry::Text(&format!("/usr/lib/systemd/system/{UNIT}"), &unit),
+            Entry::Text(&format!("/usr/lib/systemd/system/{RETRY}"), &retry),
+            Entry::Link(
+                &format!("/etc/systemd/system/multi-user.target.wants/{UNIT}"),
+                &format!("/lib/systemd/system/{UNIT}"),
+            ),
+        ]);
+        machine
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Its disk, as the power's end left it.
+    pub fn disk(&self) -> Disk {
+        Disk::at(&self.path("disk"))
+    }
+
+    /// Its disk as the next boot will find it; the machine itself keeps the other.
+    pub fn recovered(&self) -> Disk {
+        self.disk().recovered(&self.path("recovered"))
+    }
+
+    /// How all files on it look.
+    pub fn tree(&self) -> Tree {
+        let root = tempfile::tempdir_in(self.directory.path()).unwrap();
+        self.recovered().extract("/", root.path());
+        contents(root.path())
+    }
+
+    /// All that its console has shown, of every boot.
+    pub fn console(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.path("console")).unwrap_or_default()).into_owned()
+    }
+
+    /// Switches it on: the emulator hands the kernel what GRUB would find in grub.cfg.
+    pub fn start(&mut self) {
+        assert!(self.power.is_none(), "the machine is on");
+        let arguments = self.kernel_arguments();
+        let (stream, far_end) = UnixStream::pair().unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let port = self.metadata.endpoint().rsplit(':').next().unwrap().to_owned();
+        let network = format!(
+            "user,id=n0,net=169.254.0.0/16,host=169.254.0.1,dhcpstart={ADDRESS},\
+             guestfwd=tcp:169.254.169.254:80-cmd:socat - TCP:127.0.0.1:{port}"
+        );
+        // It must not outlive the thread that started it.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+        command.args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", "2048", "-nodefaults", "-display", "none"]);
+        command.args(["-no-reboot", "-smbios", "type=1,manufacturer=Amazon EC2,product=m4.large"]);
+        command.arg("-kernel").arg(parts().join("vmlinuz")).arg("-initrd").arg(parts().join("initrd"));
+        command.args(["-append", &arguments]);
+        // What the machine has written is safe once the emulator has it: that is killed, not its host.
+        let disk = format!("file={},format=raw,if=virtio,cache=unsafe", self.path("disk").display());
+        command.args(["-drive", &disk, "-netdev", &network]);
+        // At this place its interface is ens3, as the machine's image expects it.
+        command.args(["-device", &format!("virtio-net-pci,netdev=n0,addr=3,mac={MAC}"), "-device", "virtio-rng-pci"]);
+        command.args(["-chardev", &format!("file,id=c0,append=on,path={}", self.path("console").display())]);
+        command.args(["-chardev", "stdio,id=c1,signal=off", "-serial", "chardev:c0", "-serial", "chardev:c1"]);
+        let said = std::fs::File::create(self.path("emulator")).unwrap();
+        let [stdin, stdout] = [far_end.try_clone().unwrap(), far_end].map(OwnedFd::from);
+        let emulator = command.stdin(stdin).stdout(stdout).stderr(said).spawn().unwrap();
+        // Its ends of the line, which would keep it open.
+        drop(command);
+        self.power = Some(Power { emulator, line: BufReader::new(stream), part: Vec::new(), ready: false });
+    }
+
+    /// The arguments of the first `linux` line of grub.cfg. GRUB does not replay the file system's
+    /// journal, so neither is it done here.
+    fn kernel_arguments(&self) -> String {
+        let text = self.disk().read("/boot/grub/grub.cfg").unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let line = text.lines().map(str::trim).find(|line| line.starts_with("linux\t") || line.starts_with("linux "));
+        let line = line.unwrap_or_else(|| panic!("no kernel in grub.cfg:\n{text}"));
+        let kept = line.split_whitespace().skip(2).filter(|argument| Some(*argument) != self.lost_argument);
+        kept.collect::<Vec<_>>().join(" ")
+    }
+
+    /// Starts the boot unit once more.
+    pub fn start_unit(&mut self) -> End {
+        self.ask(&format!("systemctl start {UNIT}"), Instant::now() + PATIENCE);
+        self.end_of_boot()
+    }
+
+    /// Waits until the boot unit has ended or the machine goes down.
+    pub fn end_of_boot(&mut self) -> End {
+        let deadline = Instant::now() + PATIENCE;
+        let script = format!(
+            "systemctl show --property=ActiveState,ExecMainExitTimestampMonotonic,ExecMainStatus {UNIT}
+             systemctl list-jobs --no-legend --plain"
+        );
+        // When the machine goes down, its shell may be gone long before it.
+        while let Some((_, said)) = self.ask(&script, deadline) {
+            let value = |name: &str| said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            let ended = value("ExecMainExitTimestampMonotonic").is_some_and(|time| time != "0");
+            if ended && value("ActiveState") != Some("activating") && !said.contains("reboot.target") {
+                return End::Unit(value("ExecMainStatus").and_then(|code| code.parse().ok()).unwrap());
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        self.await_off(deadline);
+        End::Reboot
+    }
+
+    /// Runs a shell script in it; it must succeed.
+    #[track_caller]
+    pub fn shell(&mut self, script: &str) -> String {
+        let answer = self.ask(script, Instant::now() + PATIENCE);
+        let (code, said) = answer.unwrap_or_else(|| panic!("the machine went down\n{}", self.told("console")));
+        assert_eq!(code, 0, "{script}\n{said}");
+        said
+    }
+
+    /// Shuts it down.
+    pub fn power_off(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        self.ask("systemctl --no-block poweroff", deadline);
+        self.await_off(deadline);
+    }
+
+    /// Cuts its power when the emulator has worked so long; `false` when it went down by itself before.
+    pub fn cut(&mut self, after: Duration) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        let mut power = self.power.take().unwrap();
+        loop {
+            if power.work() >= after {
+                return true;
+            }
+            if power.emulator.try_wait().unwrap().is_some() {
+                return false;
+            }
+            assert!(Instant::now() < deadline, "the machine does nothing\n{}", self.told("console"));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The end of what it, or its emulator, has said.
+    fn told(&self, name: &str) -> String {
+        let text = std::fs::read(self.path(name)).unwrap_or_default();
+        String::from_utf8_lossy(&text[text.len().saturating_sub(4000)..]).into_owned()
+    }
+
+    fn await_off(&mut self, deadline: Instant) {
+        let mut power = self.power.take().unwrap();
+        self.worked = Duration::ZERO;
+        while power.emulator.try_wait().unwrap().is_none() {
+            self.worked = self.worked.max(power.work());
+            assert!(Instant::now() < deadline, "the machine does not go down\n{}", self.told("console"));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let status = power.emulator.wait().unwrap();
+        assert!(status.success(), "the emulator: {status}\n{}", self.told("emulator"));
+    }
+
+    /// The exit code of a script and what it said; `None` when the machine has gone down.
+    fn ask(&mut self, script: &str, deadline: Instant) -> Option<(i32, String)> {
+        let console = self.path("console");
+        let power = self.power.as_mut().unwrap();
+        if !power.ready {
+            assert_eq!(power.line(deadline, &console)?, "ready");
+            power.ready = true;
+        }
+        let question = format!("{}\n", STANDARD.encode(script));
+        power.line.get_mut().write_all(question.as_bytes()).ok()?;
+        let answer = power.line(deadline, &console)?;
+        let (code, said) = answer.split_once(' ').unwrap_or_else(|| panic!("answered {answer:?}"));
+        let said = String::from_utf8_lossy(&STANDARD.decode(said).unwrap()).into_owned();
+        Some((code.parse().unwrap(), said))
+    }
+}
+
+impl Power {
+    fn work(&self) -> Duration {
+        // proc_pid_stat(5): fields 14 and 15, in ticks of 10 ms; the name in brackets may have blanks.
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.emulator.id())).unwrap_or_default();
+        let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
+        Duration::from_millis(10 * fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum::<u64>())
+    }
+
+    /// The next line from the machine, or its end.
+    fn line(&mut self, deadline: Instant, console: &Path) -> Option<String> {
+        loop {
+            match self.line.read_until(b'\n', &mut self.part) {
+                Ok(_) if self.part.ends_with(b"\n") => {
+                    let line = String::from_utf8_lossy(&std::mem::take(&mut self.part)).trim().to_owned();
+                    return Some(line);
+                }
+                Ok(_) => return None,
+                Err(error) if [ErrorKind::WouldBlock, ErrorKind::TimedOut].contains(&error.kind()) => {}
+                Err(_) => return None,
+            }
+            if Instant::now() > deadline {
+                let told = std::fs::read(console).unwrap_or_default();
+                let told = String::from_utf8_lossy(&told[told.len().saturating_sub(4000)..]);
+                panic!("the machine does not answer\n{told}");
+            }
+        }
+    }
+}
+
+impl Drop for Power {
+    fn drop(&mut self) {
+        // setpriv has become the emulator.
+        let _ = self.emulator.kill();
+        let _ = self.emulator.wait();
+    }
+}
+
+/// The directory with kernel, initramfs and disk; made when there is none yet.
+fn parts() -> &'static Path {
+    static PARTS: OnceLock<PathBuf> = OnceLock::new();
+    PARTS.get_or_init(|| {
+        let build = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nodes/machine/build");
+        let repository = &image::fresh().repository;
+        let output = Command::new(build).arg(repository).stderr(Stdio::inherit()).output().unwrap();
+        assert!(output.status.success(), "{build} failed: {}", output.status);
+        let parts = PathBuf::from(String::from_utf8(output.stdout).unwrap().trim());
+        remove_abandoned(&parts);
+        parts
+    })
+}
+
+/// Removes machines whose test process is gone.
+fn remove_abandoned(parts: &Path) {
+    for entry in std::fs::read_dir(parts).unwrap().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-'));
+        if owner.is_some_and(|(owner, _)| !Path::new("/proc").join(owner).exists()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
