@@ -75,6 +75,7 @@ pub fn seal(host: &Host, builder: &Builder, only_look: bool) -> Result<Sealed> {
     // Listed before anything goes: who had a home, and where Docker's data are.
     let known = rules(host)?;
     if !only_look {
+        stop_seed(host, &mut sealed);
         clean(host, &known, &mounts, &mut sealed);
         clear_keys(host, builder, &mounts, &mut sealed);
     }
@@ -107,6 +108,19 @@ impl Sealed {
             Some(removed) => removed.files += files,
             None => self.removed.push(Removed { path: path.to_owned(), what, files }),
         }
+    }
+}
+
+/// systemd writes the random seed anew when this unit stops, which would be at the builder's shutdown.
+fn stop_seed(host: &Host, sealed: &mut Sealed) {
+    const UNIT: &str = "systemd-random-seed.service";
+    if !host.is_live() || !matches!(host.entry("/run/systemd/system"), Ok(Some(_))) {
+        return;
+    }
+    let stopped =
+        host.unit(UNIT).and_then(|unit| if unit.is_active() { host.change_unit("stop", UNIT) } else { Ok(()) });
+    if let Err(error) = stopped {
+        sealed.leave("/var/lib/systemd/random-seed", format!("random seed: will be written again: {}", error.what));
     }
 }
 

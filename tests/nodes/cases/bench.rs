@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use crate::harness::agent::{self, FILES};
 use crate::harness::image::program;
-use crate::harness::node::Node;
+use crate::harness::node::{self, Node};
 use crate::harness::packer;
 use crate::harness::prereqs;
+use crate::harness::services::items;
 
 /// How often; without a word from `tests/bench` twice, so that the code stays alive.
 fn runs() -> usize {
@@ -72,14 +73,11 @@ fn bench() {
 #[test]
 fn bench_of_a_baked_image() {
     println!("| what ({} runs each) | median | least to most |\n|---|---|---|", runs());
-    let first_run = |phase: &str| {
-        let node = Node::start(packer::baked(), "eth0");
-        let _services = agent::services(&node);
-        timed(&node, "", &format!("titus-bootstrap apply --phase {phase}"))
+    let first_boot = |_| {
+        let (node, _services) = packer::boot(node::ADDRESS, node::MAC, items());
+        packer::unit_took(&node)
     };
-    let times = |phase: &str| (0..runs()).map(|_| first_run(phase)).collect();
-    row("agent, the first run on a node of a baked image", times("all"));
-    row("the same, boot phase alone", times("boot"));
+    row("agent, first boot of a baked image: the unit's start to its end", (0..runs()).map(first_boot).collect());
 }
 
 #[test]

@@ -131,7 +131,8 @@ fn the_old_container_runs_on_if_the_new_one_does_not() {
     let attempt = |setting: &str| -> Outcome {
         let started = Instant::now();
         let failed = node.bootstrap(&["apply", "--set", setting]).expect(1);
-        assert!(started.elapsed() < Duration::from_secs(60), "it waited for what will never be\n{}", failed.told());
+        // Less than `timeouts.wait`.
+        assert!(started.elapsed() < Duration::from_secs(240), "it waited for what will never be\n{}", failed.told());
         failed.says(&["prereqs: step 14/16 mesos-master", "the container that was there before runs again"]);
         assert_eq!([prereqs::id(&node, "zookeeper"), prereqs::id(&node, "mesomaster")], before);
         assert_eq!(prereqs::containers(&node), ["mesomaster", "zookeeper"]);

@@ -92,12 +92,26 @@ impl Node {
     }
 
     fn start_with(image: &str, interface: &str, address: &str, mac: &str, more: &[&str]) -> Node {
-        let options = Node::options(interface, address, mac);
+        let repository = format!("{}:/srv/repo:ro", image::fresh().repository.display());
+        let mut options = Node::options(interface, address, mac);
+        options.extend(["--volume".to_owned(), repository]);
         let mut arguments = vec!["run", "--detach"];
         arguments.extend(options.iter().map(String::as_str).chain(more.iter().copied()));
         arguments.extend([image, "/lib/systemd/systemd", "--system"]);
         let mut node = Node { id: docker(&arguments), init: 0, address: address.into() };
         node.await_boot();
+        node
+    }
+
+    /// A node from an image that has the program, without any repository. It has its addresses, and is
+    /// still booting.
+    pub fn begin(image: &str, address: &str, mac: &str) -> Node {
+        let options = Node::options("eth0", address, mac);
+        let mut arguments = vec!["run", "--detach"];
+        arguments.extend(options.iter().map(String::as_str));
+        arguments.extend([image, "/lib/systemd/systemd", "--system"]);
+        let mut node = Node { id: docker(&arguments), init: 0, address: address.into() };
+        node.await_network();
         node
     }
 
@@ -109,7 +123,6 @@ impl Node {
         CAPABILITIES.iter().for_each(|capability| add(&["--cap-add", capability]));
         add(&["--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"]);
         add(&["--volume", "/sys/fs/cgroup:/sys/fs/cgroup:rw", "--volume", "/var/lib/docker"]);
-        add(&["--volume", &format!("{}:/srv/repo:ro", image::fresh().repository.display())]);
         add(&["--tmpfs", "/run", "--tmpfs", "/tmp:exec,mode=1777", "--env", "container=docker"]);
         add(&["--hostname", &format!("ip-{}", address.replace('.', "-"))]);
         for variable in
@@ -145,6 +158,10 @@ impl Node {
     /// Restarts it and waits until it has its addresses, no longer: units may be starting.
     pub fn begin_reboot(&mut self) {
         docker(&["restart", "--time", "20", &self.id]);
+        self.await_network();
+    }
+
+    fn await_network(&mut self) {
         self.init = self.first_process();
         wait_for("the node's network", Duration::from_secs(60), || {
             (self.property("test-network.service", "ActiveState") == "active").then_some(())

@@ -6,11 +6,12 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::agent;
+use super::deb::deb;
 use super::docker::{docker, label};
-use super::image::{fresh, program};
+use super::image::fresh;
 use super::node::Node;
 use super::outcome::Outcome;
-use super::services::{in_network, items};
+use super::services::{self, Services, in_network, items};
 use super::wait_for;
 use crate::support::metadata::{Items, Metadata};
 
@@ -23,6 +24,9 @@ pub const NAME: &str = "ip-30-0-100-77";
 pub const MAC: &str = "0a:1b:2c:3d:4e:77";
 /// Its key pair's public key.
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGpHHo4Vg0i0bqGm3a7x4l9nVxX0T1cS0d3QqP0aB1cD packer_key";
+
+/// The kernel of the machine that runs the tests shows through, and no reboot changes it.
+const SETTINGS: &str = "reboot = \"never\"";
 
 /// What a machine has that EC2 and cloud-init have made a builder.
 fn leavings() -> String {
@@ -41,6 +45,8 @@ fn leavings() -> String {
 /// The builder's metadata, given to it as to every instance.
 fn metadata() -> Items {
     let mut items = items();
+    // A builder has no role: with one, its boot unit would make it a node.
+    items.remove("meta-data/tags/instance/titus:role");
     let mut set = |path: &str, value: &str| items.insert(path.into(), value.into());
     set("meta-data/instance-id", BUILDER);
     set("meta-data/local-ipv4", ADDRESS);
@@ -66,12 +72,13 @@ pub fn changed(base: &str, name: &str, script: &str) -> String {
 pub fn build(base: &str, name: &str) -> (Outcome, String) {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).display().to_string();
-    std::fs::write(path("config.toml"), agent::settings_text("my-logs", "")).unwrap();
+    std::fs::write(path("config.toml"), agent::settings_text("my-logs", SETTINGS)).unwrap();
     let mark = format!("titus-bootstrap-builder={}-{name}", std::process::id());
     let mut options = Node::options("eth0", ADDRESS, MAC);
-    options.extend(["--label".into(), mark.clone()]);
+    let repository = format!("{}:/srv/repo:ro", fresh().repository.display());
+    options.extend(["--label".into(), mark.clone(), "--volume".into(), repository]);
     let variables = serde_json::json!({
-        "roles": ["agent"], "binary": program(), "settings": path("config.toml"), "base_image": base,
+        "roles": ["agent"], "binary": deb(), "settings": path("config.toml"), "base_image": base,
         "docker_run": options, "image_repository": "titus-bootstrap-baked",
         "image_tag": format!("{}-{name}", std::process::id()),
     });
@@ -109,4 +116,20 @@ pub fn baked() -> &'static str {
         outcome.expect(0);
         image
     })
+}
+
+/// A node of that image while it boots, and its metadata.
+pub fn boot(address: &str, mac: &str, items: Items) -> (Node, Services) {
+    let mut node = Node::begin(baked(), address, mac);
+    let services = services::serve(&node, items);
+    node.await_boot();
+    (node, services)
+}
+
+/// How long the boot unit took, milliseconds.
+pub fn unit_took(node: &Node) -> f64 {
+    let at = |edge: &str| -> f64 {
+        node.property("titus-bootstrap.service", &format!("ExecMain{edge}TimestampMonotonic")).parse().unwrap()
+    };
+    (at("Exit") - at("Start")) / 1000.0
 }
