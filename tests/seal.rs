@@ -54,7 +54,7 @@ fn what_is_left_is_named_with_its_path() {
 fn what_an_ordinary_user_cannot_read_or_remove_is_named() {
     let root = builder();
     root.write("/srv/closed", "");
-    fs::set_permissions(root.at("/srv/closed"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(root.at("/srv/closed"), fs::Permissions::from_mode(0o000)).unwrap();
     let given = root.at("/");
     let made = std::process::Command::new("chmod").args(["-R", "go-w"]).arg(&given).status().unwrap();
     assert!(made.success());

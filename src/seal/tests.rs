@@ -176,7 +176,7 @@ fn what_cannot_be_read_is_named() {
 
     let tree = Tree::new();
     tree.write("/srv/closed", "text");
-    fs::set_permissions(tree.path("/srv/closed"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(tree.path("/srv/closed"), fs::Permissions::from_mode(0o000)).unwrap();
     let expected = if nix::unistd::geteuid().is_root() { 0 } else { 1 };
     assert_eq!(tree.seal().len(), expected);
 }
