@@ -14,6 +14,8 @@ use crate::settings::schema::Reboot;
 
 const COUNTED: &str = "/var/lib/titus-bootstrap/reboots.json";
 const UNIT: &str = "titus-bootstrap-reboot.service";
+/// The last of cloud-init's, which runs user data.
+const CLOUD_FINAL: &str = "cloud-final.service";
 
 /// Reboots of one cause that are tried; one more is a failure.
 const TRIES: usize = 2;
@@ -62,7 +64,8 @@ fn asked(host: &Host, this: &Asked) -> Result<Vec<Asked>> {
     Ok(serde_json::from_slice(&bytes).unwrap_or_else(|_| (0..TRIES).map(unknown).collect()))
 }
 
-/// Reboots; from user data through a unit that waits for cloud-init's end.
+/// Reboots; from user data, and at boot while cloud-init has not ended, through a unit that waits for its
+/// end: what it had not run by then it would never run again.
 ///
 /// # Errors
 /// When systemd refuses, or a signal came meanwhile.
@@ -73,7 +76,12 @@ pub fn reboot(host: &Host, reasons: &[String], origin: Origin) -> Result<()> {
     tracing::info!("rebooting: {}", reasons.join("; "));
     // What systemd does first is to stop the boot unit, this run: that must not stop the command that asked for it.
     let run = |argv: &[&str]| command::run(argv, &[], Patience::Never, Duration::from_secs(90))?.succeeded().map(drop);
-    if origin != Origin::UserData {
+    let plain = match origin {
+        Origin::Hand => true,
+        Origin::UserData => false,
+        Origin::Boot => !host.is_under_way(CLOUD_FINAL)?,
+    };
+    if plain {
         return run(&["systemctl", "--no-block", "reboot"]);
     }
     if host.unit_file(UNIT)?.is_none() {

@@ -162,6 +162,11 @@ fn only_a_run_that_could_not_be_made_now_is_tried_again() {
     node.shell("systemctl daemon-reload");
     let start = || node.run(&["systemctl", "start", UNIT]);
 
+    // What an administrator disabled, an upgrade leaves so.
+    node.shell("systemctl disable titus-bootstrap; dpkg --install /root/titus-bootstrap.deb");
+    assert_eq!(node.run(&["systemctl", "is-enabled", UNIT]).stdout.trim(), "disabled");
+    node.shell("systemctl enable titus-bootstrap");
+
     // No person is helped by a second try: the settings are wrong.
     node.write(SETTINGS, "role = \"nobody\"\n");
     let metadata = serve(&node, ONE, None);

@@ -8,6 +8,10 @@ use crate::harness::wait_for;
 
 const REBOOTED: &str = "/run/rebooted";
 
+/// A last stage of cloud-init that ends when it is told to.
+const CLOUD_FINAL: &str = "[Service]\nType=oneshot\n\
+    ExecStart=/bin/sh -c 'until [ -e /run/cloud-final-go ]; do sleep 0.1; done'\n";
+
 /// User data as cloud-init runs it, in a node where a reboot leaves a mark instead.
 fn run_user_data(node: &Node) -> crate::harness::outcome::Outcome {
     node.write("/var/lib/cloud/part-001", "#!/usr/bin/titus-bootstrap\n");
@@ -36,8 +40,14 @@ fn a_reboot_is_said_by_hand_and_done_from_user_data() {
     refused.says(&["2 reboots have not mended it", "reboots.json"]);
     assert!(!node.exists(REBOOTED));
 
-    // At boot nobody is waited for. A container ends where a machine would start again.
-    node.shell("rm /var/lib/titus-bootstrap/reboots.json");
+    // At boot only cloud-init is waited for. A container ends where a machine would start again.
+    node.write("/etc/systemd/system/cloud-final.service", CLOUD_FINAL);
+    node.shell(
+        "rm /var/lib/titus-bootstrap/reboots.json /etc/systemd/system/titus-bootstrap-reboot.service
+         systemctl daemon-reload; systemctl start --no-block cloud-final",
+    );
     node.bootstrap(&["apply", "--at-boot"]).expect(0).says(&["role agent: converged in ", "a reboot is due"]);
+    assert_ne!(node.property("titus-bootstrap-reboot.service", "Job"), "", "it does not wait for cloud-init");
+    node.write("/run/cloud-final-go", "");
     wait_for("the node's end", Duration::from_secs(30), || (!node.is_running()).then_some(()));
 }
