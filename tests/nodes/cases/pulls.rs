@@ -38,7 +38,7 @@ fn a_registry_that_is_not_there_is_told_at_the_deadline() {
     services.registry = None;
     let failed = node.bootstrap(&["apply", "--set", "timeouts.pull=3s"]).expect(1);
     failed.says(&[
-        "prereqs: step 7/16 zookeeper-image: image jplock/zookeeper:3.4.10: could not be pulled within 3s",
+        "zookeeper-image: image jplock/zookeeper:3.4.10: could not be pulled within 3s",
         "fix:   see whether this node reaches the registry",
         "timeouts.pull",
         "pulling jplock/zookeeper:3.4.10 failed, again in 1s",
@@ -153,7 +153,7 @@ fn an_engine_that_does_not_run_is_started_or_told() {
         plan.told()
     );
     let failed = node.bootstrap(&["apply"]).expect(1);
-    failed.says(&["step 5/16 docker: docker.service", "unable to configure the Docker daemon"]);
+    failed.says(&["docker: docker.service", "unable to configure the Docker daemon"]);
     node.write("/etc/docker/daemon.json", "{ \"registry-mirrors\": [\"http://127.0.0.1:5000\"] }\n");
     node.bootstrap(&["apply"]).expect(0);
     prereqs::check(&node);

@@ -3,7 +3,7 @@
 use crate::harness::agent::{self, FILES};
 use crate::harness::node::Node;
 use crate::harness::services::listens;
-use crate::harness::tree::{Tree, assert_same, contents};
+use crate::harness::tree::{Tree, assert_same, contents, stamps};
 
 #[test]
 fn a_node_that_the_scripts_left_converges() {
@@ -18,7 +18,10 @@ fn a_node_that_the_scripts_left_converges() {
     node.shell("bash /run/as-left.sh");
     assert!(listens(&node, "30.0.100.140:4243"), "the scripts open Docker to everyone");
 
-    let planned = node.bootstrap(&["plan", "--detailed-exitcode"]).expect(2);
+    let before = (stamps(&node.path("/")), processes(&node));
+    let planned = node.bootstrap(&["plan", "--role", "agent", "--detailed-exitcode"]).expect(2);
+    assert_same(&before.0, &stamps(&node.path("/")), "a plan changed");
+    assert_eq!(before.1, processes(&node), "a plan started or stopped something");
     for word in [
         "-MESOS_ATTRIBUTES=\"region:eu-west-1;zone:eu-west-1a;id:i-0aaaaaaaaaaaaaaaa;",
         "-ListenStream=0.0.0.0:4243",
@@ -34,6 +37,11 @@ fn a_node_that_the_scripts_left_converges() {
     assert_eq!(node.read("/etc/mesos-agent.config").matches("MESOS_ATTRIBUTES=").count(), 1);
     let again = agent::apply(&node);
     assert_eq!(again.steps("changed"), Vec::<String>::new(), "{}", again.told());
+}
+
+/// The units' starts, by their names and main processes.
+fn processes(node: &Node) -> String {
+    node.shell("systemctl show --property=Id,InvocationID,MainPID '*.service' '*.socket'")
 }
 
 /// The part of a tree that the role answers for: its files, and what is enabled and

@@ -1,4 +1,4 @@
-//! The two images that nodes are started from.
+//! The images that nodes are started from.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -17,6 +17,8 @@ pub struct Fresh {
     pub repository: PathBuf,
     /// The storage of a registry with the images of role prereqs.
     pub registry: PathBuf,
+    /// The name of the same image with cloud-init and unattended-upgrades.
+    pub first_boot: String,
 }
 
 /// The image of a node on which nothing ever ran; made when there is none yet.
@@ -27,11 +29,16 @@ pub fn fresh() -> &'static Fresh {
         let output = Command::new(build).stderr(Stdio::inherit()).output().unwrap();
         assert!(output.status.success(), "{build} failed: {}", output.status);
         let printed = String::from_utf8(output.stdout).unwrap();
-        let [image, repository, registry] = printed.lines().collect::<Vec<_>>()[..] else {
+        let [image, repository, registry, first_boot] = printed.lines().collect::<Vec<_>>()[..] else {
             panic!("{build} printed {printed}");
         };
         remove_abandoned();
-        Fresh { image: image.into(), repository: repository.into(), registry: registry.into() }
+        Fresh {
+            image: image.into(),
+            repository: repository.into(),
+            registry: registry.into(),
+            first_boot: first_boot.into(),
+        }
     })
 }
 

@@ -6,6 +6,7 @@ pub mod deb;
 pub mod debs;
 pub mod disk;
 pub mod docker;
+pub mod first_boot;
 pub mod image;
 pub mod line;
 pub mod machine;

@@ -63,8 +63,7 @@ impl Node {
 
     /// The `n`-th of several nodes; a network has to join them.
     pub fn one_of_several(image: &str, n: usize) -> Node {
-        let mac = format!("0a:1b:2c:3d:4e:{n:02x}");
-        Node::start_at(image, "eth0", &format!("30.0.100.1{n}"), &mac)
+        Node::start_at(image, "eth0", &format!("30.0.100.1{n}"), &mac_of(n))
     }
 
     /// A node that a run has made an agent, after a reboot and what the boot unit does first: its files are
@@ -78,7 +77,9 @@ impl Node {
     /// A node on which nothing ever ran and that lacks the program, so that its deb can be installed:
     /// dpkg cannot replace a file that is a mount.
     pub fn without_program() -> Node {
-        Node::start_with(&image::fresh().image, "eth0", ADDRESS, MAC, &[])
+        let mut node = Node::off_with(&image::fresh().image, "eth0", ADDRESS, MAC, &[]);
+        node.boot();
+        node
     }
 
     /// A node from `image`, whose only interface is `interface`.
@@ -86,36 +87,51 @@ impl Node {
         Node::start_at(image, interface, ADDRESS, MAC)
     }
 
-    fn start_at(image: &str, interface: &str, address: &str, mac: &str) -> Node {
-        let binary = format!("{}:/usr/bin/titus-bootstrap:ro", image::program());
-        Node::start_with(image, interface, address, mac, &["--volume", &binary])
+    /// A node from `image` that was never switched on.
+    pub fn off(image: &str) -> Node {
+        Node::off_at(image, "eth0", ADDRESS, MAC)
     }
 
-    fn start_with(image: &str, interface: &str, address: &str, mac: &str, more: &[&str]) -> Node {
+    /// The `n`-th of several such nodes.
+    pub fn off_of_several(image: &str, n: usize) -> Node {
+        Node::off_at(image, "eth0", &format!("30.0.100.1{n}"), &mac_of(n))
+    }
+
+    fn start_at(image: &str, interface: &str, address: &str, mac: &str) -> Node {
+        let mut node = Node::off_at(image, interface, address, mac);
+        node.boot();
+        node
+    }
+
+    fn off_at(image: &str, interface: &str, address: &str, mac: &str) -> Node {
+        let binary = format!("{}:/usr/bin/titus-bootstrap:ro", image::program());
+        Node::off_with(image, interface, address, mac, &["--volume", &binary])
+    }
+
+    fn off_with(image: &str, interface: &str, address: &str, mac: &str, more: &[&str]) -> Node {
         let repository = format!("{}:/srv/repo:ro", image::fresh().repository.display());
         let mut options = Node::options(interface, address, mac);
         options.extend(["--volume".to_owned(), repository]);
-        let mut arguments = vec!["run", "--detach"];
+        let mut arguments = vec!["create"];
         arguments.extend(options.iter().map(String::as_str).chain(more.iter().copied()));
         arguments.extend([image, "/lib/systemd/systemd", "--system"]);
-        let mut node = Node { id: docker(&arguments), init: 0, address: address.into() };
-        node.await_boot();
-        node
+        Node { id: docker(&arguments), init: 0, address: address.into() }
     }
 
     /// A node from an image that has the program, without any repository. It has its addresses, and is
     /// still booting.
     pub fn begin(image: &str, address: &str, mac: &str) -> Node {
         let options = Node::options("eth0", address, mac);
-        let mut arguments = vec!["run", "--detach"];
+        let mut arguments = vec!["create"];
         arguments.extend(options.iter().map(String::as_str));
         arguments.extend([image, "/lib/systemd/systemd", "--system"]);
         let mut node = Node { id: docker(&arguments), init: 0, address: address.into() };
+        node.switch_on();
         node.await_network();
         node
     }
 
-    /// The options of `docker run` that make a container a node.
+    /// The options of `docker create` and `docker run` that make a container a node.
     pub fn options(interface: &str, address: &str, mac: &str) -> Vec<String> {
         let mut options = vec!["--label".to_owned(), label()];
         let mut add = |words: &[&str]| options.extend(words.iter().map(|word| (*word).to_owned()));
@@ -143,10 +159,53 @@ impl Node {
         docker(&["stop", "--time", "20", &self.id]);
     }
 
-    /// Starts it again.
+    /// Starts it, and waits for the end of its boot.
     pub fn boot(&mut self) {
-        docker(&["start", &self.id]);
+        self.switch_on();
         self.await_boot();
+    }
+
+    /// Starts it, and no more: systemd has just begun.
+    pub fn switch_on(&mut self) {
+        docker(&["start", &self.id]);
+        self.init = self.first_process();
+        wait_for("systemd", Duration::from_secs(60), || {
+            let state = self.run(&["systemctl", "is-system-running"]).stdout;
+            ["initializing", "starting", "running", "degraded"].contains(&state.trim()).then_some(())
+        });
+    }
+
+    /// Waits until it has its addresses, which is long before the end of its boot.
+    pub fn await_network(&self) {
+        wait_for("the node's network", Duration::from_secs(60), || {
+            (self.property("test-network.service", "ActiveState") == "active").then_some(())
+        });
+    }
+
+    /// Puts a file into a node that is off.
+    pub fn put(&self, path: &str, mode: u32, contents: impl AsRef<[u8]>) {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(mode);
+        header.set_size(contents.as_ref().len() as u64);
+        self.unpack(|archive| archive.append_data(&mut header, path.trim_start_matches('/'), contents.as_ref()));
+    }
+
+    /// Puts a symbolic link into a node that is off.
+    pub fn put_link(&self, path: &str, target: &str) {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        self.unpack(|archive| archive.append_link(&mut header, path.trim_start_matches('/'), target));
+    }
+
+    fn unpack(&self, pack: impl FnOnce(&mut tar::Builder<Vec<u8>>) -> std::io::Result<()>) {
+        let mut archive = tar::Builder::new(Vec::new());
+        pack(&mut archive).unwrap();
+        let mut command = Command::new("docker");
+        command.args(["cp", "-", &format!("{}:/", self.id)]).stdin(Stdio::piped());
+        let mut copy = command.spawn().unwrap();
+        copy.stdin.take().unwrap().write_all(&archive.into_inner().unwrap()).unwrap();
+        assert!(copy.wait().unwrap().success(), "nothing can be put into the node");
     }
 
     /// Restarts it: for systemd a reboot. What was served to it must be served again.
@@ -158,14 +217,8 @@ impl Node {
     /// Restarts it and waits until it has its addresses, no longer: units may be starting.
     pub fn begin_reboot(&mut self) {
         docker(&["restart", "--time", "20", &self.id]);
-        self.await_network();
-    }
-
-    fn await_network(&mut self) {
         self.init = self.first_process();
-        wait_for("the node's network", Duration::from_secs(60), || {
-            (self.property("test-network.service", "ActiveState") == "active").then_some(())
-        });
+        self.await_network();
     }
 
     /// Whether it has not ended.
@@ -178,8 +231,7 @@ impl Node {
     }
 
     /// Waits until no unit is starting any more; none may have failed.
-    pub fn await_boot(&mut self) {
-        self.init = self.first_process();
+    pub fn await_boot(&self) {
         let mut last = String::new();
         wait_for("the node's boot", Duration::from_secs(60), || {
             let state = self.run(&["systemctl", "is-system-running"]);
@@ -254,6 +306,10 @@ impl Node {
     pub fn property(&self, unit: &str, property: Property) -> String {
         self.run(&["systemctl", "show", "--value", "--property", property, unit]).stdout.trim().to_string()
     }
+}
+
+fn mac_of(n: usize) -> String {
+    format!("0a:1b:2c:3d:4e:{n:02x}")
 }
 
 impl Drop for Node {
