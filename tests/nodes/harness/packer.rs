@@ -120,7 +120,7 @@ pub fn baked() -> &'static str {
 
 /// A node of that image while it boots, and its metadata.
 pub fn boot(address: &str, mac: &str, items: Items) -> (Node, Services) {
-    let mut node = Node::begin(baked(), address, mac);
+    let node = Node::begin(baked(), address, mac);
     let services = services::serve(&node, items);
     node.await_boot();
     (node, services)
