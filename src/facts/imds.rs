@@ -60,11 +60,7 @@ pub fn read(endpoint: &Endpoint, deadline: Duration, say: &mut dyn FnMut(&str)) 
         return Err(Error::unavailable("instance metadata: AWS_EC2_METADATA_DISABLED=true forbids asking for it")
             .fix("unset the variable, or give the facts with --facts FILE"));
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Error::failed("instance metadata: no runtime could be started").cause(e))?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         let progress = Progress::new(endpoint, deadline);
         let reader = Reader { client: Client::new(&progress)?, sources: BTreeMap::new() };
         let mut reading = pin!(reader.everything());
@@ -79,16 +75,19 @@ pub fn read(endpoint: &Endpoint, deadline: Duration, say: &mut dyn FnMut(&str)) 
     })
 }
 
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::failed("instance metadata: no runtime could be started").cause(e))
+}
+
 /// The public keys of the instance's key pair, `ssh-ed25519 AAAA… NAME` each; most instances have one or none.
 ///
 /// # Errors
 /// As [`read`].
 pub fn public_keys(endpoint: &Endpoint, deadline: Duration) -> Result<Vec<String>> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Error::failed("instance metadata: no runtime could be started").cause(e))?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         let progress = Progress::new(endpoint, deadline);
         let mut client = Client::new(&progress)?;
         let list = client.optional("meta-data/public-keys/").await?.unwrap_or_default();
