@@ -8,12 +8,13 @@
 
 mod client;
 mod endpoint;
-mod value;
+pub(super) mod value;
 
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::time::Duration;
 
+use aws_credential_types::Credentials;
 use serde::Deserialize;
 
 pub use self::endpoint::Endpoint;
@@ -60,7 +61,7 @@ pub fn read(endpoint: &Endpoint, deadline: Duration, say: &mut dyn FnMut(&str)) 
         return Err(Error::unavailable("instance metadata: AWS_EC2_METADATA_DISABLED=true forbids asking for it")
             .fix("unset the variable, or give the facts with --facts FILE"));
     }
-    runtime()?.block_on(async {
+    super::runtime()?.block_on(async {
         let progress = Progress::new(endpoint, deadline);
         let reader = Reader { client: Client::new(&progress)?, sources: BTreeMap::new() };
         let mut reading = pin!(reader.everything());
@@ -75,19 +76,12 @@ pub fn read(endpoint: &Endpoint, deadline: Duration, say: &mut dyn FnMut(&str)) 
     })
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Error::failed("instance metadata: no runtime could be started").cause(e))
-}
-
 /// The public keys of the instance's key pair, `ssh-ed25519 AAAA… NAME` each; most instances have one or none.
 ///
 /// # Errors
 /// As [`read`].
 pub fn public_keys(endpoint: &Endpoint, deadline: Duration) -> Result<Vec<String>> {
-    runtime()?.block_on(async {
+    super::runtime()?.block_on(async {
         let progress = Progress::new(endpoint, deadline);
         let mut client = Client::new(&progress)?;
         let list = client.optional("meta-data/public-keys/").await?.unwrap_or_default();
@@ -102,6 +96,61 @@ pub fn public_keys(endpoint: &Endpoint, deadline: Duration) -> Result<Vec<String
             keys.extend(key.map(|key| String::from_utf8_lossy(&key).trim().to_owned()));
         }
         Ok(keys)
+    })
+}
+
+/// As whom, and where, the instance may call AWS's APIs.
+#[derive(Debug)]
+pub struct Access {
+    /// Its profile's credentials.
+    pub credentials: Credentials,
+    /// The domain of the partition: `amazonaws.com`.
+    pub domain: Option<String>,
+}
+
+/// Credentials as IMDS has them ("Retrieve security credentials from instance metadata", EC2 user guide).
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Keys {
+    code: String,
+    message: Option<String>,
+    access_key_id: Option<String>,
+    secret_access_key: Option<String>,
+    token: Option<String>,
+    expiration: Option<String>,
+}
+
+/// Credentials of the instance's profile; `None` when it has none.
+///
+/// # Errors
+/// As [`read`], and when EC2 could not get them.
+pub fn access(endpoint: &Endpoint, deadline: Duration) -> Result<Option<Access>> {
+    const FOLDER: &str = "meta-data/iam/security-credentials/";
+    super::runtime()?.block_on(async {
+        let progress = Progress::new(endpoint, deadline);
+        let mut client = Client::new(&progress)?;
+        let Some(listing) = client.optional(FOLDER).await? else { return Ok(None) };
+        let name = Form::Text.read(FOLDER, listing.trim_ascii())?;
+        // One segment of a path; the names of IAM's roles have nothing else (IAM, "IAM name requirements").
+        if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "_+=,.@-".contains(c)) {
+            return Err(refuse(FOLDER, &listing, "it is not the name of a role"));
+        }
+        let item = format!("{FOLDER}{name}");
+        let Some(document) = client.optional(&item).await? else { return Ok(None) };
+        // What it holds is a secret: no error may show it.
+        let wrong = |why: String| Error::config(format!("instance metadata: {item} has no credentials")).cause(why);
+        let keys: Keys =
+            serde_json::from_slice(&document).map_err(|_| wrong("it is not what EC2 writes there".into()))?;
+        let (Some(id), Some(secret), "Success") = (keys.access_key_id, keys.secret_access_key, keys.code.as_str())
+        else {
+            let why = format!("{}: {}", keys.code, keys.message.unwrap_or_default());
+            return Err(wrong(why).fix("see whether the profile's role exists, and lets ec2.amazonaws.com assume it"));
+        };
+        let expiry = keys.expiration.and_then(|time| humantime::parse_rfc3339(&time).ok());
+        let credentials = Credentials::new(id, secret, keys.token, expiry, "IMDS");
+        let domain = client.optional("meta-data/services/domain").await?;
+        let domain = domain.map(|domain| Form::HostName.read("meta-data/services/domain", &domain)).transpose()?;
+        Ok(Some(Access { credentials, domain }))
     })
 }
 

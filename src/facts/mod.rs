@@ -1,5 +1,6 @@
 //! Facts: what is read of the instance and of the machine, and never set.
 
+pub mod aws;
 pub mod imds;
 pub mod machine;
 pub mod sample;
@@ -7,6 +8,8 @@ pub mod sample;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
 
 /// Everything that a role's templates can know of the node.
 ///
@@ -76,6 +79,22 @@ pub struct Instance {
     pub kernel_command_line: String,
     /// /proc/sys/kernel/random/boot_id.
     pub boot_id: String,
+    /// The network numbers of an instance type that the program's table lacks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub type_numbers: Option<TypeNumbers>,
+}
+
+/// Network numbers of an instance type, of its default network card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TypeNumbers {
+    /// Network interfaces.
+    pub max_enis: u32,
+    /// IPv4 addresses of one interface, its primary one included.
+    pub ipv4_per_eni: u32,
+    /// Baseline bandwidth, Mbit/s, where EC2 says it.
+    #[serde(default)]
+    pub network_mbps: Option<u32>,
 }
 
 /// Facts about the image: the same on every node started from it.
@@ -92,4 +111,12 @@ pub struct Image {
     pub architecture: String,
     /// The running kernel's release.
     pub kernel: String,
+}
+
+/// Plain blocking code asks over the network with a runtime of its own.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::failed("no runtime could be started").cause(e))
 }

@@ -32,6 +32,7 @@ pub fn facts() -> Facts {
                                   console=tty1 console=ttyS0"
                 .into(),
             boot_id: "01234567-89ab-cdef-0123-456789abcdef".into(),
+            type_numbers: None,
         }),
         image: Image {
             distribution: "ubuntu".into(),

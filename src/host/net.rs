@@ -48,7 +48,7 @@ fn blocking<T>(deadline: Duration, work: impl Future<Output = Result<T, String>>
 }
 
 /// An error with all that lies below it, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {
@@ -73,7 +73,7 @@ fn plain_client() -> Result<reqwest::Client, String> {
 }
 
 /// A client for downloads: through the proxies of the settings, and never from https to http.
-pub(super) fn download_client(proxy: &Proxy) -> Result<reqwest::ClientBuilder, String> {
+pub(crate) fn download_client(proxy: &Proxy) -> Result<reqwest::ClientBuilder, String> {
     let policy =
         reqwest::redirect::Policy::custom(|attempt| match why_not_followed(attempt.previous(), attempt.url()) {
             Some(why) => attempt.error(why),

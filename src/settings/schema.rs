@@ -56,6 +56,38 @@ pub struct Settings {
     pub proxy: Proxy,
     /// Instance tags.
     pub tags: Tags,
+    /// The Auto Scaling group's lifecycle.
+    pub lifecycle: Lifecycle,
+    /// What follows a run that failed at boot or from user data.
+    pub on_failure: OnFailure,
+}
+
+/// The Auto Scaling group's lifecycle.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Lifecycle {
+    /// Name of the hook that holds a new instance until it is told how this run ended; unset: none is told.
+    pub hook: Option<String>,
+}
+
+/// What follows a run that failed at boot or from user data.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct OnFailure {
+    /// Whether the Auto Scaling group is asked to replace the node; unset: no.
+    pub mark_unhealthy: bool,
+}
+
+/// Instances found by their tag, instead of addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Discover {
+    /// The tag's key, as "titus:role".
+    pub tag: String,
+    /// The tag's value.
+    pub value: String,
+    /// How many there must be; unset: 1 of master, 3 of the others.
+    pub expected: Option<usize>,
 }
 
 /// ZooKeeper.
@@ -65,6 +97,8 @@ pub struct Zookeeper {
     /// Client addresses, each "host:port"; their order numbers the servers, so new ones
     /// come last. Unset on a prereqs node: it serves alone.
     pub servers: Vec<String>,
+    /// The instances that are the servers, where servers is not set: { tag, value, expected }.
+    pub discover: Option<Discover>,
 }
 
 /// Mesos masters.
@@ -73,6 +107,8 @@ pub struct Zookeeper {
 pub struct Mesos {
     /// Addresses, each "host:port"; unset: the ZooKeeper hosts, port 5050.
     pub masters: Vec<String>,
+    /// The instances that are the masters, where masters is not set: { tag, value, expected }.
+    pub discover: Option<Discover>,
     /// Where the masters elect their leader in ZooKeeper; unset: /titus/STACK/mesos.
     pub zk_path: Option<String>,
 }
@@ -93,6 +129,8 @@ pub struct Images {
 pub struct Master {
     /// Address of the Titus master, for the gateway.
     pub address: Option<String>,
+    /// The instance that it is, where address is not set: { tag, value }.
+    pub discover: Option<Discover>,
     /// ARN of the IAM role that jobs get by default.
     pub default_iam_role: Option<String>,
     /// Security groups that jobs get by default.
@@ -398,4 +436,6 @@ pub struct Proxy {
 pub struct Tags {
     /// Tag keys that may name the role, in order.
     pub role: Vec<String>,
+    /// Whether the EC2 API is asked for the tags where instance metadata has none.
+    pub api: bool,
 }

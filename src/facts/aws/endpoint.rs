@@ -1,0 +1,130 @@
+//! Where the regional services of AWS answer.
+
+use reqwest::Url;
+
+use crate::error::{Error, Result};
+
+/// A service that is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// EC2.
+    Ec2,
+    /// EC2 Auto Scaling.
+    AutoScaling,
+    /// S3.
+    S3,
+}
+
+impl Service {
+    /// Its name in addresses and in signatures.
+    pub fn name(self) -> &'static str {
+        match self {
+            Service::Ec2 => "ec2",
+            Service::AutoScaling => "autoscaling",
+            Service::S3 => "s3",
+        }
+    }
+
+    /// Its name for people.
+    pub fn title(self) -> &'static str {
+        match self {
+            Service::Ec2 => "the EC2 API",
+            Service::AutoScaling => "the Auto Scaling API",
+            Service::S3 => "S3",
+        }
+    }
+
+    /// The version of its API that is spoken; S3 has none.
+    pub(super) fn version(self) -> &'static str {
+        match self {
+            Service::Ec2 => "2016-11-15",
+            Service::AutoScaling => "2011-01-01",
+            Service::S3 => "",
+        }
+    }
+
+    fn variable(self) -> &'static str {
+        match self {
+            Service::Ec2 => "AWS_ENDPOINT_URL_EC2",
+            Service::AutoScaling => "AWS_ENDPOINT_URL_AUTO_SCALING",
+            Service::S3 => "AWS_ENDPOINT_URL_S3",
+        }
+    }
+}
+
+/// The address of a service in a region. `domain` is the partition's, as IMDS has it in `services/domain`.
+///
+/// Follows the variables that AWS's own SDKs follow (AWS SDKs and Tools Reference Guide, "Service-specific
+/// endpoints", "FIPS endpoints"): `AWS_ENDPOINT_URL_EC2` and the like, `AWS_ENDPOINT_URL`, `AWS_USE_FIPS_ENDPOINT`.
+///
+/// # Errors
+/// When a variable has another form.
+pub fn of(
+    service: Service,
+    region: &str,
+    domain: Option<&str>,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Url> {
+    let set = |name| variable(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+    for name in [service.variable(), "AWS_ENDPOINT_URL"] {
+        let Some(given) = set(name) else { continue };
+        let url = Url::parse(&given).ok().filter(|url| {
+            ["http", "https"].contains(&url.scheme())
+                && url.has_host()
+                && url.query().is_none()
+                && url.username().is_empty()
+        });
+        return url.ok_or_else(|| {
+            Error::config(format!("{name} must not be {given:?}")).fix("give http://HOST[:PORT] or https://HOST[:PORT]")
+        });
+    }
+    let name = "AWS_USE_FIPS_ENDPOINT";
+    let fips = match set(name).map(|value| value.to_ascii_lowercase()).as_deref() {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(other) => return Err(Error::config(format!("{name} must not be {other:?}")).fix("use true or false")),
+    };
+    let domain = domain.unwrap_or(if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" });
+    // GovCloud's usual endpoints are FIPS endpoints, but for S3 ("AWS GovCloud (US) endpoints").
+    let plain = !fips || (region.starts_with("us-gov-") && service != Service::S3);
+    let name = if plain { service.name().to_owned() } else { format!("{}-fips", service.name()) };
+    let address = format!("https://{name}.{region}.{domain}/");
+    Url::parse(&address).map_err(|e| Error::config(format!("{address} is no address of {}", service.title())).cause(e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(service: Service, region: &str, domain: Option<&str>, set: &[(&str, &str)]) -> Result<String> {
+        let variable = |name: &str| set.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        of(service, region, domain, variable).map(|url| url.to_string())
+    }
+
+    #[test]
+    fn each_partition_has_its_names() {
+        let plain = |service, region, domain| at(service, region, domain, &[]).unwrap();
+        assert_eq!(plain(Service::Ec2, "eu-west-1", Some("amazonaws.com")), "https://ec2.eu-west-1.amazonaws.com/");
+        assert_eq!(plain(Service::Ec2, "cn-north-1", None), "https://ec2.cn-north-1.amazonaws.com.cn/");
+        assert_eq!(
+            plain(Service::AutoScaling, "us-iso-east-1", Some("c2s.ic.gov")),
+            "https://autoscaling.us-iso-east-1.c2s.ic.gov/"
+        );
+        let fips = |service, region| at(service, region, None, &[("AWS_USE_FIPS_ENDPOINT", "true")]).unwrap();
+        assert_eq!(fips(Service::Ec2, "us-east-1"), "https://ec2-fips.us-east-1.amazonaws.com/");
+        assert_eq!(fips(Service::Ec2, "us-gov-west-1"), "https://ec2.us-gov-west-1.amazonaws.com/");
+        assert_eq!(fips(Service::S3, "us-gov-west-1"), "https://s3-fips.us-gov-west-1.amazonaws.com/");
+    }
+
+    #[test]
+    fn an_address_of_one_s_own_wins() {
+        let set = [("AWS_ENDPOINT_URL_EC2", "http://127.0.0.1:5000"), ("AWS_ENDPOINT_URL", "https://all.example/")];
+        assert_eq!(at(Service::Ec2, "eu-west-1", None, &set).unwrap(), "http://127.0.0.1:5000/");
+        assert_eq!(at(Service::S3, "eu-west-1", None, &set).unwrap(), "https://all.example/");
+        for wrong in ["127.0.0.1:5000", "ftp://host/", "https://user@host/", "http://host/?a=b"] {
+            let told = at(Service::Ec2, "eu-west-1", None, &[("AWS_ENDPOINT_URL_EC2", wrong)]).unwrap_err();
+            assert!(told.what.starts_with("AWS_ENDPOINT_URL_EC2 must not be"), "{told}");
+        }
+        at(Service::Ec2, "eu-west-1", None, &[("AWS_USE_FIPS_ENDPOINT", "yes")]).unwrap_err();
+    }
+}
