@@ -39,13 +39,20 @@ pub fn role(flag: Option<&str>, merged: &Merged, facts: Option<&Facts>) -> Resul
     let set = merged.table.get("role").and_then(toml::Value::as_str);
     ask(merged.source("role").map_or("settings".into(), |source| format!("settings ({source})")), set.ok_or("no role"));
     let instance = facts.map(|facts| facts.instance.as_ref());
+    let source = facts.and_then(|facts| facts.sources.get("instance.tags")).map(String::as_str);
     for key in tag_keys(merged) {
-        let place = format!("instance tag {key}");
+        let place = match source {
+            Some(source) if source.starts_with("EC2 API") => format!("instance tag {key} ({source})"),
+            _ => format!("instance tag {key}"),
+        };
         ask(
             place,
             match instance {
                 None | Some(None) => Err("no instance was asked"),
-                Some(Some(instance)) => tag(instance.tags.as_ref(), &key),
+                Some(Some(instance)) => match &instance.tags {
+                    Some(tags) => tag(tags, key),
+                    None => Err(source.unwrap_or("tags in instance metadata are off")),
+                },
             },
         );
     }
@@ -60,13 +67,13 @@ pub fn role(flag: Option<&str>, merged: &Merged, facts: Option<&Facts>) -> Resul
     }
 }
 
-fn tag_keys(merged: &Merged) -> Vec<String> {
+/// The tag keys that may name the role, in order.
+pub fn tag_keys(merged: &Merged) -> impl Iterator<Item = &str> {
     let keys = merged.table.get("tags").and_then(|tags| tags.get("role")).and_then(toml::Value::as_array);
-    keys.into_iter().flatten().filter_map(|key| key.as_str().map(str::to_owned)).collect()
+    keys.into_iter().flatten().filter_map(toml::Value::as_str)
 }
 
-fn tag<'a>(tags: Option<&'a BTreeMap<String, String>>, key: &str) -> Result<&'a str, &'static str> {
-    let Some(tags) = tags else { return Err("tags in instance metadata are off") };
+fn tag<'a>(tags: &'a BTreeMap<String, String>, key: &str) -> Result<&'a str, &'static str> {
     tags.get(key).map(String::as_str).filter(|value| !value.trim().is_empty()).ok_or("no such tag")
 }
 

@@ -194,6 +194,17 @@ impl Role {
         &self.file.required
     }
 
+    /// Whether a setting has to have a value before the role can be rendered.
+    pub fn needs(&self, key: &str) -> bool {
+        let servers =
+            self.zookeeper_server || self.file.required.iter().any(|required| required == "zookeeper.servers");
+        // Mesos masters are by default where ZooKeeper's servers are: who needs those uses these.
+        match key {
+            "zookeeper.servers" | "mesos.masters" => servers,
+            _ => self.file.required.iter().any(|required| required == key),
+        }
+    }
+
     /// The role's defaults, as a layer of settings.
     ///
     /// # Errors

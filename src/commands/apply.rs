@@ -179,6 +179,7 @@ impl Run<'_> {
         if arguments.save {
             save(self.global, host, &prepared)?;
         }
+        super::cloud::remember(host, &prepared.facts)?;
 
         self.reporter.heading(report);
         let mut journal = journal_of(&prepared, journal::JOURNAL);

@@ -13,7 +13,10 @@ use crate::report::say;
 pub fn run(global: &Global) -> Result<u8> {
     let host = super::host(global)?;
     let early = super::early(global, &host, None)?;
-    let (facts, _) = super::facts(global, &early, false)?;
+    let super::Asked { mut facts, cloud, .. } = super::facts(global, &early, false)?;
+    if let Some(mut cloud) = cloud.filter(|_| super::may_ask_for_tags(&early.merged)) {
+        cloud.tags(&mut facts, |_| true, false)?;
+    }
     let document = serde_json::to_value(&facts).map_err(|e| Error::failed("facts cannot be printed").cause(e))?;
     if global.json {
         say(&format!("{document:#}\n"));

@@ -19,7 +19,7 @@ pub fn run(global: &Global, name: &str) -> Result<u8> {
     let host = super::host(global)?;
     let early = super::early(global, &host, None)?;
     let settings = early.over(&Role::load(&host, "agent")?)?.settings()?;
-    let numbers = instance_type(&settings, name)?;
+    let numbers = instance_type(&settings, name, super::cloud::recalled(&host)?.get(name).copied())?;
     let set = |kind| resource_set(kind, &numbers).unwrap_or_else(|error| error.what);
     let family = instance_types::family(name);
     let supported = match &settings.agent.supported_families {

@@ -3,6 +3,7 @@
 pub mod activate;
 pub mod apply;
 pub mod check;
+pub mod cloud;
 pub mod config;
 pub mod facts;
 pub mod instance_type;
@@ -15,11 +16,12 @@ pub mod seal;
 pub mod status;
 pub mod verify;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use self::cloud::Cloud;
 use crate::cli::{Global, Phase as PhaseArgument, Steps};
 use crate::detect::{self, Detected};
 use crate::error::{Error, Result};
@@ -33,7 +35,7 @@ use crate::settings::{Layer, Merged, Settings};
 use crate::several;
 use crate::step::{Phase, Step};
 use crate::template::{Renderer, how_to_set};
-use crate::titus::Values;
+use crate::titus::{Values, agent};
 use crate::userdata;
 
 /// Everything that a command knows before it looks at the first step.
@@ -162,22 +164,38 @@ fn or(timeout: Option<Timeout>, default: Duration) -> Duration {
     timeout.map_or(default, |Timeout(duration)| duration)
 }
 
-/// Facts, and the user data as the instance has it. `bake`: the image alone is asked.
+/// What the instance and the machine say.
+pub struct Asked {
+    /// Facts.
+    pub facts: Facts,
+    /// The user data as the instance has it.
+    user_data: Option<Vec<u8>>,
+    /// Who can be asked for more; nobody where facts are made up, or an image is baked.
+    pub cloud: Option<Cloud>,
+}
+
+impl From<Facts> for Asked {
+    fn from(facts: Facts) -> Asked {
+        Asked { facts, user_data: None, cloud: None }
+    }
+}
+
+/// Facts, and the user data. `bake`: the image alone is asked.
 ///
 /// # Errors
 /// 69 where there is plainly no instance, 75 at the deadline, 78 when an answer is wrong.
-pub fn facts(global: &Global, early: &Early, bake: bool) -> Result<(Facts, Option<Vec<u8>>)> {
+pub fn facts(global: &Global, early: &Early, bake: bool) -> Result<Asked> {
     if global.sample {
-        return Ok((sample::facts_of(global.role()), None));
+        return Ok(sample::facts_of(global.role()).into());
     }
     if let Some(path) = &global.facts {
-        return Ok((facts_from(path)?, None));
+        return Ok(facts_from(path)?.into());
     }
     let live = Host::live(Deadlines::default());
     let image = machine::image(&live)?;
     let schema_version = crate::report::SCHEMA_VERSION;
     if bake {
-        return Ok((Facts { schema_version, instance: None, image, sources: Default::default() }, None));
+        return Ok(Facts { schema_version, instance: None, image, sources: Default::default() }.into());
     }
     let endpoint = imds::Endpoint::from_env()?;
     if !endpoint.is_given() && !machine::is_ec2(&live) {
@@ -188,11 +206,25 @@ pub fn facts(global: &Global, early: &Early, bake: bool) -> Result<(Facts, Optio
     if !endpoint.is_default() {
         tracing::info!("the metadata service is {endpoint}");
     }
-    let deadline = or(timeouts(&early.merged).facts, Duration::from_secs(120));
-    let answers = imds::read(&endpoint, deadline, &mut |line| tracing::info!("{line}"))?;
+    let limit = or(timeouts(&early.merged).facts, Duration::from_secs(120));
+    let deadline = Instant::now() + limit;
+    let answers = imds::read(&endpoint, limit, &mut |line| tracing::info!("{line}"))?;
     let (mut instance, mut sources) = (answers.instance, answers.sources);
     machine::complete(&live, &mut instance, &mut sources)?;
-    Ok((Facts { schema_version, instance: Some(instance), image, sources }, answers.user_data))
+    let cloud = Cloud::new(endpoint, &instance.region, proxy(&early.merged), deadline);
+    let facts = Facts { schema_version, instance: Some(instance), image, sources };
+    Ok(Asked { facts, user_data: answers.user_data, cloud: Some(cloud) })
+}
+
+/// The proxies, which are known before the settings are whole: those of files and flags.
+fn proxy(merged: &Merged) -> Proxy {
+    let of = |key: &str| merged.table.get("proxy")?.get(key)?.as_str().map(str::to_owned);
+    Proxy { http: of("http"), https: of("https"), no_proxy: of("no_proxy") }
+}
+
+/// Whether the settings let the EC2 API be asked for tags.
+fn may_ask_for_tags(merged: &Merged) -> bool {
+    merged.table.get("tags").and_then(|tags| tags.get("api")).and_then(toml::Value::as_bool).unwrap_or(true)
 }
 
 fn facts_from(path: &Path) -> Result<Facts> {
@@ -233,18 +265,43 @@ pub fn gather(global: &Global, host: &Host, steps: &Steps) -> Result<Gathered> {
 /// The same, with this role instead of that of the command line.
 fn gather_for(global: &Global, role: Option<&str>, host: &Host, steps: &Steps) -> Result<Gathered> {
     let mut early = early(global, host, steps.user_data.as_deref())?;
-    let (facts, user_data) = facts(global, &early, steps.phase == PhaseArgument::Bake)?;
+    let Asked { mut facts, user_data, mut cloud } = facts(global, &early, steps.phase == PhaseArgument::Bake)?;
+    let mut of_user_data = Vec::new();
+    if let Some(text) = user_data.as_deref().map(userdata::settings).transpose()?.flatten() {
+        of_user_data.push(Layer::parse("user data", &text)?);
+        of_user_data.extend(words_of(&text)?);
+    }
+    let below_tags: Vec<Layer> = early.below.iter().chain(&of_user_data).cloned().collect();
+    let merged = sum(&[Layer::built_in()?], &below_tags, &early.above);
+    if let Some(cloud) = cloud.as_mut().filter(|_| may_ask_for_tags(&merged)) {
+        let is_told = detect::role(role, &merged, None).is_ok();
+        let enough =
+            |tags: &BTreeMap<String, String>| is_told || detect::tag_keys(&merged).any(|key| tags.contains_key(key));
+        cloud.tags(&mut facts, enough, !is_told)?;
+    }
     if let Some(tags) = facts.instance.as_ref().and_then(|instance| instance.tags.as_ref()) {
         early.below.extend(Layer::tags(tags)?);
     }
-    if let Some(text) = user_data.as_deref().map(userdata::settings).transpose()?.flatten() {
-        early.below.push(Layer::parse("user data", &text)?);
-        early.below.extend(words_of(&text)?);
-    }
+    early.below.extend(of_user_data);
     let merged = sum(&[Layer::built_in()?], &early.below, &early.above);
     let detected = detect::role(role, &merged, Some(&facts))?;
     let role = Role::load(host, &detected.role)?;
-    let merged = early.over(&role)?;
+    let mut merged = early.over(&role)?;
+    if steps.phase != PhaseArgument::Bake {
+        let settings = merged.settings()?;
+        let limit = deadlines(&merged).wait;
+        let found = cloud::peers(cloud.as_mut(), &facts, &settings, |key| role.needs(key), limit)?;
+        found.iter().for_each(|layer| merged.add(layer));
+        if let Some(instance) = facts.instance.as_ref().filter(|_| role.vpc_driver)
+            && agent::lacks_numbers(&settings, instance)?
+        {
+            cloud::recall(host, &mut facts)?;
+            let still = facts.instance.as_ref().is_some_and(|instance| instance.type_numbers.is_none());
+            if let Some(cloud) = cloud.as_mut().filter(|_| still) {
+                cloud.type_numbers(&mut facts)?;
+            }
+        }
+    }
     Ok(Gathered { facts, role, detected, merged })
 }
 
@@ -279,7 +336,9 @@ fn prepare_for(global: &Global, role: Option<&str>, host: &mut Host, steps: &Ste
     host.bar = std::io::stderr().is_terminal() && global.reports_to_people();
     let bake = steps.phase == PhaseArgument::Bake;
     let values = match &facts.instance {
-        Some(instance) if role.vpc_driver && !bake => Values::of_agent(&settings, instance)?,
+        Some(instance) if role.vpc_driver && !bake => {
+            Values::of_agent(&settings, instance).map_err(|error| cloud::with_tags(error, &facts))?
+        }
         Some(instance) if role.zookeeper_server && !bake => {
             let resolve = |name: &str| host.addresses(name, LOOKUP).unwrap_or_default();
             Values::of_prereqs(&settings, instance, &resolve)?
@@ -287,7 +346,7 @@ fn prepare_for(global: &Global, role: Option<&str>, host: &mut Host, steps: &Ste
         _ => Values::of_settings(&settings),
     };
     if !bake {
-        refuse_without_required(&role, &settings)?;
+        refuse_without_required(&role, &settings).map_err(|error| cloud::with_tags(error, &facts))?;
     }
     let renderer = role.renderer(host, known_names(&facts, &settings, &values))?;
     // Those of the binary are checked by its tests.

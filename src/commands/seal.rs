@@ -65,7 +65,7 @@ fn given(global: &Global) -> Result<Option<crate::facts::Instance>> {
     if global.facts.is_none() && !global.sample {
         return Ok(None);
     }
-    let (facts, _) = super::facts(global, &super::early(global, &super::host(global)?, None)?, false)?;
+    let facts = super::facts(global, &super::early(global, &super::host(global)?, None)?, false)?.facts;
     Ok(facts.instance)
 }
 

@@ -68,7 +68,12 @@ impl Failure {
     /// Whether it will fail for as long as nobody changes the instance's profile: it has none, or a policy
     /// that does not allow the call.
     pub fn is_denied(&self) -> bool {
-        self.code.as_deref().is_some_and(|code| code == NO_PROFILE || is_denial(code))
+        self.is_without_profile() || self.code.as_deref().is_some_and(is_denial)
+    }
+
+    /// Whether the instance has no profile, or not yet.
+    pub fn is_without_profile(&self) -> bool {
+        self.code.as_deref() == Some(NO_PROFILE)
     }
 }
 

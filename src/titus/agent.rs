@@ -5,7 +5,7 @@ use super::instance_types::{self, InstanceType};
 use super::resources::{disk_mib, mem_mib, resources};
 use super::{Values, supported_family};
 use crate::error::{Error, Result};
-use crate::facts::Instance;
+use crate::facts::{Instance, TypeNumbers};
 use crate::settings::Settings;
 use crate::settings::schema::Families;
 use crate::template::how_to_set;
@@ -18,7 +18,7 @@ impl Values {
     /// numbers, a missing Auto Scaling group, or a value that would forge attributes.
     pub fn of_agent(settings: &Settings, instance: &Instance) -> Result<Values> {
         refuse_family(settings, instance)?;
-        let numbers = instance_type(settings, &instance.instance_type)?;
+        let numbers = instance_type(settings, &instance.instance_type, instance.type_numbers)?;
         let kind = settings.agent.resource_set.as_deref().unwrap_or("instance").parse::<ResourceSet>()?;
         let set = resource_set(kind, &numbers)?;
         Ok(Values {
@@ -46,12 +46,26 @@ fn refuse_family(settings: &Settings, instance: &Instance) -> Result<()> {
     ))
 }
 
-/// An instance type's numbers: the table's, with the settings' on top.
+/// Whether somebody else has to be asked for the numbers of the instance's type.
 ///
 /// # Errors
-/// When neither has them.
-pub fn instance_type(settings: &Settings, name: &str) -> Result<InstanceType> {
-    let table = instance_types::lookup(name);
+/// 69 for a family that Titus's VPC driver does not know.
+pub fn lacks_numbers(settings: &Settings, instance: &Instance) -> Result<bool> {
+    refuse_family(settings, instance)?;
+    Ok(instance_type(settings, &instance.instance_type, instance.type_numbers).is_err())
+}
+
+/// An instance type's numbers: the table's, else EC2's, with the settings' on top.
+///
+/// # Errors
+/// When none has them.
+pub fn instance_type(settings: &Settings, name: &str, of_ec2: Option<TypeNumbers>) -> Result<InstanceType> {
+    let of_ec2 = of_ec2.map(|TypeNumbers { max_enis, ipv4_per_eni, network_mbps }| InstanceType {
+        max_enis,
+        ipv4_per_eni,
+        network_mbps,
+    });
+    let table = instance_types::lookup(name).or(of_ec2);
     let own = settings.instance_types.get(name).cloned().unwrap_or_default();
     let of = |own: Option<u32>, table: Option<u32>| own.or(table);
     let max_enis = of(own.max_enis, table.as_ref().map(|t| t.max_enis));
@@ -64,10 +78,15 @@ pub fn instance_type(settings: &Settings, name: &str) -> Result<InstanceType> {
         }),
         _ => Err(Error::config(format!("instance type {name:?} is not in the table"))
             .cause("its interfaces and addresses are unknown, and are never guessed")
-            .fix(format!(
-                "put its numbers into the settings:\n[instance_types.{name:?}]\nmax_enis = …\nipv4_per_eni = …\nnetwork_mbps = …"
-            ))),
+            .fix(how_to_give_numbers(name))),
     }
+}
+
+/// The setting that has them, in words.
+pub fn how_to_give_numbers(name: &str) -> String {
+    format!(
+        "put its numbers into the settings:\n[instance_types.{name:?}]\nmax_enis = …\nipv4_per_eni = …\nnetwork_mbps = …"
+    )
 }
 
 fn attributes_of(settings: &Settings, instance: &Instance, set: &str) -> Result<Vec<String>> {

@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod attributes;
 pub mod instance_types;
+pub mod peers;
 pub mod resources;
 pub mod zookeeper;
 

@@ -1,0 +1,102 @@
+//! Which servers the instances of a tag are, and in which order: it numbers the servers of a ZooKeeper.
+
+use crate::error::{Error, Result};
+use crate::facts::aws::Peer;
+
+/// The tag by which an instance says which server it is, from 1.
+pub const ID_TAG: &str = "titus:zookeeper-id";
+
+/// The tag of an instance's stack. One that lacks it is of the stack that the setting has by default.
+const STACK_TAG: &str = "titus:stack";
+const DEFAULT_STACK: &str = "mainvpc";
+
+/// The instances of a stack.
+pub fn of_stack(peers: Vec<Peer>, stack: &str) -> Vec<Peer> {
+    let is_ours = |peer: &Peer| peer.tags.get(STACK_TAG).map_or(DEFAULT_STACK, String::as_str) == stack;
+    peers.into_iter().filter(is_ours).collect()
+}
+
+/// The same in the order of the servers: each with a tag [`ID_TAG`] at its place, the others, by their launch, at
+/// the places that are left.
+///
+/// # Errors
+/// When a tag is no number of a place, or two have the same.
+pub fn in_order(mut peers: Vec<Peer>) -> Result<Vec<Peer>> {
+    let wrong = |peer: &Peer, cause: String| {
+        Error::config(format!("instance {}: its tag {ID_TAG} cannot be used", peer.id)).cause(cause).fix(format!(
+            "give each server a number of its own, from 1: aws ec2 create-tags --resources {} --tags Key={ID_TAG},Value=N",
+            peer.id
+        ))
+    };
+    peers.sort_by(|a, b| (&a.launched, &a.id).cmp(&(&b.launched, &b.id)));
+    let count = peers.len();
+    let mut places: Vec<Option<Peer>> = (0..count).map(|_| None).collect();
+    let (tagged, others): (Vec<Peer>, Vec<Peer>) = peers.into_iter().partition(|peer| peer.tags.contains_key(ID_TAG));
+    for peer in tagged {
+        let value = peer.tags.get(ID_TAG).map(|value| value.trim().to_owned()).unwrap_or_default();
+        let place = value.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
+        let Some(place) = place.and_then(|place| places.get_mut(place)) else {
+            return Err(wrong(&peer, format!("it is {value:?}, and there are {count} servers")));
+        };
+        if let Some(other) = place {
+            return Err(wrong(&peer, format!("it is {value:?}, and so is that of {}", other.id)));
+        }
+        *place = Some(peer);
+    }
+    let mut others = others.into_iter();
+    Ok(places.into_iter().filter_map(|place| place.or_else(|| others.next())).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(id: &str, launched: &str, tags: &[(&str, &str)]) -> Peer {
+        let tags = tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Peer { id: id.into(), address: format!("10.0.0.{}", id.len()), launched: launched.into(), tags }
+    }
+
+    fn ids(peers: &[Peer]) -> Vec<&str> {
+        peers.iter().map(|peer| peer.id.as_str()).collect()
+    }
+
+    #[test]
+    fn launches_number_the_servers_and_tags_win() {
+        let (a, b, c) = ("2018-05-01T10:00:00.000Z", "2018-05-01T10:00:01.000Z", "2018-05-02T09:00:00.000Z");
+        let by_launch = vec![peer("i-3", c, &[]), peer("i-2", a, &[]), peer("i-1", a, &[])];
+        assert_eq!(ids(&in_order(by_launch).unwrap()), ["i-1", "i-2", "i-3"]);
+        let replaced = vec![peer("i-9", c, &[(ID_TAG, "1")]), peer("i-2", a, &[]), peer("i-3", b, &[(ID_TAG, "3")])];
+        assert_eq!(ids(&in_order(replaced).unwrap()), ["i-9", "i-2", "i-3"]);
+        assert!(in_order(Vec::new()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_number_that_is_no_place_is_refused() {
+        for (one, other) in [("1", "1"), ("0", "1"), ("3", "1"), ("", "1"), ("-1", "2"), ("one", "2")] {
+            let peers = vec![peer("i-1", "a", &[(ID_TAG, one)]), peer("i-2", "b", &[(ID_TAG, other)])];
+            let told = in_order(peers).unwrap_err().to_string();
+            assert!(
+                told.contains("its tag titus:zookeeper-id cannot be used") && told.contains("create-tags"),
+                "{told}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_untagged_instance_is_of_the_default_stack() {
+        let peers = vec![
+            peer("i-1", "", &[]),
+            peer("i-2", "", &[(STACK_TAG, "blue")]),
+            peer("i-3", "", &[(STACK_TAG, "mainvpc")]),
+        ];
+        assert_eq!(ids(&of_stack(peers.clone(), "mainvpc")), ["i-1", "i-3"]);
+        assert_eq!(ids(&of_stack(peers, "blue")), ["i-2"]);
+    }
+
+    #[test]
+    fn the_default_stack_is_the_setting_s() {
+        let mut merged = crate::settings::Merged::default();
+        merged.add(&crate::settings::Layer::built_in().unwrap());
+        assert_eq!(merged.settings().unwrap().stack, DEFAULT_STACK);
+    }
+}
