@@ -36,6 +36,18 @@ need_tools() {
     DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "${missing[@]}"
 }
 
+# An EC2 API that nobody here wrote, in a folder of its own: harness/moto.rs.
+need_moto() {
+    local folder=target/nodes/moto-5.2.5 log=target/nodes/moto.log
+    [ ! -e "$folder/done" ] || return 0
+    rm -rf "$folder"
+    mkdir -p target/nodes
+    python3 -m venv "$folder" && "$folder/bin/pip" install --disable-pip-version-check \
+        'moto[ec2,s3]==5.2.5' flask==3.1.3 flask-cors==6.0.5 > "$log" 2>&1 ||
+        { tail -n 20 "$log" >&2; echo "moto is not installed" >&2; return 1; }
+    touch "$folder/done"
+}
+
 # A Docker Engine that answers: the machine's own, or one for these tests.
 need_engine() {
     engine_pid=

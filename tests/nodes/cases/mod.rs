@@ -11,6 +11,7 @@ mod cluster;
 mod containers;
 mod cure;
 mod deb;
+mod discovered;
 mod ensemble;
 mod first_boot;
 mod fresh;

@@ -10,6 +10,7 @@ pub mod first_boot;
 pub mod image;
 pub mod line;
 pub mod machine;
+pub mod moto;
 pub mod network;
 pub mod node;
 pub mod outcome;

@@ -42,6 +42,13 @@ impl Network {
         self.ip(&["link", "set", &port, "up"]);
     }
 
+    /// Gives the bridge an address, for what serves all nodes, and says in whose network that is.
+    pub fn gateway(&self, address: &str) -> u32 {
+        self.ip(&["address", "add", &format!("{address}/24"), "dev", "bridge0"]);
+        self.ip(&["link", "set", "lo", "up"]);
+        self.holder.id()
+    }
+
     fn ip(&self, arguments: &[&str]) {
         run("nsenter", &[&["-t", &self.holder.id().to_string(), "-n", "ip"], arguments].concat());
     }

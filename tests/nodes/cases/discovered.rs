@@ -1,0 +1,150 @@
+//! Nodes that the EC2 API (moto) tells what metadata and files do not: tags, numbers, peers.
+
+use std::net::TcpListener;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use crate::harness::image::{self, with_engine};
+use crate::harness::moto::{Moto, without_tags};
+use crate::harness::network::Network;
+use crate::harness::node::Node;
+use crate::harness::registry::{self, Registry};
+use crate::harness::services::{items, listen};
+use crate::harness::{prereqs, wait_for, znodes};
+use crate::support::metadata::{Items, Metadata};
+
+/// A moto on loopback, at a port that was free a moment ago.
+fn moto() -> Moto {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    Moto::serve(None, "127.0.0.1", port)
+}
+
+/// `titus-bootstrap` here, below a root of its own, as the instance of these metadata.
+fn bootstrap(metadata: &Metadata, moto: &Moto, root: &tempfile::TempDir, arguments: &[&str]) -> Output {
+    Command::new(image::program())
+        .args(arguments)
+        .arg("--root")
+        .arg(root.path())
+        .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata.endpoint())
+        .env("AWS_ENDPOINT_URL_EC2", &moto.url)
+        .output()
+        .unwrap()
+}
+
+#[track_caller]
+fn good(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
+    text(&output.stdout)
+}
+
+#[test]
+fn tags_of_the_api_make_it_the_same_agent() {
+    let moto = moto();
+    let tags =
+        [("titus:role", "agent"), ("titus:stack", "blue"), ("titus:prereqs", "30.0.100.194"), ("titus:agent.log_bucket", "logs-of-blue"), ("titus:agent.asg", "titusagent")];
+    let id = moto.launch("30.0.100.140", &tags);
+    let metadata = Metadata::start(without_tags(items(), &id, &moto.vpc()));
+    let root = tempfile::tempdir().unwrap();
+    let told = good(&bootstrap(&metadata, &moto, &root, &["apply", "--phase", "boot"]));
+    assert!(told.contains("instance tag titus:role (EC2 API DescribeTags): agent"), "{told}");
+    let config = std::fs::read_to_string(root.path().join("etc/mesos-agent.config")).unwrap();
+    assert!(config.contains("/titus/blue/mesos") && config.contains("asg:titusagent"), "{config}");
+    let facts = good(&bootstrap(&metadata, &moto, &root, &["facts"]));
+    assert!(facts.lines().any(|line| line.starts_with("instance.tags") && line.ends_with("(EC2 API DescribeTags)")), "{facts}");
+}
+
+/// Three nodes whose metadata have no tags, with an API that all of them reach.
+struct Cluster {
+    network: Network,
+    moto: Moto,
+    nodes: Vec<Node>,
+    served: Vec<(Metadata, Registry)>,
+}
+
+const GATEWAY: &str = "30.0.100.1";
+
+impl Cluster {
+    fn new() -> Cluster {
+        let network = Network::new();
+        let holder = network.gateway(GATEWAY);
+        let moto = Moto::serve(Some(holder), GATEWAY, 5000);
+        Cluster { network, moto, nodes: Vec::new(), served: Vec::new() }
+    }
+
+    /// A new instance at the address of the `n`-th node.
+    fn launch(&mut self, n: usize, more: &[(&str, &str)]) -> String {
+        let node = Node::one_of_several(with_engine(), n);
+        self.network.join(&node);
+        let tags: Vec<(&str, &str)> = [("titus:role", "prereqs")].into_iter().chain(more.iter().copied()).collect();
+        let id = self.moto.launch(&node.address, &tags);
+        let mut items: Items = items();
+        items.insert("meta-data/local-ipv4".into(), node.address.clone().into());
+        items.insert("meta-data/local-hostname".into(), format!("{}.eu-west-1.compute.internal", node.hostname()).into());
+        let items = without_tags(items, &id, &self.moto.vpc());
+        let metadata = Metadata::serve(listen(&node, "169.254.169.254:80"), items);
+        let served = (metadata, Registry::serve(&node, registry::ADDRESS));
+        prereqs::settings(&node, DISCOVER);
+        self.nodes.push(node);
+        self.served.push(served);
+        id
+    }
+
+    fn command(&self) -> [String; 3] {
+        ["env".into(), format!("AWS_ENDPOINT_URL_EC2={}", self.moto.url), "titus-bootstrap".into()]
+    }
+
+    fn modes(&self) -> Vec<String> {
+        let mut modes: Vec<String> = self.nodes.iter().filter_map(|node| znodes::mode(node, prereqs::ZOOKEEPER)).collect();
+        modes.sort();
+        modes
+    }
+}
+
+/// All that the nodes are told of each other.
+const DISCOVER: &str = "timeouts.wait = \"90s\"\n[zookeeper.discover]\ntag = \"titus:role\"\nvalue = \"prereqs\"\nexpected = 3\n";
+
+fn myid(node: &Node) -> String {
+    node.shell("cat /var/lib/zookeeper/myid").trim().to_owned()
+}
+
+#[test]
+fn three_nodes_without_an_address_find_each_other() {
+    let mut all = Cluster::new();
+    let command = all.command();
+    let apply: Vec<&str> = command.iter().map(String::as_str).chain(["apply"]).collect();
+    let ids = [all.launch(1, &[]), all.launch(2, &[])];
+
+    // With two of three there it waits, and says for whom.
+    let waited = all.nodes[0].run(&[&apply[..], &["--set", "timeouts.wait=1s"]].concat()).expect(75);
+    waited.says(&["2 of 3 instances have the tag titus:role=prereqs in stack mainvpc", &ids[1], "launch or end instances until there are 3"]);
+    assert!(!all.nodes[0].exists("/var/lib/zookeeper"));
+
+    let third = all.launch(3, &[]);
+    let runs: Vec<_> = all.nodes.iter().map(|node| node.spawn(&apply)).collect();
+    runs.into_iter().for_each(|run| drop(run.end().expect(0)));
+    assert_eq!(all.modes(), ["follower", "follower", "leader"]);
+    let numbers: Vec<String> = all.nodes.iter().map(myid).collect();
+    let mut sorted = numbers.clone();
+    sorted.sort();
+    assert_eq!(sorted, ["1", "2", "3"]);
+    znodes::write(&all.nodes[0], prereqs::ZOOKEEPER, "/written", "by the first three");
+
+    // Another instance in the place of the one with number 3, here at another address.
+    let n = numbers.iter().position(|number| number == "3").unwrap();
+    let gone = [ids.to_vec(), vec![third]].concat()[n].clone();
+    drop((all.nodes.remove(n), all.served.remove(n)));
+    all.moto.terminate(&gone);
+    all.launch(4, &[]);
+    let newest = all.nodes.len() - 1;
+    all.nodes[newest].run(&apply).expect(0);
+    assert_eq!(myid(&all.nodes[newest]), "3");
+    // The others have its address by their next runs, one after the other.
+    for node in &all.nodes[..newest] {
+        node.run(&apply).expect(0);
+    }
+    wait_for("three members", Duration::from_secs(60), || {
+        (all.modes() == ["follower", "follower", "leader"]).then_some(())
+    });
+    assert_eq!(znodes::read(&all.nodes[newest], prereqs::ZOOKEEPER, "/written").as_deref(), Some("by the first three"));
+}
