@@ -25,6 +25,7 @@ const TAGS_PAUSE: Duration = Duration::from_millis(1500);
 
 /// Instances that are launched together are running within minutes of each other.
 const PEERS_PAUSE: Duration = Duration::from_secs(5);
+const LAST_ANSWER: Duration = Duration::from_secs(30);
 
 const TAGS: &str = "instance.tags";
 const NUMBERS: &str = "instance.type_numbers";
@@ -125,7 +126,8 @@ impl Cloud {
         let Discover { tag, value, .. } = which.discover;
         let wanted = Wanted { tag, value, vpc_id: instance.vpc_id.as_deref() };
         let api = self.api()?;
-        api.allow(limit);
+        // Each answer is awaited, also the last one.
+        api.allow(limit + LAST_ANSWER);
         let began = Instant::now();
         loop {
             let found = peers::of_stack(api.peers(wanted)?, stack);
@@ -146,7 +148,7 @@ impl Cloud {
                 "waiting for peers: {told}, {} s from now at most",
                 limit.saturating_sub(began.elapsed()).as_secs()
             );
-            std::thread::sleep(PEERS_PAUSE.min(limit));
+            std::thread::sleep(PEERS_PAUSE.min(limit.saturating_sub(began.elapsed())));
         }
     }
 }

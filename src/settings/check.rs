@@ -99,6 +99,7 @@ fn values(s: &Settings) -> Vec<(String, String, Form)> {
     one("agent.environment", &s.agent.environment, NAME);
     one("agent.ports", &s.agent.ports, PORTS);
     one("agent.docker_listen", &s.agent.docker_listen, LISTEN);
+    one("lifecycle.hook", &s.lifecycle.hook, HOOK);
     one("docker.user", &s.docker.user, NAME);
     one("docker.daemon", &s.docker.daemon, PATH);
     one("docker.log_level", &s.docker.log_level, LOG_LEVEL);
@@ -134,6 +135,14 @@ fn values(s: &Settings) -> Vec<(String, String, Form)> {
         found.push((format!("agent.attributes.{name}"), name.clone(), ATTRIBUTE));
         found.push((format!("agent.attributes.{name}"), value.clone(), ATTRIBUTE));
     }
+    let discovered =
+        [("zookeeper", &s.zookeeper.discover), ("mesos", &s.mesos.discover), ("master", &s.master.discover)];
+    for (group, discover) in discovered.iter().filter_map(|(group, discover)| Some((group, discover.as_ref()?))) {
+        found.push((format!("{group}.discover.tag"), discover.tag.clone(), TAG));
+        found.push((format!("{group}.discover.value"), discover.value.clone(), TAG));
+        let form = if *group == "master" { ONE } else { SERVERS };
+        found.extend(discover.expected.map(|n| (format!("{group}.discover.expected"), n.to_string(), form)));
+    }
     for name in s.agent.resources.keys() {
         found.push((format!("agent.resources.{name}"), name.clone(), NAME));
     }
@@ -141,6 +150,14 @@ fn values(s: &Settings) -> Vec<(String, String, Form)> {
 }
 
 const REGISTRY_IMAGE: Form = ("name:tag or name@sha256:digest", |s| word(s, ".-:/_@") && !s.starts_with('-'));
+// As the Auto Scaling API takes it.
+const HOOK: Form = ("a lifecycle hook's name: letters, digits, `-`, `_`, `/`", |s| word(s, "-_/"));
+const TAG: Form = ("text without control characters, `*` and `?`, which EC2's filters read otherwise", |s| {
+    !s.is_empty() && !s.contains(['*', '?', '\\'])
+});
+const ONE: Form = ("1: there is one address", |s| s == "1");
+// A ZooKeeper server's number is at most 255.
+const SERVERS: Form = ("a number from 1 to 255", |s| matches!(s.parse::<u16>(), Ok(1..=255)));
 const ONCE: Form = ("the name of one source only", |_| false);
 const SOURCE_WORD: Form =
     ("one word of a deb822 source, without blanks", |s| !s.contains(char::is_whitespace) && !s.is_empty());

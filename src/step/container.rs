@@ -278,6 +278,7 @@ impl Container {
     /// # Errors
     /// When a container of someone else's has the name, or a process a port.
     pub(super) fn refuse(&self, host: &Host) -> Result<()> {
+        self.ensemble.iter().try_for_each(|ensemble| ensemble.refuse_numbers(host))?;
         let found = match host.engine() {
             Ok(engine) => engine.container(&self.name)?.or(engine.container(&self.old_name())?),
             Err(_) => None,

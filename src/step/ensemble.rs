@@ -57,6 +57,11 @@ pub fn ask(host: &Host, address: &str) -> Result<Answer, String> {
     })
 }
 
+/// The number in what a server answers to `conf` (ZooKeeper Administrator's Guide, "The Four Letter Words").
+fn number_of(text: &str) -> Option<usize> {
+    text.lines().find_map(|line| line.trim().strip_prefix("serverId=")?.trim().parse().ok())
+}
+
 impl Ensemble {
     /// Waits until this server's container may be stopped or started. `adopts`: its data are still
     /// in a container of someone else's, which served alone.
@@ -111,6 +116,28 @@ impl Ensemble {
             Turn::Never(why) => Err(self.would_lose_data(&why)),
             _ => Ok(()),
         }
+    }
+
+    /// Refuses the number of a server that is not yet one, if one that runs does not agree on the order: the list
+    /// was turned round, or an instance came in the place of an earlier one.
+    ///
+    /// # Errors
+    /// When a server says that it has another number.
+    pub fn refuse_numbers(&self, host: &Host) -> Result<()> {
+        if self.servers.len() < 2 || host.entry(&format!("{}/myid", self.data))?.is_some() {
+            return Ok(());
+        }
+        for (n, server) in self.servers.iter().enumerate().filter(|(n, _)| *n != self.own) {
+            // One that serves alone has the number 0; what does not answer has no say.
+            let said =
+                host.ask_tcp(server, "conf", TRY).ok().and_then(|text| number_of(&text)).filter(|said| *said > 0);
+            if let Some(said) = said.filter(|said| *said != n + 1) {
+                return Err(Error::config("the servers of this ZooKeeper do not have the order of zookeeper.servers")
+                    .cause(format!("{server} is number {said}, and in the list {}, {}", n + 1, self.servers.join(", ")))
+                    .fix("leave the others in their order; where they are discovered, give each instance the tag titus:zookeeper-id with its number"));
+            }
+        }
+        Ok(())
     }
 
     fn answers(&self, host: &Host) -> Vec<Answer> {
@@ -208,6 +235,23 @@ mod tests {
         std::fs::write(data.join("currentEpoch"), "1").unwrap();
         ensemble.wait_for_turn(&host, false).unwrap();
         ensemble.wait_for_turn(&host, true).unwrap_err();
+    }
+
+    #[test]
+    fn a_new_server_takes_no_number_that_another_has() {
+        let (directory, host) = tree();
+        let conf = |id| server(Box::leak(format!("clientPort=2181\ndataDir=/tmp\nserverId={id}\n").into_boxed_str()));
+        let ensemble = |servers| Ensemble { servers, own: 2, data: "/var/lib/zookeeper".into() };
+        let not_allowed = || server("conf is not executed because it is not in the whitelist.\n");
+        ensemble(vec![conf(1), not_allowed(), conf(1)]).refuse_numbers(&host).unwrap();
+        ensemble(vec![conf(0), conf(2), server("")]).refuse_numbers(&host).unwrap();
+        let moved = ensemble(vec![conf(2), conf(3), server("")]);
+        let told = moved.refuse_numbers(&host).unwrap_err().to_string();
+        assert!(told.contains("is number 2, and in the list 1") && told.contains("titus:zookeeper-id"), "{told}");
+        // One that has its number keeps it.
+        std::fs::create_dir_all(directory.path().join("var/lib/zookeeper")).unwrap();
+        std::fs::write(directory.path().join("var/lib/zookeeper/myid"), "3\n").unwrap();
+        moved.refuse_numbers(&host).unwrap();
     }
 
     #[test]

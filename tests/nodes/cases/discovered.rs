@@ -41,8 +41,13 @@ fn good(output: &Output) -> String {
 #[test]
 fn tags_of_the_api_make_it_the_same_agent() {
     let moto = moto();
-    let tags =
-        [("titus:role", "agent"), ("titus:stack", "blue"), ("titus:prereqs", "30.0.100.194"), ("titus:agent.log_bucket", "logs-of-blue"), ("titus:agent.asg", "titusagent")];
+    let tags = [
+        ("titus:role", "agent"),
+        ("titus:stack", "blue"),
+        ("titus:prereqs", "30.0.100.194"),
+        ("titus:agent.log_bucket", "logs-of-blue"),
+        ("titus:agent.asg", "titusagent"),
+    ];
     let id = moto.launch("30.0.100.140", &tags);
     let metadata = Metadata::start(without_tags(items(), &id, &moto.vpc()));
     let root = tempfile::tempdir().unwrap();
@@ -51,7 +56,10 @@ fn tags_of_the_api_make_it_the_same_agent() {
     let config = std::fs::read_to_string(root.path().join("etc/mesos-agent.config")).unwrap();
     assert!(config.contains("/titus/blue/mesos") && config.contains("asg:titusagent"), "{config}");
     let facts = good(&bootstrap(&metadata, &moto, &root, &["facts"]));
-    assert!(facts.lines().any(|line| line.starts_with("instance.tags") && line.ends_with("(EC2 API DescribeTags)")), "{facts}");
+    assert!(
+        facts.lines().any(|line| line.starts_with("instance.tags") && line.ends_with("(EC2 API DescribeTags)")),
+        "{facts}"
+    );
 }
 
 /// Three nodes whose metadata have no tags, with an API that all of them reach.
@@ -80,7 +88,10 @@ impl Cluster {
         let id = self.moto.launch(&node.address, &tags);
         let mut items: Items = items();
         items.insert("meta-data/local-ipv4".into(), node.address.clone().into());
-        items.insert("meta-data/local-hostname".into(), format!("{}.eu-west-1.compute.internal", node.hostname()).into());
+        items.insert(
+            "meta-data/local-hostname".into(),
+            format!("{}.eu-west-1.compute.internal", node.hostname()).into(),
+        );
         let items = without_tags(items, &id, &self.moto.vpc());
         let metadata = Metadata::serve(listen(&node, "169.254.169.254:80"), items);
         let served = (metadata, Registry::serve(&node, registry::ADDRESS));
@@ -94,15 +105,23 @@ impl Cluster {
         ["env".into(), format!("AWS_ENDPOINT_URL_EC2={}", self.moto.url), "titus-bootstrap".into()]
     }
 
+    fn await_three(&self) {
+        wait_for("three members", Duration::from_secs(60), || {
+            (self.modes() == ["follower", "follower", "leader"]).then_some(())
+        });
+    }
+
     fn modes(&self) -> Vec<String> {
-        let mut modes: Vec<String> = self.nodes.iter().filter_map(|node| znodes::mode(node, prereqs::ZOOKEEPER)).collect();
+        let mut modes: Vec<String> =
+            self.nodes.iter().filter_map(|node| znodes::mode(node, prereqs::ZOOKEEPER)).collect();
         modes.sort();
         modes
     }
 }
 
 /// All that the nodes are told of each other.
-const DISCOVER: &str = "timeouts.wait = \"90s\"\n[zookeeper.discover]\ntag = \"titus:role\"\nvalue = \"prereqs\"\nexpected = 3\n";
+const DISCOVER: &str =
+    "timeouts.wait = \"90s\"\n[zookeeper.discover]\ntag = \"titus:role\"\nvalue = \"prereqs\"\nexpected = 3\n";
 
 fn myid(node: &Node) -> String {
     node.shell("cat /var/lib/zookeeper/myid").trim().to_owned()
@@ -117,7 +136,11 @@ fn three_nodes_without_an_address_find_each_other() {
 
     // With two of three there it waits, and says for whom.
     let waited = all.nodes[0].run(&[&apply[..], &["--set", "timeouts.wait=1s"]].concat()).expect(75);
-    waited.says(&["2 of 3 instances have the tag titus:role=prereqs in stack mainvpc", &ids[1], "launch or end instances until there are 3"]);
+    waited.says(&[
+        "2 of 3 instances have the tag titus:role=prereqs in stack mainvpc",
+        &ids[1],
+        "launch or end instances until there are 3",
+    ]);
     assert!(!all.nodes[0].exists("/var/lib/zookeeper"));
 
     let third = all.launch(3, &[]);
@@ -131,20 +154,36 @@ fn three_nodes_without_an_address_find_each_other() {
     znodes::write(&all.nodes[0], prereqs::ZOOKEEPER, "/written", "by the first three");
 
     // Another instance in the place of the one with number 3, here at another address.
-    let n = numbers.iter().position(|number| number == "3").unwrap();
-    let gone = [ids.to_vec(), vec![third]].concat()[n].clone();
-    drop((all.nodes.remove(n), all.served.remove(n)));
-    all.moto.terminate(&gone);
-    all.launch(4, &[]);
-    let newest = all.nodes.len() - 1;
-    all.nodes[newest].run(&apply).expect(0);
-    assert_eq!(myid(&all.nodes[newest]), "3");
+    let mut ids = [ids.to_vec(), vec![third]].concat();
+    let replace = |all: &mut Cluster, ids: &mut Vec<String>, number: &str, n: usize| {
+        let place = all.nodes.iter().position(|node| myid(node) == number).unwrap();
+        drop((all.nodes.remove(place), all.served.remove(place)));
+        all.moto.terminate(&ids.remove(place));
+        ids.push(all.launch(n, &[]));
+    };
+    replace(&mut all, &mut ids, "3", 4);
+    all.nodes[2].run(&apply).expect(0);
+    assert_eq!(myid(&all.nodes[2]), "3");
     // The others have its address by their next runs, one after the other.
-    for node in &all.nodes[..newest] {
-        node.run(&apply).expect(0);
+    all.nodes[..2].iter().for_each(|node| drop(node.run(&apply).expect(0)));
+    all.await_three();
+    assert_eq!(znodes::read(&all.nodes[2], prereqs::ZOOKEEPER, "/written").as_deref(), Some("by the first three"));
+
+    // In the place of number 1 the launches would give all of them other numbers: nobody takes one.
+    replace(&mut all, &mut ids, "1", 5);
+    for node in &all.nodes {
+        let told = node.run(&apply).expect(78);
+        told.says(&["give each instance the tag titus:zookeeper-id with its number"]);
     }
-    wait_for("three members", Duration::from_secs(60), || {
-        (all.modes() == ["follower", "follower", "leader"]).then_some(())
-    });
-    assert_eq!(znodes::read(&all.nodes[newest], prereqs::ZOOKEEPER, "/written").as_deref(), Some("by the first three"));
+    assert!(!all.nodes[2].exists("/var/lib/zookeeper/myid"));
+    for (n, id) in ids.iter().enumerate() {
+        let number = if n == 2 { "1".into() } else { myid(&all.nodes[n]) };
+        all.moto.tag(id, "titus:zookeeper-id", &number);
+    }
+    for n in [2, 0, 1] {
+        all.nodes[n].run(&apply).expect(0);
+    }
+    assert_eq!(myid(&all.nodes[2]), "1");
+    all.await_three();
+    assert_eq!(znodes::read(&all.nodes[2], prereqs::ZOOKEEPER, "/written").as_deref(), Some("by the first three"));
 }

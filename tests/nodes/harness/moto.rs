@@ -73,7 +73,10 @@ print(made['Instances'][0]['InstanceId'])",
 
     /// Tags an instance.
     pub fn tag(&self, id: &str, key: &str, value: &str) {
-        self.script("ec2.create_tags(Resources=[sys.argv[1]], Tags=[{'Key': sys.argv[2], 'Value': sys.argv[3]}])", &[id, key, value]);
+        self.script(
+            "ec2.create_tags(Resources=[sys.argv[1]], Tags=[{'Key': sys.argv[2], 'Value': sys.argv[3]}])",
+            &[id, key, value],
+        );
     }
 
     /// The id of the VPC that all instances are in.
