@@ -269,6 +269,12 @@ impl Host {
             repair(&[])?;
             output = self.package_command(argv)?;
         }
+        // One that was half unpacked in its own version apt passes over, and says that all is well (seen: 2.6).
+        let half: Vec<String> = if output.status.success() { self.half_installed()? } else { Vec::new() };
+        if !half.is_empty() {
+            let names: Vec<&str> = half.iter().map(String::as_str).collect();
+            output = self.package_command(&[options, &["--reinstall", "install", "--"], &names].concat())?;
+        }
         let Some(path) = half_done.filter(|_| !output.status.success()) else { return Ok(output) };
         // Of a package that is half unpacked apt takes no other version, and of one that is not
         // configured no other build of the same. dpkg does; what it depends on is apt's again.

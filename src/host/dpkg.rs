@@ -46,6 +46,16 @@ impl Host {
         Ok(ask(&["dpkg", "--print-architecture"])?.succeeded()?.stdout.trim().to_owned())
     }
 
+    /// The packages that dpkg was stopped at while it unpacked them.
+    ///
+    /// # Errors
+    /// When dpkg cannot be asked.
+    pub(super) fn half_installed(&self) -> Result<Vec<String>> {
+        let argv = ["dpkg-query", "--show", "--showformat=${db:Status-Status} ${binary:Package}\\n"];
+        let output = ask(&argv)?.succeeded()?;
+        Ok(output.stdout.lines().filter_map(|line| line.strip_prefix("half-installed ")).map(str::to_owned).collect())
+    }
+
     /// How two versions of a package stand to each other (deb-version(7)).
     ///
     /// # Errors

@@ -3,8 +3,26 @@
 use crate::harness::agent::{self, UNITS};
 use crate::harness::node::Node;
 
+/// What dpkg's records say of a package that it was stopped at; with its own notes of the last moments or without.
+macro_rules! half_done {
+    ($status:literal, $notes:literal) => {
+        concat!(
+            "paragraph() { sed -n '/^Package: titus-executor$/,/^$/p' /var/lib/dpkg/status; }
+             if [ -n '",
+            $notes,
+            "' ]; then paragraph | sed 's/^Status: .*/Status: install ",
+            $status,
+            "/' > /var/lib/dpkg/updates/0001
+             else sed -i '/^Package: titus-executor$/,/^$/ s/^Status: .*/Status: install ",
+            $status,
+            "/' /var/lib/dpkg/status
+             fi"
+        )
+    };
+}
+
 /// What was done to the node, how, and the steps that mend it.
-const WAYS: [(&str, &str, &[&str]); 10] = [
+const WAYS: [(&str, &str, &[&str]); 14] = [
     ("a file edited", "echo oops >> /etc/titus-executor/config.json", &["executor-config-json"]),
     ("a file deleted", "rm /etc/profile.d/titus_environment.sh", &["titus-environment"]),
     ("a mode changed", "chmod 0600 /etc/mesos-attributes.sh", &["mesos-attributes"]),
@@ -13,6 +31,10 @@ const WAYS: [(&str, &str, &[&str]); 10] = [
     ("a unit masked", "systemctl mask docker-tcp-proxy.service", &["docker-tcp-proxy"]),
     ("a drop-in removed", "rm /etc/systemd/system/docker.service.d/10-docker-config.conf", &["docker-config"]),
     ("a package removed", "dpkg --remove titus-executor", &["agent-packages"]),
+    ("dpkg stopped while it unpacked", half_done!("reinstreq half-installed", ""), &["agent-packages"]),
+    ("the same, seen by apt only", half_done!("ok half-installed", ""), &["agent-packages"]),
+    ("dpkg stopped before it configured", half_done!("ok unpacked", ""), &["agent-packages"]),
+    ("the power cut while dpkg unpacked", half_done!("reinstreq half-installed", "touch"), &["agent-packages"]),
     ("the user out of the group", "gpasswd --delete ubuntu docker", &["docker-user"]),
     ("/metatron gone", "rm /metatron", &["metatron"]),
 ];
