@@ -25,12 +25,12 @@ locals {
   }
 }
 
-# What titus-bootstrap needs: the node's own tags, should they not be in its metadata. EC2 knows no
-# permission for some instances' tags only.
+# What titus-bootstrap needs: the node's own tags, should they not be in its metadata, the numbers of a type that
+# it does not know, and its peers where they are discovered. EC2 knows no permission for some of these only.
 data "aws_iam_policy_document" "node" {
   statement {
     sid       = "Describe"
-    actions   = ["ec2:DescribeTags"]
+    actions   = ["ec2:DescribeInstances", "ec2:DescribeInstanceTypes", "ec2:DescribeTags"]
     resources = ["*"]
   }
 }
