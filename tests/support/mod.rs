@@ -5,4 +5,5 @@
 pub mod environment_file;
 pub mod metadata;
 pub mod root;
+pub mod sigv4;
 pub mod user;
