@@ -175,7 +175,7 @@ impl Api {
 
     /// A request that can be sent, for some minutes.
     fn signed(&mut self, what: &str, request: &Request<'_>, url: &Url) -> Result<reqwest::RequestBuilder> {
-        let wrong = |why: String| Error::failed(format!("{what} cannot be asked")).cause(why);
+        let wrong = |why: String| Error::failed(format!("{what} at {} cannot be asked", origin(url))).cause(why);
         let credentials = self.credentials.as_ref().ok_or_else(|| wrong("there are no credentials".into()))?;
         let form = [("content-type", "application/x-www-form-urlencoded; charset=utf-8")];
         let headers: &[(&str, &str)] = if request.method == "POST" { &form } else { &[] };
