@@ -5,6 +5,7 @@ mod answer;
 mod autoscaling;
 mod ec2;
 mod endpoint;
+mod request;
 mod s3;
 pub mod sign;
 
@@ -12,7 +13,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use aws_credential_types::Credentials;
 use reqwest::Url;
-use reqwest::header::{DATE, HeaderValue};
 
 pub use self::answer::{Failure, statement};
 pub use self::autoscaling::{Lifecycle, Outcome};
@@ -20,18 +20,18 @@ pub use self::ec2::{Peer, Wanted};
 pub use self::endpoint::Service;
 pub use self::s3::Bucket;
 
-use self::answer::{BODY_LIMIT, NO_PROFILE, Reply, http_date, refused};
-use self::sign::{Scope, Unsigned};
+use self::answer::{NO_PROFILE, Reply, refused};
+use self::request::{Request, origin};
 use super::imds;
 use crate::error::{Error, Kind, Result};
-use crate::host::net::{self, Proxy};
+use crate::host::net::Proxy;
 
 /// How long one call may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The pause after a failed call is anything up to this, doubled by each one: "full jitter" (AWS Architecture
-/// Blog, "Exponential Backoff And Jitter").
-const PAUSE: Duration = Duration::from_millis(500);
+/// Blog, "Exponential Backoff And Jitter"). Both bounds are those of AWS's own SDKs ("Retry behavior").
+const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
 /// Credentials are fetched anew so long before they expire. IMDS has the next ones five minutes before.
@@ -164,70 +164,6 @@ impl Api {
         }
     }
 
-    /// Where a request goes. The partition's domain came with the credentials.
-    fn address(&self, request: &Request<'_>) -> Result<Url> {
-        let mut url = endpoint::of(request.service, &self.region, self.domain.as_deref(), &self.variable)?;
-        if let Some(path) = request.path {
-            url.set_path(path);
-        }
-        Ok(url)
-    }
-
-    /// A request that can be sent, for some minutes.
-    fn signed(&mut self, what: &str, request: &Request<'_>, url: &Url) -> Result<reqwest::RequestBuilder> {
-        let wrong = |why: String| Error::failed(format!("{what} at {} cannot be asked", origin(url))).cause(why);
-        let credentials = self.credentials.as_ref().ok_or_else(|| wrong("there are no credentials".into()))?;
-        let form = [("content-type", "application/x-www-form-urlencoded; charset=utf-8")];
-        let headers: &[(&str, &str)] = if request.method == "POST" { &form } else { &[] };
-        let scope = Scope { region: &self.region, service: request.service.name(), time: self.now() };
-        let unsigned = Unsigned { method: request.method, url: url.as_str(), headers, body: request.body.as_bytes() };
-        let signature = sign::headers(unsigned, scope, credentials).map_err(wrong)?;
-        let http = match self.http.take() {
-            Some((scheme, http)) if scheme == url.scheme() => http,
-            _ => client(&self.proxy, url).map_err(wrong)?,
-        };
-        let method = reqwest::Method::from_bytes(request.method.as_bytes()).map_err(|e| wrong(e.to_string()))?;
-        let mut signed = http.request(method, url.clone()).body(request.body.to_owned());
-        self.http = Some((url.scheme().to_owned(), http));
-        for (name, value) in headers {
-            signed = signed.header(*name, *value);
-        }
-        for (name, value) in signature {
-            let mut value = HeaderValue::from_str(&value).map_err(|_| wrong("the credentials are no text".into()))?;
-            value.set_sensitive(true);
-            signed = signed.header(name, value);
-        }
-        Ok(signed)
-    }
-
-    /// One request and its answer.
-    ///
-    /// # Errors
-    /// What happened instead of an answer, in words.
-    fn exchange(&self, signed: reqwest::RequestBuilder, patience: Duration) -> Result<Reply, String> {
-        self.runtime.block_on(async {
-            let exchange = async {
-                let mut response = signed.send().await.map_err(|e| net::chain(&e.without_url()))?;
-                let mut body = Vec::new();
-                while let Some(chunk) = response.chunk().await.map_err(|e| net::chain(&e.without_url()))? {
-                    body.extend_from_slice(&chunk);
-                    // What is read of the rest decides nothing.
-                    if body.len() > BODY_LIMIT {
-                        break;
-                    }
-                }
-                let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
-                Ok(Reply {
-                    date: header(DATE.as_str()).and_then(http_date),
-                    bucket_region: header("x-amz-bucket-region").map(str::to_owned),
-                    ..Reply::new(response.status().as_u16(), &body)
-                })
-            };
-            let late = |_| Err(format!("nothing whole within {} s", patience.as_secs_f64().ceil()));
-            tokio::time::timeout(patience, exchange).await.unwrap_or_else(late)
-        })
-    }
-
     /// The time by the other side's clock, as far as it is known.
     fn now(&self) -> SystemTime {
         let (now, difference) = (SystemTime::now(), Duration::from_secs(self.ahead.unsigned_abs()));
@@ -303,14 +239,6 @@ impl Api {
     }
 }
 
-/// A request, before it has an address and a signature.
-struct Request<'a> {
-    service: Service,
-    method: &'a str,
-    path: Option<&'a str>,
-    body: &'a str,
-}
-
 /// How far one clock is ahead of another, seconds.
 fn difference(theirs: SystemTime, ours: SystemTime) -> i64 {
     match theirs.duration_since(ours) {
@@ -319,29 +247,32 @@ fn difference(theirs: SystemTime, ours: SystemTime) -> i64 {
     }
 }
 
-/// The address without what a path may tell.
-fn origin(url: &Url) -> String {
-    url.origin().ascii_serialization()
-}
-
-fn client(proxy: &Proxy, url: &Url) -> Result<reqwest::Client, String> {
-    let mut builder = net::download_client(proxy)?;
-    // Certificates cost some 20 ms, and an image may have none.
-    if url.scheme() == "http" && proxy.http.is_none() {
-        builder = builder.tls_certs_only([]);
-    }
-    builder
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(Duration::from_secs(5))
-        .user_agent(concat!("titus-bootstrap/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|e| net::chain(&e))
-}
-
 /// Anything up to a bound that grows. The standard library seeds each `RandomState` anew.
 fn full_jitter(failures: u32) -> Duration {
     use std::hash::{BuildHasher, Hasher, RandomState};
     let bound = PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_PAUSE);
     let random = RandomState::new().build_hasher().finish() % 1024;
     bound * u32::try_from(random).unwrap_or(0) / 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_are_anything_up_to_a_bound_that_grows() {
+        for (failures, bound) in [(1, 1), (2, 2), (3, 4), (5, 16), (6, 20), (1000, 20), (u32::MAX, 20)] {
+            let bound = Duration::from_secs(bound);
+            let pauses: Vec<_> = (0..200).map(|_| full_jitter(failures)).collect();
+            assert!(pauses.iter().all(|pause| *pause < bound), "{failures}");
+            assert!(pauses.iter().any(|pause| *pause > bound / 2) && pauses.iter().any(|pause| *pause < bound / 2));
+        }
+    }
+
+    #[test]
+    fn clocks_differ_either_way() {
+        let now = SystemTime::now();
+        assert_eq!(difference(now + Duration::from_secs(90), now), 90);
+        assert_eq!(difference(now, now + Duration::from_secs(90)), -90);
+    }
 }

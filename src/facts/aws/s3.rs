@@ -1,6 +1,8 @@
 //! Whether a bucket can be reached.
 
-use super::{Api, Failure, Request, Service, refused};
+use super::answer::refused;
+use super::request::Request;
+use super::{Api, Failure, Service};
 use crate::error::Error;
 
 /// What S3 says of a bucket.
