@@ -1,36 +1,37 @@
 //! The few calls to AWS's regional APIs that a node makes, as itself: with the credentials of its instance
 //! profile, one call at a time, each tried again until a deadline for all of them.
 
+mod answer;
 mod autoscaling;
 mod ec2;
 mod endpoint;
+mod request;
 mod s3;
-mod sign;
+pub mod sign;
 
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_credential_types::Credentials;
-use reqwest::header::DATE;
+use reqwest::Url;
 
+pub use self::answer::{Failure, statement};
 pub use self::autoscaling::{Lifecycle, Outcome};
 pub use self::ec2::{Peer, Wanted};
 pub use self::endpoint::Service;
 pub use self::s3::Bucket;
 
-use self::sign::{Scope, Unsigned};
+use self::answer::{NO_PROFILE, Reply, refused};
+use self::request::{Request, origin};
 use super::imds;
 use crate::error::{Error, Kind, Result};
-use crate::host::net::{self, Proxy};
-
-/// An answer that measures more is none of these APIs', bytes: a page of a thousand instances has some 3 MiB.
-const BODY_LIMIT: usize = 8 << 20;
+use crate::host::net::Proxy;
 
 /// How long one call may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The pause after a failed call is anything up to this, doubled by each one: "full jitter" (AWS Architecture
-/// Blog, "Exponential Backoff And Jitter").
-const PAUSE: Duration = Duration::from_millis(500);
+/// Blog, "Exponential Backoff And Jitter"). Both bounds are those of AWS's own SDKs ("Retry behavior").
+const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
 /// Credentials are fetched anew so long before they expire. IMDS has the next ones five minutes before.
@@ -43,74 +44,8 @@ const NEXT_WORD: Duration = Duration::from_secs(10);
 /// How a pause is chosen; the argument is the number of failures until then, from 1.
 pub type Backoff = fn(u32) -> Duration;
 
-/// A call that brought no answer.
-#[derive(Debug)]
-pub struct Failure {
-    /// The API's word for it: `UnauthorizedOperation`; none where the API said nothing.
-    pub code: Option<String>,
-    /// The same for people.
-    pub error: Error,
-}
-
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Error {
-        failure.error
-    }
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
-        Failure { code: None, error }
-    }
-}
-
-impl Failure {
-    /// Whether it will fail for as long as nobody changes the instance's profile: it has none, or a policy
-    /// that does not allow the call.
-    pub fn is_denied(&self) -> bool {
-        self.is_without_profile() || self.code.as_deref().is_some_and(is_denial)
-    }
-
-    /// Whether the instance has no profile, or not yet.
-    pub fn is_without_profile(&self) -> bool {
-        self.code.as_deref() == Some(NO_PROFILE)
-    }
-}
-
-/// As if an API had said it: there is nobody to sign for.
-const NO_PROFILE: &str = "NoInstanceProfile";
-
-fn is_denial(code: &str) -> bool {
-    ["UnauthorizedOperation", "AccessDenied", "AccessDeniedException"].contains(&code)
-}
-
-/// The error codes that tell of a clock, or of credentials, that were right a while ago.
-fn is_stale(code: &str) -> bool {
-    const STALE: [&str; 6] = [
-        "ExpiredToken",
-        "ExpiredTokenException",
-        "RequestExpired",
-        "SignatureDoesNotMatch",
-        "RequestTimeTooSkewed",
-        "AuthFailure",
-    ];
-    STALE.contains(&code)
-}
-
-/// Whether a later try may go better ("Common errors" of the services).
-fn is_passing(status: u16, code: &str) -> bool {
-    status >= 500
-        || status == 429
-        || ["RequestLimitExceeded", "Throttling", "ThrottlingException", "RequestThrottled", "SlowDown"].contains(&code)
-}
-
-/// What came back.
-struct Reply {
-    status: u16,
-    body: String,
-    /// What the other side's clock said.
-    date: Option<SystemTime>,
-}
+/// Where variables are looked up: [`std::env::var`], as a rule.
+pub type Variable = Box<dyn Fn(&str) -> Option<String> + Send>;
 
 /// The APIs, as this instance may call them.
 pub struct Api {
@@ -123,8 +58,11 @@ pub struct Api {
     pub backoff: Backoff,
     /// Hears, after some seconds, what is waited for.
     pub say: fn(&str),
+    /// Tells of `AWS_ENDPOINT_URL` and the like.
+    pub variable: Variable,
     runtime: tokio::runtime::Runtime,
-    http: Option<reqwest::Client>,
+    /// For addresses with this scheme.
+    http: Option<(String, reqwest::Client)>,
     credentials: Option<Credentials>,
     domain: Option<String>,
     /// How far the other side's clock is ahead of ours, seconds.
@@ -145,6 +83,7 @@ impl Api {
             limit,
             backoff: full_jitter,
             say: |line| tracing::info!("{line}"),
+            variable: Box::new(|name| std::env::var(name).ok()),
             runtime: super::runtime()?,
             http: None,
             credentials: None,
@@ -166,137 +105,89 @@ impl Api {
     /// Calls an action of a query API; its answer is XML.
     ///
     /// # Errors
-    /// As [`Api::ask`].
+    /// As [`Api::ask`], and when the answer is an error.
     fn query(&mut self, service: Service, action: &str, parameters: &[(String, String)]) -> Result<String, Failure> {
-        let mut form = reqwest::Url::parse("form:").map_err(|e| Error::failed("no form").cause(e))?;
+        let mut form = Url::parse("form:").map_err(|e| Error::failed("no form").cause(e))?;
         form.query_pairs_mut()
             .append_pair("Action", action)
             .append_pair("Version", service.version())
             .extend_pairs(parameters);
-        let body = form.query().unwrap_or_default().to_owned();
-        let what = format!("{} ({action})", service.title());
-        let url = self.endpoint(service)?;
-        let reply = self.ask(service, &what, "POST", &url, &body)?;
-        if reply.status == 200 { Ok(reply.body) } else { Err(refused(service, &what, action, &reply)) }
-    }
-
-    fn endpoint(&self, service: Service) -> Result<reqwest::Url> {
-        endpoint::of(service, &self.region, self.domain.as_deref(), |name| std::env::var(name).ok())
+        let what = service.call(action);
+        let request = Request { service, method: "POST", path: None, body: form.query().unwrap_or_default() };
+        let reply = self.ask(&what, request)?;
+        if reply.status == 200 && reply.code.is_empty() {
+            Ok(reply.body)
+        } else {
+            Err(refused(service, &what, action, &self.region, &reply))
+        }
     }
 
     /// Asks until there is an answer that asking again would not change, or the time is over.
     ///
     /// # Errors
-    /// 75 at the deadline; 78 without credentials.
-    fn ask(
-        &mut self,
-        service: Service,
-        what: &str,
-        method: &str,
-        url: &reqwest::Url,
-        body: &str,
-    ) -> Result<Reply, Failure> {
+    /// 75 at the deadline; 78 without credentials, or with an address that is none.
+    fn ask(&mut self, what: &str, request: Request<'_>) -> Result<Reply, Failure> {
         let began = Instant::now();
-        let (mut failures, mut spoken, mut renewed) = (0, Duration::ZERO, false);
+        let (mut tries, mut failures, mut spoken, mut renewed) = (0, 0, None, false);
+        let mut last = "nothing, for the time was used up before".to_owned();
         loop {
+            if self.left().is_zero() {
+                let url = self.address(&request)?;
+                return Err(self.out_of_time(what, &url, tries, &last).into());
+            }
             self.refresh(what)?;
-            let answer = match self.attempt(service, method, url, body) {
-                Ok(reply) => {
-                    let code = code_of(&reply.body);
-                    if is_stale(&code) && !renewed && reply.status >= 400 {
-                        // Once, with the credentials and the clock of now.
-                        renewed = true;
-                        self.credentials = None;
-                        self.follow(reply.date);
-                        continue;
-                    }
-                    if !is_passing(reply.status, &code) {
-                        return Ok(reply);
-                    }
-                    format!("{} {code}", reply.status)
+            let url = self.address(&request)?;
+            let signed = self.signed(what, &request, &url)?;
+            let patience = PATIENCE.min(self.left());
+            tries += 1;
+            match self.exchange(signed, patience) {
+                Ok(reply) if !renewed && self.is_stale(&reply) => {
+                    // Once, with the credentials and the clock of now.
+                    renewed = true;
+                    self.credentials = None;
+                    self.follow(reply.date);
+                    continue;
                 }
-                Err(answer) => answer,
-            };
+                Ok(reply) if !reply.is_passing() => return Ok(reply),
+                Ok(reply) => last = reply.name(),
+                // Only the deadline cut it short: what was answered before tells more.
+                Err(_) if patience < PATIENCE && failures > 0 && self.left().is_zero() => {}
+                Err(answer) => last = answer,
+            }
             failures += 1;
-            let left = self.left();
-            if left.is_zero() {
-                return Err(self.out_of_time(what, url, failures, &answer).into());
-            }
             let waited = began.elapsed();
-            if waited >= FIRST_WORD && (spoken.is_zero() || waited >= spoken + NEXT_WORD) {
-                spoken = waited;
-                (self.say)(&format!(
-                    "waiting for {what} at {}: {answer}, {} s from now at most",
-                    origin(url),
-                    left.as_secs()
-                ));
+            if waited >= spoken.map_or(FIRST_WORD, |spoken| spoken + NEXT_WORD) && !self.left().is_zero() {
+                spoken = Some(waited);
+                (self.say)(&self.progress(what, &url, &last));
             }
-            std::thread::sleep((self.backoff)(failures).min(left));
+            std::thread::sleep((self.backoff)(failures).min(self.left()));
         }
     }
 
-    /// One request.
-    ///
-    /// # Errors
-    /// What happened instead of an answer, in words.
-    fn attempt(&mut self, service: Service, method: &str, url: &reqwest::Url, body: &str) -> Result<Reply, String> {
-        let credentials = self.credentials.as_ref().ok_or("no credentials")?;
-        let form = [("content-type", "application/x-www-form-urlencoded; charset=utf-8")];
-        let headers: &[(&str, &str)] = if method == "POST" { &form } else { &[] };
-        let time = if self.ahead >= 0 {
-            SystemTime::now() + Duration::from_secs(self.ahead.unsigned_abs())
-        } else {
-            SystemTime::now() - Duration::from_secs(self.ahead.unsigned_abs())
-        };
-        let scope = Scope { region: &self.region, service: service.name(), time };
-        let unsigned = Unsigned { method, url: url.as_str(), headers, body: body.as_bytes() };
-        let signed = sign::headers(unsigned, scope, credentials)?;
-        let http = match &self.http {
-            Some(http) => http,
-            None => self.http.insert(client(&self.proxy)?),
-        };
-        let method = reqwest::Method::from_bytes(method.as_bytes()).map_err(|e| e.to_string())?;
-        let mut request = http.request(method, url.clone()).body(body.to_owned());
-        for (name, value) in headers.iter().copied().chain(signed.iter().map(|(n, v)| (n.as_str(), v.as_str()))) {
-            request = request.header(name, value);
-        }
-        let patience =
-            PATIENCE.min(self.until.saturating_duration_since(Instant::now())).max(Duration::from_millis(100));
-        self.runtime.block_on(async {
-            let exchange = async {
-                let mut response = request.send().await.map_err(|e| net::chain(&e.without_url()))?;
-                let date = response.headers().get(DATE).and_then(|date| date.to_str().ok()).map(str::to_owned);
-                let mut bytes = Vec::new();
-                while let Some(chunk) = response.chunk().await.map_err(|e| net::chain(&e.without_url()))? {
-                    bytes.extend_from_slice(&chunk);
-                    if bytes.len() > BODY_LIMIT {
-                        return Err(format!("more than {} MiB", BODY_LIMIT >> 20));
-                    }
-                }
-                Ok(Reply {
-                    status: response.status().as_u16(),
-                    body: String::from_utf8_lossy(&bytes).into_owned(),
-                    date: date.and_then(|date| http_date(&date)),
-                })
-            };
-            let late = |_| Err(format!("nothing whole within {} s", patience.as_secs()));
-            tokio::time::timeout(patience, exchange).await.unwrap_or_else(late)
-        })
+    /// The time by the other side's clock, as far as it is known.
+    fn now(&self) -> SystemTime {
+        let (now, difference) = (SystemTime::now(), Duration::from_secs(self.ahead.unsigned_abs()));
+        let then = if self.ahead < 0 { now.checked_sub(difference) } else { now.checked_add(difference) };
+        then.unwrap_or(now)
+    }
+
+    /// Whether the answer may be another with the credentials and the clock of now.
+    fn is_stale(&self, reply: &Reply) -> bool {
+        // S3 says no more than 403 to HEAD, also of a clock that is wrong.
+        let astray = || reply.date.is_some_and(|theirs| difference(theirs, self.now()).abs() > 5 * 60);
+        reply.is_stale(&self.region) || (reply.status == 403 && reply.body.is_empty() && astray())
     }
 
     /// Takes the other side's clock where ours is plainly wrong, as it may be early in a first boot.
     fn follow(&mut self, theirs: Option<SystemTime>) {
         let Some(theirs) = theirs else { return };
-        let ahead = match theirs.duration_since(SystemTime::now()) {
-            Ok(ahead) => i64::try_from(ahead.as_secs()).unwrap_or(0),
-            Err(behind) => -i64::try_from(behind.duration().as_secs()).unwrap_or(0),
-        };
-        if ahead.abs() > 60 {
+        let ahead = difference(theirs, SystemTime::now());
+        self.ahead = if ahead.abs() > 60 { ahead } else { 0 };
+        if self.ahead != 0 {
             tracing::warn!(
                 "this machine's clock differs from AWS's by {} s: requests are signed with theirs",
                 ahead.abs()
             );
-            self.ahead = ahead;
         }
     }
 
@@ -305,18 +196,26 @@ impl Api {
     /// # Errors
     /// 75 when IMDS does not answer; [`NO_PROFILE`] where the instance has no profile.
     fn refresh(&mut self, what: &str) -> Result<(), Failure> {
-        let good =
-            |credentials: &Credentials| credentials.expiry().is_none_or(|expiry| expiry > SystemTime::now() + MARGIN);
-        if self.credentials.as_ref().is_some_and(good) {
+        let now = self.now();
+        let lasts = |margin| {
+            let held = self.credentials.as_ref();
+            held.is_some_and(|held| held.expiry().is_none_or(|expiry| expiry > now + margin))
+        };
+        if lasts(MARGIN) {
             return Ok(());
         }
-        match imds::access(&self.imds, self.left().max(Duration::from_secs(1)))? {
-            Some(access) => {
+        // Those that are still good need not wait for the next ones.
+        let good = lasts(Duration::ZERO);
+        let patience = if good { Duration::from_secs(2) } else { self.left() };
+        match imds::access(&self.imds, Duration::from_secs(patience.as_secs().max(1))) {
+            Ok(Some(access)) => {
                 self.credentials = Some(access.credentials);
                 self.domain = access.domain;
                 Ok(())
             }
-            None => Err(Failure {
+            Err(_) if good => Ok(()),
+            Err(error) => Err(error.into()),
+            Ok(None) => Err(Failure {
                 code: Some(NO_PROFILE.into()),
                 error: Error::config(format!("{what} cannot be asked: this instance has no instance profile"))
                     .cause("IMDS has no item iam/security-credentials, so there is nobody to sign for")
@@ -325,91 +224,27 @@ impl Api {
         }
     }
 
-    fn out_of_time(&self, what: &str, url: &reqwest::Url, tries: u32, answer: &str) -> Error {
+    /// One line: what is waited for, and until when.
+    fn progress(&self, what: &str, url: &Url, last: &str) -> String {
+        let left = self.left();
+        let until = humantime::format_rfc3339_seconds(SystemTime::now() + left);
+        format!("waiting for {what} at {}: {last}, until {until}, {} s from now", origin(url), left.as_secs())
+    }
+
+    fn out_of_time(&self, what: &str, url: &Url, tries: u32, last: &str) -> Error {
         let limit = humantime::format_duration(self.limit);
         Error::new(Kind::TemporaryFailure, format!("{what} gave no answer within {limit}"))
-            .cause(format!("asked {} {tries} times; the last answer: {answer}", origin(url)))
+            .cause(format!("asked {} {tries} times; the last answer: {last}", origin(url)))
             .fix("see whether this subnet has a way there (NAT, a VPC endpoint, or the settings proxy.*), and who else is calling the API")
     }
 }
 
-/// `Tue, 25 Nov 2026 02:30:00 GMT` (RFC 9110, `IMF-fixdate`).
-fn http_date(text: &str) -> Option<SystemTime> {
-    let words: Vec<&str> = text.split_whitespace().collect();
-    let [_, day, month, year, time, "GMT"] = words.as_slice() else { return None };
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let month = MONTHS.iter().position(|known| known == month)? + 1;
-    humantime::parse_rfc3339(&format!("{year}-{month:02}-{day}T{time}Z")).ok()
-}
-
-/// The address without what a path may tell.
-fn origin(url: &reqwest::Url) -> String {
-    url.origin().ascii_serialization()
-}
-
-fn client(proxy: &Proxy) -> Result<reqwest::Client, String> {
-    net::download_client(proxy)?
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(Duration::from_secs(5))
-        .user_agent(concat!("titus-bootstrap/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|e| net::chain(&e))
-}
-
-/// An answer that is not what was asked for.
-fn refused(service: Service, what: &str, action: &str, reply: &Reply) -> Failure {
-    let code = code_of(&reply.body);
-    let text = message_of(&reply.body);
-    let told = match (code.as_str(), text.as_str()) {
-        ("", _) => format!("status {}: {}", reply.status, reply.body.chars().take(200).collect::<String>()),
-        (code, text) => format!("{code}: {text}"),
-    };
-    let error = if is_denial(&code) {
-        Error::config(format!("{what} is not allowed to this instance")).cause(told).fix(format!(
-            "add this statement to the policy of the instance profile's role:\n{}",
-            statement(service, action)
-        ))
-    } else if is_stale(&code) {
-        Error::config(format!("{what} does not accept this instance's signature"))
-            .cause(told)
-            .fix("see whether the clock is right (date --utc), and whether the instance profile's role still exists")
-    } else {
-        Error::config(format!("{what} refused the call")).cause(told)
-    };
-    Failure { code: (!code.is_empty()).then_some(code), error }
-}
-
-/// What a policy needs for an action.
-pub fn statement(service: Service, action: &str) -> String {
-    // A bucket's own permissions are not asked for by their action's name.
-    format!("{{ \"Effect\": \"Allow\", \"Action\": \"{}:{action}\", \"Resource\": \"*\" }}", service.name())
-}
-
-/// The text of the first element of this name.
-fn text_of(document: &roxmltree::Document<'_>, name: &str) -> String {
-    let found = document.descendants().find(|node| node.tag_name().name() == name);
-    found.and_then(|node| node.text()).unwrap_or_default().trim().to_owned()
-}
-
-fn code_of(body: &str) -> String {
-    roxmltree::Document::parse(body).map(|document| text_of(&document, "Code")).unwrap_or_default()
-}
-
-/// The API's own words, as much as fits a message. EC2's may hold an encoded text of some KiB.
-fn message_of(body: &str) -> String {
-    let whole = roxmltree::Document::parse(body).map(|document| text_of(&document, "Message")).unwrap_or_default();
-    let cut = whole.split("Encoded authorization failure message").next().unwrap_or_default();
-    cut.chars().filter(|c| !c.is_control()).take(400).collect::<String>().trim().to_owned()
-}
-
-/// Reads an answer; one that is no XML came from something else.
-fn parse<'a>(what: &str, body: &'a str) -> Result<roxmltree::Document<'a>> {
-    roxmltree::Document::parse(body).map_err(|e| {
-        let start: String = body.chars().filter(|c| !c.is_control()).take(100).collect();
-        Error::config(format!("{what} gave an answer that is none of its own"))
-            .cause(format!("it is no XML ({e}): {start:?}"))
-            .fix("look for a proxy or another service at that address")
-    })
+/// How far one clock is ahead of another, seconds.
+fn difference(theirs: SystemTime, ours: SystemTime) -> i64 {
+    match theirs.duration_since(ours) {
+        Ok(ahead) => i64::try_from(ahead.as_secs()).unwrap_or(0),
+        Err(behind) => -i64::try_from(behind.duration().as_secs()).unwrap_or(0),
+    }
 }
 
 /// Anything up to a bound that grows. The standard library seeds each `RandomState` anew.
@@ -418,4 +253,26 @@ fn full_jitter(failures: u32) -> Duration {
     let bound = PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_PAUSE);
     let random = RandomState::new().build_hasher().finish() % 1024;
     bound * u32::try_from(random).unwrap_or(0) / 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_are_anything_up_to_a_bound_that_grows() {
+        for (failures, bound) in [(1, 1), (2, 2), (3, 4), (5, 16), (6, 20), (1000, 20), (u32::MAX, 20)] {
+            let bound = Duration::from_secs(bound);
+            let pauses: Vec<_> = (0..200).map(|_| full_jitter(failures)).collect();
+            assert!(pauses.iter().all(|pause| *pause < bound), "{failures}");
+            assert!(pauses.iter().any(|pause| *pause > bound / 2) && pauses.iter().any(|pause| *pause < bound / 2));
+        }
+    }
+
+    #[test]
+    fn clocks_differ_either_way() {
+        let now = SystemTime::now();
+        assert_eq!(difference(now + Duration::from_secs(90), now), 90);
+        assert_eq!(difference(now, now + Duration::from_secs(90)), -90);
+    }
 }

@@ -57,10 +57,6 @@ pub struct Answers {
 /// `TemporaryFailure` when the time is over, `Config` when an answer must not be
 /// used, `Unavailable` when the endpoint is disabled.
 pub fn read(endpoint: &Endpoint, deadline: Duration, say: &mut dyn FnMut(&str)) -> Result<Answers> {
-    if endpoint.is_disabled() {
-        return Err(Error::unavailable("instance metadata: AWS_EC2_METADATA_DISABLED=true forbids asking for it")
-            .fix("unset the variable, or give the facts with --facts FILE"));
-    }
     super::runtime()?.block_on(async {
         let progress = Progress::new(endpoint, deadline);
         let reader = Reader { client: Client::new(&progress)?, sources: BTreeMap::new() };
@@ -281,7 +277,7 @@ impl Reader<'_> {
 }
 
 /// Whether roles or settings come from this tag.
-fn is_ours(key: &str) -> bool {
+pub(super) fn is_ours(key: &str) -> bool {
     key.starts_with("titus:") || key.starts_with("titus-") || key == GROUP_TAG
 }
 

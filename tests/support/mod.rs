@@ -2,7 +2,9 @@
 
 #![allow(dead_code, reason = "not every ring uses all of it")]
 
+pub mod aws;
 pub mod environment_file;
 pub mod metadata;
 pub mod root;
+pub mod sigv4;
 pub mod user;

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use roxmltree::Node;
 
-use super::super::imds::value::Form;
-use super::{Api, Failure, Service, parse};
+use super::super::imds::{self, value::Form};
+use super::answer::parse;
+use super::{Api, Failure, Service};
 use crate::error::{Error, Result};
 use crate::facts::TypeNumbers;
 
@@ -34,15 +35,27 @@ pub struct Peer {
     pub tags: BTreeMap<String, String>,
 }
 
+/// How many pages of one answer are read. One has up to a thousand items: more is a mistake that must end.
+const MOST_PAGES: usize = 16;
+
 impl Api {
-    /// All tags of an instance.
+    /// All tags of an instance. Somebody's description with a line break in it is left out, as from IMDS.
     ///
     /// # Errors
-    /// When the call fails.
+    /// When the call fails, or a tag that decides something is not plain text.
     pub fn tags(&mut self, instance: &str) -> Result<BTreeMap<String, String>, Failure> {
-        let body = self.query(Service::Ec2, "DescribeTags", &filters(&[("resource-id", instance)]))?;
-        let document = parse("the EC2 API (DescribeTags)", &body)?;
-        Ok(items(document.root(), "tagSet").filter_map(tag).collect())
+        let mut tags = BTreeMap::new();
+        self.pages("DescribeTags", &filters(&[("resource-id", instance)]), &mut |page| {
+            for item in items(page, "tagSet") {
+                match tag(item) {
+                    Some((key, Ok(value))) => drop(tags.insert(key, value)),
+                    Some((key, Err(error))) if imds::is_ours(&key) => return Err(error),
+                    _ => {}
+                }
+            }
+            Ok(())
+        })?;
+        Ok(tags)
     }
 
     /// The numbers of an instance type; `None` where EC2 has no such type, or does not say them.
@@ -50,14 +63,14 @@ impl Api {
     /// # Errors
     /// When the call fails.
     pub fn instance_type(&mut self, name: &str) -> Result<Option<TypeNumbers>, Failure> {
-        let parameters = [("InstanceType.1".to_owned(), name.to_owned())];
-        let body = match self.query(Service::Ec2, "DescribeInstanceTypes", &parameters) {
+        const ACTION: &str = "DescribeInstanceTypes";
+        let body = match self.query(Service::Ec2, ACTION, &[("InstanceType.1".to_owned(), name.to_owned())]) {
             Err(failure) if failure.code.as_deref() == Some("InvalidInstanceType") => return Ok(None),
             other => other?,
         };
-        let document = parse("the EC2 API (DescribeInstanceTypes)", &body)?;
-        let found = items(document.root(), "instanceTypeSet").find(|item| text(*item, "instanceType") == Some(name));
-        Ok(found.and_then(numbers))
+        let document = parse(&Service::Ec2.call(ACTION), ACTION, &body)?;
+        let mut types = items(document.root_element(), "instanceTypeSet");
+        Ok(types.find(|item| text(*item, "instanceType") == Some(name)).and_then(numbers))
     }
 
     /// The instances that are wanted, in no order.
@@ -65,28 +78,42 @@ impl Api {
     /// # Errors
     /// When the call fails, or an answer has another form.
     pub fn peers(&mut self, wanted: Wanted<'_>) -> Result<Vec<Peer>, Failure> {
-        const ACTION: &str = "DescribeInstances";
         let key = format!("tag:{}", wanted.tag);
         let mut asked = vec![(key.as_str(), wanted.value), ("instance-state-name", "running")];
         asked.extend(wanted.vpc_id.map(|id| ("vpc-id", id)));
-        let (mut peers, mut next) = (Vec::new(), None);
-        // Each page has up to a thousand instances: more of one tag is a mistake that must end.
-        for _ in 0..16 {
-            let mut parameters = filters(&asked);
-            parameters.extend(next.take().map(|token| ("NextToken".to_owned(), token)));
-            let body = self.query(Service::Ec2, ACTION, &parameters)?;
-            let document = parse("the EC2 API (DescribeInstances)", &body)?;
-            for reservation in items(document.root(), "reservationSet") {
+        let mut parameters = filters(&asked);
+        parameters.push(("MaxResults".into(), "1000".into()));
+        let mut peers = Vec::new();
+        self.pages("DescribeInstances", &parameters, &mut |page| {
+            for reservation in items(page, "reservationSet") {
                 for instance in items(reservation, "instancesSet") {
                     peers.push(peer(instance)?);
                 }
             }
-            next = text(document.root_element(), "nextToken").map(str::to_owned);
-            if next.is_none() {
-                return Ok(peers);
-            }
+            Ok(())
+        })?;
+        Ok(peers)
+    }
+
+    /// Calls an action, and again for each further page.
+    fn pages(
+        &mut self,
+        action: &str,
+        parameters: &[(String, String)],
+        read: &mut dyn FnMut(Node<'_, '_>) -> Result<()>,
+    ) -> Result<(), Failure> {
+        let what = Service::Ec2.call(action);
+        let mut parameters = parameters.to_vec();
+        for _ in 0..MOST_PAGES {
+            let body = self.query(Service::Ec2, action, &parameters)?;
+            let document = parse(&what, action, &body)?;
+            read(document.root_element())?;
+            let Some(next) = text(document.root_element(), "nextToken") else { return Ok(()) };
+            parameters.retain(|(name, _)| name != "NextToken");
+            parameters.push(("NextToken".into(), next.into()));
         }
-        Err(Error::config(format!("more than a thousand instances have the tag {}={}", wanted.tag, wanted.value))
+        Err(Error::config(format!("{what} gave an answer that does not end"))
+            .cause(format!("after {MOST_PAGES} pages there is one more"))
             .into())
     }
 }
@@ -112,18 +139,19 @@ fn text<'a>(node: Node<'a, 'a>, name: &str) -> Option<&'a str> {
     child(node, name)?.text().map(str::trim).filter(|text| !text.is_empty())
 }
 
-/// The items of the set of this name below a node, or right below the document's own element.
+/// The items of the set of this name right below a node.
 fn items<'a>(node: Node<'a, 'a>, set: &str) -> impl Iterator<Item = Node<'a, 'a>> {
-    let node = if node.is_root() { node.first_element_child() } else { Some(node) };
-    let set = node.and_then(|node| child(node, set));
-    set.into_iter().flat_map(|set| set.children()).filter(|item| item.tag_name().name() == "item")
+    child(node, set).into_iter().flat_map(|set| set.children()).filter(|item| item.tag_name().name() == "item")
 }
 
-/// Somebody's description with a line break in it is left out, as it is from IMDS.
-fn tag(item: Node<'_, '_>) -> Option<(String, String)> {
+/// A tag's key, and its value if that is plain text.
+fn tag(item: Node<'_, '_>) -> Option<(String, Result<String>)> {
+    let key = text(item, "key").filter(|key| !key.contains(char::is_control))?;
     let value = child(item, "value").and_then(|value| value.text()).unwrap_or_default();
-    let value = Form::Text.read("a tag", value.as_bytes()).ok()?;
-    Some((text(item, "key")?.to_owned(), value))
+    let value = Form::Text.read("", value.as_bytes()).map_err(|error| {
+        Error { what: format!("the instance's tag {key} cannot be used"), ..error }.fix("change the instance's tag")
+    });
+    Some((key.to_owned(), value))
 }
 
 fn numbers(item: Node<'_, '_>) -> Option<TypeNumbers> {
@@ -141,8 +169,10 @@ fn numbers(item: Node<'_, '_>) -> Option<TypeNumbers> {
 }
 
 fn peer(instance: Node<'_, '_>) -> Result<Peer> {
-    const ITEM: &str = "the EC2 API (DescribeInstances)";
-    let read = |form: Form, name: &str| form.read(ITEM, text(instance, name).unwrap_or_default().as_bytes());
+    let read = |form: Form, name: &str| {
+        let refuse = |error| Error { what: format!("the EC2 API (DescribeInstances): {name} cannot be used"), ..error };
+        form.read(name, text(instance, name).unwrap_or_default().as_bytes()).map_err(refuse)
+    };
     let attachments = items(instance, "networkInterfaceSet").filter_map(|interface| child(interface, "attachment"));
     let first = attachments.into_iter().find(|attachment| text(*attachment, "deviceIndex") == Some("0"));
     let launched = first.and_then(|first| text(first, "attachTime")).or_else(|| text(instance, "launchTime"));
@@ -150,7 +180,7 @@ fn peer(instance: Node<'_, '_>) -> Result<Peer> {
         id: read(Form::Id("i"), "instanceId")?,
         address: read(Form::Ipv4, "privateIpAddress")?,
         launched: launched.unwrap_or_default().to_owned(),
-        tags: items(instance, "tagSet").filter_map(tag).collect(),
+        tags: items(instance, "tagSet").filter_map(tag).filter_map(|(key, value)| Some((key, value.ok()?))).collect(),
     })
 }
 

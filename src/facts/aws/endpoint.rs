@@ -34,6 +34,11 @@ impl Service {
         }
     }
 
+    /// A call of it, for people: `the EC2 API (DescribeTags)`.
+    pub(super) fn call(self, action: &str) -> String {
+        format!("{} ({action})", self.title())
+    }
+
     /// The version of its API that is spoken; S3 has none.
     pub(super) fn version(self) -> &'static str {
         match self {
@@ -63,7 +68,7 @@ pub fn of(
     service: Service,
     region: &str,
     domain: Option<&str>,
-    variable: impl Fn(&str) -> Option<String>,
+    variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Url> {
     let set = |name| variable(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
     for name in [service.variable(), "AWS_ENDPOINT_URL"] {
@@ -73,9 +78,12 @@ pub fn of(
                 && url.has_host()
                 && url.query().is_none()
                 && url.username().is_empty()
+                && url.password().is_none()
         });
         return url.ok_or_else(|| {
-            Error::config(format!("{name} must not be {given:?}")).fix("give http://HOST[:PORT] or https://HOST[:PORT]")
+            // What stands before an @ may be a password.
+            let shown = given.rsplit('@').next().unwrap_or_default();
+            Error::config(format!("{name} must not be {shown:?}")).fix("give http://HOST[:PORT] or https://HOST[:PORT]")
         });
     }
     let name = "AWS_USE_FIPS_ENDPOINT";
@@ -88,8 +96,14 @@ pub fn of(
     // GovCloud's usual endpoints are FIPS endpoints, but for S3 ("AWS GovCloud (US) endpoints").
     let plain = !fips || (region.starts_with("us-gov-") && service != Service::S3);
     let name = if plain { service.name().to_owned() } else { format!("{}-fips", service.name()) };
-    let address = format!("https://{name}.{region}.{domain}/");
-    Url::parse(&address).map_err(|e| Error::config(format!("{address} is no address of {}", service.title())).cause(e))
+    let host = format!("{name}.{region}.{domain}");
+    // A region or a domain that is none must not lead the signature elsewhere.
+    let url = Url::parse(&format!("https://{host}/")).ok();
+    let url = url.filter(|url| url.host_str() == Some(&host) && !host.contains(".."));
+    url.ok_or_else(|| {
+        Error::config(format!("{host:?} is no address of {}", service.title()))
+            .fix("see the region in the facts (titus-bootstrap facts)")
+    })
 }
 
 #[cfg(test)]
@@ -98,7 +112,7 @@ mod tests {
 
     fn at(service: Service, region: &str, domain: Option<&str>, set: &[(&str, &str)]) -> Result<String> {
         let variable = |name: &str| set.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
-        of(service, region, domain, variable).map(|url| url.to_string())
+        of(service, region, domain, &variable).map(|url| url.to_string())
     }
 
     #[test]
@@ -121,10 +135,21 @@ mod tests {
         let set = [("AWS_ENDPOINT_URL_EC2", "http://127.0.0.1:5000"), ("AWS_ENDPOINT_URL", "https://all.example/")];
         assert_eq!(at(Service::Ec2, "eu-west-1", None, &set).unwrap(), "http://127.0.0.1:5000/");
         assert_eq!(at(Service::S3, "eu-west-1", None, &set).unwrap(), "https://all.example/");
-        for wrong in ["127.0.0.1:5000", "ftp://host/", "https://user@host/", "http://host/?a=b"] {
+        for wrong in ["127.0.0.1:5000", "ftp://host/", "https://user@host/", "https://:hush@host/", "http://host/?a=b"]
+        {
             let told = at(Service::Ec2, "eu-west-1", None, &[("AWS_ENDPOINT_URL_EC2", wrong)]).unwrap_err();
             assert!(told.what.starts_with("AWS_ENDPOINT_URL_EC2 must not be"), "{told}");
+            assert!(!told.what.contains("hush"), "{told}");
         }
         at(Service::Ec2, "eu-west-1", None, &[("AWS_USE_FIPS_ENDPOINT", "yes")]).unwrap_err();
+    }
+
+    #[test]
+    fn a_region_leads_nowhere_else() {
+        for region in ["", "eu/west", "evil.example/#", "evil.example:8443/", "a@evil.example", "eu west", "EU-WEST-1"]
+        {
+            let error = at(Service::Ec2, region, None, &[]).unwrap_err();
+            assert!(error.what.ends_with("is no address of the EC2 API"), "{error}");
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Whether a bucket can be reached.
 
+use super::answer::refused;
+use super::request::Request;
 use super::{Api, Failure, Service};
 use crate::error::Error;
 
@@ -22,17 +24,24 @@ impl Api {
     /// # Errors
     /// When the call fails, or its answer is none of the four.
     pub fn bucket(&mut self, name: &str) -> Result<Bucket, Failure> {
-        let what = format!("S3 (HeadBucket {name})");
-        let mut url = self.endpoint(Service::S3)?;
+        // One segment of a path ("General purpose bucket naming rules", and those of before 2018).
+        let is_name = name.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && name.len() < 256
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c));
+        if !is_name {
+            return Err(Error::config(format!("{name:?} is no name of a bucket")).into());
+        }
+        let what = Service::S3.call(&format!("HeadBucket {name}"));
         // In the path, not in the host: a name with dots fits no certificate, and a test server has one name.
-        url.set_path(name);
-        let reply = self.ask(Service::S3, &what, "HEAD", &url, "")?;
+        let request = Request { service: Service::S3, method: "HEAD", path: Some(name), body: "" };
+        let reply = self.ask(&what, request)?;
         match reply.status {
             200..=299 => Ok(Bucket::There),
-            301 | 307 | 400 => Ok(Bucket::Elsewhere),
+            301 | 307 => Ok(Bucket::Elsewhere),
+            400 if reply.is_elsewhere(&self.region) => Ok(Bucket::Elsewhere),
             403 => Ok(Bucket::Forbidden),
             404 => Ok(Bucket::Missing),
-            status => Err(Error::config(format!("{what}: status {status}")).into()),
+            _ => Err(refused(Service::S3, &what, "ListBucket", &self.region, &reply)),
         }
     }
 }

@@ -118,7 +118,14 @@ pub struct Client<'a> {
 impl<'a> Client<'a> {
     /// A client that goes through no proxy, follows no redirect and reads no
     /// certificates. A provider for rustls must have been installed.
+    ///
+    /// # Errors
+    /// `Unavailable` when the endpoint is disabled.
     pub fn new(progress: &'a Progress) -> Result<Client<'a>> {
+        if progress.endpoint.is_disabled() {
+            return Err(Error::unavailable("instance metadata: AWS_EC2_METADATA_DISABLED=true forbids asking for it")
+                .fix("unset the variable, or give the facts with --facts FILE"));
+        }
         let http = reqwest::Client::builder()
             .no_proxy()
             .redirect(redirect::Policy::none())

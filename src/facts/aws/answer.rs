@@ -1,0 +1,257 @@
+//! What AWS's APIs answer: their errors in words, and their XML.
+
+use std::time::SystemTime;
+
+use roxmltree::Document;
+
+use super::Service;
+use crate::error::{Error, Result};
+
+/// An answer that measures more is none of these APIs', bytes: a page of a thousand instances has some 3 MiB.
+pub(super) const BODY_LIMIT: usize = 8 << 20;
+
+/// As if an API had said it: there is nobody to sign for.
+pub(super) const NO_PROFILE: &str = "NoInstanceProfile";
+
+/// A call that brought no answer.
+#[derive(Debug)]
+pub struct Failure {
+    /// The API's word for it: `UnauthorizedOperation`; none where the API said nothing.
+    pub code: Option<String>,
+    /// The same for people.
+    pub error: Error,
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Error {
+        failure.error
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure { code: None, error }
+    }
+}
+
+impl Failure {
+    /// Whether it will fail for as long as nobody changes the instance's profile: it has none, or a policy
+    /// that does not allow the call.
+    pub fn is_denied(&self) -> bool {
+        self.is_without_profile() || self.code.as_deref().is_some_and(is_denial)
+    }
+
+    /// Whether the instance has no profile.
+    pub fn is_without_profile(&self) -> bool {
+        self.code.as_deref() == Some(NO_PROFILE)
+    }
+}
+
+fn is_denial(code: &str) -> bool {
+    ["UnauthorizedOperation", "AccessDenied", "AccessDeniedException"].contains(&code)
+}
+
+/// The error codes that tell of a clock, or of credentials, that were right a while ago.
+fn is_stale(code: &str) -> bool {
+    const STALE: [&str; 8] = [
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "RequestExpired",
+        "SignatureDoesNotMatch",
+        "RequestTimeTooSkewed",
+        "AuthFailure",
+        "InvalidClientTokenId",
+        "InvalidAccessKeyId",
+    ];
+    STALE.contains(&code)
+}
+
+/// What came back.
+pub(super) struct Reply {
+    /// Status code.
+    pub status: u16,
+    /// The body; of one that is too large, the start.
+    pub body: String,
+    /// What the other side's clock said.
+    pub date: Option<SystemTime>,
+    /// The region of the bucket, where S3 said it.
+    pub bucket_region: Option<String>,
+    /// The error's code; empty in an answer that is no error.
+    pub code: String,
+    /// What it says of it; may be empty.
+    pub message: String,
+}
+
+impl Reply {
+    pub fn new(status: u16, body: &[u8]) -> Reply {
+        let body = String::from_utf8_lossy(body).into_owned();
+        let (code, message) = error_of(&body).unwrap_or_default();
+        Reply { status, body, date: None, bucket_region: None, code, message }
+    }
+
+    /// Whether other credentials, or another time in the signature, may bring another answer.
+    pub fn is_stale(&self, region: &str) -> bool {
+        // An answer to HEAD has no body, and so no code: S3 says 400 of a token that has expired, as it does of
+        // a bucket elsewhere, but then it says where.
+        let silent = self.status == 400 && self.body.is_empty() && !self.is_elsewhere(region);
+        silent || is_stale(&self.code)
+    }
+
+    /// Whether S3 says that the bucket is in another region.
+    pub fn is_elsewhere(&self, region: &str) -> bool {
+        self.bucket_region.as_deref().is_some_and(|told| told != region)
+    }
+
+    /// Whether a later try may go better ("Common errors" of the services).
+    pub fn is_passing(&self) -> bool {
+        const THROTTLED: [&str; 7] = [
+            "RequestLimitExceeded",
+            "Throttling",
+            "ThrottlingException",
+            "RequestThrottled",
+            "EC2ThrottledException",
+            "SlowDown",
+            "RequestTimeout",
+        ];
+        self.status >= 500 || self.status == 429 || THROTTLED.contains(&self.code.as_str())
+    }
+
+    /// `503 RequestLimitExceeded`.
+    pub fn name(&self) -> String {
+        format!("{} {}", self.status, self.code).trim_end().to_owned()
+    }
+}
+
+/// Code and message of an error's document: EC2 has it in `Response`, S3 bare.
+fn error_of(body: &str) -> Option<(String, String)> {
+    let document = Document::parse(body).ok()?;
+    let is_error = ["Response", "ErrorResponse", "Error"].contains(&document.root_element().tag_name().name());
+    let text = |name: &str| {
+        let found = document.descendants().find(|node| node.tag_name().name() == name);
+        found.and_then(|node| node.text()).map(plain).unwrap_or_default()
+    };
+    let code = text("Code");
+    // EC2's message may hold an encoded text of some KiB.
+    let message = text("Message");
+    let message = message.split("Encoded authorization failure message").next().unwrap_or_default();
+    (is_error && !code.is_empty()).then(|| (code, message.trim().chars().take(400).collect()))
+}
+
+fn plain(text: &str) -> String {
+    text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// An answer that is not what was asked for.
+pub(super) fn refused(service: Service, what: &str, action: &str, region: &str, reply: &Reply) -> Failure {
+    let told = if reply.message.is_empty() { reply.name() } else { format!("{}: {}", reply.code, reply.message) };
+    let error = if is_denial(&reply.code) {
+        Error::config(format!("{what} is not allowed to this instance")).cause(told).fix(format!(
+            "add this statement to the policy of the instance profile's role:\n{}",
+            statement(service, action)
+        ))
+    } else if reply.is_stale(region) {
+        Error::config(format!("{what} does not accept this instance's signature"))
+            .cause(told)
+            .fix("see whether the clock is right (date --utc), and whether the instance profile's role still exists")
+    } else if reply.code.is_empty() {
+        foreign(what, &format!("status {}", reply.status), &reply.body)
+    } else {
+        Error::config(format!("{what} refused the call")).cause(told)
+    };
+    Failure { code: (!reply.code.is_empty()).then(|| reply.code.clone()), error }
+}
+
+/// What a policy needs for an action.
+pub fn statement(service: Service, action: &str) -> String {
+    format!("{{ \"Effect\": \"Allow\", \"Action\": \"{}:{action}\", \"Resource\": \"*\" }}", service.name())
+}
+
+/// Reads an action's answer; one that has another form came from something else.
+pub(super) fn parse<'a>(what: &str, action: &str, body: &'a str) -> Result<Document<'a>> {
+    if body.len() > BODY_LIMIT {
+        return Err(foreign(what, &format!("it has more than {} MiB", BODY_LIMIT >> 20), body));
+    }
+    let document = Document::parse(body).map_err(|e| foreign(what, &format!("it is no XML ({e})"), body))?;
+    let name = document.root_element().tag_name().name().to_owned();
+    if name == format!("{action}Response") {
+        Ok(document)
+    } else {
+        Err(foreign(what, &format!("it is a document {:?}", plain(&name)), body))
+    }
+}
+
+fn foreign(what: &str, why: &str, body: &str) -> Error {
+    let start: String = body.chars().filter(|c| !c.is_control()).take(100).collect();
+    Error::config(format!("{what} gave an answer that is none of its own"))
+        .cause(format!("{why}; the answer begins with {start:?}"))
+        .fix("look for a proxy or another service at that address")
+}
+
+/// `Tue, 25 Nov 2026 02:30:00 GMT` (RFC 9110, `IMF-fixdate`).
+pub(super) fn http_date(text: &str) -> Option<SystemTime> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let [_, day, month, year, time, "GMT"] = words.as_slice() else { return None };
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let month = MONTHS.iter().position(|known| known == month)? + 1;
+    humantime::parse_rfc3339(&format!("{year}-{month:02}-{day}T{time}Z")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_error_is_read_in_the_shape_of_each_service() {
+        let ec2 = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Response><Errors><Error><Code>UnauthorizedOperation</Code>\
+            <Message>You are not authorized. Encoded authorization failure message: 4GIO_x</Message></Error></Errors>\
+            <RequestID>ea966190</RequestID></Response>";
+        let query = "<ErrorResponse xmlns=\"http://autoscaling.amazonaws.com/doc/2011-01-01/\"><Error><Type>Sender</Type>\
+            <Code>ValidationError</Code><Message>No active\nLifecycle Action</Message></Error></ErrorResponse>";
+        let s3 = "<Error><Code>SlowDown</Code><Message/></Error>";
+        let told = |body: &str| {
+            let reply = Reply::new(400, body.as_bytes());
+            (reply.code, reply.message)
+        };
+        assert_eq!(told(ec2), ("UnauthorizedOperation".into(), "You are not authorized.".into()));
+        assert_eq!(told(query), ("ValidationError".into(), "No active Lifecycle Action".into()));
+        assert_eq!(told(s3), ("SlowDown".into(), String::new()));
+        // No error, whatever it holds.
+        assert_eq!(told("<DescribeTagsResponse><Code>RequestExpired</Code></DescribeTagsResponse>").0, "");
+        assert_eq!(told("<html><Code>SlowDown</Code></html>").0, "");
+    }
+
+    #[test]
+    fn an_answer_has_the_action_s_own_name() {
+        parse("EC2", "DescribeTags", "<DescribeTagsResponse/>").unwrap();
+        for other in ["", "<html/>", "<DescribeInstancesResponse/>", "<!DOCTYPE a [<!ENTITY b \"c\">]><a>&b;</a>"] {
+            let error = parse("EC2", "DescribeTags", other).unwrap_err();
+            assert_eq!(error.what, "EC2 gave an answer that is none of its own");
+        }
+        let deep = "<a>".repeat(1 << 20);
+        parse("EC2", "DescribeTags", &deep).unwrap_err();
+        let large = format!("<DescribeTagsResponse>{}</DescribeTagsResponse>", " ".repeat(BODY_LIMIT));
+        assert!(parse("EC2", "DescribeTags", &large).unwrap_err().to_string().contains("more than 8 MiB"));
+    }
+
+    #[test]
+    fn a_date_is_read_or_none() {
+        let date = http_date("Wed, 25 Nov 2026 02:30:00 GMT").unwrap();
+        assert_eq!(humantime::format_rfc3339(date).to_string(), "2026-11-25T02:30:00Z");
+        for other in ["", "25 Nov 2026 02:30:00 GMT", "Wed, 25 Nun 2026 02:30:00 GMT", "Wed, 25 Nov 2026 02:30:00 CET"]
+        {
+            assert_eq!(http_date(other), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_answer_is_judged(status in 100u16..600, bytes in proptest::collection::vec(any::<u8>(), 0..200), date in ".*") {
+            let reply = Reply::new(status, &bytes);
+            let _ = (reply.is_stale("eu-west-1"), reply.is_passing(), http_date(&date));
+            let failure = refused(Service::Ec2, "EC2", "DescribeTags", "eu-west-1", &reply);
+            prop_assert!(!failure.error.to_string().chars().any(|c| c.is_control() && c != '\n'));
+        }
+    }
+}

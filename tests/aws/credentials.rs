@@ -1,0 +1,197 @@
+//! Credentials and clocks: where they come from, when they are fetched anew, and that nobody is told them.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use titus_bootstrap::error::Kind;
+use titus_bootstrap::facts::aws::Bucket as Told;
+
+use crate::support::aws::account::Bucket;
+use crate::support::aws::{Fault, Keys};
+use crate::support::metadata;
+use crate::{ID, LONG, Node, SAID, SHORT, held, lifecycle, tells};
+
+#[test]
+fn without_a_profile_nothing_is_asked() {
+    let node = Node::new();
+    node.metadata.set("meta-data/iam/security-credentials/titus-node", None);
+    let words = [
+        "the EC2 API (DescribeTags) cannot be asked: this instance has no instance profile",
+        "IMDS has no item iam/security-credentials",
+        "give the instance a profile",
+    ];
+    assert!(node.fails(LONG, Kind::Config, &words).is_denied());
+    assert_eq!(node.calls(), 0);
+}
+
+#[test]
+fn a_profile_without_credentials_says_why() {
+    let node = Node::new();
+    let item = "meta-data/iam/security-credentials/titus-node";
+    let document = r#"{"Code": "AssumeRoleUnauthorizedAccess", "Message": "EC2 cannot assume the role titus-node."}"#;
+    node.metadata.set(item, Some(document.into()));
+    let words = [
+        "iam/security-credentials/titus-node has no credentials",
+        "AssumeRoleUnauthorizedAccess: EC2 cannot assume the role titus-node.",
+        "lets ec2.amazonaws.com assume it",
+    ];
+    node.fails(LONG, Kind::Config, &words);
+    node.metadata.set(item, Some("hush <html>".into()));
+    let failure = node.fails(LONG, Kind::Config, &["it is not what EC2 writes there"]);
+    assert!(!failure.error.to_string().contains("hush"));
+    assert_eq!(node.calls(), 0);
+}
+
+#[test]
+fn a_metadata_service_that_is_silent_is_left_at_the_deadline() {
+    let node = Node::new();
+    node.metadata.fault(metadata::Fault::Unavailable(u32::MAX));
+    let words = ["instance metadata: no usable answer from", "iam/security-credentials/", "503 Service Unavailable"];
+    node.fails(SHORT, Kind::TemporaryFailure, &words);
+}
+
+#[test]
+fn expired_credentials_are_fetched_anew_once() {
+    let node = Node::with(Fault::Expired(1));
+    node.api(LONG).tags(ID).unwrap();
+    assert_eq!((node.calls(), node.fetched()), (2, 2));
+
+    let node = Node::with(Fault::Expired(u32::MAX));
+    let words = [
+        "the EC2 API (DescribeTags) does not accept this instance's signature",
+        "RequestExpired: Request has expired.",
+        "see whether the clock is right (date --utc), and whether the instance profile's role still exists",
+    ];
+    assert!(!node.fails(LONG, Kind::Config, &words).is_denied());
+    assert_eq!((node.calls(), node.fetched()), (2, 2));
+}
+
+#[test]
+fn credentials_that_were_replaced_are_fetched_anew() {
+    let node = Node::new();
+    let mut api = node.api(LONG);
+    api.tags(ID).unwrap();
+    let next = Keys::new(2);
+    node.aws.accept(&next);
+    node.profile(&next);
+    api.tags(ID).unwrap();
+    assert_eq!((node.calls(), node.fetched()), (3, 2));
+}
+
+#[test]
+fn credentials_are_fetched_anew_before_they_expire() {
+    let node = Node::new();
+    node.profile(&Keys::new(1).lasting(Duration::from_secs(180)));
+    let mut api = node.api(LONG);
+    api.tags(ID).unwrap();
+    let next = Keys::new(2);
+    node.profile(&next);
+    node.aws.accept(&next);
+    // No call was made in vain.
+    api.tags(ID).unwrap();
+    api.tags(ID).unwrap();
+    assert_eq!((node.calls(), node.fetched()), (3, 2));
+}
+
+#[test]
+fn credentials_that_are_still_good_do_without_the_metadata_service() {
+    let node = Node::new();
+    node.profile(&Keys::new(1).lasting(Duration::from_secs(180)));
+    let mut api = node.api(LONG);
+    api.tags(ID).unwrap();
+    node.metadata.fault(metadata::Fault::Unavailable(u32::MAX));
+    api.tags(ID).unwrap();
+}
+
+#[test]
+fn a_wrong_clock_is_found_and_forgotten() {
+    for hours in [-3, 5] {
+        let node = Node::of(held());
+        node.aws.account(|account| account.buckets.insert("logs".into(), Bucket::There));
+        node.aws.fault(Fault::Clock(hours * 3600));
+        let mut api = node.api(LONG);
+        api.tags(ID).unwrap();
+        assert_eq!(node.calls(), 2);
+        assert!(api.heartbeat(&lifecycle()).unwrap());
+        assert_eq!(api.bucket("logs").unwrap(), Told::There);
+        assert_eq!(node.calls(), 4);
+        // The clock of the machine was set right meanwhile.
+        node.aws.mend();
+        api.tags(ID).unwrap();
+        api.tags(ID).unwrap();
+        assert_eq!(node.calls(), 7);
+        // Each service says it in its own way; S3 says nothing but 403.
+        node.aws.fault(Fault::Clock(hours * 3600));
+        assert!(node.api(LONG).heartbeat(&lifecycle()).unwrap());
+        assert_eq!(node.api(LONG).bucket("logs").unwrap(), Told::There);
+        assert_eq!(node.calls(), 11);
+    }
+}
+
+#[test]
+fn a_wrong_secret_is_an_error_that_shows_none() {
+    let node = Node::new();
+    node.profile(&Keys { secret: "of-somebody-else".into(), ..Keys::new(1) });
+    let words = ["does not accept this instance's signature", "AuthFailure: AWS was not able to validate"];
+    let failure = node.fails(LONG, Kind::Config, &words);
+    assert!(!failure.error.to_string().contains("of-somebody-else"));
+    let failure = node.api(LONG).heartbeat(&lifecycle()).unwrap_err();
+    tells(&failure.error, Kind::Config, &["SignatureDoesNotMatch: The request signature we calculated"]);
+    node.profile(&Keys::new(7));
+    let failure = node.api(LONG).heartbeat(&lifecycle()).unwrap_err();
+    tells(
+        &failure.error,
+        Kind::Config,
+        &["InvalidClientTokenId: The security token included in the request is invalid."],
+    );
+}
+
+/// Keeps what is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn no_secret_is_told() {
+    let log = Log::default();
+    let writer = log.clone();
+    // `--verbose` has DEBUG; TRACE is more.
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
+    let subscriber = subscriber.with_writer(move || writer.clone()).finish();
+    let mut told = String::new();
+    tracing::subscriber::with_default(subscriber, || {
+        for fault in [
+            Fault::Throttle(1),
+            Fault::Deny("DescribeTags"),
+            Fault::Expired(u32::MAX),
+            Fault::Clock(7200),
+            Fault::Close(u32::MAX),
+            Fault::Text(200, "<html/>".into()),
+            Fault::Text(500, "<html/>".into()),
+        ] {
+            let node = Node::with(fault);
+            match node.api(Duration::from_millis(200)).tags(ID) {
+                Ok(tags) => told += &format!("{tags:?}"),
+                Err(failure) => told += &format!("{failure:?} {}", failure.error),
+            }
+        }
+    });
+    told += &SAID.take().concat();
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains("this machine's clock differs from AWS's by 7"), "{log}");
+    let keys = Keys::new(1);
+    for (name, secret) in [("secret", &keys.secret), ("token", &keys.token)] {
+        assert!(!told.contains(secret), "the {name} is in:\n{told}");
+        assert!(!log.contains(secret), "the {name} is in:\n{log}");
+    }
+}

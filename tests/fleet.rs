@@ -1,0 +1,67 @@
+//! A fleet that boots at once, against one API that throttles: all get their facts. What it took is printed
+//! (`cargo test --test fleet -- --nocapture`), with full jitter and, to compare, with a fixed pause.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+mod support;
+
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use support::aws::account::sample;
+use support::aws::{Aws, Fault, Keys};
+use support::metadata::{self, Metadata};
+use titus_bootstrap::facts::aws::{Api, Backoff};
+use titus_bootstrap::facts::imds;
+use titus_bootstrap::host::net::Proxy;
+
+const NODES: usize = 200;
+
+/// How many requests a second the API allows.
+const RATE: u32 = 20;
+
+const DEADLINE: Duration = Duration::from_secs(300);
+
+/// Lets every node do what it does for its facts, all at once, and prints what it took.
+fn boot(name: &str, backoff: Option<Backoff>) {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let keys = Keys::new(1);
+    let metadata = Metadata::start(metadata::sample().into_iter().chain(keys.items()).collect());
+    let aws = Aws::start(sample(), &keys);
+    aws.fault(Fault::Rate(RATE));
+    let endpoint = imds::Endpoint::at(&metadata.endpoint()).unwrap();
+    let start = Barrier::new(NODES);
+    let node = || {
+        start.wait();
+        let began = Instant::now();
+        let instance = imds::read(&endpoint, DEADLINE, &mut |_| {}).unwrap().instance;
+        let mut api = Api::new(&endpoint, &instance.region, &Proxy::default(), DEADLINE).unwrap();
+        let address = aws.endpoint();
+        api.variable = Box::new(move |name| (name == "AWS_ENDPOINT_URL_EC2").then(|| address.clone()));
+        api.backoff = backoff.unwrap_or(api.backoff);
+        api.say = |_| {};
+        assert_eq!(Some(api.tags(&instance.id).unwrap()), instance.tags);
+        began.elapsed()
+    };
+    let mut times: Vec<Duration> = thread::scope(|scope| {
+        let nodes: Vec<_> = (0..NODES).map(|_| scope.spawn(node)).collect();
+        nodes.into_iter().map(|node| node.join().unwrap()).collect()
+    });
+    times.sort();
+    let seconds = |place: usize| times[place].as_secs_f64();
+    println!(
+        "{NODES} nodes, {RATE} requests a second, {name}: {} calls, the median node after {:.1} s, the slowest after {:.1} s",
+        aws.requests().len(),
+        seconds(NODES / 2),
+        seconds(NODES - 1),
+    );
+    assert!(aws.requests().iter().all(|request| request.starts_with("DescribeTags ")));
+    assert!(aws.requests().len() > NODES, "nobody was throttled");
+}
+
+#[test]
+fn a_fleet_that_boots_at_once_gets_its_facts() {
+    boot("full jitter", None);
+    boot("a fixed pause of 1 s", Some(|_| Duration::from_secs(1)));
+}
