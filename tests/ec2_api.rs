@@ -1,0 +1,268 @@
+//! Runs whose instance metadata do not say it all: what the EC2 API is asked, how often, and what the user reads.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+mod support;
+
+use support::aws::account::{Account, Instance, sample};
+use support::aws::{Aws, Fault, Keys};
+use support::metadata::{self, Metadata};
+use support::root::{Outcome, Root, ask, assert_same, outcome};
+use titus_bootstrap::facts::TypeNumbers;
+
+/// The sample instance.
+const ID: &str = "i-0123456789abcdef0";
+const TYPE: &str = "meta-data/instance-type";
+/// What an agent needs and no tag of the tests says.
+const NEEDS: [&str; 4] = ["--set", "agent.log_bucket=logs", "--set", "prereqs=10.0.0.1"];
+
+/// An instance without tags in its metadata, and the account that it is in.
+struct Node {
+    root: Root,
+    metadata: Metadata,
+    aws: Aws,
+}
+
+impl Node {
+    /// With these tags more than the sample's.
+    fn tagged(tags: &[(&str, &str)]) -> Node {
+        let mut account = sample();
+        let own = account.tags.get_mut(ID).unwrap();
+        own.extend(tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+        Node::of(account)
+    }
+
+    fn of(account: Account) -> Node {
+        let keys = Keys::new(1);
+        let mut items = metadata::sample();
+        items.retain(|path, _| !path.starts_with("meta-data/tags/"));
+        items.extend(keys.items());
+        Node { root: Root::empty(), metadata: Metadata::start(items), aws: Aws::start(account, &keys) }
+    }
+
+    fn with(self, fault: Fault) -> Node {
+        self.aws.fault(fault);
+        self
+    }
+
+    fn run(&self, arguments: &[&str]) -> Outcome {
+        self.run_at(&self.aws.endpoint(), arguments)
+    }
+
+    fn run_at(&self, endpoint: &str, arguments: &[&str]) -> Outcome {
+        let mut command = self.root.program(arguments);
+        command.args(["--set", "agent.resources.mem=8000", "--set", "agent.resources.disk=8000"]);
+        outcome(ask(&mut command, &self.metadata.endpoint()).env("AWS_ENDPOINT_URL_EC2", endpoint))
+    }
+
+    /// The actions that were called.
+    fn calls(&self) -> Vec<String> {
+        self.aws.requests().iter().map(|call| call.split(' ').next().unwrap().to_owned()).collect()
+    }
+}
+
+#[test]
+fn tags_in_metadata_spare_every_call_and_others_make_the_same_agent() {
+    let node = Node::tagged(&[("titus:role", "agent"), ("titus:stack", "blue")]);
+    node.run(&NEEDS).ends_with(0).prints(&["instance tag titus:role (EC2 API DescribeTags): agent"]);
+    assert_eq!(node.calls(), ["DescribeTags"]);
+    assert!(node.root.read("/etc/mesos-agent.config").contains("/titus/blue/mesos"));
+
+    let told = Node { root: Root::empty(), ..node };
+    told.aws.account(|account| account.tags.clear());
+    for (key, value) in [("titus:role", "agent"), ("titus:stack", "blue"), ("aws:autoscaling:groupName", "titusagent")]
+    {
+        told.metadata.set(&format!("meta-data/tags/instance/{key}"), Some(value.into()));
+    }
+    let before = told.calls().len();
+    told.run(&NEEDS).ends_with(0).prints(&["instance tag titus:role: agent"]);
+    assert_eq!(told.calls().len(), before, "a boot with tags in its metadata asked the API");
+    assert!(
+        !told.metadata.requests().iter().skip_while(|r| !r.contains("tags")).any(|r| r.contains("tags/instance/x"))
+    );
+}
+
+#[test]
+fn an_unknown_type_is_asked_for_once() {
+    let node = Node::tagged(&[("titus:role", "agent")]);
+    node.metadata.set(TYPE, Some(b"m4.huge".to_vec()));
+    node.aws.account(|account| {
+        account.types.insert("m4.huge".into(), TypeNumbers { max_enis: 9, ipv4_per_eni: 31, network_mbps: Some(7000) })
+    });
+    // A plan asks, and keeps nothing.
+    node.run(&[&["plan"], &NEEDS[..]].concat()).ends_with(0);
+    assert_same(&Default::default(), &node.root.look(), "a plan wrote something");
+    node.run(&NEEDS).ends_with(0);
+    assert!(node.root.read("/etc/mesos-attributes.sh").contains("res:ResourceSet-ENIs-9-31"));
+    assert!(node.root.read("/etc/mesos-agent.config").contains("network:7000"));
+    assert_eq!(node.calls(), ["DescribeTags", "DescribeInstanceTypes", "DescribeTags", "DescribeInstanceTypes"]);
+
+    node.run(&NEEDS).ends_with(0).prints(&["0 of"]);
+    assert_eq!(node.calls()[4..], ["DescribeTags"]);
+    outcome(&mut node.root.program(&["instance-type", "m4.huge"])).ends_with(0).prints(&["9 interfaces, 31 IPv4"]);
+    // What is broken is asked for again.
+    node.root.write("/var/lib/titus-bootstrap/instance-types.json", "{\"m4.huge\": 7");
+    node.run(&NEEDS).ends_with(0);
+    assert_eq!(node.calls()[5..], ["DescribeTags", "DescribeInstanceTypes"]);
+    assert!(node.root.read("/var/lib/titus-bootstrap/instance-types.json").contains("\"max_enis\":9"));
+}
+
+#[test]
+fn a_type_that_ec2_does_not_tell_of_is_refused_before_anything_is_changed() {
+    let node = Node::tagged(&[("titus:role", "agent")]);
+    node.metadata.set(TYPE, Some(b"m4.huge".to_vec()));
+    node.run(&NEEDS)
+        .ends_with(78)
+        .tells(&["instance type \"m4.huge\" is not in the table", "[instance_types.\"m4.huge\"]"]);
+    node.aws.fault(Fault::Deny("DescribeInstanceTypes"));
+    node.run(&NEEDS).ends_with(78).tells(&[
+        "instance type \"m4.huge\" is not in the table",
+        "\"Action\": \"ec2:DescribeInstanceTypes\"",
+        "[instance_types.\"m4.huge\"]",
+    ]);
+    assert_same(&Default::default(), &node.root.look(), "a refused run wrote something");
+    // Of a family that cannot run Titus nothing is asked.
+    let before = node.calls().len();
+    node.metadata.set(TYPE, Some(b"t9.huge".to_vec()));
+    node.run(&NEEDS).ends_with(69).tells(&["does not know the family t9"]);
+    assert_eq!(node.calls().len(), before + 1);
+}
+
+#[test]
+fn a_tag_may_come_a_moment_after_the_launch() {
+    let node = Node::tagged(&[]);
+    let aws = node.aws.clone();
+    let tagging = std::thread::spawn(move || {
+        while aws.requests().is_empty() {
+            std::thread::yield_now();
+        }
+        aws.account(|account| account.tags.get_mut(ID).unwrap().insert("titus:role".into(), "agent".into()));
+    });
+    node.run(&NEEDS).ends_with(0);
+    tagging.join().unwrap();
+    assert!(node.calls().len() >= 2, "{:?}", node.calls());
+
+    let never = Node::tagged(&[]);
+    never.run(&NEEDS).ends_with(78).tells(&["no role", "instance tag titus:role (EC2 API DescribeTags): no such tag"]);
+    assert!(never.calls().len() > 2, "{:?}", never.calls());
+}
+
+#[test]
+fn what_is_not_allowed_is_told_with_what_to_allow() {
+    let node = Node::tagged(&[("titus:role", "agent")]).with(Fault::Deny("DescribeTags"));
+    node.run(&NEEDS).ends_with(78).tells(&[
+        "the tags of this instance are not known",
+        "\"Action\": \"ec2:DescribeTags\"",
+        "--instance-metadata-tags enabled",
+        "tags.api = false",
+    ]);
+    assert_eq!(node.calls(), ["DescribeTags"], "a denied call was repeated");
+    assert_same(&Default::default(), &node.root.look(), "a refused run wrote something");
+
+    // Without the tags it goes on where they are not needed, and where one is it says why it is not there.
+    let agent = [&["--role", "agent"], &NEEDS[..]].concat();
+    node.run(&agent).ends_with(78).tells(&["the Auto Scaling group is not known", "the instance's tags are not known"]);
+    let told = node.run(&[&agent[..], &["--set", "agent.asg=titusagent"]].concat()).ends_with(0);
+    assert!(told.err.contains("ec2:DescribeTags"), "{}", told.err);
+}
+
+#[test]
+fn an_instance_without_a_profile_has_no_tags() {
+    let node = Node::tagged(&[("titus:role", "agent")]);
+    node.metadata.set("meta-data/iam/security-credentials/titus-node", None);
+    node.run(&NEEDS).ends_with(78).tells(&["no role", "tags in instance metadata are off, and", "no instance profile"]);
+    node.run(&[&["--role", "agent", "--set", "agent.asg=titusagent"], &NEEDS[..]].concat()).ends_with(0);
+    assert!(node.calls().is_empty());
+}
+
+#[test]
+fn an_api_that_cannot_be_reached_is_tried_again_later_or_told_not_to_be_needed() {
+    let node = Node::tagged(&[("titus:role", "agent")]);
+    let agent =
+        [&["--role", "agent", "--set", "agent.asg=titusagent", "--set", "timeouts.facts=1s"], &NEEDS[..]].concat();
+    let told = node.run_at("http://127.0.0.1:9", &agent).ends_with(75);
+    told.tells(&["the tags of this instance are not known", "within 1s", "Connection refused", "tags.api = false"]);
+    assert_same(&Default::default(), &node.root.look(), "a run without facts wrote something");
+    node.run_at("http://127.0.0.1:9", &[&agent[..], &["--set", "tags.api=false"]].concat()).ends_with(0);
+    node.run_at("ftp://x", &agent).ends_with(78).tells(&["AWS_ENDPOINT_URL_EC2 must not be \"ftp://x\""]);
+}
+
+#[test]
+fn facts_say_what_the_api_said() {
+    let node = Node::tagged(&[("titus:role", "agent")]);
+    let told = node.run(&["facts", "--json"]).ends_with(0).json();
+    assert_eq!(told["sources"]["instance.tags"], "EC2 API DescribeTags");
+    assert_eq!(told["instance"]["tags"]["titus:role"], "agent");
+    assert_eq!(told["instance"]["autoscaling_group"], "titusagent");
+    node.aws.fault(Fault::Deny("DescribeTags"));
+    let told = node.run(&["facts", "--json"]).ends_with(0).json();
+    assert!(told["sources"]["instance.tags"].as_str().unwrap().starts_with("not known: "), "{told:#}");
+}
+
+/// Instances of a cluster; `n`-th has the address 10.0.0.n, and the later ones were launched earlier.
+fn servers(count: usize, more: impl Fn(usize) -> Vec<(&'static str, &'static str)>) -> Vec<Instance> {
+    let server = |n: usize| Instance {
+        id: format!("i-00000000000000{n:03}"),
+        address: format!("10.0.0.{n}"),
+        state: "running".into(),
+        vpc: "vpc-0123456789abcdef0".into(),
+        attached: format!("2018-05-{:02}T10:00:00.000Z", 20 - n),
+        tags: [("titus:role", "prereqs")].into_iter().chain(more(n)).map(|(k, v)| (k.into(), v.into())).collect(),
+    };
+    (1..=count).map(server).collect()
+}
+
+const AGENT: [&str; 4] = ["--set", "agent.log_bucket=logs", "--set", "timeouts.wait=1s"];
+
+fn discovering(instances: Vec<Instance>) -> Node {
+    let node = Node::tagged(&[("titus:role", "agent")]);
+    node.aws.account(|account| account.instances.extend(instances));
+    node.root
+        .write("/etc/titus-bootstrap/config.toml", "[zookeeper.discover]\ntag = \"titus:role\"\nvalue = \"prereqs\"\n");
+    node
+}
+
+#[test]
+fn peers_are_found_by_their_tag_and_ordered_by_launch() {
+    let of_others = |n: usize| match n {
+        4 => vec![("titus:stack", "blue")],
+        _ => Vec::new(),
+    };
+    let mut instances = servers(6, of_others);
+    instances[4].state = "terminated".into();
+    instances[5].vpc = "vpc-1".into();
+    let node = discovering(instances);
+    node.run(&AGENT).ends_with(0);
+    assert_eq!(node.calls(), ["DescribeTags", "DescribeInstances"]);
+    let config = node.root.read("/etc/mesos-agent.config");
+    assert!(config.contains("zk://10.0.0.3:2181,10.0.0.2:2181,10.0.0.1:2181/titus/mainvpc/mesos"), "{config}");
+    // Who names the addresses asks nobody.
+    node.run(&[&AGENT[..], &["--set", "prereqs=10.0.0.9"]].concat()).ends_with(0);
+    assert_eq!(node.calls()[2..], ["DescribeTags"]);
+}
+
+#[test]
+fn peers_that_are_missing_or_at_odds_are_told() {
+    let node = discovering(servers(2, |_| Vec::new()));
+    let told = node.run(&AGENT).ends_with(75);
+    told.tells(&[
+        "2 of 3 instances have the tag titus:role=prereqs in stack mainvpc",
+        "i-00000000000000001 (10.0.0.1)",
+        "or set zookeeper.servers",
+    ]);
+    let many = discovering(servers(4, |_| Vec::new()));
+    many.run(&AGENT).ends_with(75).tells(&["4 of 3 instances", "launch or end instances until there are 3"]);
+    let twice = discovering(servers(3, |n| if n < 3 { vec![("titus:zookeeper-id", "2")] } else { Vec::new() }));
+    twice
+        .run(&AGENT)
+        .ends_with(78)
+        .tells(&["its tag titus:zookeeper-id cannot be used", "it is \"2\", and so is that of"]);
+    let denied = discovering(servers(3, |_| Vec::new())).with(Fault::Deny("DescribeInstances"));
+    denied.run(&AGENT).ends_with(78).tells(&["\"Action\": \"ec2:DescribeInstances\""]);
+    for node in [node, many, twice, denied] {
+        assert!(!node.root.at("/etc/mesos-agent.config").exists());
+    }
+    let nobody = Root::empty();
+    nobody.write("/etc/titus-bootstrap/config.toml", "[zookeeper.discover]\ntag = \"a\"\nvalue = \"b\"\n");
+    nobody.run(&["plan", "--role", "agent", "--sample", "--set", "prereqs=10.0.0.9"]).ends_with(0);
+}
