@@ -178,6 +178,11 @@ enum Command {
     /// Show the settings
     #[command(subcommand)]
     Config(Config),
+    /// Tell where a value came from and what it was made of
+    Why {
+        /// role, a fact, a setting, titus.resources, an attribute or resource as res, or a name in a file of the role
+        key: String,
+    },
     /// Show the roles
     #[command(subcommand)]
     Role(Role),
@@ -342,6 +347,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Command::Activate { names } => commands::activate::run(global, &names),
         Command::Check { files } => commands::check::run(global, &files),
         Command::Facts => commands::facts::run(global),
+        Command::Why { key } => commands::why::run(global, &key),
         Command::Config(which) => commands::config::run(global, &which),
         Command::Role(which) => commands::role::run(global, &which),
         Command::InstanceType { name } => commands::instance_type::run(global, &name),

@@ -22,3 +22,4 @@ pub mod step;
 pub mod template;
 pub mod titus;
 pub mod userdata;
+pub mod why;

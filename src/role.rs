@@ -257,6 +257,11 @@ impl Role {
         Ok(renderer)
     }
 
+    /// A step as the role file has it.
+    pub fn raw(&self, id: &str) -> Option<&RawStep> {
+        self.file.step.iter().find(|step| step.id == id)
+    }
+
     /// The names of facts and settings that the role uses, each checked.
     ///
     /// # Errors

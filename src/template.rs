@@ -118,6 +118,11 @@ impl Renderer {
             .map_err(|e| Error::config(format!("template {name}: cannot be read")).cause(e))
     }
 
+    /// A template file as it was added.
+    pub fn text(&self, name: &str) -> Option<String> {
+        self.environment.get_template(name).ok().map(|template| template.source().to_owned())
+    }
+
     /// Renders a template file.
     ///
     /// # Errors

@@ -1,7 +1,5 @@
 //! `facts`: what is known of the instance and the machine, and from where.
 
-use serde_json::Value;
-
 use crate::cli::Global;
 use crate::error::{Error, Result};
 use crate::report::say;
@@ -17,18 +15,16 @@ pub fn run(global: &Global) -> Result<u8> {
     if let Some(mut cloud) = cloud.filter(|_| super::may_ask_for_tags(&early.merged)) {
         cloud.tags(&mut facts, |_| true, false)?;
     }
-    let document = serde_json::to_value(&facts).map_err(|e| Error::failed("facts cannot be printed").cause(e))?;
+    let each = facts.each();
     if global.json {
+        facts.sources.extend(each.into_iter().map(|(name, _, source)| (name, source)));
+        let document = serde_json::to_value(&facts).map_err(|e| Error::failed("facts cannot be printed").cause(e))?;
         say(&format!("{document:#}\n"));
         return Ok(0);
     }
-    for part in ["instance", "image"] {
-        for (name, value) in document.get(part).and_then(Value::as_object).into_iter().flatten() {
-            let key = format!("{part}.{name}");
-            let source = facts.sources.get(&key).map_or(String::new(), |source| format!("   ({source})"));
-            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            say(&format!("{key:<32} {text}{source}\n"));
-        }
+    for (name, value, source) in each {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        say(&format!("{name:<32} {text}   ({source})\n"));
     }
     Ok(0)
 }

@@ -1,13 +1,16 @@
 //! `instance-type NAME`: the network numbers of a type, and what an agent makes of them.
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 
+use super::cloud;
 use crate::cli::Global;
 use crate::error::Result;
 use crate::report::{SCHEMA_VERSION, say};
 use crate::role::Role;
 use crate::settings::schema::Families;
-use crate::titus::agent::instance_type;
+use crate::titus::agent::type_numbers;
 use crate::titus::attributes::{ResourceSet, resource_set};
 use crate::titus::{instance_types, supported_family};
 
@@ -18,8 +21,17 @@ use crate::titus::{instance_types, supported_family};
 pub fn run(global: &Global, name: &str) -> Result<u8> {
     let host = super::host(global)?;
     let early = super::early(global, &host, None)?;
-    let settings = early.over(&Role::load(&host, "agent")?)?.settings()?;
-    let numbers = instance_type(&settings, name, super::cloud::recalled(&host)?.get(name).copied())?;
+    let merged = early.over(&Role::load(&host, "agent")?)?;
+    let settings = merged.settings()?;
+    let (numbers, places) = type_numbers(&settings, name, cloud::recalled(&host)?.get(name).copied())?;
+    let sources: BTreeMap<&str, String> = places
+        .told()
+        .map(|(number, place)| {
+            let setting = merged.source(place).map(|source| format!("setting {place}, {source}"));
+            let fact = || if place.starts_with("instance.") { cloud::TYPES } else { place }.to_owned();
+            (number, setting.unwrap_or_else(fact))
+        })
+        .collect();
     let set = |kind| resource_set(kind, &numbers).unwrap_or_else(|error| error.what);
     let family = instance_types::family(name);
     let supported = match &settings.agent.supported_families {
@@ -32,6 +44,7 @@ pub fn run(global: &Global, name: &str) -> Result<u8> {
             "schema_version": SCHEMA_VERSION, "instance_type": name, "max_enis": numbers.max_enis,
             "ipv4_per_eni": numbers.ipv4_per_eni, "network_mbps": numbers.network_mbps, "family": family,
             "supported": supported, "resource_set": { "instance": as_instance, "schedulable": schedulable },
+            "sources": sources,
         });
         say(&format!("{document:#}\n"));
         return Ok(0);
@@ -44,5 +57,8 @@ pub fn run(global: &Global, name: &str) -> Result<u8> {
          Titus's VPC driver {driver} the family {family} (setting agent.supported_families)\n",
         numbers.max_enis, numbers.ipv4_per_eni,
     ));
+    for (number, source) in sources {
+        say(&format!("{number} from {source}\n"));
+    }
     Ok(0)
 }

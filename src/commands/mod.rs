@@ -15,6 +15,7 @@ pub mod role;
 pub mod seal;
 pub mod status;
 pub mod verify;
+pub mod why;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
@@ -50,6 +51,8 @@ pub struct Prepared {
     pub settings: Settings,
     /// Facts.
     pub facts: Facts,
+    /// What Titus derives of settings and facts.
+    pub values: Values,
     /// The role's templates over all of this.
     pub renderer: Renderer,
     /// The same of further roles, for an image of several.
@@ -192,10 +195,11 @@ pub fn facts(global: &Global, early: &Early, bake: bool) -> Result<Asked> {
         return Ok(facts_from(path)?.into());
     }
     let live = Host::live(Deadlines::default());
-    let image = machine::image(&live)?;
+    let mut sources = BTreeMap::new();
+    let image = machine::image(&live, &mut sources)?;
     let schema_version = crate::report::SCHEMA_VERSION;
     if bake {
-        return Ok(Facts { schema_version, instance: None, image, sources: Default::default() }.into());
+        return Ok(Facts { schema_version, instance: None, image, sources }.into());
     }
     let endpoint = imds::Endpoint::from_env()?;
     if !endpoint.is_given() && !machine::is_ec2(&live) {
@@ -209,7 +213,8 @@ pub fn facts(global: &Global, early: &Early, bake: bool) -> Result<Asked> {
     let limit = or(timeouts(&early.merged).facts, Duration::from_secs(120));
     let deadline = Instant::now() + limit;
     let answers = imds::read(&endpoint, limit, &mut |line| tracing::info!("{line}"))?;
-    let (mut instance, mut sources) = (answers.instance, answers.sources);
+    let mut instance = answers.instance;
+    sources.extend(answers.sources);
     machine::complete(&live, &mut instance, &mut sources)?;
     let cloud = Cloud::new(endpoint, &instance.region, proxy(&early.merged), deadline);
     let facts = Facts { schema_version, instance: Some(instance), image, sources };
@@ -235,9 +240,13 @@ fn facts_from(path: &Path) -> Result<Facts> {
             .fix("make one with: titus-bootstrap facts --json")
     };
     let text = std::fs::read_to_string(path).map_err(|e| wrong(&e))?;
-    let facts: Facts = serde_json::from_str(&text).map_err(|e| wrong(&e))?;
+    let mut facts: Facts = serde_json::from_str(&text).map_err(|e| wrong(&e))?;
     if facts.schema_version != crate::report::SCHEMA_VERSION {
         return Err(wrong(&format!("its schema_version is {}", facts.schema_version)));
+    }
+    facts.sources.values_mut().for_each(|source| source.push_str(&format!(", as {shown} says")));
+    for part in ["instance", "image"] {
+        facts.sources.entry(part.to_owned()).or_insert_with(|| shown.to_string());
     }
     Ok(facts)
 }
@@ -323,7 +332,16 @@ pub fn prepare(global: &Global, host: &mut Host, steps: &Steps) -> Result<Prepar
 }
 
 fn prepare_for(global: &Global, role: Option<&str>, host: &mut Host, steps: &Steps) -> Result<Prepared> {
-    let Gathered { facts, role, detected, merged } = gather_for(global, role, host, steps)?;
+    let gathered = gather_for(global, role, host, steps)?;
+    prepared(global, gathered, host, steps)
+}
+
+/// From facts, role and settings to a role that can be rendered.
+///
+/// # Errors
+/// Everything that can be refused before the machine is looked at.
+pub fn prepared(global: &Global, gathered: Gathered, host: &mut Host, steps: &Steps) -> Result<Prepared> {
+    let Gathered { facts, role, detected, merged } = gathered;
     let settings = merged.settings()?;
     role.refuse(&settings, &facts)?;
     host.deadlines = deadlines(&merged);
@@ -353,7 +371,7 @@ fn prepare_for(global: &Global, role: Option<&str>, host: &mut Host, steps: &Ste
     if !role.is_built_in() {
         role.names(&renderer)?;
     }
-    Ok(Prepared { role, detected, merged, settings, facts, renderer, others: Vec::new() })
+    Ok(Prepared { role, detected, merged, settings, facts, values, renderer, others: Vec::new() })
 }
 
 fn deadlines(merged: &Merged) -> Deadlines {

@@ -195,9 +195,8 @@ impl Reader<'_> {
 
         let tags = self.tags().await?;
         let autoscaling_group = tags.as_ref().and_then(|tags| tags.get(GROUP_TAG).cloned());
-        if autoscaling_group.is_some() {
-            self.sources.insert("instance.autoscaling_group".into(), format!("instance tag {GROUP_TAG}"));
-        }
+        let source = if autoscaling_group.is_some() { "" } else { "there is no " };
+        self.sources.insert("instance.autoscaling_group".into(), format!("{source}instance tag {GROUP_TAG}"));
         let user_data = self.client.optional("user-data").await?.filter(|bytes| !bytes.is_empty());
 
         let instance = Instance {
@@ -234,6 +233,8 @@ impl Reader<'_> {
 
     async fn optional(&mut self, fact: &str, item: &str, form: Form) -> Result<Option<String>> {
         let Some(bytes) = self.client.optional(item).await? else {
+            let item = item.strip_prefix("meta-data/").unwrap_or(item);
+            self.sources.insert(format!("instance.{fact}"), format!("IMDS has no {item}"));
             return Ok(None);
         };
         let value = form.read(item, &bytes)?;
@@ -250,6 +251,7 @@ impl Reader<'_> {
     async fn tags(&mut self) -> Result<Option<BTreeMap<String, String>>> {
         const LISTING: &str = "meta-data/tags/instance";
         let Some(listing) = self.client.optional(LISTING).await? else {
+            self.sources.insert("instance.tags".into(), "tags in instance metadata are off".into());
             return Ok(None);
         };
         let mut keys = tag_keys(LISTING, &listing)?;

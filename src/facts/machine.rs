@@ -11,11 +11,11 @@ const DOCKER_DATA_ROOT: &str = "/var/lib/docker";
 
 const MIB: u64 = 1024 * 1024;
 
-/// Distribution and release from os-release(5), architecture and kernel from uname(2).
+/// Distribution and release from os-release(5), architecture and kernel from uname(2); each with its source.
 ///
 /// # Errors
 /// When there is no os-release, or a value in it breaks os-release's own rules.
-pub fn image(host: &Host) -> Result<Image> {
+pub fn image(host: &Host, sources: &mut BTreeMap<String, String>) -> Result<Image> {
     // os-release(5): /etc/os-release takes precedence over /usr/lib/os-release.
     let mut found = None;
     for path in ["/etc/os-release", "/usr/lib/os-release"] {
@@ -31,6 +31,15 @@ pub fn image(host: &Host) -> Result<Image> {
     let text = String::from_utf8_lossy(&bytes);
     let value = |key| identifier(&text, key).map_err(|e| e.at(path));
     let (architecture, kernel) = host.uname();
+    for (fact, source) in [
+        ("distribution", format!("{path} ID")),
+        ("release", format!("{path} VERSION_ID")),
+        ("codename", format!("{path} VERSION_CODENAME")),
+        ("architecture", "uname(2)".to_owned()),
+        ("kernel", "uname(2)".to_owned()),
+    ] {
+        sources.insert(format!("image.{fact}"), source);
+    }
     Ok(Image {
         distribution: value("ID")?.unwrap_or_else(|| "linux".into()),
         release: value("VERSION_ID")?.unwrap_or_default(),
@@ -183,11 +192,11 @@ mod tests {
     #[test]
     fn os_release_of_ubuntu_and_debian() {
         let (_root, host) = machine(&[("etc/os-release", XENIAL)]);
-        let xenial = image(&host).unwrap();
+        let xenial = image(&host, &mut BTreeMap::new()).unwrap();
         assert_eq!((&*xenial.distribution, &*xenial.release, &*xenial.codename), ("ubuntu", "16.04", "xenial"));
 
         let (_root, host) = machine(&[("usr/lib/os-release", "# sid\nID='debian'\n")]);
-        let sid = image(&host).unwrap();
+        let sid = image(&host, &mut BTreeMap::new()).unwrap();
         assert_eq!((&*sid.distribution, &*sid.release, &*sid.codename), ("debian", "", ""));
     }
 
@@ -195,11 +204,11 @@ mod tests {
     fn os_release_with_a_shell_in_it_is_refused() {
         for content in ["ID=\"$(reboot)\"\n", "ID=ubuntu; reboot\n", "VERSION_ID=\"16.04\n"] {
             let (_root, host) = machine(&[("etc/os-release", content)]);
-            let error = image(&host).unwrap_err();
+            let error = image(&host, &mut BTreeMap::new()).unwrap_err();
             assert!(error.what.starts_with("/etc/os-release: "), "{error}");
         }
         let (_root, host) = machine(&[]);
-        assert!(image(&host).is_err());
+        assert!(image(&host, &mut BTreeMap::new()).is_err());
     }
 
     const PROC: [(&str, &str); 3] = [

@@ -8,6 +8,7 @@ pub mod sample;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value as Json, json};
 
 use crate::error::{Error, Result};
 
@@ -27,6 +28,46 @@ pub struct Facts {
     /// Where each fact came from: `instance.region` -> `IMDS placement/region`.
     #[serde(default)]
     pub sources: BTreeMap<String, String>,
+}
+
+impl Facts {
+    /// Where a fact came from: its own source, or that of what it is part of.
+    pub fn source(&self, name: &str) -> Option<&str> {
+        let mut at = name;
+        loop {
+            if let Some(source) = self.sources.get(at) {
+                return Some(source);
+            }
+            at = at.rsplit_once('.')?.0;
+        }
+    }
+
+    /// Every fact by its whole name, `instance.tags.titus:role`, with its value and its source.
+    pub fn each(&self) -> Vec<(String, Json, String)> {
+        let mut found = Vec::new();
+        let (instance, image) = (json!(self.instance), json!(self.image));
+        if !instance.is_null() {
+            leaves("instance", &instance, &mut found);
+        }
+        leaves("image", &image, &mut found);
+        let with_source = |(name, value): (String, &Json)| {
+            let source = self.source(&name).unwrap_or("not known").to_owned();
+            (name, value.clone(), source)
+        };
+        found.into_iter().map(with_source).collect()
+    }
+}
+
+/// What is no table, by its whole name; and each empty table.
+pub fn leaves<'a>(name: &str, value: &'a Json, into: &mut Vec<(String, &'a Json)>) {
+    match value {
+        Json::Object(table) if !table.is_empty() => {
+            for (key, value) in table {
+                leaves(&format!("{name}.{key}"), value, into);
+            }
+        }
+        _ => into.push((name.to_owned(), value)),
+    }
 }
 
 /// Facts about this instance, from its metadata service and from the running machine.

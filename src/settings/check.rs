@@ -65,7 +65,14 @@ pub(super) fn check(settings: &Settings, merged: &Merged) -> Result<()> {
     Ok(())
 }
 
-/// Fills in what follows from other settings.
+/// Settings that follow from others where they are not set, and from which.
+pub const FOLLOWS: [(&str, &str); 3] = [
+    ("mesos.masters", "zookeeper.servers"),
+    ("gateway.activate_instance_groups", "agent.asg"),
+    ("mesos.zk_path", "stack"),
+];
+
+/// Fills in what follows from other settings: [`FOLLOWS`].
 pub(super) fn derive(settings: &mut Settings) {
     if settings.mesos.masters.is_empty() {
         let host = |server: &String| Some(format!("{}:5050", server.rsplit_once(':')?.0));

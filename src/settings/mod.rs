@@ -13,6 +13,7 @@ use toml::{Table, Value};
 
 use crate::error::{Error, Result};
 use crate::host::Host;
+pub use check::FOLLOWS;
 pub use schema::Settings;
 
 /// Where the operator's own settings lie.
@@ -181,11 +182,16 @@ impl Merged {
     pub fn add(&mut self, layer: &Layer) {
         // `prereqs` is short for two others, which a later layer may set again, and an earlier one may have set.
         if let Some(address) = layer.table.get("prereqs").and_then(Value::as_str) {
+            // Where a value stands under this name, so that it is found there.
+            let source = match layer.source.ends_with("prereqs") {
+                true => layer.source.clone(),
+                false => format!("prereqs in {}", layer.source),
+            };
             for (group, key, port) in [("zookeeper", "servers", 2181), ("mesos", "masters", 5050)] {
                 let list = Value::Array(vec![Value::String(format!("{address}:{port}"))]);
                 let group_of_one = Value::Table(Table::from_iter([(key.to_owned(), list)]));
                 let long = Table::from_iter([(group.to_owned(), group_of_one)]);
-                merge(&mut self.table, &long, "", &layer.source, &mut self.sources);
+                merge(&mut self.table, &long, "", &source, &mut self.sources);
             }
         }
         // A deb is one thing: an earlier layer's path does not go with a later one's address.
@@ -273,15 +279,19 @@ pub fn parse_toml<T: DeserializeOwned>(source: &str, text: &str) -> Result<T> {
 
 /// "did you mean …?", or the names that there are.
 pub fn did_you_mean<'a>(unknown: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
-    let nearest = known
-        .clone()
-        .map(|name| (strsim::damerau_levenshtein(unknown, name), name))
-        .min()
-        .filter(|(distance, name)| *distance <= 1 + name.len() / 4);
-    match nearest {
-        Some((_, name)) => format!("did you mean `{name}`?"),
+    match nearest(unknown, known.clone()) {
+        Some(name) => format!("did you mean `{name}`?"),
         None => format!("known are: {}", known.collect::<Vec<_>>().join(", ")),
     }
+}
+
+/// The name that is most like this one, if it is like it at all.
+pub fn nearest<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|name| (strsim::damerau_levenshtein(unknown, name), name))
+        .min()
+        .filter(|(distance, name)| *distance <= 1 + name.len() / 4)
+        .map(|(_, name)| name)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value as Json, json};
 use toml::Value;
 
-use super::{Merged, Settings};
+use super::{FOLLOWS, Merged, Settings};
 
 /// Names `titus.*` and the settings that they are derived of.
 const DERIVED: [(&str, &[&str]); 4] = [
@@ -114,13 +114,9 @@ pub fn shown(merged: &Merged) -> BTreeMap<String, (String, String)> {
     let mut found = BTreeMap::new();
     walk(&merged.table, "", merged, &mut found);
     if let Ok(settings) = merged.settings() {
-        let groups = &settings.gateway.activate_instance_groups;
-        let derived = [
-            ("mesos.zk_path", json!(settings.mesos.zk_path), "zookeeper.servers and stack"),
-            ("mesos.masters", json!(settings.mesos.masters), "zookeeper.servers and stack"),
-            ("gateway.activate_instance_groups", json!(groups), "agent.asg"),
-        ];
-        for (key, value, of) in derived {
+        let known = json!(settings);
+        for (key, of) in FOLLOWS {
+            let value = known.pointer(&format!("/{}", key.replace('.', "/"))).unwrap_or(&Json::Null);
             let made = || (value.to_string(), format!("derived of {of}"));
             found.entry(key.to_owned()).or_insert_with(made);
         }

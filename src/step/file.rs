@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Change, Claim, State, fingerprint};
+use super::{Change, Claim, Origin, State, fingerprint};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::fs::Owner;
@@ -130,6 +130,14 @@ pub(super) fn checked_path(path: String) -> Result<String> {
 }
 
 impl Raw {
+    /// Where the role has the contents.
+    pub(super) fn origin(&self) -> Option<Origin<'_>> {
+        let content = self.content.as_ref().map(|content| match content {
+            Templated::Value(text) | Templated::Template(text) => Origin::Text(text),
+        });
+        content.or(self.template.as_deref().map(Origin::File))
+    }
+
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<File> {
         let path = checked_path(self.path.get(renderer)?)?;
         let absent = self.absent.as_ref().map_or(Ok(false), |absent| absent.get(renderer))?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Change, Claim, Planned, State};
+use super::{Change, Claim, Origin, Planned, State};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::command::{self, Patience};
@@ -34,6 +34,14 @@ pub struct KernelArguments {
 }
 
 impl Raw {
+    /// Where the role has the arguments.
+    pub(super) fn origin(&self) -> Origin<'_> {
+        match &self.arguments {
+            Templated::Template(text) => Origin::Value(text),
+            Templated::Value(_) => Origin::Value(""),
+        }
+    }
+
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<KernelArguments> {
         let running = self.running.as_ref().map(|running| running.get(renderer)).transpose()?;
         Ok(KernelArguments { arguments: self.arguments.get(renderer)?, running })
@@ -45,7 +53,12 @@ impl KernelArguments {
         Claim::new(DROP_IN, format!("the arguments {}", self.arguments.join(" ")))
     }
 
-    fn drop_in(&self) -> String {
+    /// Our drop-in; none without arguments.
+    pub(super) fn drop_in(&self) -> Option<String> {
+        (!self.arguments.is_empty()).then(|| self.contents())
+    }
+
+    fn contents(&self) -> String {
         format!(
             "# Written by titus-bootstrap (setting agent.kernel_arguments).\nGRUB_CMDLINE_LINUX=\"$GRUB_CMDLINE_LINUX {}\"\n",
             self.arguments.join(" ")
@@ -58,7 +71,7 @@ impl KernelArguments {
             return Ok(entry.map(|_| Change::new(format!("remove {DROP_IN}"))));
         }
         let same = entry.is_some_and(|entry| entry.kind == EntryKind::File)
-            && host.read_text(DROP_IN)?.as_deref() == Some(&self.drop_in());
+            && host.read_text(DROP_IN)?.as_deref() == Some(&self.contents());
         Ok((!same).then(|| Change::new(format!("write {DROP_IN}: {}", self.arguments.join(" ")))))
     }
 
@@ -126,7 +139,7 @@ impl KernelArguments {
             if self.arguments.is_empty() {
                 host.remove(DROP_IN)?;
             } else {
-                host.write(DROP_IN, self.drop_in().as_bytes(), 0o644, Owner::ROOT)?;
+                host.write(DROP_IN, self.contents().as_bytes(), 0o644, Owner::ROOT)?;
             }
         }
         if !host.is_live() {

@@ -137,6 +137,28 @@ impl State {
     }
 }
 
+/// What a step writes into its file under names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Contents {
+    /// Lines of any format, in which the names are still to be found.
+    Text(String),
+    /// Names and values.
+    Pairs(Vec<(String, String)>),
+}
+
+/// Where a role has what a step writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin<'a> {
+    /// A template file.
+    File(&'a str),
+    /// The contents, in the role file.
+    Text(&'a str),
+    /// One value, in the role file.
+    Value(&'a str),
+    /// A text that gives a table of further names, and one value.
+    Table(&'a str, &'a str),
+}
+
 /// A step as a role file has it: one optional table a kind, of which exactly one is there.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -166,6 +188,14 @@ impl Raw {
     /// Template files that the step renders.
     pub fn templates(&self) -> impl Iterator<Item = &str> {
         self.file.iter().filter_map(|file| file.template.as_deref())
+    }
+
+    /// Where the role has what the step writes under a name; a value that is no text is empty.
+    pub fn origin(&self, name: &str) -> Option<Origin<'_>> {
+        let of_file = || self.file.as_ref().and_then(file::Raw::origin);
+        let of_properties = || self.properties.as_ref().map(|properties| properties.origin(name));
+        let of_kernel = || self.kernel_argument.as_ref().map(kernel_argument::Raw::origin);
+        of_file().or_else(of_properties).or_else(of_kernel)
     }
 
     /// Ids of steps that the step refers to.
@@ -335,6 +365,16 @@ impl Step {
             Kind::KernelArgument(_) => Some((kernel_argument::DROP_IN.to_owned(), Vec::new())),
             _ => None,
         })
+    }
+
+    /// The step's file and what it writes there, if that has names.
+    pub fn contents(&self) -> Option<(&str, Contents)> {
+        match &self.kind {
+            Kind::File(step) => Some((&step.path, Contents::Text(step.contents().to_owned()))),
+            Kind::Properties(step) => Some((&step.path, Contents::Pairs(step.wanted().to_vec()))),
+            Kind::KernelArgument(step) => Some((kernel_argument::DROP_IN, Contents::Text(step.drop_in()?))),
+            _ => None,
+        }
     }
 
     /// The file that the step writes, if its contents are what `restart_on` looks at.

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
 use super::file::{Attributes, checked_path};
-use super::{Change, Claim, Planned, State, fingerprint};
+use super::{Change, Claim, Origin, Planned, State, fingerprint};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::fs::Owner;
@@ -39,6 +39,12 @@ pub struct Properties {
 }
 
 impl Raw {
+    /// Where the role has the value of a key.
+    pub(super) fn origin(&self, key: &str) -> Origin<'_> {
+        let value = self.set.get(key).and_then(Json::as_str).unwrap_or_default();
+        self.more.as_deref().map_or(Origin::Value(value), |more| Origin::Table(more, value))
+    }
+
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<Properties> {
         let path = checked_path(self.path.get(renderer)?)?;
         let mut wanted = Map::new();
@@ -76,6 +82,11 @@ fn text(key: &str, value: Json) -> Result<String> {
 }
 
 impl Properties {
+    /// Keys and values.
+    pub(super) fn wanted(&self) -> &[(String, String)] {
+        &self.wanted
+    }
+
     /// Without values, which may be secrets.
     pub(super) fn claims(&self) -> Vec<Claim> {
         let of_key = |(key, value): &(String, String)| {

@@ -2,7 +2,8 @@
 
 use super::attributes::{ResourceSet, attributes, resource_set};
 use super::instance_types::{self, InstanceType};
-use super::resources::{disk_mib, mem_mib, resources};
+use super::part::{Input, Part};
+use super::resources::{disk, mem, resources};
 use super::{Values, supported_family};
 use crate::error::{Error, Result};
 use crate::facts::{Instance, TypeNumbers};
@@ -18,14 +19,53 @@ impl Values {
     /// numbers, a missing Auto Scaling group, or a value that would forge attributes.
     pub fn of_agent(settings: &Settings, instance: &Instance) -> Result<Values> {
         refuse_family(settings, instance)?;
-        let numbers = instance_type(settings, &instance.instance_type, instance.type_numbers)?;
-        let kind = settings.agent.resource_set.as_deref().unwrap_or("instance").parse::<ResourceSet>()?;
+        let (numbers, places) = type_numbers(settings, &instance.instance_type, instance.type_numbers)?;
+        let way = settings.agent.resource_set.as_deref().unwrap_or("instance");
+        let kind = way.parse::<ResourceSet>()?;
         let set = resource_set(kind, &numbers)?;
-        Ok(Values {
-            attributes: Some(attributes_of(settings, instance, &set)?),
-            resources: Some(resources_of(settings, instance, &numbers)?),
-            resource_set: Some(set),
+        let attributes_of_it = attributes_of(settings, instance, &set)?;
+        let offered = resources_of(settings, instance, places.network_mbps)?;
+        let pairs = |parts: &[Part]| parts.iter().map(Part::pair).collect::<Vec<_>>();
+        let mut values = Values {
+            attributes: Some(attributes(&pairs(&attributes_of_it))?),
+            resources: Some(resources(&pairs(&offered))?),
             ..Values::of_settings(settings)
+        };
+        let mut counted = Part::new("", &set).of(Input::named("agent.resource_set", way));
+        if !matches!(kind, ResourceSet::Exact(..)) {
+            counted = counted.of(places.max_enis).of(places.ipv4_per_eni);
+        }
+        if kind == ResourceSet::Schedulable {
+            counted = counted.how("without the node's own interface");
+        }
+        values.resource_set = Some(set);
+        values.parts.extend([
+            ("attributes", attributes_of_it),
+            ("resources", offered),
+            ("resource_set", vec![counted]),
+        ]);
+        Ok(values)
+    }
+}
+
+/// Where each of an instance type's numbers stands.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// Of the interfaces.
+    pub max_enis: Input,
+    /// Of the addresses.
+    pub ipv4_per_eni: Input,
+    /// Of the bandwidth, where it is known.
+    pub network_mbps: Option<Input>,
+}
+
+impl Places {
+    /// Which number, and the setting or else the words that say where it stands.
+    pub fn told(&self) -> impl Iterator<Item = (&str, &str)> {
+        let all = [Some(&self.max_enis), Some(&self.ipv4_per_eni), self.network_mbps.as_ref()];
+        all.into_iter().flatten().map(|input| {
+            let number = input.name.rsplit('.').next().unwrap_or_default();
+            (number, input.source.as_deref().unwrap_or(&input.name))
         })
     }
 }
@@ -60,22 +100,39 @@ pub fn lacks_numbers(settings: &Settings, instance: &Instance) -> Result<bool> {
 /// # Errors
 /// When none has them.
 pub fn instance_type(settings: &Settings, name: &str, of_ec2: Option<TypeNumbers>) -> Result<InstanceType> {
+    Ok(type_numbers(settings, name, of_ec2)?.0)
+}
+
+/// The same, and where each of them stands.
+///
+/// # Errors
+/// When none has them.
+pub fn type_numbers(settings: &Settings, name: &str, of_ec2: Option<TypeNumbers>) -> Result<(InstanceType, Places)> {
+    let in_table = instance_types::lookup(name);
     let of_ec2 = of_ec2.map(|TypeNumbers { max_enis, ipv4_per_eni, network_mbps }| InstanceType {
         max_enis,
         ipv4_per_eni,
         network_mbps,
     });
-    let table = instance_types::lookup(name).or(of_ec2);
+    let known = in_table.or(of_ec2);
     let own = settings.instance_types.get(name).cloned().unwrap_or_default();
-    let of = |own: Option<u32>, table: Option<u32>| own.or(table);
-    let max_enis = of(own.max_enis, table.as_ref().map(|t| t.max_enis));
-    let ipv4_per_eni = of(own.ipv4_per_eni, table.as_ref().map(|t| t.ipv4_per_eni));
+    let find = |key: &str, own: Option<u32>, known: Option<u32>| match (own, known) {
+        (Some(number), _) => Some((number, Input::named(format!("instance_types.{name}.{key}"), number))),
+        (None, Some(number)) if in_table.is_some() => {
+            let source = Some(format!("built-in table, row {name}"));
+            Some((number, Input { source, ..Input::named(key, number) }))
+        }
+        (None, Some(number)) => Some((number, Input::named(format!("instance.type_numbers.{key}"), number))),
+        (None, None) => None,
+    };
+    let max_enis = find("max_enis", own.max_enis, known.map(|t| t.max_enis));
+    let ipv4_per_eni = find("ipv4_per_eni", own.ipv4_per_eni, known.map(|t| t.ipv4_per_eni));
+    let network = find("network_mbps", own.network_mbps, known.and_then(|t| t.network_mbps));
     match (max_enis, ipv4_per_eni) {
-        (Some(max_enis), Some(ipv4_per_eni)) => Ok(InstanceType {
-            max_enis,
-            ipv4_per_eni,
-            network_mbps: of(own.network_mbps, table.and_then(|t| t.network_mbps)),
-        }),
+        (Some((max_enis, of_enis)), Some((ipv4_per_eni, of_addresses))) => Ok((
+            InstanceType { max_enis, ipv4_per_eni, network_mbps: network.as_ref().map(|(number, _)| *number) },
+            Places { max_enis: of_enis, ipv4_per_eni: of_addresses, network_mbps: network.map(|(_, place)| place) },
+        )),
         _ => Err(Error::config(format!("instance type {name:?} is not in the table"))
             .cause("its interfaces and addresses are unknown, and are never guessed")
             .fix(how_to_give_numbers(name))),
@@ -89,8 +146,10 @@ pub fn how_to_give_numbers(name: &str) -> String {
     )
 }
 
-fn attributes_of(settings: &Settings, instance: &Instance, set: &str) -> Result<Vec<String>> {
-    let group = settings.agent.asg.clone().or_else(|| instance.autoscaling_group.clone()).ok_or_else(|| {
+fn attributes_of(settings: &Settings, instance: &Instance, set: &str) -> Result<Vec<Part>> {
+    let own = settings.agent.asg.as_ref().map(|group| ("agent.asg", group));
+    let tagged = || instance.autoscaling_group.as_ref().map(|group| ("instance.autoscaling_group", group));
+    let (group_name, group) = own.or_else(tagged).ok_or_else(|| {
         Error::config("the Auto Scaling group is not known")
             .cause("neither the setting agent.asg nor the instance tag aws:autoscaling:groupName is there")
             .fix(format!(
@@ -99,43 +158,39 @@ fn attributes_of(settings: &Settings, instance: &Instance, set: &str) -> Result<
             ))
     })?;
     let ports = settings.agent.ports.as_deref().unwrap_or("7150-7200");
-    let fixed = [
-        ("region", instance.region.as_str()),
-        ("zone", &instance.zone),
-        ("id", &instance.id),
-        ("asg", &group),
-        ("stack", &settings.stack),
-        ("itype", &instance.instance_type),
-        ("ports", &format!("[{ports}]")),
-        ("res", set),
+    let mut parts = vec![
+        Part::same("region", &instance.region, "instance.region"),
+        Part::same("zone", &instance.zone, "instance.zone"),
+        Part::same("id", &instance.id, "instance.id"),
+        Part::same("asg", group, group_name),
+        Part::same("stack", &settings.stack, "stack"),
+        Part::same("itype", &instance.instance_type, "instance.type"),
+        Part::new("ports", format!("[{ports}]")).of(Input::named("agent.ports", ports)),
+        Part::same("res", set, "titus.resource_set"),
     ];
-    let further = settings.agent.attributes.iter().map(|(k, v)| (k.clone(), v.clone()));
-    let pairs: Vec<(String, String)> =
-        fixed.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).chain(further).collect();
-    attributes(&pairs)
+    let further = settings.agent.attributes.iter();
+    parts.extend(further.map(|(name, value)| Part::same(name, value, format!("agent.attributes.{name}"))));
+    Ok(parts)
 }
 
-fn resources_of(settings: &Settings, instance: &Instance, numbers: &InstanceType) -> Result<String> {
+fn resources_of(settings: &Settings, instance: &Instance, network: Option<Input>) -> Result<Vec<Part>> {
     let agent = &settings.agent;
-    let fixed = |name: &str| agent.resources.get(name).copied();
+    let given = |name: &str, amount: &u64| Part::same(name, amount, format!("agent.resources.{name}"));
+    let fixed = |name: &str| agent.resources.get(name).map(|amount| given(name, amount));
     let mem = match fixed("mem") {
         Some(mem) => mem,
-        None => mem_mib(instance.memory_mib, agent.reserve.mem.unwrap_or(1024))?,
+        None => mem(instance.memory_mib, agent.reserve.mem.unwrap_or(1024))?,
     };
     let disk = match fixed("disk") {
         Some(disk) => disk,
-        None => disk_mib(instance.disk_mib, agent.reserve.disk.unwrap_or(10240))?,
+        None => disk(instance.disk_mib, agent.reserve.disk.unwrap_or(10240))?,
     };
-    let network = fixed("network").or(numbers.network_mbps.map(u64::from)).ok_or_else(|| {
+    let network = network.map(|place| Part::new("network", &place.value).of(place));
+    let network = fixed("network").or(network).ok_or_else(|| {
         Error::config(format!("the baseline bandwidth of {:?} is not known", instance.instance_type))
             .fix("set agent.resources.network, in Mbit/s")
     })?;
-    let mut pairs: Vec<(String, String)> = vec![
-        ("mem".into(), mem.to_string()),
-        ("disk".into(), disk.to_string()),
-        ("network".into(), network.to_string()),
-    ];
     let further = agent.resources.iter().filter(|(name, _)| !["mem", "disk", "network"].contains(&name.as_str()));
-    pairs.extend(further.map(|(name, amount)| (name.clone(), amount.to_string())));
-    resources(&pairs)
+    let further = further.map(|(name, amount)| given(name, amount));
+    Ok([mem, disk, network].into_iter().chain(further).collect())
 }

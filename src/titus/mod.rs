@@ -8,12 +8,16 @@
 pub mod agent;
 pub mod attributes;
 pub mod instance_types;
+pub mod part;
 pub mod peers;
 pub mod resources;
 pub mod zookeeper;
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
+use self::part::{Input, Part};
 use crate::settings::Settings;
 
 /// The names `titus.*`; what cannot be derived for this role or phase has no value.
@@ -37,6 +41,9 @@ pub struct Values {
     pub zookeeper_hosts: Option<Vec<String>>,
     /// Where this node's server takes clients.
     pub zookeeper_port: Option<u16>,
+    /// What each of these was made of, by its name without `titus.`.
+    #[serde(skip)]
+    pub parts: BTreeMap<&'static str, Vec<Part>>,
 }
 
 impl Values {
@@ -44,10 +51,14 @@ impl Values {
     pub fn of_settings(settings: &Settings) -> Values {
         let path = settings.mesos.zk_path.clone().unwrap_or_default();
         let servers = &settings.zookeeper.servers;
-        Values {
-            mesos_master: (!servers.is_empty()).then(|| format!("zk://{}{path}", servers.join(","))),
-            ..Values::default()
-        }
+        let mesos_master = (!servers.is_empty()).then(|| format!("zk://{}{path}", servers.join(",")));
+        let part = mesos_master.as_ref().map(|value| {
+            Part::new("", value)
+                .of(Input::named("zookeeper.servers", servers.join(",")))
+                .of(Input::named("mesos.zk_path", &path))
+        });
+        let parts = part.into_iter().map(|part| ("mesos_master", vec![part])).collect();
+        Values { mesos_master, parts, ..Values::default() }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::error::{Error, Kind, Result};
+use crate::titus::part::{Input, Part};
 use crate::titus::{is_name, is_ranges};
 
 /// Steps in which memory is offered, MiB. MemTotal differs by some MiB from kernel
@@ -40,6 +41,29 @@ fn offered(key: &str, what: &str, total: u64, reserve: u64, step: u64) -> Result
              and the rest is offered in steps of {step} MiB"
         ))
         .fix(format!("use a larger machine, or set agent.reserve.{key} or agent.resources.{key}")))
+}
+
+/// Memory to offer, as a part of the resources: the fact and the setting that it is made of.
+///
+/// # Errors
+/// As [`mem_mib`].
+pub fn mem(total_mib: u64, reserve_mib: u64) -> Result<Part> {
+    let offered = mem_mib(total_mib, reserve_mib)?;
+    Ok(less("mem", offered, Input::named("instance.memory_mib", total_mib), reserve_mib, MEM_STEP))
+}
+
+/// Disk to offer, likewise.
+///
+/// # Errors
+/// As [`disk_mib`].
+pub fn disk(total_mib: u64, reserve_mib: u64) -> Result<Part> {
+    let offered = disk_mib(total_mib, reserve_mib)?;
+    Ok(less("disk", offered, Input::named("instance.disk_mib", total_mib), reserve_mib, DISK_STEP))
+}
+
+fn less(name: &str, offered: u64, total: Input, reserve_mib: u64, step: u64) -> Part {
+    let reserve = Input { word: "less", ..Input::named(format!("agent.reserve.{name}"), reserve_mib) };
+    Part::new(name, offered).of(total).of(reserve).how(format!("in steps of {step}"))
 }
 
 /// `mem:6912;disk:20480;network:450`, in the given order; names and values checked.

@@ -1,6 +1,7 @@
 //! ZooKeeper's servers: what one says of itself, and when one may be stopped or first started.
 
 use super::Values;
+use super::part::{Input, Part};
 use crate::error::{Error, Kind, Result};
 use crate::facts::Instance;
 use crate::settings::Settings;
@@ -136,24 +137,41 @@ impl Values {
         };
         let port = servers.get(own).and_then(|server| server.rsplit_once(':')?.1.parse().ok()).unwrap_or(CLIENT_PORT);
         let alone = servers.len() < 2;
-        let with_alone = Values::of_settings(settings);
-        Ok(Values {
-            mesos_master: if alone { Some(format!("zk://localhost:{port}{path}")) } else { with_alone.mesos_master },
-            ensemble: Some(!alone),
-            quorum: Some(servers.len().max(1) / 2 + 1),
-            zookeeper_id: Some(own + 1),
-            zookeeper_hosts: Some(
-                // Its own name may lead to loopback on the node itself, and a server binds what it leads to.
-                hosts
-                    .iter()
-                    .enumerate()
-                    .map(|(n, host)| if n == own { &instance.local_ipv4 } else { *host }.to_owned())
-                    .collect(),
-            ),
-            zookeeper_port: Some(port),
-            ..with_alone
-        })
+        let mut values = Values::of_settings(settings);
+        if alone {
+            values.mesos_master = Some(format!("zk://localhost:{port}{path}"));
+        }
+        values.ensemble = Some(!alone);
+        values.quorum = Some(servers.len().max(1) / 2 + 1);
+        values.zookeeper_id = Some(own + 1);
+        // Its own name may lead to loopback on the node itself, and a server binds what it leads to.
+        let bound = |(n, host): (usize, &&str)| if n == own { &instance.local_ipv4 } else { *host }.to_owned();
+        values.zookeeper_hosts = Some(hosts.iter().enumerate().map(bound).collect());
+        values.zookeeper_port = Some(port);
+        values.parts.extend(made_of(settings, instance, alone));
+        Ok(values)
     }
+}
+
+/// What the values of a prereqs node are made of.
+fn made_of(settings: &Settings, instance: &Instance, alone: bool) -> Vec<(&'static str, Vec<Part>)> {
+    let servers = || Part::default().of(Input::named("zookeeper.servers", settings.zookeeper.servers.join(",")));
+    let own = |part: Part| {
+        part.of(Input { word: "this node is", ..Input::named("instance.local_ipv4", &instance.local_ipv4) })
+    };
+    let mut made = vec![
+        ("ensemble", servers().how("whether there are several")),
+        ("quorum", servers().how("more than half of them")),
+        ("zookeeper_id", own(servers()).of(Input::named("instance.hostname", &instance.hostname)).how("its place")),
+        ("zookeeper_hosts", own(servers())),
+        ("zookeeper_port", own(servers()).how("its port, or 2181")),
+    ];
+    if alone {
+        let path = settings.mesos.zk_path.clone().unwrap_or_default();
+        let part = servers().of(Input::named("mesos.zk_path", path)).how("a lone server, asked on the node itself");
+        made.push(("mesos_master", part));
+    }
+    made.into_iter().map(|(name, part)| (name, vec![part])).collect()
 }
 
 fn place(hosts: &[&str], instance: &Instance, resolve: &dyn Fn(&str) -> Vec<std::net::IpAddr>) -> Option<usize> {

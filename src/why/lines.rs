@@ -1,0 +1,164 @@
+//! The names that lines of a file give values to, and the facts and settings that the lines of its
+//! template name.
+
+use std::collections::BTreeSet;
+
+use crate::template::{Renderer, Source, is_template};
+
+/// Of how many lines a block of a template has at most to be looked at as one.
+const LARGEST_BLOCK: usize = 40;
+
+/// Every name that a text gives a value to, in order: `NAME=VALUE`, `export NAME=VALUE`,
+/// `Environment=NAME=VALUE` (both), `"name": value`.
+pub fn assignments(text: &str) -> Vec<(&str, &str)> {
+    text.lines().flat_map(of_line).collect()
+}
+
+fn of_line(line: &str) -> Vec<(&str, &str)> {
+    let mut found = Vec::new();
+    let mut rest = line.trim();
+    if let Some((name, value)) = rest.strip_prefix('"').and_then(|rest| rest.split_once("\":")) {
+        if is_name(name) {
+            found.push((name, value.trim().trim_end_matches(',')));
+        }
+        return found;
+    }
+    rest = rest.strip_prefix("export ").unwrap_or(rest);
+    while let Some((name, value)) = split(rest) {
+        found.push((name, value));
+        rest = value.trim_start_matches('"');
+    }
+    found
+}
+
+/// At the first `=` that stands in no `{{ }}`.
+fn split(text: &str) -> Option<(&str, &str)> {
+    let mut at = 0;
+    loop {
+        let rest = text.get(at..)?;
+        let equals = rest.find('=')?;
+        match rest.find("{{").filter(|open| *open < equals) {
+            Some(open) => at += open + rest.get(open..)?.find("}}")? + 2,
+            None => {
+                let (name, value) = (text.get(..at + equals)?, text.get(at + equals + 1..)?);
+                return is_name(&without_templates(name)).then_some((name, value));
+            }
+        }
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
+}
+
+/// `server.{{ n }}` as a name: `server.0`.
+fn without_templates(text: &str) -> String {
+    let mut made = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("{{") {
+        made.push_str(before);
+        made.push('0');
+        rest = after.split_once("}}").map_or("", |(_, after)| after);
+    }
+    made.push_str(rest);
+    made
+}
+
+/// Whether a name of a template's line, as `server.{{ n }}`, can have become this one.
+fn can_become(template: &str, name: &str) -> bool {
+    match (template.split_once("{{"), template.rsplit_once("}}")) {
+        (Some((before, _)), Some((_, after))) => {
+            name.len() >= before.len() + after.len() && name.starts_with(before) && name.ends_with(after)
+        }
+        _ => template == name,
+    }
+}
+
+/// The names of facts and settings in the line of a template that gives `name` its value: of the
+/// `nth` of `count` such lines of the result. A line that only means something within a block is
+/// looked at with it, and if no line can be told, the whole template.
+pub fn names(renderer: &Renderer, template: &str, name: &str, nth: usize, count: usize) -> BTreeSet<String> {
+    let lines: Vec<&str> = template.lines().collect();
+    let having = |fits: &dyn Fn(&str) -> bool| -> Vec<usize> {
+        let has = |line: &str| of_line(line).iter().any(|(known, _)| fits(known));
+        lines.iter().enumerate().filter(|(_, line)| has(line)).map(|(n, _)| n).collect()
+    };
+    let mut found = having(&|known| known == name);
+    if found.is_empty() {
+        found = having(&|known| can_become(known, name));
+    }
+    if found.len() == count {
+        found = found.get(nth).copied().into_iter().collect();
+    }
+    if found.is_empty() {
+        return of_text(renderer, template).unwrap_or_default();
+    }
+    found.into_iter().flat_map(|n| of_block(renderer, &lines, n)).collect()
+}
+
+/// Of the smallest block around a line in which all names are those of facts and settings.
+fn of_block(renderer: &Renderer, lines: &[&str], n: usize) -> BTreeSet<String> {
+    let most = lines.len().min(LARGEST_BLOCK);
+    let blocks = (1..=most).flat_map(|size| (n.saturating_sub(size - 1)..=n).map(move |start| start..start + size));
+    let mut texts = blocks.filter_map(|block| Some(lines.get(block)?.join("\n")));
+    let found = texts.find_map(|text| of_text(renderer, &text));
+    found.or_else(|| of_text(renderer, &lines.join("\n"))).unwrap_or_default()
+}
+
+/// `None`: it is no template, or names what is no fact or setting.
+pub fn of_text(renderer: &Renderer, text: &str) -> Option<BTreeSet<String>> {
+    if is_template(text) { renderer.names(&Source::Text(text)).ok() } else { Some(BTreeSet::new()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn names_of_every_format() {
+        for (line, expected) in [
+            ("A=b", &[("A", "b")][..]),
+            ("  export A_B='c d'", &[("A_B", "'c d'")]),
+            ("a.b-c=d=e", &[("a.b-c", "d=e"), ("d", "e")]),
+            ("Environment=HTTP_PROXY=http://p?x=y", &[("Environment", "HTTP_PROXY=http://p?x=y"), ("HTTP_PROXY", "http://p?x=y")]),
+            ("Environment=\"A=b c\"", &[("Environment", "\"A=b c\""), ("A", "b c\"")]),
+            ("ExecStart=/bin/x --y=z", &[("ExecStart", "/bin/x --y=z")]),
+            ("ExecStart=", &[("ExecStart", "")]),
+            ("\"stack\": \"mainvpc\",", &[("stack", "\"mainvpc\"")]),
+            ("server.{{ n == 1 }}={{ host }}", &[("server.{{ n == 1 }}", "{{ host }}")]),
+            ("printf 'A=%s'", &[]),
+            ("# A=b", &[]),
+            ("[Unit]", &[]),
+            ("{{ a = b", &[]),
+            ("=b", &[]),
+            ("", &[]),
+        ] {
+            assert_eq!(of_line(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_line_is_looked_at_with_the_block_that_it_needs() {
+        let renderer = Renderer::new(json!({ "a": 1, "list": ["x"], "c": true, "d": 2 }));
+        let text = "plain=1\nA={{ a }}\n{% for x in list %}\ns.{{ loop.index }}={{ x }}:{{ d }}\n{% endfor %}\nA={{ c }}\n";
+        let of = |name: &str, nth, count| names(&renderer, text, name, nth, count).into_iter().collect::<Vec<_>>();
+        assert_eq!(of("plain", 0, 1), [""; 0]);
+        assert_eq!(of("A", 0, 2), ["a"]);
+        assert_eq!(of("A", 1, 2), ["c"]);
+        assert_eq!(of("A", 0, 1), ["a", "c"], "which of the two is not known");
+        assert_eq!(of("s.1", 0, 1), ["d", "list"]);
+        assert_eq!(of("other", 0, 1), ["a", "c", "d", "list"], "made in a way that is not seen");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_answered(text in "([A-Za-z.=\" {}%:\\n]|\\PC){0,60}", name in "[a-z={}]{0,9}") {
+            let renderer = Renderer::new(json!({ "a": 1 }));
+            assignments(&text);
+            names(&renderer, &text, &name, 0, 1);
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! An answer for people: the value, then where it came from, line by line.
+
+use std::fmt;
+
+use serde_json::Value as Json;
+
+use super::{ANSWERED, Answer, DERIVED, DID_NOT_ANSWER, NOT_SET};
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} = {}", plain(&self.name), text(&self.value))?;
+        if !self.place.is_empty() {
+            writeln!(f, "  in {}", plain(&self.place))?;
+        }
+        if self.from.is_empty() && self.source != NOT_SET {
+            return writeln!(f, "  from {}", plain(&self.source));
+        }
+        if self.is_sum() {
+            return writeln!(f, "  from {}", self.sum());
+        }
+        self.parts(f, "from ", 2)
+    }
+}
+
+impl Answer {
+    /// Whether it is derived of what is not derived itself: one line tells it.
+    fn is_sum(&self) -> bool {
+        self.source == DERIVED && !self.from.is_empty() && self.from.iter().all(|part| part.from.is_empty())
+    }
+
+    fn sum(&self) -> String {
+        let how = Some(plain(&self.how)).filter(|how| !how.is_empty());
+        self.from.iter().map(|part| part.head(None)).chain(how).collect::<Vec<_>>().join(", ")
+    }
+
+    fn parts(&self, f: &mut fmt::Formatter<'_>, word: &str, indent: usize) -> fmt::Result {
+        for part in &self.from {
+            let (word, head) = match part.source.as_str() {
+                ANSWERED => (word.to_owned(), format!("{}: {}", plain(&part.name), text(&part.value))),
+                DID_NOT_ANSWER => (format!("not {word}"), format!("{}: {}", plain(&part.name), text(&part.value))),
+                _ => (word.to_owned(), part.head(Some(&self.value))),
+            };
+            write!(f, "{:indent$}{word}{head}", "")?;
+            if part.is_sum() {
+                writeln!(f, ": {}", part.sum())?;
+            } else {
+                writeln!(f)?;
+                part.parts(f, "", indent + 2)?;
+            }
+        }
+        if !self.how.is_empty() {
+            writeln!(f, "{:indent$}{}", "", plain(&self.how))?;
+        }
+        Ok(())
+    }
+
+    /// Name, value and source. A value that is that of the whole is not said again.
+    fn head(&self, whole: Option<&Json>) -> String {
+        let mut words = vec![self.word.to_owned(), plain(&self.name)];
+        if self.source == NOT_SET {
+            words.push(NOT_SET.into());
+        } else if !self.value.is_null() && whole.is_none_or(|whole| text(whole) != text(&self.value)) {
+            words.push(text(&self.value));
+        }
+        if ![NOT_SET, DERIVED, ""].contains(&self.source.as_str()) {
+            words.push(format!("({})", plain(&self.source)));
+        }
+        words.retain(|word| !word.is_empty());
+        words.join(" ")
+    }
+}
+
+fn text(value: &Json) -> String {
+    match value {
+        Json::Null => NOT_SET.into(),
+        Json::String(text) => plain(text),
+        other => plain(&other.to_string()),
+    }
+}
+
+/// On one line, whatever is in it.
+fn plain(text: &str) -> String {
+    if text.chars().any(char::is_control) { text.escape_debug().to_string() } else { text.to_owned() }
+}

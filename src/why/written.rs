@@ -1,0 +1,112 @@
+//! The names that a role's files have, each with the line or text of the role that gives its value.
+
+use serde_json::json;
+
+use super::{Answer, Known, hidden, lines};
+use crate::role::{DIRECTORY, Role, built_in_template};
+use crate::step::{Contents, Origin, Raw, Step};
+use crate::template::Renderer;
+
+/// A name in a file of the role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// `MESOS_RESOURCES`.
+    pub name: String,
+    value: String,
+    path: String,
+    step: String,
+    /// Which of the lines of the file that have this name, and how many have.
+    nth: usize,
+    count: usize,
+}
+
+/// Every name in the files of these steps.
+pub fn written(steps: &[Step]) -> Vec<Written> {
+    let mut found = Vec::new();
+    for step in steps {
+        let Some((path, contents)) = step.contents() else { continue };
+        let pairs: Vec<(String, String)> = match contents {
+            Contents::Pairs(pairs) => pairs,
+            Contents::Text(text) => {
+                let pairs = lines::assignments(&text).into_iter();
+                pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+            }
+        };
+        for (n, (name, value)) in pairs.iter().enumerate() {
+            let before = pairs.iter().take(n).filter(|(other, _)| other == name).count();
+            found.push(Written {
+                name: name.clone(),
+                value: value.clone(),
+                path: path.to_owned(),
+                step: step.id.clone(),
+                nth: before,
+                count: pairs.iter().filter(|(other, _)| other == name).count(),
+            });
+        }
+    }
+    found
+}
+
+impl Written {
+    /// Why the file has this value.
+    pub fn why(&self, role: &Role, renderer: &Renderer, known: &Known<'_>) -> Answer {
+        let origin = role.raw(&self.step).and_then(|raw| Raw::origin(raw, &self.name));
+        let in_lines = |text: &str| lines::names(renderer, text, &self.name, self.nth, self.count);
+        let mut names: Vec<String> = match origin {
+            Some(Origin::File(file)) => in_lines(&renderer.text(file).unwrap_or_default()).into_iter().collect(),
+            Some(Origin::Text(text)) => in_lines(text).into_iter().collect(),
+            Some(Origin::Value(text)) => lines::of_text(renderer, text).unwrap_or_default().into_iter().collect(),
+            Some(Origin::Table(table, text)) => {
+                let tables = lines::of_text(renderer, table).unwrap_or_default().into_iter();
+                let keys: Vec<String> = tables.map(|table| format!("{table}.{}", self.name)).collect();
+                match keys.into_iter().find(|key| known.explain(key).is_some()) {
+                    Some(key) => vec![key],
+                    None => lines::of_text(renderer, text).unwrap_or_default().into_iter().collect(),
+                }
+            }
+            None => Vec::new(),
+        };
+        names.dedup();
+        let mut from: Vec<Answer> = names.iter().map(|name| named(known, name)).collect();
+        if from.is_empty() {
+            from.push(as_it_stands(role, renderer, origin));
+        }
+        // What was made of a secret is one, whatever its own name.
+        let secret = std::iter::once(&self.name).chain(&names).find(|name| crate::secrets::is_secret(name));
+        Answer {
+            name: self.name.clone(),
+            value: hidden(secret.unwrap_or(&self.name), &json!(self.value)),
+            source: format!("role {}", role.name),
+            place: format!("{} (step {})", self.path, self.step),
+            from,
+            ..Answer::default()
+        }
+    }
+}
+
+/// What a template names can be a part of a list, which has no name of its own.
+fn named(known: &Known<'_>, name: &str) -> Answer {
+    let mut at = name;
+    loop {
+        match (known.explain(at), at.rsplit_once('.')) {
+            (Some(answer), _) => return answer,
+            (None, Some((table, _))) => at = table,
+            (None, None) => {
+                return Answer { name: name.into(), source: super::NOT_SET.into(), ..Answer::default() };
+            }
+        }
+    }
+}
+
+/// The template or the role, where a value is written out.
+fn as_it_stands(role: &Role, renderer: &Renderer, origin: Option<Origin<'_>>) -> Answer {
+    let (name, source) = match origin {
+        Some(Origin::File(file)) => {
+            let is_built_in = renderer.text(file).as_deref() == built_in_template(file);
+            let own = format!("{DIRECTORY}/files/{file}");
+            (format!("template {file}"), if is_built_in { "built-in".to_owned() } else { own })
+        }
+        _ => (format!("role {}", role.name), role.source.clone()),
+    };
+    Answer { name, source, ..Answer::default() }
+}
