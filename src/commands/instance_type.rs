@@ -57,8 +57,12 @@ pub fn run(global: &Global, name: &str) -> Result<u8> {
          Titus's VPC driver {driver} the family {family} (setting agent.supported_families)\n",
         numbers.max_enis, numbers.ipv4_per_eni,
     ));
-    for (number, source) in sources {
-        say(&format!("{number} from {source}\n"));
+    let mut of_source: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (number, source) in &sources {
+        of_source.entry(source).or_default().push(number);
+    }
+    for (source, numbers) in of_source {
+        say(&format!("{} from: {source}\n", numbers.join(", ")));
     }
     Ok(0)
 }

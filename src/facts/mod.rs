@@ -30,6 +30,9 @@ pub struct Facts {
     pub sources: BTreeMap<String, String>,
 }
 
+/// The source of a fact that has none, as one that somebody has written into a print.
+pub const NOT_KNOWN: &str = "not known";
+
 impl Facts {
     /// Where a fact came from: its own source, or that of what it is part of.
     pub fn source(&self, name: &str) -> Option<&str> {
@@ -51,7 +54,7 @@ impl Facts {
         }
         leaves("image", &image, &mut found);
         let with_source = |(name, value): (String, &Json)| {
-            let source = self.source(&name).unwrap_or("not known").to_owned();
+            let source = self.source(&name).unwrap_or(NOT_KNOWN).to_owned();
             (name, value.clone(), source)
         };
         found.into_iter().map(with_source).collect()

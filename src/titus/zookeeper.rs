@@ -162,7 +162,10 @@ fn made_of(settings: &Settings, instance: &Instance, alone: bool) -> Vec<(&'stat
     let mut made = vec![
         ("ensemble", servers().how("whether there are several")),
         ("quorum", servers().how("more than half of them")),
-        ("zookeeper_id", own(servers()).of(Input::named("instance.hostname", &instance.hostname)).how("its place")),
+        (
+            "zookeeper_id",
+            own(servers()).of(Input::named("instance.hostname", &instance.hostname)).how("its place in the list"),
+        ),
         ("zookeeper_hosts", own(servers())),
         ("zookeeper_port", own(servers()).how("its port, or 2181")),
     ];

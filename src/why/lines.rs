@@ -123,7 +123,10 @@ mod tests {
             ("A=b", &[("A", "b")][..]),
             ("  export A_B='c d'", &[("A_B", "'c d'")]),
             ("a.b-c=d=e", &[("a.b-c", "d=e"), ("d", "e")]),
-            ("Environment=HTTP_PROXY=http://p?x=y", &[("Environment", "HTTP_PROXY=http://p?x=y"), ("HTTP_PROXY", "http://p?x=y")]),
+            (
+                "Environment=HTTP_PROXY=http://p?x=y",
+                &[("Environment", "HTTP_PROXY=http://p?x=y"), ("HTTP_PROXY", "http://p?x=y")],
+            ),
             ("Environment=\"A=b c\"", &[("Environment", "\"A=b c\""), ("A", "b c\"")]),
             ("ExecStart=/bin/x --y=z", &[("ExecStart", "/bin/x --y=z")]),
             ("ExecStart=", &[("ExecStart", "")]),
@@ -143,7 +146,8 @@ mod tests {
     #[test]
     fn a_line_is_looked_at_with_the_block_that_it_needs() {
         let renderer = Renderer::new(json!({ "a": 1, "list": ["x"], "c": true, "d": 2 }));
-        let text = "plain=1\nA={{ a }}\n{% for x in list %}\ns.{{ loop.index }}={{ x }}:{{ d }}\n{% endfor %}\nA={{ c }}\n";
+        let text =
+            "plain=1\nA={{ a }}\n{% for x in list %}\ns.{{ loop.index }}={{ x }}:{{ d }}\n{% endfor %}\nA={{ c }}\n";
         let of = |name: &str, nth, count| names(&renderer, text, name, nth, count).into_iter().collect::<Vec<_>>();
         assert_eq!(of("plain", 0, 1), [""; 0]);
         assert_eq!(of("A", 0, 2), ["a"]);

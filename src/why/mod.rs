@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Value as Json, json};
 
 use crate::detect::Detected;
-use crate::facts::{Facts, leaves};
+use crate::facts::{Facts, NOT_KNOWN, leaves};
 use crate::role::known_names;
 use crate::secrets::{is_secret, masked};
 use crate::settings::{FOLLOWS, Merged, Settings};
@@ -127,7 +127,11 @@ impl<'a> Known<'a> {
             return Some(Answer { source: DERIVED.into(), from, ..answer });
         }
         let is_empty = value.is_null() || value.as_array().is_some_and(Vec::is_empty) || value.is_object();
-        let source = source.unwrap_or(if is_empty { NOT_SET } else { "built-in" });
+        let source = source.unwrap_or(match (is_empty, of_instance) {
+            (true, _) => NOT_SET,
+            (false, true) => NOT_KNOWN,
+            (false, false) => "built-in",
+        });
         Some(Answer { source: source.into(), ..answer })
     }
 
@@ -167,7 +171,9 @@ fn tables(name: String, value: Json, into: &mut Vec<(String, Json)>) {
 /// Without what must not be read, by the value's name or by its form.
 fn hidden(name: &str, value: &Json) -> Json {
     match value {
-        Json::Object(table) => table.iter().map(|(key, value)| (key.clone(), hidden(key, value))).collect(),
+        Json::Object(table) => {
+            table.iter().map(|(key, value)| (key.clone(), hidden(&format!("{name}.{key}"), value))).collect()
+        }
         Json::Null => Json::Null,
         _ if is_secret(name) => json!("***"),
         Json::Array(list) => list.iter().map(|value| hidden(name, value)).collect(),
