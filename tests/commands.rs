@@ -206,6 +206,7 @@ fn every_json_document_carries_its_layout() {
         &["plan", "--sample", "--role", "agent"],
         &["status", "--sample", "--role", "agent"],
         &["facts", "--sample"],
+        &["why", "MESOS_RESOURCES", "--sample", "--role", "agent"],
         &["config", "show", "--sample", "--role", "agent"],
         &["role", "list"],
         &["instance-type", "m4.large"],

@@ -231,7 +231,11 @@ fn printed_facts_can_be_given_back() {
     root.write("/srv/facts.json", &printed.out);
     let facts = root.at("/srv/facts.json").display().to_string();
     let again = run(&["facts", "--facts", &facts, "--json"]).ends_with(0);
-    assert_eq!(again.json(), printed.json());
+    let without_sources = |mut facts: Value| {
+        facts.as_object_mut().unwrap().remove("sources");
+        facts
+    };
+    assert_eq!(without_sources(again.json()), without_sources(printed.json()));
     run(&["facts", "--facts", &facts]).ends_with(0).prints(&["instance.zone", "eu-west-1a", "image.release"]);
 
     root.write("/srv/settings.toml", titus_bootstrap::facts::sample::SETTINGS);

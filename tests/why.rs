@@ -211,9 +211,11 @@ fn every_name_of(fixture_name: &str) {
             }
             let all = answers.as_ref().unwrap().1["answers"].as_array().unwrap();
             let place = format!("{path} (step ");
+            // A backslash is doubled in a properties file.
+            let same = |known: &str| known.replace('\\', "") == value.replace('\\', "");
             let found = all.iter().find(|answer| {
                 answer["in"].as_str().is_some_and(|known| known.starts_with(&place))
-                    && answer["value"].as_str().is_some_and(|known| known == value || known.contains("***"))
+                    && answer["value"].as_str().is_some_and(|known| same(known) || known.contains("***"))
             });
             let found = found.unwrap_or_else(|| panic!("{name}={value} in {path}:\n{all:#?}"));
             assert!(!found["from"].as_array().unwrap().is_empty(), "{found:#}");

@@ -20,6 +20,8 @@ pub use self::written::{Written, written};
 
 /// The source of what this program makes of other values.
 const DERIVED: &str = "derived";
+/// What is shown of a secret.
+const HIDDEN: &str = "***";
 /// The source of what has no value.
 const NOT_SET: &str = "not set";
 /// The sources of what a place said of the role.
@@ -46,6 +48,21 @@ pub struct Answer {
     pub how: String,
     /// What it was made of.
     pub from: Vec<Answer>,
+}
+
+impl Answer {
+    /// Whether a text in its value, or in those that it was made of, is so.
+    fn holds(&self, is: impl Fn(&str) -> bool + Copy) -> bool {
+        fn any(value: &Json, is: impl Fn(&str) -> bool + Copy) -> bool {
+            match value {
+                Json::String(text) => is(text),
+                Json::Array(list) => list.iter().any(|value| any(value, is)),
+                Json::Object(table) => table.values().any(|value| any(value, is)),
+                _ => false,
+            }
+        }
+        any(&self.value, is) || self.from.iter().any(|part| part.holds(is))
+    }
 }
 
 /// The role, and what each place said that was asked; the last one's answer counts.
@@ -175,7 +192,7 @@ fn hidden(name: &str, value: &Json) -> Json {
             table.iter().map(|(key, value)| (key.clone(), hidden(&format!("{name}.{key}"), value))).collect()
         }
         Json::Null => Json::Null,
-        _ if is_secret(name) => json!("***"),
+        _ if is_secret(name) => json!(HIDDEN),
         Json::Array(list) => list.iter().map(|value| hidden(name, value)).collect(),
         Json::String(text) => json!(masked(text)),
         other => other.clone(),

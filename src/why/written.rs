@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Answer, Known, hidden, lines};
+use super::{Answer, HIDDEN, Known, hidden, lines};
 use crate::role::{DIRECTORY, Role, built_in_template};
 use crate::step::{Contents, Origin, Raw, Step};
 use crate::template::Renderer;
@@ -71,11 +71,13 @@ impl Written {
         if from.is_empty() {
             from.push(as_it_stands(role, renderer, origin));
         }
+        let value = hidden(&self.name, &json!(self.value));
         // What was made of a secret is one, whatever its own name.
-        let secret = std::iter::once(&self.name).chain(&names).find(|name| crate::secrets::is_secret(name));
+        let is_hidden = value.as_str().is_some_and(|text| text.contains(HIDDEN));
+        let hide = from.iter().any(|part| part.holds(|text| text == HIDDEN || !is_hidden && text.contains(HIDDEN)));
         Answer {
             name: self.name.clone(),
-            value: hidden(secret.unwrap_or(&self.name), &json!(self.value)),
+            value: if hide { json!(HIDDEN) } else { value },
             source: format!("role {}", role.name),
             place: format!("{} (step {})", self.path, self.step),
             from,
