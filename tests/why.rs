@@ -104,7 +104,7 @@ fn secrets_stay_hidden() {
     let root = Root::empty();
     root.write(
         &format!("{ROLES}/files/own.env"),
-        "DB={{ master.properties['db.password'] }}\nURL=http://u:hunter2@h\n",
+        "DB={{ master.properties['db.password'] }}\nHOST={{ proxy.http | replace('http://', '') }}\nURL=http://u:hunter2@h\n",
     );
     root.write(
         &format!("{ROLES}/own.toml"),
@@ -113,16 +113,27 @@ fn secrets_stay_hidden() {
          properties = { path = '/etc/own.properties', set = { 'a.token' = 'hunter2' }, more = '{{ master.properties }}' }\n",
     );
     let properties = "master.properties={ 'db.password' = 'hunter2', 'db.user' = 'me' }";
-    let keys =
-        ["DB", "URL", "a.token", "db.password", "master.properties", "master.properties.db.password", "proxy.http"];
+    let keys = [
+        "DB",
+        "HOST",
+        "URL",
+        "a.token",
+        "db.password",
+        "master.properties",
+        "master.properties.db.password",
+        "proxy.http",
+    ];
+    let proxy = "proxy.http=http://u:hunter2@p:1";
+    let ask = |key: &str, more: &[&str]| {
+        let words = ["why", key, "--role", "own", "--sample", "--set", properties, "--set", proxy];
+        root.run(&[&words[..], more].concat()).ends_with(0)
+    };
     for key in keys {
-        let arguments =
-            ["why", key, "--role", "own", "--sample", "--set", properties, "--set", "proxy.http=http://u:hunter2@p:1"];
-        let text = root.run(&arguments).ends_with(0).prints(&["***"]).out;
-        let json = root.run(&[&arguments[..], &["--json"]].concat()).ends_with(0).out;
+        let text = ask(key, &[]).prints(&["***"]).out;
+        let json = ask(key, &["--json"]).out;
         assert!(!text.contains("hunter2") && !json.contains("hunter2"), "{key}: {text}{json}");
     }
-    let user = root.run(&["why", "db.user", "--role", "own", "--sample", "--set", properties]).ends_with(0).out;
+    let user = ask("db.user", &[]).out;
     assert_eq!(
         user,
         "db.user = me\n  in /etc/own.properties (step keys)\n  from master.properties.db.user (--set master.properties)\n"

@@ -11,7 +11,7 @@ use crate::host::Host;
 use crate::report::{SCHEMA_VERSION, say};
 use crate::settings;
 use crate::titus::Values;
-use crate::why::{self, Answer, Known, written};
+use crate::why::{self, Answer, Known, Written, written};
 
 /// The key that asks for the role; in files the name may be another's too.
 const ROLE: &str = "role";
@@ -55,10 +55,10 @@ fn derived(global: &Global, gathered: Gathered, host: &mut Host, steps: &Steps, 
     let known = Known::new(&prepared.facts, &prepared.merged, &prepared.settings, &prepared.values);
     let written = written(&prepared.steps(steps.phase)?);
     let mut answers = if key == ROLE { Vec::new() } else { known.ask(key) };
-    let asked = written.iter().filter(|written| written.name == key);
+    let asked = written.iter().filter(|written| written.name() == key);
     answers.extend(asked.map(|written| written.why(&prepared.role, &prepared.renderer, &known)));
     if answers.is_empty() && key != ROLE {
-        return Err(unknown(key, known.names().chain(written.iter().map(|written| written.name.as_str()))));
+        return Err(unknown(key, known.names().chain(written.iter().map(Written::name))));
     }
     Ok(answers)
 }

@@ -75,21 +75,36 @@ fn can_become(template: &str, name: &str) -> bool {
     }
 }
 
-/// The names of facts and settings in the line of a template that gives `name` its value: of the
-/// `nth` of `count` such lines of the result. A line that only means something within a block is
-/// looked at with it, and if no line can be told, the whole template.
-pub fn names(renderer: &Renderer, template: &str, name: &str, nth: usize, count: usize) -> BTreeSet<String> {
+/// A line of a file that gives a name its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// `MESOS_RESOURCES`.
+    pub name: String,
+    /// As it stands there.
+    pub value: String,
+    /// Which of the lines of this name it is, and how many there are.
+    pub place: (usize, usize),
+}
+
+/// The names of facts and settings in the line of a template that gives this line of the result. A line
+/// that only means something within a block is looked at with it, and if none can be told, the whole template.
+pub fn names(renderer: &Renderer, template: &str, line: &Line) -> BTreeSet<String> {
     let lines: Vec<&str> = template.lines().collect();
-    let having = |fits: &dyn Fn(&str) -> bool| -> Vec<usize> {
-        let has = |line: &str| of_line(line).iter().any(|(known, _)| fits(known));
+    let having = |fits: &dyn Fn(&str, &str) -> bool| -> Vec<usize> {
+        let has = |line: &str| of_line(line).iter().any(|(name, value)| fits(name, value));
         lines.iter().enumerate().filter(|(_, line)| has(line)).map(|(n, _)| n).collect()
     };
-    let mut found = having(&|known| known == name);
+    let mut found = having(&|name, _| name == line.name);
     if found.is_empty() {
-        found = having(&|known| can_become(known, name));
+        found = having(&|name, _| can_become(name, &line.name));
     }
+    let (nth, count) = line.place;
     if found.len() == count {
         found = found.get(nth).copied().into_iter().collect();
+    } else if found.len() > 1 {
+        // Some of them are left out: it is one of those that can say what it says.
+        let can = having(&|name, value| can_become(name, &line.name) && can_become(value, &line.value));
+        found = if can.is_empty() { found } else { can };
     }
     if found.is_empty() {
         return of_text(renderer, template).unwrap_or_default();
@@ -148,7 +163,10 @@ mod tests {
         let renderer = Renderer::new(json!({ "a": 1, "list": ["x"], "c": true, "d": 2 }));
         let text =
             "plain=1\nA={{ a }}\n{% for x in list %}\ns.{{ loop.index }}={{ x }}:{{ d }}\n{% endfor %}\nA={{ c }}\n";
-        let of = |name: &str, nth, count| names(&renderer, text, name, nth, count).into_iter().collect::<Vec<_>>();
+        let of = |name: &str, nth, count| {
+            let line = Line { name: name.into(), value: "x".into(), place: (nth, count) };
+            names(&renderer, text, &line).into_iter().collect::<Vec<_>>()
+        };
         assert_eq!(of("plain", 0, 1), [""; 0]);
         assert_eq!(of("A", 0, 2), ["a"]);
         assert_eq!(of("A", 1, 2), ["c"]);
@@ -157,12 +175,25 @@ mod tests {
         assert_eq!(of("other", 0, 1), ["a", "c", "d", "list"], "made in a way that is not seen");
     }
 
+    #[test]
+    fn of_lines_of_one_name_the_one_that_says_it() {
+        let renderer = Renderer::new(json!({ "a": "1", "b": "2" }));
+        let text = "Environment=A={{ a }}\n{% if false %}\nEnvironment=B={{ b }}\n{% endif %}\nEnvironment=C=1\n";
+        let of = |name: &str, value: &str, place| {
+            let line = Line { name: name.into(), value: value.into(), place };
+            names(&renderer, text, &line).into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(of("Environment", "A=1", (0, 2)), ["a"]);
+        assert_eq!(of("Environment", "C=1", (1, 2)), [""; 0]);
+        assert_eq!(of("A", "1", (0, 1)), ["a"]);
+    }
+
     proptest::proptest! {
         #[test]
         fn any_text_is_answered(text in "([A-Za-z.=\" {}%:\\n]|\\PC){0,60}", name in "[a-z={}]{0,9}") {
             let renderer = Renderer::new(json!({ "a": 1 }));
             assignments(&text);
-            names(&renderer, &text, &name, 0, 1);
+            names(&renderer, &text, &Line { value: name.clone(), name, place: (0, 1) });
         }
     }
 }

@@ -152,6 +152,12 @@ impl<'a> Known<'a> {
         Some(Answer { source: source.into(), ..answer })
     }
 
+    /// Whether a text has the value of something that has the name of a secret.
+    fn has_secret(&self, text: &str) -> bool {
+        let is_in = |value: &Json| value.as_str().is_some_and(|value| !value.is_empty() && text.contains(value));
+        self.named.iter().any(|(name, value)| is_secret(name) && is_in(value))
+    }
+
     fn part(&self, part: &Part) -> Answer {
         Answer {
             name: part.name.clone(),

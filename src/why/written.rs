@@ -1,7 +1,10 @@
 //! The names that a role's files have, each with the line or text of the role that gives its value.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::json;
 
+use super::lines::Line;
 use super::{Answer, HIDDEN, Known, hidden, lines};
 use crate::role::{DIRECTORY, Role, built_in_template};
 use crate::step::{Contents, Origin, Raw, Step};
@@ -10,14 +13,9 @@ use crate::template::Renderer;
 /// A name in a file of the role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
-    /// `MESOS_RESOURCES`.
-    pub name: String,
-    value: String,
+    line: Line,
     path: String,
     step: String,
-    /// Which of the lines of the file that have this name, and how many have.
-    nth: usize,
-    count: usize,
 }
 
 /// Every name in the files of these steps.
@@ -32,15 +30,17 @@ pub fn written(steps: &[Step]) -> Vec<Written> {
                 pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
             }
         };
-        for (n, (name, value)) in pairs.iter().enumerate() {
-            let before = pairs.iter().take(n).filter(|(other, _)| other == name).count();
+        let mut count: BTreeMap<&str, usize> = BTreeMap::new();
+        pairs.iter().for_each(|(name, _)| *count.entry(name).or_default() += 1);
+        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+        for (name, value) in &pairs {
+            let nth = seen.entry(name).or_default();
+            let place = (*nth, count.get(name.as_str()).copied().unwrap_or(1));
+            *nth += 1;
             found.push(Written {
-                name: name.clone(),
-                value: value.clone(),
+                line: Line { name: name.clone(), value: value.clone(), place },
                 path: path.to_owned(),
                 step: step.id.clone(),
-                nth: before,
-                count: pairs.iter().filter(|(other, _)| other == name).count(),
             });
         }
     }
@@ -48,35 +48,38 @@ pub fn written(steps: &[Step]) -> Vec<Written> {
 }
 
 impl Written {
+    /// `MESOS_RESOURCES`.
+    pub fn name(&self) -> &str {
+        &self.line.name
+    }
+
     /// Why the file has this value.
     pub fn why(&self, role: &Role, renderer: &Renderer, known: &Known<'_>) -> Answer {
-        let origin = role.raw(&self.step).and_then(|raw| Raw::origin(raw, &self.name));
-        let in_lines = |text: &str| lines::names(renderer, text, &self.name, self.nth, self.count);
-        let mut names: Vec<String> = match origin {
-            Some(Origin::File(file)) => in_lines(&renderer.text(file).unwrap_or_default()).into_iter().collect(),
-            Some(Origin::Text(text)) => in_lines(text).into_iter().collect(),
-            Some(Origin::Value(text)) => lines::of_text(renderer, text).unwrap_or_default().into_iter().collect(),
+        let origin = role.raw(&self.step).and_then(|raw| Raw::origin(raw, &self.line.name));
+        let in_lines = |text: &str| lines::names(renderer, text, &self.line);
+        let in_text = |text: &str| lines::of_text(renderer, text).unwrap_or_default();
+        let names: BTreeSet<String> = match origin {
+            Some(Origin::File(file)) => in_lines(&renderer.text(file).unwrap_or_default()),
+            Some(Origin::Text(text)) => in_lines(text),
+            Some(Origin::Value(text)) => in_text(text),
             Some(Origin::Table(table, text)) => {
-                let tables = lines::of_text(renderer, table).unwrap_or_default().into_iter();
-                let keys: Vec<String> = tables.map(|table| format!("{table}.{}", self.name)).collect();
-                match keys.into_iter().find(|key| known.explain(key).is_some()) {
-                    Some(key) => vec![key],
-                    None => lines::of_text(renderer, text).unwrap_or_default().into_iter().collect(),
-                }
+                let mut keys = in_text(table).into_iter().map(|table| format!("{table}.{}", self.line.name));
+                let of_table = keys.find(|key| known.explain(key).is_some());
+                of_table.map_or_else(|| in_text(text), |key| BTreeSet::from([key]))
             }
-            None => Vec::new(),
+            None => BTreeSet::new(),
         };
-        names.dedup();
         let mut from: Vec<Answer> = names.iter().map(|name| named(known, name)).collect();
         if from.is_empty() {
             from.push(as_it_stands(role, renderer, origin));
         }
-        let value = hidden(&self.name, &json!(self.value));
+        let value = hidden(&self.line.name, &json!(self.line.value));
         // What was made of a secret is one, whatever its own name.
         let is_hidden = value.as_str().is_some_and(|text| text.contains(HIDDEN));
-        let hide = from.iter().any(|part| part.holds(|text| text == HIDDEN || !is_hidden && text.contains(HIDDEN)));
+        let hide = known.has_secret(&self.line.value)
+            || from.iter().any(|part| part.holds(|text| text == HIDDEN || !is_hidden && text.contains(HIDDEN)));
         Answer {
-            name: self.name.clone(),
+            name: self.line.name.clone(),
             value: if hide { json!(HIDDEN) } else { value },
             source: format!("role {}", role.name),
             place: format!("{} (step {})", self.path, self.step),
