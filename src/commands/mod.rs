@@ -302,7 +302,7 @@ fn gather_for(global: &Global, role: Option<&str>, host: &Host, steps: &Steps) -
         let found = cloud::peers(cloud.as_mut(), &facts, &settings, |key| role.needs(key), limit)?;
         found.iter().for_each(|layer| merged.add(layer));
         if let Some(instance) = facts.instance.as_ref().filter(|_| role.vpc_driver)
-            && agent::lacks_numbers(&settings, instance)?
+            && agent::lacks_numbers(&settings, instance)
         {
             cloud::recall(host, &mut facts)?;
             let still = facts.instance.as_ref().is_some_and(|instance| instance.type_numbers.is_none());

@@ -86,24 +86,14 @@ fn refuse_family(settings: &Settings, instance: &Instance) -> Result<()> {
     ))
 }
 
-/// Whether somebody else has to be asked for the numbers of the instance's type.
-///
-/// # Errors
-/// 69 for a family that Titus's VPC driver does not know.
-pub fn lacks_numbers(settings: &Settings, instance: &Instance) -> Result<bool> {
-    refuse_family(settings, instance)?;
-    Ok(instance_type(settings, &instance.instance_type, instance.type_numbers).is_err())
+/// Whether somebody else has to be asked for the numbers of the instance's type. Nobody is for a family that
+/// will be refused.
+pub fn lacks_numbers(settings: &Settings, instance: &Instance) -> bool {
+    refuse_family(settings, instance).is_ok()
+        && type_numbers(settings, &instance.instance_type, instance.type_numbers).is_err()
 }
 
-/// An instance type's numbers: the table's, else EC2's, with the settings' on top.
-///
-/// # Errors
-/// When none has them.
-pub fn instance_type(settings: &Settings, name: &str, of_ec2: Option<TypeNumbers>) -> Result<InstanceType> {
-    Ok(type_numbers(settings, name, of_ec2)?.0)
-}
-
-/// The same, and where each of them stands.
+/// An instance type's numbers, and where each stands: the table's, else EC2's, with the settings' on top.
 ///
 /// # Errors
 /// When none has them.
