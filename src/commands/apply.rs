@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use super::lifecycle::{self, Group};
 use super::{BOOT_UNIT, Prepared, reboot};
 use crate::cli::{Apply, Global};
 use crate::detect;
@@ -17,14 +18,11 @@ use crate::host::{Host, signals};
 use crate::journal::{self, Journal};
 use crate::report::{Report, Reporter};
 use crate::settings::Layer;
+use crate::step::joining::READY;
 use crate::step::{self, Step};
 
 /// How long a run that nobody attends waits for another one.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
-
-/// A role makes this file, empty, when all that depends on the instance is written. Services whose
-/// drop-in names it do not start before.
-const READY: &str = "/run/titus-bootstrap/ready";
 
 /// Who started a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +64,10 @@ struct Run<'a> {
     started: Instant,
     /// Whether it came to its first step. Before that nothing is changed.
     begun: bool,
+    /// The instance's Auto Scaling group, once the instance is known.
+    group: Option<Group>,
+    /// Whether the boot unit's last run ended in a warm pool too.
+    waits_again: bool,
 }
 
 /// Runs the role's steps.
@@ -84,6 +86,8 @@ pub fn run(global: &Global, arguments: &Apply) -> Result<u8> {
         report: Report::new("apply"),
         started: Instant::now(),
         begun: false,
+        group: None,
+        waits_again: false,
     };
     let result = run.under_lock();
     if let Err(error) = &result
@@ -102,6 +106,16 @@ pub fn run(global: &Global, arguments: &Apply) -> Result<u8> {
         }
         run.banner();
     }
+    // When all is said: the instance may have little time left then.
+    if let Err(error) = &result
+        && run.origin != Origin::Hand
+        && lifecycle::is_final(error)
+    {
+        let group = run.group.or_else(|| Group::of_early_failure(global, &arguments.steps, run.origin));
+        if let Some(mut group) = group {
+            group.give_up();
+        }
+    }
     result.map(|()| 0)
 }
 
@@ -115,6 +129,8 @@ impl Run<'_> {
         let line = crate::secrets::masked(&self.report.banner(self.origin.look_further()));
         match (self.origin, &self.report.error) {
             (Origin::Hand, _) => {}
+            // Each minute, perhaps for days.
+            (_, None) if self.waits_again && self.report.count("changed") == 0 => {}
             (_, None) => tracing::info!("{line}"),
             (_, Some(_)) => tracing::error!("{line}"),
         }
@@ -161,8 +177,12 @@ impl Run<'_> {
     fn converge(&mut self, host: &mut Host) -> Result<()> {
         let (arguments, origin) = (self.arguments, self.origin);
         let prepared = super::prepare(self.global, host, &arguments.steps)?;
+        self.group = Some(Group::of(host, &prepared.facts, &prepared.settings, origin, arguments.steps.phase));
         let report = &mut self.report;
         prepared.introduce(report, host);
+        let warm = report.warm_pool.is_some();
+        self.waits_again = warm && origin == Origin::Boot && last_state(host)? == "warm_pool";
+        self.reporter.quiet |= self.waits_again;
         let steps = prepared.steps(arguments.steps.phase)?;
         report.step_count = steps.len();
         super::refuse_machine(host, arguments.steps.phase)?;
@@ -192,6 +212,10 @@ impl Run<'_> {
         if result.is_ok() && wished {
             result = reboot::count(host, &prepared.instance_id(), &report.reboot_reasons);
         }
+        // The run after a reboot will tell the group of this instance.
+        if let (Ok(()), false, Some(group)) = (&result, wished, &mut self.group) {
+            result = group.finish(host, &prepared);
+        }
         self.report.duration_ms = self.elapsed_ms();
         self.report.end(result.as_ref().err(), true);
         let kept = keep(host, &mut journal, &self.report);
@@ -200,7 +224,11 @@ impl Run<'_> {
         self.report.end(result.as_ref().err(), true);
         self.banner();
         result?;
-        if wished { reboot::reboot(host, &self.report.reboot_reasons, origin) } else { Ok(()) }
+        match (wished, origin) {
+            (true, _) => reboot::reboot(host, &self.report.reboot_reasons, origin),
+            (false, Origin::Boot) if warm && host.is_live() => lifecycle::try_again(),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -284,6 +312,13 @@ fn keep(host: &Host, journal: &mut Journal, report: &Report) -> Result<()> {
     journal::keep_last(host, &report.text(), &report.json())
 }
 
+/// How the last run since this boot ended.
+fn last_state(host: &Host) -> Result<String> {
+    let status: serde_json::Value =
+        host.read(journal::STATUS)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+    Ok(status.get("state").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned())
+}
+
 fn status(host: &Host, report: &Report, state: &str) -> Result<()> {
     let status = json!({
         "schema_version": report.schema_version,
@@ -291,6 +326,7 @@ fn status(host: &Host, report: &Report, state: &str) -> Result<()> {
         "run": report.run,
         "role": report.role,
         "instance_id": report.instance_id,
+        "warm_pool": report.warm_pool,
         "pid": std::process::id(),
         "time": humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string(),
         "reboot_required": report.reboot_required,
