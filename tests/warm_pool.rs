@@ -39,7 +39,7 @@ fn each_role_is_made_but_for_what_joins() {
     let roles: [(&str, &[&str]); 4] = [
         ("prereqs", &["zookeeper", "zookeeper-serves", "mesos-master", "mesos-master-answers", "mesos-leader"]),
         ("master", &["ready", "zookeeper-serves", "mesos-leader", "titus-master", "titus-master-answers"]),
-        ("gateway", vec!["ready", "titus-master-answers", "titus-gateway", "titus-gateway-answers", "instance-groups"]),
+        ("gateway", &["ready", "titus-master-answers", "titus-gateway", "titus-gateway-answers", "instance-groups"]),
         (
             "agent",
             &["ready", "docker-tcp-proxy-socket", "docker-tcp-proxy", "docker-api", "mesos-agent", "mesos-agent-port"],

@@ -177,12 +177,15 @@ impl Run<'_> {
     fn converge(&mut self, host: &mut Host) -> Result<()> {
         let (arguments, origin) = (self.arguments, self.origin);
         let prepared = super::prepare(self.global, host, &arguments.steps)?;
-        self.group = Some(Group::of(host, &prepared.facts, &prepared.settings, origin, arguments.steps.phase));
+        let mut group = Group::of(host, &prepared.facts, &prepared.settings, origin, arguments.steps.phase);
+        let warm = prepared.warm_pool().is_some();
+        let was_warm = origin == Origin::Boot && last_state(host)? == "warm_pool";
+        group.left_pool = was_warm && !warm;
+        self.group = Some(group);
+        self.waits_again = was_warm && warm;
+        self.reporter.quiet |= self.waits_again;
         let report = &mut self.report;
         prepared.introduce(report, host);
-        let warm = report.warm_pool.is_some();
-        self.waits_again = warm && origin == Origin::Boot && last_state(host)? == "warm_pool";
-        self.reporter.quiet |= self.waits_again;
         let steps = prepared.steps(arguments.steps.phase)?;
         report.step_count = steps.len();
         super::refuse_machine(host, arguments.steps.phase)?;

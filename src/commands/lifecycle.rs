@@ -4,7 +4,7 @@
 //! Only runs of the boot unit and from user data tell it anything: a typo at a prompt must not cost a node.
 
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::apply::Origin;
 use super::{Prepared, verify};
@@ -38,10 +38,10 @@ const BEAT_LIMIT: Duration = Duration::from_secs(10);
 /// How long the group is told how a run ended.
 const TELL_LIMIT: Duration = Duration::from_secs(60);
 
-/// A machine that runs no longer than this may be ahead of its group, which learns from EC2 that the instance
-/// runs, and only then has the hook hold it.
+/// A machine that runs no longer than this, or has left its warm pool no longer ago, may be ahead of its group,
+/// which learns from EC2 that the instance runs, and only then has the hook hold it. Its profile may be as late.
 const YOUNG: Duration = Duration::from_secs(60);
-const YOUNG_PAUSE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// What the Auto Scaling API is called for.
 trait Calls {
@@ -97,6 +97,8 @@ pub struct Group {
     /// The instance that is to be replaced after a failure.
     mark: Option<String>,
     warm: bool,
+    /// Whether the run before this one was still in a warm pool.
+    pub left_pool: bool,
     region: String,
     proxy: Proxy,
     beats: Option<Beats>,
@@ -107,7 +109,7 @@ pub struct Group {
 impl Group {
     /// The group, and the beginning of heartbeats if a hook is to be completed.
     pub fn of(host: &Host, facts: &Facts, settings: &Settings, origin: Origin, phase: Phase) -> Group {
-        let mut group = Group::silent(facts, settings);
+        let mut group = Group::whole(facts, settings);
         if !host.is_live() || origin == Origin::Hand || phase == Phase::Bake {
             (group.hook, group.mark) = (None, None);
         } else if let (Some(hook), None) = (&settings.lifecycle.hook, &group.hook) {
@@ -120,8 +122,8 @@ impl Group {
         group
     }
 
-    /// What there is to tell, before it is asked whether this run may.
-    fn silent(facts: &Facts, settings: &Settings) -> Group {
+    /// With all that there is to tell, whoever started the run.
+    fn whole(facts: &Facts, settings: &Settings) -> Group {
         let instance = facts.instance.as_ref();
         let name = instance.and_then(|instance| instance.autoscaling_group.clone());
         let id = instance.map(|instance| instance.id.clone()).unwrap_or_default();
@@ -133,6 +135,7 @@ impl Group {
             hook: named.map(|(hook, group)| Lifecycle { group, hook, instance: id.clone() }),
             mark: (grouped && settings.on_failure.mark_unhealthy).then_some(id),
             warm: instance.is_some_and(|instance| instance.warm_pool().is_some()),
+            left_pool: false,
             region: instance.map(|instance| instance.region.clone()).unwrap_or_default(),
             proxy: Proxy { http: proxy.http, https: proxy.https, no_proxy: proxy.no_proxy },
             beats: None,
@@ -169,7 +172,7 @@ impl Group {
         let Some(hook) = self.hook.clone() else { return Ok(()) };
         let mut api = self.api()?;
         host.tell_systemd(&format!("{}: the lifecycle hook {}", prepared.role.name, hook.hook));
-        if !is_held(&mut api, &hook, &|| uptime(host), YOUNG_PAUSE) {
+        if !is_held(&mut api, &hook, &self.may_be_early(), PAUSE) {
             tracing::debug!("the lifecycle hook {} does not hold this instance", hook.hook);
             return Ok(());
         }
@@ -191,11 +194,17 @@ impl Group {
         self.stop_beats();
         self.told = true;
         match self.api() {
-            Ok(mut api) => {
-                let uptime = || uptime(&Host::live(Default::default()));
-                give_up(&mut api, self.hook.as_ref(), self.mark.as_deref(), &uptime);
-            }
+            Ok(mut api) => give_up(&mut api, self.hook.as_ref(), self.mark.as_deref(), &self.may_be_early()),
             Err(error) => tracing::error!("the Auto Scaling group is not told: {error}"),
+        }
+    }
+
+    /// Asks whether the group may not have come to this instance yet.
+    fn may_be_early(&self) -> impl Fn() -> bool {
+        let (began, left_pool) = (Instant::now(), self.left_pool);
+        move || {
+            let early = (left_pool && began.elapsed() < YOUNG) || uptime() < YOUNG;
+            early && !signals::interrupted()
         }
     }
 
@@ -212,24 +221,24 @@ pub fn is_final(error: &Error) -> bool {
 }
 
 /// How long the machine runs; unknown: long.
-fn uptime(host: &Host) -> Duration {
-    let text = host.read_text("/proc/uptime").ok().flatten().unwrap_or_default();
+fn uptime() -> Duration {
+    let text = Host::live(Default::default()).read_text("/proc/uptime").ok().flatten().unwrap_or_default();
     let seconds = text.split(['.', ' ']).next().and_then(|seconds| seconds.parse().ok());
     Duration::from_secs(seconds.unwrap_or(u64::MAX))
 }
 
-/// Whether the hook holds the instance; a young machine's group is asked again. It also gives what follows
-/// the hook's whole timeout. An answer that does not come is no answer: then the hook may.
-fn is_held(calls: &mut impl Calls, hook: &Lifecycle, uptime: &dyn Fn() -> Duration, pause: Duration) -> bool {
+/// Whether the hook holds the instance; while it may be early, the group is asked again. It also gives what
+/// follows the hook's whole timeout. An answer that does not come is no answer: then the hook may hold it.
+fn is_held(calls: &mut impl Calls, hook: &Lifecycle, may_be_early: &dyn Fn() -> bool, pause: Duration) -> bool {
     loop {
         match calls.heartbeat(hook) {
             Ok(true) => return true,
-            Ok(false) if uptime() < YOUNG && !signals::interrupted() => std::thread::sleep(pause),
-            Ok(false) => return false,
-            Err(failure) => {
+            Ok(false) if !may_be_early() => return false,
+            Err(failure) if !failure.is_denied() || !may_be_early() => {
                 tracing::debug!("no heartbeat: {}", failure.error);
                 return true;
             }
+            Ok(false) | Err(_) => std::thread::sleep(pause),
         }
     }
 }
@@ -255,9 +264,9 @@ fn go_on(calls: &mut impl Calls, hook: &Lifecycle) -> Result<()> {
     }
 }
 
-fn give_up(calls: &mut impl Calls, hook: Option<&Lifecycle>, mark: Option<&str>, uptime: &dyn Fn() -> Duration) {
+fn give_up(calls: &mut impl Calls, hook: Option<&Lifecycle>, mark: Option<&str>, may_be_early: &dyn Fn() -> bool) {
     if let Some(hook) = hook
-        && is_held(calls, hook, uptime, YOUNG_PAUSE)
+        && is_held(calls, hook, may_be_early, PAUSE)
     {
         match calls.complete(hook, Outcome::Abandon) {
             Ok(true) => {
@@ -326,10 +335,7 @@ fn beat(calls: &mut impl Calls, hook: &Lifecycle, pause: &mut dyn FnMut(Duration
                 if !std::mem::replace(&mut told, true) {
                     tracing::warn!("no heartbeat for the lifecycle hook {}: {}", hook.hook, failure.error);
                 }
-                if failure.is_denied() {
-                    return;
-                }
-                BEAT
+                if failure.is_denied() { (next * 2).clamp(BEAT, SELDOM) } else { BEAT }
             }
         };
     }
@@ -342,8 +348,6 @@ mod tests {
 
     use super::*;
     use crate::facts::sample;
-
-    const OLD: Duration = Duration::from_secs(3600);
 
     /// An API that answers as it is told, and `true` when it was told nothing.
     #[derive(Clone, Default)]
@@ -412,7 +416,7 @@ mod tests {
     fn after_a_failure_the_hook_lets_go_or_else_the_instance_is_marked() {
         let called = |answers: &[Result<bool, &'static str>], hook: Option<&Lifecycle>, mark: Option<&str>| {
             let mut fake = Fake::new(answers.iter().copied());
-            give_up(&mut fake, hook, mark, &|| OLD);
+            give_up(&mut fake, hook, mark, &|| false);
             fake.called()
         };
         let hook = hook();
@@ -427,16 +431,18 @@ mod tests {
     }
 
     #[test]
-    fn the_group_of_a_young_machine_is_asked_again() {
-        let held = |answers: &[Result<bool, &'static str>], uptime: Duration| {
+    fn a_group_that_may_come_later_is_asked_again() {
+        let held = |answers: &[Result<bool, &'static str>], early: bool| {
             let mut fake = Fake::new(answers.iter().copied());
-            (is_held(&mut fake, &hook(), &|| uptime, Duration::ZERO), fake.called().len())
+            (is_held(&mut fake, &hook(), &|| early, Duration::ZERO), fake.called().len())
         };
-        let young = Duration::from_secs(8);
-        assert_eq!(held(&[Ok(false), Ok(false), Ok(true)], young), (true, 3));
-        assert_eq!(held(&[Ok(false), Ok(true)], OLD), (false, 1));
+        assert_eq!(held(&[Ok(false), Ok(false), Ok(true)], true), (true, 3));
+        assert_eq!(held(&[Ok(false), Ok(true)], false), (false, 1));
+        // Its profile comes late, too.
+        assert_eq!(held(&[Err("NoInstanceProfile"), Ok(true)], true), (true, 2));
         // It is not known: the hook may hold it.
-        assert_eq!(held(&[Err("late")], OLD), (true, 1));
+        assert_eq!(held(&[Err("NoInstanceProfile")], false), (true, 1));
+        assert_eq!(held(&[Err("late")], true), (true, 1));
     }
 
     #[test]
@@ -453,8 +459,7 @@ mod tests {
         assert_eq!(pauses(&[Err("late")], 2), (vec![10, 20, 20], 2));
         assert_eq!(pauses(&[Ok(false); 6], 6).0, [10, 20, 40, 80, 160, 300, 300]);
         assert_eq!(pauses(&[Ok(false)], 2).0, [10, 20, 20]);
-        // Nobody's patience changes a policy.
-        assert_eq!(pauses(&[Err("AccessDenied")], 5), (vec![10], 1));
+        assert_eq!(pauses(&[Err("AccessDenied"); 2], 2).0, [10, 20, 40]);
         assert!(2 * (BEAT + Duration::from_millis(JITTER_MS)) < Duration::from_secs(60));
     }
 

@@ -7,6 +7,7 @@ use crate::harness::agent::{self, SETTINGS};
 use crate::harness::autoscaling::{Answer, AutoScaling, with_profile};
 use crate::harness::first_boot::{self, UNIT};
 use crate::harness::node::Node;
+use crate::harness::prereqs;
 use crate::harness::services::{items, listen};
 use crate::harness::wait_for;
 use crate::support::metadata::Metadata;
@@ -176,4 +177,26 @@ fn an_agent_in_a_warm_pool_is_whole_on_disk_and_joins_when_it_leaves() {
     assert!(said(&node).contains("role agent: converged in "), "{}", said(&node));
     assert!(node.exists(STARTS));
     agent::check(&node);
+}
+
+#[test]
+fn a_prereqs_node_in_a_warm_pool_has_its_images_and_no_container() {
+    let node = Node::with_engine();
+    first_boot::install(&node);
+    prereqs::settings(&node, "");
+    let services = prereqs::services(&node);
+    services.metadata.set(STATE, Some("Warmed:Stopped".into()));
+    node.bootstrap(&[]).expect(0);
+    assert_eq!(node.property("docker.service", "ActiveState"), "active");
+    assert_eq!(prereqs::containers(&node), Vec::<String>::new());
+    for image in prereqs::IMAGES {
+        node.run(&["docker", "image", "inspect", image]).expect(0);
+    }
+
+    // It has no way to a registry when it joins, and needs none.
+    let prereqs::Services { metadata, registry } = services;
+    drop(registry);
+    metadata.set(STATE, Some("InService".into()));
+    node.bootstrap(&[]).expect(0);
+    prereqs::check(&node);
 }
