@@ -113,10 +113,12 @@ impl Group {
         if !host.is_live() || origin == Origin::Hand || phase == Phase::Bake {
             (group.hook, group.mark) = (None, None);
         } else if let (Some(hook), None) = (&settings.lifecycle.hook, &group.hook) {
-            tracing::warn!(
+            let why = format!(
                 "lifecycle.hook is {hook:?}, and no tag {} tells the group of this instance: no hook is completed",
                 imds::GROUP_TAG
             );
+            // Settings may be shared with nodes of no group.
+            if is_in_group(facts) { tracing::warn!("{why}") } else { tracing::debug!("{why}") }
         }
         group.beats = group.hook.clone().and_then(|hook| group.begin_beats(hook));
         group
@@ -127,13 +129,11 @@ impl Group {
         let instance = facts.instance.as_ref();
         let name = instance.and_then(|instance| instance.autoscaling_group.clone());
         let id = instance.map(|instance| instance.id.clone()).unwrap_or_default();
-        // Only instances of a group have the second, and all have it, tags or not.
-        let grouped = name.is_some() || instance.is_some_and(|instance| instance.lifecycle_state.is_some());
         let named = settings.lifecycle.hook.clone().zip(name);
         let proxy = settings.proxy.clone();
         Group {
             hook: named.map(|(hook, group)| Lifecycle { group, hook, instance: id.clone() }),
-            mark: (grouped && settings.on_failure.mark_unhealthy).then_some(id),
+            mark: (is_in_group(facts) && settings.on_failure.mark_unhealthy).then_some(id),
             warm: instance.is_some_and(|instance| instance.warm_pool().is_some()),
             left_pool: false,
             region: instance.map(|instance| instance.region.clone()).unwrap_or_default(),
@@ -213,6 +213,12 @@ impl Group {
             beats.stop();
         }
     }
+}
+
+/// Whether the instance is in an Auto Scaling group: only then it has the second, tags or not.
+fn is_in_group(facts: &Facts) -> bool {
+    let instance = facts.instance.as_ref();
+    instance.is_some_and(|instance| instance.autoscaling_group.is_some() || instance.lifecycle_state.is_some())
 }
 
 /// Whether an error is this node's: not one that the retry timer, or whoever stopped the run, will see to.

@@ -4,9 +4,10 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use crate::harness::agent::{self, SETTINGS};
-use crate::harness::autoscaling::{Answer, AutoScaling, with_profile};
+use crate::harness::autoscaling::{Answer, AutoScaling, ENDPOINT, with_profile};
 use crate::harness::first_boot::{self, UNIT};
 use crate::harness::node::Node;
+use crate::harness::outcome::Outcome;
 use crate::harness::prereqs;
 use crate::harness::services::{items, listen};
 use crate::harness::wait_for;
@@ -48,6 +49,12 @@ fn node_with(settings: &str) -> (Node, Metadata, AutoScaling) {
     (node, metadata, api)
 }
 
+/// A run of the program by a person, or from the user data in this file.
+fn run(node: &Node, arguments: &[&str]) -> Outcome {
+    let variable = format!("AWS_ENDPOINT_URL_AUTO_SCALING={ENDPOINT}");
+    node.run(&[&["env", &variable, "titus-bootstrap"], arguments].concat())
+}
+
 /// What the boot unit's program ends with.
 fn boot(node: &Node) -> i32 {
     // A person does not start it five times in ten seconds.
@@ -64,7 +71,7 @@ fn said(node: &Node) -> String {
 fn a_hook_goes_on_when_the_role_s_checks_are_satisfied_and_not_before() {
     let (node, metadata, api) = node_with(HOOK);
     // A person at a prompt tells the group nothing.
-    node.bootstrap(&[]).expect(0);
+    run(&node, &[]).expect(0);
     assert_eq!(api.calls(), Vec::<String>::new());
 
     node.shell(&format!("systemctl start --no-block {UNIT}"));
@@ -88,6 +95,12 @@ fn a_hook_goes_on_when_the_role_s_checks_are_satisfied_and_not_before() {
     metadata.set(STATE, Some("Warmed:Stopped".into()));
     api.answer(Answer::Held);
     assert_eq!((boot(&node), api.calls()), (0, vec![HEARTBEAT.to_owned(), CONTINUE.to_owned()]));
+
+    // A run from user data is as good.
+    api.answer(Answer::Held);
+    node.write("/root/user-data", "#!/usr/bin/titus-bootstrap\n");
+    run(&node, &["/root/user-data"]).expect(0);
+    assert_eq!(api.calls(), [HEARTBEAT, CONTINUE]);
 }
 
 #[test]
@@ -100,7 +113,7 @@ fn a_failure_of_this_node_s_lets_go_of_it_or_has_it_replaced() {
         assert_eq!(api.calls(), calls, "{}", said(&node));
     };
 
-    node.bootstrap(&[]).expect(1);
+    run(&node, &[]).expect(1);
     assert_eq!(api.calls(), Vec::<String>::new(), "by hand");
     called(1, &[HEARTBEAT, ABANDON]);
     assert!(said(&node).contains("to abandon this instance"), "{}", said(&node));
@@ -123,6 +136,14 @@ fn a_failure_of_this_node_s_lets_go_of_it_or_has_it_replaced() {
     called(1, &[HEARTBEAT, HEARTBEAT, ABANDON]);
     assert!(said(&node).contains("still failing: door"), "{}", said(&node));
 
+    // Stopped meanwhile: whoever does that knows why.
+    api.answer(Answer::Held);
+    node.shell(&format!("sed -i 's/3s/5m/' {SETTINGS}; systemctl reset-failed; systemctl start --no-block {UNIT}"));
+    wait_for("a heartbeat", DEADLINE, || (api.count(HEARTBEAT) > 0).then_some(()));
+    node.shell(&format!("systemctl stop {UNIT}"));
+    assert_eq!(api.calls(), [HEARTBEAT]);
+    assert!(node.read("/run/titus-bootstrap/status.json").contains("\"interrupted\""));
+
     // A good run that the policy does not let tell so: it is the policy that is wrong, not the node.
     let _door: TcpListener = listen(&node, DOOR);
     api.answer(Answer::Denied);
@@ -134,6 +155,30 @@ fn a_failure_of_this_node_s_lets_go_of_it_or_has_it_replaced() {
     drop(metadata);
     called(75, &[]);
     assert_eq!(node.property(RETRY, "ActiveState"), "active");
+}
+
+#[test]
+fn a_log_bucket_that_is_not_there_is_a_warning() {
+    let (node, metadata, _api) = node_with("");
+    let role = "description = \"\"\n[[verify]]\nid = \"log-bucket\"\nlog_bucket = true\n";
+    node.write("/etc/titus-bootstrap/roles/agent.toml", role);
+    let verify = |bucket: &str, endpoint: &str| {
+        let (endpoint, bucket) = (format!("AWS_ENDPOINT_URL_S3={endpoint}"), format!("agent.log_bucket={bucket}"));
+        node.run(&["env", &endpoint, "titus-bootstrap", "verify", "--set", &bucket]).expect(0).stdout
+    };
+    for (bucket, words) in [
+        ("there", "good     log-bucket     the bucket there is there"),
+        ("another-s", "good     log-bucket     the bucket another-s is there, or"),
+        ("missing", "warning  log-bucket     there is no bucket missing"),
+    ] {
+        let told = verify(bucket, ENDPOINT);
+        assert!(told.starts_with(words), "{told}");
+    }
+    let told = verify("there", "http://30.0.100.194:1");
+    assert!(told.starts_with("warning ") && told.contains("within 10s"), "{told}");
+    metadata.set("meta-data/iam/security-credentials/titus", None);
+    let told = verify("missing", ENDPOINT);
+    assert!(told.starts_with("good ") && told.contains("no credentials"), "{told}");
 }
 
 #[test]

@@ -1,10 +1,10 @@
-//! The Auto Scaling API, as far as an instance calls it, in a node's own network.
+//! The Auto Scaling API and S3, as far as an instance calls them, in a node's own network.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::node::{Node, PREREQS};
+use super::node::Node;
 use super::services::listen;
 use crate::support::metadata::Items;
 
@@ -26,6 +26,9 @@ struct State {
     calls: Vec<String>,
 }
 
+/// Where both are.
+pub const ENDPOINT: &str = "http://30.0.100.194:4566";
+
 /// The API; it lives as long as the node.
 #[derive(Clone)]
 pub struct AutoScaling {
@@ -35,11 +38,10 @@ pub struct AutoScaling {
 impl AutoScaling {
     /// Serves it; the boot unit is told where.
     pub fn serve(node: &Node) -> AutoScaling {
-        let address = format!("{PREREQS}:4566");
-        let listener = listen(node, &address);
+        let listener = listen(node, ENDPOINT.trim_start_matches("http://"));
         node.write(
             "/etc/systemd/system/titus-bootstrap.service.d/autoscaling.conf",
-            &format!("[Service]\nEnvironment=AWS_ENDPOINT_URL_AUTO_SCALING=http://{address}\n"),
+            &format!("[Service]\nEnvironment=AWS_ENDPOINT_URL_AUTO_SCALING={ENDPOINT}\n"),
         );
         node.shell("systemctl daemon-reload");
         let api = AutoScaling { state: Arc::default() };
@@ -77,6 +79,18 @@ impl AutoScaling {
         let mut reader = BufReader::new(stream.try_clone()?);
         loop {
             let (mut line, mut length, mut signed) = (String::new(), 0, false);
+            let mut first = String::new();
+            reader.read_line(&mut first)?;
+            if let Some(path) = first.strip_prefix("HEAD /") {
+                // A bucket is there unless its name says otherwise.
+                let status = match path.split(' ').next() {
+                    Some("missing") => "404 Not Found",
+                    Some("another-s") => "403 Forbidden",
+                    _ => "200 OK",
+                };
+                write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
+                return Ok(());
+            }
             while reader.read_line(&mut line)? > 2 {
                 let header = line.to_ascii_lowercase();
                 signed |= header.starts_with("authorization: aws4-hmac-sha256");
