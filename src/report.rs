@@ -29,6 +29,9 @@ pub struct Report {
     /// Its lifecycle state if it is in a warm pool, `Warmed:Stopped`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warm_pool: Option<String>,
+    /// `CONTINUE`: since this boot its lifecycle hook has been told to let it into service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lifecycle_action: Option<String>,
     /// The root directory.
     pub root: String,
     /// The run's name in the journal.

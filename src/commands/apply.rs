@@ -24,6 +24,9 @@ use crate::step::{self, Step};
 /// How long a run that nobody attends waits for another one.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
+/// The end of a lifecycle action, as the group's API has it.
+const CONTINUE: &str = "CONTINUE";
+
 /// Who started a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
@@ -179,8 +182,10 @@ impl Run<'_> {
         let prepared = super::prepare(self.global, host, &arguments.steps)?;
         let mut group = Group::of(host, &prepared.facts, &prepared.settings, origin, arguments.steps.phase);
         let warm = prepared.warm_pool().is_some();
-        let was_warm = origin == Origin::Boot && last_state(host)? == "warm_pool";
+        let last = last_status(host)?;
+        let was_warm = origin == Origin::Boot && last["state"] == "warm_pool";
         group.left_pool = was_warm && !warm;
+        group.is_done = last["lifecycle_action"] == CONTINUE;
         self.group = Some(group);
         self.waits_again = was_warm && warm;
         self.reporter.quiet |= self.waits_again;
@@ -218,6 +223,7 @@ impl Run<'_> {
         // The run after a reboot will tell the group of this instance.
         if let (Ok(()), false, Some(group)) = (&result, wished, &mut self.group) {
             result = group.finish(host, &prepared);
+            self.report.lifecycle_action = group.is_done.then(|| CONTINUE.to_owned());
         }
         self.report.duration_ms = self.elapsed_ms();
         self.report.end(result.as_ref().err(), true);
@@ -315,11 +321,9 @@ fn keep(host: &Host, journal: &mut Journal, report: &Report) -> Result<()> {
     journal::keep_last(host, &report.text(), &report.json())
 }
 
-/// How the last run since this boot ended.
-fn last_state(host: &Host) -> Result<String> {
-    let status: serde_json::Value =
-        host.read(journal::STATUS)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-    Ok(status.get("state").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned())
+/// What the last run since this boot left for programs.
+fn last_status(host: &Host) -> Result<serde_json::Value> {
+    Ok(host.read(journal::STATUS)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default())
 }
 
 fn status(host: &Host, report: &Report, state: &str) -> Result<()> {
@@ -330,6 +334,7 @@ fn status(host: &Host, report: &Report, state: &str) -> Result<()> {
         "role": report.role,
         "instance_id": report.instance_id,
         "warm_pool": report.warm_pool,
+        "lifecycle_action": report.lifecycle_action,
         "pid": std::process::id(),
         "time": humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string(),
         "reboot_required": report.reboot_required,

@@ -99,6 +99,8 @@ pub struct Group {
     warm: bool,
     /// Whether the run before this one was still in a warm pool.
     pub left_pool: bool,
+    /// Whether the hook has let go of the instance since this boot.
+    pub is_done: bool,
     region: String,
     proxy: Proxy,
     beats: Option<Beats>,
@@ -136,6 +138,7 @@ impl Group {
             mark: (is_in_group(facts) && settings.on_failure.mark_unhealthy).then_some(id),
             warm: instance.is_some_and(|instance| instance.warm_pool().is_some()),
             left_pool: false,
+            is_done: false,
             region: instance.map(|instance| instance.region.clone()).unwrap_or_default(),
             proxy: Proxy { http: proxy.http, https: proxy.https, no_proxy: proxy.no_proxy },
             beats: None,
@@ -181,8 +184,9 @@ impl Group {
         }
         self.stop_beats();
         self.told = true;
-        let result = go_on(&mut api, &hook);
-        result.map_err(|error| error.at(format!("{}: all steps are done, but", prepared.role.name)))
+        let place = format!("{}: all steps are done, and the Auto Scaling group is not told", prepared.role.name);
+        self.is_done = go_on(&mut api, &hook).map_err(|error| error.at(place))?;
+        Ok(())
     }
 
     /// After a failure: the hook lets go of the instance, or the group is asked to replace it. What fails now is
@@ -201,9 +205,9 @@ impl Group {
 
     /// Asks whether the group may not have come to this instance yet.
     fn may_be_early(&self) -> impl Fn() -> bool {
-        let (began, left_pool) = (Instant::now(), self.left_pool);
+        let (began, left_pool, is_done) = (Instant::now(), self.left_pool, self.is_done);
         move || {
-            let early = (left_pool && began.elapsed() < YOUNG) || uptime() < YOUNG;
+            let early = if left_pool { began.elapsed() < YOUNG } else { !is_done && uptime() < YOUNG };
             early && !signals::interrupted()
         }
     }
@@ -249,15 +253,16 @@ fn is_held(calls: &mut impl Calls, hook: &Lifecycle, may_be_early: &dyn Fn() -> 
     }
 }
 
-fn go_on(calls: &mut impl Calls, hook: &Lifecycle) -> Result<()> {
+/// Lets the instance into service; `false`: the hook does not hold it any more.
+fn go_on(calls: &mut impl Calls, hook: &Lifecycle) -> Result<bool> {
     match calls.complete(hook, Outcome::Continue) {
         Ok(true) => {
             tracing::info!("told the Auto Scaling group {} to go on (lifecycle hook {})", hook.group, hook.hook);
-            Ok(())
+            Ok(true)
         }
         Ok(false) => {
             tracing::debug!("the lifecycle hook {} does not hold this instance any more", hook.hook);
-            Ok(())
+            Ok(false)
         }
         Err(failure) => {
             let mut error = failure.error;
@@ -404,9 +409,9 @@ mod tests {
     #[test]
     fn a_good_run_goes_on() {
         let mut fake = Fake::default();
-        go_on(&mut fake, &hook()).unwrap();
+        assert!(go_on(&mut fake, &hook()).unwrap());
         assert_eq!(fake.called(), ["Continue titusagent launch i-1"]);
-        go_on(&mut Fake::new([Ok(false)]), &hook()).unwrap();
+        assert!(!go_on(&mut Fake::new([Ok(false)]), &hook()).unwrap());
     }
 
     #[test]

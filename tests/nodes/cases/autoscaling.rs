@@ -86,6 +86,7 @@ fn a_hook_goes_on_when_the_role_s_checks_are_satisfied_and_not_before() {
     let calls = api.calls();
     assert_eq!(calls.last().map(String::as_str), Some(CONTINUE), "{calls:?}");
     assert!(said(&node).contains("told the Auto Scaling group titusagent to go on"), "{}", said(&node));
+    assert!(node.read("/run/titus-bootstrap/status.json").contains("\"lifecycle_action\":\"CONTINUE\""));
 
     // At each later boot no hook holds it, and no check is asked.
     drop(door);
