@@ -22,6 +22,8 @@ pub struct Raw {
     mesos_agent: bool,
     #[serde(default)]
     vpc_tool: bool,
+    #[serde(default)]
+    log_bucket: bool,
 }
 
 /// A health check of a role.
@@ -55,6 +57,13 @@ pub enum Question {
     },
     /// titus-vpc-tool agrees with our resource set.
     VpcTool(String),
+    /// The bucket for the logs of containers is there; that it is not is only a warning.
+    LogBucket {
+        /// Its name.
+        name: String,
+        /// The instance's own region.
+        region: String,
+    },
 }
 
 impl Raw {
@@ -89,6 +98,10 @@ impl Raw {
         }
         if self.vpc_tool {
             asked.push(Question::VpcTool(renderer.render_text("{{ titus.resource_set }}")?));
+        }
+        if self.log_bucket {
+            let region = facts.instance.as_ref().map(|i| i.region.clone()).unwrap_or_default();
+            asked.push(Question::LogBucket { name: renderer.render_text("{{ agent.log_bucket }}")?, region });
         }
         let [question] = <[Question; 1]>::try_from(asked)
             .map_err(|_| Error::config(format!("check {} asks not exactly one thing", self.id)))?;

@@ -26,11 +26,17 @@ pub struct Report {
     pub role_evidence: Vec<String>,
     /// The instance.
     pub instance_id: String,
+    /// Its lifecycle state if it is in a warm pool, `Warmed:Stopped`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warm_pool: Option<String>,
+    /// `CONTINUE`: since this boot its lifecycle hook has been told to let it into service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lifecycle_action: Option<String>,
     /// The root directory.
     pub root: String,
     /// The run's name in the journal.
     pub run: String,
-    /// `converged`, `failed`, `interrupted`, `refused`; of a plan `in_sync` or `changes`.
+    /// `converged`, `warm_pool`, `failed`, `interrupted`, `refused`; of a plan `in_sync` or `changes`.
     pub result: String,
     /// Every step that was reached.
     pub steps: Vec<StepReport>,
@@ -142,6 +148,7 @@ impl Report {
             Some(Kind::Failed) => "failed",
             Some(_) if changed_anything => "failed",
             Some(_) => "refused",
+            None if self.command == "apply" && self.warm_pool.is_some() => "warm_pool",
             None if self.command == "apply" => "converged",
             None if self.count("changes") + self.count("blocked") == 0 => "in_sync",
             None => "changes",
@@ -188,9 +195,12 @@ impl Report {
         let (seconds, tenths) = (self.duration_ms / 1000, self.duration_ms % 1000 / 100);
         let Some(error) = &self.error else {
             let due = if self.reboot_required { "; a reboot is due" } else { "" };
+            let result = match &self.warm_pool {
+                Some(state) => format!("waits in a warm pool ({state}) after"),
+                None => format!("{} in", self.result),
+            };
             return format!(
-                "{role}: {} in {seconds}.{tenths} s, {} of {} steps changed{due}",
-                self.result,
+                "{role}: {result} {seconds}.{tenths} s, {} of {} steps changed{due}",
                 self.count("changed"),
                 self.step_count
             );
@@ -319,6 +329,9 @@ mod tests {
         (report.role, report.duration_ms, report.step_count) = ("agent".into(), 12_345, 23);
         report.end(None, true);
         assert_eq!(report.banner("x"), "role agent: converged in 12.3 s, 0 of 23 steps changed");
+        let warm = Report { warm_pool: Some("Warmed:Stopped".into()), ..report.clone() };
+        let told = "role agent: waits in a warm pool (Warmed:Stopped) after 12.3 s, 0 of 23 steps changed";
+        assert_eq!(warm.banner("x"), told);
 
         let error = Error::failed("agent: step 7/23 docker: did not start").cause("\n  first line\nsecond");
         report.end(Some(&error), true);

@@ -72,9 +72,20 @@ data "aws_iam_policy_document" "master" {
   }
 }
 
-# What titus-executor and its VPC driver call.
+# What titus-executor and its VPC driver call, and how titus-bootstrap's run ended.
 data "aws_iam_policy_document" "agent" {
   source_policy_documents = [data.aws_iam_policy_document.node.json]
+
+  # For the settings lifecycle.hook and on_failure.mark_unhealthy.
+  statement {
+    sid = "TellGroup"
+    actions = [
+      "autoscaling:CompleteLifecycleAction",
+      "autoscaling:RecordLifecycleActionHeartbeat",
+      "autoscaling:SetInstanceHealth",
+    ]
+    resources = ["${local.autoscaling}:autoScalingGroup:*:autoScalingGroupName/${var.agent_asg_name}"]
+  }
 
   # None of these can be had for some resources only.
   statement {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use super::lifecycle::{self, Group};
 use super::{BOOT_UNIT, Prepared, reboot};
 use crate::cli::{Apply, Global};
 use crate::detect;
@@ -17,14 +18,14 @@ use crate::host::{Host, signals};
 use crate::journal::{self, Journal};
 use crate::report::{Report, Reporter};
 use crate::settings::Layer;
+use crate::step::joining::READY;
 use crate::step::{self, Step};
 
 /// How long a run that nobody attends waits for another one.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
-/// A role makes this file, empty, when all that depends on the instance is written. Services whose
-/// drop-in names it do not start before.
-const READY: &str = "/run/titus-bootstrap/ready";
+/// The end of a lifecycle action, as the group's API has it.
+const CONTINUE: &str = "CONTINUE";
 
 /// Who started a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +67,10 @@ struct Run<'a> {
     started: Instant,
     /// Whether it came to its first step. Before that nothing is changed.
     begun: bool,
+    /// The instance's Auto Scaling group, once the instance is known.
+    group: Option<Group>,
+    /// Whether the boot unit's last run ended in a warm pool too.
+    waits_again: bool,
 }
 
 /// Runs the role's steps.
@@ -84,6 +89,8 @@ pub fn run(global: &Global, arguments: &Apply) -> Result<u8> {
         report: Report::new("apply"),
         started: Instant::now(),
         begun: false,
+        group: None,
+        waits_again: false,
     };
     let result = run.under_lock();
     if let Err(error) = &result
@@ -102,6 +109,16 @@ pub fn run(global: &Global, arguments: &Apply) -> Result<u8> {
         }
         run.banner();
     }
+    // When all is said: the instance may have little time left then.
+    if let Err(error) = &result
+        && run.origin != Origin::Hand
+        && lifecycle::is_final(error)
+    {
+        let group = run.group.or_else(|| Group::of_early_failure(global, &arguments.steps, run.origin));
+        if let Some(mut group) = group {
+            group.give_up();
+        }
+    }
     result.map(|()| 0)
 }
 
@@ -115,6 +132,8 @@ impl Run<'_> {
         let line = crate::secrets::masked(&self.report.banner(self.origin.look_further()));
         match (self.origin, &self.report.error) {
             (Origin::Hand, _) => {}
+            // Each minute, perhaps for days.
+            (_, None) if self.waits_again && self.report.count("changed") == 0 => {}
             (_, None) => tracing::info!("{line}"),
             (_, Some(_)) => tracing::error!("{line}"),
         }
@@ -161,6 +180,15 @@ impl Run<'_> {
     fn converge(&mut self, host: &mut Host) -> Result<()> {
         let (arguments, origin) = (self.arguments, self.origin);
         let prepared = super::prepare(self.global, host, &arguments.steps)?;
+        let mut group = Group::of(host, &prepared.facts, &prepared.settings, origin, arguments.steps.phase);
+        let warm = prepared.warm_pool().is_some();
+        let last = last_status(host)?;
+        let was_warm = origin == Origin::Boot && last["state"] == "warm_pool";
+        group.left_pool = was_warm && !warm;
+        group.is_done = last["lifecycle_action"] == CONTINUE;
+        self.group = Some(group);
+        self.waits_again = was_warm && warm;
+        self.reporter.quiet |= self.waits_again;
         let report = &mut self.report;
         prepared.introduce(report, host);
         let steps = prepared.steps(arguments.steps.phase)?;
@@ -193,6 +221,11 @@ impl Run<'_> {
         if result.is_ok() && wished {
             result = reboot::count(host, &prepared.instance_id(), &report.reboot_reasons);
         }
+        // The run after a reboot will tell the group of this instance.
+        if let (Ok(()), false, Some(group)) = (&result, wished, &mut self.group) {
+            result = group.finish(host, &prepared);
+            self.report.lifecycle_action = group.is_done.then(|| CONTINUE.to_owned());
+        }
         self.report.duration_ms = self.elapsed_ms();
         self.report.end(result.as_ref().err(), true);
         let kept = keep(host, &mut journal, &self.report);
@@ -201,7 +234,11 @@ impl Run<'_> {
         self.report.end(result.as_ref().err(), true);
         self.banner();
         result?;
-        if wished { reboot::reboot(host, &self.report.reboot_reasons, origin) } else { Ok(()) }
+        match (wished, origin) {
+            (true, _) => reboot::reboot(host, &self.report.reboot_reasons, origin),
+            (false, Origin::Boot) if warm && host.is_live() => lifecycle::try_again(),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -285,6 +322,11 @@ fn keep(host: &Host, journal: &mut Journal, report: &Report) -> Result<()> {
     journal::keep_last(host, &report.text(), &report.json())
 }
 
+/// What the last run since this boot left for programs.
+fn last_status(host: &Host) -> Result<serde_json::Value> {
+    Ok(host.read(journal::STATUS)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default())
+}
+
 fn status(host: &Host, report: &Report, state: &str) -> Result<()> {
     let status = json!({
         "schema_version": report.schema_version,
@@ -292,6 +334,8 @@ fn status(host: &Host, report: &Report, state: &str) -> Result<()> {
         "run": report.run,
         "role": report.role,
         "instance_id": report.instance_id,
+        "warm_pool": report.warm_pool,
+        "lifecycle_action": report.lifecycle_action,
         "pid": std::process::id(),
         "time": humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string(),
         "reboot_required": report.reboot_required,

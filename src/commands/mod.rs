@@ -8,6 +8,7 @@ pub mod config;
 pub mod facts;
 pub mod instance_type;
 pub mod keep;
+pub mod lifecycle;
 pub mod plan;
 pub mod print;
 pub mod reboot;
@@ -425,7 +426,11 @@ impl Prepared {
     /// # Errors
     /// When a value is missing or wrong, or two roles disagree.
     pub fn steps(&self, phase: PhaseArgument) -> Result<Vec<Step>> {
-        let of = |one: &Prepared| one.role.steps(&one.renderer, phases(phase)).map_err(|e| e.at(&one.role.name));
+        let of = |one: &Prepared| -> Result<Vec<Step>> {
+            let steps = one.role.steps(&one.renderer, phases(phase)).map_err(|e| e.at(&one.role.name))?;
+            let Some(why) = one.put_off() else { return Ok(steps) };
+            Ok(steps.into_iter().map(|step| step.put_off(&why)).collect())
+        };
         if self.others.is_empty() {
             return of(self);
         }
@@ -453,6 +458,7 @@ impl Prepared {
         report.role = self.names();
         report.role_evidence = self.all().flat_map(|one| one.detected.evidence.clone()).collect();
         report.instance_id = self.instance_id();
+        report.warm_pool = self.warm_pool().map(str::to_owned);
         report.root = host.root().display().to_string();
         report.notices = self.all().flat_map(|one| one.notices(host)).collect();
         // What is not about one role is said once.
@@ -467,7 +473,7 @@ impl Prepared {
 
     /// What an operator should know and no step tells.
     fn notices(&self, host: &Host) -> Vec<String> {
-        let mut notices = Vec::new();
+        let mut notices: Vec<String> = self.put_off().into_iter().collect();
         if let Some(listen) = self.settings.agent.docker_listen.as_ref().filter(|_| self.role.vpc_driver) {
             let loopback =
                 listen.starts_with("127.") || listen.starts_with("[::1]") || listen.starts_with("localhost:");

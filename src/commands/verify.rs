@@ -1,18 +1,24 @@
 //! `verify`: the role's health checks. What cannot be reached is a failure, never skipped.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::Prepared;
 use crate::cli::{Global, Phase, Steps};
 use crate::error::{Error, Kind, Result};
-use crate::health::Question;
-use crate::host::Host;
+use crate::facts::aws::{Api, Bucket, Failure};
+use crate::facts::imds;
+use crate::health::{Check, Question};
 use crate::host::command::{self, Patience};
+use crate::host::{Host, signals};
 use crate::report::{SCHEMA_VERSION, say};
 use crate::step::instance_group::ACTIVE;
 
 const TRY: Duration = Duration::from_secs(10);
+
+/// Between two rounds of checks that are waited for.
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// What a check found.
 enum Finding {
@@ -31,7 +37,14 @@ pub fn run(global: &Global) -> Result<u8> {
         return Err(Error::new(Kind::Usage, "verify asks a live node, and --root is none").fix("leave --root out"));
     }
     let prepared = super::prepare(global, &mut host, &Steps { phase: Phase::All, user_data: None })?;
-    let checks = prepared.role.checks(&prepared.renderer, &prepared.settings, &prepared.facts)?;
+    let mut checks = prepared.checks()?;
+    if let Some(why) = prepared.put_off() {
+        // What is put off is not there to be asked.
+        checks.clear();
+        if !global.json && !global.quiet {
+            say(&format!("{why}; until then it is not asked\n"));
+        }
+    }
     let mut failed = Vec::new();
     let mut told = Vec::new();
     for check in &checks {
@@ -49,7 +62,7 @@ pub fn run(global: &Global) -> Result<u8> {
         told.push(json!({ "id": check.id, "state": word, "text": text }));
     }
     if global.json {
-        let document = json!({ "schema_version": SCHEMA_VERSION, "command": "verify", "role": prepared.role.name, "satisfied": failed.is_empty(), "checks": told });
+        let document = json!({ "schema_version": SCHEMA_VERSION, "command": "verify", "role": prepared.role.name, "warm_pool": prepared.warm_pool(), "satisfied": failed.is_empty(), "checks": told });
         say(&format!("{document:#}\n"));
     }
     if failed.is_empty() {
@@ -63,6 +76,51 @@ pub fn run(global: &Global) -> Result<u8> {
         failed.join(", ")
     ))
     .fix("see each line above; then run titus-bootstrap again"))
+}
+
+impl Prepared {
+    fn checks(&self) -> Result<Vec<Check>> {
+        self.role.checks(&self.renderer, &self.settings, &self.facts)
+    }
+}
+
+/// Asks a role's checks again and again, until each has been satisfied once.
+///
+/// # Errors
+/// When the deadline for waits is over, with those that are not; or a signal came.
+pub fn wait(host: &Host, prepared: &Prepared) -> Result<()> {
+    let (mut checks, began) = (prepared.checks()?, Instant::now());
+    loop {
+        host.forget_units();
+        let mut failing = Vec::new();
+        for check in checks {
+            match ask(host, &check.question)? {
+                Finding::Good(_) => {}
+                Finding::Warning(text) => tracing::warn!("{}: {text}", check.id),
+                Finding::Bad(text) => failing.push((check, text)),
+            }
+        }
+        if failing.is_empty() {
+            return Ok(());
+        }
+        if signals::interrupted() {
+            return Err(signals::interruption());
+        }
+        if began.elapsed() >= host.deadlines.wait {
+            return Err(not_satisfied(&failing, host.deadlines.wait));
+        }
+        std::thread::sleep(PAUSE);
+        checks = failing.into_iter().map(|(check, _)| check).collect();
+    }
+}
+
+fn not_satisfied(failing: &[(Check, String)], waited: Duration) -> Error {
+    let ids: Vec<&str> = failing.iter().map(|(check, _)| check.id.as_str()).collect();
+    let texts: Vec<String> = failing.iter().map(|(check, text)| format!("{}: {text}", check.id)).collect();
+    let waited = humantime::format_duration(waited);
+    Error::failed(format!("waited {waited} for its health checks; still failing: {}", ids.join(", ")))
+        .cause(texts.join("\n"))
+        .fix("mend the cause, and see titus-bootstrap verify; the setting timeouts.wait gives them longer")
 }
 
 fn ask(host: &Host, question: &Question) -> Result<Finding> {
@@ -87,7 +145,42 @@ fn ask(host: &Host, question: &Question) -> Result<Finding> {
         },
         Question::MesosAgent { masters, address, port } => registered(host, masters, address, *port),
         Question::VpcTool(ours) => vpc_tool(ours)?,
+        Question::LogBucket { name, region } => {
+            let asked = imds::Endpoint::from_env()
+                .and_then(|imds| Api::new(&imds, region, &host.proxy, TRY))
+                .map_err(Failure::from)
+                .and_then(|mut api| api.bucket(name));
+            log_bucket(name, region, asked)
+        }
     })
+}
+
+/// Never a failure: the agent runs without, but the logs of its containers have no place.
+fn log_bucket(name: &str, region: &str, asked: Result<Bucket, Failure>) -> Finding {
+    let lost = "the logs of containers will be lost";
+    match asked {
+        Ok(Bucket::There) => Finding::Good(format!("the bucket {name} is there")),
+        Ok(Bucket::Forbidden) => Finding::Good(format!(
+            "the bucket {name} is there, or another account's: this instance may not list it, and need not"
+        )),
+        Ok(Bucket::Missing) => {
+            Finding::Warning(format!("there is no bucket {name} (setting agent.log_bucket): {lost}"))
+        }
+        Ok(Bucket::Elsewhere) => {
+            Finding::Warning(format!("the bucket {name} (setting agent.log_bucket) is in another region than {region}"))
+        }
+        // There is nobody to sign for.
+        Err(failure) if failure.is_denied() => {
+            Finding::Good(format!("the bucket {name} was not asked for: this instance has no credentials"))
+        }
+        Err(failure) => {
+            let cause = failure.error.cause.map_or(String::new(), |cause| format!(": {cause}"));
+            Finding::Warning(format!(
+                "whether the bucket {name} is there is not known, and if it is not, {lost}: {}{cause}",
+                failure.error.what
+            ))
+        }
+    }
 }
 
 fn container(host: &Host, name: &str) -> Finding {
@@ -189,6 +282,29 @@ fn vpc_tool(ours: &str) -> Result<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_bucket_that_is_not_there_is_a_warning_that_names_it() {
+        let found = |asked| match log_bucket("my-logs", "eu-west-1", asked) {
+            Finding::Good(text) => ("good", text),
+            Finding::Warning(text) => ("warning", text),
+            Finding::Bad(text) => ("failed", text),
+        };
+        let has = |asked, word, words: &str| {
+            let (state, text) = found(asked);
+            assert!(state == word && text.contains("my-logs") && text.contains(words), "{state}: {text}");
+        };
+        let failure = |code: Option<&str>| Failure {
+            code: code.map(str::to_owned),
+            error: Error::new(Kind::TemporaryFailure, "S3 gave no answer within 10s").cause("no way there"),
+        };
+        has(Ok(Bucket::There), "good", "is there");
+        has(Ok(Bucket::Forbidden), "good", "need not");
+        has(Ok(Bucket::Missing), "warning", "logs of containers will be lost");
+        has(Ok(Bucket::Elsewhere), "warning", "another region than eu-west-1");
+        has(Err(failure(Some("NoInstanceProfile"))), "good", "no credentials");
+        has(Err(failure(None)), "warning", "S3 gave no answer within 10s: no way there");
+    }
 
     #[test]
     fn an_agent_is_known_by_its_own_address_and_port() {

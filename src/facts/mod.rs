@@ -128,6 +128,14 @@ pub struct Instance {
     pub type_numbers: Option<TypeNumbers>,
 }
 
+impl Instance {
+    /// The lifecycle state of an instance in a warm pool, `Warmed:Stopped`; none: it is in none, or leaves it
+    /// ("Retrieve the target lifecycle state through instance metadata", EC2 Auto Scaling user guide).
+    pub fn warm_pool(&self) -> Option<&str> {
+        self.lifecycle_state.as_deref().filter(|state| state.starts_with("Warmed:"))
+    }
+}
+
 /// Network numbers of an instance type, of its default network card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

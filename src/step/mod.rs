@@ -10,6 +10,7 @@ pub mod file;
 pub mod group_member;
 pub mod image;
 pub mod instance_group;
+pub mod joining;
 pub mod kernel_argument;
 pub mod package;
 pub mod properties;
@@ -46,6 +47,8 @@ pub struct Step {
     pub phase: Phase,
     /// What must hold.
     pub kind: Kind,
+    /// Why what makes the node join a cluster is not done now; see [`joining`].
+    put_off: Option<String>,
 }
 
 /// The kinds of steps.
@@ -105,7 +108,7 @@ pub enum State {
     Blocked(String),
     /// All on disk is right, the running kernel is not yet.
     AfterReboot(String),
-    /// Cannot be done in a tree; why. Counted as in sync.
+    /// Not done in a tree, or in a warm pool; why. Counted as in sync.
     Deferred(String),
 }
 
@@ -270,7 +273,7 @@ impl Raw {
         } else {
             return Err(Error::config("has no kind"));
         };
-        Ok(Step { id: self.id.clone(), phase: self.phase.unwrap_or(Phase::Boot), kind })
+        Ok(Step { id: self.id.clone(), phase: self.phase.unwrap_or(Phase::Boot), kind, put_off: None })
     }
 }
 
@@ -314,6 +317,9 @@ impl Step {
     /// # Errors
     /// When it cannot be looked at.
     pub fn observe(&self, host: &Host, planned: &Planned) -> Result<State> {
+        if let Some(why) = &self.put_off {
+            return self.observe_put_off(why, host, planned);
+        }
         match &self.kind {
             Kind::File(step) => step.observe(host),
             Kind::Directory(step) => step.observe(host),

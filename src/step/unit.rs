@@ -41,8 +41,8 @@ pub struct Unit {
     pub name: String,
     enabled: Option<bool>,
     masked: bool,
-    active: bool,
-    files: Vec<String>,
+    pub(super) active: bool,
+    pub(super) files: Vec<String>,
     restart_costs: Option<String>,
 }
 

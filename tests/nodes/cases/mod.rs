@@ -2,6 +2,7 @@
 
 mod adopted;
 mod again;
+mod autoscaling;
 mod bake;
 mod bench;
 mod boot;

@@ -1,6 +1,7 @@
 //! What the cases are written in: nodes, what is served to them, and how they look.
 
 pub mod agent;
+pub mod autoscaling;
 pub mod cluster;
 pub mod deb;
 pub mod debs;

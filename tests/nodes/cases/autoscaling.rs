@@ -1,0 +1,248 @@
+//! An instance of an Auto Scaling group: in a warm pool, held by a lifecycle hook, and after a failure.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use crate::harness::agent::{self, SETTINGS};
+use crate::harness::autoscaling::{Answer, AutoScaling, ENDPOINT, with_profile};
+use crate::harness::first_boot::{self, UNIT};
+use crate::harness::node::Node;
+use crate::harness::outcome::Outcome;
+use crate::harness::prereqs;
+use crate::harness::services::{items, listen};
+use crate::harness::wait_for;
+use crate::support::metadata::Metadata;
+
+const RETRY: &str = "titus-bootstrap-retry.timer";
+const READY: &str = "/run/titus-bootstrap/ready";
+const STATE: &str = "meta-data/autoscaling/target-lifecycle-state";
+const DEADLINE: Duration = Duration::from_secs(60);
+
+const HEARTBEAT: &str = "RecordLifecycleActionHeartbeat titusagent launch";
+const CONTINUE: &str = "CompleteLifecycleAction titusagent launch CONTINUE";
+const ABANDON: &str = "CompleteLifecycleAction titusagent launch ABANDON";
+const UNHEALTHY: &str = "SetInstanceHealth Unhealthy";
+
+/// Where the small role's only check asks, until a test listens there.
+const DOOR: &str = "30.0.100.194:7";
+
+/// A role that succeeds at once, and then has something to be waited for.
+const ROLE: &str = "description = \"A small role\"\n\
+    [[step]]\nid = \"small\"\nphase = \"boot\"\nfile = { path = \"/etc/small-role\", content = \"\" }\n\
+    [[verify]]\nid = \"door\"\nwait = { tcp = \"30.0.100.194:7\" }\n";
+
+/// A step that fails.
+const FAILS: &str =
+    "[[step]]\nid = \"fails\"\nphase = \"boot\"\nfile = { path = \"/proc/small-role\", content = \"\" }\n";
+
+const HOOK: &str = "lifecycle.hook = \"launch\"\n";
+const MARK: &str = "on_failure.mark_unhealthy = true\n";
+
+/// A node with the boot unit, and what Auto Scaling and the metadata service say to it.
+fn node_with(settings: &str) -> (Node, Metadata, AutoScaling) {
+    let node = Node::fresh();
+    first_boot::install(&node);
+    node.write("/etc/titus-bootstrap/roles/agent.toml", ROLE);
+    node.write(SETTINGS, settings);
+    let api = AutoScaling::serve(&node);
+    let metadata = Metadata::serve(listen(&node, "169.254.169.254:80"), with_profile(items()));
+    (node, metadata, api)
+}
+
+/// A run of the program by a person, or from the user data in this file.
+fn run(node: &Node, arguments: &[&str]) -> Outcome {
+    let variable = format!("AWS_ENDPOINT_URL_AUTO_SCALING={ENDPOINT}");
+    node.run(&[&["env", &variable, "titus-bootstrap"], arguments].concat())
+}
+
+/// What the boot unit's program ends with.
+fn boot(node: &Node) -> i32 {
+    // A person does not start it five times in ten seconds.
+    node.run(&["systemctl", "reset-failed", UNIT]);
+    node.run(&["systemctl", "start", UNIT]);
+    node.property(UNIT, "ExecMainStatus").parse().unwrap()
+}
+
+fn said(node: &Node) -> String {
+    node.shell("journalctl --unit titus-bootstrap --output cat --no-pager")
+}
+
+#[test]
+fn a_hook_goes_on_when_the_role_s_checks_are_satisfied_and_not_before() {
+    let (node, metadata, api) = node_with(HOOK);
+    // A person at a prompt tells the group nothing.
+    run(&node, &[]).expect(0);
+    assert_eq!(api.calls(), Vec::<String>::new());
+
+    node.shell(&format!("systemctl start --no-block {UNIT}"));
+    wait_for("a heartbeat before the checks", DEADLINE, || (api.count(HEARTBEAT) == 1).then_some(()));
+    assert!(node.property(UNIT, "StatusText").contains("lifecycle hook launch"));
+    // They go on while the checks are not satisfied, each a whole timeout more.
+    wait_for("a heartbeat meanwhile", DEADLINE, || (api.count(HEARTBEAT) > 1).then_some(()));
+    assert_eq!(node.property(UNIT, "ActiveState"), "activating");
+    let door: TcpListener = listen(&node, DOOR);
+    wait_for("the unit's end", DEADLINE, || (node.property(UNIT, "ActiveState") == "inactive").then_some(()));
+    assert_eq!(node.property(UNIT, "Result"), "success", "{}", said(&node));
+    let calls = api.calls();
+    assert_eq!(calls.last().map(String::as_str), Some(CONTINUE), "{calls:?}");
+    assert!(said(&node).contains("told the Auto Scaling group titusagent to go on"), "{}", said(&node));
+    assert!(node.read("/run/titus-bootstrap/status.json").contains("\"lifecycle_action\":\"CONTINUE\""));
+
+    // At each later boot no hook holds it, and no check is asked.
+    drop(door);
+    assert_eq!((boot(&node), api.calls()), (0, vec![HEARTBEAT.to_owned()]));
+
+    // Into a warm pool the hook lets it as it is.
+    metadata.set(STATE, Some("Warmed:Stopped".into()));
+    api.answer(Answer::Held);
+    assert_eq!((boot(&node), api.calls()), (0, vec![HEARTBEAT.to_owned(), CONTINUE.to_owned()]));
+
+    // A run from user data is as good.
+    api.answer(Answer::Held);
+    node.write("/root/user-data", "#!/usr/bin/titus-bootstrap\n");
+    run(&node, &["/root/user-data"]).expect(0);
+    assert_eq!(api.calls(), [HEARTBEAT, CONTINUE]);
+}
+
+#[test]
+fn a_failure_of_this_node_s_lets_go_of_it_or_has_it_replaced() {
+    let (node, metadata, api) = node_with(&format!("{HOOK}{MARK}"));
+    let failing = format!("{ROLE}{FAILS}");
+    node.write("/etc/titus-bootstrap/roles/agent.toml", &failing);
+    let called = |code: i32, calls: &[&str]| {
+        assert_eq!(boot(&node), code, "{}", said(&node));
+        assert_eq!(api.calls(), calls, "{}", said(&node));
+    };
+
+    run(&node, &[]).expect(1);
+    assert_eq!(api.calls(), Vec::<String>::new(), "by hand");
+    called(1, &[HEARTBEAT, ABANDON]);
+    assert!(said(&node).contains("to abandon this instance"), "{}", said(&node));
+    // No hook holds it any more, and it fails again.
+    called(1, &[HEARTBEAT, UNHEALTHY]);
+    // No policy: said, with what it lacks.
+    api.answer(Answer::Denied);
+    called(1, &[HEARTBEAT, "CompleteLifecycleAction titusagent launch ABANDON", UNHEALTHY]);
+    assert!(said(&node).contains("\"autoscaling:SetInstanceHealth\""), "{}", said(&node));
+
+    // What was refused before the role was known, too.
+    api.answer(Answer::Held);
+    node.write("/etc/titus-bootstrap/roles/agent.toml", &format!("required = [\"debs.master\"]\n{ROLE}"));
+    called(78, &[HEARTBEAT, ABANDON]);
+
+    // Checks that stay unsatisfied.
+    api.answer(Answer::Held);
+    node.write("/etc/titus-bootstrap/roles/agent.toml", ROLE);
+    node.write(SETTINGS, &format!("{HOOK}timeouts.wait = \"3s\"\ntimeouts.facts = \"1s\"\n"));
+    called(1, &[HEARTBEAT, HEARTBEAT, ABANDON]);
+    assert!(said(&node).contains("still failing: door"), "{}", said(&node));
+
+    // Stopped meanwhile: whoever does that knows why.
+    api.answer(Answer::Held);
+    node.shell(&format!("sed -i 's/3s/5m/' {SETTINGS}; systemctl reset-failed; systemctl start --no-block {UNIT}"));
+    wait_for("a heartbeat", DEADLINE, || (api.count(HEARTBEAT) > 0).then_some(()));
+    node.shell(&format!("systemctl stop {UNIT}"));
+    assert_eq!(api.calls(), [HEARTBEAT]);
+    assert!(node.read("/run/titus-bootstrap/status.json").contains("\"interrupted\""));
+
+    // A good run that the policy does not let tell so: it is the policy that is wrong, not the node.
+    let _door: TcpListener = listen(&node, DOOR);
+    api.answer(Answer::Denied);
+    called(1, &[HEARTBEAT, CONTINUE]);
+    assert!(said(&node).contains("\"autoscaling:CompleteLifecycleAction\""), "{}", said(&node));
+
+    // The timer tries that one again.
+    api.answer(Answer::Held);
+    drop(metadata);
+    called(75, &[]);
+    assert_eq!(node.property(RETRY, "ActiveState"), "active");
+}
+
+#[test]
+fn a_log_bucket_that_is_not_there_is_a_warning() {
+    let (node, metadata, _api) = node_with("");
+    let role = "description = \"\"\n[[verify]]\nid = \"log-bucket\"\nlog_bucket = true\n";
+    node.write("/etc/titus-bootstrap/roles/agent.toml", role);
+    let verify = |bucket: &str, endpoint: &str| {
+        let (endpoint, bucket) = (format!("AWS_ENDPOINT_URL_S3={endpoint}"), format!("agent.log_bucket={bucket}"));
+        node.run(&["env", &endpoint, "titus-bootstrap", "verify", "--set", &bucket]).expect(0).stdout
+    };
+    for (bucket, words) in [
+        ("there", "good     log-bucket     the bucket there is there"),
+        ("another-s", "good     log-bucket     the bucket another-s is there, or"),
+        ("missing", "warning  log-bucket     there is no bucket missing"),
+    ] {
+        let told = verify(bucket, ENDPOINT);
+        assert!(told.starts_with(words), "{told}");
+    }
+    let told = verify("there", "http://30.0.100.194:1");
+    assert!(told.starts_with("warning ") && told.contains("within 10s"), "{told}");
+    metadata.set("meta-data/iam/security-credentials/titus", None);
+    let told = verify("missing", ENDPOINT);
+    assert!(told.starts_with("good ") && told.contains("no credentials"), "{told}");
+}
+
+#[test]
+fn an_agent_in_a_warm_pool_is_whole_on_disk_and_joins_when_it_leaves() {
+    const STARTS: &str = "/var/lib/agent-starts";
+    let node = Node::fresh();
+    first_boot::install(&node);
+    let tell = format!("[Service]\nExecStartPre=/bin/touch {STARTS}\n");
+    node.write("/etc/systemd/system/mesos-agent.service.d/tell.conf", &tell);
+    node.shell("systemctl daemon-reload");
+    let services = agent::services(&node);
+    agent::settings_with(&node, "titus-log-bucket-terraform-example", "reboot = \"never\"\n");
+    services.metadata.set(STATE, Some("Warmed:Running".into()));
+
+    assert_eq!(boot(&node), 0, "{}", said(&node));
+    let banner = "role agent: waits in a warm pool (Warmed:Running) after ";
+    assert!(said(&node).contains(banner), "{}", said(&node));
+    assert!(node.read("/run/titus-bootstrap/status.json").contains("\"state\":\"warm_pool\""));
+    for (path, _) in agent::FILES {
+        assert!(node.exists(path), "{path}");
+    }
+    let enabled = node.run(&["systemctl", "is-enabled", "mesos-agent.service", "docker-tcp-proxy.socket"]).stdout;
+    assert_eq!(enabled, "enabled\nenabled\n");
+    assert!(!node.exists(READY));
+    // Nor can anybody start it in passing.
+    node.run(&["systemctl", "start", "mesos-agent.service"]);
+    assert_eq!(node.property("mesos-agent.service", "ActiveState"), "inactive");
+    assert!(!node.exists(STARTS), "the agent ran");
+    let verified = node.bootstrap(&["verify"]).expect(0);
+    assert!(verified.stdout.contains("in a warm pool (Warmed:Running)"), "{}", verified.told());
+    node.bootstrap(&["status"]).expect(0);
+
+    // It may leave without a boot, so it is looked after each minute; that is said once.
+    assert_eq!(node.property(RETRY, "ActiveState"), "active");
+    assert_eq!(boot(&node), 0, "{}", said(&node));
+    assert_eq!(said(&node).matches(banner).count(), 1, "{}", said(&node));
+    assert_eq!(node.property(RETRY, "ActiveState"), "active");
+
+    services.metadata.set(STATE, Some("InService".into()));
+    assert_eq!(boot(&node), 0, "{}", said(&node));
+    assert!(said(&node).contains("role agent: converged in "), "{}", said(&node));
+    assert!(node.exists(STARTS));
+    agent::check(&node);
+}
+
+#[test]
+fn a_prereqs_node_in_a_warm_pool_has_its_images_and_no_container() {
+    let node = Node::with_engine();
+    first_boot::install(&node);
+    prereqs::settings(&node, "");
+    let services = prereqs::services(&node);
+    services.metadata.set(STATE, Some("Warmed:Stopped".into()));
+    node.bootstrap(&[]).expect(0);
+    assert_eq!(node.property("docker.service", "ActiveState"), "active");
+    assert_eq!(prereqs::containers(&node), Vec::<String>::new());
+    for image in prereqs::IMAGES {
+        node.run(&["docker", "image", "inspect", image]).expect(0);
+    }
+
+    // It has no way to a registry when it joins, and needs none.
+    let prereqs::Services { metadata, registry } = services;
+    drop(registry);
+    metadata.set(STATE, Some("InService".into()));
+    node.bootstrap(&[]).expect(0);
+    prereqs::check(&node);
+}
