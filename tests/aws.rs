@@ -255,6 +255,13 @@ fn an_answer_that_is_none_of_the_api_s_is_refused_at_once() {
 }
 
 #[test]
+fn a_body_without_end_is_left_at_once() {
+    let node = Node::with(Fault::Endless);
+    node.fails(LONG, Kind::Config, &["none of its own", "it has more than 8 MiB; the answer begins with \"aaaa"]);
+    assert_eq!(node.calls(), 1);
+}
+
+#[test]
 fn an_error_s_document_is_an_error_whatever_the_status() {
     let body = "<Response><Errors><Error><Code>OptInRequired</Code><Message>Not\nsubscribed</Message></Error></Errors></Response>";
     for status in [200, 400] {
