@@ -216,7 +216,7 @@ fn a_slow_answer_is_read_to_its_end_or_to_the_deadline() {
 #[test]
 fn a_wait_is_spoken_of() {
     let node = Node::with(Fault::Throttle(u32::MAX));
-    node.fails(Duration::from_secs(4), Kind::TemporaryFailure, &[]);
+    node.fails(Duration::from_secs(6), Kind::TemporaryFailure, &[]);
     let said = SAID.take();
     assert_eq!(said.len(), 1, "{said:?}");
     let start = format!("waiting for the EC2 API (DescribeTags) at {}: 503 RequestLimitEx", node.aws.endpoint());

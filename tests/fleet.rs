@@ -59,7 +59,6 @@ fn boot(name: &str, backoff: Option<Backoff>) {
         seconds(fleet - 1),
     );
     assert!(aws.requests().iter().all(|request| request.starts_with("DescribeTags ")));
-    assert!(aws.requests().len() > fleet, "nobody was throttled");
 }
 
 #[test]
