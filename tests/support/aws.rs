@@ -43,6 +43,8 @@ pub enum Fault {
     Cut(u32),
     /// Everything is answered with this status and text.
     Text(u16, String),
+    /// Everything is answered with a body that does not end.
+    Endless,
 }
 
 /// A handle to the APIs.
@@ -221,6 +223,13 @@ impl Shared {
                 state.faults.iter().find_map(|f| if let Fault::Trickle(pause) = f { Some(*pause) } else { None });
             (state.reply(request), pause, cut)
         };
+        if self.state().has(|fault| matches!(fault, Fault::Endless)) {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")?;
+            // Until the other side goes.
+            loop {
+                stream.write_all(&[b'a'; 1 << 16])?;
+            }
+        }
         let Reply { status, headers, body } = reply;
         let date = judge::http_date(self.state().now());
         let length = body.len();

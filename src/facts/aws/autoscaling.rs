@@ -31,7 +31,8 @@ impl Lifecycle {
 }
 
 impl Api {
-    /// Ends the lifecycle action; `false`: the hook does not hold this instance (any more).
+    /// Ends the lifecycle action; `false`: the hook does not hold this instance (any more), as when it was told
+    /// so before and the answer was lost.
     ///
     /// # Errors
     /// When the call fails.

@@ -87,7 +87,11 @@ impl State {
         if request.method == "HEAD" {
             return self.head_bucket(request.path().trim_start_matches('/'));
         }
-        let parameters: BTreeMap<String, String> = parameters(request).into_iter().collect();
+        let fields = parameters(request);
+        let parameters: BTreeMap<String, String> = fields.iter().cloned().collect();
+        if parameters.len() < fields.len() {
+            return error(refuse(400, "MalformedQueryString", "A parameter is given twice."), &service);
+        }
         let action = parameters.get("Action").cloned().unwrap_or_default();
         if let Err(refusal) = self.allows(&service, &action) {
             return error(refusal, &service);
