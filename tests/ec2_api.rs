@@ -239,6 +239,32 @@ fn peers_are_found_by_their_tag_and_ordered_by_launch() {
 }
 
 #[test]
+fn masters_and_the_titus_master_are_found_too() {
+    let node = discovering(servers(3, |_| Vec::new()));
+    let master = |tags: &[(&str, &str)]| {
+        let tags = tags.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        Instance {
+            id: "i-0000000000000000f".into(),
+            address: "10.0.1.1".into(),
+            tags,
+            ..servers(1, |_| Vec::new()).remove(0)
+        }
+    };
+    node.aws.account(|account| account.instances.push(master(&[("titus:role", "master"), ("titus:mesos", "yes")])));
+    let discover = |group: &str, tag: &str, value: &str| {
+        format!("{group}.discover={{ tag = \"{tag}\", value = \"{value}\", expected = 1 }}")
+    };
+    let (titus, mesos) = (discover("master", "titus:role", "master"), discover("mesos", "titus:mesos", "yes"));
+    let shown = node.run(&["config", "show", "--set", &titus, "--set", &mesos]).ends_with(0);
+    let masters = shown.out.lines().find(|line| line.contains("mesos.masters")).unwrap_or_default();
+    assert!(masters.contains("10.0.1.1:5050") && masters.contains("EC2 API DescribeInstances"), "{}", shown.out);
+    // An agent needs no Titus master.
+    assert_eq!(node.calls(), ["DescribeTags", "DescribeInstances", "DescribeInstances"]);
+    node.aws.account(|account| account.tags.get_mut(ID).unwrap().insert("titus:role".into(), "gateway".into()));
+    node.run(&["config", "show", "--set", &titus]).ends_with(0).prints(&["10.0.1.1"]);
+}
+
+#[test]
 fn peers_that_are_missing_or_at_odds_are_told() {
     let node = discovering(servers(2, |_| Vec::new()));
     let told = node.run(&AGENT).ends_with(75);

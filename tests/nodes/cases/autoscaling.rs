@@ -177,7 +177,7 @@ fn a_log_bucket_that_is_not_there_is_a_warning() {
     }
     let told = verify("there", "http://30.0.100.194:1");
     assert!(told.starts_with("warning ") && told.contains("within 10s"), "{told}");
-    metadata.set("meta-data/iam/security-credentials/titus", None);
+    metadata.set("meta-data/iam/security-credentials/titus-node", None);
     let told = verify("missing", ENDPOINT);
     assert!(told.starts_with("good ") && told.contains("no credentials"), "{told}");
 }

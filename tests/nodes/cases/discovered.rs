@@ -4,6 +4,9 @@ use std::net::TcpListener;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use titus_bootstrap::facts::TypeNumbers;
+
+use crate::harness::agent;
 use crate::harness::image::{self, with_engine};
 use crate::harness::moto::{Moto, without_tags};
 use crate::harness::network::Network;
@@ -11,6 +14,8 @@ use crate::harness::node::Node;
 use crate::harness::registry::{self, Registry};
 use crate::harness::services::{items, listen};
 use crate::harness::{prereqs, wait_for, znodes};
+use crate::support::aws::account::Account;
+use crate::support::aws::{Aws, Keys};
 use crate::support::metadata::{Items, Metadata};
 
 /// A moto on loopback, at a port that was free a moment ago.
@@ -60,6 +65,38 @@ fn tags_of_the_api_make_it_the_same_agent() {
         facts.lines().any(|line| line.starts_with("instance.tags") && line.ends_with("(EC2 API DescribeTags)")),
         "{facts}"
     );
+}
+
+#[test]
+fn a_boot_asks_for_what_nothing_else_tells_and_no_more() {
+    let node = Node::converged();
+    let services = agent::services(&node);
+    let (keys, mut account) = (Keys::new(1), Account::default());
+    let tags = [("titus:role", "agent"), ("aws:autoscaling:groupName", "titusagent")];
+    account.tags.insert("i-0123456789abcdef0".into(), tags.map(|(key, value)| (key.into(), value.into())).into());
+    account.types.insert("m4.huge".into(), TypeNumbers { max_enis: 9, ipv4_per_eni: 31, network_mbps: Some(7000) });
+    let aws = Aws::serve(listen(&node, "30.0.100.195:5000"), "eu-west-1", account, &keys);
+    keys.items().into_iter().for_each(|(path, value)| services.metadata.set(&path, Some(value)));
+    let apply = ["env", "AWS_ENDPOINT_URL=http://30.0.100.195:5000", "titus-bootstrap"];
+    let calls = || aws.requests().iter().map(|call| call.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>();
+
+    node.run(&apply).expect(0);
+    assert!(calls().is_empty(), "with tags in metadata and a known type: {:?}", calls());
+
+    for (key, _) in tags {
+        services.metadata.set(&format!("meta-data/tags/instance/{key}"), None);
+    }
+    node.run(&apply).expect(0);
+    assert_eq!(calls(), ["DescribeTags"]);
+
+    services.metadata.set("meta-data/instance-type", Some(b"m4.huge".to_vec()));
+    node.run(&apply).expect(0);
+    assert_eq!(calls()[1..], ["DescribeTags", "DescribeInstanceTypes"]);
+    assert!(
+        node.shell("/etc/mesos-attributes.sh").contains("itype:m4.huge;ports:[7150-7200];res:ResourceSet-ENIs-9-31")
+    );
+    node.run(&apply).expect(0);
+    assert_eq!(calls()[3..], ["DescribeTags"]);
 }
 
 /// Three nodes whose metadata have no tags, with an API that all of them reach.
