@@ -191,9 +191,29 @@ fn facts_say_what_the_api_said() {
     assert_eq!(told["sources"]["instance.tags"], "EC2 API DescribeTags");
     assert_eq!(told["instance"]["tags"]["titus:role"], "agent");
     assert_eq!(told["instance"]["autoscaling_group"], "titusagent");
-    node.aws.fault(Fault::Deny("DescribeTags"));
-    let told = node.run(&["facts", "--json"]).ends_with(0).json();
-    assert!(told["sources"]["instance.tags"].as_str().unwrap().starts_with("not known: "), "{told:#}");
+    assert_eq!(told["instance"]["type_numbers"], serde_json::Value::Null);
+
+    // With the print of a node of an unknown type a plan can be made where there is no API.
+    node.metadata.set(TYPE, Some(b"m4.huge".to_vec()));
+    let numbers = TypeNumbers { max_enis: 9, ipv4_per_eni: 31, network_mbps: None };
+    node.aws.account(|account| account.types.insert("m4.huge".into(), numbers));
+    let print = node.run(&["facts", "--json"]).ends_with(0);
+    assert_eq!(print.json()["sources"]["instance.type_numbers"], "EC2 API DescribeInstanceTypes");
+    node.root.write("/print", &print.out);
+    let file = node.root.at("/print").display().to_string();
+    let why = ["why", "res", "--role", "agent", "--facts", &file, "--set", "agent.resources.network=1"];
+    node.run(&[&why[..], &NEEDS[..]].concat())
+        .ends_with(0)
+        .prints(&["ResourceSet-ENIs-9-31", "EC2 API DescribeInstanceTypes"]);
+
+    // What cannot be had is no reason to show nothing.
+    for (endpoint, fault) in
+        [(node.aws.endpoint(), "DescribeTags"), ("http://127.0.0.1:9".into(), "DescribeInstanceTypes")]
+    {
+        node.aws.fault(Fault::Deny(fault));
+        let told = node.run_at(&endpoint, &["facts", "--json", "--set", "timeouts.facts=1s"]).ends_with(0).json();
+        assert!(told["sources"]["instance.tags"].as_str().unwrap().starts_with("not known: "), "{told:#}");
+    }
 }
 
 /// Instances of a cluster; `n`-th has the address 10.0.0.n, and the later ones were launched earlier.

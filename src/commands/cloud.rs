@@ -14,7 +14,7 @@ use crate::host::fs::Owner;
 use crate::host::net::Proxy;
 use crate::settings::schema::Discover;
 use crate::settings::{Layer, Settings};
-use crate::titus::{agent, peers};
+use crate::titus::{agent, instance_types, peers};
 
 /// What EC2 said of instance types that the table lacks, so that the next boot need not ask.
 pub const TYPES: &str = "/var/lib/titus-bootstrap/instance-types.json";
@@ -102,7 +102,7 @@ impl Cloud {
     /// Completes facts whose instance has a type that neither table nor settings know.
     ///
     /// # Errors
-    /// When EC2 does not know it either, or the call fails.
+    /// When the call fails. That EC2 does not know it either is told where the numbers are used.
     pub fn type_numbers(&mut self, facts: &mut Facts) -> Result<()> {
         let Some(instance) = &mut facts.instance else { return Ok(()) };
         let name = &instance.instance_type;
@@ -239,21 +239,42 @@ fn without_tags(error: Error) -> Error {
     error.at("the tags of this instance are not known").fix(fix)
 }
 
-/// Completes facts with the numbers of a type as an earlier run was told them. What cannot be read is asked again.
+/// Completes facts whose instance has a type that the table lacks: as an earlier run was told, else as EC2 says now.
+///
+/// # Errors
+/// As [`Cloud::type_numbers`].
+pub fn type_numbers(host: &Host, cloud: Option<&mut Cloud>, facts: &mut Facts) -> Result<()> {
+    let Some(instance) = facts.instance.as_mut().filter(|instance| instance.type_numbers.is_none()) else {
+        return Ok(());
+    };
+    match (recalled(host)?.get(&instance.instance_type), cloud) {
+        (Some(known), _) => {
+            instance.type_numbers = Some(*known);
+            facts.sources.insert(NUMBERS.into(), TYPES.into());
+            Ok(())
+        }
+        (None, Some(cloud)) => cloud.type_numbers(facts),
+        (None, None) => Ok(()),
+    }
+}
+
+/// Completes facts for somebody who only looks: what cannot be had is said in the place of its source.
+pub fn complete(host: &Host, cloud: &mut Cloud, facts: &mut Facts, with_tags: bool) {
+    let tags = if with_tags { cloud.tags(facts, |_| true, false) } else { Ok(()) };
+    let lacks = |instance: &Instance| instance_types::lookup(&instance.instance_type).is_none();
+    let lacks = facts.instance.as_ref().is_some_and(lacks);
+    let numbers = if lacks { type_numbers(host, Some(cloud), facts) } else { Ok(()) };
+    for (fact, result) in [(TAGS, tags), (NUMBERS, numbers)] {
+        if let Err(error) = result {
+            facts.sources.insert(fact.into(), format!("{NOT_KNOWN}{}", error.what));
+        }
+    }
+}
+
+/// What earlier runs were told, by type. What cannot be read is asked again.
 ///
 /// # Errors
 /// When the file cannot be opened.
-pub fn recall(host: &Host, facts: &mut Facts) -> Result<()> {
-    let Some(instance) = &mut facts.instance else { return Ok(()) };
-    let known = recalled(host)?.get(&instance.instance_type).copied();
-    if known.is_some() {
-        instance.type_numbers = known;
-        facts.sources.insert(NUMBERS.into(), TYPES.into());
-    }
-    Ok(())
-}
-
-/// All of them.
 pub fn recalled(host: &Host) -> Result<BTreeMap<String, TypeNumbers>> {
     let bytes = host.read(TYPES)?.unwrap_or_default();
     Ok(serde_json::from_slice(&bytes).unwrap_or_default())

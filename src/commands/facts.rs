@@ -12,8 +12,8 @@ pub fn run(global: &Global) -> Result<u8> {
     let host = super::host(global)?;
     let early = super::early(global, &host, None)?;
     let super::Asked { mut facts, cloud, .. } = super::facts(global, &early, false)?;
-    if let Some(mut cloud) = cloud.filter(|_| super::may_ask_for_tags(&early.merged)) {
-        cloud.tags(&mut facts, |_| true, false)?;
+    if let Some(mut cloud) = cloud {
+        super::cloud::complete(&host, &mut cloud, &mut facts, super::may_ask_for_tags(&early.merged));
     }
     let each = facts.each();
     if global.json {

@@ -305,11 +305,7 @@ fn gather_for(global: &Global, role: Option<&str>, host: &Host, steps: &Steps) -
         if let Some(instance) = facts.instance.as_ref().filter(|_| role.vpc_driver)
             && agent::lacks_numbers(&settings, instance)
         {
-            cloud::recall(host, &mut facts)?;
-            let still = facts.instance.as_ref().is_some_and(|instance| instance.type_numbers.is_none());
-            if let Some(cloud) = cloud.as_mut().filter(|_| still) {
-                cloud.type_numbers(&mut facts)?;
-            }
+            cloud::type_numbers(host, cloud.as_mut(), &mut facts)?;
         }
     }
     Ok(Gathered { facts, role, detected, merged })

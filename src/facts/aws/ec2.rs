@@ -157,14 +157,15 @@ fn tag(item: Node<'_, '_>) -> Option<(String, Result<String>)> {
 fn numbers(item: Node<'_, '_>) -> Option<TypeNumbers> {
     let network = child(item, "networkInfo")?;
     let number = |node, name| text(node, name)?.parse::<u32>().ok();
+    let some = |number: &u32| *number > 0;
     let default = number(network, "defaultNetworkCardIndex").unwrap_or(0);
     let card = items(network, "networkCards").find(|card| number(*card, "networkCardIndex").unwrap_or(0) == default);
     let of_card = card.and_then(|card| number(card, "maximumNetworkInterfaces"));
     let gbps = card.and_then(|card| text(card, "baselineBandwidthInGbps")?.parse::<f64>().ok());
     Some(TypeNumbers {
-        max_enis: of_card.or_else(|| number(network, "maximumNetworkInterfaces"))?,
-        ipv4_per_eni: number(network, "ipv4AddressesPerInterface")?,
-        network_mbps: gbps.map(|gbps| (gbps * 1000.0).round() as u32).filter(|mbps| *mbps > 0),
+        max_enis: of_card.or_else(|| number(network, "maximumNetworkInterfaces")).filter(some)?,
+        ipv4_per_eni: number(network, "ipv4AddressesPerInterface").filter(some)?,
+        network_mbps: gbps.map(|gbps| (gbps * 1000.0).round() as u32).filter(some),
     })
 }
 
@@ -218,6 +219,7 @@ mod tests {
         let old = "<maximumNetworkInterfaces>2</maximumNetworkInterfaces><ipv4AddressesPerInterface>10</ipv4AddressesPerInterface>";
         assert_eq!(of(old), Some(TypeNumbers { max_enis: 2, ipv4_per_eni: 10, network_mbps: None }));
         assert_eq!(of("<maximumNetworkInterfaces>2</maximumNetworkInterfaces>"), None);
+        assert_eq!(of(&old.replace(">10<", ">0<")), None);
         assert_eq!(of("<maximumNetworkInterfaces>-2</maximumNetworkInterfaces>"), None);
     }
 }

@@ -4,6 +4,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::wait_for;
+use crate::support::aws::Keys;
 use crate::support::metadata::Items;
 
 /// What its programs lie in; tests/nodes/prepare.sh installs it.
@@ -113,19 +114,9 @@ pub fn without_tags(items: Items, instance: &str, vpc: &str) -> Items {
     let mut items: Items = items.into_iter().filter(|(path, _)| !path.starts_with("meta-data/tags/")).collect();
     let mut set = |path: &str, value: &str| items.insert(path.into(), value.into());
     set("meta-data/instance-id", instance);
-    set("meta-data/iam/security-credentials/titus-node", CREDENTIALS);
     let mac = String::from_utf8(items["meta-data/mac"].clone()).unwrap();
     items.insert(format!("meta-data/network/interfaces/macs/{mac}/vpc-id"), vpc.into());
+    // moto looks at no signature.
+    items.extend(Keys::new(1).items());
     items
 }
-
-/// As EC2 writes them ("Retrieve security credentials from instance metadata", EC2 user guide).
-const CREDENTIALS: &str = r#"{
-  "Code" : "Success",
-  "LastUpdated" : "2026-11-25T01:00:00Z",
-  "Type" : "AWS-HMAC",
-  "AccessKeyId" : "ASIAIOSFODNN7EXAMPLE",
-  "SecretAccessKey" : "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
-  "Token" : "token",
-  "Expiration" : "2099-01-01T00:00:00Z"
-}"#;
