@@ -175,14 +175,17 @@ impl Group {
         let Some(hook) = self.hook.clone() else { return Ok(()) };
         let mut api = self.api()?;
         host.tell_systemd(&format!("{}: the lifecycle hook {}", prepared.role.name, hook.hook));
+        // One call at a time, also of these.
+        self.stop_beats();
         if !is_held(&mut api, &hook, &self.may_be_early(), PAUSE) {
             tracing::debug!("the lifecycle hook {} does not hold this instance", hook.hook);
             return Ok(());
         }
         if !self.warm {
+            self.beats = self.begin_beats(hook.clone());
             verify::wait(host, prepared).map_err(|error| error.at(&prepared.role.name))?;
+            self.stop_beats();
         }
-        self.stop_beats();
         self.told = true;
         let place = format!("{}: all steps are done, and the Auto Scaling group is not told", prepared.role.name);
         self.is_done = go_on(&mut api, &hook).map_err(|error| error.at(place))?;
