@@ -48,7 +48,8 @@ impl Cloud {
     }
 
     fn api(&mut self) -> Result<&mut Api> {
-        let left = self.deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
+        // Whole seconds, for it is told.
+        let left = Duration::from_secs(self.deadline.saturating_duration_since(Instant::now()).as_secs() + 1);
         match &mut self.api {
             Some(api) => Ok(api),
             none => Ok(none.insert(Api::new(&self.endpoint, &self.region, &self.proxy, left)?)),
