@@ -145,6 +145,23 @@ fn a_tag_may_come_a_moment_after_the_launch() {
 }
 
 #[test]
+fn the_tag_of_a_group_is_waited_for_where_there_is_one() {
+    let node = Node::tagged(&[]);
+    node.aws.account(|account| account.tags.get_mut(ID).unwrap().remove("aws:autoscaling:groupName"));
+    let aws = node.aws.clone();
+    let tagging = std::thread::spawn(move || {
+        while aws.requests().is_empty() {
+            std::thread::yield_now();
+        }
+        let tag = ("aws:autoscaling:groupName".to_owned(), "late".to_owned());
+        aws.account(|account| account.tags.get_mut(ID).unwrap().extend([tag]));
+    });
+    node.run(&[&["--role", "agent"], &NEEDS[..]].concat()).ends_with(0);
+    tagging.join().unwrap();
+    assert!(node.root.read("/etc/mesos-attributes.sh").contains("asg:late"));
+}
+
+#[test]
 fn what_is_not_allowed_is_told_with_what_to_allow() {
     let node = Node::tagged(&[("titus:role", "agent")]).with(Fault::Deny("DescribeTags"));
     node.run(&NEEDS).ends_with(78).tells(&[
@@ -177,10 +194,17 @@ fn an_api_that_cannot_be_reached_is_tried_again_later_or_told_not_to_be_needed()
     let node = Node::tagged(&[("titus:role", "agent")]);
     let agent =
         [&["--role", "agent", "--set", "agent.asg=titusagent", "--set", "timeouts.facts=1s"], &NEEDS[..]].concat();
-    let told = node.run_at("http://127.0.0.1:9", &agent).ends_with(75);
-    told.tells(&["the tags of this instance are not known", "within 1s", "Connection refused", "tags.api = false"]);
-    assert_same(&Default::default(), &node.root.look(), "a run without facts wrote something");
-    node.run_at("http://127.0.0.1:9", &[&agent[..], &["--set", "tags.api=false"]].concat()).ends_with(0);
+    // Nothing tells the role, or the group: tried again.
+    let late = ["--set", "timeouts.facts=1s"];
+    for arguments in [&[&NEEDS[..], &late].concat()[..], &[&["--role", "agent"], &NEEDS[..], &late].concat()] {
+        let told = node.run_at("http://127.0.0.1:9", arguments).ends_with(75);
+        told.tells(&["the tags of this instance are not known", "within 1s", "Connection refused", "tags.api = false"]);
+        assert_same(&Default::default(), &node.root.look(), "a run without facts wrote something");
+    }
+    // All is told without tags: it goes on, and says what it went without.
+    node.run_at("http://127.0.0.1:9", &agent).ends_with(0).tells(&["the tags of this instance are not known"]);
+    let silent = node.run_at("http://127.0.0.1:9", &[&agent[..], &["--set", "tags.api=false"]].concat()).ends_with(0);
+    assert!(!silent.err.contains("not known"), "{}", silent.err);
     node.run_at("ftp://x", &agent).ends_with(78).tells(&["AWS_ENDPOINT_URL_EC2 must not be \"ftp://x\""]);
 }
 
@@ -212,7 +236,7 @@ fn facts_say_what_the_api_said() {
     {
         node.aws.fault(Fault::Deny(fault));
         let told = node.run_at(&endpoint, &["facts", "--json", "--set", "timeouts.facts=1s"]).ends_with(0).json();
-        assert!(told["sources"]["instance.tags"].as_str().unwrap().starts_with("not known: "), "{told:#}");
+        assert!(told["sources"]["instance.tags"].as_str().unwrap().starts_with("not known"), "{told:#}");
     }
 }
 
@@ -248,6 +272,8 @@ fn peers_are_found_by_their_tag_and_ordered_by_launch() {
     let mut instances = servers(6, of_others);
     instances[4].state = "terminated".into();
     instances[5].vpc = "vpc-1".into();
+    // One without an IPv4 address serves nobody here.
+    instances.push(Instance { id: "i-0000000000000000e".into(), address: String::new(), ..instances[0].clone() });
     let node = discovering(instances);
     node.run(&AGENT).ends_with(0);
     assert_eq!(node.calls(), ["DescribeTags", "DescribeInstances"]);
@@ -278,8 +304,12 @@ fn masters_and_the_titus_master_are_found_too() {
     let shown = node.run(&["config", "show", "--set", &titus, "--set", &mesos]).ends_with(0);
     let masters = shown.out.lines().find(|line| line.contains("mesos.masters")).unwrap_or_default();
     assert!(masters.contains("10.0.1.1:5050") && masters.contains("EC2 API DescribeInstances"), "{}", shown.out);
+    let given =
+        node.run(&["config", "show", "--set", &mesos, "--set", "mesos.masters=[\"10.9.9.9:5050\"]"]).ends_with(0);
+    given.prints(&["10.9.9.9:5050"]);
     // An agent needs no Titus master.
-    assert_eq!(node.calls(), ["DescribeTags", "DescribeInstances", "DescribeInstances"]);
+    assert_eq!(node.calls()[..3], ["DescribeTags", "DescribeInstances", "DescribeInstances"]);
+    assert_eq!(node.calls()[3..], ["DescribeTags", "DescribeInstances"]);
     node.aws.account(|account| account.tags.get_mut(ID).unwrap().insert("titus:role".into(), "gateway".into()));
     node.run(&["config", "show", "--set", &titus]).ends_with(0).prints(&["10.0.1.1"]);
 }
@@ -295,14 +325,21 @@ fn peers_that_are_missing_or_at_odds_are_told() {
     ]);
     let many = discovering(servers(4, |_| Vec::new()));
     many.run(&AGENT).ends_with(75).tells(&["4 of 3 instances", "launch or end instances until there are 3"]);
-    let twice = discovering(servers(3, |n| if n < 3 { vec![("titus:zookeeper-id", "2")] } else { Vec::new() }));
-    twice
-        .run(&AGENT)
-        .ends_with(78)
-        .tells(&["its tag titus:zookeeper-id cannot be used", "it is \"2\", and so is that of"]);
+    let twice = || servers(3, |n| if n < 3 { vec![("titus:zookeeper-id", "2")] } else { Vec::new() });
+    let words = ["its tag titus:zookeeper-id cannot be used", "it is \"2\", and so is that of"];
+    // Their clients need no numbers.
+    discovering(twice()).run(&AGENT).ends_with(0).tells(&words);
+    let server = discovering(twice());
+    server.metadata.set("meta-data/local-ipv4", Some(b"10.0.0.1".to_vec()));
+    server.metadata.set("meta-data/instance-id", Some(b"i-00000000000000001".to_vec()));
+    server.run(&[&AGENT[..], &["--role", "prereqs"]].concat()).ends_with(78).tells(&words);
+    // A server that is not among them waits until it is.
+    let own = discovering(servers(3, |_| Vec::new()));
+    let told = own.run(&[&AGENT[..], &["--role", "prereqs"]].concat()).ends_with(75);
+    told.tells(&["3 of 3 instances have the tag", "this one is not among them"]);
     let denied = discovering(servers(3, |_| Vec::new())).with(Fault::Deny("DescribeInstances"));
     denied.run(&AGENT).ends_with(78).tells(&["\"Action\": \"ec2:DescribeInstances\""]);
-    for node in [node, many, twice, denied] {
+    for node in [node, many, server, own, denied] {
         assert!(!node.root.at("/etc/mesos-agent.config").exists());
     }
 }

@@ -111,10 +111,12 @@ pub fn run(global: &Global, arguments: &Apply) -> Result<u8> {
     }
     // When all is said: the instance may have little time left then.
     if let Err(error) = &result
-        && run.origin != Origin::Hand
+        && run.teller() != Origin::Hand
+        && !run.may_be_mended()
         && lifecycle::is_final(error)
     {
-        let group = run.group.or_else(|| Group::of_early_failure(global, &arguments.steps, run.origin));
+        let teller = run.teller();
+        let group = run.group.or_else(|| Group::of_early_failure(global, &arguments.steps, teller));
         if let Some(mut group) = group {
             group.give_up();
         }
@@ -123,6 +125,21 @@ pub fn run(global: &Global, arguments: &Apply) -> Result<u8> {
 }
 
 impl Run<'_> {
+    /// Who tells the Auto Scaling group of this run: not a person who runs a script that could be user data.
+    fn teller(&self) -> Origin {
+        let script = self.arguments.steps.user_data.as_ref();
+        match self.origin {
+            Origin::UserData if !script.is_some_and(|path| path.starts_with("/var/lib/cloud/")) => Origin::Hand,
+            origin => origin,
+        }
+    }
+
+    /// Whether the boot unit's run was refused while cloud-init may still bring what it lacked.
+    fn may_be_mended(&self) -> bool {
+        let under_way = || super::host(self.global).is_ok_and(|host| reboot::awaits_cloud_init(&host));
+        self.origin == Origin::Boot && !self.begun && under_way()
+    }
+
     fn elapsed_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
@@ -180,7 +197,7 @@ impl Run<'_> {
     fn converge(&mut self, host: &mut Host) -> Result<()> {
         let (arguments, origin) = (self.arguments, self.origin);
         let prepared = super::prepare(self.global, host, &arguments.steps)?;
-        let mut group = Group::of(host, &prepared.facts, &prepared.settings, origin, arguments.steps.phase);
+        let mut group = Group::of(host, &prepared.facts, &prepared.settings, self.teller(), arguments.steps.phase);
         let warm = prepared.warm_pool().is_some();
         let last = last_status(host)?;
         let was_warm = origin == Origin::Boot && last["state"] == "warm_pool";

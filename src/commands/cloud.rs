@@ -12,8 +12,9 @@ use crate::facts::{Facts, Instance, TypeNumbers, imds};
 use crate::host::Host;
 use crate::host::fs::Owner;
 use crate::host::net::Proxy;
+use crate::role::Role;
 use crate::settings::schema::Discover;
-use crate::settings::{Layer, Settings};
+use crate::settings::{Layer, Merged, Settings};
 use crate::titus::{agent, instance_types, peers};
 
 /// What EC2 said of instance types that the table lacks, so that the next boot need not ask.
@@ -30,6 +31,8 @@ const LAST_ANSWER: Duration = Duration::from_secs(30);
 const TAGS: &str = "instance.tags";
 const NUMBERS: &str = "instance.type_numbers";
 const NOT_KNOWN: &str = "not known: ";
+/// As opposed to what nobody has to try again.
+const NOT_NOW: &str = "not known for now: ";
 
 /// The instance's way to the API; nothing is asked before somebody needs it.
 pub struct Cloud {
@@ -96,6 +99,12 @@ impl Cloud {
                 facts.sources.insert(TAGS.into(), format!("{NOT_KNOWN}tags in instance metadata are off, and {told}"));
                 Ok(())
             }
+            // They were off in metadata and may tell nothing: what is known without them is enough, or is missed below.
+            Err(failure) if !must && failure.error.kind == Kind::TemporaryFailure => {
+                facts.sources.insert(TAGS.into(), format!("{NOT_NOW}{}", failure.error.what));
+                tracing::warn!("{}", without_tags(failure.error));
+                Ok(())
+            }
             Err(failure) => Err(without_tags(failure.error)),
         }
     }
@@ -124,6 +133,8 @@ impl Cloud {
     /// # Errors
     /// 75 when they are not there in time, and what the calls can fail with.
     fn discover(&mut self, which: &Which<'_>, instance: &Instance, stack: &str, limit: Duration) -> Result<Layer> {
+        // Just launched, a server may not be among them yet.
+        let is_own = |peer: &Peer| peer.id == instance.id;
         let Discover { tag, value, .. } = which.discover;
         let wanted = Wanted { tag, value, vpc_id: instance.vpc_id.as_deref() };
         let api = self.api()?;
@@ -132,11 +143,22 @@ impl Cloud {
         let began = Instant::now();
         loop {
             let found = peers::of_stack(api.peers(wanted)?, stack);
-            if found.len() == which.expected {
+            if found.len() == which.expected && (!which.is_server || found.iter().any(is_own)) {
                 let source = format!("EC2 API DescribeInstances, tag {tag}={value}");
-                return which.layer(&source, &peers::in_order(found)?);
+                // Only servers have numbers: what is wrong with those need not stop their clients.
+                let in_order = match peers::in_order(found.clone()) {
+                    Err(error) if !which.is_server => {
+                        tracing::warn!("{error}");
+                        found
+                    }
+                    other => other?,
+                };
+                return which.layer(&source, &in_order);
             }
-            let told = which.told(&found, stack);
+            let mut told = which.told(&found, stack);
+            if which.is_server && !found.iter().any(is_own) {
+                told.push_str("; this one is not among them");
+            }
             if began.elapsed() >= limit {
                 return Err(Error::new(Kind::TemporaryFailure, format!("{}.discover: {told}", which.group))
                     .cause(format!("waited {} for running instances of this VPC", humantime::format_duration(limit)))
@@ -161,6 +183,8 @@ struct Which<'a> {
     key: &'static str,
     port: Option<u16>,
     expected: usize,
+    /// Whether this node is one of them.
+    is_server: bool,
     discover: &'a Discover,
 }
 
@@ -195,12 +219,14 @@ impl Which<'_> {
 pub fn peers(
     cloud: Option<&mut Cloud>,
     facts: &Facts,
+    merged: &Merged,
     settings: &Settings,
-    needs: impl Fn(&str) -> bool,
+    role: &Role,
     limit: Duration,
 ) -> Result<Vec<Layer>> {
     let zookeeper = settings.zookeeper.discover.as_ref().filter(|_| settings.zookeeper.servers.is_empty());
-    let mesos = settings.mesos.discover.as_ref();
+    // Not the masters themselves, which are by default where ZooKeeper is.
+    let mesos = settings.mesos.discover.as_ref().filter(|_| merged.source("mesos.masters").is_none());
     let master = settings.master.discover.as_ref().filter(|_| settings.master.address.is_none());
     let all = [
         ("zookeeper", "zookeeper.servers", Some(2181), 3, zookeeper),
@@ -210,8 +236,9 @@ pub fn peers(
     let wanted: Vec<Which> = all
         .into_iter()
         .filter_map(|(group, key, port, expected, discover)| {
-            let discover = discover.filter(|_| needs(key))?;
-            Some(Which { group, key, port, expected: discover.expected.unwrap_or(expected), discover })
+            let discover = discover.filter(|_| role.needs(key))?;
+            let is_server = role.zookeeper_server && group != "master";
+            Some(Which { group, key, port, expected: discover.expected.unwrap_or(expected), is_server, discover })
         })
         .collect();
     let (Some(first), Some(instance)) = (wanted.first(), &facts.instance) else { return Ok(Vec::new()) };
@@ -224,7 +251,14 @@ pub fn peers(
 
 /// An error about a value that a tag may have had.
 pub fn with_tags(mut error: Error, facts: &Facts) -> Error {
-    if let Some(why) = facts.sources.get(TAGS).and_then(|source| source.strip_prefix(NOT_KNOWN)) {
+    if error.kind != Kind::Config {
+        return error;
+    }
+    let source = facts.sources.get(TAGS).map(String::as_str).unwrap_or_default();
+    if source.starts_with(NOT_NOW) {
+        error.kind = Kind::TemporaryFailure;
+    }
+    if let Some(why) = source.strip_prefix(NOT_KNOWN).or_else(|| source.strip_prefix(NOT_NOW)) {
         let cause = error.cause.take().map_or_else(String::new, |cause| format!("{cause}\n"));
         error.cause = Some(format!("{cause}the instance's tags are not known: {why}"));
     }

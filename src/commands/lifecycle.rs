@@ -43,6 +43,9 @@ const TELL_LIMIT: Duration = Duration::from_secs(60);
 const YOUNG: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_secs(5);
 
+/// A node that has these is never asked to be replaced: an ensemble may have no other copy.
+const ZOOKEEPER_DATA: &str = "/var/lib/zookeeper/version-2";
+
 /// What the Auto Scaling API is called for.
 trait Calls {
     fn complete(&mut self, hook: &Lifecycle, outcome: Outcome) -> Result<bool, Failure>;
@@ -121,6 +124,10 @@ impl Group {
             );
             // Settings may be shared with nodes of no group.
             if is_in_group(facts) { tracing::warn!("{why}") } else { tracing::debug!("{why}") }
+        }
+        if group.mark.is_some() && matches!(host.entry(ZOOKEEPER_DATA), Ok(Some(_))) {
+            tracing::debug!("{ZOOKEEPER_DATA} is there: the group is not asked to replace this instance");
+            group.mark = None;
         }
         group.beats = group.hook.clone().and_then(|hook| group.begin_beats(hook));
         group
@@ -230,7 +237,16 @@ fn is_in_group(facts: &Facts) -> bool {
 
 /// Whether an error is this node's: not one that the retry timer, or whoever stopped the run, will see to.
 pub fn is_final(error: &Error) -> bool {
-    !matches!(error.kind, Kind::TemporaryFailure | Kind::Interrupted | Kind::NoRole) && !signals::interrupted()
+    use Kind::{Interrupted, NoRole, NotPermitted, TemporaryFailure, Usage};
+    !matches!(error.kind, TemporaryFailure | Interrupted | NoRole | NotPermitted | Usage)
+        && !signals::interrupted()
+        && !goes_down()
+}
+
+/// Whether the machine is shutting down: what fails then fails for that, and cloud-init's children get no signal.
+fn goes_down() -> bool {
+    let output = command::run(&["systemctl", "is-system-running"], &[], Patience::Ends, Duration::from_secs(30));
+    output.is_ok_and(|output| output.stdout.trim() == "stopping")
 }
 
 /// How long the machine runs; unknown: long.

@@ -285,8 +285,12 @@ fn gather_for(global: &Global, role: Option<&str>, host: &Host, steps: &Steps) -
     let merged = sum(&[Layer::built_in()?], &below_tags, &early.above);
     if let Some(cloud) = cloud.as_mut().filter(|_| may_ask_for_tags(&merged)) {
         let is_told = detect::role(role, &merged, None).is_ok();
-        let enough =
-            |tags: &BTreeMap<String, String>| is_told || detect::tag_keys(&merged).any(|key| tags.contains_key(key));
+        // An instance that has a lifecycle state is in a group, and will have its tag.
+        let in_group = facts.instance.as_ref().is_some_and(|instance| instance.lifecycle_state.is_some());
+        let enough = |tags: &BTreeMap<String, String>| {
+            (is_told || detect::tag_keys(&merged).any(|key| tags.contains_key(key)))
+                && (!in_group || tags.contains_key(imds::GROUP_TAG))
+        };
         cloud.tags(&mut facts, enough, !is_told)?;
     }
     if let Some(tags) = facts.instance.as_ref().and_then(|instance| instance.tags.as_ref()) {
@@ -300,7 +304,7 @@ fn gather_for(global: &Global, role: Option<&str>, host: &Host, steps: &Steps) -
     if steps.phase != PhaseArgument::Bake {
         let settings = merged.settings()?;
         let limit = deadlines(&merged).wait;
-        let found = cloud::peers(cloud.as_mut(), &facts, &settings, |key| role.needs(key), limit)?;
+        let found = cloud::peers(cloud.as_mut(), &facts, &merged, &settings, &role, limit)?;
         found.iter().for_each(|layer| merged.add(layer));
         if let Some(instance) = facts.instance.as_ref().filter(|_| role.vpc_driver)
             && agent::lacks_numbers(&settings, instance)

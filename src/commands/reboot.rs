@@ -64,6 +64,11 @@ fn asked(host: &Host, this: &Asked) -> Result<Vec<Asked>> {
     Ok(serde_json::from_slice(&bytes).unwrap_or_else(|_| (0..TRIES).map(unknown).collect()))
 }
 
+/// Whether cloud-init has not ended in this boot. What cannot be asked has ended.
+pub fn awaits_cloud_init(host: &Host) -> bool {
+    host.is_under_way(CLOUD_FINAL).unwrap_or(false)
+}
+
 /// Reboots; from user data, and at boot while cloud-init has not ended, through a unit that waits for its
 /// end: what it had not run by then it would never run again.
 ///

@@ -272,8 +272,15 @@ impl Host {
         // One that was half unpacked in its own version apt passes over, and says that all is well (seen: 2.6).
         let half: Vec<String> = if output.status.success() { self.half_installed()? } else { Vec::new() };
         if !half.is_empty() {
-            let names: Vec<&str> = half.iter().map(String::as_str).collect();
-            output = self.package_command(&[options, &["--reinstall", "install", "--"], &names].concat())?;
+            // One that is wanted keeps the version that is wanted.
+            let bare = |word: &str| word.split(['=', ':']).next().unwrap_or_default().to_owned();
+            let of = |name: &String| {
+                argv.iter().copied().find(|word| bare(word) == bare(name)).map_or(name.clone(), str::to_owned)
+            };
+            let names: Vec<String> = half.iter().map(of).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let more: Vec<&str> = argv.iter().copied().filter(|word| word.starts_with("--allow-")).collect();
+            output = self.package_command(&[options, &more, &["--reinstall", "install", "--"], &names].concat())?;
         }
         let Some(path) = half_done.filter(|_| !output.status.success()) else { return Ok(output) };
         // Of a package that is half unpacked apt takes no other version, and of one that is not

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use super::file::checked_path;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::host::{Host, signals};
 use crate::template::{Renderer, Templated};
 use crate::titus::zookeeper::{Answer, Data, Turn, turn};
@@ -128,9 +128,14 @@ impl Ensemble {
             return Ok(());
         }
         for (n, server) in self.servers.iter().enumerate().filter(|(n, _)| *n != self.own) {
-            // One that serves alone has the number 0; what does not answer has no say.
+            // One that serves alone has the number 0; what does not answer, or does not serve, has no say.
             let said =
                 host.ask_tcp(server, "conf", TRY).ok().and_then(|text| number_of(&text)).filter(|said| *said > 0);
+            if said.is_none() && ask(host, server) == Ok(Answer::Member) {
+                return Err(Error::new(Kind::TemporaryFailure, format!("{server} does not tell its number"))
+                    .cause("it serves as a member, and its answer to `conf` has no serverId")
+                    .fix("run titus-bootstrap there first: its zoo.cfg must have conf in 4lw.commands.whitelist"));
+            }
             if let Some(said) = said.filter(|said| *said != n + 1) {
                 return Err(Error::config("the servers of this ZooKeeper do not have the order of zookeeper.servers")
                     .cause(format!("{server} is number {said}, and in the list {}, {}", n + 1, self.servers.join(", ")))
@@ -244,6 +249,9 @@ mod tests {
         let ensemble = |servers| Ensemble { servers, own: 2, data: "/var/lib/zookeeper".into() };
         let not_allowed = || server("conf is not executed because it is not in the whitelist.\n");
         ensemble(vec![conf(1), not_allowed(), conf(1)]).refuse_numbers(&host).unwrap();
+        let silent = ensemble(vec![conf(1), server("Mode: follower\n"), conf(1)]);
+        let told = silent.refuse_numbers(&host).unwrap_err().to_string();
+        assert!(told.contains("does not tell its number") && told.contains("whitelist"), "{told}");
         ensemble(vec![conf(0), conf(2), server("")]).refuse_numbers(&host).unwrap();
         let moved = ensemble(vec![conf(2), conf(3), server("")]);
         let told = moved.refuse_numbers(&host).unwrap_err().to_string();

@@ -87,7 +87,7 @@ impl Api {
         self.pages("DescribeInstances", &parameters, &mut |page| {
             for reservation in items(page, "reservationSet") {
                 for instance in items(reservation, "instancesSet") {
-                    peers.push(peer(instance)?);
+                    peers.extend(peer(instance)?);
                 }
             }
             Ok(())
@@ -169,7 +169,11 @@ fn numbers(item: Node<'_, '_>) -> Option<TypeNumbers> {
     })
 }
 
-fn peer(instance: Node<'_, '_>) -> Result<Peer> {
+/// `None`: it has no IPv4 address, so it serves nobody here.
+fn peer(instance: Node<'_, '_>) -> Result<Option<Peer>> {
+    if text(instance, "privateIpAddress").is_none() {
+        return Ok(None);
+    }
     let read = |form: Form, name: &str| {
         let refuse = |error| Error { what: format!("the EC2 API (DescribeInstances): {name} cannot be used"), ..error };
         form.read(name, text(instance, name).unwrap_or_default().as_bytes()).map_err(refuse)
@@ -177,12 +181,12 @@ fn peer(instance: Node<'_, '_>) -> Result<Peer> {
     let attachments = items(instance, "networkInterfaceSet").filter_map(|interface| child(interface, "attachment"));
     let first = attachments.into_iter().find(|attachment| text(*attachment, "deviceIndex") == Some("0"));
     let launched = first.and_then(|first| text(first, "attachTime")).or_else(|| text(instance, "launchTime"));
-    Ok(Peer {
+    Ok(Some(Peer {
         id: read(Form::Id("i"), "instanceId")?,
         address: read(Form::Ipv4, "privateIpAddress")?,
         launched: launched.unwrap_or_default().to_owned(),
         tags: items(instance, "tagSet").filter_map(tag).filter_map(|(key, value)| Some((key, value.ok()?))).collect(),
-    })
+    }))
 }
 
 #[cfg(test)]
