@@ -58,4 +58,15 @@ fn each_way_of_breaking_an_agent_is_mended() {
         let again = agent::apply(&node);
         assert_eq!(again.steps("changed"), Vec::<String>::new(), "{what}, once more: {}", again.told());
     }
+
+    // One that is pinned, and so on hold, is unpacked in that version and stays on hold.
+    let version = node.shell("dpkg-query --show --showformat='${Version}' titus-executor");
+    let pinned = format!("packages.executor=[\"titus-executor={version}\"]");
+    node.bootstrap(&["apply", "--set", &pinned]).expect(0);
+    node.shell(
+        "sed -i '/^Package: titus-executor$/,/^$/ s/^Status: .*/Status: hold reinstreq half-installed/' /var/lib/dpkg/status",
+    );
+    node.bootstrap(&["apply", "--set", &pinned]).expect(0);
+    let state = node.shell("dpkg-query --show --showformat='${db:Status-Abbrev}${Version}' titus-executor");
+    assert_eq!(state, format!("hi {version}"));
 }
