@@ -4,7 +4,10 @@ use std::net::TcpListener;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use titus_bootstrap::facts::TypeNumbers;
+use titus_bootstrap::facts::aws::Api;
+use titus_bootstrap::facts::{TypeNumbers, imds};
+use titus_bootstrap::host::net::Proxy;
+use titus_bootstrap::titus::instance_types::lookup;
 
 use crate::harness::agent;
 use crate::harness::image::{self, with_engine};
@@ -65,6 +68,28 @@ fn tags_of_the_api_make_it_the_same_agent() {
         facts.lines().any(|line| line.starts_with("instance.tags") && line.ends_with("(EC2 API DescribeTags)")),
         "{facts}"
     );
+}
+
+#[test]
+fn numbers_of_instance_types_are_those_of_the_table() {
+    let moto = moto();
+    let metadata = Metadata::start(without_tags(items(), "i-0123456789abcdef0", "vpc-0a1b2c3d"));
+    // What the program's main does first; an error means that another test has done it.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let endpoint = imds::Endpoint::at(&metadata.endpoint()).unwrap();
+    let mut api = Api::new(&endpoint, "eu-west-1", &Proxy::default(), Duration::from_secs(60)).unwrap();
+    let url = moto.url.clone();
+    api.variable = Box::new(move |name| (name == "AWS_ENDPOINT_URL_EC2").then(|| url.clone()));
+    for name in ["m4.large", "m5.large", "r4.8xlarge", "c5.18xlarge", "t2.large"] {
+        let (told, known) = (api.instance_type(name).unwrap().unwrap(), lookup(name).unwrap());
+        let known = TypeNumbers {
+            max_enis: known.max_enis,
+            ipv4_per_eni: known.ipv4_per_eni,
+            network_mbps: known.network_mbps,
+        };
+        assert_eq!(told, known, "{name}");
+    }
+    assert_eq!(api.instance_type("m9.huge").unwrap(), None);
 }
 
 #[test]
