@@ -42,9 +42,13 @@ need_moto() {
     [ ! -e "$folder/done" ] || return 0
     rm -rf "$folder"
     mkdir -p target/nodes
-    python3 -m venv "$folder" && "$folder/bin/pip" install --disable-pip-version-check \
-        'moto[ec2,s3]==5.2.5' flask==3.1.3 flask-cors==6.0.5 > "$log" 2>&1 ||
-        { tail -n 20 "$log" >&2; echo "moto is not installed" >&2; return 1; }
+    python3 -m venv "$folder"
+    if ! "$folder/bin/pip" install --disable-pip-version-check \
+        'moto[ec2,s3]==5.2.5' flask==3.1.3 flask-cors==6.0.5 > "$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        echo "moto is not installed" >&2
+        return 1
+    fi
     touch "$folder/done"
 }
 
