@@ -173,7 +173,7 @@ const BROKEN = [
   [terraform, "variables.tf", /variable "public_key"/, 'variable "key"', /variable public_key is missing/],
   [terraform, "outputs.tf", /output "vpc_id"/, 'output "vpc"', /the outputs are not/],
   [terraform, "iam.tf", /"ec2:CreateTags", "ec2:TerminateInstances"/, '"*"', /policy master: actions \*/],
-  [terraform, "iam.tf", /"ec2:DescribeTags"/, '"ec2:*"', /policy node: actions ec2:\*/],
+  [terraform, "iam.tf", /"ec2:DescribeTags"/, '"ec2:*"', /policy node: actions ec2:.*ec2:\*/],
   [terraform, "iam.tf", /\["\$\{aws_s3_bucket.log.arn\}\/\*"\]/, '["*"]', /policy agent: s3:PutObject.* on everything/],
   [terraform, "iam.tf", /policy {3}= each.value/, 'policy = "{}"', /role policy node is not one of the documents/],
   [terraform, "iam.tf", /$/, 'resource "aws_iam_role_policy_attachment" "a" {}', /attachment adds policies/],
