@@ -268,15 +268,9 @@ mod tests {
     use super::*;
     use crate::host::fs::Owner;
 
-    fn tree() -> (tempfile::TempDir, Host) {
-        let directory = tempfile::tempdir().unwrap();
-        let host = Host::tree(directory.path(), super::super::Deadlines::default()).unwrap();
-        (directory, host)
-    }
-
     #[test]
     fn a_copy_is_named_by_what_it_has() {
-        let (directory, host) = tree();
+        let (directory, host) = Host::temporary();
         host.write("/real.deb", b"deb", 0o644, Owner::ROOT).unwrap();
         host.link("/x.deb", "real.deb").unwrap();
         let (sha256, stamp) = host.copy_to_cache("/x.deb").unwrap().unwrap();
@@ -293,7 +287,7 @@ mod tests {
 
     #[test]
     fn sweeping_takes_only_what_is_ours_and_not_wanted() {
-        let (directory, host) = tree();
+        let (directory, host) = Host::temporary();
         let (old, wanted) = ("a".repeat(64), "b".repeat(64));
         host.write("/precious", b"kept", 0o644, Owner::ROOT).unwrap();
         for name in [format!("{old}.deb"), format!("{wanted}.part"), "other.deb".into()] {

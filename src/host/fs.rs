@@ -259,15 +259,9 @@ mod tests {
     use super::super::look::EntryKind;
     use super::*;
 
-    fn tree() -> (tempfile::TempDir, Host) {
-        let directory = tempfile::tempdir().unwrap();
-        let host = Host::tree(directory.path(), super::super::Deadlines::default()).unwrap();
-        (directory, host)
-    }
-
     #[test]
     fn a_link_in_the_last_place_is_replaced_and_never_followed() {
-        let (directory, host) = tree();
+        let (directory, host) = Host::temporary();
         std::fs::write(directory.path().join("victim"), "precious").unwrap();
         std::os::unix::fs::symlink("victim", directory.path().join("link")).unwrap();
         host.write("/link", b"new", 0o644, Owner::ROOT).unwrap();
@@ -277,7 +271,7 @@ mod tests {
 
     #[test]
     fn links_and_dots_stay_below_the_root() {
-        let (directory, host) = tree();
+        let (directory, host) = Host::temporary();
         std::os::unix::fs::symlink("/etc", directory.path().join("absolute")).unwrap();
         std::os::unix::fs::symlink("../../../../etc", directory.path().join("dots")).unwrap();
         host.write("/absolute/mine", b"x", 0o644, Owner::ROOT).unwrap();
@@ -287,14 +281,14 @@ mod tests {
 
     #[test]
     fn a_loop_of_links_is_an_error() {
-        let (directory, host) = tree();
+        let (directory, host) = Host::temporary();
         std::os::unix::fs::symlink("loop", directory.path().join("loop")).unwrap();
         assert!(host.read("/loop/file").is_err());
     }
 
     #[test]
     fn a_directory_that_others_may_write_to_is_refused() {
-        let (directory, host) = tree();
+        let (directory, host) = Host::temporary();
         let open = directory.path().join("open");
         std::fs::create_dir(&open).unwrap();
         std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o1777)).unwrap();
@@ -305,7 +299,7 @@ mod tests {
 
     #[test]
     fn what_a_killed_write_left_is_swept() {
-        let (directory, host) = tree();
+        let (directory, host) = Host::temporary();
         std::fs::write(directory.path().join(".titus-bootstrap-a1B2c3"), "half").unwrap();
         std::fs::write(directory.path().join("other"), "kept").unwrap();
         host.sweep(["/file"].into_iter()).unwrap();

@@ -103,6 +103,15 @@ impl Host {
         Ok(Host::below(root, deadlines))
     }
 
+    /// An empty tree for a test, as long as the directory lives.
+    #[cfg(test)]
+    #[allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+    pub(crate) fn temporary() -> (tempfile::TempDir, Host) {
+        let directory = tempfile::tempdir().unwrap();
+        let host = Host::tree(directory.path(), Deadlines::default()).unwrap();
+        (directory, host)
+    }
+
     fn below(root: PathBuf, deadlines: Deadlines) -> Host {
         Host {
             root,

@@ -198,12 +198,6 @@ mod tests {
 
     const PATH: &str = "/opt/server/server.properties";
 
-    fn tree() -> (tempfile::TempDir, Host) {
-        let directory = tempfile::tempdir().unwrap();
-        let host = Host::tree(directory.path(), Default::default()).unwrap();
-        (directory, host)
-    }
-
     fn resolve(toml: &str) -> Result<Properties> {
         let renderer = Renderer::new(json!({
             "zk": "h:2181", "port": 7104, "on": true, "unset": null,
@@ -225,7 +219,7 @@ mod tests {
 
     #[test]
     fn observe_converge_observe() {
-        let (directory, host) = tree();
+        let (directory, host) = Host::temporary();
         let step =
             resolve("set = { 'a.port' = '7001', 'zk' = '{{ zk }}/titus', 'n' = '{{ port }}', 'on' = true }").unwrap();
         let found = changes(observe(&host, &step));
@@ -293,7 +287,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_edited_is_refused_and_left() {
-        let (directory, host) = tree();
+        let (directory, host) = Host::temporary();
         let step = resolve("set = { a = '1' }").unwrap();
         step.refuse(&host).unwrap();
         let real = directory.path().join(PATH.trim_start_matches('/'));
@@ -327,7 +321,7 @@ mod tests {
 
     #[test]
     fn no_secret_is_shown() {
-        let (_directory, host) = tree();
+        let (_directory, host) = Host::temporary();
         host.write(PATH, b"DB.Password = hunter2\ntoken=hunter2\ntoken=hunter2", 0o644, Owner::ROOT).unwrap();
         let step =
             resolve("set = { 'DB.Password' = 'hunter 3', 'token' = 'hunter4', 'my.secret.x' = 'hunter5' }").unwrap();
@@ -337,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_plan_goes_on_from_what_earlier_steps_will_have_written() {
-        let (_directory, host) = tree();
+        let (_directory, host) = Host::temporary();
         let step = resolve("set = { a = '1' }").unwrap();
         let planned = Planned::from([(PATH.to_owned(), b"b=2\n".to_vec())]);
         let found = changes(step.observe(&host, &planned).unwrap());

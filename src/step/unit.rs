@@ -359,15 +359,9 @@ mod tests {
         step.observe(host, &Planned::new()).unwrap()
     }
 
-    fn tree() -> (tempfile::TempDir, Host) {
-        let directory = tempfile::tempdir().unwrap();
-        let host = Host::tree(directory.path(), Default::default()).unwrap();
-        (directory, host)
-    }
-
     #[test]
     fn enabling_and_disabling_in_a_tree() {
-        let (_directory, host) = tree();
+        let (_directory, host) = Host::temporary();
         let step = unit("name = 'x.service'\nenabled = true\nactive = true", &[]).unwrap();
         assert!(matches!(in_tree(&host, &step), State::Deferred(_)));
         host.write("/lib/systemd/system/x.service", b"[Install]\nWantedBy=multi-user.target\n", 0o644, Owner::ROOT)
@@ -385,7 +379,7 @@ mod tests {
 
     #[test]
     fn a_file_in_a_masks_way_is_moved_aside() {
-        let (_directory, host) = tree();
+        let (_directory, host) = Host::temporary();
         host.write("/etc/systemd/system/x.service", b"mine", 0o644, Owner::ROOT).unwrap();
         let step = unit("name = 'x.service'\nmasked = true", &[]).unwrap();
         step.converge(&host).unwrap();
@@ -397,7 +391,7 @@ mod tests {
 
     #[test]
     fn the_table_of_the_design_decides_about_restarts() {
-        let (_directory, host) = tree();
+        let (_directory, host) = Host::temporary();
         let step = unit("name = 'x.service'\nactive = true\nrestart_on = ['f']", &[("f", "/etc/f")]).unwrap();
         host.write("/etc/f", b"one", 0o644, Owner::ROOT).unwrap();
         let written = host.entry("/etc/f").unwrap().unwrap().changed_ns;
