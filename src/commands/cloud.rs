@@ -82,13 +82,7 @@ impl Cloud {
         match answer {
             Ok(tags) => {
                 facts.sources.insert(TAGS.into(), "EC2 API DescribeTags".into());
-                if let Some(group) = tags.get(imds::GROUP_TAG) {
-                    facts
-                        .sources
-                        .insert("instance.autoscaling_group".into(), format!("instance tag {}", imds::GROUP_TAG));
-                    instance.autoscaling_group = Some(group.clone());
-                }
-                instance.tags = Some(tags);
+                instance.take_tags(Some(tags), &mut facts.sources);
                 Ok(())
             }
             Err(failure) if failure.is_without_profile() || (failure.is_denied() && !must) => {

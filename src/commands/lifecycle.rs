@@ -4,14 +4,14 @@
 //! Only runs of the boot unit and from user data tell it anything: a typo at a prompt must not cost a node.
 
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::apply::Origin;
 use super::{Prepared, verify};
 use crate::cli::{Global, Phase, Steps};
 use crate::error::{Error, Kind, Result};
 use crate::facts::aws::{Api, Failure, Lifecycle, Outcome};
-use crate::facts::{Facts, imds};
+use crate::facts::{Facts, imds, up_to};
 use crate::host::command::{self, Patience};
 use crate::host::net::Proxy;
 use crate::host::{Host, signals};
@@ -27,7 +27,7 @@ const FIRST_BEAT: Duration = Duration::from_secs(10);
 /// How often from then on, and up to so much later: a hook's timeout is not known to the instance, and one of a
 /// minute bears the loss of one heartbeat. 200 nodes that start together make 9 calls a second.
 const BEAT: Duration = Duration::from_secs(20);
-const JITTER_MS: u64 = 5_000;
+const JITTER: Duration = Duration::from_secs(5);
 
 /// At most so seldom where no hook holds the instance, or does not yet.
 const SELDOM: Duration = Duration::from_secs(300);
@@ -139,7 +139,6 @@ impl Group {
         let name = instance.and_then(|instance| instance.autoscaling_group.clone());
         let id = instance.map(|instance| instance.id.clone()).unwrap_or_default();
         let named = settings.lifecycle.hook.clone().zip(name);
-        let proxy = settings.proxy.clone();
         Group {
             hook: named.map(|(hook, group)| Lifecycle { group, hook, instance: id.clone() }),
             mark: (is_in_group(facts) && settings.on_failure.mark_unhealthy).then_some(id),
@@ -147,7 +146,7 @@ impl Group {
             left_pool: false,
             is_done: false,
             region: instance.map(|instance| instance.region.clone()).unwrap_or_default(),
-            proxy: Proxy { http: proxy.http, https: proxy.https, no_proxy: proxy.no_proxy },
+            proxy: super::proxy(settings.proxy.clone()),
             beats: None,
             told: false,
         }
@@ -331,9 +330,8 @@ impl Beats {
     fn begin(mut calls: impl Calls + Send + 'static, hook: Lifecycle) -> Result<Beats> {
         let (stop, stopped) = mpsc::channel();
         let work = move || {
-            let jitter = || Duration::from_millis(u64::from(subsecond_ms()) * JITTER_MS / 1000);
             beat(&mut calls, &hook, &mut |pause| {
-                stopped.recv_timeout(pause + jitter()) == Err(RecvTimeoutError::Timeout)
+                stopped.recv_timeout(pause + up_to(JITTER)) == Err(RecvTimeoutError::Timeout)
             });
         };
         let thread = std::thread::Builder::new().name("heartbeats".into()).spawn(work);
@@ -347,11 +345,6 @@ impl Beats {
         // A thread that has ended for another reason is as good.
         let _ = self.thread.join();
     }
-}
-
-/// Nodes that start together are not together in this.
-fn subsecond_ms() -> u32 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.subsec_millis())
 }
 
 /// Sends heartbeats while `pause` says to go on. None of them fails a run.
@@ -490,7 +483,7 @@ mod tests {
         assert_eq!(pauses(&[Ok(false); 6], 6).0, [10, 20, 40, 80, 160, 300, 300]);
         assert_eq!(pauses(&[Ok(false)], 2).0, [10, 20, 20]);
         assert_eq!(pauses(&[Err("AccessDenied"); 2], 2).0, [10, 20, 40]);
-        assert!(2 * (BEAT + Duration::from_millis(JITTER_MS)) < Duration::from_secs(60));
+        assert!(2 * (BEAT + JITTER) < Duration::from_secs(60));
     }
 
     #[test]

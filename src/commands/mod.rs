@@ -23,6 +23,8 @@ use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use serde::de::DeserializeOwned;
+
 use self::cloud::Cloud;
 use crate::cli::{Global, Phase as PhaseArgument, Steps};
 use crate::detect::{self, Detected};
@@ -32,7 +34,7 @@ use crate::host::net::Proxy;
 use crate::host::{Deadlines, Host};
 use crate::report::Report;
 use crate::role::{Role, known_names};
-use crate::settings::schema::{Timeout, Timeouts};
+use crate::settings::schema::{self, Timeout, Timeouts};
 use crate::settings::{Layer, Merged, Settings};
 use crate::several;
 use crate::step::{Phase, Step};
@@ -160,8 +162,13 @@ fn sum(first: &[Layer], below: &[Layer], above: &[Layer]) -> Merged {
     merged
 }
 
+/// A table of the settings that is needed before they are whole.
+fn part<T: DeserializeOwned + Default>(merged: &Merged, name: &str) -> T {
+    merged.table.get(name).cloned().and_then(|table| table.try_into().ok()).unwrap_or_default()
+}
+
 fn timeouts(merged: &Merged) -> Timeouts {
-    merged.table.get("timeouts").cloned().and_then(|table| table.try_into().ok()).unwrap_or_default()
+    part(merged, "timeouts")
 }
 
 fn or(timeout: Option<Timeout>, default: Duration) -> Duration {
@@ -217,20 +224,19 @@ pub fn facts(global: &Global, early: &Early, bake: bool) -> Result<Asked> {
     let mut instance = answers.instance;
     sources.extend(answers.sources);
     machine::complete(&live, &mut instance, &mut sources)?;
-    let cloud = Cloud::new(endpoint, &instance.region, proxy(&early.merged), deadline);
+    let cloud = Cloud::new(endpoint, &instance.region, proxy(part(&early.merged, "proxy")), deadline);
     let facts = Facts { schema_version, instance: Some(instance), image, sources };
     Ok(Asked { facts, user_data: answers.user_data, cloud: Some(cloud) })
 }
 
-/// The proxies, which are known before the settings are whole: those of files and flags.
-fn proxy(merged: &Merged) -> Proxy {
-    let of = |key: &str| merged.table.get("proxy")?.get(key)?.as_str().map(str::to_owned);
-    Proxy { http: of("http"), https: of("https"), no_proxy: of("no_proxy") }
+/// The proxies of the settings, as the host goes through them.
+fn proxy(set: schema::Proxy) -> Proxy {
+    Proxy { http: set.http, https: set.https, no_proxy: set.no_proxy }
 }
 
 /// Whether the settings let the EC2 API be asked for tags.
 fn may_ask_for_tags(merged: &Merged) -> bool {
-    merged.table.get("tags").and_then(|tags| tags.get("api")).and_then(toml::Value::as_bool).unwrap_or(true)
+    part::<schema::Tags>(merged, "tags").api
 }
 
 fn facts_from(path: &Path) -> Result<Facts> {
@@ -346,8 +352,7 @@ pub fn prepared(global: &Global, gathered: Gathered, host: &mut Host, steps: &St
     let settings = merged.settings()?;
     role.refuse(&settings, &facts)?;
     host.deadlines = deadlines(&merged);
-    let proxy = settings.proxy.clone();
-    host.proxy = Proxy { http: proxy.http, https: proxy.https, no_proxy: proxy.no_proxy };
+    host.proxy = proxy(settings.proxy.clone());
     let from_environment = std::env::var("DOCKER_HOST").ok().filter(|address| !address.is_empty());
     if let Some(address) = settings.docker.host.clone().or(from_environment) {
         host.docker = address;

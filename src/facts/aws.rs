@@ -247,12 +247,9 @@ fn difference(theirs: SystemTime, ours: SystemTime) -> i64 {
     }
 }
 
-/// Anything up to a bound that grows. The standard library seeds each `RandomState` anew.
+/// Anything up to a bound that grows.
 fn full_jitter(failures: u32) -> Duration {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    let bound = PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_PAUSE);
-    let random = RandomState::new().build_hasher().finish() % 1024;
-    bound * u32::try_from(random).unwrap_or(0) / 1024
+    super::up_to(PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_PAUSE))
 }
 
 #[cfg(test)]

@@ -194,12 +194,9 @@ impl Reader<'_> {
         let lifecycle_state = self.optional("lifecycle_state", lifecycle, Form::LifecycleState).await?;
 
         let tags = self.tags().await?;
-        let autoscaling_group = tags.as_ref().and_then(|tags| tags.get(GROUP_TAG).cloned());
-        let source = if autoscaling_group.is_some() { "" } else { "there is no " };
-        self.sources.insert("instance.autoscaling_group".into(), format!("{source}instance tag {GROUP_TAG}"));
         let user_data = self.client.optional("user-data").await?.filter(|bytes| !bytes.is_empty());
 
-        let instance = Instance {
+        let mut instance = Instance {
             id,
             instance_type,
             zone,
@@ -211,11 +208,10 @@ impl Reader<'_> {
             account_id,
             reservation_id,
             ami_id,
-            tags,
-            autoscaling_group,
             lifecycle_state,
             ..Instance::default()
         };
+        instance.take_tags(tags, &mut self.sources);
         Ok(Answers { instance, sources: self.sources, user_data })
     }
 

@@ -6,6 +6,7 @@ pub mod machine;
 pub mod sample;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
@@ -136,6 +137,16 @@ impl Instance {
     }
 }
 
+impl Instance {
+    /// Takes its tags, and what they tell of it.
+    pub fn take_tags(&mut self, tags: Option<BTreeMap<String, String>>, sources: &mut BTreeMap<String, String>) {
+        self.autoscaling_group = tags.as_ref().and_then(|tags| tags.get(imds::GROUP_TAG).cloned());
+        let source = if self.autoscaling_group.is_some() { "" } else { "there is no " };
+        sources.insert("instance.autoscaling_group".into(), format!("{source}instance tag {}", imds::GROUP_TAG));
+        self.tags = tags;
+    }
+}
+
 /// Network numbers of an instance type, of its default network card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -163,6 +174,14 @@ pub struct Image {
     pub architecture: String,
     /// The running kernel's release.
     pub kernel: String,
+}
+
+/// Anything up to a bound, so that nodes which start together do not ask together. The standard library seeds each
+/// `RandomState` anew.
+pub(crate) fn up_to(bound: Duration) -> Duration {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    let random = RandomState::new().build_hasher().finish() % 1024;
+    bound * u32::try_from(random).unwrap_or(0) / 1024
 }
 
 /// Plain blocking code asks over the network with a runtime of its own.

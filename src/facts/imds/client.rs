@@ -1,7 +1,6 @@
 //! The conversation with the metadata service: tokens, patience, limits.
 
 use std::cell::RefCell;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, Instant, SystemTime};
 
 use reqwest::header::{HeaderValue, LOCATION};
@@ -10,6 +9,7 @@ use reqwest::{Response, StatusCode, redirect};
 use super::endpoint::Endpoint;
 use super::value::refuse;
 use crate::error::{Error, Kind, Result};
+use crate::facts::up_to;
 
 /// What an item may measure, bytes. User data, the largest, has 16 KiB.
 const BODY_LIMIT: usize = 64 * 1024;
@@ -258,11 +258,9 @@ fn redirected(item: &str, status: StatusCode, location: Option<HeaderValue>) -> 
         .fix("look for a proxy or another service at the metadata service's address")
 }
 
-/// Between a half and the whole of the pause, so that instances started together do
-/// not ask together. The standard library seeds each `RandomState` anew.
+/// Between a half and the whole of the pause.
 fn jittered(pause: Duration) -> Duration {
-    let random = RandomState::new().build_hasher().finish() % 1024;
-    pause / 2 + pause * u32::try_from(random).unwrap_or(0) / 2048
+    pause / 2 + up_to(pause / 2)
 }
 
 #[cfg(test)]
