@@ -6,16 +6,15 @@
 pub mod account;
 mod judge;
 
-use std::io::{self, BufRead, BufReader, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::io::{self, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 pub use self::judge::Keys;
 
 use self::account::Account;
+use super::door::{Door, read_request};
 use super::sigv4::{Request, decoded};
 
 /// What goes wrong; several can at once.
@@ -51,7 +50,7 @@ pub enum Fault {
 #[derive(Debug, Clone)]
 pub struct Aws {
     shared: Arc<Shared>,
-    _door: Arc<Door>,
+    door: Arc<Door>,
 }
 
 impl Aws {
@@ -60,24 +59,9 @@ impl Aws {
         let state = State { region: region.to_owned(), account, keys: vec![keys.clone()], ..State::default() };
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared { address, state: Mutex::new(state), changed: Condvar::new() });
-        // The listening socket under another name, for that can be shut down while a thread accepts.
-        let socket = TcpStream::from(OwnedFd::from(listener.try_clone().unwrap()));
-        let door = Door { socket, shared: Arc::clone(&shared) };
-        let serving = Arc::clone(&shared);
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                let Ok(stream) = stream else { break };
-                let serving = Arc::clone(&serving);
-                thread::spawn(move || {
-                    if serving.admit(&stream) {
-                        // An error here is the client that went away.
-                        let _ = serving.converse(&stream);
-                        let _ = stream.shutdown(Shutdown::Both);
-                    }
-                });
-            }
-        });
-        Aws { shared, _door: Arc::new(door) }
+        let (serving, ending) = (Arc::clone(&shared), Arc::clone(&shared));
+        let door = Door::open(listener, move |stream| serving.converse(stream), move || ending.close());
+        Aws { shared, door: Arc::new(door) }
     }
 
     /// Serves the sample instance's account on loopback, on a port of its own.
@@ -124,26 +108,7 @@ impl Aws {
 
     /// How many connections there were.
     pub fn connections(&self) -> usize {
-        self.shared.state().streams.len()
-    }
-}
-
-/// Ends the threads when the last handle is dropped.
-#[derive(Debug)]
-struct Door {
-    socket: TcpStream,
-    shared: Arc<Shared>,
-}
-
-impl Drop for Door {
-    fn drop(&mut self) {
-        let _ = self.socket.shutdown(Shutdown::Both);
-        let mut state = self.shared.state();
-        state.closed = true;
-        for stream in &state.streams {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-        self.shared.changed.notify_all();
+        self.door.connections()
     }
 }
 
@@ -161,7 +126,6 @@ struct State {
     keys: Vec<Keys>,
     faults: Vec<Fault>,
     requests: Vec<String>,
-    streams: Vec<TcpStream>,
     /// Requests that are being answered, and the most of them.
     open: usize,
     most: usize,
@@ -183,11 +147,10 @@ impl Shared {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Keeps a connection in mind, to end it with the service.
-    fn admit(&self, stream: &TcpStream) -> bool {
-        let mut state = self.state();
-        state.streams.push(stream.try_clone().unwrap());
-        !state.closed
+    /// Ends what waits.
+    fn close(&self) {
+        self.state().closed = true;
+        self.changed.notify_all();
     }
 
     /// Answers one request after another until one of both goes.
@@ -304,25 +267,4 @@ fn parameters(request: &Request) -> Vec<(String, String)> {
     let body = String::from_utf8_lossy(&request.body);
     let pairs = body.split('&').filter(|pair| !pair.is_empty());
     pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(n, v)| (text(n), text(v))).collect()
-}
-
-/// The next request; `None` when the client has hung up.
-fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
-    let mut line = String::new();
-    if reader.read_line(&mut line)? == 0 {
-        return Ok(None);
-    }
-    let mut words = line.split_whitespace().map(str::to_owned);
-    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let mut request = Request { method, target, ..Request::default() };
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line)?;
-        let Some((name, value)) = line.trim_end().split_once(':') else { break };
-        request.headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
-    }
-    let length = request.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
-    request.body = vec![0; length];
-    reader.read_exact(&mut request.body)?;
-    Ok(Some(request))
 }

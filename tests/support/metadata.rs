@@ -4,12 +4,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, BufReader, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::io::{self, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread;
 use std::time::Duration;
+
+use super::door::{Door, read_request};
+use super::sigv4::{Request, decoded};
 
 /// What is served: `meta-data/instance-id`, `user-data`, … below `latest/`.
 ///
@@ -77,7 +78,7 @@ pub fn sample() -> Items {
 #[derive(Debug, Clone)]
 pub struct Metadata {
     shared: Arc<Shared>,
-    _door: Arc<Door>,
+    door: Arc<Door>,
 }
 
 impl Metadata {
@@ -85,24 +86,9 @@ impl Metadata {
     pub fn serve(listener: TcpListener, items: Items) -> Metadata {
         let shared = Arc::new(Shared { address: listener.local_addr().unwrap(), ..Shared::default() });
         shared.state().items = items.into_iter().map(|(path, value)| (path, Some(value))).collect();
-        // The listening socket under another name, for that can be shut down while a thread accepts.
-        let socket = TcpStream::from(OwnedFd::from(listener.try_clone().unwrap()));
-        let door = Door { socket, shared: Arc::clone(&shared) };
-        let serving = Arc::clone(&shared);
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                let Ok(stream) = stream else { break };
-                let serving = Arc::clone(&serving);
-                thread::spawn(move || {
-                    if serving.admit(&stream) {
-                        // An error here is the client that went away.
-                        let _ = serving.converse(&stream);
-                        let _ = stream.shutdown(Shutdown::Both);
-                    }
-                });
-            }
-        });
-        Metadata { shared, _door: Arc::new(door) }
+        let (serving, ending) = (Arc::clone(&shared), Arc::clone(&shared));
+        let door = Door::open(listener, move |stream| serving.converse(stream), move || ending.close());
+        Metadata { shared, door: Arc::new(door) }
     }
 
     /// Serves these items on loopback, on a port of its own.
@@ -138,26 +124,7 @@ impl Metadata {
 
     /// How many connections there were.
     pub fn connections(&self) -> usize {
-        self.shared.state().streams.len()
-    }
-}
-
-/// Ends the threads when the last handle is dropped.
-#[derive(Debug)]
-struct Door {
-    socket: TcpStream,
-    shared: Arc<Shared>,
-}
-
-impl Drop for Door {
-    fn drop(&mut self) {
-        let _ = self.socket.shutdown(Shutdown::Both);
-        let mut state = self.shared.state();
-        state.closed = true;
-        for stream in &state.streams {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-        self.shared.changed.notify_all();
+        self.door.connections()
     }
 }
 
@@ -179,17 +146,9 @@ struct State {
     items: BTreeMap<String, Option<Vec<u8>>>,
     faults: Vec<Fault>,
     requests: Vec<String>,
-    streams: Vec<TcpStream>,
     /// How often each token was used; the n-th is called `token-n`.
     tokens: Vec<u32>,
     closed: bool,
-}
-
-struct Request {
-    method: String,
-    path: String,
-    /// Names in lower case.
-    headers: BTreeMap<String, String>,
 }
 
 #[derive(Default)]
@@ -207,11 +166,10 @@ impl Shared {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Keeps a connection in mind, to end it with the service.
-    fn admit(&self, stream: &TcpStream) -> bool {
-        let mut state = self.state();
-        state.streams.push(stream.try_clone().unwrap());
-        !state.closed
+    /// Ends what waits.
+    fn close(&self) {
+        self.state().closed = true;
+        self.changed.notify_all();
     }
 
     /// Answers one request after another until one of both goes.
@@ -219,7 +177,7 @@ impl Shared {
         stream.set_nodelay(true)?;
         let mut reader = BufReader::new(stream);
         while let Some(request) = read_request(&mut reader)? {
-            self.state().requests.push(format!("{} {}", request.method, request.path));
+            self.state().requests.push(format!("{} {}", request.method, request.target));
             let hung = |state: &mut State| !state.closed && state.has(|fault| matches!(fault, Fault::Hang));
             drop(self.changed.wait_while(self.state(), hung).unwrap_or_else(|p| p.into_inner()));
             let reply = self.state().answer(&request);
@@ -292,14 +250,14 @@ impl State {
     }
 
     fn new_token(&mut self, request: &Request) -> Reply {
-        if request.path != "/latest/api/token" {
+        if request.target != "/latest/api/token" {
             return page("404 Not Found");
         }
         // EC2 gives no token to what came through a proxy.
-        if request.headers.contains_key("x-forwarded-for") {
+        if request.header("x-forwarded-for").is_some() {
             return page("403 Forbidden");
         }
-        let ttl = request.headers.get("x-aws-ec2-metadata-token-ttl-seconds").and_then(|ttl| ttl.parse::<u32>().ok());
+        let ttl = request.header("x-aws-ec2-metadata-token-ttl-seconds").and_then(|ttl| ttl.parse::<u32>().ok());
         if !ttl.is_some_and(|ttl| (1..=21600).contains(&ttl)) {
             return page("400 Bad Request");
         }
@@ -311,7 +269,8 @@ impl State {
         if !self.authorized(request) {
             return page("401 Unauthorized");
         }
-        let path = percent_decoded(request.path.strip_prefix("/latest/").unwrap_or_default());
+        let path = decoded(request.target.strip_prefix("/latest/").unwrap_or_default());
+        let path = String::from_utf8_lossy(&path);
         let path = path.trim_end_matches('/');
         for fault in &self.faults {
             let body = match fault {
@@ -337,7 +296,7 @@ impl State {
         if self.has(|fault| matches!(fault, Fault::V1Only)) {
             return true;
         }
-        let number = request.headers.get("x-aws-ec2-metadata-token").and_then(|token| token.strip_prefix("token-"));
+        let number = request.header("x-aws-ec2-metadata-token").and_then(|token| token.strip_prefix("token-"));
         let index = number.and_then(|number| number.parse::<usize>().ok()?.checked_sub(1));
         let Some(uses) = index.and_then(|index| self.tokens.get_mut(index)) else {
             return false;
@@ -395,33 +354,4 @@ fn page(status: &'static str) -> Reply {
          <head>\n  <title>{status}</title>\n </head>\n <body>\n  <h1>{status}</h1>\n </body>\n</html>\n"
     );
     Reply { status, headers: "Content-Type: text/html\r\n".into(), body: body.into_bytes(), ..Reply::default() }
-}
-
-/// The next request; `None` when the client has hung up.
-fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
-    let mut line = String::new();
-    if reader.read_line(&mut line)? == 0 {
-        return Ok(None);
-    }
-    let mut words = line.split_whitespace().map(str::to_owned);
-    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let mut headers = BTreeMap::new();
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line)?;
-        let Some((name, value)) = line.trim_end().split_once(':') else { break };
-        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
-    }
-    Ok(Some(Request { method, path, headers }))
-}
-
-fn percent_decoded(path: &str) -> String {
-    let mut parts = path.split('%');
-    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
-    for part in parts {
-        let (code, rest) = part.split_at(2);
-        bytes.push(u8::from_str_radix(code, 16).unwrap());
-        bytes.extend_from_slice(rest.as_bytes());
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }

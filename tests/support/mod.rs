@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "not every ring uses all of it")]
 
 pub mod aws;
+pub mod door;
 pub mod environment_file;
 pub mod metadata;
 pub mod root;

@@ -1,0 +1,109 @@
+//! A listener whose connections are served on threads of their own, one request of HTTP/1.1 after another.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+use std::fmt;
+use std::io::{self, BufRead};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+
+use super::sigv4::Request;
+
+/// Whoever comes is served, until this is dropped.
+pub struct Door {
+    socket: TcpStream,
+    streams: Arc<Mutex<Streams>>,
+    end: Box<dyn Fn() + Send + Sync>,
+}
+
+#[derive(Default)]
+struct Streams {
+    all: Vec<TcpStream>,
+    closed: bool,
+}
+
+impl Door {
+    /// `converse` serves a connection to its end; `end` wakes those that wait in it, when this is dropped.
+    pub fn open(
+        listener: TcpListener,
+        converse: impl Fn(&TcpStream) -> io::Result<()> + Send + Sync + 'static,
+        end: impl Fn() + Send + Sync + 'static,
+    ) -> Door {
+        // The listening socket under another name, for that can be shut down while a thread accepts.
+        let socket = TcpStream::from(OwnedFd::from(listener.try_clone().unwrap()));
+        let streams = Arc::<Mutex<Streams>>::default();
+        let (admitted, converse) = (Arc::clone(&streams), Arc::new(converse));
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(stream) = stream else { break };
+                let (admitted, converse) = (Arc::clone(&admitted), Arc::clone(&converse));
+                thread::spawn(move || {
+                    if admit(&admitted, &stream) {
+                        // An error here is the client that went away.
+                        let _ = converse(&stream);
+                        let _ = stream.shutdown(Shutdown::Both);
+                    }
+                });
+            }
+        });
+        Door { socket, streams, end: Box::new(end) }
+    }
+
+    /// How many connections there were.
+    pub fn connections(&self) -> usize {
+        lock(&self.streams).all.len()
+    }
+}
+
+impl fmt::Debug for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Door({:?})", self.socket)
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        let _ = self.socket.shutdown(Shutdown::Both);
+        let mut streams = lock(&self.streams);
+        streams.closed = true;
+        for stream in &streams.all {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        drop(streams);
+        (self.end)();
+    }
+}
+
+fn lock(streams: &Mutex<Streams>) -> MutexGuard<'_, Streams> {
+    streams.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Keeps a connection in mind, to end it with the service.
+fn admit(streams: &Mutex<Streams>, stream: &TcpStream) -> bool {
+    let mut streams = lock(streams);
+    streams.all.push(stream.try_clone().unwrap());
+    !streams.closed
+}
+
+/// The next request; `None` when the client has hung up.
+pub fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
+    let mut line = String::new();
+    if reader.read_line(&mut line)? == 0 {
+        return Ok(None);
+    }
+    let mut words = line.split_whitespace().map(str::to_owned);
+    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let mut request = Request { method, target, ..Request::default() };
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        request.headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+    }
+    let length = request.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    request.body = vec![0; length];
+    reader.read_exact(&mut request.body)?;
+    Ok(Some(request))
+}
