@@ -16,7 +16,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use support::root::{Root, run};
+use support::root::{Root, on_fixture, run};
 
 /// What a role makes of a fixture: the files of tests/golden by their names.
 type Golden = BTreeMap<String, String>;
@@ -71,15 +71,7 @@ fn check(name: &str) {
 
 fn render(directory: &Path, role: &str) -> Golden {
     let root = Root::empty();
-    let mut arguments = vec!["--role".to_owned(), role.to_owned()];
-    match directory.join("facts.json") {
-        facts if facts.exists() => arguments.extend(["--facts".into(), facts.display().to_string()]),
-        _ => arguments.push("--sample".into()),
-    }
-    let settings = directory.join("settings.toml");
-    if settings.exists() {
-        arguments.extend(["--config".into(), settings.display().to_string()]);
-    }
+    let arguments = on_fixture(directory, role);
     let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = root.run(&arguments);
     if outcome.code != 0 {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use support::metadata::{Metadata, sample};
-use support::root::{Look, Root, assert_same, run};
+use support::root::{Look, Root, assert_same, on_fixture, run};
 
 const ROLES: &str = "/etc/titus-bootstrap/roles";
 
@@ -183,15 +183,8 @@ fn every_name_of(fixture_name: &str) {
     let directory = fixture(fixture_name);
     let mut asked = 0;
     for role in ["agent", "gateway", "master", "prereqs"] {
-        let mut arguments = vec!["--role".to_owned(), role.to_owned(), "--json".into()];
-        match directory.join("facts.json") {
-            facts if facts.exists() => arguments.extend(["--facts".into(), facts.display().to_string()]),
-            _ => arguments.push("--sample".into()),
-        }
-        let settings = directory.join("settings.toml");
-        if settings.exists() {
-            arguments.extend(["--config".into(), settings.display().to_string()]);
-        }
+        let mut arguments = on_fixture(&directory, role);
+        arguments.push("--json".into());
         let root = Root::empty();
         let mut names: BTreeSet<(String, String, String)> = BTreeSet::new();
         let mut left = vec![directory.join(role)];

@@ -99,6 +99,20 @@ pub fn run(arguments: &[&str]) -> Outcome {
     outcome(program().args(arguments))
 }
 
+/// The arguments that render a role on a fixture of tests/golden/: its facts and settings.
+pub fn on_fixture(directory: &Path, role: &str) -> Vec<String> {
+    let mut arguments = vec!["--role".to_owned(), role.to_owned()];
+    match directory.join("facts.json") {
+        facts if facts.exists() => arguments.extend(["--facts".into(), facts.display().to_string()]),
+        _ => arguments.push("--sample".into()),
+    }
+    let settings = directory.join("settings.toml");
+    if settings.exists() {
+        arguments.extend(["--config".into(), settings.display().to_string()]);
+    }
+    arguments
+}
+
 /// A temporary root.
 #[derive(Debug)]
 pub struct Root {
