@@ -18,7 +18,7 @@ pub fn observe(host: &Host, steps: &[Step], report: &mut Report, reporter: &Repo
     for (n, step) in steps.iter().enumerate() {
         let state = step.observe(host, &planned).map_err(|error| at(error, report, n, steps))?;
         if matches!(state, State::Changes(_)) {
-            planned.extend(step.planned(host, &planned).map_err(|error| at(error, report, n, steps))?);
+            planned.extend(step.work().planned(host, &planned).map_err(|error| at(error, report, n, steps))?);
         }
         record(report, reporter, step, &state, false);
     }
@@ -97,7 +97,7 @@ fn converge_step(
     journal.event(host, "started", Some(&step.id), &lines)?;
     failpoint();
     tracing::debug!(step = %step.id, "converging");
-    step.converge(host)?;
+    step.work().converge(host)?;
     failpoint();
     let after = step.observe(host, &nothing)?;
     match &after {
@@ -127,12 +127,7 @@ fn converge_step(
 /// When they cannot be asked.
 pub fn ask(host: &Host, steps: &[Step]) -> Result<()> {
     for step in steps {
-        match &step.kind {
-            step::Kind::Unit(unit) if unit.is_asked_for() => host.watch_units([unit.name.as_str()].into_iter()),
-            step::Kind::Package(packages) => host.watch_packages(packages.names()),
-            step::Kind::Deb(_) => host.watch_packages(step::deb_record::packages(host)?.iter().map(String::as_str)),
-            _ => {}
-        }
+        step.work().ask(host)?;
     }
     if host.is_live() {
         host.ask_for_units()?;
@@ -146,7 +141,7 @@ pub fn ask(host: &Host, steps: &[Step]) -> Result<()> {
 /// # Errors
 /// The first refusal.
 pub fn refuse(host: &Host, role: &str, steps: &[Step]) -> Result<()> {
-    steps.iter().try_for_each(|step| step.refuse(host).map_err(|error| error.at(format!("{role}: {}", step.id))))
+    steps.iter().try_for_each(|step| step.work().refuse(host).map_err(|error| error.at(format!("{role}: {}", step.id))))
 }
 
 /// Begins a run, under its lock: removes what a killed one left beside files that steps, or we, write. Then
@@ -156,7 +151,7 @@ pub fn refuse(host: &Host, role: &str, steps: &[Step]) -> Result<()> {
 /// When the system refuses.
 pub fn begin(host: &Host, steps: &[Step]) -> Result<()> {
     let own = ["/run/titus-bootstrap/x", journal::JOURNAL, journal::LAST_LOG, SAVED].map(str::to_owned);
-    let paths: Vec<String> = steps.iter().flat_map(Step::paths).chain(own).collect();
+    let paths: Vec<String> = steps.iter().flat_map(|step| step.work().paths()).chain(own).collect();
     host.sweep(paths.iter().map(String::as_str))?;
     if !host.is_live() {
         return Ok(());

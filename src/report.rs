@@ -109,7 +109,7 @@ impl StepReport {
         let hidden = |change: Change| Change { line: masked(&change.line), diff: change.diff.as_deref().map(masked) };
         StepReport {
             id: step.id.clone(),
-            kind: step.kind_name(),
+            kind: step.kind.name(),
             state: name,
             changes: changes.into_iter().map(hidden).collect(),
             note: note.as_deref().map(masked),
@@ -118,7 +118,7 @@ impl StepReport {
 
     /// Of a failure.
     pub fn failed(step: &Step, error: &Error) -> StepReport {
-        let (id, kind) = (step.id.clone(), step.kind_name());
+        let (id, kind) = (step.id.clone(), step.kind.name());
         StepReport { id, kind, state: "failed", changes: Vec::new(), note: Some(masked(&error.what)) }
     }
 }

@@ -324,7 +324,7 @@ impl Role {
                 }
             }
             let step = raw.resolve(renderer, &files).map_err(at)?;
-            if let Some(path) = step.file() {
+            if let Some(path) = step.work().file() {
                 files.insert(step.id.clone(), path.to_owned());
             }
             if phases.contains(&phase) {

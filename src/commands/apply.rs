@@ -267,7 +267,7 @@ fn notice_of_next_boot(
     prepared: &Prepared,
     steps: &[Step],
 ) -> Result<Option<String>> {
-    let is_ready = |step: &Step| step.file() == Some(READY);
+    let is_ready = |step: &Step| step.work().file() == Some(READY);
     if !host.is_live() || arguments.at_boot || !steps.iter().any(is_ready) {
         return Ok(None);
     }

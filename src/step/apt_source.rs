@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::{Change, Claim, State, hex};
+use super::{Change, Claim, Planned, State, Work, hex};
 use crate::error::{Error, Result};
 use crate::host::apt::{self, OUR_SOURCES as OURS, SOURCE_PARTS as SOURCES};
 use crate::host::fs::Owner;
@@ -96,14 +96,6 @@ fn text_of(source: &AptSource, keyring: &str, key: &[u8]) -> String {
 }
 
 impl AptSources {
-    pub(super) fn claims(&self) -> Vec<Claim> {
-        let words = |source: &AptSource| {
-            let parts = [&source.uris[..], &source.suites[..], &source.components[..]].concat();
-            masked(&format!("{}, key {}", parts.join(" "), serde_json::json!(source.key)))
-        };
-        self.sources.iter().map(|source| Claim::new(format!("the apt source {}", source.name), words(source))).collect()
-    }
-
     /// Takes in the sources of another role: what one step wants, another would remove as surplus.
     pub fn join(&mut self, others: &AptSources) {
         for source in &others.sources {
@@ -111,10 +103,6 @@ impl AptSources {
                 self.sources.push(source.clone());
             }
         }
-    }
-
-    pub(super) fn paths(&self) -> Vec<String> {
-        self.sources.iter().flat_map(|source| <[String; 2]>::from(paths(&source.name))).collect()
     }
 
     /// Ours that the settings no longer have.
@@ -150,24 +138,6 @@ impl AptSources {
             return Ok(false);
         }
         Ok(host.read(&file)?.as_deref() == Some(text_of(source, &keyring, &key).as_bytes()))
-    }
-
-    pub(super) fn observe(&self, host: &Host) -> Result<State> {
-        let mut changes = Vec::new();
-        for source in &self.sources {
-            if !host.is_live() {
-                return Ok(State::Deferred("sources of packages and their keys are not fetched below --root".into()));
-            }
-            if !self.in_sync(host, source)? {
-                changes.push(Change::new(format!(
-                    "write {} ({})",
-                    paths(&source.name).0,
-                    crate::secrets::masked(&source.uris.join(" "))
-                )));
-            }
-        }
-        changes.extend(self.surplus(host)?.into_iter().map(|path| Change::new(format!("remove {path}"))));
-        Ok(State::from_changes(changes))
     }
 
     /// The sources as they will stand in /etc/apt. A key is downloaded where it lacks, and
@@ -225,8 +195,40 @@ impl AptSources {
         }
         Ok(binary)
     }
+}
 
-    pub(super) fn converge(&self, host: &Host) -> Result<()> {
+impl Work for AptSources {
+    fn claims(&self) -> Vec<Claim> {
+        let words = |source: &AptSource| {
+            let parts = [&source.uris[..], &source.suites[..], &source.components[..]].concat();
+            masked(&format!("{}, key {}", parts.join(" "), serde_json::json!(source.key)))
+        };
+        self.sources.iter().map(|source| Claim::new(format!("the apt source {}", source.name), words(source))).collect()
+    }
+
+    fn paths(&self) -> Vec<String> {
+        self.sources.iter().flat_map(|source| <[String; 2]>::from(paths(&source.name))).collect()
+    }
+
+    fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {
+        let mut changes = Vec::new();
+        for source in &self.sources {
+            if !host.is_live() {
+                return Ok(State::Deferred("sources of packages and their keys are not fetched below --root".into()));
+            }
+            if !self.in_sync(host, source)? {
+                changes.push(Change::new(format!(
+                    "write {} ({})",
+                    paths(&source.name).0,
+                    crate::secrets::masked(&source.uris.join(" "))
+                )));
+            }
+        }
+        changes.extend(self.surplus(host)?.into_iter().map(|path| Change::new(format!("remove {path}"))));
+        Ok(State::from_changes(changes))
+    }
+
+    fn converge(&self, host: &Host) -> Result<()> {
         for path in self.surplus(host)? {
             host.remove(&path)?;
         }

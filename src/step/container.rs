@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::file::{checked_path, diff};
 use super::wait::{self, Wait};
-use super::{Change, Planned, State, ensemble, hex};
+use super::{Change, Planned, State, Work, ensemble, hex};
 use crate::error::{Error, Kind, Result};
 use crate::host::docker::{Container as Found, Engine, Port, Specification};
 use crate::host::look::EntryKind;
@@ -273,23 +273,6 @@ impl Container {
         }))
     }
 
-    /// Refuses what stands in the way, before anything is changed.
-    ///
-    /// # Errors
-    /// When a container of someone else's has the name, or a process a port.
-    pub(super) fn refuse(&self, host: &Host) -> Result<()> {
-        self.ensemble.iter().try_for_each(|ensemble| ensemble.refuse_numbers(host))?;
-        let found = match host.engine() {
-            Ok(engine) => engine.container(&self.name)?.or(engine.container(&self.old_name())?),
-            Err(_) => None,
-        };
-        match found {
-            Some(found) if !is_ours(&found) => self.refuse_foreign(host, &found)?,
-            _ => {}
-        }
-        if self.may_have_its_ports(host)? { Ok(()) } else { self.refuse_taken_ports(host) }
-    }
-
     fn refuse_foreign(&self, host: &Host, found: &Found) -> Result<()> {
         if !self.adopt {
             let name = &self.name;
@@ -332,87 +315,6 @@ impl Container {
         writable.filter_map(|bind| split_bind(bind)).filter(|(to, inside)| {
             !found.mounts.iter().any(|(source, destination)| source == to && destination == inside)
         })
-    }
-
-    pub(super) fn observe(&self, host: &Host, planned: &Planned) -> Result<State> {
-        let name = &self.name;
-        if !host.is_live() {
-            return Ok(State::Deferred(format!("not run below --root: {}", self.as_command())));
-        }
-        let engine = match host.engine() {
-            Ok(engine) => engine,
-            Err(answer) => return Ok(State::Blocked(answer)),
-        };
-        let wanted = self.wanted(host, planned)?;
-        let old = engine.container(&self.old_name())?;
-        let Some(found) = engine.container(name)? else {
-            if old.is_none() && engine.image(&self.made_of.image)?.is_none() {
-                return Ok(State::Blocked(format!("image {} is not there yet", self.made_of.image)));
-            }
-            let what = if old.is_some() { "put back, and replace if needed," } else { "create and start" };
-            return Ok(State::from_changes(vec![Change {
-                line: format!("{what} the container {name}"),
-                diff: Some(self.as_command()),
-            }]));
-        };
-        let mut changes = Vec::new();
-        if !is_ours(&found) {
-            self.refuse_foreign(host, &found)?;
-            changes.push(Change::new(format!(
-                "replace the container {name}, which titus-bootstrap did not make (its data are copied to the host)"
-            )));
-        } else if let Some(change) = self.differences(engine, &found, &wanted)? {
-            changes.push(change);
-        } else if !found.is_running() {
-            changes.push(Change::new(format!("start the container {name} (it is {})", found.told())));
-        }
-        if old.is_some() {
-            changes.push(Change::new(format!("remove the container {}, which an earlier run left", self.old_name())));
-        }
-        Ok(State::from_changes(changes))
-    }
-
-    pub(super) fn converge(&self, host: &Host) -> Result<()> {
-        let engine = host.engine().map_err(Error::failed)?;
-        let wanted = self.wanted(host, &Planned::new())?;
-        let mut current = engine.container(&self.name)?;
-        if let Some(old) = engine.container(&self.old_name())? {
-            // A run was killed on its way. The new one is taken up if it is still what is wanted.
-            match current {
-                Some(new) if is_ours(&new) && self.differences(engine, &new, &wanted)?.is_none() => {
-                    return self.change_over(host, engine, &old, &new);
-                }
-                Some(new) if is_ours(&new) => engine.remove(&new.id, true)?,
-                Some(other) => return self.refuse_foreign_beside(&other),
-                None => {}
-            }
-            engine.rename(&old.id, &self.name)?;
-            current = engine.container(&self.name)?;
-        }
-        match current {
-            None => {
-                if let Some(ensemble) = &self.ensemble {
-                    ensemble.wait_for_turn(host, false)?;
-                }
-                let id = self.create(engine, &wanted)?;
-                self.start(host, engine, &id)
-            }
-            Some(found) if is_ours(&found) && self.differences(engine, &found, &wanted)?.is_none() => {
-                if found.status == "restarting" {
-                    engine.stop(&found.id)?;
-                }
-                if found.is_running() { Ok(()) } else { self.start(host, engine, &found.id) }
-            }
-            Some(found) => {
-                if !is_ours(&found) {
-                    self.refuse_foreign(host, &found)?;
-                }
-                engine.rename(&found.id, &self.old_name())?;
-                let new = self.create(engine, &wanted).map_err(|error| self.rename_back(engine, &found, error))?;
-                let new = Found { id: new, status: "created".into(), ..Found::default() };
-                self.change_over(host, engine, &found, &new)
-            }
-        }
     }
 
     fn refuse_foreign_beside(&self, other: &Found) -> Result<()> {
@@ -541,6 +443,113 @@ impl Container {
                 "mend its settings or what it needs, and run titus-bootstrap again; docker logs {} has more",
                 self.name
             ))
+    }
+}
+
+impl Work for Container {
+    /// Refuses what stands in the way, before anything is changed.
+    ///
+    /// # Errors
+    /// When a container of someone else's has the name, or a process a port.
+    fn refuse(&self, host: &Host) -> Result<()> {
+        if !host.is_live() {
+            return Ok(());
+        }
+        self.ensemble.iter().try_for_each(|ensemble| ensemble.refuse_numbers(host))?;
+        let found = match host.engine() {
+            Ok(engine) => engine.container(&self.name)?.or(engine.container(&self.old_name())?),
+            Err(_) => None,
+        };
+        match found {
+            Some(found) if !is_ours(&found) => self.refuse_foreign(host, &found)?,
+            _ => {}
+        }
+        if self.may_have_its_ports(host)? { Ok(()) } else { self.refuse_taken_ports(host) }
+    }
+
+    fn observe(&self, host: &Host, planned: &Planned) -> Result<State> {
+        let name = &self.name;
+        if !host.is_live() {
+            return Ok(State::Deferred(format!("not run below --root: {}", self.as_command())));
+        }
+        let engine = match host.engine() {
+            Ok(engine) => engine,
+            Err(answer) => return Ok(State::Blocked(answer)),
+        };
+        let wanted = self.wanted(host, planned)?;
+        let old = engine.container(&self.old_name())?;
+        let Some(found) = engine.container(name)? else {
+            if old.is_none() && engine.image(&self.made_of.image)?.is_none() {
+                return Ok(State::Blocked(format!("image {} is not there yet", self.made_of.image)));
+            }
+            let what = if old.is_some() { "put back, and replace if needed," } else { "create and start" };
+            return Ok(State::from_changes(vec![Change {
+                line: format!("{what} the container {name}"),
+                diff: Some(self.as_command()),
+            }]));
+        };
+        let mut changes = Vec::new();
+        if !is_ours(&found) {
+            self.refuse_foreign(host, &found)?;
+            changes.push(Change::new(format!(
+                "replace the container {name}, which titus-bootstrap did not make (its data are copied to the host)"
+            )));
+        } else if let Some(change) = self.differences(engine, &found, &wanted)? {
+            changes.push(change);
+        } else if !found.is_running() {
+            changes.push(Change::new(format!("start the container {name} (it is {})", found.told())));
+        }
+        if old.is_some() {
+            changes.push(Change::new(format!("remove the container {}, which an earlier run left", self.old_name())));
+        }
+        Ok(State::from_changes(changes))
+    }
+
+    fn converge(&self, host: &Host) -> Result<()> {
+        let engine = host.engine().map_err(Error::failed)?;
+        let wanted = self.wanted(host, &Planned::new())?;
+        let mut current = engine.container(&self.name)?;
+        if let Some(old) = engine.container(&self.old_name())? {
+            // A run was killed on its way. The new one is taken up if it is still what is wanted.
+            match current {
+                Some(new) if is_ours(&new) && self.differences(engine, &new, &wanted)?.is_none() => {
+                    return self.change_over(host, engine, &old, &new);
+                }
+                Some(new) if is_ours(&new) => engine.remove(&new.id, true)?,
+                Some(other) => return self.refuse_foreign_beside(&other),
+                None => {}
+            }
+            engine.rename(&old.id, &self.name)?;
+            current = engine.container(&self.name)?;
+        }
+        match current {
+            None => {
+                if let Some(ensemble) = &self.ensemble {
+                    ensemble.wait_for_turn(host, false)?;
+                }
+                let id = self.create(engine, &wanted)?;
+                self.start(host, engine, &id)
+            }
+            Some(found) if is_ours(&found) && self.differences(engine, &found, &wanted)?.is_none() => {
+                if found.status == "restarting" {
+                    engine.stop(&found.id)?;
+                }
+                if found.is_running() { Ok(()) } else { self.start(host, engine, &found.id) }
+            }
+            Some(found) => {
+                if !is_ours(&found) {
+                    self.refuse_foreign(host, &found)?;
+                }
+                engine.rename(&found.id, &self.old_name())?;
+                let new = self.create(engine, &wanted).map_err(|error| self.rename_back(engine, &found, error))?;
+                let new = Found { id: new, status: "created".into(), ..Found::default() };
+                self.change_over(host, engine, &found, &new)
+            }
+        }
+    }
+
+    fn put_off(&mut self) -> bool {
+        true
     }
 }
 

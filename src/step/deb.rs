@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::deb_record::{self, File, Record, records};
 use super::file::checked_path;
-use super::{Change, Kind, State, Step};
+use super::{Change, Kind, Planned, State, Step, Work};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::host::Host;
 use crate::host::cache::{Stamp, cached};
@@ -99,10 +99,6 @@ impl Deb {
         }
     }
 
-    pub(super) fn paths(&self) -> Vec<String> {
-        vec![deb_record::path("x"), self.mark.clone(), cached("x")]
-    }
-
     /// What comes from the network must have a checksum.
     fn refuse_unpinned(&self, sum: Option<Result<String, Error>>) -> Result<()> {
         if self.sha256.is_some() || matches!(self.source, Source::Path(_)) {
@@ -124,12 +120,6 @@ impl Deb {
                 .cause("what comes from the network is not trusted unread")
                 .fix(format!("add sha256 to {setting}; an apply as root computes it, and refuses")),
         })
-    }
-
-    /// Refuses what can be known to be wrong before anything is changed or downloaded.
-    pub(super) fn refuse(&self, host: &Host) -> Result<()> {
-        self.refuse_unpinned(None)?;
-        if host.is_live() { self.refuse_file(host) } else { Ok(()) }
     }
 
     fn refuse_file(&self, host: &Host) -> Result<()> {
@@ -212,13 +202,6 @@ impl Deb {
         }
     }
 
-    pub(super) fn observe(&self, host: &Host) -> Result<State> {
-        if !host.is_live() {
-            return Ok(State::Deferred(format!("not installed below --root: {}", self.shown())));
-        }
-        self.look(host)
-    }
-
     fn look(&self, host: &Host) -> Result<State> {
         if self.is_in_sync(host)? {
             return Ok(State::InSync(self.installed.borrow().clone()));
@@ -239,42 +222,6 @@ impl Deb {
             }
             _ => Ok(format!("install {shown} (which package and version, its download will tell)")),
         }
-    }
-
-    pub(super) fn converge(&self, host: &Host) -> Result<()> {
-        let (sha256, file) = self.fetch(host)?;
-        let copy = cached(&sha256);
-        let read = self.read(host, &copy).and_then(|deb| self.refuse_other_machine(host, &deb).map(|()| deb));
-        let deb = match read {
-            Ok(deb) => deb,
-            // No other run can do better with it.
-            Err(error) => return host.remove(&copy).and(Err(error)),
-        };
-        let line = described(host, &deb.package, &deb.version, &self.shown())?;
-        tracing::info!("{line}");
-        // The same once more: until that is done, it is not as the record says.
-        if records(host)?.iter().any(|record| record.package == deb.package && record.sha256 == sha256) {
-            host.remove(&deb_record::path(&deb.package))?;
-        }
-        host.install_deb(&copy, &deb.package).map_err(|error| self.explained(error, &deb))?;
-        failpoint();
-        let now = host.package(&deb.package)?.map(|is| (is.version, is.status));
-        if now.as_ref().is_none_or(|(version, status)| *version != deb.version || status != "installed") {
-            return Err(Error::failed(format!("apt ended well, and {} {} is not installed", deb.package, deb.version))
-                .cause(format!(
-                    "dpkg has {}",
-                    now.map_or("none".into(), |(version, status)| format!("{version}, {status}"))
-                )));
-        }
-        let contents = host.installed_contents(&deb.package, &deb.architecture)?;
-        let dpkg::Deb { package, version, architecture } = deb;
-        let record = Record { package, version, architecture, sha256, contents, file };
-        host.write(&self.mark, format!("{}\n", record.sha256).as_bytes(), 0o644, Owner::ROOT)?;
-        record.write(host)?;
-        if matches!(self.source, Source::Url(_)) {
-            *self.installed.borrow_mut() = Some(line);
-        }
-        host.remove(&copy)
     }
 
     /// Brings it into the cache, checked; its SHA-256, and the file of the node that it is a copy of.
@@ -311,6 +258,74 @@ impl Deb {
             ));
         }
         made
+    }
+}
+
+impl Work for Deb {
+    fn paths(&self) -> Vec<String> {
+        vec![deb_record::path("x"), self.mark.clone(), cached("x")]
+    }
+
+    /// Refuses what can be known to be wrong before anything is changed or downloaded.
+    fn refuse(&self, host: &Host) -> Result<()> {
+        self.refuse_unpinned(None)?;
+        if host.is_live() { self.refuse_file(host) } else { Ok(()) }
+    }
+
+    fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {
+        if !host.is_live() {
+            return Ok(State::Deferred(format!("not installed below --root: {}", self.shown())));
+        }
+        self.look(host)
+    }
+
+    fn converge(&self, host: &Host) -> Result<()> {
+        let (sha256, file) = self.fetch(host)?;
+        let copy = cached(&sha256);
+        let read = self.read(host, &copy).and_then(|deb| self.refuse_other_machine(host, &deb).map(|()| deb));
+        let deb = match read {
+            Ok(deb) => deb,
+            // No other run can do better with it.
+            Err(error) => return host.remove(&copy).and(Err(error)),
+        };
+        let line = described(host, &deb.package, &deb.version, &self.shown())?;
+        tracing::info!("{line}");
+        // The same once more: until that is done, it is not as the record says.
+        if records(host)?.iter().any(|record| record.package == deb.package && record.sha256 == sha256) {
+            host.remove(&deb_record::path(&deb.package))?;
+        }
+        host.install_deb(&copy, &deb.package).map_err(|error| self.explained(error, &deb))?;
+        failpoint();
+        let now = host.package(&deb.package)?.map(|is| (is.version, is.status));
+        if now.as_ref().is_none_or(|(version, status)| *version != deb.version || status != "installed") {
+            return Err(Error::failed(format!("apt ended well, and {} {} is not installed", deb.package, deb.version))
+                .cause(format!(
+                    "dpkg has {}",
+                    now.map_or("none".into(), |(version, status)| format!("{version}, {status}"))
+                )));
+        }
+        let contents = host.installed_contents(&deb.package, &deb.architecture)?;
+        let dpkg::Deb { package, version, architecture } = deb;
+        let record = Record { package, version, architecture, sha256, contents, file };
+        host.write(&self.mark, format!("{}\n", record.sha256).as_bytes(), 0o644, Owner::ROOT)?;
+        record.write(host)?;
+        if matches!(self.source, Source::Url(_)) {
+            *self.installed.borrow_mut() = Some(line);
+        }
+        host.remove(&copy)
+    }
+
+    fn ask(&self, host: &Host) -> Result<()> {
+        host.watch_packages(deb_record::packages(host)?.iter().map(String::as_str));
+        Ok(())
+    }
+
+    fn planned(&self, _host: &Host, _planned: &Planned) -> Result<Option<(String, Vec<u8>)>> {
+        Ok(Some((self.mark.clone(), Vec::new())))
+    }
+
+    fn file(&self) -> Option<&str> {
+        Some(&self.mark)
     }
 }
 
@@ -608,7 +623,7 @@ mod tests {
     fn below_a_root_it_is_deferred() {
         let tree = tree();
         let source = format!("{{ url = 'https://user:secret@h/x.deb', sha256 = '{SUM}' }}");
-        let state = deb(&source).unwrap().observe(&tree.host).unwrap();
+        let state = deb(&source).unwrap().observe(&tree.host, &Planned::new()).unwrap();
         assert_eq!(state, State::Deferred("not installed below --root: https://***@h/x.deb".into()));
     }
 }

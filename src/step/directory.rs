@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::file::{Attributes, checked_path};
-use super::{Change, Claim, State};
+use super::{Change, Claim, Planned, State, Work};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::fs::Owner;
@@ -43,12 +43,12 @@ impl Raw {
     }
 }
 
-impl Directory {
-    pub(super) fn claim(&self) -> Claim {
-        Claim::new(&self.path, format!("a directory, {}", self.attributes.wish()))
+impl Work for Directory {
+    fn claims(&self) -> Vec<Claim> {
+        vec![Claim::new(&self.path, format!("a directory, {}", self.attributes.wish()))]
     }
 
-    pub(super) fn observe(&self, host: &Host) -> Result<State> {
+    fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {
         let path = &self.path;
         match host.entry(path)? {
             None => Ok(State::Changes(vec![Change::new(format!(
@@ -68,12 +68,16 @@ impl Directory {
         }
     }
 
-    pub(super) fn converge(&self, host: &Host) -> Result<()> {
+    fn converge(&self, host: &Host) -> Result<()> {
         let owner = if host.may_chown() { self.attributes.ids(host)? } else { Owner::ROOT };
         if host.entry(&self.path)?.is_none() {
             return host.make_directory(&self.path, self.attributes.mode(), owner);
         }
         host.set_attributes(&self.path, self.attributes.mode(), owner)
+    }
+
+    fn paths(&self) -> Vec<String> {
+        vec![self.path.clone()]
     }
 }
 
@@ -87,15 +91,15 @@ mod tests {
         let host = Host::tree(directory.path(), Default::default()).unwrap();
         let raw: Raw = toml::from_str("path = '/var/lib/x'\nmode = '0750'").unwrap();
         let step = raw.resolve(&Renderer::new(serde_json::json!({}))).unwrap();
-        assert!(matches!(step.observe(&host).unwrap(), State::Changes(_)));
+        assert!(matches!(step.observe(&host, &Planned::new()).unwrap(), State::Changes(_)));
         step.converge(&host).unwrap();
-        assert_eq!(step.observe(&host).unwrap(), State::InSync(None));
+        assert_eq!(step.observe(&host, &Planned::new()).unwrap(), State::InSync(None));
         host.set_attributes("/var/lib/x", 0o777, Owner::ROOT).unwrap();
-        assert!(matches!(step.observe(&host).unwrap(), State::Changes(_)));
+        assert!(matches!(step.observe(&host, &Planned::new()).unwrap(), State::Changes(_)));
         step.converge(&host).unwrap();
-        assert_eq!(step.observe(&host).unwrap(), State::InSync(None));
+        assert_eq!(step.observe(&host, &Planned::new()).unwrap(), State::InSync(None));
         std::fs::remove_dir(directory.path().join("var/lib/x")).unwrap();
         host.write("/var/lib/x", b"", 0o644, Owner::ROOT).unwrap();
-        step.observe(&host).unwrap_err();
+        step.observe(&host, &Planned::new()).unwrap_err();
     }
 }

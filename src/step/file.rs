@@ -2,7 +2,8 @@
 
 use serde::Deserialize;
 
-use super::{Change, Claim, Origin, State, fingerprint};
+use super::joining::READY;
+use super::{Change, Claim, Contents, Origin, Planned, State, Work, fingerprint};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::fs::Owner;
@@ -157,7 +158,14 @@ impl Raw {
 }
 
 impl File {
-    pub(super) fn claim(&self) -> Claim {
+    /// What it should contain; nothing if it should not be there.
+    pub(super) fn contents(&self) -> &str {
+        self.want.as_ref().map_or("", |want| &want.contents)
+    }
+}
+
+impl Work for File {
+    fn claims(&self) -> Vec<Claim> {
         let wish = match &self.want {
             None => "no such file".into(),
             Some(want) => {
@@ -165,19 +173,14 @@ impl File {
                 format!("a file, {}, contents {}{only}", want.attributes.wish(), fingerprint(&want.contents))
             }
         };
-        Claim::new(&self.path, wish)
-    }
-
-    /// What it should contain; nothing if it should not be there.
-    pub(super) fn contents(&self) -> &str {
-        self.want.as_ref().map_or("", |want| &want.contents)
+        vec![Claim::new(&self.path, wish)]
     }
 
     /// Refuses to change what must not be changed.
     ///
     /// # Errors
     /// When other contents are there.
-    pub(super) fn refuse(&self, host: &Host) -> Result<()> {
+    fn refuse(&self, host: &Host) -> Result<()> {
         let Some(why) = &self.constant else { return Ok(()) };
         let (path, wanted) = (&self.path, self.contents().trim());
         match host.read_text(path)? {
@@ -188,7 +191,7 @@ impl File {
         }
     }
 
-    pub(super) fn observe(&self, host: &Host) -> Result<State> {
+    fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {
         let path = &self.path;
         let entry = host.entry(path)?;
         let Some(want) = &self.want else {
@@ -230,7 +233,7 @@ impl File {
         Ok(State::from_changes(changes))
     }
 
-    pub(super) fn converge(&self, host: &Host) -> Result<()> {
+    fn converge(&self, host: &Host) -> Result<()> {
         let Some(want) = &self.want else { return host.remove(&self.path) };
         let owner = if host.may_chown() { want.attributes.ids(host)? } else { Owner::ROOT };
         let same = host.entry(&self.path)?.is_some_and(|entry| entry.kind == EntryKind::File)
@@ -239,6 +242,26 @@ impl File {
             return host.set_attributes(&self.path, want.attributes.mode, owner);
         }
         host.write(&self.path, want.contents.as_bytes(), want.attributes.mode, owner)
+    }
+
+    fn planned(&self, _host: &Host, _planned: &Planned) -> Result<Option<(String, Vec<u8>)>> {
+        Ok(Some((self.path.clone(), self.contents().to_owned().into_bytes())))
+    }
+
+    fn written(&self) -> Option<(&str, Contents)> {
+        Some((&self.path, Contents::Text(self.contents().to_owned())))
+    }
+
+    fn file(&self) -> Option<&str> {
+        Some(&self.path)
+    }
+
+    fn paths(&self) -> Vec<String> {
+        vec![self.path.clone()]
+    }
+
+    fn put_off(&mut self) -> bool {
+        self.path == READY
     }
 }
 
@@ -281,21 +304,21 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let host = Host::tree(directory.path(), Default::default()).unwrap();
         let step = file("path = '/etc/x'\nmode = '0755'\ncontent = \"one\\ntwo\\n\"");
-        assert_eq!(lines(step.observe(&host).unwrap()), ["create /etc/x (0755, 2 lines)"]);
+        assert_eq!(lines(step.observe(&host, &Planned::new()).unwrap()), ["create /etc/x (0755, 2 lines)"]);
         step.converge(&host).unwrap();
-        assert_eq!(step.observe(&host).unwrap(), State::InSync(None));
+        assert_eq!(step.observe(&host, &Planned::new()).unwrap(), State::InSync(None));
 
         host.write("/etc/x", b"one\nthree\n", 0o600, Owner::ROOT).unwrap();
-        let State::Changes(changes) = step.observe(&host).unwrap() else { panic!() };
+        let State::Changes(changes) = step.observe(&host, &Planned::new()).unwrap() else { panic!() };
         assert_eq!(changes[0].diff.as_deref(), Some("-three\n+two\n"));
         assert_eq!(changes[1].line, "/etc/x: mode 0600 -> 0755");
         step.converge(&host).unwrap();
-        assert_eq!(step.observe(&host).unwrap(), State::InSync(None));
+        assert_eq!(step.observe(&host, &Planned::new()).unwrap(), State::InSync(None));
 
         let gone = file("path = '/etc/x'\nabsent = true");
-        assert_eq!(lines(gone.observe(&host).unwrap()), ["remove /etc/x"]);
+        assert_eq!(lines(gone.observe(&host, &Planned::new()).unwrap()), ["remove /etc/x"]);
         gone.converge(&host).unwrap();
-        assert_eq!(gone.observe(&host).unwrap(), State::InSync(None));
+        assert_eq!(gone.observe(&host, &Planned::new()).unwrap(), State::InSync(None));
     }
 
     #[test]
@@ -304,7 +327,7 @@ mod tests {
         let host = Host::tree(directory.path(), Default::default()).unwrap();
         let step = file("path = '/metatron'\ncontent = ''\nif_missing = true");
         std::fs::create_dir(directory.path().join("metatron")).unwrap();
-        assert_eq!(step.observe(&host).unwrap(), State::InSync(None));
+        assert_eq!(step.observe(&host, &Planned::new()).unwrap(), State::InSync(None));
     }
 
     #[test]
@@ -312,7 +335,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let host = Host::tree(directory.path(), Default::default()).unwrap();
         std::fs::create_dir(directory.path().join("x")).unwrap();
-        assert!(file("path = '/x'\ncontent = ''").observe(&host).unwrap_err().to_string().contains("mv /x"));
+        assert!(
+            file("path = '/x'\ncontent = ''")
+                .observe(&host, &Planned::new())
+                .unwrap_err()
+                .to_string()
+                .contains("mv /x")
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Change, State};
+use super::{Change, Planned, State, Work};
 use crate::error::Result;
 use crate::host::Host;
 use crate::host::command::{self, Patience};
@@ -33,7 +33,19 @@ impl Raw {
 }
 
 impl GroupMember {
-    pub(super) fn observe(&self, host: &Host) -> Result<State> {
+    /// group(5) and gshadow(5) both begin with the group's name and end with its members.
+    fn added_to(&self, text: &str) -> String {
+        let add = |line: &str| match line.strip_prefix(&self.group).is_some_and(|rest| rest.starts_with(':')) {
+            true if line.ends_with(':') => format!("{line}{}\n", self.user),
+            true => format!("{line},{}\n", self.user),
+            false => format!("{line}\n"),
+        };
+        text.lines().map(add).collect()
+    }
+}
+
+impl Work for GroupMember {
+    fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {
         let GroupMember { user, group } = self;
         let Some(found) = host.group(group)? else {
             let why = format!("there is no group {group} yet: the package that makes it comes first");
@@ -51,7 +63,7 @@ impl GroupMember {
         })
     }
 
-    pub(super) fn converge(&self, host: &Host) -> Result<()> {
+    fn converge(&self, host: &Host) -> Result<()> {
         if host.is_live() {
             // gpasswd(1) locks /etc/group and keeps gshadow in step.
             let argv = ["gpasswd", "--add", &self.user, &self.group];
@@ -66,14 +78,8 @@ impl GroupMember {
         Ok(())
     }
 
-    /// group(5) and gshadow(5) both begin with the group's name and end with its members.
-    fn added_to(&self, text: &str) -> String {
-        let add = |line: &str| match line.strip_prefix(&self.group).is_some_and(|rest| rest.starts_with(':')) {
-            true if line.ends_with(':') => format!("{line}{}\n", self.user),
-            true => format!("{line},{}\n", self.user),
-            false => format!("{line}\n"),
-        };
-        text.lines().map(add).collect()
+    fn paths(&self) -> Vec<String> {
+        vec!["/etc/group".to_owned()]
     }
 }
 
@@ -86,14 +92,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let host = Host::tree(directory.path(), Default::default()).unwrap();
         let step = GroupMember { user: "ubuntu".into(), group: "docker".into() };
-        assert!(matches!(step.observe(&host).unwrap(), State::Deferred(_)));
+        assert!(matches!(step.observe(&host, &Planned::new()).unwrap(), State::Deferred(_)));
         host.write("/etc/group", b"dockerx:x:7:\ndocker:x:9:other\n", 0o644, Owner::ROOT).unwrap();
-        assert!(matches!(step.observe(&host).unwrap(), State::InSync(Some(_))));
+        assert!(matches!(step.observe(&host, &Planned::new()).unwrap(), State::InSync(Some(_))));
         host.write("/etc/passwd", b"ubuntu:x:1000:1000::/:/bin/sh\n", 0o644, Owner::ROOT).unwrap();
         host.write("/etc/gshadow", b"docker:!::\n", 0o640, Owner::ROOT).unwrap();
-        assert!(matches!(step.observe(&host).unwrap(), State::Changes(_)));
+        assert!(matches!(step.observe(&host, &Planned::new()).unwrap(), State::Changes(_)));
         step.converge(&host).unwrap();
-        assert_eq!(step.observe(&host).unwrap(), State::InSync(None));
+        assert_eq!(step.observe(&host, &Planned::new()).unwrap(), State::InSync(None));
         assert_eq!(host.read("/etc/group").unwrap().unwrap(), b"dockerx:x:7:\ndocker:x:9:other,ubuntu\n");
         assert_eq!(host.read("/etc/gshadow").unwrap().unwrap(), b"docker:!::ubuntu\n");
         assert_eq!(host.entry("/etc/gshadow").unwrap().unwrap().mode, 0o640);

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Change, State};
+use super::{Change, Planned, State, Work};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::pull::{Failure, Reason};
@@ -49,9 +49,18 @@ impl Image {
         })
     }
 
+    fn error(&self, failure: &Failure, host: &Host) -> Error {
+        failure.error(&self.name, &self.setting, host.deadlines.pull)
+    }
+}
+
+impl Work for Image {
     /// Refuses an engine that will not take the image from its registry; a registry that does not
     /// answer is the pull's matter.
-    pub(super) fn refuse(&self, host: &Host) -> Result<()> {
+    fn refuse(&self, host: &Host) -> Result<()> {
+        if !host.is_live() {
+            return Ok(());
+        }
         let Ok(engine) = host.engine() else { return Ok(()) };
         if self.is_there(host)? || !refuses_old_manifests(&engine.version) {
             return Ok(());
@@ -67,11 +76,7 @@ impl Image {
         Err(self.error(&failure, host).cause(format!("this is Docker {}: {}", engine.version, failure.answer)))
     }
 
-    fn error(&self, failure: &Failure, host: &Host) -> Error {
-        failure.error(&self.name, &self.setting, host.deadlines.pull)
-    }
-
-    pub(super) fn observe(&self, host: &Host) -> Result<State> {
+    fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {
         if !host.is_live() {
             return Ok(State::Deferred(format!("image {} is not pulled below --root", self.name)));
         }
@@ -85,7 +90,7 @@ impl Image {
         })
     }
 
-    pub(super) fn converge(&self, host: &Host) -> Result<()> {
+    fn converge(&self, host: &Host) -> Result<()> {
         host.join_pull(&self.name)?.map_err(|failure| self.error(&failure, host))
     }
 }

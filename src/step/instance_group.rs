@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
-use super::{Change, State};
+use super::{Change, Planned, State, Work};
 use crate::error::{Error, Kind, Result};
 use crate::host::Host;
 use crate::template::{Renderer, Templated};
@@ -53,8 +53,10 @@ impl InstanceGroups {
     pub fn states(&self, host: &Host) -> Result<Vec<(&str, Option<String>)>> {
         self.names.iter().map(|name| Ok((name.as_str(), state(host, name)?))).collect()
     }
+}
 
-    pub(super) fn observe(&self, host: &Host) -> Result<State> {
+impl Work for InstanceGroups {
+    fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {
         if !host.is_live() {
             return Ok(State::Deferred("no gateway is asked below --root".into()));
         }
@@ -71,13 +73,17 @@ impl InstanceGroups {
         })
     }
 
-    pub(super) fn converge(&self, host: &Host) -> Result<()> {
+    fn converge(&self, host: &Host) -> Result<()> {
         for (name, state) in self.states(host)? {
             if state.is_some_and(|state| state != ACTIVE) {
                 activate(host, name)?;
             }
         }
         Ok(())
+    }
+
+    fn put_off(&mut self) -> bool {
+        true
     }
 }
 

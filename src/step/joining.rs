@@ -4,7 +4,7 @@
 //! cluster may count on it before it is put into service.
 
 use super::unit::Unit;
-use super::{Kind, Planned, State, Step};
+use super::{Kind, Planned, State, Step, Work};
 use crate::error::Result;
 use crate::host::Host;
 
@@ -13,24 +13,12 @@ use crate::host::Host;
 pub const READY: &str = "/run/titus-bootstrap/ready";
 
 /// The one unit that is started all the same: images are pulled into it, and by itself it joins nothing.
-const ENGINE: &str = "docker.service";
+pub(super) const ENGINE: &str = "docker.service";
 
 impl Step {
     /// The step with what it starts, or what it waits for, put off; `why` is said instead.
     pub fn put_off(mut self, why: &str) -> Step {
-        let joins = match &mut self.kind {
-            Kind::Container(_) | Kind::Wait(_) | Kind::InstanceGroup(_) => true,
-            Kind::File(file) => file.path == READY,
-            Kind::Unit(unit) => unit.name != ENGINE && unit.leave_off(),
-            Kind::Directory(_)
-            | Kind::Properties(_)
-            | Kind::AptSource(_)
-            | Kind::Package(_)
-            | Kind::Deb(_)
-            | Kind::Image(_)
-            | Kind::GroupMember(_)
-            | Kind::KernelArgument(_) => false,
-        };
+        let joins = self.kind.work_mut().put_off();
         self.put_off = joins.then(|| why.to_owned());
         self
     }
@@ -48,7 +36,7 @@ impl Step {
 
 impl Unit {
     /// Takes away what would start or restart it; whether there was anything.
-    fn leave_off(&mut self) -> bool {
+    pub(super) fn leave_off(&mut self) -> bool {
         let started = self.is_asked_for();
         self.active = false;
         self.files.clear();
@@ -106,7 +94,7 @@ mod tests {
         let step = put_off("unit = { name = 'x.service', enabled = true, active = true, restart_on = ['config'] }");
         let look = || step.observe(&host, &Planned::new()).unwrap();
         assert_eq!(look(), State::Changes(vec![Change::new("enable x.service")]));
-        step.converge(&host).unwrap();
+        step.work().converge(&host).unwrap();
         assert_eq!(look(), State::Deferred(WHY.into()));
     }
 
@@ -116,6 +104,6 @@ mod tests {
         let host = Host::tree(directory.path(), Default::default()).unwrap();
         let step = put_off("file = { path = '/run/titus-bootstrap/ready', content = '' }");
         assert_eq!(step.observe(&host, &Planned::new()).unwrap(), State::Deferred(WHY.into()));
-        assert!(step.planned(&host, &Planned::new()).is_ok() && host.entry(READY).unwrap().is_none());
+        assert!(step.work().planned(&host, &Planned::new()).is_ok() && host.entry(READY).unwrap().is_none());
     }
 }

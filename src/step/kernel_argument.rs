@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Change, Claim, Origin, Planned, State};
+use super::{Change, Claim, Contents, Origin, Planned, State, Work};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::command::{self, Patience};
@@ -49,10 +49,6 @@ impl Raw {
 }
 
 impl KernelArguments {
-    pub(super) fn claim(&self) -> Claim {
-        Claim::new(DROP_IN, format!("the arguments {}", self.arguments.join(" ")))
-    }
-
     /// Our drop-in; none without arguments.
     pub(super) fn drop_in(&self) -> Option<String> {
         (!self.arguments.is_empty()).then(|| self.contents())
@@ -92,25 +88,6 @@ impl KernelArguments {
         Ok(Some(self.arguments.iter().map(String::as_str).filter(|argument| lacks(argument)).collect()))
     }
 
-    pub(super) fn observe(&self, host: &Host, planned: &Planned) -> Result<State> {
-        if !planned.contains_key(DROP_IN) {
-            let changes = self.observe_disk(host)?;
-            if !changes.is_empty() {
-                return Ok(State::Changes(changes));
-            }
-        }
-        if !host.is_live() {
-            return Ok(State::Deferred("update-grub is not run and no kernel is looked at below --root".into()));
-        }
-        let running: Vec<&str> = self.running.iter().flat_map(|line| line.split_whitespace()).collect();
-        let late: Vec<&str> = self.arguments.iter().map(String::as_str).filter(|a| !running.contains(a)).collect();
-        Ok(if late.is_empty() || self.running.is_none() {
-            State::InSync(None)
-        } else {
-            State::AfterReboot(format!("the running kernel was started without {}", late.join(" ")))
-        })
-    }
-
     fn observe_disk(&self, host: &Host) -> Result<Vec<Change>> {
         let mut changes: Vec<Change> = self.drop_in_differs(host)?.into_iter().collect();
         if !host.is_live() {
@@ -133,8 +110,33 @@ impl KernelArguments {
         }
         Ok(changes)
     }
+}
 
-    pub(super) fn converge(&self, host: &Host) -> Result<()> {
+impl Work for KernelArguments {
+    fn claims(&self) -> Vec<Claim> {
+        vec![Claim::new(DROP_IN, format!("the arguments {}", self.arguments.join(" ")))]
+    }
+
+    fn observe(&self, host: &Host, planned: &Planned) -> Result<State> {
+        if !planned.contains_key(DROP_IN) {
+            let changes = self.observe_disk(host)?;
+            if !changes.is_empty() {
+                return Ok(State::Changes(changes));
+            }
+        }
+        if !host.is_live() {
+            return Ok(State::Deferred("update-grub is not run and no kernel is looked at below --root".into()));
+        }
+        let running: Vec<&str> = self.running.iter().flat_map(|line| line.split_whitespace()).collect();
+        let late: Vec<&str> = self.arguments.iter().map(String::as_str).filter(|a| !running.contains(a)).collect();
+        Ok(if late.is_empty() || self.running.is_none() {
+            State::InSync(None)
+        } else {
+            State::AfterReboot(format!("the running kernel was started without {}", late.join(" ")))
+        })
+    }
+
+    fn converge(&self, host: &Host) -> Result<()> {
         if self.drop_in_differs(host)?.is_some() {
             if self.arguments.is_empty() {
                 host.remove(DROP_IN)?;
@@ -146,6 +148,18 @@ impl KernelArguments {
             return Ok(());
         }
         command::run(&["update-grub"], &[], Patience::Ends, Duration::from_secs(300))?.succeeded().map(drop)
+    }
+
+    fn planned(&self, _host: &Host, _planned: &Planned) -> Result<Option<(String, Vec<u8>)>> {
+        Ok(Some((DROP_IN.to_owned(), Vec::new())))
+    }
+
+    fn written(&self) -> Option<(&str, Contents)> {
+        Some((DROP_IN, Contents::Text(self.drop_in()?)))
+    }
+
+    fn paths(&self) -> Vec<String> {
+        vec![DROP_IN.to_owned()]
     }
 }
 

@@ -51,37 +51,6 @@ pub struct Step {
     put_off: Option<String>,
 }
 
-/// The kinds of steps.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Kind {
-    /// A file with this content, mode, owner; or no such file.
-    File(file::File),
-    /// A directory with this mode, owner.
-    Directory(directory::Directory),
-    /// These keys in a Java properties file.
-    Properties(properties::Properties),
-    /// A deb822 source with its pinned key.
-    AptSource(apt_source::AptSources),
-    /// These packages are installed.
-    Package(package::Packages),
-    /// A deb is installed.
-    Deb(deb::Deb),
-    /// An image is in the engine.
-    Image(image::Image),
-    /// A container runs from this image with this specification.
-    Container(Box<container::Container>),
-    /// A unit is enabled or masked, active, and runs with its files' contents.
-    Unit(unit::Unit),
-    /// This user is in this group.
-    GroupMember(group_member::GroupMember),
-    /// These arguments are on the kernel's command line.
-    KernelArgument(kernel_argument::KernelArguments),
-    /// A service answers.
-    Wait(wait::Wait),
-    /// Titus instance groups are Active.
-    InstanceGroup(instance_group::InstanceGroups),
-}
-
 /// One thing that a step decides, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
@@ -162,29 +131,158 @@ pub enum Origin<'a> {
     Table(&'a str, &'a str),
 }
 
-/// A step as a role file has it: one optional table a kind, of which exactly one is there.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Raw {
-    /// Names the step.
-    pub id: String,
-    /// When; health checks have none.
-    pub phase: Option<Phase>,
-    /// An expression; false: the step is left out.
-    pub when: Option<String>,
-    file: Option<file::Raw>,
-    directory: Option<directory::Raw>,
-    properties: Option<properties::Raw>,
-    apt_source: Option<apt_source::Raw>,
-    package: Option<package::Raw>,
-    deb: Option<deb::Raw>,
-    image: Option<image::Raw>,
-    container: Option<container::Raw>,
-    unit: Option<unit::Raw>,
-    group_member: Option<group_member::Raw>,
-    kernel_argument: Option<kernel_argument::Raw>,
-    wait: Option<wait::Raw>,
-    instance_group: Option<instance_group::Raw>,
+/// What a kind of step does. Only `observe` and `converge` must be said: what else a kind has is told where it is.
+pub trait Work: std::fmt::Debug {
+    /// Looks, and changes nothing.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    fn observe(&self, host: &Host, planned: &Planned) -> Result<State>;
+
+    /// Makes it so.
+    ///
+    /// # Errors
+    /// When that fails; what was done until then stays.
+    fn converge(&self, host: &Host) -> Result<()>;
+
+    /// Refuses what can be known to be wrong before anything is changed.
+    ///
+    /// # Errors
+    /// When it is.
+    fn refuse(&self, _host: &Host) -> Result<()> {
+        Ok(())
+    }
+
+    /// Names what systemd or dpkg will be asked for, so that one question serves all steps.
+    ///
+    /// # Errors
+    /// When records cannot be listed.
+    fn ask(&self, _host: &Host) -> Result<()> {
+        Ok(())
+    }
+
+    /// What the step will have written, for the plan of later ones. `planned`: what earlier ones will.
+    ///
+    /// # Errors
+    /// When a file that it edits cannot be read.
+    fn planned(&self, _host: &Host, _planned: &Planned) -> Result<Option<(String, Vec<u8>)>> {
+        Ok(None)
+    }
+
+    /// The step's file and what it writes there, if that has names.
+    fn written(&self) -> Option<(&str, Contents)> {
+        None
+    }
+
+    /// The file that the step writes, if its contents are what `restart_on` looks at.
+    fn file(&self) -> Option<&str> {
+        None
+    }
+
+    /// What the step decides, for an image of several roles: two that decide one thing differently cannot share it.
+    fn claims(&self) -> Vec<Claim> {
+        Vec::new()
+    }
+
+    /// Paths that the step writes, so that what a killed run left beside them can be swept.
+    fn paths(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Takes away what makes the node join a cluster; whether there was anything.
+    fn put_off(&mut self) -> bool {
+        false
+    }
+}
+
+/// What a kind is resolved with.
+struct Place<'a> {
+    renderer: &'a Renderer,
+    id: &'a str,
+    /// The files of the steps before it, and the marks of their debs.
+    files: &'a BTreeMap<String, String>,
+}
+
+/// The table of kinds: its name in role files, the checked struct, and how one becomes the other.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident: $kind:ident($type:ty) = $resolve:expr;)*) => {
+        /// The kinds of steps.
+        #[derive(Debug, Clone, PartialEq)]
+        #[allow(clippy::large_enum_variant, reason = "a role has some forty")]
+        pub enum Kind { $($(#[$doc])* $kind($type),)* }
+
+        impl Kind {
+            /// Its name, as role files have it.
+            pub fn name(&self) -> &'static str {
+                match self { $(Kind::$kind(_) => stringify!($name),)* }
+            }
+
+            fn work(&self) -> &dyn Work {
+                match self { $(Kind::$kind(work) => work,)* }
+            }
+
+            fn work_mut(&mut self) -> &mut dyn Work {
+                match self { $(Kind::$kind(work) => work,)* }
+            }
+        }
+
+        /// A step as a role file has it: one optional table a kind, of which exactly one is there.
+        #[derive(Debug, Clone, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct Raw {
+            /// Names the step.
+            pub id: String,
+            /// When; health checks have none.
+            pub phase: Option<Phase>,
+            /// An expression; false: the step is left out.
+            pub when: Option<String>,
+            $($name: Option<$name::Raw>,)*
+        }
+
+        impl Raw {
+            /// The kinds that it has; checked to be one.
+            fn kinds(&self) -> Vec<&'static str> {
+                [$((stringify!($name), self.$name.is_some())),*].into_iter().filter(|(_, is)| *is).map(|(name, _)| name).collect()
+            }
+
+            fn kind(&self, place: &Place<'_>) -> Result<Kind> {
+                $(if let Some(raw) = &self.$name {
+                    let resolve: fn(&$name::Raw, &Place<'_>) -> Result<$type> = $resolve;
+                    return resolve(raw, place).map(Kind::$kind);
+                })*
+                Err(Error::config("has no kind"))
+            }
+        }
+    };
+}
+
+kinds! {
+    /// A file with this content, mode, owner; or no such file.
+    file: File(file::File) = |raw, at| raw.resolve(at.renderer);
+    /// A directory with this mode, owner.
+    directory: Directory(directory::Directory) = |raw, at| raw.resolve(at.renderer);
+    /// These keys in a Java properties file.
+    properties: Properties(properties::Properties) = |raw, at| raw.resolve(at.renderer);
+    /// A deb822 source with its pinned key.
+    apt_source: AptSource(apt_source::AptSources) = |raw, at| raw.resolve(at.renderer);
+    /// These packages are installed.
+    package: Package(package::Packages) = |raw, at| raw.resolve(at.renderer);
+    /// A deb is installed.
+    deb: Deb(deb::Deb) = |raw, at| raw.resolve(at.renderer, at.id);
+    /// An image is in the engine.
+    image: Image(image::Image) = |raw, at| raw.resolve(at.renderer);
+    /// A container runs from this image with this specification.
+    container: Container(container::Container) = |raw, at| raw.resolve(at.renderer, at.files);
+    /// A unit is enabled or masked, active, and runs with its files' contents.
+    unit: Unit(unit::Unit) = |raw, at| raw.resolve(at.renderer, at.files);
+    /// This user is in this group.
+    group_member: GroupMember(group_member::GroupMember) = |raw, at| raw.resolve(at.renderer);
+    /// These arguments are on the kernel's command line.
+    kernel_argument: KernelArgument(kernel_argument::KernelArguments) = |raw, at| raw.resolve(at.renderer);
+    /// A service answers.
+    wait: Wait(wait::Wait) = |raw, at| raw.resolve(at.renderer);
+    /// Titus instance groups are Active.
+    instance_group: InstanceGroup(instance_group::InstanceGroups) = |raw, at| raw.resolve(at.renderer);
 }
 
 impl Raw {
@@ -215,22 +313,7 @@ impl Raw {
     /// # Errors
     /// When it has none, or several.
     pub fn check(&self) -> Result<()> {
-        let kinds = [
-            self.file.is_some(),
-            self.directory.is_some(),
-            self.properties.is_some(),
-            self.apt_source.is_some(),
-            self.package.is_some(),
-            self.deb.is_some(),
-            self.image.is_some(),
-            self.container.is_some(),
-            self.unit.is_some(),
-            self.group_member.is_some(),
-            self.kernel_argument.is_some(),
-            self.wait.is_some(),
-            self.instance_group.is_some(),
-        ];
-        match kinds.iter().filter(|there| **there).count() {
+        match self.kinds().len() {
             1 => Ok(()),
             0 => Err(Error::config(format!("step {}: has no kind", self.id))
                 .fix("give it one table: file, unit, package, …")),
@@ -244,189 +327,25 @@ impl Raw {
     /// # Errors
     /// When a value has no value, or the wrong form.
     pub fn resolve(&self, renderer: &Renderer, files: &BTreeMap<String, String>) -> Result<Step> {
-        let kind = if let Some(raw) = &self.file {
-            Kind::File(raw.resolve(renderer)?)
-        } else if let Some(raw) = &self.directory {
-            Kind::Directory(raw.resolve(renderer)?)
-        } else if let Some(raw) = &self.properties {
-            Kind::Properties(raw.resolve(renderer)?)
-        } else if let Some(raw) = &self.apt_source {
-            Kind::AptSource(raw.resolve(renderer)?)
-        } else if let Some(raw) = &self.package {
-            Kind::Package(raw.resolve(renderer)?)
-        } else if let Some(raw) = &self.deb {
-            Kind::Deb(raw.resolve(renderer, &self.id)?)
-        } else if let Some(raw) = &self.image {
-            Kind::Image(raw.resolve(renderer)?)
-        } else if let Some(raw) = &self.container {
-            Kind::Container(Box::new(raw.resolve(renderer, files)?))
-        } else if let Some(raw) = &self.unit {
-            Kind::Unit(raw.resolve(renderer, files)?)
-        } else if let Some(raw) = &self.group_member {
-            Kind::GroupMember(raw.resolve(renderer)?)
-        } else if let Some(raw) = &self.kernel_argument {
-            Kind::KernelArgument(raw.resolve(renderer)?)
-        } else if let Some(raw) = &self.wait {
-            Kind::Wait(raw.resolve(renderer)?)
-        } else if let Some(raw) = &self.instance_group {
-            Kind::InstanceGroup(raw.resolve(renderer)?)
-        } else {
-            return Err(Error::config("has no kind"));
-        };
+        let kind = self.kind(&Place { renderer, id: &self.id, files })?;
         Ok(Step { id: self.id.clone(), phase: self.phase.unwrap_or(Phase::Boot), kind, put_off: None })
     }
 }
 
 impl Step {
-    /// The kind's name, as role files have it.
-    pub fn kind_name(&self) -> &'static str {
-        match &self.kind {
-            Kind::File(_) => "file",
-            Kind::Directory(_) => "directory",
-            Kind::Properties(_) => "properties",
-            Kind::AptSource(_) => "apt_source",
-            Kind::Package(_) => "package",
-            Kind::Deb(_) => "deb",
-            Kind::Image(_) => "image",
-            Kind::Container(_) => "container",
-            Kind::Unit(_) => "unit",
-            Kind::GroupMember(_) => "group_member",
-            Kind::KernelArgument(_) => "kernel_argument",
-            Kind::Wait(_) => "wait",
-            Kind::InstanceGroup(_) => "instance_group",
-        }
+    /// What its kind does.
+    pub fn work(&self) -> &dyn Work {
+        self.kind.work()
     }
 
-    /// Refuses what can be known to be wrong before anything is changed.
-    ///
-    /// # Errors
-    /// When it is.
-    pub fn refuse(&self, host: &Host) -> Result<()> {
-        match &self.kind {
-            Kind::File(step) => step.refuse(host),
-            Kind::Properties(step) => step.refuse(host),
-            Kind::Deb(step) => step.refuse(host),
-            Kind::Image(step) if host.is_live() => step.refuse(host),
-            Kind::Container(step) if host.is_live() => step.refuse(host),
-            _ => Ok(()),
-        }
-    }
-
-    /// Looks, and changes nothing.
+    /// Looks, and changes nothing; at what is left of a step that is put off.
     ///
     /// # Errors
     /// When it cannot be looked at.
     pub fn observe(&self, host: &Host, planned: &Planned) -> Result<State> {
-        if let Some(why) = &self.put_off {
-            return self.observe_put_off(why, host, planned);
-        }
-        match &self.kind {
-            Kind::File(step) => step.observe(host),
-            Kind::Directory(step) => step.observe(host),
-            Kind::Properties(step) => step.observe(host, planned),
-            Kind::AptSource(step) => step.observe(host),
-            Kind::Package(step) => step.observe(host),
-            Kind::Deb(step) => step.observe(host),
-            Kind::Image(step) => step.observe(host),
-            Kind::Container(step) => step.observe(host, planned),
-            Kind::Unit(step) => step.observe(host, planned),
-            Kind::GroupMember(step) => step.observe(host),
-            Kind::KernelArgument(step) => step.observe(host, planned),
-            Kind::Wait(step) => step.observe(host),
-            Kind::InstanceGroup(step) => step.observe(host),
-        }
-    }
-
-    /// Makes it so.
-    ///
-    /// # Errors
-    /// When that fails; what was done until then stays.
-    pub fn converge(&self, host: &Host) -> Result<()> {
-        match &self.kind {
-            Kind::File(step) => step.converge(host),
-            Kind::Directory(step) => step.converge(host),
-            Kind::Properties(step) => step.converge(host),
-            Kind::AptSource(step) => step.converge(host),
-            Kind::Package(step) => step.converge(host),
-            Kind::Deb(step) => step.converge(host),
-            Kind::Image(step) => step.converge(host),
-            Kind::Container(step) => step.converge(host),
-            Kind::Unit(step) => step.converge(host),
-            Kind::GroupMember(step) => step.converge(host),
-            Kind::KernelArgument(step) => step.converge(host),
-            Kind::Wait(step) => step.converge(host),
-            Kind::InstanceGroup(step) => step.converge(host),
-        }
-    }
-
-    /// What the step will have written, for the plan of later ones. `planned`: what earlier ones will.
-    ///
-    /// # Errors
-    /// When a file that it edits cannot be read.
-    pub fn planned(&self, host: &Host, planned: &Planned) -> Result<Option<(String, Vec<u8>)>> {
-        Ok(match &self.kind {
-            Kind::File(step) => Some((step.path.clone(), step.contents().to_owned().into_bytes())),
-            Kind::Properties(step) => Some((step.path.clone(), step.planned(host, planned)?)),
-            Kind::Deb(step) => Some((step.mark.clone(), Vec::new())),
-            Kind::KernelArgument(_) => Some((kernel_argument::DROP_IN.to_owned(), Vec::new())),
-            _ => None,
-        })
-    }
-
-    /// The step's file and what it writes there, if that has names.
-    pub fn contents(&self) -> Option<(&str, Contents)> {
-        match &self.kind {
-            Kind::File(step) => Some((&step.path, Contents::Text(step.contents().to_owned()))),
-            Kind::Properties(step) => Some((&step.path, Contents::Pairs(step.wanted().to_vec()))),
-            Kind::KernelArgument(step) => Some((kernel_argument::DROP_IN, Contents::Text(step.drop_in()?))),
-            _ => None,
-        }
-    }
-
-    /// The file that the step writes, if its contents are what `restart_on` looks at.
-    pub fn file(&self) -> Option<&str> {
-        match &self.kind {
-            Kind::File(step) => Some(&step.path),
-            Kind::Properties(step) => Some(&step.path),
-            Kind::Deb(step) => Some(&step.mark),
-            _ => None,
-        }
-    }
-
-    /// What the step decides, for an image of several roles: two that decide one thing differently cannot share it.
-    pub fn claims(&self) -> Vec<Claim> {
-        match &self.kind {
-            Kind::File(step) => vec![step.claim()],
-            Kind::Directory(step) => vec![step.claim()],
-            Kind::Properties(step) => step.claims(),
-            Kind::AptSource(step) => step.claims(),
-            Kind::Package(step) => step.claims(),
-            Kind::Unit(step) => step.claims(),
-            Kind::KernelArgument(step) => vec![step.claim()],
-            // An image or deb more is in no one's way; the rest is never baked.
-            Kind::Deb(_)
-            | Kind::Image(_)
-            | Kind::Container(_)
-            | Kind::GroupMember(_)
-            | Kind::Wait(_)
-            | Kind::InstanceGroup(_) => Vec::new(),
-        }
-    }
-
-    /// Paths that the step writes, so that what a killed run left beside them can be swept.
-    pub fn paths(&self) -> Vec<String> {
-        match &self.kind {
-            Kind::File(step) => vec![step.path.clone()],
-            Kind::Directory(step) => vec![step.path.clone()],
-            Kind::Properties(step) => vec![step.path.clone()],
-            Kind::AptSource(step) => step.paths(),
-            Kind::Deb(step) => step.paths(),
-            Kind::Unit(step) => step.paths(),
-            Kind::KernelArgument(_) => vec![kernel_argument::DROP_IN.to_owned()],
-            Kind::GroupMember(_) => vec!["/etc/group".to_owned()],
-            Kind::Image(_) | Kind::Container(_) | Kind::Package(_) | Kind::Wait(_) | Kind::InstanceGroup(_) => {
-                Vec::new()
-            }
+        match &self.put_off {
+            Some(why) => self.observe_put_off(why, host, planned),
+            None => self.kind.work().observe(host, planned),
         }
     }
 }

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::{Change, Claim, Kind, State, Step, deb};
+use super::{Change, Claim, Kind, Planned, State, Step, Work, deb};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::host::Host;
 use crate::host::apt::{OUR_SOURCES, SOURCE_PARTS, Source};
@@ -41,14 +41,6 @@ impl Raw {
 }
 
 impl Packages {
-    pub(super) fn claims(&self) -> Vec<Claim> {
-        let claim = |wanted: &String| {
-            let version = wanted.split_once('=').map_or("any version", |(_, version)| version);
-            Claim::new(format!("package {}", bare(wanted)), version)
-        };
-        self.names.iter().map(claim).collect()
-    }
-
     /// Names without versions.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.names.iter().map(|name| bare(name))
@@ -80,8 +72,18 @@ impl Packages {
         }
         Ok(lacking)
     }
+}
 
-    pub(super) fn observe(&self, host: &Host) -> Result<State> {
+impl Work for Packages {
+    fn claims(&self) -> Vec<Claim> {
+        let claim = |wanted: &String| {
+            let version = wanted.split_once('=').map_or("any version", |(_, version)| version);
+            Claim::new(format!("package {}", bare(wanted)), version)
+        };
+        self.names.iter().map(claim).collect()
+    }
+
+    fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {
         if !host.is_live() {
             return Ok(if self.names.is_empty() {
                 State::InSync(None)
@@ -110,9 +112,14 @@ impl Packages {
         Ok(State::from_changes(changes))
     }
 
-    pub(super) fn converge(&self, host: &Host) -> Result<()> {
+    fn converge(&self, host: &Host) -> Result<()> {
         let lacking: Vec<String> = self.lacking(host)?.into_iter().map(|(name, _)| name.to_owned()).collect();
         host.install_packages(&lacking)
+    }
+
+    fn ask(&self, host: &Host) -> Result<()> {
+        host.watch_packages(self.names());
+        Ok(())
     }
 }
 

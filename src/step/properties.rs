@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
 use super::file::{Attributes, checked_path};
-use super::{Change, Claim, Origin, Planned, State, fingerprint};
+use super::{Change, Claim, Contents, Origin, Planned, State, Work, fingerprint};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::fs::Owner;
@@ -82,64 +82,6 @@ fn text(key: &str, value: Json) -> Result<String> {
 }
 
 impl Properties {
-    /// Keys and values.
-    pub(super) fn wanted(&self) -> &[(String, String)] {
-        &self.wanted
-    }
-
-    /// Without values, which may be secrets.
-    pub(super) fn claims(&self) -> Vec<Claim> {
-        let of_key = |(key, value): &(String, String)| {
-            Claim::new(format!("the key {key} of {}", self.path), format!("a value with digest {}", fingerprint(value)))
-        };
-        let whole = Claim::new(&self.path, format!("a properties file, {}", self.attributes.wish()));
-        self.wanted.iter().map(of_key).chain([whole]).collect()
-    }
-
-    /// Refuses what cannot be edited, or would be lost by it.
-    ///
-    /// # Errors
-    /// 69 when it is a symbolic link or a directory, too large, or nothing that Java reads.
-    pub(super) fn refuse(&self, host: &Host) -> Result<()> {
-        self.edit(self.read(host)?.as_deref()).map(drop)
-    }
-
-    pub(super) fn observe(&self, host: &Host, planned: &Planned) -> Result<State> {
-        let path = &self.path;
-        let before = self.before(host, planned)?;
-        let edit = self.edit(before.as_deref())?;
-        let count = |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
-        let set = count(edit.set, "property", "properties");
-        let duplicates = count(edit.duplicates, "duplicate", "duplicates");
-        let line = match (&before, edit.set, edit.duplicates) {
-            (None, ..) => Some(format!("create {path} ({:04o}, {set})", self.attributes.mode())),
-            (_, 0, 0) => None,
-            (_, 0, _) => Some(format!("remove {duplicates} in {path}")),
-            (_, _, 0) => Some(format!("set {set} in {path}")),
-            _ => Some(format!("set {set} in {path}, remove {duplicates}")),
-        };
-        let mut changes: Vec<Change> = line.into_iter().map(|line| Change { line, diff: Some(diff(&edit)) }).collect();
-        if let Some(entry) = self.entry(host)? {
-            changes.extend(self.attributes.differences(host, path, entry.mode, entry.uid, entry.gid)?);
-        }
-        Ok(State::from_changes(changes))
-    }
-
-    pub(super) fn converge(&self, host: &Host) -> Result<()> {
-        let before = self.read(host)?;
-        let edit = self.edit(before.as_deref())?;
-        let owner = if host.may_chown() { self.attributes.ids(host)? } else { Owner::ROOT };
-        if before.as_ref() == Some(&edit.contents) {
-            return host.set_attributes(&self.path, self.attributes.mode(), owner);
-        }
-        host.write(&self.path, &edit.contents, self.attributes.mode(), owner)
-    }
-
-    /// The whole file, as it will be.
-    pub(super) fn planned(&self, host: &Host, planned: &Planned) -> Result<Vec<u8>> {
-        Ok(self.edit(self.before(host, planned)?.as_deref())?.contents)
-    }
-
     fn before(&self, host: &Host, planned: &Planned) -> Result<Option<Vec<u8>>> {
         planned.get(&self.path).map_or_else(|| self.read(host), |contents| Ok(Some(contents.clone())))
     }
@@ -178,6 +120,72 @@ impl Properties {
     fn too_large(&self) -> Error {
         Error::unavailable(format!("{}: larger than 1 MiB, which no properties file is", self.path))
             .fix("look what it is, and move it away if it is nothing that is needed")
+    }
+}
+
+impl Work for Properties {
+    /// Without values, which may be secrets.
+    fn claims(&self) -> Vec<Claim> {
+        let of_key = |(key, value): &(String, String)| {
+            Claim::new(format!("the key {key} of {}", self.path), format!("a value with digest {}", fingerprint(value)))
+        };
+        let whole = Claim::new(&self.path, format!("a properties file, {}", self.attributes.wish()));
+        self.wanted.iter().map(of_key).chain([whole]).collect()
+    }
+
+    /// Refuses what cannot be edited, or would be lost by it.
+    ///
+    /// # Errors
+    /// 69 when it is a symbolic link or a directory, too large, or nothing that Java reads.
+    fn refuse(&self, host: &Host) -> Result<()> {
+        self.edit(self.read(host)?.as_deref()).map(drop)
+    }
+
+    fn observe(&self, host: &Host, planned: &Planned) -> Result<State> {
+        let path = &self.path;
+        let before = self.before(host, planned)?;
+        let edit = self.edit(before.as_deref())?;
+        let count = |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
+        let set = count(edit.set, "property", "properties");
+        let duplicates = count(edit.duplicates, "duplicate", "duplicates");
+        let line = match (&before, edit.set, edit.duplicates) {
+            (None, ..) => Some(format!("create {path} ({:04o}, {set})", self.attributes.mode())),
+            (_, 0, 0) => None,
+            (_, 0, _) => Some(format!("remove {duplicates} in {path}")),
+            (_, _, 0) => Some(format!("set {set} in {path}")),
+            _ => Some(format!("set {set} in {path}, remove {duplicates}")),
+        };
+        let mut changes: Vec<Change> = line.into_iter().map(|line| Change { line, diff: Some(diff(&edit)) }).collect();
+        if let Some(entry) = self.entry(host)? {
+            changes.extend(self.attributes.differences(host, path, entry.mode, entry.uid, entry.gid)?);
+        }
+        Ok(State::from_changes(changes))
+    }
+
+    fn converge(&self, host: &Host) -> Result<()> {
+        let before = self.read(host)?;
+        let edit = self.edit(before.as_deref())?;
+        let owner = if host.may_chown() { self.attributes.ids(host)? } else { Owner::ROOT };
+        if before.as_ref() == Some(&edit.contents) {
+            return host.set_attributes(&self.path, self.attributes.mode(), owner);
+        }
+        host.write(&self.path, &edit.contents, self.attributes.mode(), owner)
+    }
+
+    fn planned(&self, host: &Host, planned: &Planned) -> Result<Option<(String, Vec<u8>)>> {
+        Ok(Some((self.path.clone(), self.edit(self.before(host, planned)?.as_deref())?.contents)))
+    }
+
+    fn written(&self) -> Option<(&str, Contents)> {
+        Some((&self.path, Contents::Pairs(self.wanted.clone())))
+    }
+
+    fn file(&self) -> Option<&str> {
+        Some(&self.path)
+    }
+
+    fn paths(&self) -> Vec<String> {
+        vec![self.path.clone()]
     }
 }
 
@@ -241,7 +249,7 @@ mod tests {
         assert_eq!(observe(&host, &step), State::InSync(None));
         let after = b"# caf\xe9\r\n\r\nother = x\r\na.port=7001\r\nzk=\\\r\n  h:2181/titus\r\nother = y\r\nn=7104\r\non=true\r\n";
         assert_eq!(host.read(PATH).unwrap().unwrap(), after);
-        assert_eq!(step.planned(&host, &Planned::new()).unwrap(), after);
+        assert_eq!(step.planned(&host, &Planned::new()).unwrap().unwrap().1, after);
 
         let inode = || host.entry(PATH).unwrap().unwrap().inode;
         let unwritten = inode();
@@ -336,6 +344,6 @@ mod tests {
         let planned = Planned::from([(PATH.to_owned(), b"b=2\n".to_vec())]);
         let found = changes(step.observe(&host, &planned).unwrap());
         assert_eq!(found, [Change { line: format!("set 1 property in {PATH}"), diff: Some("+a=1\n".into()) }]);
-        assert_eq!(step.planned(&host, &planned).unwrap(), b"b=2\na=1\n");
+        assert_eq!(step.planned(&host, &planned).unwrap().unwrap().1, b"b=2\na=1\n");
     }
 }

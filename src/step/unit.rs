@@ -10,7 +10,8 @@ use std::time::UNIX_EPOCH;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Change, Claim, Planned, State, hex};
+use super::joining::ENGINE;
+use super::{Change, Claim, Planned, State, Work, hex};
 use crate::error::{Error, Result};
 use crate::host::fs::Owner;
 use crate::host::look::EntryKind;
@@ -79,19 +80,6 @@ impl Raw {
 }
 
 impl Unit {
-    pub(super) fn claims(&self) -> Vec<Claim> {
-        let name = &self.name;
-        if self.masked {
-            return vec![Claim::new(self.mask_path(), "a mask"), Claim::new(format!("unit {name}"), "masked")];
-        }
-        let mut claims = vec![Claim::new(format!("unit {name}"), "not masked")];
-        if let Some(enabled) = self.enabled {
-            let wish = if enabled { "enabled" } else { "disabled" };
-            claims.push(Claim::new(format!("the enablement of {name}"), wish));
-        }
-        claims
-    }
-
     fn record_path(&self) -> String {
         format!("/run/titus-bootstrap/units/{}", self.name)
     }
@@ -103,47 +91,6 @@ impl Unit {
 
     fn mask_path(&self) -> String {
         format!("/etc/systemd/system/{}", self.name)
-    }
-
-    pub(super) fn paths(&self) -> Vec<String> {
-        vec![self.mask_path(), self.record_path()]
-    }
-
-    pub(super) fn observe(&self, host: &Host, planned: &Planned) -> Result<State> {
-        if self.masked {
-            return self.observe_masked(host);
-        }
-        let name = &self.name;
-        let mask = host.mask_of(name)?;
-        let there = host.unit_file(name)?.is_some() || planned.keys().any(|path| path.ends_with(&format!("/{name}")));
-        if !there && mask.is_none() {
-            return Ok(match (host.is_live(), self.enabled) {
-                (_, Some(false)) if !self.active => State::InSync(None),
-                (true, _) => State::Blocked(format!("{name} is not there yet: the package that brings it comes first")),
-                (false, _) => {
-                    State::Deferred(format!("{name} comes with a package, which is not installed below --root"))
-                }
-            });
-        }
-        let mut changes = Vec::new();
-        if let Some(path) = mask.filter(|_| self.active || self.enabled == Some(true)) {
-            changes.push(Change::new(format!("unmask {name} (remove {path})")));
-        }
-        match self.enabled {
-            Some(true) if !self.lacking_links(host, false, planned)?.is_empty() => {
-                changes.push(Change::new(format!("enable {name}")))
-            }
-            Some(false) if !host.links_that_enable(name)?.is_empty() => {
-                changes.push(Change::new(format!("disable {name}")))
-            }
-            _ => {}
-        }
-        if host.is_live() {
-            changes.extend(self.observe_running(host, planned)?);
-        } else if changes.is_empty() && self.active {
-            return Ok(State::Deferred(format!("{name} is not started below --root")));
-        }
-        Ok(State::from_changes(changes))
     }
 
     fn observe_masked(&self, host: &Host) -> Result<State> {
@@ -272,7 +219,83 @@ impl Unit {
         Ok(lacking)
     }
 
-    pub(super) fn converge(&self, host: &Host) -> Result<()> {
+    fn mask(&self, host: &Host) -> Result<()> {
+        let path = self.mask_path();
+        if host.is_live() && host.has_processes(&self.name)? {
+            host.change_unit("stop", &self.name)?;
+        }
+        for link in host.links_that_enable(&self.name)? {
+            host.remove(&link)?;
+        }
+        match host.entry(&path)?.map(|entry| entry.kind) {
+            Some(EntryKind::Link(target)) if target.as_os_str() == "/dev/null" => return Ok(()),
+            Some(EntryKind::File) => {
+                let aside = host.move_aside(&path)?;
+                tracing::warn!("{path} was in the way of a mask and is now {aside}");
+            }
+            _ => {}
+        }
+        host.note_unit_file(&path)?;
+        host.link(&path, "/dev/null")
+    }
+}
+
+impl Work for Unit {
+    fn claims(&self) -> Vec<Claim> {
+        let name = &self.name;
+        if self.masked {
+            return vec![Claim::new(self.mask_path(), "a mask"), Claim::new(format!("unit {name}"), "masked")];
+        }
+        let mut claims = vec![Claim::new(format!("unit {name}"), "not masked")];
+        if let Some(enabled) = self.enabled {
+            let wish = if enabled { "enabled" } else { "disabled" };
+            claims.push(Claim::new(format!("the enablement of {name}"), wish));
+        }
+        claims
+    }
+
+    fn paths(&self) -> Vec<String> {
+        vec![self.mask_path(), self.record_path()]
+    }
+
+    fn observe(&self, host: &Host, planned: &Planned) -> Result<State> {
+        if self.masked {
+            return self.observe_masked(host);
+        }
+        let name = &self.name;
+        let mask = host.mask_of(name)?;
+        let there = host.unit_file(name)?.is_some() || planned.keys().any(|path| path.ends_with(&format!("/{name}")));
+        if !there && mask.is_none() {
+            return Ok(match (host.is_live(), self.enabled) {
+                (_, Some(false)) if !self.active => State::InSync(None),
+                (true, _) => State::Blocked(format!("{name} is not there yet: the package that brings it comes first")),
+                (false, _) => {
+                    State::Deferred(format!("{name} comes with a package, which is not installed below --root"))
+                }
+            });
+        }
+        let mut changes = Vec::new();
+        if let Some(path) = mask.filter(|_| self.active || self.enabled == Some(true)) {
+            changes.push(Change::new(format!("unmask {name} (remove {path})")));
+        }
+        match self.enabled {
+            Some(true) if !self.lacking_links(host, false, planned)?.is_empty() => {
+                changes.push(Change::new(format!("enable {name}")))
+            }
+            Some(false) if !host.links_that_enable(name)?.is_empty() => {
+                changes.push(Change::new(format!("disable {name}")))
+            }
+            _ => {}
+        }
+        if host.is_live() {
+            changes.extend(self.observe_running(host, planned)?);
+        } else if changes.is_empty() && self.active {
+            return Ok(State::Deferred(format!("{name} is not started below --root")));
+        }
+        Ok(State::from_changes(changes))
+    }
+
+    fn converge(&self, host: &Host) -> Result<()> {
         let (name, nothing) = (&self.name, Planned::new());
         if self.masked {
             return self.mask(host);
@@ -323,24 +346,15 @@ impl Unit {
         self.write_record(host, &Record { invocation: started.invocation, ..read })
     }
 
-    fn mask(&self, host: &Host) -> Result<()> {
-        let path = self.mask_path();
-        if host.is_live() && host.has_processes(&self.name)? {
-            host.change_unit("stop", &self.name)?;
+    fn ask(&self, host: &Host) -> Result<()> {
+        if self.is_asked_for() {
+            host.watch_units([self.name.as_str()].into_iter());
         }
-        for link in host.links_that_enable(&self.name)? {
-            host.remove(&link)?;
-        }
-        match host.entry(&path)?.map(|entry| entry.kind) {
-            Some(EntryKind::Link(target)) if target.as_os_str() == "/dev/null" => return Ok(()),
-            Some(EntryKind::File) => {
-                let aside = host.move_aside(&path)?;
-                tracing::warn!("{path} was in the way of a mask and is now {aside}");
-            }
-            _ => {}
-        }
-        host.note_unit_file(&path)?;
-        host.link(&path, "/dev/null")
+        Ok(())
+    }
+
+    fn put_off(&mut self) -> bool {
+        self.name != ENGINE && self.leave_off()
     }
 }
 

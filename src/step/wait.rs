@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Change, State, ensemble};
+use super::{Change, Planned, State, Work, ensemble};
 use crate::error::{Error, Result};
 use crate::host::{Host, signals};
 use crate::template::{Renderer, Templated};
@@ -99,8 +99,10 @@ impl Wait {
             Wait::MesosLeader(masters) => one_leads(host, masters),
         }
     }
+}
 
-    pub(super) fn observe(&self, host: &Host) -> Result<State> {
+impl Work for Wait {
+    fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {
         if !host.is_live() {
             return Ok(State::Deferred(format!("{} is not asked below --root", self.what())));
         }
@@ -110,7 +112,7 @@ impl Wait {
         })
     }
 
-    pub(super) fn converge(&self, host: &Host) -> Result<()> {
+    fn converge(&self, host: &Host) -> Result<()> {
         let started = Instant::now();
         let mut pause = Duration::from_millis(20);
         loop {
@@ -127,6 +129,10 @@ impl Wait {
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_secs(1));
         }
+    }
+
+    fn put_off(&mut self) -> bool {
+        true
     }
 }
 

@@ -22,7 +22,7 @@ pub struct Written {
 pub fn written(steps: &[Step]) -> Vec<Written> {
     let mut found = Vec::new();
     for step in steps {
-        let Some((path, contents)) = step.contents() else { continue };
+        let Some((path, contents)) = step.work().written() else { continue };
         let pairs: Vec<(String, String)> = match contents {
             Contents::Pairs(pairs) => pairs,
             Contents::Text(text) => {
