@@ -10,7 +10,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::commands;
 use crate::error::{Error, Kind, Result};
-use crate::report::{ErrorReport, Reporter};
+use crate::run::report::{ErrorReport, Reporter};
 use crate::secrets::masked;
 
 /// Brings an EC2 instance into the state that its Titus role describes.

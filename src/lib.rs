@@ -1,25 +1,25 @@
 //! titus-bootstrap: brings an EC2 instance into the state that its Titus role describes.
 //!
-//! Arrows point one way: [`commands`] -> [`engine`] -> [`step`] -> [`host`].
+//! Arrows point one way: [`app`] -> [`commands`] -> [`run`] -> [`prepare`] -> [`role`] -> [`step`] -> [`host`].
 
 pub mod cli;
 pub mod commands;
-pub mod detect;
-pub mod engine;
+pub mod ec2;
 pub mod error;
 pub mod facts;
-pub mod health;
 pub mod host;
-pub mod journal;
+pub mod prepare;
 pub mod properties;
-pub mod report;
 pub mod role;
+pub mod run;
 pub mod seal;
 pub mod secrets;
 pub mod settings;
-pub mod several;
 pub mod step;
 pub mod template;
 pub mod titus;
 pub mod userdata;
 pub mod why;
+
+/// The layout of everything that is printed as JSON.
+pub const SCHEMA_VERSION: u32 = 1;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    titus_bootstrap::host::accounts::confine_look_ups();
+    titus_bootstrap::host::fs::accounts::confine_look_ups();
     titus_bootstrap::host::set_umask();
     // Without a provider the first HTTP client panics. A second installation would be refused, and there is none.
     let _ = rustls::crypto::ring::default_provider().install_default();

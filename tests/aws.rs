@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use support::aws::account::{Account, sample};
 use support::aws::{Aws, Fault, Keys};
 use support::metadata::{self, Metadata};
+use titus_bootstrap::ec2::api::{Api, Bucket, Failure, Lifecycle, Outcome};
+use titus_bootstrap::ec2::imds;
 use titus_bootstrap::error::{Error, Kind};
-use titus_bootstrap::facts::aws::{Api, Bucket, Failure, Lifecycle, Outcome};
-use titus_bootstrap::facts::imds;
 use titus_bootstrap::host::net::Proxy;
 
 /// The sample instance.

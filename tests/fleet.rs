@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use support::aws::account::sample;
 use support::aws::{Aws, Fault, Keys};
 use support::metadata::{self, Metadata};
-use titus_bootstrap::facts::aws::{Api, Backoff};
-use titus_bootstrap::facts::imds;
+use titus_bootstrap::ec2::api::{Api, Backoff};
+use titus_bootstrap::ec2::imds;
 use titus_bootstrap::host::net::Proxy;
 
 /// How many nodes; `FLEET=1000` in the environment makes it another number.

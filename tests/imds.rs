@@ -8,8 +8,8 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use support::metadata::{Fault, Metadata, sample};
+use titus_bootstrap::ec2::imds::{Answers, Endpoint, read};
 use titus_bootstrap::error::{Error, Kind, Result};
-use titus_bootstrap::facts::imds::{Answers, Endpoint, read};
 use titus_bootstrap::facts::{Instance, sample as built_in};
 
 const IDENTITY: &str = "dynamic/instance-identity/document";

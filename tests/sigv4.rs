@@ -10,7 +10,7 @@ use std::path::Path;
 use aws_credential_types::Credentials;
 use sha2::{Digest, Sha256};
 use support::sigv4::{Authorization, Request, hex, hmac};
-use titus_bootstrap::facts::aws::sign::{Scope, Unsigned, headers};
+use titus_bootstrap::ec2::api::sign::{Scope, Unsigned, headers};
 
 /// An example.
 struct Example {

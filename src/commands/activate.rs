@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::cli::Global;
 use crate::error::{Error, Kind, Result};
-use crate::report::{SCHEMA_VERSION, say};
+use crate::run::report::{SCHEMA_VERSION, say};
 use crate::step::instance_group::{self, ACTIVE};
 
 /// Makes each group active.

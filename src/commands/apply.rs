@@ -6,19 +6,20 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::lifecycle::{self, Group};
-use super::{BOOT_UNIT, Prepared, reboot};
+use super::{BOOT_UNIT, Prepared};
 use crate::cli::{Apply, Global};
-use crate::detect;
-use crate::engine;
 use crate::error::{Error, Kind, Result};
 use crate::host::fs::Owner;
 use crate::host::lock::LOCK;
 use crate::host::{Host, signals};
-use crate::journal::{self, Journal};
-use crate::report::{Report, Reporter};
+use crate::prepare::detect;
+use crate::run::engine;
+use crate::run::group::{self, Group};
+use crate::run::journal::{self, Journal};
+use crate::run::reboot;
+use crate::run::report::{Report, Reporter};
 use crate::settings::Layer;
-use crate::step::joining::READY;
+use crate::step::warm_pool::READY;
 use crate::step::{self, Step};
 
 /// How long a run that nobody attends waits for another one.
@@ -113,7 +114,7 @@ pub fn run(global: &Global, arguments: &Apply) -> Result<u8> {
     if let Err(error) = &result
         && run.teller() != Origin::Hand
         && !run.may_be_mended()
-        && lifecycle::is_final(error)
+        && group::is_final(error)
     {
         let teller = run.teller();
         let group = run.group.or_else(|| Group::of_early_failure(global, &arguments.steps, teller));
@@ -224,7 +225,7 @@ impl Run<'_> {
         if arguments.save {
             save(self.global, host, &prepared)?;
         }
-        super::cloud::remember(host, &prepared.facts)?;
+        crate::prepare::cloud::remember(host, &prepared.facts)?;
 
         self.reporter.heading(report);
         let mut journal = journal_of(&prepared, journal::JOURNAL);
@@ -253,7 +254,7 @@ impl Run<'_> {
         result?;
         match (wished, origin) {
             (true, _) => reboot::reboot(host, &self.report.reboot_reasons, origin),
-            (false, Origin::Boot) if warm && host.is_live() => lifecycle::try_again(),
+            (false, Origin::Boot) if warm && host.is_live() => group::try_again(),
             _ => Ok(()),
         }
     }

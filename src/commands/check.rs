@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::cli::Global;
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::report::{SCHEMA_VERSION, say};
 use crate::role::{self, Role};
+use crate::run::report::{SCHEMA_VERSION, say};
 use crate::settings::{Layer, Merged};
 use crate::step;
 

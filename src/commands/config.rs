@@ -4,8 +4,8 @@ use serde_json::json;
 
 use crate::cli::{Config, Global, Phase, Steps};
 use crate::error::{Error, Kind, Result};
-use crate::report::{SCHEMA_VERSION, say};
 use crate::role::Role;
+use crate::run::report::{SCHEMA_VERSION, say};
 use crate::settings::template;
 
 /// Shows the settings.

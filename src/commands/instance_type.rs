@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::cloud;
 use crate::cli::Global;
 use crate::error::Result;
-use crate::report::{SCHEMA_VERSION, say};
+use crate::prepare::cloud;
 use crate::role::Role;
+use crate::run::report::{SCHEMA_VERSION, say};
 use crate::settings::schema::Families;
 use crate::titus::agent::type_numbers;
 use crate::titus::attributes::{ResourceSet, resource_set};

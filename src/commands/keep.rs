@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use super::apply::{journal_of, refuse_made_up_facts, refuse_without_root};
 use crate::cli::{Global, Phase as PhaseArgument, Steps};
-use crate::engine;
 use crate::error::{Kind, Result};
 use crate::host::lock::KEEP_LOCK;
 use crate::host::signals;
-use crate::journal::KEEP_JOURNAL;
-use crate::report::{Report, Reporter, say};
+use crate::run::engine;
+use crate::run::journal::KEEP_JOURNAL;
+use crate::run::report::{Report, Reporter, say};
 use crate::step::Phase;
 
 /// Looks, and makes so what is not.

@@ -3,15 +3,12 @@
 pub mod activate;
 pub mod apply;
 pub mod check;
-pub mod cloud;
 pub mod config;
 pub mod facts;
 pub mod instance_type;
 pub mod keep;
-pub mod lifecycle;
 pub mod plan;
 pub mod print;
-pub mod reboot;
 pub mod role;
 pub mod seal;
 pub mod status;
@@ -25,18 +22,19 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
-use self::cloud::Cloud;
 use crate::cli::{Global, Phase as PhaseArgument, Steps};
-use crate::detect::{self, Detected};
+use crate::ec2::imds;
 use crate::error::{Error, Result};
-use crate::facts::{Facts, imds, machine, sample};
+use crate::facts::{Facts, machine, sample};
 use crate::host::net::Proxy;
 use crate::host::{Deadlines, Host};
-use crate::report::Report;
+use crate::prepare::cloud::{self, Cloud};
+use crate::prepare::detect::{self, Detected};
+use crate::prepare::shared_image;
 use crate::role::{Role, known_names};
+use crate::run::report::Report;
 use crate::settings::schema::{self, Timeout, Timeouts};
 use crate::settings::{Layer, Merged, Settings};
-use crate::several;
 use crate::step::{Phase, Step};
 use crate::template::{Renderer, how_to_set};
 use crate::titus::{Values, agent};
@@ -205,7 +203,7 @@ pub fn facts(global: &Global, early: &Early, bake: bool) -> Result<Asked> {
     let live = Host::live(Deadlines::default());
     let mut sources = BTreeMap::new();
     let image = machine::image(&live, &mut sources)?;
-    let schema_version = crate::report::SCHEMA_VERSION;
+    let schema_version = crate::SCHEMA_VERSION;
     if bake {
         return Ok(Facts { schema_version, instance: None, image, sources }.into());
     }
@@ -230,7 +228,7 @@ pub fn facts(global: &Global, early: &Early, bake: bool) -> Result<Asked> {
 }
 
 /// The proxies of the settings, as the host goes through them.
-fn proxy(set: schema::Proxy) -> Proxy {
+pub fn proxy(set: schema::Proxy) -> Proxy {
     Proxy { http: set.http, https: set.https, no_proxy: set.no_proxy }
 }
 
@@ -248,7 +246,7 @@ fn facts_from(path: &Path) -> Result<Facts> {
     };
     let text = std::fs::read_to_string(path).map_err(|e| wrong(&e))?;
     let mut facts: Facts = serde_json::from_str(&text).map_err(|e| wrong(&e))?;
-    if facts.schema_version != crate::report::SCHEMA_VERSION {
+    if facts.schema_version != crate::SCHEMA_VERSION {
         return Err(wrong(&format!("its schema_version is {}", facts.schema_version)));
     }
     facts.sources.values_mut().for_each(|source| source.push_str(&format!(", as {shown} says")));
@@ -295,7 +293,7 @@ fn gather_for(global: &Global, role: Option<&str>, host: &Host, steps: &Steps) -
         let in_group = facts.instance.as_ref().is_some_and(|instance| instance.lifecycle_state.is_some());
         let enough = |tags: &BTreeMap<String, String>| {
             (is_told || detect::tag_keys(&merged).any(|key| tags.contains_key(key)))
-                && (!in_group || tags.contains_key(imds::GROUP_TAG))
+                && (!in_group || tags.contains_key(crate::facts::GROUP_TAG))
         };
         cloud.tags(&mut facts, enough, !is_told)?;
     }
@@ -440,7 +438,7 @@ impl Prepared {
             return of(self);
         }
         let roles: Result<Vec<_>> = self.all().map(|one| Ok((one.role.name.as_str(), of(one)?))).collect();
-        several::merge(&roles?)
+        shared_image::merge(&roles?)
     }
 
     /// This one and the others.

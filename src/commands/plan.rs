@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use crate::cli::{Global, Steps};
-use crate::engine;
 use crate::error::Result;
 use crate::host::Host;
-use crate::report::{Report, Reporter};
+use crate::run::engine;
+use crate::run::report::{Report, Reporter};
 
 /// Observes every step; 2 if something is to be changed and the exit code is to tell so.
 ///

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::error::{Error, Result};
-use crate::report::{SCHEMA_VERSION, say};
+use crate::run::report::{SCHEMA_VERSION, say};
 
 /// Prints a completion script.
 pub fn completions(shell: clap_complete::Shell) {

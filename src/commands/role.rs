@@ -4,8 +4,8 @@ use serde_json::json;
 
 use crate::cli::{Global, Role as Which};
 use crate::error::Result;
-use crate::report::{SCHEMA_VERSION, say};
 use crate::role::{Role, names};
+use crate::run::report::{SCHEMA_VERSION, say};
 
 /// Shows roles.
 ///

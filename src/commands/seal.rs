@@ -9,7 +9,7 @@ use crate::cli::Global;
 use crate::error::{Error, Kind, Result};
 use crate::host::Host;
 use crate::host::lock::{KEEP_LOCK, LOCK};
-use crate::report::{SCHEMA_VERSION, say};
+use crate::run::report::{SCHEMA_VERSION, say};
 use crate::seal::builder::Builder;
 use crate::seal::{self, Sealed};
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::cli::{Global, Phase, Steps};
 use crate::error::Result;
-use crate::journal;
-use crate::report::{Report, say};
+use crate::run::journal;
+use crate::run::report::{Report, say};
 
 /// Tells of the last run; 1 if it failed or something drifts.
 ///

@@ -6,13 +6,13 @@ use serde_json::{Value, json};
 
 use super::Prepared;
 use crate::cli::{Global, Phase, Steps};
+use crate::ec2::api::{Api, Bucket, Failure};
+use crate::ec2::imds;
 use crate::error::{Error, Kind, Result};
-use crate::facts::aws::{Api, Bucket, Failure};
-use crate::facts::imds;
-use crate::health::{Check, Question};
 use crate::host::command::{self, Patience};
 use crate::host::{Host, signals};
-use crate::report::{SCHEMA_VERSION, say};
+use crate::role::health::{Check, Question};
+use crate::run::report::{SCHEMA_VERSION, say};
 use crate::step::instance_group::ACTIVE;
 
 const TRY: Duration = Duration::from_secs(10);

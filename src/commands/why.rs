@@ -8,7 +8,7 @@ use super::Gathered;
 use crate::cli::{Global, Phase, Steps};
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::report::{SCHEMA_VERSION, say};
+use crate::run::report::{SCHEMA_VERSION, say};
 use crate::settings;
 use crate::titus::Values;
 use crate::why::{self, Answer, Known, Written, written};

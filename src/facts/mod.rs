@@ -1,17 +1,12 @@
 //! Facts: what is read of the instance and of the machine, and never set.
 
-pub mod aws;
-pub mod imds;
 pub mod machine;
 pub mod sample;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
-
-use crate::error::{Error, Result};
 
 /// Everything that a role's templates can know of the node.
 ///
@@ -19,7 +14,7 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Facts {
-    /// The layout's version; see [`crate::report::SCHEMA_VERSION`].
+    /// The layout's version; see [`crate::SCHEMA_VERSION`].
     pub schema_version: u32,
     /// What depends on this instance. Absent while an image is baked.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -30,6 +25,9 @@ pub struct Facts {
     #[serde(default)]
     pub sources: BTreeMap<String, String>,
 }
+
+/// The instance tag that names its Auto Scaling group.
+pub const GROUP_TAG: &str = "aws:autoscaling:groupName";
 
 /// The source of a fact that has none, as one that somebody has written into a print.
 pub const NOT_KNOWN: &str = "not known";
@@ -140,9 +138,9 @@ impl Instance {
 impl Instance {
     /// Takes its tags, and what they tell of it.
     pub fn take_tags(&mut self, tags: Option<BTreeMap<String, String>>, sources: &mut BTreeMap<String, String>) {
-        self.autoscaling_group = tags.as_ref().and_then(|tags| tags.get(imds::GROUP_TAG).cloned());
+        self.autoscaling_group = tags.as_ref().and_then(|tags| tags.get(GROUP_TAG).cloned());
         let source = if self.autoscaling_group.is_some() { "" } else { "there is no " };
-        sources.insert("instance.autoscaling_group".into(), format!("{source}instance tag {}", imds::GROUP_TAG));
+        sources.insert("instance.autoscaling_group".into(), format!("{source}instance tag {}", GROUP_TAG));
         self.tags = tags;
     }
 }
@@ -174,20 +172,4 @@ pub struct Image {
     pub architecture: String,
     /// The running kernel's release.
     pub kernel: String,
-}
-
-/// Anything up to a bound, so that nodes which start together do not ask together. The standard library seeds each
-/// `RandomState` anew.
-pub(crate) fn up_to(bound: Duration) -> Duration {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    let random = RandomState::new().build_hasher().finish() % 1024;
-    bound * u32::try_from(random).unwrap_or(0) / 1024
-}
-
-/// Plain blocking code asks over the network with a runtime of its own.
-fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Error::failed("no runtime could be started").cause(e))
 }

@@ -7,9 +7,9 @@ use super::{Facts, Image, Instance};
 /// The facts of an m4.large in eu-west-1a, as its metadata service and an Ubuntu
 /// 16.04 on it would say them.
 pub fn facts() -> Facts {
-    let tags = [("Name", "titusagent"), (super::imds::GROUP_TAG, "titusagent")];
+    let tags = [("Name", "titusagent"), (super::GROUP_TAG, "titusagent")];
     Facts {
-        schema_version: crate::report::SCHEMA_VERSION,
+        schema_version: crate::SCHEMA_VERSION,
         instance: Some(Instance {
             id: "i-0123456789abcdef0".into(),
             instance_type: "m4.large".into(),

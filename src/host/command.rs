@@ -127,7 +127,7 @@ fn command(argv: &[&str], environment: &[(&str, &str)]) -> Result<Command> {
     let mut command = Command::new(program);
     command.args(arguments).env("LC_ALL", "C").env("TZ", "UTC").env("PATH", PATH).envs(environment.iter().copied());
     // systemd speaks to us alone.
-    command.env_remove(super::notify::SOCKET);
+    command.env_remove(super::systemd::notify::SOCKET);
     command.stdin(Stdio::null()).process_group(0);
     Ok(command)
 }

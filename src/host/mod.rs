@@ -4,32 +4,20 @@
 //! resolved below it. `/` is the live machine; anything else is a tree that is
 //! written and looked at, in which no package, unit or container is run.
 
-pub mod accounts;
-pub mod adopt;
 pub mod apt;
-mod background;
-pub mod cache;
-pub mod clear;
 pub mod command;
 pub mod docker;
 pub mod download;
-pub mod dpkg;
 pub mod failpoint;
 pub mod fs;
+pub mod image;
 pub mod interfaces;
 pub mod lock;
-pub mod look;
-pub mod mounts;
 pub mod net;
-pub mod notify;
-pub mod openpgp;
 pub mod ports;
-pub mod pull;
-pub mod search;
 pub mod signals;
 pub mod systemd;
-mod transfer;
-pub mod unit_files;
+pub mod wait;
 
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
@@ -52,7 +40,7 @@ pub struct Host {
     /// The Docker Engine, once it has answered.
     pub(crate) engine: OnceCell<docker::Engine>,
     /// Images that are being pulled.
-    pub(crate) pulls: pull::Pulls,
+    pub(crate) pulls: docker::pull::Pulls,
     /// Debs that are being downloaded.
     pub(crate) downloads: download::Downloads,
     /// What systemd said of the units, asked once for all.
@@ -120,7 +108,7 @@ impl Host {
             docker: docker::DEFAULT_ADDRESS.into(),
             bar: false,
             engine: OnceCell::new(),
-            pulls: pull::Pulls::default(),
+            pulls: docker::pull::Pulls::default(),
             downloads: download::Downloads::default(),
             units: systemd::Units::default(),
             packages: apt::Packages::default(),

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use crate::ec2::imds;
 use crate::error::Result;
-use crate::facts::{Instance, imds, machine};
+use crate::facts::{Instance, machine};
 use crate::host::Host;
-use crate::host::search::{Bounds, Text};
+use crate::host::image::search::{Bounds, Text};
 
 /// An instance answers at once; a builder that is none must not wait long to hear nothing.
 const DEADLINE: Duration = Duration::from_secs(5);

@@ -9,10 +9,10 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::host::Host;
-use crate::host::clear::{Clear, Cleared, Stands};
-use crate::host::look::EntryKind;
-use crate::host::mounts::Mounts;
-use crate::host::search::{Bounds, Found};
+use crate::host::fs::look::EntryKind;
+use crate::host::fs::mounts::Mounts;
+use crate::host::image::clear::{Clear, Cleared, Stands};
+use crate::host::image::search::{Bounds, Found};
 use builder::{Builder, is_key};
 use rules::{Rule, WRITTEN_ANEW, homes, rules};
 

@@ -3,9 +3,9 @@
 use crate::error::Result;
 use crate::facts::machine;
 use crate::host::Host;
-use crate::host::clear::Clear;
-use crate::host::look::{Entry, EntryKind};
-use crate::journal;
+use crate::host::fs::look::{Entry, EntryKind};
+use crate::host::image::clear::Clear;
+use crate::run::journal;
 
 use Clear::{Contents, Emptied, Files, Whole};
 

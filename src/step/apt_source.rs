@@ -7,10 +7,11 @@ use sha2::{Digest, Sha256};
 
 use super::{Change, Claim, Planned, State, Work, hex};
 use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::host::apt::openpgp;
 use crate::host::apt::{self, OUR_SOURCES as OURS, SOURCE_PARTS as SOURCES};
 use crate::host::fs::Owner;
-use crate::host::look::EntryKind;
-use crate::host::{Host, openpgp};
+use crate::host::fs::look::EntryKind;
 use crate::secrets::masked;
 use crate::settings::schema::{AptSource, Key};
 use crate::template::{Renderer, Templated};

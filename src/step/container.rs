@@ -16,7 +16,7 @@ use super::wait::{self, Wait};
 use super::{Change, Planned, State, Work, ensemble, hex};
 use crate::error::{Error, Kind, Result};
 use crate::host::docker::{Container as Found, Engine, Port, Specification};
-use crate::host::look::EntryKind;
+use crate::host::fs::look::EntryKind;
 use crate::host::{Host, signals};
 use crate::template::{Renderer, Templated};
 

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::host::cache::Stamp;
-use crate::host::dpkg::is_package_name;
+use crate::host::apt::dpkg::is_package_name;
+use crate::host::download::cache::Stamp;
 use crate::host::fs::Owner;
 
 /// Where they lie.

@@ -7,7 +7,7 @@ use super::{Change, Claim, Planned, State, Work};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::fs::Owner;
-use crate::host::look::EntryKind;
+use crate::host::fs::look::EntryKind;
 use crate::template::{Renderer, Templated};
 
 /// As a role file has it.

@@ -2,12 +2,12 @@
 
 use serde::Deserialize;
 
-use super::joining::READY;
+use super::warm_pool::READY;
 use super::{Change, Claim, Contents, Origin, Planned, State, Work, fingerprint};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::fs::Owner;
-use crate::host::look::EntryKind;
+use crate::host::fs::look::EntryKind;
 use crate::template::{Renderer, Templated};
 
 /// As a role file has it.

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::{Change, Planned, State, Work};
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::host::pull::{Failure, Reason};
+use crate::host::docker::pull::{Failure, Reason};
 use crate::template::{Renderer, Templated};
 
 /// As a role file has it.

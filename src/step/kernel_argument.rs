@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::command::{self, Patience};
 use crate::host::fs::Owner;
-use crate::host::look::EntryKind;
+use crate::host::fs::look::EntryKind;
 use crate::template::{Renderer, Templated};
 
 /// Sourced by grub-mkconfig after /etc/default/grub; late, so that it adds to what others set.

@@ -10,12 +10,12 @@ pub mod file;
 pub mod group_member;
 pub mod image;
 pub mod instance_group;
-pub mod joining;
 pub mod kernel_argument;
 pub mod package;
 pub mod properties;
 pub mod unit;
 pub mod wait;
+pub mod warm_pool;
 
 use std::collections::BTreeMap;
 
@@ -47,7 +47,7 @@ pub struct Step {
     pub phase: Phase,
     /// What must hold.
     pub kind: Kind,
-    /// Why what makes the node join a cluster is not done now; see [`joining`].
+    /// Why what makes the node join a cluster is not done now; see [`warm_pool`].
     put_off: Option<String>,
 }
 

@@ -8,7 +8,7 @@ use super::{Change, Claim, Contents, Origin, Planned, State, Work, fingerprint};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::fs::Owner;
-use crate::host::look::{Entry, EntryKind};
+use crate::host::fs::look::{Entry, EntryKind};
 use crate::properties::{self, Edit};
 use crate::secrets::is_secret;
 use crate::template::{Renderer, Templated, is_template};

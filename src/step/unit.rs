@@ -10,11 +10,11 @@ use std::time::UNIX_EPOCH;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::joining::ENGINE;
+use super::warm_pool::ENGINE;
 use super::{Change, Claim, Planned, State, Work, hex};
 use crate::error::{Error, Result};
 use crate::host::fs::Owner;
-use crate::host::look::EntryKind;
+use crate::host::fs::look::EntryKind;
 use crate::host::{Host, systemd};
 use crate::template::{Renderer, Templated};
 

@@ -8,8 +8,8 @@ mod written;
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 
-use crate::detect::Detected;
 use crate::facts::{Facts, NOT_KNOWN, leaves};
+use crate::prepare::detect::Detected;
 use crate::role::known_names;
 use crate::secrets::{is_secret, masked};
 use crate::settings::{FOLLOWS, Merged, Settings};

@@ -1,8 +1,8 @@
 //! What each call asks, and what is made of its answer.
 
+use titus_bootstrap::ec2::api::{Bucket as Told, Outcome, Peer, Wanted};
 use titus_bootstrap::error::Kind;
 use titus_bootstrap::facts::TypeNumbers;
-use titus_bootstrap::facts::aws::{Bucket as Told, Outcome, Peer, Wanted};
 
 use crate::support::aws::Fault;
 use crate::support::aws::account::{Account, Bucket, Instance, sample};

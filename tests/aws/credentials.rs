@@ -4,8 +4,8 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use titus_bootstrap::ec2::api::Bucket as Told;
 use titus_bootstrap::error::Kind;
-use titus_bootstrap::facts::aws::Bucket as Told;
 
 use crate::support::aws::account::Bucket;
 use crate::support::aws::{Fault, Keys};

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use titus_bootstrap::journal::Event;
+use titus_bootstrap::run::journal::Event;
 
 use super::killed::{kills, random_part};
 use crate::harness::agent::{FILES, SETTINGS};
@@ -135,6 +135,6 @@ fn the_journal_tells(before: &[Event], after: &[Event], what: &str) {
 
 /// The journal on a disk; a line that is torn would show as one that is missing later.
 fn events(disk: &Disk) -> Vec<Event> {
-    let text = disk.read(titus_bootstrap::journal::JOURNAL).unwrap_or_default();
+    let text = disk.read(titus_bootstrap::run::journal::JOURNAL).unwrap_or_default();
     String::from_utf8_lossy(&text).lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }

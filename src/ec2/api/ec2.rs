@@ -1,0 +1,229 @@
+//! What EC2 is asked: tags, instance types, instances.
+
+use std::collections::BTreeMap;
+
+use roxmltree::Node;
+
+use super::answer::parse;
+use super::{Api, Failure, Service};
+use crate::ec2::imds::{self, value::Form};
+use crate::error::{Error, Result};
+use crate::facts::TypeNumbers;
+
+/// Which instances are asked for: running ones with this tag, in this VPC.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The tag's key.
+    pub tag: &'a str,
+    /// The tag's value.
+    pub value: &'a str,
+    /// The VPC; absent outside one.
+    pub vpc_id: Option<&'a str>,
+}
+
+/// An instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// `i-0123456789abcdef0`.
+    pub id: String,
+    /// Its primary private address.
+    pub address: String,
+    /// When it was launched, in a form that sorts: when its first interface was attached, for EC2's
+    /// `launchTime` is that of its last start.
+    pub launched: String,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
+}
+
+/// How many pages of one answer are read. One has up to a thousand items: more is a mistake that must end.
+const MOST_PAGES: usize = 16;
+
+impl Api {
+    /// All tags of an instance. Somebody's description with a line break in it is left out, as from IMDS.
+    ///
+    /// # Errors
+    /// When the call fails, or a tag that decides something is not plain text.
+    pub fn tags(&mut self, instance: &str) -> Result<BTreeMap<String, String>, Failure> {
+        let mut tags = BTreeMap::new();
+        self.pages("DescribeTags", &filters(&[("resource-id", instance)]), &mut |page| {
+            for item in items(page, "tagSet") {
+                match tag(item) {
+                    Some((key, Ok(value))) => drop(tags.insert(key, value)),
+                    Some((key, Err(error))) if imds::is_ours(&key) => return Err(error),
+                    _ => {}
+                }
+            }
+            Ok(())
+        })?;
+        Ok(tags)
+    }
+
+    /// The numbers of an instance type; `None` where EC2 has no such type, or does not say them.
+    ///
+    /// # Errors
+    /// When the call fails.
+    pub fn instance_type(&mut self, name: &str) -> Result<Option<TypeNumbers>, Failure> {
+        const ACTION: &str = "DescribeInstanceTypes";
+        let body = match self.query(Service::Ec2, ACTION, &[("InstanceType.1".to_owned(), name.to_owned())]) {
+            Err(failure) if failure.code.as_deref() == Some("InvalidInstanceType") => return Ok(None),
+            other => other?,
+        };
+        let document = parse(&Service::Ec2.call(ACTION), ACTION, &body)?;
+        let mut types = items(document.root_element(), "instanceTypeSet");
+        Ok(types.find(|item| text(*item, "instanceType") == Some(name)).and_then(numbers))
+    }
+
+    /// The instances that are wanted, in no order.
+    ///
+    /// # Errors
+    /// When the call fails, or an answer has another form.
+    pub fn peers(&mut self, wanted: Wanted<'_>) -> Result<Vec<Peer>, Failure> {
+        let key = format!("tag:{}", wanted.tag);
+        let mut asked = vec![(key.as_str(), wanted.value), ("instance-state-name", "running")];
+        asked.extend(wanted.vpc_id.map(|id| ("vpc-id", id)));
+        let mut parameters = filters(&asked);
+        parameters.push(("MaxResults".into(), "1000".into()));
+        let mut peers = Vec::new();
+        self.pages("DescribeInstances", &parameters, &mut |page| {
+            for reservation in items(page, "reservationSet") {
+                for instance in items(reservation, "instancesSet") {
+                    peers.extend(peer(instance)?);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(peers)
+    }
+
+    /// Calls an action, and again for each further page.
+    fn pages(
+        &mut self,
+        action: &str,
+        parameters: &[(String, String)],
+        read: &mut dyn FnMut(Node<'_, '_>) -> Result<()>,
+    ) -> Result<(), Failure> {
+        let what = Service::Ec2.call(action);
+        let mut parameters = parameters.to_vec();
+        for _ in 0..MOST_PAGES {
+            let body = self.query(Service::Ec2, action, &parameters)?;
+            let document = parse(&what, action, &body)?;
+            read(document.root_element())?;
+            let Some(next) = text(document.root_element(), "nextToken") else { return Ok(()) };
+            parameters.retain(|(name, _)| name != "NextToken");
+            parameters.push(("NextToken".into(), next.into()));
+        }
+        Err(Error::config(format!("{what} gave an answer that does not end"))
+            .cause(format!("after {MOST_PAGES} pages there is one more"))
+            .into())
+    }
+}
+
+/// `Filter.1.Name=…`, each with one value.
+fn filters(asked: &[(&str, &str)]) -> Vec<(String, String)> {
+    let filter = |(n, (name, value)): (usize, &(&str, &str))| {
+        [
+            (format!("Filter.{}.Name", n + 1), (*name).to_owned()),
+            (format!("Filter.{}.Value.1", n + 1), (*value).to_owned()),
+        ]
+    };
+    asked.iter().enumerate().flat_map(filter).collect()
+}
+
+/// The element of this name right below.
+fn child<'a>(node: Node<'a, 'a>, name: &str) -> Option<Node<'a, 'a>> {
+    node.children().find(|child| child.tag_name().name() == name)
+}
+
+/// Its text, if it has one.
+fn text<'a>(node: Node<'a, 'a>, name: &str) -> Option<&'a str> {
+    child(node, name)?.text().map(str::trim).filter(|text| !text.is_empty())
+}
+
+/// The items of the set of this name right below a node.
+fn items<'a>(node: Node<'a, 'a>, set: &str) -> impl Iterator<Item = Node<'a, 'a>> {
+    child(node, set).into_iter().flat_map(|set| set.children()).filter(|item| item.tag_name().name() == "item")
+}
+
+/// A tag's key, and its value if that is plain text.
+fn tag(item: Node<'_, '_>) -> Option<(String, Result<String>)> {
+    let key = text(item, "key").filter(|key| !key.contains(char::is_control))?;
+    let value = child(item, "value").and_then(|value| value.text()).unwrap_or_default();
+    let value = Form::Text.read("", value.as_bytes()).map_err(|error| {
+        Error { what: format!("the instance's tag {key} cannot be used"), ..error }.fix("change the instance's tag")
+    });
+    Some((key.to_owned(), value))
+}
+
+fn numbers(item: Node<'_, '_>) -> Option<TypeNumbers> {
+    let network = child(item, "networkInfo")?;
+    let number = |node, name| text(node, name)?.parse::<u32>().ok();
+    let some = |number: &u32| *number > 0;
+    let default = number(network, "defaultNetworkCardIndex").unwrap_or(0);
+    let card = items(network, "networkCards").find(|card| number(*card, "networkCardIndex").unwrap_or(0) == default);
+    let of_card = card.and_then(|card| number(card, "maximumNetworkInterfaces"));
+    let gbps = card.and_then(|card| text(card, "baselineBandwidthInGbps")?.parse::<f64>().ok());
+    Some(TypeNumbers {
+        max_enis: of_card.or_else(|| number(network, "maximumNetworkInterfaces")).filter(some)?,
+        ipv4_per_eni: number(network, "ipv4AddressesPerInterface").filter(some)?,
+        network_mbps: gbps.map(|gbps| (gbps * 1000.0).round() as u32).filter(some),
+    })
+}
+
+/// `None`: it has no IPv4 address, so it serves nobody here.
+fn peer(instance: Node<'_, '_>) -> Result<Option<Peer>> {
+    if text(instance, "privateIpAddress").is_none() {
+        return Ok(None);
+    }
+    let read = |form: Form, name: &str| {
+        let refuse = |error| Error { what: format!("the EC2 API (DescribeInstances): {name} cannot be used"), ..error };
+        form.read(name, text(instance, name).unwrap_or_default().as_bytes()).map_err(refuse)
+    };
+    let attachments = items(instance, "networkInterfaceSet").filter_map(|interface| child(interface, "attachment"));
+    let first = attachments.into_iter().find(|attachment| text(*attachment, "deviceIndex") == Some("0"));
+    let launched = first.and_then(|first| text(first, "attachTime")).or_else(|| text(instance, "launchTime"));
+    Ok(Some(Peer {
+        id: read(Form::Id("i"), "instanceId")?,
+        address: read(Form::Ipv4, "privateIpAddress")?,
+        launched: launched.unwrap_or_default().to_owned(),
+        tags: items(instance, "tagSet").filter_map(tag).filter_map(|(key, value)| Some((key, value.ok()?))).collect(),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_are_numbered_from_one() {
+        let made = filters(&[("vpc-id", "vpc-1"), ("tag:titus:role", "prereqs")]);
+        let told: Vec<String> = made.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        assert_eq!(
+            told,
+            [
+                "Filter.1.Name=vpc-id",
+                "Filter.1.Value.1=vpc-1",
+                "Filter.2.Name=tag:titus:role",
+                "Filter.2.Value.1=prereqs"
+            ]
+        );
+    }
+
+    #[test]
+    fn numbers_are_those_of_the_default_card() {
+        let of = |inner: &str| {
+            let text = format!("<a><networkInfo>{inner}</networkInfo></a>");
+            numbers(roxmltree::Document::parse(&text).unwrap().root_element())
+        };
+        let cards = "<defaultNetworkCardIndex>1</defaultNetworkCardIndex><maximumNetworkInterfaces>60</maximumNetworkInterfaces>\
+            <ipv4AddressesPerInterface>50</ipv4AddressesPerInterface><networkCards>\
+            <item><networkCardIndex>0</networkCardIndex><maximumNetworkInterfaces>7</maximumNetworkInterfaces></item>\
+            <item><networkCardIndex>1</networkCardIndex><maximumNetworkInterfaces>15</maximumNetworkInterfaces>\
+            <baselineBandwidthInGbps>0.75</baselineBandwidthInGbps></item></networkCards>";
+        assert_eq!(of(cards), Some(TypeNumbers { max_enis: 15, ipv4_per_eni: 50, network_mbps: Some(750) }));
+        let old = "<maximumNetworkInterfaces>2</maximumNetworkInterfaces><ipv4AddressesPerInterface>10</ipv4AddressesPerInterface>";
+        assert_eq!(of(old), Some(TypeNumbers { max_enis: 2, ipv4_per_eni: 10, network_mbps: None }));
+        assert_eq!(of("<maximumNetworkInterfaces>2</maximumNetworkInterfaces>"), None);
+        assert_eq!(of(&old.replace(">10<", ">0<")), None);
+        assert_eq!(of("<maximumNetworkInterfaces>-2</maximumNetworkInterfaces>"), None);
+    }
+}

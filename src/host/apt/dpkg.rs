@@ -1,0 +1,154 @@
+//! What a deb says of itself, and what dpkg has of a package.
+
+use std::cmp::Ordering;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use crate::error::Result;
+use crate::host::Host;
+use crate::host::command::{self, Output, Patience};
+
+/// For a question that reads a file at most.
+const QUESTION: Duration = Duration::from_secs(60);
+
+/// What a deb says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deb {
+    /// The package's name.
+    pub package: String,
+    /// Its version.
+    pub version: String,
+    /// As dpkg names it; `all`: any.
+    pub architecture: String,
+}
+
+impl Host {
+    /// What the deb at `path` says of itself.
+    ///
+    /// # Errors
+    /// Outside: dpkg-deb cannot be run. Inside: it is no deb, in words.
+    pub fn deb(&self, path: &str) -> Result<Result<Deb, String>> {
+        let real = self.root().join(path.trim_start_matches('/'));
+        let argv = ["dpkg-deb", "--field", &real.to_string_lossy(), "Package", "Version", "Architecture"];
+        let output = ask(&argv)?;
+        if !output.status.success() {
+            return Ok(Err(output.both.trim().to_owned()));
+        }
+        Ok(parse(&output.stdout))
+    }
+
+    /// The architecture of the node's packages, as dpkg names it.
+    ///
+    /// # Errors
+    /// When dpkg cannot be asked.
+    pub fn package_architecture(&self) -> Result<String> {
+        Ok(ask(&["dpkg", "--print-architecture"])?.succeeded()?.stdout.trim().to_owned())
+    }
+
+    /// The packages that dpkg was stopped at while it unpacked them.
+    ///
+    /// # Errors
+    /// When dpkg cannot be asked.
+    pub(super) fn half_installed(&self) -> Result<Vec<String>> {
+        let argv = ["dpkg-query", "--show", "--showformat=${db:Status-Status} ${binary:Package}\\n"];
+        let output = ask(&argv)?.succeeded()?;
+        Ok(output.stdout.lines().filter_map(|line| line.strip_prefix("half-installed ")).map(str::to_owned).collect())
+    }
+
+    /// How two versions of a package stand to each other (deb-version(7)).
+    ///
+    /// # Errors
+    /// When dpkg cannot be asked.
+    pub fn compare_versions(&self, one: &str, other: &str) -> Result<Ordering> {
+        if one == other {
+            return Ok(Ordering::Equal);
+        }
+        for (relation, ordering) in [("lt", Ordering::Less), ("gt", Ordering::Greater)] {
+            if ask(&["dpkg", "--compare-versions", one, relation, other])?.status.success() {
+                return Ok(ordering);
+            }
+        }
+        Ok(Ordering::Equal)
+    }
+
+    /// A digest of the checksums that dpkg keeps of an installed package's files: another build of the
+    /// same version has others. `None`: it keeps none, as of a package without files.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn installed_contents(&self, package: &str, architecture: &str) -> Result<Option<String>> {
+        // A package that can be there for several architectures has its own in the name.
+        for name in [package.to_owned(), format!("{package}:{architecture}")] {
+            if let Some(sums) = self.read(&format!("/var/lib/dpkg/info/{name}.md5sums"))? {
+                return Ok(Some(crate::host::hex(&Sha256::digest(sums))));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn ask(argv: &[&str]) -> Result<Output> {
+    command::run(argv, &[], Patience::Ends, QUESTION)
+}
+
+/// The fields, each in the form that Debian's policy gives it (5.6.1, 5.6.12): they end in paths and
+/// on command lines of root.
+fn parse(text: &str) -> Result<Deb, String> {
+    let field = |name: &str, first: fn(char) -> bool, also: &str| {
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).unwrap_or_default();
+        let fits = |c: char| c.is_ascii_alphanumeric() || also.contains(c);
+        if value.starts_with(first) && value.len() <= 200 && value.chars().all(fits) {
+            Ok(value.to_owned())
+        } else {
+            Err(format!("its field {name} is {value:?}"))
+        }
+    };
+    let alphanumeric = |c: char| c.is_ascii_alphanumeric();
+    let package = field("Package", alphanumeric, "+-.")?;
+    let version = field("Version", alphanumeric, "+-.~:")?;
+    Ok(Deb { package, version, architecture: field("Architecture", alphanumeric, "-")? })
+}
+
+/// Whether a text can be a package's name.
+pub fn is_package_name(name: &str) -> bool {
+    parse(&format!("Package: {name}\nVersion: 1\nArchitecture: all")).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_read_and_hostile_ones_refused() {
+        let deb = parse("Package: titus-server-master\nVersion: 1:0.0.1-1~x\nArchitecture: all\n").unwrap();
+        assert_eq!((deb.package.as_str(), deb.version.as_str()), ("titus-server-master", "1:0.0.1-1~x"));
+        for package in ["", "../../etc/passwd", "a b", "-o", ".x", "a\u{fc}"] {
+            assert!(parse(&format!("Package: {package}\nVersion: 1\nArchitecture: all\n")).is_err(), "{package}");
+            assert!(!is_package_name(package), "{package}");
+        }
+        assert!(parse("Package: a\nVersion: $(x)\nArchitecture: all\n").is_err());
+        assert!(parse("Package: a\nVersion: 1\n").is_err());
+    }
+
+    #[test]
+    fn versions_are_compared_as_dpkg_does() {
+        let host = Host::live(crate::host::Deadlines::default());
+        for (one, ordering, other) in [
+            ("0.0.1-1", Ordering::Less, "0.0.2-1"),
+            ("1:0", Ordering::Greater, "2"),
+            ("1.0", Ordering::Equal, "1.0-0"),
+            ("1~rc1", Ordering::Less, "1"),
+        ] {
+            assert_eq!(host.compare_versions(one, other).unwrap(), ordering, "{one} {other}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in "\\PC{0,100}") {
+            let _ = parse(&text);
+            let _ = parse(&format!("Package: {text}\nVersion: {text}\nArchitecture: {text}"));
+        }
+    }
+}

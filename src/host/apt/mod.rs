@@ -1,0 +1,474 @@
+//! apt and dpkg: dpkg is asked once for all packages, apt only when one lacks, and
+//! neither is ever killed.
+
+pub mod dpkg;
+pub mod openpgp;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::fcntl::{FcntlArg, fcntl};
+
+use crate::error::{Error, Kind, Result};
+use crate::host::command::{self, Output, Patience};
+use crate::host::{Host, fs::Owner, signals};
+
+/// apt's lists for the time of a run: the system's own are not touched before
+/// every refusal is behind us.
+const PRIVATE: &str = "/var/cache/titus-bootstrap/apt";
+
+/// The locks of dpkg and of apt's archive, each an fcntl lock.
+const LOCKS: [&str; 3] = ["/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/cache/apt/archives/lock"];
+
+/// Where sources of packages lie.
+pub const SOURCE_PARTS: &str = "/etc/apt/sources.list.d";
+/// What files of ours begin with there; others' are left alone.
+pub const OUR_SOURCES: &str = "titus-bootstrap-";
+
+/// A package as dpkg knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installed {
+    /// Its version.
+    pub version: String,
+    /// `installed`, or what it is instead: `config-files`, `half-configured`, …
+    pub status: String,
+    /// Whether it is on hold.
+    pub held: bool,
+}
+
+/// What was asked for, and what is known.
+#[derive(Debug, Default)]
+pub(crate) struct Packages {
+    watched: RefCell<BTreeSet<String>>,
+    asked: RefCell<Option<command::Started>>,
+    known: RefCell<Option<BTreeMap<String, Installed>>>,
+    candidates: RefCell<BTreeMap<String, Vec<String>>>,
+    without: RefCell<BTreeSet<String>>,
+}
+
+/// A source of packages: its file's name, its text, and its key, as they will stand in /etc/apt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Source {
+    /// The file below /etc/apt/sources.list.d.
+    pub file: String,
+    /// The same text for a keyring at the given path.
+    pub text: String,
+    /// The keyring's path.
+    pub keyring: String,
+    /// The keyring, binary.
+    pub key: Vec<u8>,
+}
+
+impl Host {
+    /// Names packages that will be asked for, so that one question serves all.
+    pub fn watch_packages<'a>(&self, names: impl Iterator<Item = &'a str>) {
+        self.packages.watched.borrow_mut().extend(names.map(str::to_owned));
+    }
+
+    /// Whether this machine has apt and dpkg.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn has_apt(&self) -> Result<bool> {
+        Ok(self.entry("/usr/bin/apt-get")?.is_some() && self.entry("/usr/bin/dpkg")?.is_some())
+    }
+
+    /// What dpkg knows of a package. Asks once for all watched packages.
+    ///
+    /// # Errors
+    /// When dpkg cannot be asked.
+    pub fn package(&self, name: &str) -> Result<Option<Installed>> {
+        if self.packages.watched.borrow_mut().insert(name.to_owned()) {
+            *self.packages.known.borrow_mut() = None;
+            *self.packages.asked.borrow_mut() = None;
+        }
+        if self.packages.known.borrow().is_none() {
+            let asked = self.packages.asked.take();
+            let output = asked.map_or_else(|| self.start_asking_dpkg(), Ok)?.end()?;
+            // 1: some of them are not known to dpkg, which is an answer.
+            if !matches!(output.status.code(), Some(0 | 1)) {
+                return Err(output.error());
+            }
+            *self.packages.known.borrow_mut() = Some(parse_installed(&output.stdout));
+        }
+        Ok(self.packages.known.borrow().as_ref().and_then(|known| known.get(name)).cloned())
+    }
+
+    /// Asks dpkg about all watched packages; [`Host::package`] fetches the answer.
+    ///
+    /// # Errors
+    /// When dpkg cannot be started.
+    pub fn ask_for_packages(&self) -> Result<()> {
+        if !self.packages.watched.borrow().is_empty() && self.has_apt()? {
+            *self.packages.asked.borrow_mut() = Some(self.start_asking_dpkg()?);
+        }
+        Ok(())
+    }
+
+    fn start_asking_dpkg(&self) -> Result<command::Started> {
+        let watched = self.packages.watched.borrow();
+        let mut argv = vec![
+            "dpkg-query",
+            "--show",
+            "--showformat=${Package}\t${Version}\t${db:Status-Status}\t${db:Status-Want}\n",
+            "--",
+        ];
+        argv.extend(watched.iter().map(String::as_str));
+        command::start(&argv, &[], Duration::from_secs(60))
+    }
+
+    /// Updates lists of our own, as if `sources` stood in /etc/apt already, and asks them for
+    /// the versions of these packages. Changes nothing of the system's. What apt said of lists that
+    /// it could not have is returned.
+    ///
+    /// # Errors
+    /// When apt cannot be run.
+    pub fn look_up_candidates(&self, sources: &[Source], names: &[&str]) -> Result<Option<String>> {
+        let parts = format!("{PRIVATE}/sources.list.d");
+        self.remove_tree(PRIVATE)?;
+        for directory in [PRIVATE, &format!("{PRIVATE}/lists"), &format!("{PRIVATE}/lists/partial")] {
+            self.make_directory(directory, 0o755, Owner::ROOT)?;
+        }
+        // Sources may hold credentials; only root's apt-get reads them.
+        self.make_directory(&parts, 0o700, Owner::ROOT)?;
+        for (name, text) in self.other_sources()? {
+            self.write(&format!("{parts}/{name}"), &text, 0o600, Owner::ROOT)?;
+        }
+        for source in sources {
+            let key = format!("{PRIVATE}/{}.gpg", source.file);
+            self.write(&key, &source.key, 0o644, Owner::ROOT)?;
+            let text = source.text.replace(&source.keyring, &key);
+            self.write(&format!("{parts}/{}", source.file), text.as_bytes(), 0o600, Owner::ROOT)?;
+        }
+        let parts_option = format!("Dir::Etc::SourceParts={parts}");
+        let lists = lists_option();
+        // Without caches in /var/cache/apt, which are the system's.
+        let options =
+            ["-o", &parts_option, "-o", &lists, "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="];
+        tracing::info!("updating apt's lists");
+        let argv = [&["apt-get"], &options[..], &["-o", "Acquire::Retries=3", "--quiet", "update"]].concat();
+        let updated = command::run(&argv, &self.package_environment(), Patience::Ends, self.deadlines.download)?;
+        if !names.is_empty() {
+            let argv = [&["apt-cache"], &options[..], &["policy", "--"], names].concat();
+            let policy = command::run(&argv, &[], Patience::Ends, Duration::from_secs(120))?.succeeded()?;
+            *self.packages.candidates.borrow_mut() = parse_policy(&policy.stdout);
+        }
+        // apt-get ends with 0 when a list could not be had but an old one is there: its words count.
+        let words: Vec<&str> =
+            updated.both.lines().filter(|line| line.starts_with("E: ") || line.starts_with("W: Failed")).collect();
+        Ok((!words.is_empty() || !updated.status.success()).then(|| words.join("\n")))
+    }
+
+    /// Files of /etc/apt/sources.list.d that apt reads and that are not ours, with their contents.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn other_sources(&self) -> Result<BTreeMap<String, Vec<u8>>> {
+        let mut found = BTreeMap::new();
+        for name in self.list(SOURCE_PARTS)? {
+            let path = format!("{SOURCE_PARTS}/{name}");
+            let read_by_apt = name.ends_with(".list") || name.ends_with(".sources");
+            if read_by_apt && !name.starts_with(OUR_SOURCES) && !self.is_directory(&path)? {
+                found.insert(name, self.read(&path)?.unwrap_or_default());
+            }
+        }
+        Ok(found)
+    }
+
+    /// Packages that this run goes without: no source has them, and they are optional.
+    pub fn go_without(&self, names: impl Iterator<Item = String>) {
+        self.packages.without.borrow_mut().extend(names);
+    }
+
+    /// Whether this run goes without a package.
+    pub fn goes_without(&self, name: &str) -> bool {
+        self.packages.without.borrow().contains(name)
+    }
+
+    fn package_environment(&self) -> Vec<(&str, &str)> {
+        let mut environment = vec![("DEBIAN_FRONTEND", "noninteractive"), ("NEEDRESTART_SUSPEND", "1")];
+        // In the environment, never in argv, which anyone may see: they may hold credentials.
+        let proxies =
+            [("http_proxy", &self.proxy.http), ("https_proxy", &self.proxy.https), ("no_proxy", &self.proxy.no_proxy)];
+        environment.extend(proxies.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))));
+        environment
+    }
+
+    /// The versions that the last look-up found of a package, the candidate first.
+    pub fn candidates(&self, name: &str) -> Vec<String> {
+        self.packages.candidates.borrow().get(name).cloned().unwrap_or_default()
+    }
+
+    /// Installs packages, each `name` or `name=version`, in one go.
+    ///
+    /// # Errors
+    /// When the lock cannot be had in time, or apt fails.
+    pub fn install_packages(&self, wanted: &[String]) -> Result<()> {
+        let exact = wanted.iter().any(|name| name.contains('='));
+        let options: &[&str] = if exact { &["--allow-downgrades", "--allow-change-held-packages"] } else { &[] };
+        let names: Vec<&str> = wanted.iter().map(String::as_str).collect();
+        self.install(options, &names, None)?;
+        let pinned: Vec<&str> = wanted.iter().filter_map(|name| Some(name.split_once('=')?.0)).collect();
+        if pinned.is_empty() { Ok(()) } else { self.hold(&pinned) }
+    }
+
+    /// Installs the deb at `path`, of this package, with what it depends on, whatever version or build
+    /// is there. A hold of the administrator's is kept.
+    ///
+    /// # Errors
+    /// When the lock cannot be had in time, or apt fails.
+    pub fn install_deb(&self, path: &str, package: &str) -> Result<()> {
+        let is = self.package(package)?;
+        let whole = ["installed", "config-files", "not-installed"];
+        let half_done = is.as_ref().is_some_and(|is| !whole.contains(&is.status.as_str()));
+        let options = ["--reinstall", "--allow-downgrades", "--allow-change-held-packages"];
+        self.install(&options, &[path], half_done.then_some(path))?;
+        if is.is_some_and(|is| is.held) { self.hold(&[package]) } else { Ok(()) }
+    }
+
+    fn hold(&self, packages: &[&str]) -> Result<()> {
+        self.with_package_lock(|| self.package_command(&[&["apt-mark", "hold", "--"], packages].concat())).map(drop)
+    }
+
+    /// `apt-get install`. `half_done`: a deb whose package is neither installed nor gone.
+    fn install(&self, more: &[&str], wanted: &[&str], half_done: Option<&str>) -> Result<()> {
+        let lists = lists_option();
+        let mut options = vec!["apt-get"];
+        // The system's own, should nothing have lacked when they could still be updated.
+        if self.entry(PRIVATE)?.is_some() {
+            options.extend(["-o", &lists]);
+        }
+        options.extend([
+            "-o",
+            "Acquire::Retries=3",
+            "-o",
+            "DPkg::Lock::Timeout=5",
+            "-o",
+            "Dpkg::Options::=--force-confdef",
+            "-o",
+            "Dpkg::Options::=--force-confold",
+            "--yes",
+            "--quiet",
+            "--no-install-recommends",
+        ]);
+        let argv = [&options[..], more, &["install", "--"], wanted].concat();
+        self.with_package_lock(|| self.try_to_install(&options, &argv, half_done)).map(drop)
+    }
+
+    /// `argv`, and what apt wants done before if it does not take it: `options` are apt-get's.
+    fn try_to_install(&self, options: &[&str], argv: &[&str], half_done: Option<&str>) -> Result<Output> {
+        let dpkg =
+            |what: &[&str]| self.package_command(&[&["dpkg", "--force-confdef", "--force-confold"], what].concat());
+        let repair = |more: &[&str]| self.package_command(&[options, &["--fix-broken"], more, &["install"]].concat());
+        let mut output = self.package_command(argv)?;
+        // What a power cut in the middle of dpkg's work left: apt says what it wants for it.
+        let broken = output.both.contains("dpkg --configure -a") || output.both.contains("--fix-broken");
+        if !output.status.success() && broken {
+            tracing::info!("dpkg was interrupted earlier: completing what it left");
+            // It fails where a dependency is not unpacked yet; the next command brings that. That one
+            // fails where a deb is half unpacked that no source has; the last one brings it again.
+            dpkg(&["--configure", "-a"])?;
+            repair(&[])?;
+            output = self.package_command(argv)?;
+        }
+        // One that was half unpacked in its own version apt passes over, and says that all is well (seen: 2.6).
+        let half: Vec<String> = if output.status.success() { self.half_installed()? } else { Vec::new() };
+        if !half.is_empty() {
+            // One that is wanted keeps the version that is wanted.
+            let bare = |word: &str| word.split(['=', ':']).next().unwrap_or_default().to_owned();
+            let of = |name: &String| {
+                argv.iter().copied().find(|word| bare(word) == bare(name)).map_or(name.clone(), str::to_owned)
+            };
+            let names: Vec<String> = half.iter().map(of).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let more: Vec<&str> = argv.iter().copied().filter(|word| word.starts_with("--allow-")).collect();
+            output = self.package_command(&[options, &more, &["--reinstall", "install", "--"], &names].concat())?;
+        }
+        let Some(path) = half_done.filter(|_| !output.status.success()) else { return Ok(output) };
+        // Of a package that is half unpacked apt takes no other version, and of one that is not
+        // configured no other build of the same. dpkg does; what it depends on is apt's again.
+        tracing::info!("apt does not take it as it is: dpkg unpacks it first");
+        output = dpkg(&["--unpack", path])?;
+        if output.status.success() {
+            output = repair(&["--no-remove"])?;
+        }
+        // apt would remove it rather; dpkg says what it lacks.
+        if output.both.contains("remove is disabled") { dpkg(&["--configure", "-a"]) } else { Ok(output) }
+    }
+
+    /// Removes what [`Host::look_up_candidates`] left. Cheap when there is nothing.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn forget_candidates(&self) -> Result<()> {
+        self.packages.candidates.borrow_mut().clear();
+        self.remove_tree(PRIVATE)
+    }
+
+    /// As if dpkg had answered so.
+    #[cfg(test)]
+    pub(crate) fn pretend_installed(&self, packages: &[(&str, Installed)]) {
+        let known: BTreeMap<_, _> = packages.iter().map(|(name, found)| ((*name).to_owned(), found.clone())).collect();
+        self.watch_packages(packages.iter().map(|(name, _)| *name));
+        *self.packages.known.borrow_mut() = Some(known);
+    }
+
+    /// Runs one command of apt or dpkg to its end.
+    fn package_command(&self, argv: &[&str]) -> Result<Output> {
+        let output = command::run(argv, &self.package_environment(), Patience::Never, Duration::MAX)?;
+        *self.packages.known.borrow_mut() = None;
+        *self.packages.asked.borrow_mut() = None;
+        self.forget_units();
+        Ok(output)
+    }
+
+    /// Does `work` once nobody else holds a lock of dpkg or apt, again when one came in between.
+    fn with_package_lock(&self, work: impl Fn() -> Result<Output>) -> Result<Output> {
+        let started = Instant::now();
+        let late = || started.elapsed() >= self.deadlines.apt_lock;
+        let mut told = None;
+        loop {
+            if let Some(holder) = self.package_lock_holder() {
+                if late() {
+                    return Err(lock_story(&holder, self.deadlines.apt_lock));
+                }
+                if told.as_ref() != Some(&holder.pid) {
+                    tracing::info!(
+                        "waiting up to {} for {holder}",
+                        humantime::format_duration(self.deadlines.apt_lock)
+                    );
+                    told = Some(holder.pid);
+                }
+            } else {
+                let output = work()?;
+                let locked = ["Could not get lock", "is locked by another process"]
+                    .iter()
+                    .any(|words| output.both.contains(words));
+                if output.status.success() || !locked || late() {
+                    return output.succeeded();
+                }
+            }
+            if signals::interrupted() {
+                return Err(signals::interruption());
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Who holds a lock of dpkg or apt, if anyone does.
+    fn package_lock_holder(&self) -> Option<LockHolder> {
+        LOCKS.iter().find_map(|lock| {
+            let file = std::fs::File::open(self.root().join(lock.trim_start_matches('/'))).ok()?;
+            let mut asked = nix::libc::flock {
+                l_type: i16::try_from(nix::libc::F_WRLCK).unwrap_or_default(),
+                l_whence: 0,
+                l_start: 0,
+                l_len: 0,
+                l_pid: 0,
+            };
+            fcntl(&file, FcntlArg::F_GETLK(&mut asked)).ok()?;
+            if i32::from(asked.l_type) == nix::libc::F_UNLCK {
+                return None;
+            }
+            let process = format!("/proc/{}", asked.l_pid);
+            let command = std::fs::read(format!("{process}/cmdline")).unwrap_or_default();
+            let since = std::fs::metadata(&process).and_then(|found| found.modified()).ok();
+            Some(LockHolder {
+                lock: (*lock).to_owned(),
+                pid: asked.l_pid,
+                command: String::from_utf8_lossy(&command).replace('\0', " ").trim().to_owned(),
+                age: since.and_then(|at| SystemTime::now().duration_since(at).ok()).map_or(0, |age| age.as_secs()),
+            })
+        })
+    }
+}
+
+struct LockHolder {
+    lock: String,
+    pid: i32,
+    command: String,
+    age: u64,
+}
+
+impl std::fmt::Display for LockHolder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let command = crate::secrets::masked(&self.command);
+        write!(f, "process {} (`{command}`, running for {} s), which holds {}", self.pid, self.age, self.lock)
+    }
+}
+
+fn lock_story(holder: &LockHolder, deadline: Duration) -> Error {
+    Error::new(Kind::Failed, format!("no package could be installed within {}", humantime::format_duration(deadline)))
+        .cause(format!("waited for {holder}"))
+        .fix("let that process finish, or see why it hangs; it was left alone. The setting timeouts.apt_lock gives it longer")
+}
+
+fn lists_option() -> String {
+    format!("Dir::State::lists={PRIVATE}/lists")
+}
+
+fn parse_installed(text: &str) -> BTreeMap<String, Installed> {
+    let mut found: BTreeMap<String, Installed> = BTreeMap::new();
+    for line in text.lines() {
+        let mut fields = line.split('\t').map(str::to_owned);
+        let (Some(name), Some(version), Some(status), Some(want)) =
+            (fields.next(), fields.next(), fields.next(), fields.next())
+        else {
+            continue;
+        };
+        // Of several architectures the installed one counts.
+        if found.get(&name).is_none_or(|known| known.status != "installed") {
+            found.insert(name, Installed { version, status, held: want == "hold" });
+        }
+    }
+    found
+}
+
+/// `apt-cache policy`: the candidate, then every version of the table.
+fn parse_policy(text: &str) -> BTreeMap<String, Vec<String>> {
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut current = None;
+    for line in text.lines() {
+        if !line.starts_with(' ') {
+            current = line.strip_suffix(':').map(str::to_owned);
+            continue;
+        }
+        let Some(name) = &current else { continue };
+        let candidate = line.strip_prefix("  Candidate: ");
+        // A version stands five columns in, after `***` when it is the installed one; its sources nine.
+        let listed =
+            line.strip_prefix(" *** ").or_else(|| line.strip_prefix("     ").filter(|rest| !rest.starts_with(' ')));
+        if let Some(version) = candidate.or(listed).and_then(|rest| rest.split(' ').next()).filter(|v| *v != "(none)") {
+            let versions = found.entry(name.clone()).or_default();
+            if !versions.iter().any(|known| known == version) {
+                versions.push(version.to_owned());
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dpkg_query_is_understood() {
+        let found = parse_installed(
+            "bash\t5.2\tinstalled\tinstall\nlibc6\t2.36\tnot-installed\tunknown\nlibc6\t2.36\tinstalled\thold\nshort\n",
+        );
+        assert_eq!(found["bash"].status, "installed");
+        assert!(found["libc6"].held && found["libc6"].status == "installed");
+        assert_eq!(found.len(), 2);
+    }
+
+    #[test]
+    fn policy_is_understood() {
+        let found = parse_policy(
+            "mesos:\n  Installed: 1.0\n  Candidate: 1.1\n  Version table:\n     1.1 500\n        500 file:/srv/repo ./ Packages\n *** 1.0 100\n        100 /var/lib/dpkg/status\nvirtual:\n  Installed: (none)\n  Candidate: (none)\n  Version table:\n",
+        );
+        assert_eq!(found["mesos"], ["1.1", "1.0"]);
+        assert!(!found.contains_key("virtual"));
+    }
+}

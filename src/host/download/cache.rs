@@ -1,0 +1,302 @@
+//! Files on their way to apt, in a cache of our own: each named by its SHA-256, so that none can be
+//! taken for another, and removed once it is installed.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::host::failpoint::failpoint;
+use crate::host::fs::look::EntryKind;
+use crate::host::fs::{TEMPORARY, io_error, sync_directory};
+
+/// Where they lie.
+pub const CACHE: &str = "/var/cache/titus-bootstrap";
+
+/// The largest deb that is taken, bytes. Titus's have some 100 MiB.
+pub const LIMIT: u64 = 2 << 30;
+
+const CHUNK: usize = 64 << 10;
+
+/// A deb of the cache; apt takes a path for a file by its ending.
+pub fn cached(sha256: &str) -> String {
+    format!("{CACHE}/{sha256}.deb")
+}
+
+/// Tells whether a file was touched: size in bytes, times in nanoseconds since 1970.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    size: u64,
+    modified_ns: i128,
+    changed_ns: i128,
+    inode: u64,
+}
+
+impl Stamp {
+    fn of(found: &std::fs::Metadata) -> Stamp {
+        let ns = |seconds: i64, ns: i64| i128::from(seconds) * 1_000_000_000 + i128::from(ns);
+        Stamp {
+            size: found.len(),
+            modified_ns: ns(found.mtime(), found.mtime_nsec()),
+            changed_ns: ns(found.ctime(), found.ctime_nsec()),
+            inode: found.ino(),
+        }
+    }
+}
+
+/// Where a download grows, and where it is when it is whole and right.
+pub(super) struct Target {
+    /// What it must have.
+    pub sha256: String,
+    pub part: PathBuf,
+    pub whole: PathBuf,
+}
+
+impl Target {
+    /// Whether a killed run left it there; what is in its place and is another is removed.
+    pub(super) fn is_whole(&self) -> std::io::Result<bool> {
+        match std::fs::symlink_metadata(&self.whole) {
+            Ok(found) if found.is_file() && Growing::open(&self.whole)?.sum() == self.sha256 => Ok(true),
+            Ok(_) => std::fs::remove_file(&self.whole).map(|()| false),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// A download as far as it has come, its digest always that of what is there.
+pub(super) struct Growing {
+    /// Without one only the digest is kept.
+    file: Option<File>,
+    digest: Sha256,
+    pub length: u64,
+    /// Whether more than one answer made it.
+    pub pieced: bool,
+    /// The version of which the answers were parts, as its server names it.
+    pub validator: Option<String>,
+}
+
+impl Growing {
+    /// Only its digest is wanted.
+    pub(super) fn without_file() -> Growing {
+        Growing { file: None, digest: Sha256::new(), length: 0, pieced: false, validator: None }
+    }
+
+    /// What an earlier run left at `path`, or nothing yet.
+    pub(super) fn open(path: &Path) -> std::io::Result<Growing> {
+        // A link is replaced, not followed.
+        if std::fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
+            std::fs::remove_file(path)?;
+        }
+        failpoint();
+        let mut file = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(nix::libc::O_NOFOLLOW)
+            .open(path)?;
+        file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+        let mut growing = Growing::without_file();
+        copy(&mut file, &mut growing.digest, &mut std::io::sink()).map(|length| growing.length = length)?;
+        growing.pieced = growing.length > 0;
+        growing.file = Some(file);
+        if growing.length > LIMIT {
+            growing.restart()?;
+        }
+        Ok(growing)
+    }
+
+    pub(super) fn add(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        if let Some(file) = &mut self.file {
+            file.write_all(bytes)?;
+        }
+        failpoint();
+        self.digest.update(bytes);
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Begins with the first byte again.
+    pub(super) fn restart(&mut self) -> std::io::Result<()> {
+        if let Some(file) = &mut self.file {
+            file.set_len(0)?;
+            file.seek(SeekFrom::Start(0))?;
+        }
+        *self = Growing { file: self.file.take(), ..Growing::without_file() };
+        Ok(())
+    }
+
+    pub(super) fn sum(&self) -> String {
+        crate::host::hex(&self.digest.clone().finalize())
+    }
+
+    /// Whole and checked: it gets its name.
+    pub(super) fn finish(&mut self, target: &Target) -> std::io::Result<()> {
+        if let Some(file) = self.file.take() {
+            file.sync_all()?;
+            failpoint();
+            std::fs::rename(&target.part, &target.whole)?;
+            failpoint();
+            sync_directory(target.whole.parent().unwrap_or(Path::new("/")))?;
+        }
+        Ok(())
+    }
+}
+
+/// Copies and digests; the bytes that came. More than [`LIMIT`] are not read to their end.
+fn copy(from: &mut impl Read, digest: &mut Sha256, to: &mut impl Write) -> std::io::Result<u64> {
+    let (mut buffer, mut length) = (vec![0; CHUNK], 0);
+    while length <= LIMIT {
+        let bytes = match from.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => buffer.get(..n).unwrap_or_default(),
+            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+            Err(e) => return Err(e),
+        };
+        to.write_all(bytes)?;
+        digest.update(bytes);
+        length += bytes.len() as u64;
+    }
+    Ok(length)
+}
+
+impl Host {
+    /// Tells whether the file that `path` leads to was touched; `None`: it is not there.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn stamp(&self, path: &str) -> Result<Option<Stamp>> {
+        Ok(self.open_file(path)?.map(|(_, stamp)| stamp))
+    }
+
+    /// The SHA-256 of the file that `path` leads to; `None`: it is not there.
+    ///
+    /// # Errors
+    /// When it is no regular file, cannot be read, or is larger than [`LIMIT`].
+    pub fn sum_of_file(&self, path: &str) -> Result<Option<(String, Stamp)>> {
+        let Some((mut file, stamp)) = self.open_file(path)? else { return Ok(None) };
+        let mut digest = Sha256::new();
+        copy(&mut file, &mut digest, &mut std::io::sink()).map_err(|e| io_error("read", path, &e))?;
+        Ok(Some((crate::host::hex(&digest.finalize()), stamp)))
+    }
+
+    /// Copies a file of the node into the cache: whoever changes it from here on changes nothing of
+    /// what is checked and installed. The copy is `cached(SHA-256)`.
+    ///
+    /// # Errors
+    /// As [`Host::sum_of_file`], or when the copy cannot be written.
+    pub fn copy_to_cache(&self, path: &str) -> Result<Option<(String, Stamp)>> {
+        let Some((mut file, stamp)) = self.open_file(path)? else { return Ok(None) };
+        let (parent, _) = self.place(&cached("copy"))?;
+        let mut copied = || -> std::io::Result<String> {
+            failpoint();
+            let mut copied = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(&parent)?;
+            let mut digest = Sha256::new();
+            let length = copy(&mut file, &mut digest, &mut copied)?;
+            failpoint();
+            if length != stamp.size {
+                return Err(std::io::Error::other(format!("{path} changed while it was copied")));
+            }
+            copied.as_file().sync_all()?;
+            let sha256 = crate::host::hex(&digest.finalize());
+            failpoint();
+            copied.persist(parent.join(format!("{sha256}.deb"))).map_err(|e| e.error)?;
+            failpoint();
+            sync_directory(&parent)?;
+            Ok(sha256)
+        };
+        let sha256 = copied().map_err(|e| io_error("filled with a copy", CACHE, &e))?;
+        Ok(Some((sha256, stamp)))
+    }
+
+    fn open_file(&self, path: &str) -> Result<Option<(File, Stamp)>> {
+        let open = || -> std::io::Result<Option<(File, std::fs::Metadata)>> {
+            let Some(real) = self.resolve(path, true, false)? else { return Ok(None) };
+            // A pipe in its place must not hold us.
+            let file = match File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(real) {
+                Ok(file) => file,
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+                Err(e) => return Err(e),
+            };
+            let found = file.metadata()?;
+            Ok(Some((file, found)))
+        };
+        let Some((file, found)) = open().map_err(|e| io_error("read", path, &e))? else { return Ok(None) };
+        if !found.is_file() {
+            return Err(Error::config(format!("{path} is no regular file")));
+        }
+        if found.len() > LIMIT {
+            return Err(Error::config(format!("{path} is larger than {} MiB", LIMIT >> 20)));
+        }
+        Ok(Some((file, Stamp::of(&found))))
+    }
+
+    /// Where a download with this SHA-256 goes.
+    pub(super) fn place_in_cache(&self, sha256: &str) -> Result<Target> {
+        let part = self.place(&format!("{CACHE}/{sha256}.part"))?.1;
+        Ok(Target { sha256: sha256.to_owned(), part, whole: self.place(&cached(sha256))?.1 })
+    }
+
+    /// Removes debs from the cache, whole or not, but for those with these SHA-256.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn sweep_cache(&self, keep: &[&str]) -> Result<()> {
+        for name in self.list(CACHE)? {
+            let sha256 = name.strip_suffix(".deb").or_else(|| name.strip_suffix(".part"));
+            let ours = sha256.filter(|sha256| sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_hexdigit()));
+            let path = format!("{CACHE}/{name}");
+            if ours.is_some_and(|sha256| !keep.contains(&sha256))
+                && self.entry(&path)?.is_some_and(|entry| entry.kind != EntryKind::Directory)
+            {
+                self.remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fs::Owner;
+
+    #[test]
+    fn a_copy_is_named_by_what_it_has() {
+        let (directory, host) = Host::temporary();
+        host.write("/real.deb", b"deb", 0o644, Owner::ROOT).unwrap();
+        host.link("/x.deb", "real.deb").unwrap();
+        let (sha256, stamp) = host.copy_to_cache("/x.deb").unwrap().unwrap();
+        assert_eq!(Some((sha256.clone(), stamp)), host.sum_of_file("/real.deb").unwrap());
+        assert_eq!(host.read(&cached(&sha256)).unwrap().unwrap(), b"deb");
+        assert_eq!(host.entry(&cached(&sha256)).unwrap().unwrap().mode, 0o600);
+        assert_eq!(host.copy_to_cache("/nowhere.deb").unwrap(), None);
+        nix::unistd::mkfifo(&directory.path().join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(host.copy_to_cache("/pipe").unwrap_err().what.contains("no regular file"));
+        let large = std::fs::File::create(directory.path().join("large")).unwrap();
+        large.set_len(LIMIT + 1).unwrap();
+        assert!(host.sum_of_file("/large").unwrap_err().what.contains("larger than 2048 MiB"));
+    }
+
+    #[test]
+    fn sweeping_takes_only_what_is_ours_and_not_wanted() {
+        let (directory, host) = Host::temporary();
+        let (old, wanted) = ("a".repeat(64), "b".repeat(64));
+        host.write("/precious", b"kept", 0o644, Owner::ROOT).unwrap();
+        for name in [format!("{old}.deb"), format!("{wanted}.part"), "other.deb".into()] {
+            host.write(&format!("{CACHE}/{name}"), b"x", 0o600, Owner::ROOT).unwrap();
+        }
+        host.link(&format!("{CACHE}/{old}.part"), "/precious").unwrap();
+        host.make_directory(&format!("{CACHE}/apt"), 0o755, Owner::ROOT).unwrap();
+        host.sweep_cache(&[&wanted]).unwrap();
+        assert_eq!(host.list(CACHE).unwrap(), ["apt", &format!("{wanted}.part"), "other.deb"]);
+        assert!(directory.path().join("precious").exists());
+    }
+}

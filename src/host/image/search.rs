@@ -1,0 +1,262 @@
+//! Searching every file of a tree for a few texts, in bounded memory. No symbolic link is followed.
+
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use memchr::memmem::Finder;
+
+use crate::host::Host;
+use crate::host::fs::mounts::Mounts;
+
+/// What is read of a file at once.
+const PART: usize = 1 << 20;
+
+/// Which bytes beside a text would make it another one: `10.0.0.5` is not in `110.0.0.50`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bounds {
+    /// None.
+    Any,
+    /// A digit after it.
+    NoDigitAfter,
+    /// A digit or dot before it, a digit or a dot with a digit after it.
+    Address,
+}
+
+/// A text to search for.
+#[derive(Debug, Clone)]
+pub struct Text {
+    finder: Finder<'static>,
+    bounds: Bounds,
+}
+
+impl Text {
+    /// Searches for `text`, which must not be empty.
+    pub fn new(text: &str, bounds: Bounds) -> Text {
+        Text { finder: Finder::new(text.as_bytes()).into_owned(), bounds }
+    }
+
+    fn len(&self) -> usize {
+        self.finder.needle().len()
+    }
+
+    /// Whether `bytes` have it; `last`: nothing follows them.
+    fn is_in(&self, bytes: &[u8], last: bool) -> bool {
+        self.finder.find_iter(bytes).any(|at| {
+            let before = at.checked_sub(1).and_then(|n| bytes.get(n));
+            let mut after = bytes.get(at + self.len()..).unwrap_or_default().iter();
+            // What follows is not known yet: the next part begins with it.
+            if after.len() < 2 && !last {
+                return false;
+            }
+            let digit = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_digit);
+            let (next, second) = (after.next(), after.next());
+            match self.bounds {
+                Bounds::Any => true,
+                Bounds::NoDigitAfter => !digit(next),
+                Bounds::Address => {
+                    let starts = !digit(before) && before != Some(&b'.');
+                    starts && !digit(next) && !(next == Some(&b'.') && digit(second))
+                }
+            }
+        })
+    }
+}
+
+/// What a search tells as it goes on.
+#[derive(Debug)]
+pub enum Found<'a> {
+    /// The name at this path, or the link's target, has the text of this number.
+    InName(&'a str, usize),
+    /// The contents have it.
+    InContents(&'a str, usize),
+    /// It could not be searched.
+    Unreadable(&'a str, std::io::Error),
+    /// So many files and bytes were searched until now.
+    Progress(u64, u64),
+}
+
+impl Host {
+    /// Searches names and contents below the root for `texts`. What `passes_over` is true of is not
+    /// entered, nor what an image has not.
+    pub fn search(
+        &self,
+        texts: &[Text],
+        mounts: &Mounts,
+        passes_over: &dyn Fn(&str) -> bool,
+        tell: &mut dyn FnMut(Found),
+    ) {
+        let mut buffer = vec![0; PART + texts.iter().map(Text::len).max().unwrap_or(0) + 2];
+        let (mut files, mut bytes) = (0, 0);
+        let mut directories = vec![(String::new(), self.root().to_path_buf())];
+        while let Some((at, real)) = directories.pop() {
+            let listing = match std::fs::read_dir(&real) {
+                Ok(listing) => listing,
+                Err(error) => {
+                    tell(Found::Unreadable(if at.is_empty() { "/" } else { &at }, error));
+                    continue;
+                }
+            };
+            for entry in listing {
+                let entry = match entry {
+                    Ok(entry) => entry,
+                    Err(error) => {
+                        tell(Found::Unreadable(&at, error));
+                        break;
+                    }
+                };
+                let path = format!("{at}/{}", entry.file_name().to_string_lossy());
+                if mounts.elsewhere(&path).is_some() || passes_over(&path) {
+                    continue;
+                }
+                name(texts, &path, entry.file_name().as_bytes(), tell);
+                match entry.file_type() {
+                    Ok(kind) if kind.is_dir() => directories.push((path, entry.path())),
+                    Ok(kind) if kind.is_symlink() => {
+                        if let Ok(target) = std::fs::read_link(entry.path()) {
+                            name(texts, &path, target.as_os_str().as_bytes(), tell);
+                        }
+                    }
+                    Ok(kind) if kind.is_file() => {
+                        match contents(texts, entry.path(), &mut buffer, &mut |read| {
+                            bytes += read;
+                            tell(Found::Progress(files, bytes));
+                        }) {
+                            Ok(numbers) => numbers.into_iter().for_each(|n| tell(Found::InContents(&path, n))),
+                            // Gone meanwhile, so not in the image.
+                            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                            Err(error) => tell(Found::Unreadable(&path, error)),
+                        }
+                        files += 1;
+                    }
+                    Ok(_) => {}
+                    Err(error) => tell(Found::Unreadable(&path, error)),
+                }
+            }
+        }
+        tell(Found::Progress(files, bytes));
+    }
+}
+
+fn name(texts: &[Text], path: &str, bytes: &[u8], tell: &mut dyn FnMut(Found)) {
+    if let Some(n) = texts.iter().position(|text| text.is_in(bytes, true)) {
+        tell(Found::InName(path, n));
+    }
+}
+
+/// The numbers of the texts that are found in a file.
+fn contents(
+    texts: &[Text],
+    path: PathBuf,
+    buffer: &mut [u8],
+    read: &mut dyn FnMut(u64),
+) -> std::io::Result<Vec<usize>> {
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    let mut file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Ok(Vec::new());
+    }
+    let mut numbers = Vec::new();
+    let keep = texts.iter().map(Text::len).max().unwrap_or(0) + 2;
+    let mut kept = 0;
+    loop {
+        let mut filled = kept;
+        let mut last = false;
+        while let Some(room) = buffer.get_mut(filled..).filter(|room| !room.is_empty()) {
+            match file.read(room) {
+                Ok(0) => {
+                    last = true;
+                    break;
+                }
+                Ok(n) => filled += n,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        read((filled - kept) as u64);
+        let part = buffer.get(..filled).unwrap_or_default();
+        for (n, text) in texts.iter().enumerate() {
+            if !numbers.contains(&n) && text.is_in(part, last) {
+                numbers.push(n);
+            }
+        }
+        if last {
+            return Ok(numbers);
+        }
+        let start = filled.saturating_sub(keep);
+        buffer.copy_within(start..filled, 0);
+        kept = filled - start;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn found(host: &Host, texts: &[Text]) -> Vec<String> {
+        let mut all = Vec::new();
+        host.search(texts, &Mounts::default(), &|path| path == "/skipped", &mut |found| match found {
+            Found::InName(path, n) => all.push(format!("name {path} {n}")),
+            Found::InContents(path, n) => all.push(format!("contents {path} {n}")),
+            Found::Unreadable(path, error) => all.push(format!("unreadable {path} {error}")),
+            Found::Progress(..) => {}
+        });
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn names_contents_and_targets_are_searched_and_links_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        fs::create_dir_all(root.join("a/i-0abc.d")).unwrap();
+        fs::create_dir_all(root.join("skipped")).unwrap();
+        for (path, text) in [("a/x", "id=i-0abc\n"), ("a/y", "ami-0ab"), ("skipped/z", "i-0abc"), ("a/i-0abc.d/e", "")]
+        {
+            fs::write(root.join(path), text).unwrap();
+        }
+        let outside = tempfile::tempdir().unwrap();
+        fs::write(outside.path().join("o"), "i-0abc").unwrap();
+        symlink(outside.path(), root.join("out")).unwrap();
+        symlink("i-0abc", root.join("link")).unwrap();
+        nix::unistd::mkfifo(&root.join("pipe"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let host = Host::tree(root, Default::default()).unwrap();
+        let texts = [Text::new("nowhere", Bounds::Any), Text::new("i-0abc", Bounds::Any)];
+        assert_eq!(found(&host, &texts), ["contents /a/x 1", "name /a/i-0abc.d 1", "name /link 1"]);
+    }
+
+    #[test]
+    fn a_text_across_two_parts_of_a_large_file_is_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = Host::tree(directory.path(), Default::default()).unwrap();
+        let text = Text::new("10.1.2.3", Bounds::Address);
+        for at in [0, PART - 9, PART - 8, PART - 4, PART, PART + 7, PART + 10, 2 * PART - 1, 3 * PART - 8] {
+            let mut bytes = vec![b' '; 3 * PART];
+            bytes.splice(at..at + 8, *b"10.1.2.3");
+            fs::write(directory.path().join("large"), &bytes).unwrap();
+            assert_eq!(found(&host, std::slice::from_ref(&text)), ["contents /large 0"], "at {at}");
+            if let Some(after) = bytes.get_mut(at + 8) {
+                *after = b'4';
+                fs::write(directory.path().join("large"), &bytes).unwrap();
+                assert!(found(&host, std::slice::from_ref(&text)).is_empty(), "at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_is_not_found_in_another() {
+        let is_in = |bounds, bytes: &str| Text::new("10.0.0.5", bounds).is_in(bytes.as_bytes(), true);
+        for other in ["110.0.0.5", "10.0.0.50", "1.10.0.0.5", "10.0.0.5.1", "10.0.0."] {
+            assert!(!is_in(Bounds::Address, other), "{other}");
+        }
+        for same in ["10.0.0.5", "at 10.0.0.5.", "10.0.0.5:2181", "10.0.0.51 10.0.0.5", "http://10.0.0.5/"] {
+            assert!(is_in(Bounds::Address, same), "{same}");
+        }
+        let name = Text::new("ip-10-0-0-5", Bounds::NoDigitAfter);
+        assert!(name.is_in(b"ip-10-0-0-5.ec2.internal", true) && !name.is_in(b"ip-10-0-0-55", true));
+    }
+}

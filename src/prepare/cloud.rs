@@ -1,0 +1,327 @@
+//! What the EC2 API is asked where neither metadata nor settings nor the table say it: the instance's tags, the
+//! numbers of its type, and who its peers are.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use toml::{Table, Value};
+
+use crate::ec2::api::{Api, Peer, Wanted};
+use crate::ec2::imds;
+use crate::error::{Error, Kind, Result};
+use crate::facts::{Facts, Instance, TypeNumbers};
+use crate::host::Host;
+use crate::host::fs::Owner;
+use crate::host::net::Proxy;
+use crate::role::Role;
+use crate::settings::schema::Discover;
+use crate::settings::{Layer, Merged, Settings};
+use crate::titus::{agent, instance_types, peers};
+
+/// What EC2 said of instance types that the table lacks, so that the next boot need not ask.
+pub const TYPES: &str = "/var/lib/titus-bootstrap/instance-types.json";
+
+/// Tags are there a moment after the launch ("Eventual consistency in the Amazon EC2 API").
+const TAGS_MAY_COME: Duration = Duration::from_secs(6);
+const TAGS_PAUSE: Duration = Duration::from_millis(1500);
+
+/// Instances that are launched together are running within minutes of each other.
+const PEERS_PAUSE: Duration = Duration::from_secs(5);
+const LAST_ANSWER: Duration = Duration::from_secs(30);
+
+const TAGS: &str = "instance.tags";
+const NUMBERS: &str = "instance.type_numbers";
+const NOT_KNOWN: &str = "not known: ";
+/// As opposed to what nobody has to try again.
+const NOT_NOW: &str = "not known for now: ";
+
+/// The instance's way to the API; nothing is asked before somebody needs it.
+pub struct Cloud {
+    endpoint: imds::Endpoint,
+    region: String,
+    proxy: Proxy,
+    /// Of the facts.
+    deadline: Instant,
+    api: Option<Api>,
+}
+
+impl Cloud {
+    /// Of the instance whose metadata are at `endpoint`.
+    pub fn new(endpoint: imds::Endpoint, region: &str, proxy: Proxy, deadline: Instant) -> Cloud {
+        Cloud { endpoint, region: region.to_owned(), proxy, deadline, api: None }
+    }
+
+    fn api(&mut self) -> Result<&mut Api> {
+        // Whole seconds, for it is told.
+        let left = Duration::from_secs(self.deadline.saturating_duration_since(Instant::now()).as_secs() + 1);
+        match &mut self.api {
+            Some(api) => Ok(api),
+            none => Ok(none.insert(Api::new(&self.endpoint, &self.region, &self.proxy, left)?)),
+        }
+    }
+
+    /// Completes facts whose instance has no tags in its metadata. `enough`: whether all tags are there that the role
+    /// needs, for they may come a moment later. `must`: whether nothing but them can tell the role.
+    ///
+    /// # Errors
+    /// When the API does not answer in time; when it refuses, if the tags must be had.
+    pub fn tags(
+        &mut self,
+        facts: &mut Facts,
+        enough: impl Fn(&BTreeMap<String, String>) -> bool,
+        must: bool,
+    ) -> Result<()> {
+        let Some(instance) = facts.instance.as_mut().filter(|instance| instance.tags.is_none()) else { return Ok(()) };
+        let began = Instant::now();
+        let answer = loop {
+            let answer = self.api()?.tags(&instance.id);
+            if answer.as_ref().map_or(true, &enough) || began.elapsed() >= TAGS_MAY_COME {
+                break answer;
+            }
+            std::thread::sleep(TAGS_PAUSE);
+        };
+        match answer {
+            Ok(tags) => {
+                facts.sources.insert(TAGS.into(), "EC2 API DescribeTags".into());
+                instance.take_tags(Some(tags), &mut facts.sources);
+                Ok(())
+            }
+            Err(failure) if failure.is_without_profile() || (failure.is_denied() && !must) => {
+                if !failure.is_without_profile() {
+                    tracing::warn!("the tags of this instance are not known: {}", failure.error);
+                }
+                let told = failure.error.what;
+                facts.sources.insert(TAGS.into(), format!("{NOT_KNOWN}tags in instance metadata are off, and {told}"));
+                Ok(())
+            }
+            // They were off in metadata and may tell nothing: what is known without them is enough, or is missed below.
+            Err(failure) if !must && failure.error.kind == Kind::TemporaryFailure => {
+                facts.sources.insert(TAGS.into(), format!("{NOT_NOW}{}", failure.error.what));
+                tracing::warn!("{}", without_tags(failure.error));
+                Ok(())
+            }
+            Err(failure) => Err(without_tags(failure.error)),
+        }
+    }
+
+    /// Completes facts whose instance has a type that neither table nor settings know.
+    ///
+    /// # Errors
+    /// When the call fails. That EC2 does not know it either is told where the numbers are used.
+    pub fn type_numbers(&mut self, facts: &mut Facts) -> Result<()> {
+        let Some(instance) = &mut facts.instance else { return Ok(()) };
+        let name = &instance.instance_type;
+        let found = self.api()?.instance_type(name).map_err(|failure| {
+            let how = agent::how_to_give_numbers(name);
+            let fix = failure.error.fix.clone().map_or(how.clone(), |fix| format!("{fix}\nor {how}"));
+            failure.error.at(format!("instance type {name:?} is not in the table")).fix(fix)
+        })?;
+        instance.type_numbers = found;
+        if found.is_some() {
+            facts.sources.insert(NUMBERS.into(), "EC2 API DescribeInstanceTypes".into());
+        }
+        Ok(())
+    }
+
+    /// The addresses of the instances that a setting wants found, in the order of the servers, as a layer of settings.
+    ///
+    /// # Errors
+    /// 75 when they are not there in time, and what the calls can fail with.
+    fn discover(&mut self, which: &Which<'_>, instance: &Instance, stack: &str, limit: Duration) -> Result<Layer> {
+        // Just launched, a server may not be among them yet.
+        let is_own = |peer: &Peer| peer.id == instance.id;
+        let Discover { tag, value, .. } = which.discover;
+        let wanted = Wanted { tag, value, vpc_id: instance.vpc_id.as_deref() };
+        let api = self.api()?;
+        // Each answer is awaited, also the last one.
+        api.allow(limit + LAST_ANSWER);
+        let began = Instant::now();
+        loop {
+            let found = peers::of_stack(api.peers(wanted)?, stack);
+            if found.len() == which.expected && (!which.is_server || found.iter().any(is_own)) {
+                let source = format!("EC2 API DescribeInstances, tag {tag}={value}");
+                // Only servers have numbers: what is wrong with those need not stop their clients.
+                let in_order = match peers::in_order(found.clone()) {
+                    Err(error) if !which.is_server => {
+                        tracing::warn!("{error}");
+                        found
+                    }
+                    other => other?,
+                };
+                return which.layer(&source, &in_order);
+            }
+            let mut told = which.told(&found, stack);
+            if which.is_server && !found.iter().any(is_own) {
+                told.push_str("; this one is not among them");
+            }
+            if began.elapsed() >= limit {
+                return Err(Error::new(Kind::TemporaryFailure, format!("{}.discover: {told}", which.group))
+                    .cause(format!("waited {} for running instances of this VPC", humantime::format_duration(limit)))
+                    .fix(format!(
+                        "launch or end instances until there are {}, tag them {tag}={value} (and titus:stack={stack}), or set {}",
+                        which.expected, which.key
+                    )));
+            }
+            tracing::info!(
+                "waiting for peers: {told}, {} s from now at most",
+                limit.saturating_sub(began.elapsed()).as_secs()
+            );
+            std::thread::sleep(PEERS_PAUSE.min(limit.saturating_sub(began.elapsed())));
+        }
+    }
+}
+
+/// A setting that names instances by their tag.
+struct Which<'a> {
+    group: &'static str,
+    /// The setting that they are instead of.
+    key: &'static str,
+    port: Option<u16>,
+    expected: usize,
+    /// Whether this node is one of them.
+    is_server: bool,
+    discover: &'a Discover,
+}
+
+impl Which<'_> {
+    fn layer(&self, source: &str, peers: &[Peer]) -> Result<Layer> {
+        let address = |peer: &Peer| match self.port {
+            Some(port) => format!("{}:{port}", peer.address),
+            None => peer.address.clone(),
+        };
+        let addresses: Vec<String> = peers.iter().map(address).collect();
+        let value = match self.port {
+            Some(_) => Value::Array(addresses.into_iter().map(Value::String).collect()),
+            None => Value::String(addresses.into_iter().next().unwrap_or_default()),
+        };
+        let name = self.key.rsplit('.').next().unwrap_or_default();
+        let group = Table::from_iter([(name.to_owned(), value)]);
+        Layer::parse(source, &Table::from_iter([(self.group.to_owned(), Value::Table(group))]).to_string())
+    }
+
+    fn told(&self, found: &[Peer], stack: &str) -> String {
+        let Discover { tag, value, .. } = self.discover;
+        let each: Vec<String> = found.iter().map(|peer| format!("{} ({})", peer.id, peer.address)).collect();
+        let each = if each.is_empty() { String::new() } else { format!(": {}", each.join(", ")) };
+        format!("{} of {} instances have the tag {tag}={value} in stack {stack}{each}", found.len(), self.expected)
+    }
+}
+
+/// What of the settings has to be found before a role can use them, as layers on top of them.
+///
+/// # Errors
+/// As the calls; and when there is nobody to ask.
+pub fn peers(
+    cloud: Option<&mut Cloud>,
+    facts: &Facts,
+    merged: &Merged,
+    settings: &Settings,
+    role: &Role,
+    limit: Duration,
+) -> Result<Vec<Layer>> {
+    let zookeeper = settings.zookeeper.discover.as_ref().filter(|_| settings.zookeeper.servers.is_empty());
+    // Not the masters themselves, which are by default where ZooKeeper is.
+    let mesos = settings.mesos.discover.as_ref().filter(|_| merged.source("mesos.masters").is_none());
+    let master = settings.master.discover.as_ref().filter(|_| settings.master.address.is_none());
+    let all = [
+        ("zookeeper", "zookeeper.servers", Some(2181), 3, zookeeper),
+        ("mesos", "mesos.masters", Some(5050), 3, mesos),
+        ("master", "master.address", None, 1, master),
+    ];
+    let wanted: Vec<Which> = all
+        .into_iter()
+        .filter_map(|(group, key, port, expected, discover)| {
+            let discover = discover.filter(|_| role.needs(key))?;
+            let is_server = role.zookeeper_server && group != "master";
+            Some(Which { group, key, port, expected: discover.expected.unwrap_or(expected), is_server, discover })
+        })
+        .collect();
+    let (Some(first), Some(instance)) = (wanted.first(), &facts.instance) else { return Ok(Vec::new()) };
+    let Some(cloud) = cloud else {
+        return Err(Error::config(format!("{}.discover: there is no instance to ask the EC2 API", first.group))
+            .fix(format!("give the addresses instead: --set {}=…", first.key)));
+    };
+    wanted.iter().map(|which| cloud.discover(which, instance, &settings.stack, limit)).collect()
+}
+
+/// An error about a value that a tag may have had.
+pub fn with_tags(mut error: Error, facts: &Facts) -> Error {
+    if error.kind != Kind::Config {
+        return error;
+    }
+    let source = facts.sources.get(TAGS).map(String::as_str).unwrap_or_default();
+    if source.starts_with(NOT_NOW) {
+        error.kind = Kind::TemporaryFailure;
+    }
+    if let Some(why) = source.strip_prefix(NOT_KNOWN).or_else(|| source.strip_prefix(NOT_NOW)) {
+        let cause = error.cause.take().map_or_else(String::new, |cause| format!("{cause}\n"));
+        error.cause = Some(format!("{cause}the instance's tags are not known: {why}"));
+    }
+    error
+}
+
+fn without_tags(error: Error) -> Error {
+    let fix = format!(
+        "{}\nor turn tags in instance metadata on: aws ec2 modify-instance-metadata-options --instance-id ID --instance-metadata-tags enabled\n\
+         or, if no setting comes from a tag, set tags.api = false",
+        error.fix.as_deref().unwrap_or("see the cause")
+    );
+    error.at("the tags of this instance are not known").fix(fix)
+}
+
+/// Completes facts whose instance has a type that the table lacks: as an earlier run was told, else as EC2 says now.
+///
+/// # Errors
+/// As [`Cloud::type_numbers`].
+pub fn type_numbers(host: &Host, cloud: Option<&mut Cloud>, facts: &mut Facts) -> Result<()> {
+    let Some(instance) = facts.instance.as_mut().filter(|instance| instance.type_numbers.is_none()) else {
+        return Ok(());
+    };
+    match (recalled(host)?.get(&instance.instance_type), cloud) {
+        (Some(known), _) => {
+            instance.type_numbers = Some(*known);
+            facts.sources.insert(NUMBERS.into(), TYPES.into());
+            Ok(())
+        }
+        (None, Some(cloud)) => cloud.type_numbers(facts),
+        (None, None) => Ok(()),
+    }
+}
+
+/// Completes facts for somebody who only looks: what cannot be had is said in the place of its source.
+pub fn complete(host: &Host, cloud: &mut Cloud, facts: &mut Facts, with_tags: bool) {
+    let tags = if with_tags { cloud.tags(facts, |_| true, false) } else { Ok(()) };
+    let lacks = |instance: &Instance| instance_types::lookup(&instance.instance_type).is_none();
+    let lacks = facts.instance.as_ref().is_some_and(lacks);
+    let numbers = if lacks { type_numbers(host, Some(cloud), facts) } else { Ok(()) };
+    for (fact, result) in [(TAGS, tags), (NUMBERS, numbers)] {
+        if let Err(error) = result {
+            facts.sources.insert(fact.into(), format!("{NOT_KNOWN}{}", error.what));
+        }
+    }
+}
+
+/// What earlier runs were told, by type. What cannot be read is asked again.
+///
+/// # Errors
+/// When the file cannot be opened.
+pub fn recalled(host: &Host) -> Result<BTreeMap<String, TypeNumbers>> {
+    let bytes = host.read(TYPES)?.unwrap_or_default();
+    Ok(serde_json::from_slice(&bytes).unwrap_or_default())
+}
+
+/// Writes down what EC2 said of the type.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn remember(host: &Host, facts: &Facts) -> Result<()> {
+    let Some((instance, numbers)) = facts.instance.as_ref().and_then(|i| Some((i, i.type_numbers?))) else {
+        return Ok(());
+    };
+    let mut types = recalled(host)?;
+    if types.insert(instance.instance_type.clone(), numbers) == Some(numbers) {
+        return Ok(());
+    }
+    let text = serde_json::to_string(&types).map_err(|e| Error::failed("instance types cannot be printed").cause(e))?;
+    host.write(TYPES, format!("{text}\n").as_bytes(), 0o644, Owner::ROOT)
+}

@@ -1,0 +1,184 @@
+//! The loop: observe, converge, observe again. The command only chooses the mode.
+
+use crate::error::{Error, Kind, Result};
+use crate::host::failpoint::failpoint;
+use crate::host::{Host, signals};
+use crate::run::journal::{self, Journal};
+use crate::run::report::{Report, Reporter, StepReport};
+use crate::settings::SAVED;
+use crate::step::{self, Planned, State, Step};
+
+/// Looks at every step and changes nothing.
+///
+/// # Errors
+/// When a step cannot be looked at; it is named.
+pub fn observe(host: &Host, steps: &[Step], report: &mut Report, reporter: &Reporter) -> Result<()> {
+    // What earlier steps will have written by the time a later one is reached.
+    let mut planned = Planned::new();
+    for (n, step) in steps.iter().enumerate() {
+        let state = step.observe(host, &planned).map_err(|error| at(error, report, n, steps))?;
+        if matches!(state, State::Changes(_)) {
+            planned.extend(step.work().planned(host, &planned).map_err(|error| at(error, report, n, steps))?);
+        }
+        record(report, reporter, step, &state, false);
+    }
+    Ok(())
+}
+
+/// Makes every step so.
+///
+/// # Errors
+/// At the first step that fails; what was done until then stays, and the next run goes on from there.
+pub fn converge(
+    host: &Host,
+    steps: &[Step],
+    journal: &mut Journal,
+    report: &mut Report,
+    reporter: &Reporter,
+) -> Result<()> {
+    for (n, step) in steps.iter().enumerate() {
+        failpoint();
+        host.tell_systemd(&format!("{}: step {}/{} {}", report.role, n + 1, steps.len(), step.id));
+        converge_step(host, steps, step, journal, report, reporter).map_err(|error| {
+            let event = if error.kind == Kind::Interrupted { "interrupted" } else { "failed" };
+            // The run fails for its own reason; that the journal failed too adds nothing.
+            let _ = journal.event(host, event, Some(&step.id), std::slice::from_ref(&error.what));
+            record_failure(report, reporter, step, &error);
+            let mut error = at(error, report, n, steps);
+            // From 64 on, nothing was changed; here something may have been.
+            if error.kind != Kind::Interrupted {
+                error.kind = Kind::Failed;
+            }
+            error
+                .fix
+                .get_or_insert_with(|| "mend the cause, and run titus-bootstrap again: it goes on from here".into());
+            error
+        })?;
+    }
+    failpoint();
+    host.reload_units_if_noted()?;
+    witness(host, steps)
+}
+
+/// What units run with is recorded before the first change of a run, and at the end of each: a file
+/// that is changed and put back before the next run then restarts nothing.
+fn witness(host: &Host, steps: &[Step]) -> Result<()> {
+    let units = steps.iter().filter_map(|step| if let step::Kind::Unit(unit) = &step.kind { Some(unit) } else { None });
+    units.filter(|_| host.is_live()).try_for_each(|unit| unit.witness(host))
+}
+
+fn converge_step(
+    host: &Host,
+    steps: &[Step],
+    step: &Step,
+    journal: &mut Journal,
+    report: &mut Report,
+    reporter: &Reporter,
+) -> Result<()> {
+    if signals::interrupted() {
+        return Err(signals::interruption());
+    }
+    let nothing = Planned::new();
+    let state = step.observe(host, &nothing)?;
+    let changes = match &state {
+        State::Changes(changes) => changes,
+        State::Blocked(why) => {
+            return Err(Error::failed(why.clone()).fix("if phases were left out, run titus-bootstrap without --phase"));
+        }
+        _ => {
+            record(report, reporter, step, &state, false);
+            return Ok(());
+        }
+    };
+    let lines: Vec<String> = changes.iter().map(|change| change.line.clone()).collect();
+    if !journal.is_open() {
+        witness(host, steps)?;
+    }
+    journal.event(host, "started", Some(&step.id), &lines)?;
+    failpoint();
+    tracing::debug!(step = %step.id, "converging");
+    step.work().converge(host)?;
+    failpoint();
+    let after = step.observe(host, &nothing)?;
+    match &after {
+        State::Changes(left) => {
+            let left: Vec<&str> = left.iter().map(|change| change.line.as_str()).collect();
+            return Err(Error::failed("did not converge")
+                .cause(format!("still to do: {}", left.join("; ")))
+                .fix("something else may have changed it back: see `titus-bootstrap plan`, and run it again"));
+        }
+        State::Blocked(why) => return Err(Error::failed("did not converge").cause(why)),
+        State::InSync(_) | State::AfterReboot(_) | State::Deferred(_) => {}
+    }
+    journal.event(host, "finished", Some(&step.id), &[])?;
+    let mut made = StepReport::new(step, &state, true);
+    made.note = StepReport::new(step, &after, false).note;
+    if let State::AfterReboot(why) = after {
+        report.reboot_reasons.push(why);
+    }
+    reporter.step(report, &made);
+    report.steps.push(made);
+    Ok(())
+}
+
+/// Asks systemd and dpkg once for everything. The answers are fetched where they are needed.
+///
+/// # Errors
+/// When they cannot be asked.
+pub fn ask(host: &Host, steps: &[Step]) -> Result<()> {
+    for step in steps {
+        step.work().ask(host)?;
+    }
+    if host.is_live() {
+        host.ask_for_units()?;
+        host.ask_for_packages()?;
+    }
+    Ok(())
+}
+
+/// Refuses what steps know to be wrong, before the first of them changes anything.
+///
+/// # Errors
+/// The first refusal.
+pub fn refuse(host: &Host, role: &str, steps: &[Step]) -> Result<()> {
+    steps.iter().try_for_each(|step| step.work().refuse(host).map_err(|error| error.at(format!("{role}: {}", step.id))))
+}
+
+/// Begins a run, under its lock: removes what a killed one left beside files that steps, or we, write. Then
+/// begins what is slow and harmless: downloads of debs, and pulls as soon as the Docker Engine answers.
+///
+/// # Errors
+/// When the system refuses.
+pub fn begin(host: &Host, steps: &[Step]) -> Result<()> {
+    let own = ["/run/titus-bootstrap/x", journal::JOURNAL, journal::LAST_LOG, SAVED].map(str::to_owned);
+    let paths: Vec<String> = steps.iter().flat_map(|step| step.work().paths()).chain(own).collect();
+    host.sweep(paths.iter().map(String::as_str))?;
+    if !host.is_live() {
+        return Ok(());
+    }
+    let images = steps
+        .iter()
+        .filter_map(|step| if let step::Kind::Image(image) = &step.kind { Some(image.name.clone()) } else { None });
+    host.begin_pulls(&images.collect::<Vec<_>>());
+    step::deb::begin(host, steps)
+}
+
+fn at(error: Error, report: &Report, n: usize, steps: &[Step]) -> Error {
+    let id = steps.get(n).map_or("", |step| step.id.as_str());
+    error.at(format!("{}: step {}/{} {id}", report.role, n + 1, steps.len()))
+}
+
+fn record(report: &mut Report, reporter: &Reporter, step: &Step, state: &State, changed: bool) {
+    if let State::AfterReboot(why) = state {
+        report.reboot_reasons.push(why.clone());
+    }
+    let made = StepReport::new(step, state, changed);
+    reporter.step(report, &made);
+    report.steps.push(made);
+}
+
+fn record_failure(report: &mut Report, reporter: &Reporter, step: &Step, error: &Error) {
+    let made = StepReport::failed(step, error);
+    reporter.step(report, &made);
+    report.steps.push(made);
+}

@@ -1,0 +1,186 @@
+//! What runs did, on disk: evidence for people, never authority for the next run.
+//!
+//! Nothing is written until a run changes something.
+
+use std::collections::BTreeSet;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::SCHEMA_VERSION;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::host::fs::Owner;
+
+/// One line an event, mode 0600.
+pub const JOURNAL: &str = "/var/lib/titus-bootstrap/journal.jsonl";
+/// The same of `keep`, which may be at work beside a run.
+pub const KEEP_JOURNAL: &str = "/var/lib/titus-bootstrap/keep.jsonl";
+/// What the last run that changed something printed.
+pub const LAST_LOG: &str = "/var/log/titus-bootstrap/last.log";
+/// The same for programs.
+pub const LAST_JSON: &str = "/var/log/titus-bootstrap/last.json";
+/// What is or was going on since this boot, for programs.
+pub const STATUS: &str = "/run/titus-bootstrap/status.json";
+
+/// Runs that are kept.
+const KEPT_RUNS: usize = 50;
+
+/// One event of a run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Event {
+    /// The line's layout.
+    pub schema_version: u32,
+    /// RFC 3339.
+    pub time: String,
+    /// The run.
+    pub run: String,
+    /// The boot.
+    pub boot_id: String,
+    /// The instance, if there is one.
+    pub instance_id: String,
+    /// The role.
+    pub role: String,
+    /// SHA-256 of the role file.
+    pub role_digest: String,
+    /// `started`, `finished`, `failed`, `interrupted`, `ended`.
+    pub event: String,
+    /// The step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    /// What it will do, or why it failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lines: Vec<String>,
+}
+
+/// The journal of this run.
+#[derive(Debug)]
+pub struct Journal {
+    path: &'static str,
+    template: Event,
+    opened: bool,
+}
+
+impl Journal {
+    /// A journal at `path`, to which this run has written nothing yet.
+    pub fn new(path: &'static str, role: &str, role_digest: String, boot_id: &str, instance_id: &str) -> Journal {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Journal {
+            path,
+            template: Event {
+                schema_version: SCHEMA_VERSION,
+                time: String::new(),
+                run: format!("{:x}-{:x}", now.as_millis(), std::process::id()),
+                boot_id: boot_id.into(),
+                instance_id: instance_id.into(),
+                role: role.into(),
+                role_digest,
+                event: String::new(),
+                step: None,
+                lines: Vec::new(),
+            },
+            opened: false,
+        }
+    }
+
+    /// This run's name.
+    pub fn run(&self) -> &str {
+        &self.template.run
+    }
+
+    /// Whether anything was written.
+    pub fn is_open(&self) -> bool {
+        self.opened
+    }
+
+    /// Writes an event and syncs it.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn event(&mut self, host: &Host, event: &str, step: Option<&str>, lines: &[String]) -> Result<()> {
+        if !self.opened {
+            open(host, self.path)?;
+            self.opened = true;
+        }
+        let event = Event {
+            time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            event: event.into(),
+            step: step.map(str::to_owned),
+            lines: lines.iter().map(|line| crate::secrets::masked(line)).collect(),
+            ..self.template.clone()
+        };
+        let line =
+            serde_json::to_string(&event).map_err(|e| Error::failed("the journal cannot be written").cause(e))?;
+        host.append(self.path, &line)
+    }
+}
+
+/// The oldest runs go.
+fn open(host: &Host, path: &str) -> Result<()> {
+    let events = events(host, path)?;
+    let mut runs = BTreeSet::new();
+    let recent: Vec<&Event> = events
+        .iter()
+        .rev()
+        .take_while(|event| runs.contains(&event.run) || (runs.len() < KEPT_RUNS - 1 && runs.insert(event.run.clone())))
+        .collect();
+    if recent.len() == events.len() {
+        return Ok(());
+    }
+    let mut text = String::new();
+    for event in recent.into_iter().rev() {
+        text.push_str(
+            &serde_json::to_string(event).map_err(|e| Error::failed("the journal cannot be written").cause(e))?,
+        );
+        text.push('\n');
+    }
+    host.write(path, text.as_bytes(), 0o600, Owner::ROOT)
+}
+
+/// All events that can be read; a torn line is passed over.
+///
+/// # Errors
+/// When the file is there and cannot be read.
+pub fn events(host: &Host, path: &str) -> Result<Vec<Event>> {
+    let text = host.read_text(path)?.unwrap_or_default();
+    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
+/// Keeps what a run that changed something printed.
+///
+/// # Errors
+/// When the files cannot be written.
+pub fn keep_last(host: &Host, log: &str, json: &str) -> Result<()> {
+    for (path, text) in [(LAST_LOG, log), (LAST_JSON, json)] {
+        host.write(path, text.as_bytes(), 0o640, Owner::ROOT)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_journal_survives_a_torn_line_and_keeps_fifty_runs() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = Host::tree(directory.path(), Default::default()).unwrap();
+        for n in 0..60 {
+            let mut journal = Journal::new(JOURNAL, "agent", "d".into(), "b", "i");
+            journal.template.run = format!("run-{n}");
+            journal.event(&host, "started", Some("step"), &["x".into()]).unwrap();
+            journal.event(&host, "finished", Some("step"), &[]).unwrap();
+        }
+        let path = directory.path().join(JOURNAL.trim_start_matches('/'));
+        let mut text = std::fs::read_to_string(&path).unwrap();
+        text.push_str("{\"torn");
+        std::fs::write(&path, text).unwrap();
+        let mut journal = Journal::new(JOURNAL, "agent", "d".into(), "b", "i");
+        journal.event(&host, "started", None, &[]).unwrap();
+        let events = events(&host, JOURNAL).unwrap();
+        let runs: BTreeSet<&str> = events.iter().map(|event| event.run.as_str()).collect();
+        assert_eq!(runs.len(), KEPT_RUNS);
+        assert!(runs.contains("run-59") && !runs.contains("run-5") && runs.contains(journal.run()));
+        assert_eq!(host.entry(JOURNAL).unwrap().unwrap().mode, 0o600);
+    }
+}

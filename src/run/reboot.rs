@@ -1,0 +1,128 @@
+//! One reboot, at the end of a run, and never a loop of them.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::commands::apply::Origin;
+use crate::error::{Error, Result};
+use crate::host::command::{self, Patience};
+use crate::host::fs::Owner;
+use crate::host::{Host, signals};
+use crate::settings::Settings;
+use crate::settings::schema::Reboot;
+
+const COUNTED: &str = "/var/lib/titus-bootstrap/reboots.json";
+const UNIT: &str = "titus-bootstrap-reboot.service";
+/// The last of cloud-init's, which runs user data.
+const CLOUD_FINAL: &str = "cloud-final.service";
+
+/// Reboots of one cause that are tried; one more is a failure.
+const TRIES: usize = 2;
+
+/// A reboot that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Asked {
+    /// An image of a used node carries the file along, and those reboots are not this one's.
+    instance_id: String,
+    boot_id: String,
+    cause: String,
+}
+
+/// Whether there is a reason, and the settings wish it: by hand they do not unless they say so.
+pub fn is_wished(host: &Host, settings: &Settings, reasons: &[String], origin: Origin) -> bool {
+    let default = if origin == Origin::Hand { Reboot::Never } else { Reboot::IfNeeded };
+    host.is_live() && !reasons.is_empty() && settings.reboot.unwrap_or(default) == Reboot::IfNeeded
+}
+
+/// Counts this boot's wish, before it is done; runs of one boot count once.
+///
+/// # Errors
+/// When two reboots have not mended the same cause.
+pub fn count(host: &Host, instance_id: &str, reasons: &[String]) -> Result<()> {
+    let boot_id = host.read_text("/proc/sys/kernel/random/boot_id")?.unwrap_or_default().trim().to_owned();
+    let this = Asked { instance_id: instance_id.to_owned(), boot_id, cause: reasons.join("; ") };
+    let mut asked = asked(host, &this)?;
+    if asked.contains(&this) {
+        return Ok(());
+    }
+    let same = |before: &&Asked| before.instance_id == this.instance_id && before.cause == this.cause;
+    let tried = asked.iter().filter(same).count();
+    if tried >= TRIES {
+        return Err(Error::failed(format!("{tried} reboots have not mended it: {}", this.cause))
+            .fix(format!("see why (cat /proc/cmdline /boot/grub/grub.cfg), then remove {COUNTED}")));
+    }
+    asked.push(this);
+    let text = serde_json::to_vec(&asked).map_err(|e| Error::failed("reboots cannot be counted").cause(e))?;
+    host.write(COUNTED, &text, 0o600, Owner::ROOT)
+}
+
+/// What was asked before. A file that cannot be read counts as two of this one.
+fn asked(host: &Host, this: &Asked) -> Result<Vec<Asked>> {
+    let Some(bytes) = host.read(COUNTED)? else { return Ok(Vec::new()) };
+    let unknown = |n: usize| Asked { boot_id: format!("unreadable {n}"), ..this.clone() };
+    Ok(serde_json::from_slice(&bytes).unwrap_or_else(|_| (0..TRIES).map(unknown).collect()))
+}
+
+/// Whether cloud-init has not ended in this boot. What cannot be asked has ended.
+pub fn awaits_cloud_init(host: &Host) -> bool {
+    host.is_under_way(CLOUD_FINAL).unwrap_or(false)
+}
+
+/// Reboots; from user data, and at boot while cloud-init has not ended, through a unit that waits for its
+/// end: what it had not run by then it would never run again.
+///
+/// # Errors
+/// When systemd refuses, or a signal came meanwhile.
+pub fn reboot(host: &Host, reasons: &[String], origin: Origin) -> Result<()> {
+    if signals::interrupted() {
+        return Err(signals::interruption());
+    }
+    tracing::info!("rebooting: {}", reasons.join("; "));
+    // What systemd does first is to stop the boot unit, this run: that must not stop the command that asked for it.
+    let run = |argv: &[&str]| command::run(argv, &[], Patience::Never, Duration::from_secs(90))?.succeeded().map(drop);
+    let plain = match origin {
+        Origin::Hand => true,
+        Origin::UserData => false,
+        Origin::Boot => !host.is_under_way(CLOUD_FINAL)?,
+    };
+    if plain {
+        return run(&["systemctl", "--no-block", "reboot"]);
+    }
+    if host.unit_file(UNIT)?.is_none() {
+        let text = crate::role::built_in_template(UNIT).unwrap_or_default();
+        host.write(&format!("/run/systemd/system/{UNIT}"), text.as_bytes(), 0o644, Owner::ROOT)?;
+        host.reload_units_for(UNIT)?;
+    }
+    run(&["systemctl", "--no-block", "start", UNIT])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_third_reboot_for_one_cause_is_a_failure() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = Host::tree(directory.path(), Default::default()).unwrap();
+        let boot = |id: &str| host.write("/proc/sys/kernel/random/boot_id", id.as_bytes(), 0o644, Owner::ROOT).unwrap();
+        let count = |instance: &str, cause: &str| count(&host, instance, &[cause.to_owned()]);
+        boot("one\n");
+        count("i-1", "kernel").unwrap();
+        count("i-1", "kernel").unwrap();
+        boot("two\n");
+        count("i-1", "kernel").unwrap();
+        boot("three\n");
+        count("i-1", "other").unwrap();
+        count("i-2", "kernel").unwrap();
+        assert!(count("i-1", "kernel").unwrap_err().to_string().contains(COUNTED));
+    }
+
+    #[test]
+    fn an_unreadable_count_is_two() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = Host::tree(directory.path(), Default::default()).unwrap();
+        host.write(COUNTED, b"[{", 0o600, Owner::ROOT).unwrap();
+        count(&host, "i-1", &["kernel".to_owned()]).unwrap_err();
+    }
+}

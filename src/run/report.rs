@@ -1,0 +1,350 @@
+//! What people and programs read of a run.
+
+use std::io::{IsTerminal, Write};
+
+use serde::Serialize;
+
+use crate::error::{Error, Kind};
+use crate::secrets::masked;
+use crate::step::{Change, State, Step};
+
+/// The layout of everything that is printed as JSON.
+pub(crate) use crate::SCHEMA_VERSION;
+
+/// What a run found and did.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Report {
+    /// The layout.
+    pub schema_version: u32,
+    /// `apply`, `plan`, `status`.
+    pub command: String,
+    /// This program's version.
+    pub version: String,
+    /// The role.
+    pub role: String,
+    /// Where the role was looked for, and what each place said.
+    pub role_evidence: Vec<String>,
+    /// The instance.
+    pub instance_id: String,
+    /// Its lifecycle state if it is in a warm pool, `Warmed:Stopped`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warm_pool: Option<String>,
+    /// `CONTINUE`: since this boot its lifecycle hook has been told to let it into service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lifecycle_action: Option<String>,
+    /// The root directory.
+    pub root: String,
+    /// The run's name in the journal.
+    pub run: String,
+    /// `converged`, `warm_pool`, `failed`, `interrupted`, `refused`; of a plan `in_sync` or `changes`.
+    pub result: String,
+    /// Every step that was reached.
+    pub steps: Vec<StepReport>,
+    /// How many steps there are.
+    pub step_count: usize,
+    /// What should be known and is no step's.
+    pub notices: Vec<String>,
+    /// Whether a reboot is due.
+    pub reboot_required: bool,
+    /// Why.
+    pub reboot_reasons: Vec<String>,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorReport>,
+}
+
+/// One step of a report.
+#[derive(Debug, Clone, Serialize)]
+pub struct StepReport {
+    /// The step.
+    pub id: String,
+    /// Its kind.
+    pub kind: &'static str,
+    /// `in_sync`, `changes`, `changed`, `blocked`, `after_reboot`, `deferred`, `failed`.
+    pub state: &'static str,
+    /// What is to be done, or was.
+    pub changes: Vec<Change>,
+    /// What else is worth saying.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// An error for programs.
+#[derive(Debug, Clone, Serialize)]
+pub struct ErrorReport {
+    /// The process's exit code.
+    pub exit_code: u8,
+    /// One line.
+    pub what: String,
+    /// Why.
+    pub cause: Option<String>,
+    /// How to mend it.
+    pub fix: Option<String>,
+}
+
+impl From<&Error> for ErrorReport {
+    fn from(error: &Error) -> Self {
+        let hidden = |text: &Option<String>| text.as_deref().map(masked);
+        ErrorReport {
+            exit_code: error.kind.exit_code(),
+            what: masked(&error.what),
+            cause: hidden(&error.cause),
+            fix: hidden(&error.fix),
+        }
+    }
+}
+
+impl StepReport {
+    /// Of a state; `changed`: its changes were made.
+    pub fn new(step: &Step, state: &State, changed: bool) -> StepReport {
+        let (name, changes, note) = match state {
+            State::InSync(note) => ("in_sync", Vec::new(), note.clone()),
+            State::Changes(changes) => (if changed { "changed" } else { "changes" }, changes.clone(), None),
+            State::Blocked(why) => ("blocked", Vec::new(), Some(why.clone())),
+            State::AfterReboot(why) => ("after_reboot", Vec::new(), Some(why.clone())),
+            State::Deferred(why) => ("deferred", Vec::new(), Some(why.clone())),
+        };
+        let hidden = |change: Change| Change { line: masked(&change.line), diff: change.diff.as_deref().map(masked) };
+        StepReport {
+            id: step.id.clone(),
+            kind: step.kind.name(),
+            state: name,
+            changes: changes.into_iter().map(hidden).collect(),
+            note: note.as_deref().map(masked),
+        }
+    }
+
+    /// Of a failure.
+    pub fn failed(step: &Step, error: &Error) -> StepReport {
+        let (id, kind) = (step.id.clone(), step.kind.name());
+        StepReport { id, kind, state: "failed", changes: Vec::new(), note: Some(masked(&error.what)) }
+    }
+}
+
+impl Report {
+    /// An empty report.
+    pub fn new(command: &str) -> Report {
+        Report {
+            schema_version: SCHEMA_VERSION,
+            command: command.into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            ..Report::default()
+        }
+    }
+
+    /// How many steps are in this state.
+    pub fn count(&self, state: &str) -> usize {
+        self.steps.iter().filter(|step| step.state == state).count()
+    }
+
+    /// Fills in how it ended.
+    pub fn end(&mut self, error: Option<&Error>, changed_anything: bool) {
+        self.reboot_required = !self.reboot_reasons.is_empty();
+        self.error = error.map(ErrorReport::from);
+        self.result = match error.map(|error| error.kind) {
+            Some(Kind::Interrupted) => "interrupted",
+            Some(Kind::Failed) => "failed",
+            Some(_) if changed_anything => "failed",
+            Some(_) => "refused",
+            None if self.command == "apply" && self.warm_pool.is_some() => "warm_pool",
+            None if self.command == "apply" => "converged",
+            None if self.count("changes") + self.count("blocked") == 0 => "in_sync",
+            None => "changes",
+        }
+        .into();
+    }
+
+    /// As JSON, one document.
+    pub fn json(&self) -> String {
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+
+    /// The last lines for people.
+    pub fn summary(&self) -> String {
+        let mut parts = Vec::new();
+        for (state, words) in [
+            ("changed", "changed"),
+            ("changes", "to change"),
+            ("in_sync", "in sync"),
+            ("deferred", "deferred"),
+            ("after_reboot", "after a reboot"),
+            ("blocked", "to follow"),
+            ("failed", "failed"),
+        ] {
+            if self.count(state) > 0 {
+                parts.push(format!("{} {words}", self.count(state)));
+            }
+        }
+        let nothing = self.count("changed") + self.count("changes") + self.count("blocked") + self.count("failed") == 0;
+        let start = if nothing && self.error.is_none() { "nothing to do. " } else { "" };
+        let mut text = format!("{start}{} steps: {} ({} ms)", self.step_count, parts.join(", "), self.duration_ms);
+        for notice in &self.notices {
+            text.push_str(&format!("\nnotice: {notice}"));
+        }
+        if self.reboot_required {
+            text.push_str(&format!("\na reboot is due: {}", self.reboot_reasons.join("; ")));
+        }
+        text
+    }
+
+    /// How it ended, in one line for a console. `command`: how to look further.
+    pub fn banner(&self, command: &str) -> String {
+        let role = if self.role.is_empty() { "role unknown".to_owned() } else { format!("role {}", self.role) };
+        let (seconds, tenths) = (self.duration_ms / 1000, self.duration_ms % 1000 / 100);
+        let Some(error) = &self.error else {
+            let due = if self.reboot_required { "; a reboot is due" } else { "" };
+            let result = match &self.warm_pool {
+                Some(state) => format!("waits in a warm pool ({state}) after"),
+                None => format!("{} in", self.result),
+            };
+            return format!(
+                "{role}: {result} {seconds}.{tenths} s, {} of {} steps changed{due}",
+                self.count("changed"),
+                self.step_count
+            );
+        };
+        let cause = error.cause.as_deref().and_then(|cause| cause.lines().find(|line| !line.trim().is_empty()));
+        let cause = cause.map_or(String::new(), |line| format!("; cause: {}", line.trim()));
+        format!(
+            "{role}: {} after {seconds}.{tenths} s: {}{cause}; to look further: {command}",
+            self.result,
+            error.what.replace('\n', " ")
+        )
+    }
+
+    /// The whole report for people, as it is kept on disk.
+    pub fn text(&self) -> String {
+        let mut text = self.heading();
+        for (n, step) in self.steps.iter().enumerate() {
+            text.push_str(&step_text(n + 1, self, step, false));
+        }
+        text.push_str(&self.summary());
+        if let Some(error) = &self.error {
+            text.push_str(&format!("\nfailed: {}", error.what));
+        }
+        text.push('\n');
+        text
+    }
+
+    fn heading(&self) -> String {
+        let mut text = format!("{} {} of role {}", self.command, self.version, self.role);
+        if !self.instance_id.is_empty() {
+            text.push_str(&format!(" on {}", self.instance_id));
+        }
+        if self.root != "/" {
+            text.push_str(&format!(" below {}", self.root));
+        }
+        text.push_str(&format!("\nrole: {}\n", self.role_evidence.join("; ")));
+        text
+    }
+}
+
+/// Prints as a run goes on; what the command line asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Reporter {
+    /// One document at the end, nothing before.
+    pub json: bool,
+    /// Nothing but errors.
+    pub quiet: bool,
+    /// Steps that are in sync, too.
+    pub verbose: bool,
+    /// Colours, if standard output is a terminal.
+    pub colour: bool,
+}
+
+impl Reporter {
+    fn print(&self, text: &str) {
+        if !self.json && !self.quiet {
+            say(text);
+        }
+    }
+
+    /// Before the first step.
+    pub fn heading(&self, report: &Report) {
+        self.print(&report.heading());
+    }
+
+    /// After each step.
+    pub fn step(&self, report: &Report, step: &StepReport) {
+        if step.state != "in_sync" || step.note.is_some() || self.verbose {
+            let colour = self.colour && std::io::stdout().is_terminal();
+            self.print(&step_text(report.steps.len() + 1, report, step, colour));
+        }
+    }
+
+    /// At the end.
+    pub fn end(&self, report: &Report) {
+        if self.json {
+            say(&format!("{}\n", report.json()));
+        } else {
+            self.print(&format!("{}\n", report.summary()));
+        }
+    }
+}
+
+/// Prints to standard output. A reader that has gone away is no failure of the run.
+pub fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+fn step_text(n: usize, report: &Report, step: &StepReport, colour: bool) -> String {
+    let (word, code) = match step.state {
+        "in_sync" => ("in sync", "32"),
+        "changed" => ("changed", "33"),
+        "changes" => ("to change", "33"),
+        "after_reboot" => ("after reboot", "36"),
+        "failed" => ("failed", "31"),
+        "blocked" => ("to follow", "36"),
+        other => (other, "36"),
+    };
+    let padded = format!("{word:<12}");
+    let word = if colour { format!("\x1b[{code}m{padded}\x1b[0m") } else { padded };
+    let width = report.step_count.to_string().len();
+    let start = format!("[{n:>width$}/{}] {:<28} ", report.step_count, step.id);
+    let indent = " ".repeat(start.len());
+    let mut lines: Vec<String> = Vec::new();
+    for change in &step.changes {
+        lines.push(change.line.clone());
+        lines.extend(change.diff.iter().flat_map(|diff| diff.lines().map(|line| format!("  {line}"))));
+    }
+    lines.extend(step.note.clone());
+    let first = lines.first().cloned().unwrap_or_default();
+    let mut text = format!("{start}{word} {first}").trim_end().to_owned() + "\n";
+    for line in lines.iter().skip(1) {
+        text.push_str(&format!("{indent}             {line}\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_banner_is_one_line_with_what_a_console_must_tell() {
+        let mut report = Report::new("apply");
+        (report.role, report.duration_ms, report.step_count) = ("agent".into(), 12_345, 23);
+        report.end(None, true);
+        assert_eq!(report.banner("x"), "role agent: converged in 12.3 s, 0 of 23 steps changed");
+        let warm = Report { warm_pool: Some("Warmed:Stopped".into()), ..report.clone() };
+        let told = "role agent: waits in a warm pool (Warmed:Stopped) after 12.3 s, 0 of 23 steps changed";
+        assert_eq!(warm.banner("x"), told);
+
+        let error = Error::failed("agent: step 7/23 docker: did not start").cause("\n  first line\nsecond");
+        report.end(Some(&error), true);
+        assert_eq!(
+            report.banner("journalctl"),
+            "role agent: failed after 12.3 s: agent: step 7/23 docker: did not start; cause: first line; \
+             to look further: journalctl"
+        );
+        report.role.clear();
+        report.end(Some(&Error::config("no such\nrole")), false);
+        assert_eq!(
+            report.banner("journalctl"),
+            "role unknown: refused after 12.3 s: no such role; to look further: journalctl"
+        );
+    }
+}
