@@ -242,7 +242,7 @@ impl Role {
     /// When a template cannot be read.
     pub fn renderer(&self, host: &Host, known: Json) -> Result<Renderer> {
         let mut renderer = Renderer::new(known);
-        for name in self.file.step.iter().flat_map(RawStep::templates) {
+        for name in self.file.step.iter().filter_map(RawStep::template) {
             let own = format!("{DIRECTORY}/files/{name}");
             if name.contains('/') {
                 return Err(Error::config(format!("role {}: template {name:?} must be a plain name", self.name)));
@@ -281,7 +281,7 @@ impl Role {
                 .filter(|text| is_template(text))
                 .map(Source::Text)
                 .chain(step.when.iter().map(|when| Source::Expression(when)))
-                .chain(step.templates().map(Source::File));
+                .chain(step.template().map(Source::File));
             for source in sources {
                 let names = renderer.names(&source).map_err(at)?;
                 let of_instance = names.iter().find(|name| name.starts_with("instance.") || name.starts_with("titus."));

@@ -37,6 +37,8 @@ pub struct AptSources {
     prepared: RefCell<Option<Vec<apt::Source>>>,
 }
 
+impl super::RawKind for Raw {}
+
 impl Raw {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<AptSources> {
         let (distribution, codename) = (self.distribution.get(renderer)?, self.codename.get(renderer)?);

@@ -72,7 +72,7 @@ pub struct Raw {
     adopt: Option<Templated<bool>>,
     /// Ids of file steps beside the files that it binds: it is replaced when their contents change.
     #[serde(default)]
-    pub(super) restart_on: Vec<String>,
+    restart_on: Vec<String>,
     /// A question whose answer says that it runs.
     ready: Option<wait::Raw>,
     /// Of a ZooKeeper server: when it may be stopped or first started.
@@ -103,6 +103,12 @@ pub struct Container {
 struct Wanted {
     made_of: String,
     digest: String,
+}
+
+impl super::RawKind for Raw {
+    fn references(&self) -> &[String] {
+        &self.restart_on
+    }
 }
 
 impl Raw {

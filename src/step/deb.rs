@@ -53,6 +53,8 @@ enum Source {
     Url(String),
 }
 
+impl super::RawKind for Raw {}
+
 impl Raw {
     pub(super) fn resolve(&self, renderer: &Renderer, id: &str) -> Result<Deb> {
         let setting = self.setting.clone().unwrap_or_else(|| format!("the source of step {id}"));

@@ -28,6 +28,8 @@ pub struct Directory {
     attributes: Attributes,
 }
 
+impl super::RawKind for Raw {}
+
 impl Raw {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<Directory> {
         Ok(Directory {

@@ -26,6 +26,8 @@ pub struct GroupMember {
     group: String,
 }
 
+impl super::RawKind for Raw {}
+
 impl Raw {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<GroupMember> {
         Ok(GroupMember { user: self.user.get(renderer)?, group: self.group.get(renderer)? })

@@ -25,6 +25,8 @@ pub struct Image {
     setting: String,
 }
 
+impl super::RawKind for Raw {}
+
 impl Raw {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<Image> {
         let name = self.name.get(renderer)?;

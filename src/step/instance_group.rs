@@ -35,6 +35,8 @@ pub struct InstanceGroups {
     names: Vec<String>,
 }
 
+impl super::RawKind for Raw {}
+
 impl Raw {
     /// The groups with their names.
     ///

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Change, Claim, Contents, Origin, Planned, State, Work};
+use super::{Change, Claim, Contents, Origin, Planned, RawKind, State, Work};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::command::{self, Patience};
@@ -33,15 +33,16 @@ pub struct KernelArguments {
     running: Option<String>,
 }
 
-impl Raw {
-    /// Where the role has the arguments.
-    pub(super) fn origin(&self) -> Origin<'_> {
-        match &self.arguments {
+impl RawKind for Raw {
+    fn origin(&self, _name: &str) -> Option<Origin<'_>> {
+        Some(match &self.arguments {
             Templated::Template(text) => Origin::Value(text),
             Templated::Value(_) => Origin::Value(""),
-        }
+        })
     }
+}
 
+impl Raw {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<KernelArguments> {
         let running = self.running.as_ref().map(|running| running.get(renderer)).transpose()?;
         Ok(KernelArguments { arguments: self.arguments.get(renderer)?, running })

@@ -195,6 +195,24 @@ pub trait Work: std::fmt::Debug {
     }
 }
 
+/// What a role file says of a kind that can be known before its values are. Each answer has a default.
+pub trait RawKind {
+    /// The template file that it renders.
+    fn template(&self) -> Option<&str> {
+        None
+    }
+
+    /// Where the role has what the step writes under a name; a value that is not text is empty.
+    fn origin(&self, _name: &str) -> Option<Origin<'_>> {
+        None
+    }
+
+    /// Ids of steps that it refers to.
+    fn references(&self) -> &[String] {
+        &[]
+    }
+}
+
 /// What a kind is resolved with.
 struct Place<'a> {
     renderer: &'a Renderer,
@@ -245,6 +263,11 @@ macro_rules! kinds {
                 [$((stringify!($name), self.$name.is_some())),*].into_iter().filter(|(_, is)| *is).map(|(name, _)| name).collect()
             }
 
+            fn raw(&self) -> Option<&dyn RawKind> {
+                $(if let Some(raw) = &self.$name { return Some(raw); })*
+                None
+            }
+
             fn kind(&self, place: &Place<'_>) -> Result<Kind> {
                 $(if let Some(raw) = &self.$name {
                     let resolve: fn(&$name::Raw, &Place<'_>) -> Result<$type> = $resolve;
@@ -286,26 +309,19 @@ kinds! {
 }
 
 impl Raw {
-    /// Template files that the step renders.
-    pub fn templates(&self) -> impl Iterator<Item = &str> {
-        self.file.iter().filter_map(|file| file.template.as_deref())
+    /// The template file that the step renders.
+    pub fn template(&self) -> Option<&str> {
+        self.raw()?.template()
     }
 
-    /// Where the role has what the step writes under a name; a value that is no text is empty.
+    /// Where the role has what the step writes under a name; a value that is not text is empty.
     pub fn origin(&self, name: &str) -> Option<Origin<'_>> {
-        let of_file = || self.file.as_ref().and_then(file::Raw::origin);
-        let of_properties = || self.properties.as_ref().map(|properties| properties.origin(name));
-        let of_kernel = || self.kernel_argument.as_ref().map(kernel_argument::Raw::origin);
-        of_file().or_else(of_properties).or_else(of_kernel)
+        self.raw()?.origin(name)
     }
 
     /// Ids of steps that the step refers to.
     pub fn references(&self) -> &[String] {
-        match (&self.unit, &self.container) {
-            (Some(unit), _) => &unit.restart_on,
-            (_, Some(container)) => &container.restart_on,
-            _ => &[],
-        }
+        self.raw().map_or(&[], RawKind::references)
     }
 
     /// Whether it has exactly one kind.

@@ -34,6 +34,8 @@ pub struct Packages {
     setting: Option<String>,
 }
 
+impl super::RawKind for Raw {}
+
 impl Raw {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<Packages> {
         Ok(Packages { names: self.names.get(renderer)?, optional: self.optional, setting: self.setting.clone() })

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
 use super::file::{Attributes, checked_path};
-use super::{Change, Claim, Contents, Origin, Planned, State, Work, fingerprint};
+use super::{Change, Claim, Contents, Origin, Planned, RawKind, State, Work, fingerprint};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::fs::Owner;
@@ -38,13 +38,14 @@ pub struct Properties {
     attributes: Attributes,
 }
 
-impl Raw {
-    /// Where the role has the value of a key.
-    pub(super) fn origin(&self, key: &str) -> Origin<'_> {
+impl RawKind for Raw {
+    fn origin(&self, key: &str) -> Option<Origin<'_>> {
         let value = self.set.get(key).and_then(Json::as_str).unwrap_or_default();
-        self.more.as_deref().map_or(Origin::Value(value), |more| Origin::Table(more, value))
+        Some(self.more.as_deref().map_or(Origin::Value(value), |more| Origin::Table(more, value)))
     }
+}
 
+impl Raw {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<Properties> {
         let path = checked_path(self.path.get(renderer)?)?;
         let mut wanted = Map::new();

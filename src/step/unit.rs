@@ -30,7 +30,7 @@ pub struct Raw {
     active: bool,
     /// Ids of file and deb steps: the unit is restarted when one of their contents is not that of its last start.
     #[serde(default)]
-    pub(super) restart_on: Vec<String>,
+    restart_on: Vec<String>,
     /// What a restart costs, for plans.
     restart_costs: Option<String>,
 }
@@ -54,6 +54,12 @@ struct Record {
     digest: String,
     /// Inode and ctime of each file: while they are the same, nobody has touched it.
     stamps: BTreeMap<String, (u64, i128)>,
+}
+
+impl super::RawKind for Raw {
+    fn references(&self) -> &[String] {
+        &self.restart_on
+    }
 }
 
 impl Raw {

@@ -47,6 +47,8 @@ pub enum Wait {
 /// One try; a service on the node or in its cluster answers in far less.
 const TRY: Duration = Duration::from_secs(5);
 
+impl super::RawKind for Raw {}
+
 impl Raw {
     /// The question with its values.
     ///
