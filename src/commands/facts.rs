@@ -15,6 +15,7 @@ pub fn run(global: &Global) -> Result<u8> {
     if let Some(mut cloud) = cloud {
         crate::prepare::cloud::complete(&host, &mut cloud, &mut facts, super::may_ask_for_tags(&early.merged));
     }
+    let mut facts = facts.shown()?;
     let each = facts.each();
     if global.json {
         facts.sources.extend(each.into_iter().map(|(name, _, source)| (name, source)));

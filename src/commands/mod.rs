@@ -33,8 +33,9 @@ use crate::prepare::detect::{self, Detected};
 use crate::prepare::shared_image;
 use crate::role::{Role, known_names};
 use crate::run::report::Report;
-use crate::settings::schema::{self, Timeout, Timeouts};
-use crate::settings::{Layer, Merged, Settings};
+use crate::settings::name::lookup;
+use crate::settings::schema::{self, Timeouts};
+use crate::settings::{Layer, Merged, Settings, Source};
 use crate::step::{Phase, Step};
 use crate::template::{Renderer, how_to_set};
 use crate::titus::{Values, agent};
@@ -81,8 +82,8 @@ pub fn phases(argument: PhaseArgument) -> &'static [Phase] {
 /// When the tree cannot be made.
 pub fn host(global: &Global) -> Result<Host> {
     match &global.root {
-        None => Ok(Host::live(Deadlines::default())),
-        Some(root) => Host::tree(root, Deadlines::default()),
+        None => Ok(Host::live(Settings::built_in()?.timeouts.deadlines())),
+        Some(root) => Host::tree(root, Settings::built_in()?.timeouts.deadlines()),
     }
 }
 
@@ -119,7 +120,7 @@ pub struct Early {
 pub fn early(global: &Global, host: &Host, user_data: Option<&Path>) -> Result<Early> {
     let mut below = Vec::new();
     if global.sample {
-        below.push(Layer::parse("sample", sample::SETTINGS)?);
+        below.push(Layer::parse(Source::Sample, sample::SETTINGS)?);
     }
     below.extend(Layer::files(host)?);
     let mut above = Vec::new();
@@ -165,12 +166,8 @@ fn part<T: DeserializeOwned + Default>(merged: &Merged, name: &str) -> T {
     merged.table.get(name).cloned().and_then(|table| table.try_into().ok()).unwrap_or_default()
 }
 
-fn timeouts(merged: &Merged) -> Timeouts {
-    part(merged, "timeouts")
-}
-
-fn or(timeout: Option<Timeout>, default: Duration) -> Duration {
-    timeout.map_or(default, |Timeout(duration)| duration)
+fn deadlines(merged: &Merged) -> Deadlines {
+    part::<Timeouts>(merged, "timeouts").deadlines()
 }
 
 /// What the instance and the machine say.
@@ -205,7 +202,7 @@ pub fn facts(global: &Global, early: &Early, bake: bool) -> Result<Asked> {
     let image = machine::image(&live, &mut sources)?;
     let schema_version = crate::SCHEMA_VERSION;
     if bake {
-        return Ok(Facts { schema_version, instance: None, image, sources }.into());
+        return Ok(Facts { schema_version, instance: None, image, sources, hidden: Vec::new() }.into());
     }
     let endpoint = imds::Endpoint::from_env()?;
     if !endpoint.is_given() && !machine::is_ec2(&live) {
@@ -216,14 +213,14 @@ pub fn facts(global: &Global, early: &Early, bake: bool) -> Result<Asked> {
     if !endpoint.is_default() {
         tracing::info!("the metadata service is {endpoint}");
     }
-    let limit = or(timeouts(&early.merged).facts, Duration::from_secs(120));
+    let limit = part::<Timeouts>(&early.merged, "timeouts").for_facts();
     let deadline = Instant::now() + limit;
     let answers = imds::read(&endpoint, limit, &mut |line| tracing::info!("{line}"))?;
     let mut instance = answers.instance;
     sources.extend(answers.sources);
     machine::complete(&live, &mut instance, &mut sources)?;
     let cloud = Cloud::new(endpoint, &instance.region, proxy(part(&early.merged, "proxy")), deadline);
-    let facts = Facts { schema_version, instance: Some(instance), image, sources };
+    let facts = Facts { schema_version, instance: Some(instance), image, sources, hidden: Vec::new() };
     Ok(Asked { facts, user_data: answers.user_data, cloud: Some(cloud) })
 }
 
@@ -282,7 +279,7 @@ fn gather_for(global: &Global, role: Option<&str>, host: &Host, steps: &Steps) -
     let Asked { mut facts, user_data, mut cloud } = facts(global, &early, steps.phase == PhaseArgument::Bake)?;
     let mut of_user_data = Vec::new();
     if let Some(text) = user_data.as_deref().map(userdata::settings).transpose()?.flatten() {
-        of_user_data.push(Layer::parse("user data", &text)?);
+        of_user_data.push(Layer::parse(Source::UserData, &text)?);
         of_user_data.extend(words_of(&text)?);
     }
     let below_tags: Vec<Layer> = early.below.iter().chain(&of_user_data).cloned().collect();
@@ -378,41 +375,23 @@ pub fn prepared(global: &Global, gathered: Gathered, host: &mut Host, steps: &St
     Ok(Prepared { role, detected, merged, settings, facts, values, renderer, others: Vec::new() })
 }
 
-fn deadlines(merged: &Merged) -> Deadlines {
-    let (timeouts, default) = (timeouts(merged), Deadlines::default());
-    Deadlines {
-        apt_lock: or(timeouts.apt_lock, default.apt_lock),
-        download: or(timeouts.download, default.download),
-        pull: or(timeouts.pull, default.pull),
-        unit: or(timeouts.unit, default.unit),
-        wait: or(timeouts.wait, default.wait),
-    }
-}
-
 /// `--role` and `--set` on the `#!` line of user data.
 fn words_of(text: &str) -> Result<Vec<Layer>> {
     use clap::Parser;
     let words = userdata::arguments(text);
     let cli = crate::cli::Cli::try_parse_from(std::iter::once("titus-bootstrap").chain(words))
         .map_err(|e| Error::config("user data: the words on its first line cannot be read").cause(e.render()))?;
-    let place = "first line of user data: ";
     if cli.global.role.len() > 1 {
         return Err(Error::config("user data: its first line has more than one --role").fix("a node has one role"));
     }
-    let role = cli
-        .global
-        .role
-        .into_iter()
-        .next()
-        .map(|role| Layer::parse(&format!("{place}--role"), &format!("role = {}", toml::Value::String(role))));
-    role.into_iter().chain(cli.global.set.iter().map(|assignment| Layer::assignment_from(place, assignment))).collect()
+    Layer::first_line(cli.global.role(), &cli.global.set)
 }
 
 fn refuse_without_required(role: &Role, settings: &Settings) -> Result<()> {
     let known = serde_json::json!(settings);
     let has = |name: &str| {
-        let found = name.split('.').try_fold(&known, |at, part| at.get(part));
-        found.is_some_and(|value| !value.is_null() && value.as_array().is_none_or(|list| !list.is_empty()))
+        lookup(&known, name)
+            .is_some_and(|value| !value.is_null() && value.as_array().is_none_or(|list| !list.is_empty()))
     };
     let missing: Vec<&str> = role.required().iter().map(String::as_str).filter(|name| !has(name)).collect();
     if missing.is_empty() {

@@ -45,6 +45,7 @@ pub fn facts() -> Facts {
             ("instance".into(), "the built-in sample".into()),
             ("image".into(), "the built-in sample".into()),
         ]),
+        hidden: Vec::new(),
     }
 }
 

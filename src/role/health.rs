@@ -7,7 +7,7 @@ use crate::facts::Facts;
 use crate::settings::Settings;
 use crate::step::instance_group::{self, InstanceGroups};
 use crate::step::wait::{self, Wait};
-use crate::template::Renderer;
+use crate::template::{Renderer, Templated};
 
 /// As a role file has it: an id and exactly one question.
 #[derive(Debug, Clone, Deserialize)]
@@ -93,7 +93,7 @@ impl Raw {
             asked.push(Question::InstanceGroups(groups.resolve(renderer)?));
         }
         if self.mesos_agent {
-            let port = settings.agent.port.unwrap_or(5051);
+            let port = Templated::Template("{{ agent.port }}".to_owned()).get(renderer)?;
             asked.push(Question::MesosAgent { masters, address, port });
         }
         if self.vpc_tool {

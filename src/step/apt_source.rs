@@ -7,12 +7,12 @@ use sha2::{Digest, Sha256};
 
 use super::{Change, Claim, Planned, State, Work, hex};
 use crate::error::{Error, Result};
-use crate::host::Host;
 use crate::host::apt::openpgp;
 use crate::host::apt::{self, OUR_SOURCES as OURS, SOURCE_PARTS as SOURCES};
 use crate::host::fs::Owner;
 use crate::host::fs::look::EntryKind;
-use crate::secrets::masked;
+use crate::host::{Host, is_hex, is_sha256};
+use crate::secrets::{has_credentials, masked};
 use crate::settings::schema::{AptSource, Key};
 use crate::template::{Renderer, Templated};
 
@@ -58,11 +58,10 @@ fn check_key(source: &AptSource) -> Result<()> {
     if source.uris.is_empty() || source.suites.is_empty() {
         return wrong("uris and suites must not be empty");
     }
-    let hexadecimal = |text: &str, digits| text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit());
     match &source.key {
         Key::Path(path) if !path.starts_with('/') => wrong("key must be an absolute path"),
-        Key::Sha256(key) if !hexadecimal(&key.sha256, 64) => wrong("key.sha256 must be 64 hexadecimal digits"),
-        Key::Fingerprint(key) if !hexadecimal(&key.fingerprint, 40) => {
+        Key::Sha256(key) if !is_sha256(&key.sha256) => wrong("key.sha256 must be 64 hexadecimal digits"),
+        Key::Fingerprint(key) if !is_hex(&key.fingerprint, 40) => {
             wrong("key.fingerprint must be 40 hexadecimal digits")
         }
         Key::Sha256(_) | Key::Path(_) => Ok(()),
@@ -121,7 +120,7 @@ impl AptSources {
 
     /// Credentials in an address are for root alone.
     fn mode(source: &AptSource) -> u32 {
-        if source.uris.iter().any(|uri| crate::secrets::masked(uri) != *uri) { 0o600 } else { 0o644 }
+        if source.uris.iter().any(|uri| has_credentials(uri)) { 0o600 } else { 0o644 }
     }
 
     /// Whether a source's files are as they should be, without any download.
@@ -223,7 +222,7 @@ impl Work for AptSources {
                 changes.push(Change::new(format!(
                     "write {} ({})",
                     paths(&source.name).0,
-                    crate::secrets::masked(&source.uris.join(" "))
+                    masked(&source.uris.join(" "))
                 )));
             }
         }

@@ -9,11 +9,11 @@ use super::deb_record::{self, File, Record, records};
 use super::file::checked_path;
 use super::{Change, Kind, Planned, State, Step, Work};
 use crate::error::{Error, Kind as ErrorKind, Result};
-use crate::host::Host;
 use crate::host::apt::dpkg;
 use crate::host::download::cache::{Stamp, cached};
 use crate::host::failpoint::failpoint;
 use crate::host::fs::Owner;
+use crate::host::{Host, is_sha256};
 use crate::secrets::masked;
 use crate::settings::Settings;
 use crate::settings::schema;
@@ -85,8 +85,7 @@ impl Deb {
             (None, None) => return Err(wrong("needs a path or a url")),
             (Some(_), Some(_)) => return Err(wrong("has both a path and a url")),
         };
-        let hexadecimal = |sum: &String| sum.len() == 64 && sum.bytes().all(|b| b.is_ascii_hexdigit());
-        if raw.sha256.as_ref().is_some_and(|sum| !hexadecimal(sum)) {
+        if raw.sha256.as_ref().is_some_and(|sum| !is_sha256(sum)) {
             return Err(wrong("sha256 must be 64 hexadecimal digits"));
         }
         let sha256 = raw.sha256.as_ref().map(|sum| sum.to_ascii_lowercase());

@@ -1,6 +1,7 @@
 //! A file with this content, mode and owner; or no such file.
 
 use serde::Deserialize;
+use similar::ChangeTag;
 
 use super::warm_pool::READY;
 use super::{Change, Claim, Contents, Origin, Planned, RawKind, State, Work, fingerprint};
@@ -8,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::fs::Owner;
 use crate::host::fs::look::EntryKind;
+use crate::secrets::{HIDDEN, is_known};
 use crate::template::{Renderer, Templated};
 
 /// As a role file has it.
@@ -270,19 +272,22 @@ impl Work for File {
     }
 }
 
-/// Exactly the lines that differ.
+/// Exactly the lines that differ. What stood in the place of a secret was one.
 pub(super) fn diff(before: &str, after: &str) -> String {
     let diff = similar::TextDiff::from_lines(before, after);
+    let changes: Vec<_> = diff.iter_all_changes().collect();
+    let is_equal = |change: &similar::Change<&str>| change.tag() == ChangeTag::Equal;
     let mut text = String::new();
-    for change in diff.iter_all_changes() {
-        let sign = match change.tag() {
-            similar::ChangeTag::Delete => '-',
-            similar::ChangeTag::Insert => '+',
-            similar::ChangeTag::Equal => continue,
-        };
-        text.push(sign);
-        text.push_str(change.value().trim_end_matches('\n'));
-        text.push('\n');
+    for together in changes.chunk_by(|a, b| is_equal(a) == is_equal(b)).filter(|part| !part.iter().all(is_equal)) {
+        let adds_secret = together.iter().any(|change| change.tag() == ChangeTag::Insert && is_known(change.value()));
+        for change in together {
+            let line = change.value().trim_end_matches('\n');
+            text.push_str(&match change.tag() {
+                ChangeTag::Insert => format!("+{line}\n"),
+                _ if adds_secret => format!("-{HIDDEN}\n"),
+                _ => format!("-{line}\n"),
+            });
+        }
     }
     text
 }

@@ -10,7 +10,7 @@ use crate::host::Host;
 use crate::host::fs::Owner;
 use crate::host::fs::look::{Entry, EntryKind};
 use crate::properties::{self, Edit};
-use crate::secrets::is_secret;
+use crate::secrets::{HIDDEN, is_secret, masked};
 use crate::template::{Renderer, Templated, is_template};
 
 /// More than any properties file has, in bytes.
@@ -83,6 +83,18 @@ fn text(key: &str, value: Json) -> Result<String> {
 }
 
 impl Properties {
+    /// The lines that differ, without secrets. What the value of a key was is as secret as what it will be.
+    fn diff(&self, edit: &Edit) -> String {
+        let is_hidden = |(key, value): &&(String, String)| is_secret(key) || masked(value) != *value;
+        let hidden: Vec<String> =
+            self.wanted.iter().filter(is_hidden).map(|(key, _)| properties::written(key)).collect();
+        let lines = edit.differences.iter().map(|line| {
+            let value = if hidden.contains(&line.key) { HIDDEN } else { &line.value };
+            format!("{}{}={value}\n", if line.added { '+' } else { '-' }, line.key)
+        });
+        lines.collect()
+    }
+
     fn before(&self, host: &Host, planned: &Planned) -> Result<Option<Vec<u8>>> {
         planned.get(&self.path).map_or_else(|| self.read(host), |contents| Ok(Some(contents.clone())))
     }
@@ -156,7 +168,8 @@ impl Work for Properties {
             (_, _, 0) => Some(format!("set {set} in {path}")),
             _ => Some(format!("set {set} in {path}, remove {duplicates}")),
         };
-        let mut changes: Vec<Change> = line.into_iter().map(|line| Change { line, diff: Some(diff(&edit)) }).collect();
+        let mut changes: Vec<Change> =
+            line.into_iter().map(|line| Change { line, diff: Some(self.diff(&edit)) }).collect();
         if let Some(entry) = self.entry(host)? {
             changes.extend(self.attributes.differences(host, path, entry.mode, entry.uid, entry.gid)?);
         }
@@ -188,15 +201,6 @@ impl Work for Properties {
     fn paths(&self) -> Vec<String> {
         vec![self.path.clone()]
     }
-}
-
-/// The lines that differ, without secrets.
-fn diff(edit: &Edit) -> String {
-    let lines = edit.differences.iter().map(|line| {
-        let value = if is_secret(&line.key) { "***" } else { &line.value };
-        format!("{}{}={value}\n", if line.added { '+' } else { '-' }, line.key)
-    });
-    lines.collect()
 }
 
 #[cfg(test)]
