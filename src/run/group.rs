@@ -14,6 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::facts::{Facts, GROUP_TAG};
 use crate::host::command::{self, Patience};
 use crate::host::net::Proxy;
+use crate::host::wait::Deadline;
 use crate::host::{Host, signals};
 use crate::prepare::{self, Phases, Prepared, Request, layers};
 use crate::settings::Settings;
@@ -246,6 +247,7 @@ fn uptime() -> Duration {
 /// Whether the hook holds the instance; while it may be early, the group is asked again. It also gives what
 /// follows the hook's whole timeout. An answer that does not come is no answer: then the hook may hold it.
 fn is_held(calls: &mut impl Calls, hook: &Lifecycle, may_be_early: &dyn Fn() -> bool, pause: Duration) -> bool {
+    let mut deadline = Deadline::new(format!("the lifecycle hook {}", hook.hook), YOUNG);
     loop {
         match calls.heartbeat(hook) {
             Ok(true) => return true,
@@ -254,7 +256,8 @@ fn is_held(calls: &mut impl Calls, hook: &Lifecycle, may_be_early: &dyn Fn() -> 
                 tracing::debug!("no heartbeat: {}", failure.error);
                 return true;
             }
-            Ok(false) | Err(_) => std::thread::sleep(pause),
+            // After a signal nothing is early any more: the next answer is the last.
+            Ok(false) | Err(_) => drop(deadline.pause(pause)),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What each call asks, and what is made of its answer.
 
-use titus_bootstrap::ec2::api::{Bucket as Told, Outcome, Peer, Wanted};
+use titus_bootstrap::ec2::api::{Bucket as Told, Outcome, Wanted};
 use titus_bootstrap::error::Kind;
+use titus_bootstrap::facts::Peer;
 use titus_bootstrap::facts::TypeNumbers;
 
 use super::{ID, LONG, Node, held, lifecycle, tells};
