@@ -4,7 +4,6 @@ use std::io::{IsTerminal, Write};
 
 use serde::{Deserialize, Serialize};
 
-use super::status::LifecycleAction;
 use crate::SCHEMA_VERSION;
 use crate::error::{Error, Kind};
 use crate::host::Host;
@@ -104,6 +103,14 @@ impl RunState {
     pub fn is_bad(self) -> bool {
         matches!(self, RunState::Failed | RunState::Interrupted | RunState::Killed | RunState::Refused)
     }
+}
+
+/// The end of a lifecycle action, as the group's API names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum LifecycleAction {
+    /// The instance goes into service.
+    Continue,
 }
 
 /// What a run found of a step, or did about it.

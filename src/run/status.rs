@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::report::{ErrorReport, Report, RunState};
+use super::report::{ErrorReport, LifecycleAction, Report, RunState};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::fs::Owner;
@@ -35,14 +35,6 @@ pub struct Status {
     pub reboot_required: bool,
     /// Why it failed.
     pub error: Option<ErrorReport>,
-}
-
-/// The end of a lifecycle action, as the group's API names it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum LifecycleAction {
-    /// The instance goes into service.
-    Continue,
 }
 
 /// The status that the last run since this boot left; none: there was no run, or what it left cannot be read.

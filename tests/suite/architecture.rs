@@ -58,18 +58,24 @@ fn room(path: &str) -> &str {
     path.split(['/', '.']).next().unwrap()
 }
 
-/// Each path that begins with `crate::`, whole: braces are spread out.
-fn imports(text: &str) -> Vec<String> {
-    let pattern = regex::Regex::new(r"crate::((?:\w+::)*)(\{[^}]*\}|\w+)").unwrap();
+/// Each path of the crate that a file names, from its root: braces are spread out, `super` and `self` resolved.
+fn imports(source: &Source) -> Vec<String> {
+    let pattern = regex::Regex::new(r"\b(crate|self|super)::((?:\w+::)*)(\{[^}]*\}|\w+)").unwrap();
+    // `step/unit.rs` and `step/unit/mod.rs` are both the module step::unit.
+    let module = source.path.trim_end_matches(".rs").trim_end_matches("/mod");
     let mut found = Vec::new();
-    for capture in pattern.captures_iter(text) {
-        match capture[2].strip_prefix('{') {
-            None => found.push(format!("{}{}", &capture[1], &capture[2])),
-            Some(list) => found
-                .extend(list.trim_end_matches('}').split(',').map(|item| format!("{}{}", &capture[1], item.trim()))),
+    for capture in pattern.captures_iter(&source.text) {
+        let mut at: Vec<&str> = if &capture[1] == "crate" { Vec::new() } else { module.split('/').collect() };
+        if &capture[1] == "super" {
+            at.pop();
         }
+        for part in capture[2].split("::").filter(|part| !part.is_empty()) {
+            if part == "super" { drop(at.pop()) } else { at.push(part) }
+        }
+        let last = capture[3].trim_matches(['{', '}']);
+        found.extend(last.split(',').map(|item| [at.join("::"), item.trim().to_owned()].join("::")));
     }
-    found
+    found.iter().map(|path| path.trim_start_matches("::").to_owned()).collect()
 }
 
 /// The file that a path leads into: the longest prefix that is one.
@@ -92,7 +98,7 @@ fn arrows_point_one_way() {
             wrong.push(format!("{}: the room {from} is not on the map", source.path));
             continue;
         };
-        for import in imports(&source.text) {
+        for import in imports(source) {
             let to = room(import.split("::").next().unwrap());
             match floor(to) {
                 Some(other) if other > own || to == from => {}
@@ -111,7 +117,7 @@ fn no_two_files_import_each_other() {
     let files: BTreeSet<&str> = sources.iter().map(|source| source.path.as_str()).collect();
     let mut arrows: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for source in &sources {
-        let to = imports(&source.text).iter().filter_map(|import| file_of(import, &files)).collect();
+        let to = imports(source).iter().filter_map(|import| file_of(import, &files)).collect();
         arrows.insert(&source.path, to);
     }
     // The face of a folder hands on what its files have, and they use what it defines.
