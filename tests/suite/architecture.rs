@@ -70,7 +70,10 @@ fn imports(source: &Source) -> Vec<String> {
             at.pop();
         }
         for part in capture[2].split("::").filter(|part| !part.is_empty()) {
-            if part == "super" { drop(at.pop()) } else { at.push(part) }
+            match part {
+                "super" => at.truncate(at.len() - 1),
+                _ => at.push(part),
+            }
         }
         let last = capture[3].trim_matches(['{', '}']);
         found.extend(last.split(',').map(|item| [at.join("::"), item.trim().to_owned()].join("::")));
