@@ -109,7 +109,7 @@ impl Layer {
     pub fn file(path: &Path) -> Result<Layer> {
         let shown = path.display().to_string();
         let cannot = |e| Error::config(format!("{shown}: cannot be read")).cause(e);
-        Layer::of_file(shown.clone(), std::fs::read(path).map_err(cannot)?)
+        Layer::of_file(shown.clone(), crate::host::fs::read_named(path).map_err(cannot)?)
     }
 
     fn of_file(path: String, bytes: Vec<u8>) -> Result<Layer> {
