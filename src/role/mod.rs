@@ -161,7 +161,7 @@ impl Role {
                 return Err(at(Error::config(format!("step {}: has no phase", step.id))
                     .fix("phase = \"bake\", \"boot\" or \"keep\"")));
             }
-            if let Some(unknown) = step.references().iter().find(|id| !seen.contains(id.as_str())) {
+            if let Some(unknown) = step.restart_on().iter().find(|id| !seen.contains(id.as_str())) {
                 return Err(at(Error::config(format!(
                     "step {}: restart_on names {unknown:?}, which is no step before it",
                     step.id

@@ -107,7 +107,7 @@ struct Wanted {
 }
 
 impl super::RawKind for Raw {
-    fn references(&self) -> &[String] {
+    fn restart_on(&self) -> &[String] {
         &self.restart_on
     }
 }

@@ -195,20 +195,20 @@ pub trait Work: std::fmt::Debug {
     }
 }
 
-/// What a role file says of a kind that can be known before its values are. Each answer has a default.
-pub trait RawKind {
+/// A kind as a role file has it.
+trait RawKind {
     /// The template file that it renders.
     fn template(&self) -> Option<&str> {
         None
     }
 
-    /// Where the role has what the step writes under a name; a value that is not text is empty.
+    /// Where the role has what it writes under a name; a value that is not text is empty.
     fn origin(&self, _name: &str) -> Option<Origin<'_>> {
         None
     }
 
-    /// Ids of steps that it refers to.
-    fn references(&self) -> &[String] {
+    /// Ids of the steps before it whose contents it runs with.
+    fn restart_on(&self) -> &[String] {
         &[]
     }
 }
@@ -319,9 +319,9 @@ impl Raw {
         self.raw()?.origin(name)
     }
 
-    /// Ids of steps that the step refers to.
-    pub fn references(&self) -> &[String] {
-        self.raw().map_or(&[], RawKind::references)
+    /// Ids of the steps before it whose contents it runs with.
+    pub fn restart_on(&self) -> &[String] {
+        self.raw().map_or(&[], RawKind::restart_on)
     }
 
     /// Whether it has exactly one kind.
@@ -367,7 +367,7 @@ impl Step {
 }
 
 /// Enough of the digest of contents to tell them apart, for people.
-fn fingerprint(contents: &str) -> String {
+fn fingerprint(contents: impl AsRef<[u8]>) -> String {
     use sha2::Digest;
     let mut digest = hex(&sha2::Sha256::digest(contents));
     digest.truncate(12);

@@ -3,11 +3,10 @@
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
-use super::file::{Attributes, checked_path};
+use super::file::{Attributes, File, checked_path};
 use super::{Change, Claim, Contents, Origin, Planned, RawKind, State, Work, fingerprint};
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::host::fs::Owner;
 use crate::host::fs::look::{Entry, EntryKind};
 use crate::properties::{self, Edit};
 use crate::secrets::{HIDDEN, is_secret, masked};
@@ -171,19 +170,14 @@ impl Work for Properties {
         let mut changes: Vec<Change> =
             line.into_iter().map(|line| Change { line, diff: Some(self.diff(&edit)) }).collect();
         if let Some(entry) = self.entry(host)? {
-            changes.extend(self.attributes.differences(host, path, entry.mode, entry.uid, entry.gid)?);
+            changes.extend(self.attributes.differences(host, path, &entry)?);
         }
         Ok(State::from_changes(changes))
     }
 
     fn converge(&self, host: &Host) -> Result<()> {
-        let before = self.read(host)?;
-        let edit = self.edit(before.as_deref())?;
-        let owner = if host.may_chown() { self.attributes.ids(host)? } else { Owner::ROOT };
-        if before.as_ref() == Some(&edit.contents) {
-            return host.set_attributes(&self.path, self.attributes.mode(), owner);
-        }
-        host.write(&self.path, &edit.contents, self.attributes.mode(), owner)
+        let edit = self.edit(self.read(host)?.as_deref())?;
+        File::new(&self.path, edit.contents, self.attributes.mode()).converge(host)
     }
 
     fn planned(&self, host: &Host, planned: &Planned) -> Result<Option<(String, Vec<u8>)>> {
@@ -208,6 +202,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::host::fs::Owner;
 
     const PATH: &str = "/opt/server/server.properties";
 

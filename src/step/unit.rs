@@ -57,7 +57,7 @@ struct Record {
 }
 
 impl super::RawKind for Raw {
-    fn references(&self) -> &[String] {
+    fn restart_on(&self) -> &[String] {
         &self.restart_on
     }
 }
