@@ -13,6 +13,7 @@ pub mod instance_group;
 pub mod kernel_argument;
 pub mod package;
 pub mod properties;
+pub mod sysctl;
 pub mod unit;
 pub mod wait;
 pub mod warm_pool;
@@ -302,6 +303,8 @@ kinds! {
     group_member: GroupMember(group_member::GroupMember) = |raw, at| raw.resolve(at.renderer);
     /// These arguments are on the kernel's command line.
     kernel_argument: KernelArgument(kernel_argument::KernelArguments) = |raw, at| raw.resolve(at.renderer);
+    /// Kernel parameters are in a drop-in, and in the running kernel.
+    sysctl: Sysctl(sysctl::Sysctl) = |raw, at| raw.resolve(at.renderer);
     /// A service answers.
     wait: Wait(wait::Wait) = |raw, at| raw.resolve(at.renderer);
     /// Titus instance groups are Active.

@@ -47,19 +47,12 @@ impl RawKind for Raw {
 impl Raw {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<Properties> {
         let path = checked_path(self.path.get(renderer)?)?;
-        let mut wanted = Map::new();
-        for (key, value) in &self.set {
-            let value = match value.as_str().filter(|text| is_template(text)) {
-                Some(text) => Templated::Template(text.to_owned()).get(renderer)?,
-                None => value.clone(),
-            };
-            wanted.insert(key.clone(), value);
-        }
+        let mut values = rendered(&self.set, renderer)?;
         if let Some(more) = &self.more {
             let more: Map<String, Json> = Templated::Template(more.clone()).get(renderer)?;
-            wanted.extend(more);
+            values.extend(more);
         }
-        let wanted = wanted.into_iter().map(|(key, value)| {
+        let wanted = values.into_iter().map(|(key, value)| {
             let value = text(&key, value)?;
             properties::check(&key, &value)?;
             Ok((key, value))
@@ -70,14 +63,33 @@ impl Raw {
     }
 }
 
-fn text(key: &str, value: Json) -> Result<String> {
+/// Keys with their values, of which each may be a template.
+///
+/// # Errors
+/// When one has no value.
+pub(super) fn rendered(set: &Map<String, Json>, renderer: &Renderer) -> Result<Map<String, Json>> {
+    let one = |(key, value): (&String, &Json)| {
+        let value = match value.as_str().filter(|text| is_template(text)) {
+            Some(text) => Templated::Template(text.to_owned()).get(renderer)?,
+            None => value.clone(),
+        };
+        Ok((key.clone(), value))
+    };
+    set.iter().map(one).collect()
+}
+
+/// A value as text.
+///
+/// # Errors
+/// When it is a list or a table, as a name with dots and without quotes makes one.
+pub(super) fn text(key: &str, value: Json) -> Result<String> {
     match value {
         Json::String(text) => Ok(text),
         Json::Number(number) => Ok(number.to_string()),
         Json::Bool(is) => Ok(is.to_string()),
-        Json::Object(_) => Err(Error::config(format!("property {key:?} is a table"))
+        Json::Object(_) => Err(Error::config(format!("key {key:?} is a table"))
             .fix(format!("put a name with dots in quotes: \"{key}.…\" = \"…\""))),
-        _ => Err(Error::config(format!("property {key:?} has a value that is no text, number, true or false"))),
+        _ => Err(Error::config(format!("key {key:?} has a value that is not text, a number, true or false"))),
     }
 }
 
@@ -209,7 +221,7 @@ mod tests {
     fn resolve(toml: &str) -> Result<Properties> {
         let renderer = Renderer::new(json!({
             "zk": "h:2181", "port": 7104, "on": true, "unset": null,
-            "more": { "a.port": "7002", "z": 1.5, "b.on": false }, "empty": {}, "deep": { "a": { "b": "1" } },
+            "more": { "a.port": "7002", "z": 1.5, "b.on": false, "t": "{{ zk }}" }, "empty": {}, "deep": { "a": { "b": "1" } },
         }));
         toml::from_str::<Raw>(&format!("path = '{PATH}'\n{toml}")).unwrap().resolve(&renderer)
     }
@@ -265,7 +277,7 @@ mod tests {
     fn more_adds_keys_and_wins() {
         let step = resolve("set = { 'b.on' = 'x', 'a.port' = '7001' }\nmore = '{{ more }}'\nmode = '0600'").unwrap();
         let wanted: Vec<_> = step.wanted.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        assert_eq!(wanted, ["b.on=false", "a.port=7002", "z=1.5"]);
+        assert_eq!(wanted, ["b.on=false", "a.port=7002", "z=1.5", "t={{ zk }}"], "a setting's value is not a template");
         assert_eq!(step.attributes.mode(), 0o600);
         assert!(resolve("more = '{{ empty }}'").unwrap().wanted.is_empty());
         assert_eq!(resolve("set = { a = '{{ zk[:0] }}' }").unwrap().wanted, [("a".to_owned(), String::new())]);
