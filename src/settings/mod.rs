@@ -386,6 +386,27 @@ mod tests {
     }
 
     #[test]
+    fn the_name_of_a_label_is_pointed_at_if_bash_would_not_take_it() {
+        for (text, words) in [
+            ("agent.labels = { TEAM = 'a' }\n[agent.labels]\n", "duplicate key"),
+            ("[agent.labels]\nTEAM = 'a'\n\"A B\" = 'b'\n", "file, line 3, column 1: \"A B\" cannot be the name"),
+            ("agent.labels = { 1A = 'a' }", "file, line 1, column 18: \"1A\" cannot be the name"),
+            ("agent.labels.\"\" = 'a'", "file, line 1, column 14: \"\" cannot be the name"),
+            ("agent.labels.A-B = 'a'", "\"A-B\" cannot be the name"),
+            ("agent.labels.LD_PRELOAD = 'a'", "LD_PRELOAD must not be set"),
+            ("agent.labels.EC2_INSTANCE_ID = 'a'", "EC2_INSTANCE_ID must not be set"),
+            ("agent.labels.TEAM = \"a\\nb\"", "file, line 1, column 21: a value has a line end"),
+            ("agent.labels.TEAM = 1", "expected a string"),
+        ] {
+            let refused = Layer::parse(file("file"), text).unwrap_err();
+            assert!(refused.what.contains(words), "{refused}");
+            assert_eq!(refused.kind.exit_code(), 78);
+        }
+        let refused = Layer::assignment("agent.labels.\"A B\"=x").unwrap_err();
+        assert!(refused.what.starts_with("--set agent.labels.\"A B\", line 1, column 14"), "{refused}");
+    }
+
+    #[test]
     fn assignments_are_toml_or_text() {
         let settings = merged(&[
             Layer::assignment("agent.log_bucket=my-bucket").unwrap(),

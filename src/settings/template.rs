@@ -55,30 +55,20 @@ pub fn template(role: &str, used: &BTreeSet<String>, required: &[String], merged
             || (key == "prereqs" && required.iter().any(|r| r == "zookeeper.servers"));
         match (must, value) {
             (true, None) if key.starts_with("debs.") => {
-                text.push_str(&format!("# Required.\n{key} = {}\n", example(key)))
+                text.push_str(&format!("# Required.\n{key} = {}\n", example(&schema, key)))
             }
             (true, None) => text.push_str(&format!("# Required.\n{key} = \"\"\n")),
             (_, Some(value)) => text.push_str(&format!("#{key} = {}\n", value.trim())),
-            (false, None) => text.push_str(&format!("#{key} = {}\n", example(key))),
+            (false, None) => text.push_str(&format!("#{key} = {}\n", example(&schema, key))),
         }
     }
     text
 }
 
-fn example(key: &str) -> &'static str {
-    match key {
-        "zookeeper.servers" => "[\"10.0.0.1:2181\", \"10.0.0.2:2181\", \"10.0.0.3:2181\"]",
-        "agent.resources" => "{ mem = 8000, disk = 8000, network = 9000 }",
-        "agent.attributes" => "{ cluster = \"main\" }",
-        "mesos.zk_path" => "\"/titus/mainvpc/mesos\"",
-        "agent.asg" => "\"titusagent\"",
-        "agent.environment" => "\"test\"",
-        "mesos.masters" => "[\"10.0.0.1:5050\"]",
-        "proxy.http" | "proxy.https" => "\"http://proxy.example:3128\"",
-        "debs.master" | "debs.gateway" => "{ url = \"\", sha256 = \"\" }",
-        "proxy.no_proxy" => "\".internal,10.0.0.0/8\"",
-        _ => "\"\"",
-    }
+/// The example that a setting has in the schema.
+fn example(schema: &Json, key: &str) -> String {
+    let example = place(schema, key).and_then(|at| at.get("examples")?.get(0));
+    toml_of(example.unwrap_or(&json!("")))
 }
 
 fn comment(text: &str) -> String {

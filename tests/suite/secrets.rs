@@ -40,6 +40,7 @@ const ROLES: &str = "/etc/titus-bootstrap/roles";
 fn settings() -> String {
     let mut text = titus_bootstrap::facts::sample::SETTINGS.to_owned();
     text += "\n[agent.attributes]\napi_token = \"c4n4ry\"\n";
+    text += "\n[agent.labels]\nDB_PASSWORD = \"it's two c4n4ry words\"\n";
     text += "\n[proxy]\nhttps = \"http://user:c4n4ry@proxy:3128\"\n";
     text += "\n[master.properties]\n\"url\" = \"jdbc:db://user:c4n4ry@h/x?password=c4n4ry\"\n";
     for (name, value) in NAMES.iter().zip(VALUES.iter().cycle()) {
@@ -83,9 +84,9 @@ fn kept_without_secrets(root: &Root, what: &str) {
         let of_runs = path.starts_with("/var/") || path.starts_with("/run/");
         let readable = !look.starts_with("0600");
         let planted = path == "/etc/titus-bootstrap/config.toml" || path.starts_with("/srv/");
-        // Mesos attributes are what every agent says of itself, in a script and a file that all may read.
-        let attributes = ["/etc/mesos-attributes.sh", "/etc/mesos-agent.config"].contains(&path.as_str());
-        assert!(planted || attributes || !(of_runs || readable), "{what}: {path}: {look}");
+        // The files that attributes and labels are for: what an agent says of itself, which all may read.
+        let meant = ["/etc/mesos-attributes.sh", "/etc/mesos-agent.config", "/etc/titus-executor/config.sh"];
+        assert!(planted || meant.contains(&path.as_str()) || !(of_runs || readable), "{what}: {path}: {look}");
     }
     for kept in ["/run/titus-bootstrap/status.json", "/var/log/titus-bootstrap/last.log"] {
         if root.at(kept).exists() {
