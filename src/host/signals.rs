@@ -1,4 +1,4 @@
-//! SIGTERM, SIGINT and SIGHUP ask a run to stop at the next step boundary.
+//! SIGTERM, SIGINT and SIGHUP end whatever a run waits for, and the run with it; see `wait`.
 
 use std::sync::Arc;
 use std::sync::OnceLock;
