@@ -362,7 +362,7 @@ pub fn prepared(global: &Global, gathered: Gathered, host: &mut Host, steps: &St
             Values::of_agent(&settings, instance).map_err(|error| cloud::with_tags(error, &facts))?
         }
         Some(instance) if role.zookeeper_server && !bake => {
-            let resolve = |name: &str| host.addresses(name, LOOKUP).unwrap_or_default();
+            let resolve = |name: &str| host.addresses(name, LOOKUP).ok().and_then(Result::ok).unwrap_or_default();
             Values::of_prereqs(&settings, instance, &resolve)?
         }
         _ => Values::of_settings(&settings),

@@ -134,7 +134,7 @@ fn ask(host: &Host, question: &Question) -> Result<Finding> {
                 Finding::Bad(format!("{text}\n{}", host.unit_journal(name)))
             }
         }
-        Question::Answers(wait) => match wait.ask(host) {
+        Question::Answers(wait) => match wait.ask(host)? {
             Ok(()) => Finding::Good(format!("asked {}: it does", wait.what())),
             Err(answer) => Finding::Bad(format!("asked {}: {answer}", wait.what())),
         },
@@ -184,7 +184,7 @@ fn log_bucket(name: &str, region: &str, asked: Result<Bucket, Failure>) -> Findi
 }
 
 fn container(host: &Host, name: &str) -> Finding {
-    let found = match host.engine() {
+    let found = match host.engine().map_err(|signal| signal.what).flatten() {
         Ok(engine) => engine.container(name).map_err(|error| error.to_string()),
         Err(answer) => Err(answer),
     };
@@ -235,14 +235,14 @@ fn registered(host: &Host, masters: &[String], address: &str, port: u16) -> Find
 }
 
 fn slaves(host: &Host, master: &str) -> Result<Vec<Value>, String> {
-    let mut answer = host.http_get(&format!("http://{master}/slaves"), TRY)?;
+    let mut answer = host.http_get(&format!("http://{master}/slaves"), TRY).map_err(|signal| signal.what).flatten()?;
     // A master that is not the leader sends to it: `Location: //host:5050/slaves`.
     if let (300..400, Some(location)) = (answer.status, answer.location.clone()) {
         let url = if location.starts_with("//") { format!("http:{location}") } else { location };
         if !url.starts_with("http://") {
             return Err(format!("redirects to {url}"));
         }
-        answer = host.http_get(&url, TRY)?;
+        answer = host.http_get(&url, TRY).map_err(|signal| signal.what).flatten()?;
     }
     if answer.status != 200 {
         return Err(format!("status {}", answer.status));

@@ -5,7 +5,7 @@
 //! new one runs, and comes back if it does not.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -15,9 +15,10 @@ use super::file::{checked_path, diff};
 use super::wait::{self, Wait};
 use super::{Change, Planned, State, Work, ensemble, hex};
 use crate::error::{Error, Kind, Result};
+use crate::host::Host;
 use crate::host::docker::{Container as Found, Engine, Port, Specification};
 use crate::host::fs::look::EntryKind;
-use crate::host::{Host, signals};
+use crate::host::wait::Deadline;
 use crate::template::{Renderer, Templated};
 
 /// The label with all that a container of ours was made of, as JSON.
@@ -288,7 +289,7 @@ impl Container {
     /// Whether its ports may be taken by the container itself, under whichever name.
     fn may_have_its_ports(&self, host: &Host) -> Result<bool> {
         // With live-restore containers outlive the engine that does not answer.
-        let Ok(engine) = host.engine() else { return Ok(host.entry(CONTAINERS)?.is_some()) };
+        let Ok(engine) = host.engine()? else { return Ok(host.entry(CONTAINERS)?.is_some()) };
         let has_process = |found: Found| ["running", "paused", "restarting"].contains(&found.status.as_str());
         for name in [&self.name, &self.old_name()] {
             if engine.container(name)?.is_some_and(has_process) {
@@ -337,7 +338,7 @@ impl Container {
         if let (Some(ensemble), true) = (&self.ensemble, old.is_running())
             && let Err(error) = ensemble.wait_for_turn(host, adopts)
         {
-            engine.remove(&new.id, true)?;
+            engine.undo(|| engine.remove(&new.id, true))?;
             return Err(self.rename_back(engine, old, error));
         }
         let changed = || -> Result<()> {
@@ -365,7 +366,7 @@ impl Container {
     }
 
     fn rename_back(&self, engine: &Engine, old: &Found, error: Error) -> Error {
-        match engine.rename(&old.id, &self.name) {
+        match engine.undo(|| engine.rename(&old.id, &self.name)) {
             Ok(()) => error,
             Err(also) => with(error, &format!("and it keeps the name {}: {also}", self.old_name())),
         }
@@ -375,12 +376,20 @@ impl Container {
         let back = || -> Result<()> {
             engine.remove(new, true)?;
             engine.rename(&old.id, &self.name)?;
+            if error.kind == Kind::Interrupted {
+                // It may not have ended yet.
+                engine.stop(&old.id)?;
+            }
             // As it is now: it was stopped.
             let now = engine.container(&old.id)?.unwrap_or_else(|| old.clone());
-            engine.start(&now)?;
-            self.await_running(host, engine, &old.id, None)
+            engine.start(&now)
         };
-        match back() {
+        let started = engine.undo(back);
+        let runs = started.and_then(|()| match error.kind {
+            Kind::Interrupted => Ok(()),
+            _ => self.await_running(host, engine, &old.id, None),
+        });
+        match runs {
             Ok(()) => with(error, "the container that was there before runs again"),
             Err(also) => with(error, &format!("and the container that was there before does not run again: {also}")),
         }
@@ -402,7 +411,8 @@ impl Container {
 
     /// Waits until it runs and answers.
     fn await_running(&self, host: &Host, engine: &Engine, id: &str, ready: Option<&Wait>) -> Result<()> {
-        let began = Instant::now();
+        let what = ready.map_or_else(|| format!("the container {} to run", self.name), Wait::what);
+        let mut deadline = Deadline::new(what, host.deadlines.wait);
         let restarts_before = engine.container(id)?.map_or(0, |found| found.restarts);
         loop {
             let found = engine.container(id)?.ok_or_else(|| Error::failed("the container is gone"))?;
@@ -413,26 +423,17 @@ impl Container {
             }
             let answer = match ready {
                 _ if !found.is_running() => found.told(),
-                None if began.elapsed() >= STEADY => return Ok(()),
+                None if deadline.elapsed() >= STEADY => return Ok(()),
                 None => "it has just started".into(),
-                Some(ready) => match ready.ask(host) {
+                Some(ready) => match ready.ask(host)? {
                     Ok(()) => return Ok(()),
                     Err(answer) => answer,
                 },
             };
-            if signals::interrupted() {
-                return Err(signals::interruption());
+            if !deadline.pause(PAUSE)? {
+                let why = format!("{}; the last answer: {answer}", deadline.waited());
+                return Err(self.not_running(engine, id, &why));
             }
-            if began.elapsed() >= host.deadlines.wait {
-                let waited = humantime::format_duration(host.deadlines.wait);
-                let what = ready.map_or_else(|| "it to run".into(), Wait::what);
-                return Err(self.not_running(
-                    engine,
-                    id,
-                    &format!("waited {waited} for {what}; the last answer: {answer}"),
-                ));
-            }
-            std::thread::sleep(PAUSE);
         }
     }
 
@@ -456,7 +457,7 @@ impl Work for Container {
             return Ok(());
         }
         self.ensemble.iter().try_for_each(|ensemble| ensemble.refuse_numbers(host))?;
-        let found = match host.engine() {
+        let found = match host.engine()? {
             Ok(engine) => engine.container(&self.name)?.or(engine.container(&self.old_name())?),
             Err(_) => None,
         };
@@ -472,7 +473,7 @@ impl Work for Container {
         if !host.is_live() {
             return Ok(State::Deferred(format!("not run below --root: {}", self.as_command())));
         }
-        let engine = match host.engine() {
+        let engine = match host.engine()? {
             Ok(engine) => engine,
             Err(answer) => return Ok(State::Blocked(answer)),
         };
@@ -506,7 +507,7 @@ impl Work for Container {
     }
 
     fn converge(&self, host: &Host) -> Result<()> {
-        let engine = host.engine().map_err(Error::failed)?;
+        let engine = host.engine()?.map_err(Error::failed)?;
         let wanted = self.wanted(host, &Planned::new())?;
         let mut current = engine.container(&self.name)?;
         if let Some(old) = engine.container(&self.old_name())? {

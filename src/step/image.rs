@@ -41,7 +41,7 @@ impl Raw {
 impl Image {
     /// Whether the engine has it; of an image by digest, the very one.
     fn is_there(&self, host: &Host) -> Result<bool> {
-        let engine = host.engine().map_err(Error::failed)?;
+        let engine = host.engine()?.map_err(Error::failed)?;
         let Some(found) = engine.image(&self.name)? else { return Ok(false) };
         Ok(match self.name.split_once('@') {
             Some((_, digest)) => found.digests.iter().any(|known| known.ends_with(digest)),
@@ -61,7 +61,7 @@ impl Work for Image {
         if !host.is_live() {
             return Ok(());
         }
-        let Ok(engine) = host.engine() else { return Ok(()) };
+        let Ok(engine) = host.engine()? else { return Ok(()) };
         if self.is_there(host)? || !refuses_old_manifests(&engine.version) {
             return Ok(());
         }
@@ -80,7 +80,7 @@ impl Work for Image {
         if !host.is_live() {
             return Ok(State::Deferred(format!("image {} is not pulled below --root", self.name)));
         }
-        if let Err(answer) = host.engine() {
+        if let Err(answer) = host.engine()? {
             return Ok(State::Blocked(answer));
         }
         Ok(if self.is_there(host)? {
