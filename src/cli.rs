@@ -10,6 +10,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::commands;
 use crate::error::{Error, Kind, Result};
+use crate::host::signals;
 use crate::run::report::{ErrorReport, Reporter};
 use crate::secrets::masked;
 
@@ -266,7 +267,8 @@ pub fn run(arguments: Vec<OsString>) -> u8 {
     };
     listen(&cli.global);
     let log_format = cli.global.log_format;
-    match refuse_lost_roles(&cli, roles).and_then(|()| dispatch(cli)) {
+    let result = refuse_lost_roles(&cli, roles).and_then(|()| signals::listen()).and_then(|()| dispatch(cli));
+    match result {
         Ok(code) => code,
         Err(error) => {
             let told = ErrorReport::from(&error);
