@@ -186,8 +186,8 @@ fn another_run_whose_end_status_awaits() {
     let root = Root::empty();
     let _held = hold(&root);
     let mut waiting = Waiting::start(&mut root.program(&["status", "--sample", "--wait"]));
-    waiting.says("still waiting for ");
-    waiting.ends_at(Signal::SIGTERM, "");
+    waiting.says("still waiting for the run at work, ");
+    waiting.ends_at(Signal::SIGTERM, "the run at work");
 }
 
 /// A copy of this test binary that waits as [`waiting_copy`] does.
