@@ -74,6 +74,11 @@ impl Deadline {
         self.what = masked(what.as_ref());
     }
 
+    /// The whole time that the wait may take.
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+
     /// The time since the wait began.
     pub fn elapsed(&self) -> Duration {
         self.began.elapsed()
@@ -82,11 +87,6 @@ impl Deadline {
     /// The time until the deadline; zero after it.
     pub fn left(&self) -> Duration {
         self.limit.saturating_sub(self.elapsed())
-    }
-
-    /// How long the wait may last.
-    pub fn limit(&self) -> Duration {
-        self.limit
     }
 
     /// "waited 5m for …", for the error at the deadline.
@@ -152,7 +152,7 @@ impl Deadline {
         let elapsed = self.elapsed();
         if signals::interrupted() {
             let first = self.signalled.is_none();
-            if elapsed - *self.signalled.get_or_insert(elapsed) >= self.grace {
+            if elapsed.saturating_sub(*self.signalled.get_or_insert(elapsed)) >= self.grace {
                 return Err(self.interruption());
             }
             if first && self.next_line.is_some() {
@@ -178,7 +178,7 @@ impl Deadline {
         self.next_line = Some(elapsed + NEXT_LINE);
         let of_all = match self.limit {
             Duration::MAX => String::new(),
-            limit => format!(" of {}", limit.as_secs()),
+            limit => format!(" of {}", limit.as_secs_f64().ceil()),
         };
         Some(format!("still waiting for {}, {} s{of_all}", self.what, elapsed.as_secs()))
     }
