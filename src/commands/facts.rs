@@ -13,7 +13,7 @@ pub fn run(global: &Global) -> Result<u8> {
     let early = super::early(global, &host, None)?;
     let super::Asked { mut facts, cloud, .. } = super::facts(global, &early, false)?;
     if let Some(mut cloud) = cloud {
-        crate::prepare::cloud::complete(&host, &mut cloud, &mut facts, super::may_ask_for_tags(&early.merged));
+        crate::prepare::cloud::complete(&host, &mut cloud, &mut facts, super::may_ask_for_tags(&early.merged))?;
     }
     let each = facts.each();
     if global.json {

@@ -218,7 +218,7 @@ pub fn facts(global: &Global, early: &Early, bake: bool) -> Result<Asked> {
     }
     let limit = or(timeouts(&early.merged).facts, Duration::from_secs(120));
     let deadline = Instant::now() + limit;
-    let answers = imds::read(&endpoint, limit, &mut |line| tracing::info!("{line}"))?;
+    let answers = imds::read(&endpoint, limit)?;
     let mut instance = answers.instance;
     sources.extend(answers.sources);
     machine::complete(&live, &mut instance, &mut sources)?;
@@ -459,7 +459,7 @@ impl Prepared {
     /// Begins a report: everything but the steps.
     pub fn introduce(&self, report: &mut Report, host: &Host) {
         report.role = self.names();
-        report.role_evidence = self.all().flat_map(|one| one.detected.evidence.clone()).collect();
+        report.role_evidence = self.all().flat_map(|one| one.detected.evidence.iter().map(ToString::to_string)).collect();
         report.instance_id = self.instance_id();
         report.warm_pool = self.warm_pool().map(str::to_owned);
         report.root = host.root().display().to_string();

@@ -42,6 +42,11 @@ impl Deadline {
         self.what = what.into();
     }
 
+    /// The whole time that the wait may take.
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+
     /// The time since the wait began.
     pub fn elapsed(&self) -> Duration {
         self.began.elapsed()
@@ -100,7 +105,8 @@ impl Deadline {
         let elapsed = self.elapsed();
         if let Some(next) = self.next_line.filter(|next| elapsed >= *next) {
             self.next_line = Some(next.max(elapsed) + NEXT_LINE);
-            tracing::info!("still waiting for {}, {} s of {}", self.what, elapsed.as_secs(), self.limit.as_secs());
+            let limit = self.limit.as_secs_f64().ceil();
+            tracing::info!("still waiting for {}, {} s of {limit}", self.what, elapsed.as_secs());
         }
         Ok(LOOK)
     }

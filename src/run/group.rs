@@ -162,12 +162,12 @@ impl Group {
     }
 
     fn api(&self) -> Result<Api> {
-        Api::new(&imds::Endpoint::from_env()?, &self.region, &self.proxy, TELL_LIMIT)
+        Ok(Api::new(&imds::Endpoint::from_env()?, &self.region, &self.proxy, TELL_LIMIT))
     }
 
     fn begin_beats(&self, hook: Lifecycle) -> Option<Beats> {
         let begun = self.api().and_then(|mut api| {
-            api.say = |line| tracing::debug!("{line}");
+            api.quiet = true;
             Beats::begin(api, hook)
         });
         begun.inspect_err(|error| tracing::warn!("no heartbeats are sent: {error}")).ok()

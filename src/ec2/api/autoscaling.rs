@@ -52,21 +52,12 @@ impl Api {
     }
 
     fn of_action(&mut self, action: &str, parameters: &[(String, String)]) -> Result<bool, Failure> {
-        match self.query(Service::AutoScaling, action, parameters) {
-            Ok(_) => Ok(true),
-            // "No active Lifecycle Action found with instance ID …"
-            Err(failure)
-                if failure.code.as_deref() == Some("ValidationError")
-                    && failure
-                        .error
-                        .cause
-                        .as_deref()
-                        .is_some_and(|cause| cause.contains("No active Lifecycle Action")) =>
-            {
-                Ok(false)
-            }
-            Err(failure) => Err(failure),
+        let reply = self.call(Service::AutoScaling, action, parameters)?;
+        // Auto Scaling has no code of its own for it: "No active Lifecycle Action found with instance ID …".
+        if reply.code == "ValidationError" && reply.message.starts_with("No active Lifecycle Action") {
+            return Ok(false);
         }
+        self.accepted(Service::AutoScaling, action, reply).map(|_| true)
     }
 
     /// Asks the group to replace this instance, whatever its grace period.
