@@ -459,7 +459,8 @@ impl Prepared {
     /// Begins a report: everything but the steps.
     pub fn introduce(&self, report: &mut Report, host: &Host) {
         report.role = self.names();
-        report.role_evidence = self.all().flat_map(|one| one.detected.evidence.iter().map(ToString::to_string)).collect();
+        report.role_evidence =
+            self.all().flat_map(|one| one.detected.evidence.iter().map(ToString::to_string)).collect();
         report.instance_id = self.instance_id();
         report.warm_pool = self.warm_pool().map(str::to_owned);
         report.root = host.root().display().to_string();

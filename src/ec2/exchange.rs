@@ -40,9 +40,9 @@ pub(super) enum NoAnswer {
     /// Nobody answered, or the connection broke.
     #[error("{}", innermost(.0))]
     Broken(#[from] reqwest::Error),
-    /// It has more than so many bytes; its start.
-    #[error("it has more than {} KiB", .0 >> 10)]
-    TooLarge(usize, Vec<u8>),
+    /// It is larger than the limit, which the text names; its start.
+    #[error("{0}")]
+    TooLarge(String, Vec<u8>),
 }
 
 impl Exchange {
@@ -74,7 +74,7 @@ impl Exchange {
             while let Some(chunk) = response.chunk().await? {
                 body.extend_from_slice(&chunk);
                 if body.len() > limit {
-                    return Err(NoAnswer::TooLarge(limit, body));
+                    return Err(NoAnswer::TooLarge(format!("it has more than {} KiB", limit >> 10), body));
                 }
             }
             Ok(Answer { status: response.status(), headers: std::mem::take(response.headers_mut()), body })

@@ -1,5 +1,6 @@
 //! When a request is sent again. Nothing here sends one.
 
+use std::ops::ControlFlow::{self, Break, Continue};
 use std::time::Duration;
 
 use crate::error::Result;
@@ -16,13 +17,6 @@ pub(super) enum Verdict<T> {
     Passing(String),
 }
 
-/// What follows it.
-#[derive(Debug, PartialEq, Eq)]
-enum Next<T> {
-    Stop(T),
-    Again(Duration),
-}
-
 /// Chooses the pause after a failure; the argument is the number of failures until then, from 1.
 pub type Backoff = fn(u32) -> Duration;
 
@@ -33,22 +27,13 @@ pub(super) struct Tries {
     failures: u32,
     renewed: bool,
     last: Option<String>,
-    /// How many there were.
-    pub count: u32,
 }
 
 impl Tries {
-    /// None yet. `what` says for people what is asked for, and where.
-    pub fn new(what: String, backoff: Backoff) -> Tries {
-        Tries { what, backoff, failures: 0, renewed: false, last: None, count: 0 }
-    }
-
-    /// Counts one more; returns false where there is no time for it.
-    pub fn begin(&mut self, deadline: &mut Deadline) -> bool {
-        self.name(deadline);
-        let is_time = !deadline.left().is_zero();
-        self.count += u32::from(is_time);
-        is_time
+    /// None yet. `what` says for people what is asked for, and where; the lines of the wait name it.
+    pub fn new(what: String, backoff: Backoff, deadline: &mut Deadline) -> Tries {
+        deadline.name(&what);
+        Tries { what, backoff, failures: 0, renewed: false, last: None }
     }
 
     /// Returns the answer that the request ends with; else `None`, after the pause before the next try.
@@ -60,34 +45,35 @@ impl Tries {
         if let Verdict::Passing(answer) = &verdict
             && (self.last.is_none() || !deadline.left().is_zero())
         {
+            deadline.name(format!("{}: {answer}", self.what));
             self.last = Some(answer.clone());
-            self.name(deadline);
         }
         match self.next(verdict) {
-            Next::Stop(answer) => Ok(Some(answer)),
-            Next::Again(pause) => deadline.pause(pause).map(|_| None),
+            Break(answer) => Ok(Some(answer)),
+            Continue(pause) => deadline.pause(pause).map(|_| None),
         }
     }
 
     /// The policy: what is stale is asked for once more at once, what passes until the deadline.
-    fn next<T>(&mut self, verdict: Verdict<T>) -> Next<T> {
+    fn next<T>(&mut self, verdict: Verdict<T>) -> ControlFlow<T, Duration> {
         match verdict {
-            Verdict::Stale(_) if !std::mem::replace(&mut self.renewed, true) => Next::Again(Duration::ZERO),
-            Verdict::Final(answer) | Verdict::Stale(answer) => Next::Stop(answer),
+            Verdict::Stale(_) if !std::mem::replace(&mut self.renewed, true) => Continue(Duration::ZERO),
+            Verdict::Final(answer) | Verdict::Stale(answer) => Break(answer),
             Verdict::Passing(_) => {
                 self.failures = self.failures.saturating_add(1);
-                Next::Again((self.backoff)(self.failures))
+                Continue((self.backoff)(self.failures))
             }
         }
+    }
+
+    /// How often the request was sent in vain.
+    pub fn count(&self) -> u32 {
+        self.failures.saturating_add(self.renewed.into())
     }
 
     /// The last answer, for people.
     pub fn last(&self) -> &str {
         self.last.as_deref().unwrap_or("nothing, for the time was used up before")
-    }
-
-    fn name(&self, deadline: &mut Deadline) {
-        deadline.name(self.last.as_ref().map_or(self.what.clone(), |last| format!("{}: {last}", self.what)));
     }
 }
 
@@ -119,23 +105,23 @@ mod tests {
     fn the_verdict_and_the_failures_before_it_decide_what_follows() {
         use Verdict::{Final, Passing, Stale};
         let passing = || Passing("503".to_owned());
-        let (stop, again) = (Next::Stop(7), |seconds| Next::Again(SECOND * seconds));
+        let (stop, again) = (|| Break(7), |seconds| Continue(SECOND * seconds));
         // The verdicts on one request's tries, and what follows the last of them.
         for (verdicts, expected) in [
-            (vec![Final(7)], stop),
+            (vec![Final(7)], stop()),
             (vec![passing()], again(1)),
             (vec![passing(), passing()], again(2)),
-            (vec![passing(), passing(), Final(7)], Next::Stop(7)),
+            (vec![passing(), passing(), Final(7)], stop()),
             (vec![Stale(6)], again(0)),
-            (vec![Stale(6), Stale(7)], Next::Stop(7)),
-            (vec![Stale(6), Final(7)], Next::Stop(7)),
+            (vec![Stale(6), Stale(7)], stop()),
+            (vec![Stale(6), Final(7)], stop()),
             // What was stale is no failure, and is renewed once whatever failed before and after.
             (vec![Stale(6), passing()], again(1)),
             (vec![passing(), Stale(6)], again(0)),
             (vec![passing(), Stale(6), passing()], again(2)),
-            (vec![passing(), Stale(6), passing(), Stale(7)], Next::Stop(7)),
+            (vec![passing(), Stale(6), passing(), Stale(7)], stop()),
         ] {
-            let mut tries = Tries::new("x".into(), |failures| SECOND * failures);
+            let mut tries = Tries::new("x".into(), |failures| SECOND * failures, &mut Deadline::silent(SECOND));
             let shown = format!("{verdicts:?}");
             let followed: Vec<_> = verdicts.into_iter().map(|verdict| tries.next(verdict)).collect();
             assert_eq!(followed.last(), Some(&expected), "{shown}");
@@ -155,14 +141,12 @@ mod tests {
     #[test]
     fn the_last_answer_is_that_before_the_one_that_the_deadline_cut_short() {
         let (mut long, mut over) = (Deadline::silent(60 * SECOND), Deadline::silent(Duration::ZERO));
-        let mut tries = Tries::new("x".into(), |_| Duration::ZERO);
-        assert!(!tries.begin(&mut over));
-        assert_eq!((tries.count, tries.last()), (0, "nothing, for the time was used up before"));
-        assert!(tries.begin(&mut long));
-        for (answer, deadline, expected) in [("503", &mut long, "503"), ("nothing whole", &mut over, "503")] {
+        let mut tries = Tries::new("x".into(), |_| Duration::ZERO, &mut long);
+        assert_eq!((tries.count(), tries.last()), (0, "nothing, for the time was used up before"));
+        for (count, answer, deadline) in [(1, "503", &mut long), (2, "nothing whole", &mut over)] {
             let verdict: Verdict<()> = Verdict::Passing(answer.into());
             assert_eq!(tries.settle(verdict, deadline).unwrap(), None);
-            assert_eq!((tries.count, tries.last()), (1, expected));
+            assert_eq!((tries.count(), tries.last()), (count, "503"));
         }
     }
 }

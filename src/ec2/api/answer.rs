@@ -13,6 +13,9 @@ use crate::error::{Error, Result};
 /// As if an API had said it: there is nobody to sign for.
 pub(super) const NO_PROFILE: &str = "NoInstanceProfile";
 
+/// As if Auto Scaling had a code for it: the hook does not hold the instance.
+pub(super) const NOT_HELD: &str = "NoActiveLifecycleAction";
+
 /// A call that brought no answer.
 #[derive(Debug)]
 pub struct Failure {
@@ -159,6 +162,9 @@ fn error_of(body: &str) -> Option<(String, String)> {
     // EC2's message may hold an encoded text of some KiB.
     let message = text("Message");
     let message = message.split("Encoded authorization failure message").next().unwrap_or_default();
+    // Of a ValidationError the message alone says what it is: "No active Lifecycle Action found with instance ID …".
+    let is_held = code != "ValidationError" || !message.starts_with("No active Lifecycle Action");
+    let code = if is_held { code } else { NOT_HELD.to_owned() };
     (is_error && !code.is_empty()).then(|| (code, message.trim().chars().take(400).collect()))
 }
 
@@ -241,7 +247,7 @@ mod tests {
             (reply.code, reply.message)
         };
         assert_eq!(told(ec2), ("UnauthorizedOperation".into(), "You are not authorized.".into()));
-        assert_eq!(told(query), ("ValidationError".into(), "No active Lifecycle Action".into()));
+        assert_eq!(told(query), (NOT_HELD.into(), "No active Lifecycle Action".into()));
         assert_eq!(told(s3), ("SlowDown".into(), String::new()));
         // No error, whatever it holds.
         assert_eq!(told("<DescribeTagsResponse><Code>RequestExpired</Code></DescribeTagsResponse>").0, "");

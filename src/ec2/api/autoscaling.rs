@@ -1,5 +1,6 @@
 //! What the Auto Scaling group of this instance is told.
 
+use super::answer::NOT_HELD;
 use super::{Api, Failure, Service};
 
 /// The end of a lifecycle action.
@@ -52,12 +53,10 @@ impl Api {
     }
 
     fn of_action(&mut self, action: &str, parameters: &[(String, String)]) -> Result<bool, Failure> {
-        let reply = self.call(Service::AutoScaling, action, parameters)?;
-        // Auto Scaling has no code of its own for it: "No active Lifecycle Action found with instance ID …".
-        if reply.code == "ValidationError" && reply.message.starts_with("No active Lifecycle Action") {
-            return Ok(false);
+        match self.query(Service::AutoScaling, action, parameters) {
+            Err(failure) if failure.code.as_deref() == Some(NOT_HELD) => Ok(false),
+            other => other.map(|_| true),
         }
-        self.accepted(Service::AutoScaling, action, reply).map(|_| true)
     }
 
     /// Asks the group to replace this instance, whatever its grace period.

@@ -88,35 +88,24 @@ impl Api {
         if self.quiet { Deadline::silent(limit) } else { Deadline::new("", limit) }
     }
 
-    /// Calls an action of a query API.
+    /// Calls an action of a query API; its answer is XML.
     ///
     /// # Errors
-    /// As [`Api::ask`].
-    fn call(&mut self, service: Service, action: &str, parameters: &[(String, String)]) -> Result<Reply, Failure> {
+    /// As [`Api::ask`], and when the answer is an error.
+    fn query(&mut self, service: Service, action: &str, parameters: &[(String, String)]) -> Result<String, Failure> {
         let mut form = Url::parse("form:").map_err(|e| Error::failed("no form").cause(e))?;
         form.query_pairs_mut()
             .append_pair("Action", action)
             .append_pair("Version", service.version())
             .extend_pairs(parameters);
-        let body = form.query().unwrap_or_default();
-        self.ask(&service.call(action), Request { service, method: Method::POST, path: None, body })
-    }
-
-    /// The XML of an answer that is no error.
-    fn accepted(&self, service: Service, action: &str, reply: Reply) -> Result<String, Failure> {
+        let what = service.call(action);
+        let request = Request { service, method: Method::POST, path: None, body: form.query().unwrap_or_default() };
+        let reply = self.ask(&what, request)?;
         if reply.status == 200 && reply.code.is_empty() {
-            return Ok(reply.body);
+            Ok(reply.body)
+        } else {
+            Err(refused(service, &what, action, &self.region, &reply))
         }
-        Err(refused(service, &service.call(action), action, &self.region, &reply))
-    }
-
-    /// Calls an action, and returns its XML.
-    ///
-    /// # Errors
-    /// As [`Api::ask`], and when the answer is an error.
-    fn query(&mut self, service: Service, action: &str, parameters: &[(String, String)]) -> Result<String, Failure> {
-        let reply = self.call(service, action, parameters)?;
-        self.accepted(service, action, reply)
     }
 
     /// Asks until there is an answer that asking again would not change, or the time is over.
@@ -127,14 +116,12 @@ impl Api {
         let mut deadline = self.part(self.deadline.left());
         self.refresh(what, &deadline)?;
         let url = self.address(&request)?;
-        let mut tries = Tries::new(format!("{what} at {}", origin(&url)), self.backoff);
-        while tries.begin(&mut deadline) {
+        let mut tries = Tries::new(format!("{what} at {}", origin(&url)), self.backoff, &mut deadline);
+        while !deadline.left().is_zero() {
             let verdict = match self.send(what, &request, &url, &mut deadline)? {
                 Ok(answer) => Reply::from(answer).judge(&self.region, self.now()),
-                Err(why) => match (why.to_string(), why) {
-                    (why, NoAnswer::TooLarge(_, start)) => return Err(foreign(what, &why, &start).into()),
-                    (why, _) => Verdict::Passing(why),
-                },
+                Err(NoAnswer::TooLarge(why, start)) => return Err(foreign(what, &why, &start).into()),
+                Err(why) => Verdict::Passing(why.to_string()),
             };
             let stale = if let Verdict::Stale(reply) = &verdict { Some(reply.date) } else { None };
             if let Some(reply) = tries.settle(verdict, &mut deadline)? {
@@ -207,7 +194,7 @@ impl Api {
     fn out_of_time(&self, what: &str, url: &Url, tries: &Tries) -> Error {
         let limit = humantime::format_duration(self.deadline.limit());
         Error::new(Kind::TemporaryFailure, format!("{what} gave no answer within {limit}"))
-            .cause(format!("asked {} {} times; the last answer: {}", origin(url), tries.count, tries.last()))
+            .cause(format!("asked {} {} times; the last answer: {}", origin(url), tries.count(), tries.last()))
             .fix("see whether this subnet has a way there (NAT, a VPC endpoint, or the settings proxy.*), and who else is calling the API")
     }
 }

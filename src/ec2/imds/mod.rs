@@ -145,74 +145,53 @@ impl Reader<'_> {
         let identity: Identity = serde_json::from_slice(&document)
             .map_err(|e| refuse(IDENTITY, &document, format!("it is no identity document: {e}")))?;
 
-        let id = self.of_identity("id", Form::Id("i"), &identity.instance_id)?;
-        let instance_type = self.of_identity("type", Form::InstanceType, &identity.instance_type)?;
-        let zone = self.of_identity("zone", Form::Place, &identity.availability_zone)?;
-        let account_id = identity.account_id.map(|a| self.of_identity("account_id", Form::Account, &a)).transpose()?;
-        let ami_id = identity.image_id.map(|a| self.of_identity("ami_id", Form::Id("ami"), &a)).transpose()?;
         // The item is younger than the document, and not every service in EC2's place has it.
         let region = match self.optional("region", "meta-data/placement/region", Form::Place)? {
             Some(region) => region,
             None => self.of_identity("region", Form::Place, &identity.region)?,
         };
-
-        let local_ipv4 = self.required("local_ipv4", "meta-data/local-ipv4", Form::Ipv4)?;
-        let hostname = self.required("hostname", "meta-data/local-hostname", Form::HostName)?;
         let mac = self.required("mac", "meta-data/mac", Form::Mac)?;
         let vpc = format!("meta-data/network/interfaces/macs/{mac}/vpc-id");
-        let vpc_id = self.optional("vpc_id", &vpc, Form::Id("vpc"))?;
-        let reservation_id = self.optional("reservation_id", "meta-data/reservation-id", Form::Id("r"))?;
         let lifecycle = "meta-data/autoscaling/target-lifecycle-state";
-        let lifecycle_state = self.optional("lifecycle_state", lifecycle, Form::LifecycleState)?;
-
-        let tags = self.tags()?;
-        let user_data = self.client.optional("user-data")?.filter(|bytes| !bytes.is_empty());
-
         let mut instance = Instance {
-            id,
-            instance_type,
-            zone,
+            id: self.of_identity("id", Form::Id("i"), &identity.instance_id)?,
+            instance_type: self.of_identity("type", Form::InstanceType, &identity.instance_type)?,
+            zone: self.of_identity("zone", Form::Place, &identity.availability_zone)?,
+            account_id: identity.account_id.map(|a| self.of_identity("account_id", Form::Account, &a)).transpose()?,
+            ami_id: identity.image_id.map(|a| self.of_identity("ami_id", Form::Id("ami"), &a)).transpose()?,
+            local_ipv4: self.required("local_ipv4", "meta-data/local-ipv4", Form::Ipv4)?,
+            hostname: self.required("hostname", "meta-data/local-hostname", Form::HostName)?,
+            vpc_id: self.optional("vpc_id", &vpc, Form::Id("vpc"))?,
+            reservation_id: self.optional("reservation_id", "meta-data/reservation-id", Form::Id("r"))?,
+            lifecycle_state: self.optional("lifecycle_state", lifecycle, Form::LifecycleState)?,
             region,
-            local_ipv4,
-            hostname,
             mac,
-            vpc_id,
-            account_id,
-            reservation_id,
-            ami_id,
-            lifecycle_state,
             ..Instance::default()
         };
+        let tags = self.tags()?;
+        let user_data = self.client.optional("user-data")?.filter(|bytes| !bytes.is_empty());
         instance.take_tags(tags, &mut self.sources);
         Ok(Answers { instance, sources: self.sources, user_data })
     }
 
     fn of_identity(&mut self, fact: &str, form: Form, value: &str) -> Result<String> {
-        let value = form.read(&format!("{IDENTITY}, {fact}"), value.as_bytes())?;
         self.came_from(fact, IDENTITY);
-        Ok(value)
+        form.read(&format!("{IDENTITY}, {fact}"), value.as_bytes())
     }
 
     fn required(&mut self, fact: &str, item: &str, form: Form) -> Result<String> {
-        let value = form.read(item, &self.client.required(item)?)?;
         self.came_from(fact, item);
-        Ok(value)
+        form.read(item, &self.client.required(item)?)
     }
 
     fn optional(&mut self, fact: &str, item: &str, form: Form) -> Result<Option<String>> {
-        let Some(bytes) = self.client.optional(item)? else {
-            let item = item.strip_prefix("meta-data/").unwrap_or(item);
-            self.sources.insert(format!("instance.{fact}"), format!("IMDS has no {item}"));
-            return Ok(None);
-        };
-        let value = form.read(item, &bytes)?;
-        self.came_from(fact, item);
-        Ok(Some(value))
+        let bytes = self.client.optional(item)?;
+        self.came_from(fact, &format!("{}{item}", if bytes.is_some() { "" } else { "has no " }));
+        bytes.map(|bytes| form.read(item, &bytes)).transpose()
     }
 
     fn came_from(&mut self, fact: &str, item: &str) {
-        let item = item.strip_prefix("meta-data/").unwrap_or(item);
-        self.sources.insert(format!("instance.{fact}"), format!("IMDS {item}"));
+        self.sources.insert(format!("instance.{fact}"), format!("IMDS {}", item.replace("meta-data/", "")));
     }
 
     /// The instance's tags; `None` where they are not allowed in its metadata.
