@@ -5,11 +5,11 @@ use std::time::Duration;
 use titus_bootstrap::ec2::api::Bucket as Told;
 use titus_bootstrap::error::Kind;
 
+use super::{ID, LONG, Node, SHORT, held, lifecycle, tells};
 use crate::support::aws::account::Bucket;
 use crate::support::aws::{Fault, Keys};
 use crate::support::log::heard;
 use crate::support::metadata;
-use crate::{ID, LONG, Node, SHORT, held, lifecycle, tells};
 
 #[test]
 fn without_a_profile_nothing_is_asked() {
