@@ -81,7 +81,7 @@ pub fn ask(host: &Host, question: &Question) -> Result<Finding> {
         Question::VpcTool(ours) => vpc_tool(ours),
         Question::LogBucket { name, region } => {
             let asked = imds::Endpoint::from_env()
-                .and_then(|imds| Api::new(&imds, region, &host.proxy, TRY))
+                .map(|imds| Api::new(&imds, region, &host.proxy, TRY))
                 .map_err(Failure::from)
                 .and_then(|mut api| api.bucket(name));
             log_bucket(name, region, asked)

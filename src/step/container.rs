@@ -16,7 +16,7 @@ use super::wait::{self, Wait};
 use super::{Change, Planned, State, Work, ensemble, hex};
 use crate::error::{Error, Kind, Result};
 use crate::host::Host;
-use crate::host::docker::{Container as Found, Engine, Port, Specification};
+use crate::host::docker::{Container as Found, Engine, Port, Specification, Status};
 use crate::host::fs::look::EntryKind;
 use crate::host::wait::Deadline;
 use crate::template::{Renderer, Templated};
@@ -290,7 +290,8 @@ impl Container {
     fn may_have_its_ports(&self, host: &Host) -> Result<bool> {
         // With live-restore containers outlive the engine that does not answer.
         let Ok(engine) = host.engine()? else { return Ok(host.entry(CONTAINERS)?.is_some()) };
-        let has_process = |found: Found| ["running", "paused", "restarting"].contains(&found.status.as_str());
+        let has_process =
+            |found: Found| matches!(found.status, Some(Status::RUNNING | Status::PAUSED | Status::RESTARTING));
         for name in [&self.name, &self.old_name()] {
             if engine.container(name)?.is_some_and(has_process) {
                 return Ok(true);
@@ -344,10 +345,10 @@ impl Container {
         let changed = || -> Result<()> {
             engine.stop(&old.id)?;
             // Once it was started, the data are its own, and newer.
-            if adopts && new.status == "created" {
+            if adopts && new.status == Some(Status::CREATED) {
                 self.copies(old).try_for_each(|(to, inside)| host.copy_out(engine, &old.id, inside, to))?;
             }
-            if let (Some(ensemble), "created") = (&self.ensemble, new.status.as_str()) {
+            if let (Some(ensemble), Some(Status::CREATED)) = (&self.ensemble, new.status) {
                 ensemble.refuse_loss(host, adopts)?;
             }
             self.start(host, engine, &new.id)
@@ -400,10 +401,9 @@ impl Container {
         tracing::info!("starting the container {}", self.name);
         if let Err(error) = engine.start(&found) {
             // The engine does not say who has a port.
-            let taken = self.refuse_taken_ports(host).err().filter(|_| error.to_string().contains("already"));
-            return Err(match taken {
-                Some(taken) => Error { kind: Kind::Failed, ..taken },
-                None => error.at(format!("the container {}", self.name)),
+            return Err(match self.refuse_taken_ports(host) {
+                Err(taken) => with(Error { kind: Kind::Failed, ..taken }, &error.to_string()),
+                Ok(()) => error.at(format!("the container {}", self.name)),
             });
         }
         self.await_running(host, engine, id, self.ready.as_ref())
@@ -416,8 +416,8 @@ impl Container {
         let restarts_before = engine.container(id)?.map_or(0, |found| found.restarts);
         loop {
             let found = engine.container(id)?.ok_or_else(|| Error::failed("the container is gone"))?;
-            let ended =
-                matches!(found.status.as_str(), "exited" | "dead") || found.restarts - restarts_before > RESTARTS;
+            let ended = matches!(found.status, Some(Status::EXITED | Status::DEAD))
+                || found.restarts - restarts_before > RESTARTS;
             if ended {
                 return Err(self.not_running(engine, id, &format!("its process ends ({})", found.told())));
             }
@@ -532,7 +532,7 @@ impl Work for Container {
                 self.start(host, engine, &id)
             }
             Some(found) if is_ours(&found) && self.differences(engine, &found, &wanted)?.is_none() => {
-                if found.status == "restarting" {
+                if found.status == Some(Status::RESTARTING) {
                     engine.stop(&found.id)?;
                 }
                 if found.is_running() { Ok(()) } else { self.start(host, engine, &found.id) }
@@ -543,7 +543,7 @@ impl Work for Container {
                 }
                 engine.rename(&found.id, &self.old_name())?;
                 let new = self.create(engine, &wanted).map_err(|error| self.rename_back(engine, &found, error))?;
-                let new = Found { id: new, status: "created".into(), ..Found::default() };
+                let new = Found { id: new, status: Some(Status::CREATED), ..Found::default() };
                 self.change_over(host, engine, &found, &new)
             }
         }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Value as Json, json};
 
 use crate::facts::{Facts, NOT_KNOWN, leaves};
-use crate::prepare::detect::Detected;
+use crate::prepare::detect::{Detected, Evidence};
 use crate::role::known_names;
 use crate::secrets::{is_secret, masked};
 use crate::settings::{FOLLOWS, Merged, Settings};
@@ -68,10 +68,14 @@ impl Answer {
 /// The role, and what each place said that was asked; the last one's answer counts.
 pub fn role(detected: &Detected) -> Answer {
     let last = detected.evidence.len().saturating_sub(1);
-    let place = |(n, evidence): (usize, &String)| {
-        let (place, answer) = evidence.rsplit_once(": ").unwrap_or((evidence, ""));
+    let place = |(n, evidence): (usize, &Evidence)| {
         let source = if n == last { ANSWERED } else { DID_NOT_ANSWER };
-        Answer { name: place.into(), value: json!(answer), source: source.into(), ..Answer::default() }
+        Answer {
+            name: evidence.place.clone(),
+            value: json!(evidence.answer),
+            source: source.into(),
+            ..Answer::default()
+        }
     };
     let from: Vec<Answer> = detected.evidence.iter().enumerate().map(place).collect();
     let source = from.last().map(|place| place.name.clone()).unwrap_or_default();

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+pub use bollard::models::ContainerStateStatusEnum as Status;
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, HostConfig, HostConfigLogConfig, PortBinding, RestartPolicy,
     RestartPolicyNameEnum,
@@ -80,8 +81,8 @@ pub struct Container {
     pub mounts: Vec<(String, String)>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// `created`, `running`, `paused`, `restarting`, `removing`, `exited`, `dead`.
-    pub status: String,
+    /// None where the engine does not say it.
+    pub status: Option<Status>,
     /// Of its last end.
     pub exit_code: i64,
     /// Why the engine could not start it.
@@ -225,7 +226,7 @@ impl Engine {
     /// When the engine cannot.
     pub fn start(&self, container: &Container) -> Result<()> {
         let id = &container.id;
-        if container.status == "paused" {
+        if container.status == Some(Status::PAUSED) {
             return self.change("let the container go on", self.client.unpause_container(id));
         }
         self.change("start the container", self.client.start_container(id, None::<StartContainerOptions>))
@@ -300,7 +301,7 @@ impl Container {
             mounts: mounts.filter_map(|mount| Some((mount.source?, mount.destination?))).collect(),
             id: found.id.unwrap_or_default(),
             labels: config.labels.unwrap_or_default().into_iter().collect(),
-            status: state.status.map(|status| status.to_string()).unwrap_or_default(),
+            status: state.status,
             exit_code: state.exit_code.unwrap_or_default(),
             error: state.error.unwrap_or_default(),
             restarts: found.restart_count.unwrap_or_default(),
@@ -309,13 +310,13 @@ impl Container {
 
     /// Whether its process runs; one that the engine restarts again and again does not.
     pub fn is_running(&self) -> bool {
-        self.status == "running"
+        self.status == Some(Status::RUNNING)
     }
 
     /// Its state in words.
     pub fn told(&self) -> String {
-        let mut words = self.status.clone();
-        if matches!(self.status.as_str(), "exited" | "restarting" | "dead") {
+        let mut words = self.status.map_or_else(String::new, |status| status.to_string());
+        if matches!(self.status, Some(Status::EXITED | Status::RESTARTING | Status::DEAD)) {
             words = format!("{words}, exit code {}", self.exit_code);
         }
         if !self.error.is_empty() {
