@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use reqwest::header::HeaderMap;
 use reqwest::{ClientBuilder, Method, RequestBuilder, StatusCode, Url, redirect};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Runtime;
 
 use crate::error::Result;
 use crate::host::net::chain;
-use crate::host::wait::Deadline;
+use crate::host::wait::{Deadline, runtime};
 
 /// How long one exchange may take at most, however slow the other side is.
 const MOST_PATIENCE: Duration = Duration::from_secs(20);
@@ -53,7 +53,7 @@ impl Exchange {
     pub fn new(http: ClientBuilder, patience: Duration, limit: usize) -> Result<Exchange, String> {
         let agent = concat!("titus-bootstrap/", env!("CARGO_PKG_VERSION"));
         let http = http.redirect(redirect::Policy::none()).user_agent(agent).build().map_err(|e| chain(&e))?;
-        let runtime = Builder::new_current_thread().enable_all().build().map_err(|e| format!("no runtime: {e}"))?;
+        let runtime = runtime().map_err(|e| e.to_string())?;
         Ok(Exchange { runtime, http, patience, limit })
     }
 

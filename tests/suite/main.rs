@@ -25,6 +25,7 @@ mod refused;
 mod roles;
 mod runs;
 mod seal;
+mod signals;
 mod sigv4;
 mod static_binary;
 mod user_data;

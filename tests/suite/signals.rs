@@ -1,9 +1,5 @@
 //! SIGTERM, SIGINT and SIGHUP end whatever the program waits for, here mostly a server that accepts and is silent.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
-
-mod support;
-
 use std::env;
 use std::fs;
 use std::io::{self, BufReader, Read, Write};
@@ -13,14 +9,14 @@ use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use crate::support::aws::Keys;
+use crate::support::door::{Door, read_request};
+use crate::support::metadata::{self, Metadata};
+use crate::support::root::{Outcome, Root, ask, program, told};
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::aws::Keys;
-use support::door::{Door, read_request};
-use support::metadata::{self, Metadata};
-use support::root::{Outcome, Root, ask, program, told};
 use titus_bootstrap::error::{Error, Result};
 use titus_bootstrap::host::command::{self, Patience};
 use titus_bootstrap::host::lock::LOCK;
