@@ -254,7 +254,7 @@ impl Run<'_> {
         result?;
         match (wished, origin) {
             (true, _) => reboot::reboot(host, &self.report.reboot_reasons, origin),
-            (false, Origin::Boot) if warm && host.is_live() => group::try_again(),
+            (false, Origin::Boot) if warm && host.is_live() => group::try_again(host),
             _ => Ok(()),
         }
     }

@@ -9,7 +9,7 @@ use crate::cli::{Global, Phase, Steps};
 use crate::ec2::api::{Api, Bucket, Failure};
 use crate::ec2::imds;
 use crate::error::{Error, Kind, Result};
-use crate::host::command::{self, Patience};
+use crate::host::command::{Output, Patience};
 use crate::host::{Host, signals};
 use crate::role::health::{Check, Question};
 use crate::run::report::{SCHEMA_VERSION, say};
@@ -144,7 +144,7 @@ fn ask(host: &Host, question: &Question) -> Result<Finding> {
             Err(error) => Finding::Bad(error.to_string()),
         },
         Question::MesosAgent { masters, address, port } => registered(host, masters, address, *port),
-        Question::VpcTool(ours) => vpc_tool(ours)?,
+        Question::VpcTool(ours) => vpc_tool(host, ours)?,
         Question::LogBucket { name, region } => {
             let asked = imds::Endpoint::from_env()
                 .and_then(|imds| Api::new(&imds, region, &host.proxy, TRY))
@@ -259,13 +259,13 @@ fn is_agent(slave: &Value, address: &str, port: u16) -> bool {
 }
 
 /// The driver on the node is the authority on what it can attach.
-fn vpc_tool(ours: &str) -> Result<Finding> {
+fn vpc_tool(host: &Host, ours: &str) -> Result<Finding> {
     let argv = ["/apps/titus-executor/bin/titus-vpc-tool", "genconf", "--resource-sets-only"];
-    let output =
-        match command::run(&argv, &[], Patience::Ends, Duration::from_secs(60)).and_then(command::Output::succeeded) {
-            Ok(output) => output,
-            Err(error) => return Ok(Finding::Bad(error.to_string())),
-        };
+    let output = match host.run_command(&argv, &[], Patience::Ends, Duration::from_secs(60)).and_then(Output::succeeded)
+    {
+        Ok(output) => output,
+        Err(error) => return Ok(Finding::Bad(error.to_string())),
+    };
     let theirs = output
         .stdout
         .split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'))

@@ -9,14 +9,16 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::Signal;
 
-use super::signals;
+use super::Host;
+use super::wait::Deadline;
 use crate::error::{Error, Result};
 
 /// How much of a command's output is kept: its end tells why it failed.
 const KEPT: usize = 1 << 20;
 
-/// A root shell without login may lack /usr/sbin, where update-grub and dpkg's helpers are.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where the machine's own commands are looked up, as in the variable PATH. A root shell without login may lack
+/// /usr/sbin, where update-grub and dpkg's helpers are.
+pub(super) const DIRECTORIES: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Whether a command may be ended before it is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,60 +61,86 @@ impl Output {
     }
 }
 
-/// Runs `argv` with a C locale, no standard input and a process group of its own.
-///
-/// # Errors
-/// When it cannot be started, or was ended because of its deadline or a signal.
-/// A status other than 0 is no error here; see [`Output::succeeded`].
-pub fn run(argv: &[&str], environment: &[(&str, &str)], patience: Patience, deadline: Duration) -> Result<Output> {
-    if patience == Patience::Ends {
-        return start(argv, environment, deadline)?.end();
-    }
-    let shown = argv.join(" ");
-    let began = Instant::now();
-    let mut collected = Collected::default();
-    let status = to_its_end(&mut command(argv, environment)?, &mut collected).map_err(|e| cannot_run(&shown, &e))?;
-    Ok(collected.output(shown, status, began))
-}
-
-/// A question that was asked, and whose answer is fetched later: other work goes on meanwhile.
+/// A command that runs, and whose end is awaited later: other work goes on meanwhile.
 #[derive(Debug)]
 pub struct Started {
     child: Child,
     shown: String,
     began: Instant,
-    deadline: Duration,
+    limit: Duration,
 }
 
-/// Starts `argv` as [`run`] does. Only for what may be ended at any time.
-///
-/// # Errors
-/// When it cannot be started.
-pub fn start(argv: &[&str], environment: &[(&str, &str)], deadline: Duration) -> Result<Started> {
-    let shown = argv.join(" ");
-    let began = Instant::now();
-    let mut command = command(argv, environment)?;
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|e| cannot_run(&shown, &e))?;
-    Ok(Started { child, shown, began, deadline })
+impl Host {
+    /// Runs `argv` with a C locale, no standard input and a process group of its own.
+    ///
+    /// # Errors
+    /// When it cannot be started, or was ended because of its deadline or a signal.
+    /// A status other than 0 is not an error here; see [`Output::succeeded`].
+    pub fn run_command(
+        &self,
+        argv: &[&str],
+        environment: &[(&str, &str)],
+        patience: Patience,
+        limit: Duration,
+    ) -> Result<Output> {
+        if patience == Patience::Ends {
+            return self.start_command(argv, environment, limit)?.end();
+        }
+        let shown = argv.join(" ");
+        let began = Instant::now();
+        let mut collected = Collected::default();
+        let status =
+            to_its_end(&mut self.command(argv, environment)?, &mut collected).map_err(|e| cannot_run(&shown, &e))?;
+        Ok(collected.output(shown, status, began.elapsed()))
+    }
+
+    /// Starts `argv` as [`Host::run_command`] does. Only for what may be ended at any time.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_command(&self, argv: &[&str], environment: &[(&str, &str)], limit: Duration) -> Result<Started> {
+        let shown = argv.join(" ");
+        let began = Instant::now();
+        let mut command = self.command(argv, environment)?;
+        let child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|e| cannot_run(&shown, &e))?;
+        Ok(Started { child, shown, began, limit })
+    }
+
+    fn command(&self, argv: &[&str], environment: &[(&str, &str)]) -> Result<Command> {
+        let (program, arguments) = argv.split_first().ok_or_else(|| Error::failed("a command without a name"))?;
+        tracing::debug!(command = %argv.join(" "), "started");
+        let mut command = match program.strip_prefix('/') {
+            Some(below) => Command::new(self.root().join(below)),
+            None => Command::new(program),
+        };
+        command.args(arguments).env("LC_ALL", "C").env("TZ", "UTC").env("PATH", &self.commands);
+        command.envs(environment.iter().copied());
+        // systemd speaks to us alone.
+        command.env_remove(super::systemd::notify::SOCKET);
+        command.stdin(Stdio::null()).process_group(0);
+        Ok(command)
+    }
 }
 
 impl Started {
     /// Waits for its end.
     ///
     /// # Errors
-    /// As [`run`].
+    /// As [`Host::run_command`].
     pub fn end(mut self) -> Result<Output> {
         let mut collected = Collected::default();
-        let ended = collect(&mut self.child, &mut collected, self.began + self.deadline);
+        let mut deadline = Deadline::new(format!("`{}`", self.shown), self.limit);
+        let ended = collect(&mut self.child, &mut collected, &mut deadline);
         match ended.map_err(|e| cannot_run(&self.shown, &e))? {
-            Ended::ByItself(status) => Ok(collected.output(self.shown, status, self.began)),
-            Ended::Signal => {
+            Ended::ByItself(status) => Ok(collected.output(self.shown, status, self.began.elapsed())),
+            Ended::Signal(interruption) => {
                 stop(&mut self.child);
-                Err(signals::interruption())
+                Err(interruption)
             }
             Ended::Deadline => {
                 stop(&mut self.child);
-                let within = humantime::format_duration(self.deadline);
+                let within = humantime::format_duration(self.limit);
                 Err(Error::failed(format!("`{}` did not end within {within}", self.shown))
                     .cause(String::from_utf8_lossy(&collected.both))
                     .fix("see why it hangs, and run titus-bootstrap again; the settings timeouts.* give it longer"))
@@ -121,24 +149,13 @@ impl Started {
     }
 }
 
-fn command(argv: &[&str], environment: &[(&str, &str)]) -> Result<Command> {
-    let (program, arguments) = argv.split_first().ok_or_else(|| Error::failed("a command without a name"))?;
-    tracing::debug!(command = %argv.join(" "), "started");
-    let mut command = Command::new(program);
-    command.args(arguments).env("LC_ALL", "C").env("TZ", "UTC").env("PATH", PATH).envs(environment.iter().copied());
-    // systemd speaks to us alone.
-    command.env_remove(super::systemd::notify::SOCKET);
-    command.stdin(Stdio::null()).process_group(0);
-    Ok(command)
-}
-
 fn cannot_run(shown: &str, error: &std::io::Error) -> Error {
     Error::failed(format!("`{shown}` cannot be run")).cause(error)
 }
 
 enum Ended {
     ByItself(ExitStatus),
-    Signal,
+    Signal(Error),
     Deadline,
 }
 
@@ -149,8 +166,8 @@ struct Collected {
 }
 
 impl Collected {
-    fn output(self, command: String, status: ExitStatus, began: Instant) -> Output {
-        tracing::debug!(%command, %status, elapsed = ?began.elapsed(), "ended");
+    fn output(self, command: String, status: ExitStatus, elapsed: Duration) -> Output {
+        tracing::debug!(%command, %status, ?elapsed, "ended");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Output { command, status, stdout: text(&self.stdout), both: text(&self.both) }
     }
@@ -170,7 +187,7 @@ fn to_its_end(command: &mut Command, into: &mut Collected) -> std::io::Result<Ex
 
 /// Reads both pipes until the process is gone (a daemon that it started may hold them
 /// open for ever), or until it must be ended.
-fn collect(child: &mut Child, into: &mut Collected, deadline: Instant) -> std::io::Result<Ended> {
+fn collect(child: &mut Child, into: &mut Collected, deadline: &mut Deadline) -> std::io::Result<Ended> {
     let mut stdout = child.stdout.take();
     let mut stderr = child.stderr.take();
     loop {
@@ -203,10 +220,10 @@ fn collect(child: &mut Child, into: &mut Collected, deadline: Instant) -> std::i
         {
             return Ok(Ended::ByItself(status));
         }
-        if signals::interrupted() {
-            return Ok(Ended::Signal);
+        if let Err(interruption) = deadline.look() {
+            return Ok(Ended::Signal(interruption));
         }
-        if Instant::now() >= deadline {
+        if deadline.left().is_zero() {
             return Ok(Ended::Deadline);
         }
     }
@@ -226,7 +243,7 @@ fn read_some(pipe: &mut Option<impl Read>, both: &mut Vec<u8>, alone: Option<&mu
     Ok(n > 0)
 }
 
-/// TERM to the process group, KILL two seconds later.
+/// TERM to the process group, KILL two seconds later. No signal shortens that: one may be why it is stopped.
 fn stop(child: &mut Child) {
     let group = nix::unistd::Pid::from_raw(-i32::try_from(child.id()).unwrap_or(0));
     if group.as_raw() == 0 {
@@ -248,8 +265,12 @@ fn stop(child: &mut Child) {
 mod tests {
     use super::*;
 
+    fn host() -> Host {
+        Host::live(Default::default())
+    }
+
     fn sh(script: &str, deadline: Duration) -> Result<Output> {
-        run(&["sh", "-c", script], &[], Patience::Ends, deadline)
+        host().run_command(&["sh", "-c", script], &[], Patience::Ends, deadline)
     }
 
     #[test]
@@ -281,8 +302,9 @@ mod tests {
 
     #[test]
     fn what_is_never_ended_has_its_output_kept_too() {
-        let output =
-            run(&["sh", "-c", "echo out; echo err >&2; exit 4"], &[], Patience::Never, Duration::ZERO).unwrap();
+        let output = host()
+            .run_command(&["sh", "-c", "echo out; echo err >&2; exit 4"], &[], Patience::Never, Duration::ZERO)
+            .unwrap();
         assert_eq!((output.both.as_str(), output.status.code()), ("out\nerr\n", Some(4)));
     }
 

@@ -2,7 +2,8 @@
 //!
 //! A [`Host`] owns a root directory, and every path that the program touches is
 //! resolved below it. `/` is the live machine; anything else is a tree that is
-//! written and looked at, in which no package, unit or container is run.
+//! written and looked at, in which no package, unit or container is run. Only a test
+//! has a live machine in a directory, with commands and a systemd of its own.
 
 pub mod apt;
 pub mod command;
@@ -20,6 +21,7 @@ pub mod systemd;
 pub mod wait;
 
 use std::cell::OnceCell;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,6 +31,11 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub struct Host {
     root: PathBuf,
+    live: bool,
+    /// Where commands are looked up, as in the variable PATH.
+    commands: OsString,
+    /// Who answers for systemd.
+    systemd: Box<dyn systemd::Systemd>,
     /// How long each sort of waiting may take.
     pub deadlines: Deadlines,
     /// For downloads and apt; settings `proxy.*`.
@@ -43,7 +50,7 @@ pub struct Host {
     pub(crate) pulls: docker::pull::Pulls,
     /// Debs that are being downloaded.
     pub(crate) downloads: download::Downloads,
-    /// What systemd said of the units, asked once for all.
+    /// The state of units, asked once for all.
     pub(crate) units: systemd::Units,
     /// What dpkg said of the packages, asked once for all.
     pub(crate) packages: apt::Packages,
@@ -72,7 +79,7 @@ pub fn set_umask() {
 impl Host {
     /// The machine that this process runs on.
     pub fn live(deadlines: Deadlines) -> Host {
-        Host::below(PathBuf::from("/"), deadlines)
+        Host { live: true, ..Host::below(PathBuf::from("/"), deadlines) }
     }
 
     /// A tree below `root`, made if it is not there.
@@ -91,6 +98,16 @@ impl Host {
         Ok(Host::below(root, deadlines))
     }
 
+    /// A live machine for a test: its files lie below `root`, its commands in the directory `commands` and nowhere
+    /// else, and `systemd` answers for its units.
+    ///
+    /// # Errors
+    /// As [`Host::tree`].
+    pub fn simulated(root: &Path, commands: &Path, systemd: Box<dyn systemd::Systemd>) -> Result<Host> {
+        let host = Host::tree(root, Deadlines::default())?;
+        Ok(Host { live: true, commands: commands.into(), systemd, ..host })
+    }
+
     /// An empty tree for a test, as long as the directory lives.
     #[cfg(test)]
     #[allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
@@ -103,6 +120,9 @@ impl Host {
     fn below(root: PathBuf, deadlines: Deadlines) -> Host {
         Host {
             root,
+            live: false,
+            commands: command::DIRECTORIES.into(),
+            systemd: Box::new(systemd::systemctl::Systemctl::default()),
             deadlines,
             proxy: net::Proxy::default(),
             docker: docker::DEFAULT_ADDRESS.into(),
@@ -115,8 +135,13 @@ impl Host {
         }
     }
 
-    /// Whether this is the running machine: packages, units and waits are real.
+    /// Whether packages, units, containers and waits are real.
     pub fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// Whether the root is this machine's own: then its users are the node's, and others' directories are dangerous.
+    fn is_own_root(&self) -> bool {
         self.root == Path::new("/")
     }
 

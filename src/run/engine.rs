@@ -57,14 +57,11 @@ pub fn converge(
     }
     failpoint();
     host.reload_units_if_noted()?;
-    witness(host, steps)
+    record_running(host, steps)
 }
 
-/// What units run with is recorded before the first change of a run, and at the end of each: a file
-/// that is changed and put back before the next run then restarts nothing.
-fn witness(host: &Host, steps: &[Step]) -> Result<()> {
-    let units = steps.iter().filter_map(|step| if let step::Kind::Unit(unit) = &step.kind { Some(unit) } else { None });
-    units.filter(|_| host.is_live()).try_for_each(|unit| unit.witness(host))
+fn record_running(host: &Host, steps: &[Step]) -> Result<()> {
+    if host.is_live() { steps.iter().try_for_each(|step| step.work().record_running(host)) } else { Ok(()) }
 }
 
 fn converge_step(
@@ -92,7 +89,7 @@ fn converge_step(
     };
     let lines: Vec<String> = changes.iter().map(|change| change.line.clone()).collect();
     if !journal.is_open() {
-        witness(host, steps)?;
+        record_running(host, steps)?;
     }
     journal.event(host, "started", Some(&step.id), &lines)?;
     failpoint();

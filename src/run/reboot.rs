@@ -1,13 +1,11 @@
 //! One reboot, at the end of a run, and never a loop of them.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use crate::commands::apply::Origin;
 use crate::error::{Error, Result};
-use crate::host::command::{self, Patience};
 use crate::host::fs::Owner;
+use crate::host::systemd::Job;
 use crate::host::{Host, signals};
 use crate::settings::Settings;
 use crate::settings::schema::Reboot;
@@ -79,22 +77,20 @@ pub fn reboot(host: &Host, reasons: &[String], origin: Origin) -> Result<()> {
         return Err(signals::interruption());
     }
     tracing::info!("rebooting: {}", reasons.join("; "));
-    // What systemd does first is to stop the boot unit, this run: that must not stop the command that asked for it.
-    let run = |argv: &[&str]| command::run(argv, &[], Patience::Never, Duration::from_secs(90))?.succeeded().map(drop);
     let plain = match origin {
         Origin::Hand => true,
         Origin::UserData => false,
         Origin::Boot => !host.is_under_way(CLOUD_FINAL)?,
     };
     if plain {
-        return run(&["systemctl", "--no-block", "reboot"]);
+        return host.queue_job(Job::Reboot);
     }
     if host.unit_file(UNIT)?.is_none() {
         let text = crate::role::built_in_template(UNIT).unwrap_or_default();
         host.write(&format!("/run/systemd/system/{UNIT}"), text.as_bytes(), 0o644, Owner::ROOT)?;
         host.reload_units_for(UNIT)?;
     }
-    run(&["systemctl", "--no-block", "start", UNIT])
+    host.queue_job(Job::Start(UNIT))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::{Change, Planned, State, Work};
 use crate::error::Result;
 use crate::host::Host;
-use crate::host::command::{self, Patience};
+use crate::host::command::Patience;
 use crate::host::fs::Owner;
 use crate::template::{Renderer, Templated};
 
@@ -67,7 +67,7 @@ impl Work for GroupMember {
         if host.is_live() {
             // gpasswd(1) locks /etc/group and keeps gshadow in step.
             let argv = ["gpasswd", "--add", &self.user, &self.group];
-            return command::run(&argv, &[], Patience::Ends, Duration::from_secs(60))?.succeeded().map(drop);
+            return host.run_command(&argv, &[], Patience::Ends, Duration::from_secs(60))?.succeeded().map(drop);
         }
         for path in ["/etc/group", "/etc/gshadow"] {
             if let (Some(text), Some(entry)) = (host.read_text(path)?, host.entry(path)?) {

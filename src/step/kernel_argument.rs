@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::{Change, Claim, Contents, Origin, Planned, State, Work};
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::host::command::{self, Patience};
+use crate::host::command::Patience;
 use crate::host::fs::Owner;
 use crate::host::fs::look::EntryKind;
 use crate::template::{Renderer, Templated};
@@ -147,7 +147,7 @@ impl Work for KernelArguments {
         if !host.is_live() {
             return Ok(());
         }
-        command::run(&["update-grub"], &[], Patience::Ends, Duration::from_secs(300))?.succeeded().map(drop)
+        host.run_command(&["update-grub"], &[], Patience::Ends, Duration::from_secs(300))?.succeeded().map(drop)
     }
 
     fn planned(&self, _host: &Host, _planned: &Planned) -> Result<Option<(String, Vec<u8>)>> {

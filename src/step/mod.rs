@@ -193,6 +193,20 @@ pub trait Work: std::fmt::Debug {
     fn put_off(&mut self) -> bool {
         false
     }
+
+    /// Whether a step that is put off still has something to do: of a unit, its enablement.
+    fn is_done_in_part(&self) -> bool {
+        false
+    }
+
+    /// Records what runs now, before the first change of a run and at the end of each: a file that is changed and put
+    /// back before the next run then restarts nothing.
+    ///
+    /// # Errors
+    /// When it cannot be looked at, or the record cannot be written.
+    fn record_running(&self, _host: &Host) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// What a kind is resolved with.

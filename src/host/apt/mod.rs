@@ -115,7 +115,7 @@ impl Host {
             "--",
         ];
         argv.extend(watched.iter().map(String::as_str));
-        command::start(&argv, &[], Duration::from_secs(60))
+        self.start_command(&argv, &[], Duration::from_secs(60))
     }
 
     /// Updates lists of our own, as if `sources` stood in /etc/apt already, and asks them for
@@ -148,10 +148,10 @@ impl Host {
             ["-o", &parts_option, "-o", &lists, "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="];
         tracing::info!("updating apt's lists");
         let argv = [&["apt-get"], &options[..], &["-o", "Acquire::Retries=3", "--quiet", "update"]].concat();
-        let updated = command::run(&argv, &self.package_environment(), Patience::Ends, self.deadlines.download)?;
+        let updated = self.run_command(&argv, &self.package_environment(), Patience::Ends, self.deadlines.download)?;
         if !names.is_empty() {
             let argv = [&["apt-cache"], &options[..], &["policy", "--"], names].concat();
-            let policy = command::run(&argv, &[], Patience::Ends, Duration::from_secs(120))?.succeeded()?;
+            let policy = self.run_command(&argv, &[], Patience::Ends, Duration::from_secs(120))?.succeeded()?;
             *self.packages.candidates.borrow_mut() = parse_policy(&policy.stdout);
         }
         // apt-get ends with 0 when a list could not be had but an old one is there: its words count.
@@ -316,7 +316,7 @@ impl Host {
 
     /// Runs one command of apt or dpkg to its end.
     fn package_command(&self, argv: &[&str]) -> Result<Output> {
-        let output = command::run(argv, &self.package_environment(), Patience::Never, Duration::MAX)?;
+        let output = self.run_command(argv, &self.package_environment(), Patience::Never, Duration::MAX)?;
         *self.packages.known.borrow_mut() = None;
         *self.packages.asked.borrow_mut() = None;
         self.forget_units();
