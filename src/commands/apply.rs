@@ -20,7 +20,7 @@ use crate::run::reboot;
 use crate::run::report::{Report, Reporter};
 use crate::settings::Layer;
 use crate::step::warm_pool::READY;
-use crate::step::{self, Step};
+use crate::step::Step;
 
 /// How long a run that nobody attends waits for another one.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
@@ -215,12 +215,7 @@ impl Run<'_> {
         // Until here a signal ends the process, and nothing was changed.
         signals::listen()?;
         engine::ask(host, &steps)?;
-        step::deb::refuse_unpinned(host, &steps).map_err(|error| error.at(prepared.names()))?;
-        engine::refuse(host, &prepared.names(), &steps)?;
-        if let Err(refusal) = refuse_packages(host, &steps) {
-            host.forget_candidates()?;
-            return Err(refusal);
-        }
+        engine::refuse_online(host, &prepared.names(), &steps)?;
         report.notices.extend(notice_of_next_boot(self.global, arguments, host, &prepared, &steps)?);
         if arguments.save {
             save(self.global, host, &prepared)?;
@@ -302,18 +297,6 @@ pub(super) fn refuse_without_root(host: &Host) -> Result<()> {
     let quoted = |word: std::ffi::OsString| crate::template::shell(&word.to_string_lossy()).unwrap_or_default();
     let words: Vec<String> = std::env::args_os().map(quoted).collect();
     Err(Error::new(Kind::NotPermitted, "only root can do this").fix(format!("sudo {}", words.join(" "))))
-}
-
-fn refuse_packages(host: &Host, steps: &[Step]) -> Result<()> {
-    let mut sources = Vec::new();
-    for step in steps {
-        if let step::Kind::AptSource(apt) = &step.kind
-            && host.is_live()
-        {
-            sources.extend(apt.prepare(host)?);
-        }
-    }
-    step::package::refuse_without_candidate(steps, host, &sources)
 }
 
 fn save(global: &Global, host: &Host, prepared: &Prepared) -> Result<()> {

@@ -35,14 +35,14 @@ fn check(global: &Global, host: &Host, files: &[PathBuf]) -> Result<Vec<String>>
             let mut merged = Merged::default();
             merged.add(&Layer::built_in()?);
             merged.add(&Layer::file(file)?);
-            step::deb::check(&merged.settings()?)?;
+            step::check_settings(&merged.settings()?)?;
         }
         good.push(file.display().to_string());
     }
     if !files.is_empty() {
         return Ok(good);
     }
-    step::deb::check(&super::early(global, host, None)?.merged.settings()?)?;
+    step::check_settings(&super::early(global, host, None)?.merged.settings()?)?;
     good.push("settings".into());
     for name in role::names(host)?.keys() {
         super::names_of(host, &Role::load(host, name)?)?;

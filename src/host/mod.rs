@@ -71,6 +71,20 @@ pub struct Deadlines {
     pub wait: Duration,
 }
 
+/// What can be brought in the background.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fetch {
+    /// An image, once the Docker Engine answers.
+    Image(String),
+    /// A deb, into the cache.
+    Deb {
+        /// Where it is.
+        url: String,
+        /// What it must have, in lower case.
+        sha256: String,
+    },
+}
+
 /// Directories that are made on the way are 0755, whatever umask the caller has.
 pub fn set_umask() {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
@@ -148,6 +162,24 @@ impl Host {
     /// The directory below which every path is resolved.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Begins to bring these on threads of their own, and removes from the cache what is none of them.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn begin_fetches(&self, fetches: &[Fetch]) -> Result<()> {
+        let (mut images, mut debs) = (Vec::new(), Vec::new());
+        for fetch in fetches {
+            match fetch {
+                Fetch::Image(name) => images.push(name.clone()),
+                Fetch::Deb { url, sha256 } => debs.push((url, sha256.as_str())),
+            }
+        }
+        self.begin_pulls(&images);
+        self.sweep_cache(&debs.iter().map(|(_, sha256)| *sha256).collect::<Vec<_>>())?;
+        debs.into_iter().for_each(|(url, sha256)| self.begin_download(url, sha256));
+        Ok(())
     }
 
     /// Whether this process may give files away.

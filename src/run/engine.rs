@@ -138,7 +138,21 @@ pub fn ask(host: &Host, steps: &[Step]) -> Result<()> {
 /// # Errors
 /// The first refusal.
 pub fn refuse(host: &Host, role: &str, steps: &[Step]) -> Result<()> {
-    steps.iter().try_for_each(|step| step.work().refuse(host).map_err(|error| error.at(format!("{role}: {}", step.id))))
+    refuse_each(role, steps, |step| step.work().refuse(host))
+}
+
+/// The same, and what only the network shows: for a run that is about to change the machine.
+///
+/// # Errors
+/// The first refusal.
+pub fn refuse_online(host: &Host, role: &str, steps: &[Step]) -> Result<()> {
+    refuse_each(role, steps, |step| step.work().refuse_online(host))?;
+    refuse(host, role, steps)?;
+    step::refuse_without_candidate(host, steps)
+}
+
+fn refuse_each(role: &str, steps: &[Step], refuse: impl Fn(&Step) -> Result<()>) -> Result<()> {
+    steps.iter().try_for_each(|step| refuse(step).map_err(|error| error.at(format!("{role}: {}", step.id))))
 }
 
 /// Begins a run, under its lock: removes what a killed one left beside files that steps, or we, write. Then
@@ -153,11 +167,11 @@ pub fn begin(host: &Host, steps: &[Step]) -> Result<()> {
     if !host.is_live() {
         return Ok(());
     }
-    let images = steps
-        .iter()
-        .filter_map(|step| if let step::Kind::Image(image) = &step.kind { Some(image.name.clone()) } else { None });
-    host.begin_pulls(&images.collect::<Vec<_>>());
-    step::deb::begin(host, steps)
+    let mut fetches = Vec::new();
+    for step in steps {
+        fetches.extend(step.work().fetches(host)?);
+    }
+    host.begin_fetches(&fetches)
 }
 
 fn at(error: Error, report: &Report, n: usize, steps: &[Step]) -> Error {

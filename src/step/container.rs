@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::file::{checked_path, diff};
 use super::wait::{self, Wait};
-use super::{Change, Planned, State, Work, ensemble, hex};
+use super::{Change, Planned, RawKind, State, Work, ensemble, hex};
 use crate::error::{Error, Kind, Result};
 use crate::host::docker::{Container as Found, Engine, Port, Specification};
 use crate::host::fs::look::EntryKind;
@@ -72,7 +72,7 @@ pub struct Raw {
     adopt: Option<Templated<bool>>,
     /// Ids of file steps beside the files that it binds: it is replaced when their contents change.
     #[serde(default)]
-    pub(super) restart_on: Vec<String>,
+    restart_on: Vec<String>,
     /// A question whose answer says that it runs.
     ready: Option<wait::Raw>,
     /// Of a ZooKeeper server: when it may be stopped or first started.
@@ -443,6 +443,12 @@ impl Container {
                 "mend its settings or what it needs, and run titus-bootstrap again; docker logs {} has more",
                 self.name
             ))
+    }
+}
+
+impl RawKind for Raw {
+    fn restart_on(&self) -> &[String] {
+        &self.restart_on
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Change, Planned, State, Work};
+use super::{Change, Planned, RawKind, State, Work};
 use crate::error::Result;
 use crate::host::Host;
 use crate::host::command::Patience;
@@ -43,6 +43,8 @@ impl GroupMember {
         text.lines().map(add).collect()
     }
 }
+
+impl RawKind for Raw {}
 
 impl Work for GroupMember {
     fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {

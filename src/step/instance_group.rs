@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
-use super::{Change, Planned, State, Work};
+use super::{Change, Planned, RawKind, State, Work};
 use crate::error::{Error, Kind, Result};
 use crate::host::Host;
 use crate::template::{Renderer, Templated};
@@ -54,6 +54,8 @@ impl InstanceGroups {
         self.names.iter().map(|name| Ok((name.as_str(), state(host, name)?))).collect()
     }
 }
+
+impl RawKind for Raw {}
 
 impl Work for InstanceGroups {
     fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Change, Claim, Contents, Origin, Planned, State, Work};
+use super::{Change, Claim, Contents, Origin, Planned, RawKind, State, Work};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::command::Patience;
@@ -34,14 +34,6 @@ pub struct KernelArguments {
 }
 
 impl Raw {
-    /// Where the role has the arguments.
-    pub(super) fn origin(&self) -> Origin<'_> {
-        match &self.arguments {
-            Templated::Template(text) => Origin::Value(text),
-            Templated::Value(_) => Origin::Value(""),
-        }
-    }
-
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<KernelArguments> {
         let running = self.running.as_ref().map(|running| running.get(renderer)).transpose()?;
         Ok(KernelArguments { arguments: self.arguments.get(renderer)?, running })
@@ -109,6 +101,15 @@ impl KernelArguments {
             Some(_) => {}
         }
         Ok(changes)
+    }
+}
+
+impl RawKind for Raw {
+    fn origin(&self, _name: &str) -> Option<Origin<'_>> {
+        match &self.arguments {
+            Templated::Template(text) => Some(Origin::Value(text)),
+            Templated::Value(_) => Some(Origin::Value("")),
+        }
     }
 }
 

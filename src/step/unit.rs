@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::warm_pool::ENGINE;
-use super::{Change, Claim, Planned, State, Work, hex};
+use super::{Change, Claim, Planned, RawKind, State, Work, hex};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::fs::Owner;
@@ -32,7 +32,7 @@ pub struct Raw {
     active: bool,
     /// Ids of file and deb steps: the unit is restarted when one of their contents is not that of its last start.
     #[serde(default)]
-    pub(super) restart_on: Vec<String>,
+    restart_on: Vec<String>,
     /// What a restart costs, for plans.
     restart_costs: Option<String>,
 }
@@ -44,8 +44,8 @@ pub struct Unit {
     pub name: String,
     enabled: Option<bool>,
     masked: bool,
-    pub(super) active: bool,
-    pub(super) files: Vec<String>,
+    active: bool,
+    files: Vec<String>,
     restart_costs: Option<String>,
 }
 
@@ -273,6 +273,12 @@ impl Unit {
     fn write_record(&self, host: &Host, record: &Record) -> Result<()> {
         let text = serde_json::to_vec(record).map_err(|e| Error::failed("a record cannot be written").cause(e))?;
         host.write(&self.record_path(), &text, 0o644, Owner::ROOT)
+    }
+}
+
+impl RawKind for Raw {
+    fn restart_on(&self) -> &[String] {
+        &self.restart_on
     }
 }
 
