@@ -19,8 +19,8 @@ use crate::run::journal::{self, Journal};
 use crate::run::reboot;
 use crate::run::report::{Report, Reporter};
 use crate::settings::Layer;
-use crate::step::warm_pool::READY;
 use crate::step::Step;
+use crate::step::warm_pool::READY;
 
 /// How long a run that nobody attends waits for another one.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);

@@ -11,21 +11,13 @@ use crate::ec2::imds;
 use crate::error::{Error, Kind, Result};
 use crate::host::command::{Output, Patience};
 use crate::host::{Host, signals};
-use crate::role::health::{Check, Question};
 use crate::run::report::{SCHEMA_VERSION, say};
-use crate::step::instance_group::ACTIVE;
+use crate::step::health::{Check, Finding, Question};
 
 const TRY: Duration = Duration::from_secs(10);
 
 /// Between two rounds of checks that are waited for.
 const PAUSE: Duration = Duration::from_secs(2);
-
-/// What a check found.
-enum Finding {
-    Good(String),
-    Warning(String),
-    Bad(String),
-}
 
 /// Runs all checks; 1 if one is not satisfied.
 ///
@@ -125,24 +117,7 @@ fn not_satisfied(failing: &[(Check, String)], waited: Duration) -> Error {
 
 fn ask(host: &Host, question: &Question) -> Result<Finding> {
     Ok(match question {
-        Question::UnitActive(name) => {
-            let unit = host.unit(name)?;
-            let text = format!("{name} is {} ({})", unit.active, unit.sub);
-            if unit.is_active() {
-                Finding::Good(text)
-            } else {
-                Finding::Bad(format!("{text}\n{}", host.unit_journal(name)))
-            }
-        }
-        Question::Answers(wait) => match wait.ask(host) {
-            Ok(()) => Finding::Good(format!("asked {}: it does", wait.what())),
-            Err(answer) => Finding::Bad(format!("asked {}: {answer}", wait.what())),
-        },
-        Question::Container(name) => container(host, name),
-        Question::InstanceGroups(groups) => match groups.states(host) {
-            Ok(states) => active(&states),
-            Err(error) => Finding::Bad(error.to_string()),
-        },
+        Question::Kept(kept) => kept.ask(host)?,
         Question::MesosAgent { masters, address, port } => registered(host, masters, address, *port),
         Question::VpcTool(ours) => vpc_tool(host, ours)?,
         Question::LogBucket { name, region } => {
@@ -180,37 +155,6 @@ fn log_bucket(name: &str, region: &str, asked: Result<Bucket, Failure>) -> Findi
                 failure.error.what
             ))
         }
-    }
-}
-
-fn container(host: &Host, name: &str) -> Finding {
-    let found = match host.engine() {
-        Ok(engine) => engine.container(name).map_err(|error| error.to_string()),
-        Err(answer) => Err(answer),
-    };
-    match found {
-        Ok(Some(found)) if found.is_running() && crate::step::container::is_ours(&found) => {
-            Finding::Good(format!("the container {name} is running, from {}", found.image))
-        }
-        Ok(Some(found)) if found.is_running() => {
-            Finding::Bad(format!("a container {name} is running that titus-bootstrap did not make"))
-        }
-        Ok(Some(found)) => Finding::Bad(format!("the container {name} is {}", found.told())),
-        Ok(None) => Finding::Bad(format!("there is no container {name}")),
-        Err(answer) => Finding::Bad(answer),
-    }
-}
-
-fn active(states: &[(&str, Option<String>)]) -> Finding {
-    let told = |(name, state): &(&str, Option<String>)| match state {
-        Some(state) => format!("{name} is {state}"),
-        None => format!("{name} is unknown: no agent of it has registered"),
-    };
-    let text = states.iter().map(told).collect::<Vec<_>>().join(", ");
-    if states.iter().all(|(_, state)| state.as_deref() == Some(ACTIVE)) {
-        Finding::Good(text)
-    } else {
-        Finding::Bad(text)
     }
 }
 

@@ -1,7 +1,5 @@
 //! Roles: a TOML file each, read and checked as a whole, then rendered to steps.
 
-pub mod health;
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
@@ -10,8 +8,8 @@ use serde_json::{Value as Json, json};
 use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::host::Host;
-use crate::role::health::{Check, Raw as RawCheck};
 use crate::settings::{Layer, Settings, did_you_mean, parse_toml};
+use crate::step::health::{Check, Raw as RawCheck};
 use crate::step::{Phase, Raw as RawStep, Step};
 use crate::template::{Renderer, Source, is_template};
 

@@ -8,6 +8,7 @@ pub mod directory;
 pub mod ensemble;
 pub mod file;
 pub mod group_member;
+pub mod health;
 pub mod image;
 pub mod instance_group;
 pub mod kernel_argument;

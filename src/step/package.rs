@@ -189,7 +189,8 @@ pub fn refuse_without_candidate(host: &Host, steps: &[Step]) -> Result<()> {
 /// every source could be asked.
 fn ask_apt(host: &Host, sources: &[Source], needs: &[Need<'_>], given_up: &mut Vec<String>) -> Result<()> {
     refuse_without_https(host, sources)?;
-    let name = |need: &Need<'_>| if let Need::Package { name, .. } = *need { Some(bare(name).to_owned()) } else { None };
+    let name =
+        |need: &Need<'_>| if let Need::Package { name, .. } = *need { Some(bare(name).to_owned()) } else { None };
     let names: Vec<String> = needs.iter().filter_map(name).collect();
     let complaint = host.look_up_candidates(sources, &names.iter().map(String::as_str).collect::<Vec<_>>())?;
     match verdict(needs, |name| host.candidates(name)) {

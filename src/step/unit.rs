@@ -134,7 +134,7 @@ fn reads(record: Option<&Record>, now: &Record, unit: &systemd::Unit, booted: Op
     if unit.needs_reload {
         return false;
     }
-    let since_1970 = |at: SystemTime| Some(i128::try_from(at.duration_since(UNIX_EPOCH).ok()?.as_nanos()).ok()?);
+    let since_1970 = |at: SystemTime| i128::try_from(at.duration_since(UNIX_EPOCH).ok()?.as_nanos()).ok();
     let Some(started) = unit.started.and_then(since_1970) else { return false };
     // A file that changed in the second before the start may have changed after it: systemd gives the start in whole
     // seconds, and a file's stamp can lie by some milliseconds. A file that is older than the boot cannot, for PID 1

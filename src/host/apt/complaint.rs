@@ -39,9 +39,15 @@ mod tests {
         for (output, complaints) in [
             ("", NONE),
             ("E: Unable to locate package x", NONE),
-            ("E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 7 (apt-get)", Complaints { busy: true, ..NONE }),
+            (
+                "E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 7 (apt-get)",
+                Complaints { busy: true, ..NONE },
+            ),
             ("dpkg: error: dpkg status database is locked by another process", Complaints { busy: true, ..NONE }),
-            ("dpkg: error: dpkg frontend lock was locked by another process with pid 7", Complaints { busy: true, ..NONE }),
+            (
+                "dpkg: error: dpkg frontend lock was locked by another process with pid 7",
+                Complaints { busy: true, ..NONE },
+            ),
             ("E: Cache is out of sync, can't x-ref a package file", Complaints { busy: true, ..NONE }),
             ("E: Package file /var/lib/dpkg/status is out of sync.", Complaints { busy: true, ..NONE }),
             (

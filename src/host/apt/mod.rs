@@ -361,7 +361,9 @@ impl Host {
             }
             let output = if holder.is_none() { Some(work()?) } else { None };
             match (output, holder) {
-                (Some(output), _) if output.status.success() || !Complaints::of(&output.both).busy => return Ok(output),
+                (Some(output), _) if output.status.success() || !Complaints::of(&output.both).busy => {
+                    return Ok(output);
+                }
                 (Some(output), _) if !deadline.pause(PAUSE)? => return Ok(output),
                 (None, Some(holder)) if !deadline.pause(PAUSE)? => return Err(not_released(&holder, limit)),
                 _ => {}

@@ -1,0 +1,190 @@
+//! A role's health checks: `verify` asks them, and a run does not.
+
+use serde::Deserialize;
+
+use super::container::is_ours;
+use super::instance_group::{self, ACTIVE, InstanceGroups};
+use super::wait::{self, Wait};
+use crate::error::{Error, Result};
+use crate::facts::Facts;
+use crate::host::Host;
+use crate::settings::Settings;
+use crate::template::Renderer;
+
+/// As a role file has it: an id and exactly one question.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Raw {
+    id: String,
+    unit: Option<String>,
+    wait: Option<wait::Raw>,
+    container: Option<String>,
+    instance_group: Option<instance_group::Raw>,
+    #[serde(default)]
+    mesos_agent: bool,
+    #[serde(default)]
+    vpc_tool: bool,
+    #[serde(default)]
+    log_bucket: bool,
+}
+
+/// A health check of a role.
+#[derive(Debug, Clone)]
+pub struct Check {
+    /// Names it.
+    pub id: String,
+    /// What it asks.
+    pub question: Question,
+}
+
+/// What a health check asks of something that a step keeps true.
+#[derive(Debug, Clone)]
+pub enum Kept {
+    /// The unit is active.
+    UnitActive(String),
+    /// What a step waits for answers.
+    Answers(Wait),
+    /// The container is ours and runs.
+    Container(String),
+    /// The groups are all Active.
+    InstanceGroups(InstanceGroups),
+}
+
+/// What a health check asks.
+#[derive(Debug, Clone)]
+pub enum Question {
+    /// Something that a step keeps true.
+    Kept(Kept),
+    /// A Mesos master knows this agent.
+    MesosAgent {
+        /// `host:port` of each.
+        masters: Vec<String>,
+        /// The agent's own address.
+        address: String,
+        /// The agent's own port.
+        port: u16,
+    },
+    /// titus-vpc-tool agrees with our resource set.
+    VpcTool(String),
+    /// The bucket for the logs of containers is there; that it is not is only a warning.
+    LogBucket {
+        /// Its name.
+        name: String,
+        /// The instance's own region.
+        region: String,
+    },
+}
+
+impl Raw {
+    /// Whether it needs the Mesos masters.
+    pub fn asks_mesos(&self) -> bool {
+        self.mesos_agent
+    }
+
+    /// The check with its values.
+    ///
+    /// # Errors
+    /// When it asks nothing, or several things, or a value is missing.
+    pub fn resolve(&self, renderer: &Renderer, settings: &Settings, facts: &Facts) -> Result<Check> {
+        let address = facts.instance.as_ref().map(|i| i.local_ipv4.clone()).unwrap_or_default();
+        let masters = settings.mesos.masters.clone();
+        let mut asked = Vec::new();
+        if let Some(unit) = &self.unit {
+            asked.push(Question::Kept(Kept::UnitActive(renderer.render_text(unit)?)));
+        }
+        if let Some(wait) = &self.wait {
+            asked.push(Question::Kept(Kept::Answers(wait.resolve(renderer)?)));
+        }
+        if let Some(name) = &self.container {
+            asked.push(Question::Kept(Kept::Container(renderer.render_text(name)?)));
+        }
+        if let Some(groups) = &self.instance_group {
+            asked.push(Question::Kept(Kept::InstanceGroups(groups.resolve(renderer)?)));
+        }
+        if self.mesos_agent {
+            let port = settings.agent.port.unwrap_or(5051);
+            asked.push(Question::MesosAgent { masters, address, port });
+        }
+        if self.vpc_tool {
+            asked.push(Question::VpcTool(renderer.render_text("{{ titus.resource_set }}")?));
+        }
+        if self.log_bucket {
+            let region = facts.instance.as_ref().map(|i| i.region.clone()).unwrap_or_default();
+            asked.push(Question::LogBucket { name: renderer.render_text("{{ agent.log_bucket }}")?, region });
+        }
+        let [question] = <[Question; 1]>::try_from(asked)
+            .map_err(|_| Error::config(format!("check {} asks not exactly one thing", self.id)))?;
+        Ok(Check { id: self.id.clone(), question })
+    }
+}
+
+/// What a check found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// It is satisfied.
+    Good(String),
+    /// It is satisfied, and something should be known.
+    Warning(String),
+    /// It is not.
+    Bad(String),
+}
+
+impl Kept {
+    /// Asks it.
+    ///
+    /// # Errors
+    /// When it cannot be asked at all.
+    pub fn ask(&self, host: &Host) -> Result<Finding> {
+        Ok(match self {
+            Kept::UnitActive(name) => {
+                let unit = host.unit(name)?;
+                let text = format!("{name} is {} ({})", unit.active, unit.sub);
+                if unit.is_active() {
+                    Finding::Good(text)
+                } else {
+                    Finding::Bad(format!("{text}\n{}", host.unit_journal(name)))
+                }
+            }
+            Kept::Answers(wait) => match wait.ask(host) {
+                Ok(()) => Finding::Good(format!("asked {}: it does", wait.what())),
+                Err(answer) => Finding::Bad(format!("asked {}: {answer}", wait.what())),
+            },
+            Kept::Container(name) => container(host, name),
+            Kept::InstanceGroups(groups) => match groups.states(host) {
+                Ok(states) => active(&states),
+                Err(error) => Finding::Bad(error.to_string()),
+            },
+        })
+    }
+}
+
+fn container(host: &Host, name: &str) -> Finding {
+    let found = match host.engine() {
+        Ok(engine) => engine.container(name).map_err(|error| error.to_string()),
+        Err(answer) => Err(answer),
+    };
+    match found {
+        Ok(Some(found)) if found.is_running() && is_ours(&found) => {
+            Finding::Good(format!("the container {name} is running, from {}", found.image))
+        }
+        Ok(Some(found)) if found.is_running() => {
+            Finding::Bad(format!("a container {name} is running that titus-bootstrap did not make"))
+        }
+        Ok(Some(found)) => Finding::Bad(format!("the container {name} is {}", found.told())),
+        Ok(None) => Finding::Bad(format!("there is no container {name}")),
+        Err(answer) => Finding::Bad(answer),
+    }
+}
+
+fn active(states: &[(&str, Option<String>)]) -> Finding {
+    let told = |(name, state): &(&str, Option<String>)| match state {
+        Some(state) => format!("{name} is {state}"),
+        None => format!("{name} is unknown: no agent of it has registered"),
+    };
+    let text = states.iter().map(told).collect::<Vec<_>>().join(", ");
+    if states.iter().all(|(_, state)| state.as_deref() == Some(ACTIVE)) {
+        Finding::Good(text)
+    } else {
+        Finding::Bad(text)
+    }
+}
