@@ -1,17 +1,9 @@
-//! The command line.
+//! The grammar of the command line, and nothing else.
 
-use std::ffi::OsString;
-use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-
-use crate::commands;
-use crate::error::{Error, Kind, Result};
-use crate::run::report::{ErrorReport, Reporter};
-use crate::secrets::masked;
 
 /// Brings an EC2 instance into the state that its Titus role describes.
 ///
@@ -20,10 +12,12 @@ use crate::secrets::masked;
 #[derive(Debug, Parser)]
 #[command(name = "titus-bootstrap", version, max_term_width = 100, after_help = AFTER_HELP)]
 pub struct Cli {
+    /// What to do.
     #[command(subcommand)]
-    command: Option<Command>,
+    pub command: Option<Command>,
+    /// Options of `apply`, which needs no name.
     #[command(flatten)]
-    apply: Apply,
+    pub apply: Apply,
     /// Options of every command.
     #[command(flatten)]
     pub global: Global,
@@ -134,12 +128,14 @@ pub struct Apply {
     pub lock_wait: Option<Duration>,
 }
 
+/// The commands.
 #[derive(Debug, Subcommand)]
-enum Command {
+pub enum Command {
     /// Run the role's steps; the default
     Apply(Apply),
     /// Show what `apply` would change, and change nothing
     Plan {
+        /// Which steps.
         #[command(flatten)]
         steps: Steps,
         /// End with 2 if there are changes
@@ -225,199 +221,12 @@ pub enum Role {
     },
 }
 
-impl Global {
-    /// How a report is printed.
-    pub fn reporter(&self) -> Reporter {
-        let colour = !self.no_color && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Reporter { json: self.json, quiet: self.quiet, verbose: self.verbose, colour }
-    }
-
-    /// The role of --role, or the first.
-    pub fn role(&self) -> Option<&str> {
-        self.role.first().map(String::as_str)
-    }
-
-    /// Whether what is said meanwhile is for people, and wanted.
-    pub fn reports_to_people(&self) -> bool {
-        !self.json && !self.quiet && matches!(self.log_format, LogFormat::Text)
-    }
-}
-
 /// The command line's grammar, for completions and the manual page.
 pub fn grammar() -> clap::Command {
     Cli::command()
 }
 
-/// Runs the program; returns its exit code.
-pub fn run(arguments: Vec<OsString>) -> u8 {
-    let arguments = split_shebang(arguments);
-    let roles = arguments.iter().take_while(|word| *word != "--").filter(|word| is_role_flag(word)).count();
-    let cli = match Cli::try_parse_from(arguments) {
-        Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            let code = if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-                0
-            } else {
-                Kind::Usage.exit_code()
-            };
-            return code;
-        }
-    };
-    listen(&cli.global);
-    let log_format = cli.global.log_format;
-    match refuse_lost_roles(&cli, roles).and_then(|()| dispatch(cli)) {
-        Ok(code) => code,
-        Err(error) => {
-            let told = ErrorReport::from(&error);
-            match log_format {
-                LogFormat::Text => eprintln!("titus-bootstrap: {}", masked(&error.to_string())),
-                LogFormat::Json => {
-                    tracing::error!(exit_code = told.exit_code, cause = told.cause, fix = told.fix, "{}", told.what)
-                }
-            }
-            error.kind.exit_code()
-        }
-    }
-}
-
-fn is_role_flag(word: &OsString) -> bool {
-    word.to_str().is_some_and(|word| word == "--role" || word.starts_with("--role="))
-}
-
-/// What stands before a command is dropped by clap when the same stands after it.
-fn refuse_lost_roles(cli: &Cli, given: usize) -> Result<()> {
-    if cli.global.role.len() == given {
-        return Ok(());
-    }
-    Err(usage("--role stands before the command and after it", "put each --role after the command"))
-}
-
-/// Several roles share an image, never a node.
-fn refuse_several_roles(cli: &Cli) -> Result<()> {
-    let (phase, save) = match &cli.command {
-        None => (Some(cli.apply.steps.phase), cli.apply.save),
-        Some(Command::Apply(apply)) => (Some(apply.steps.phase), apply.save),
-        Some(Command::Plan { steps, .. }) => (Some(steps.phase), false),
-        Some(_) => (None, false),
-    };
-    if cli.global.role.len() <= 1 {
-        return Ok(());
-    }
-    if phase != Some(Phase::Bake) {
-        return Err(usage(
-            "--role is given more than once",
-            "a node has one role; an image may have several: titus-bootstrap apply --phase bake --role agent --role master",
-        ));
-    }
-    if save {
-        return Err(usage("--save keeps one role, and --role is given more than once", "leave --save out"));
-    }
-    Ok(())
-}
-
-fn dispatch(cli: Cli) -> Result<u8> {
-    refuse_several_roles(&cli)?;
-    let global = &cli.global;
-    let Some(command) = cli.command else {
-        return commands::apply::run(global, &checked(cli.apply)?);
-    };
-    let top = &cli.apply;
-    if top.dry_run
-        || top.save
-        || top.at_boot
-        || top.lock_wait.is_some()
-        || top.steps.user_data.is_some()
-        || top.steps.phase != Phase::All
-    {
-        return Err(usage(
-            "options of apply stand before another command",
-            "put the command first, its options after it",
-        ));
-    }
-    match command {
-        Command::Apply(apply) => commands::apply::run(global, &checked(apply)?),
-        Command::Plan { steps, detailed_exitcode } => {
-            commands::plan::run(global, &checked_steps(steps)?, detailed_exitcode)
-        }
-        Command::Status { wait } => commands::status::run(global, wait),
-        Command::Verify => commands::verify::run(global),
-        Command::Keep => commands::keep::run(global),
-        Command::Seal { check } => commands::seal::run(global, check),
-        Command::Activate { names } => commands::activate::run(global, &names),
-        Command::Check { files } => commands::check::run(global, &files),
-        Command::Facts => commands::facts::run(global),
-        Command::Why { key } => commands::why::run(global, &key),
-        Command::Config(which) => commands::config::run(global, &which),
-        Command::Role(which) => commands::role::run(global, &which),
-        Command::InstanceType { name } => commands::instance_type::run(global, &name),
-        Command::Completions { shell } => {
-            commands::print::completions(shell);
-            Ok(0)
-        }
-        Command::Man => commands::print::manual(),
-        Command::Version => {
-            commands::print::version(global.json);
-            Ok(0)
-        }
-    }
-}
-
-fn checked(mut apply: Apply) -> Result<Apply> {
-    apply.steps = checked_steps(apply.steps)?;
-    Ok(apply)
-}
-
-/// A bare word is a misspelt command, not a settings file: it would run apply.
-fn checked_steps(steps: Steps) -> Result<Steps> {
-    if let Some(path) = &steps.user_data {
-        let shown = path.display().to_string();
-        if !shown.contains('/') {
-            let names: Vec<String> = grammar().get_subcommands().map(|c| c.get_name().to_owned()).collect();
-            let fix = crate::settings::did_you_mean(&shown, names.iter().map(String::as_str));
-            return Err(usage(
-                &format!("there is no command {shown:?}"),
-                &format!("{fix}\nA settings file is named with a `/` in its path: ./{shown}"),
-            ));
-        }
-    }
-    Ok(steps)
-}
-
 fn length_of_time(text: &str) -> Result<Duration, String> {
     let length = humantime::parse_duration(text).map_err(|e| e.to_string())?;
     if length > Duration::from_secs(7 * 24 * 3600) { Err("longer than a week".into()) } else { Ok(length) }
-}
-
-fn usage(what: &str, fix: &str) -> Error {
-    Error::new(Kind::Usage, what).fix(fix)
-}
-
-/// `#!/usr/bin/titus-bootstrap --role agent` reaches us as one argument `--role agent`
-/// and the script's path (execve(2)): it is split if the next one is such a script.
-fn split_shebang(mut arguments: Vec<OsString>) -> Vec<OsString> {
-    let [_, words, script, ..] = arguments.as_slice() else { return arguments };
-    let Some(words) = words.to_str().filter(|text| text.contains(' ')) else { return arguments };
-    let mut start = [0; 2];
-    let is_script =
-        std::fs::File::open(script).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == *b"#!";
-    if is_script {
-        let words: Vec<OsString> = words.split_whitespace().map(OsString::from).collect();
-        arguments.splice(1..2, words);
-    }
-    arguments
-}
-
-fn listen(global: &Global) {
-    let level = match (global.quiet, global.verbose) {
-        (true, _) => tracing::Level::ERROR,
-        (_, true) => tracing::Level::DEBUG,
-        _ => tracing::Level::INFO,
-    };
-    let subscriber = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
-    // Only a second subscriber in one process could make this fail.
-    let _ = match global.log_format {
-        LogFormat::Json => tracing::subscriber::set_global_default(subscriber.json().finish()),
-        LogFormat::Text => tracing::subscriber::set_global_default(subscriber.without_time().with_ansi(false).finish()),
-    };
 }

@@ -2,6 +2,7 @@
 //!
 //! Arrows point one way: [`app`] -> [`commands`] -> [`run`] -> [`prepare`] -> [`role`] -> [`step`] -> [`host`].
 
+pub mod app;
 pub mod cli;
 pub mod commands;
 pub mod ec2;

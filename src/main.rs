@@ -7,5 +7,5 @@ fn main() -> ExitCode {
     titus_bootstrap::host::set_umask();
     // Without a provider the first HTTP client panics. A second installation would be refused, and there is none.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    ExitCode::from(titus_bootstrap::cli::run(std::env::args_os().collect()))
+    ExitCode::from(titus_bootstrap::app::run(std::env::args_os().collect()))
 }

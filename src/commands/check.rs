@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cli::Global;
+use crate::SCHEMA_VERSION;
 use crate::error::{Error, Result};
 use crate::host::Host;
+use crate::prepare::{Layers, Request, names_of};
 use crate::role::{self, Role};
-use crate::run::report::{SCHEMA_VERSION, say};
+use crate::run::report::{Reporter, say};
 use crate::settings::{Layer, Merged};
 use crate::step;
 
@@ -14,23 +15,23 @@ use crate::step;
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub fn run(global: &Global, files: &[PathBuf]) -> Result<u8> {
-    let host = super::host(global)?;
-    let good = check(global, &host, files)?;
-    if global.json {
+pub fn run(request: &Request, reporter: Reporter, files: &[PathBuf]) -> Result<u8> {
+    let host = request.host()?;
+    let good = check(request, &host, files)?;
+    if reporter.json {
         say(&format!("{:#}\n", serde_json::json!({ "schema_version": SCHEMA_VERSION, "good": good })));
-    } else if !global.quiet {
+    } else if !reporter.quiet {
         good.iter().for_each(|what| say(&format!("good: {what}\n")));
     }
     Ok(0)
 }
 
-fn check(global: &Global, host: &Host, files: &[PathBuf]) -> Result<Vec<String>> {
+fn check(request: &Request, host: &Host, files: &[PathBuf]) -> Result<Vec<String>> {
     let mut good = Vec::new();
     for file in files {
         if is_role(file)? {
             let role = Role::from_file(file)?;
-            super::names_of(host, &role)?;
+            names_of(host, &role)?;
         } else {
             let mut merged = Merged::default();
             merged.add(&Layer::built_in()?);
@@ -42,18 +43,19 @@ fn check(global: &Global, host: &Host, files: &[PathBuf]) -> Result<Vec<String>>
     if !files.is_empty() {
         return Ok(good);
     }
-    step::check_settings(&super::early(global, host, None)?.merged.settings()?)?;
+    step::check_settings(&Layers::read(request, host)?.merged(None)?.settings()?)?;
     good.push("settings".into());
     for name in role::names(host)?.keys() {
-        super::names_of(host, &Role::load(host, name)?)?;
+        names_of(host, &Role::load(host, name)?)?;
         good.push(format!("role {name}"));
     }
     Ok(good)
 }
 
 fn is_role(path: &Path) -> Result<bool> {
-    let text = std::fs::read_to_string(path)
+    let bytes = crate::host::fs::read_named(path)
         .map_err(|e| Error::config(format!("{}: cannot be read", path.display())).cause(e))?;
+    let text = String::from_utf8_lossy(&bytes);
     Ok(text.parse::<toml::Table>().is_ok_and(|table| table.contains_key("step") || table.contains_key("description")))
 }
 
@@ -68,7 +70,7 @@ mod tests {
         for name in role::names(&host).unwrap().keys() {
             let role = Role::load(&host, name).unwrap();
             assert!(role.is_built_in());
-            crate::commands::names_of(&host, &role).unwrap();
+            names_of(&host, &role).unwrap();
         }
     }
 }

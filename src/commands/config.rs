@@ -2,50 +2,53 @@
 
 use serde_json::json;
 
-use crate::cli::{Config, Global, Phase, Steps};
+use crate::SCHEMA_VERSION;
 use crate::error::{Error, Kind, Result};
+use crate::prepare::{self, Request, names_of};
 use crate::role::Role;
-use crate::run::report::{SCHEMA_VERSION, say};
+use crate::run::report::{Reporter, say};
 use crate::settings::template;
 
-/// Shows the settings.
+/// Prints a JSON Schema of the settings.
+pub fn schema() -> u8 {
+    say(&format!("{:#}\n", template::schema()));
+    0
+}
+
+/// Prints every setting with its source.
 ///
 /// # Errors
 /// When they cannot be read, or facts that they need cannot be had.
-pub fn run(global: &Global, which: &Config) -> Result<u8> {
-    match which {
-        Config::Schema => say(&format!("{:#}\n", template::schema())),
-        Config::Template => say(&template_of(global)?),
-        Config::Show => show(global)?,
-    }
-    Ok(0)
-}
-
-fn show(global: &Global) -> Result<()> {
-    let host = super::host(global)?;
-    let gathered = super::gather(global, &host, &Steps { phase: Phase::All, user_data: None })?;
+pub fn show(request: &Request, reporter: Reporter) -> Result<u8> {
+    let host = request.host()?;
+    let gathered = prepare::gather(request, &host)?;
     let shown = template::shown(&gathered.merged);
-    if global.json {
+    if reporter.json {
         let settings: serde_json::Map<_, _> = shown
             .into_iter()
             .map(|(key, (value, source))| (key, json!({ "value": value, "source": source })))
             .collect();
         say(&format!("{:#}\n", json!({ "schema_version": SCHEMA_VERSION, "settings": settings })));
-        return Ok(());
+        return Ok(0);
     }
     for (key, (value, source)) in shown {
         say(&format!("{key:<32} {value}   ({source})\n"));
     }
-    Ok(())
+    Ok(0)
 }
 
-fn template_of(global: &Global) -> Result<String> {
-    let host = super::host(global)?;
-    let Some(name) = global.role() else {
+/// Prints a commented file with the settings that a role needs.
+///
+/// # Errors
+/// 64 without a role; 78 when there is no such role.
+pub fn print_template(request: &Request) -> Result<u8> {
+    let host = request.host()?;
+    let Some(name) = request.role() else {
         return Err(Error::new(Kind::Usage, "config template: for which role?")
             .fix("titus-bootstrap config template --role agent"));
     };
     let role = Role::load(&host, name)?;
-    let (merged, names) = super::names_of(&host, &role)?;
-    Ok(template::template(&role.name, &names, role.required(), &merged))
+    let (merged, names) = names_of(&host, &role)?;
+    say(&template::template(&role.name, &names, role.required(), &merged));
+    Ok(0)
 }

@@ -1,22 +1,24 @@
 //! `facts`: what is known of the instance and the machine, and from where.
 
-use crate::cli::Global;
 use crate::error::{Error, Result};
-use crate::run::report::say;
+use crate::prepare::gather::{self, Asked};
+use crate::prepare::layers::may_ask_for_tags;
+use crate::prepare::{Layers, Request, cloud};
+use crate::run::report::{Reporter, say};
 
 /// Prints all facts.
 ///
 /// # Errors
 /// When they cannot be had.
-pub fn run(global: &Global) -> Result<u8> {
-    let host = super::host(global)?;
-    let early = super::early(global, &host, None)?;
-    let super::Asked { mut facts, cloud, .. } = super::facts(global, &early, false)?;
+pub fn run(request: &Request, reporter: Reporter) -> Result<u8> {
+    let host = request.host()?;
+    let merged = Layers::read(request, &host)?.merged(None)?;
+    let Asked { mut facts, cloud, .. } = gather::facts(request, &merged)?;
     if let Some(mut cloud) = cloud {
-        crate::prepare::cloud::complete(&host, &mut cloud, &mut facts, super::may_ask_for_tags(&early.merged));
+        cloud::complete(&host, &mut cloud, &mut facts, may_ask_for_tags(&merged));
     }
     let each = facts.each();
-    if global.json {
+    if reporter.json {
         facts.sources.extend(each.into_iter().map(|(name, _, source)| (name, source)));
         let document = serde_json::to_value(&facts).map_err(|e| Error::failed("facts cannot be printed").cause(e))?;
         say(&format!("{document:#}\n"));

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use crate::cli::Global;
+use crate::SCHEMA_VERSION;
 use crate::error::Result;
-use crate::prepare::cloud;
+use crate::prepare::{Layers, Request, cloud};
 use crate::role::Role;
-use crate::run::report::{SCHEMA_VERSION, say};
+use crate::run::report::{Reporter, say};
 use crate::settings::schema::Families;
 use crate::titus::agent::type_numbers;
 use crate::titus::attributes::{ResourceSet, resource_set};
@@ -18,10 +18,9 @@ use crate::titus::{instance_types, supported_family};
 ///
 /// # Errors
 /// 78 when neither table nor settings have them.
-pub fn run(global: &Global, name: &str) -> Result<u8> {
-    let host = super::host(global)?;
-    let early = super::early(global, &host, None)?;
-    let merged = early.over(&Role::load(&host, "agent")?)?;
+pub fn run(request: &Request, reporter: Reporter, name: &str) -> Result<u8> {
+    let host = request.host()?;
+    let merged = Layers::read(request, &host)?.merged(Some(&Role::load(&host, "agent")?))?;
     let settings = merged.settings()?;
     let (numbers, places) = type_numbers(&settings, name, cloud::recalled(&host)?.get(name).copied())?;
     let sources: BTreeMap<&str, String> = places
@@ -39,7 +38,7 @@ pub fn run(global: &Global, name: &str) -> Result<u8> {
         _ => true,
     };
     let (as_instance, schedulable) = (set(ResourceSet::Instance), set(ResourceSet::Schedulable));
-    if global.json {
+    if reporter.json {
         let document = json!({
             "schema_version": SCHEMA_VERSION, "instance_type": name, "max_enis": numbers.max_enis,
             "ipv4_per_eni": numbers.ipv4_per_eni, "network_mbps": numbers.network_mbps, "family": family,

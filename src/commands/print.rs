@@ -2,23 +2,25 @@
 
 use serde_json::json;
 
+use crate::SCHEMA_VERSION;
 use crate::error::{Error, Result};
-use crate::run::report::{SCHEMA_VERSION, say};
+use crate::run::report::{Reporter, say};
 
 /// Prints a completion script.
-pub fn completions(shell: clap_complete::Shell) {
+pub fn completions(mut grammar: clap::Command, shell: clap_complete::Shell) -> u8 {
     let mut text = Vec::new();
-    clap_complete::generate(shell, &mut crate::cli::grammar(), "titus-bootstrap", &mut text);
+    clap_complete::generate(shell, &mut grammar, "titus-bootstrap", &mut text);
     say(&String::from_utf8_lossy(&text));
+    0
 }
 
 /// Prints the manual page.
 ///
 /// # Errors
 /// When it cannot be rendered.
-pub fn manual() -> Result<u8> {
+pub fn manual(grammar: clap::Command) -> Result<u8> {
     let mut text = Vec::new();
-    clap_mangen::Man::new(crate::cli::grammar())
+    clap_mangen::Man::new(grammar)
         .section("8")
         .render(&mut text)
         .map_err(|e| Error::failed("the manual page cannot be made").cause(e))?;
@@ -27,11 +29,12 @@ pub fn manual() -> Result<u8> {
 }
 
 /// Prints the version.
-pub fn version(as_json: bool) {
+pub fn version(reporter: Reporter) -> u8 {
     let version = env!("CARGO_PKG_VERSION");
-    if as_json {
+    if reporter.json {
         say(&format!("{:#}\n", json!({ "schema_version": SCHEMA_VERSION, "version": version })));
     } else {
         say(&format!("titus-bootstrap {version}\n"));
     }
+    0
 }

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::apply::{refuse_made_up_facts, refuse_without_root};
-use crate::cli::Global;
+use crate::SCHEMA_VERSION;
 use crate::error::{Error, Kind, Result};
 use crate::host::Host;
 use crate::host::lock::{KEEP_LOCK, LOCK};
-use crate::run::report::{SCHEMA_VERSION, say};
+use crate::prepare::{FactSource, Layers, Request, gather};
+use crate::run::refusals::{refuse_made_up_facts, refuse_without_root};
+use crate::run::report::{Reporter, say};
 use crate::seal::builder::Builder;
 use crate::seal::{self, Sealed};
 
@@ -24,9 +25,9 @@ const SHOWN: usize = 30;
 ///
 /// # Errors
 /// 1 with the path of everything that must not be in an image and is left; 69 on a node at work.
-pub fn run(global: &Global, only_look: bool) -> Result<u8> {
-    refuse_made_up_facts(global)?;
-    let host = super::host(global)?;
+pub fn run(request: &Request, reporter: Reporter, only_look: bool) -> Result<u8> {
+    refuse_made_up_facts(request)?;
+    let host = request.host()?;
     refuse_without_root(&host)?;
     let _locks = if only_look {
         refuse_run(&host)?;
@@ -36,16 +37,16 @@ pub fn run(global: &Global, only_look: bool) -> Result<u8> {
         refuse_at_work(&host)?;
         Some(locks)
     };
-    let builder = Builder::find(&host, given(global)?.as_ref())?;
+    let builder = Builder::find(&host, given(request)?.as_ref())?;
     let sealed = seal::seal(&host, &builder, only_look)?;
-    if global.json {
+    if reporter.json {
         let clean = sealed.left.is_empty();
         let mut document = json!({ "schema_version": SCHEMA_VERSION, "command": "seal", "clean": clean });
         if let (Some(document), serde_json::Value::Object(rest)) = (document.as_object_mut(), json!(sealed)) {
             document.extend(rest);
         }
         say(&format!("{document:#}\n"));
-    } else if !global.quiet {
+    } else if !reporter.quiet {
         say(&text(&sealed));
     }
     if sealed.left.is_empty() { Ok(0) } else { Err(refusal(&sealed)) }
@@ -61,12 +62,12 @@ fn refuse_run(host: &Host) -> Result<()> {
 }
 
 /// Facts of the builder of a tree, from --facts.
-fn given(global: &Global) -> Result<Option<crate::facts::Instance>> {
-    if global.facts.is_none() && !global.sample {
+fn given(request: &Request) -> Result<Option<crate::facts::Instance>> {
+    if request.facts == FactSource::Instance {
         return Ok(None);
     }
-    let facts = super::facts(global, &super::early(global, &super::host(global)?, None)?, false)?.facts;
-    Ok(facts.instance)
+    let merged = Layers::read(request, &request.host()?)?.merged(None)?;
+    Ok(gather::facts(request, &merged)?.facts.instance)
 }
 
 /// On a node it would take the data of ZooKeeper and the Mesos agent away while they run.

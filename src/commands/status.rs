@@ -1,52 +1,57 @@
-//! `status`: the last run, and what drifts now.
+//! `status`: the last run, and any current drift.
 
 use std::time::Duration;
 
-use crate::cli::{Global, Phase, Steps};
 use crate::error::Result;
-use crate::run::journal;
-use crate::run::report::{Report, say};
+use crate::host::wait::Deadline;
+use crate::prepare::Request;
+use crate::run::report::{Report, Reporter, RunState, say};
+use crate::run::{self, BOOT_UNIT, journal, status};
 
-/// Tells of the last run; 1 if it failed or something drifts.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Reports the last run; 1 if it failed or something drifts.
 ///
 /// # Errors
-/// When the node cannot be looked at.
-pub fn run(global: &Global, wait: bool) -> Result<u8> {
-    let mut host = super::host(global)?;
+/// When the node cannot be looked at; `Interrupted` when a signal came while it waited.
+pub fn run(request: &Request, reporter: Reporter, wait: bool) -> Result<u8> {
+    let mut host = request.host()?;
+    // A run has deadlines of its own.
+    let mut deadline = Deadline::silent(Duration::MAX);
     // The boot unit first: between its start and its lock nobody holds that.
-    while wait && (host.is_under_way(super::BOOT_UNIT)? || host.lock_holder()?.is_some()) {
-        std::thread::sleep(Duration::from_millis(200));
+    while wait && (host.is_under_way(BOOT_UNIT)? || host.lock_holder()?.is_some()) {
+        deadline.pause(PAUSE)?;
     }
-    let reporter = global.reporter();
-    let status: serde_json::Value =
-        host.read(journal::STATUS)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-    let text = |key: &str| status.get(key).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+    let last = status::read(&host)?;
+    let holder = host.lock_holder()?;
     // A run that says that it is at work, and holds no lock, was killed.
-    let killed = text("state") == "running" && host.lock_holder()?.is_none();
-    let state = if killed { "killed".to_owned() } else { text("state") };
+    let state = last.as_ref().map(|last| match (last.state, &holder) {
+        (RunState::Running, None) => RunState::Killed,
+        (state, _) => state,
+    });
     if !reporter.json && !reporter.quiet {
-        match host.lock_holder()? {
-            Some(holder) => say(&format!("a run is at work: {holder}\n")),
-            None if status.is_null() => say("no run since this boot\n"),
-            None => say(&format!("last run: {state} at {}, role {}\n", text("time"), text("role"))),
+        match (&holder, &last, state) {
+            (Some(holder), _, _) => say(&format!("a run is at work: {holder}\n")),
+            (None, Some(last), Some(state)) => {
+                say(&format!("last run: {} at {}, role {}\n", state.name(), last.time, last.role));
+            }
+            _ => say("no run since this boot\n"),
         }
         if let Some(last) = journal::events(&host, journal::JOURNAL)?.last() {
             say(&format!("last change: {} ({} {})\n", last.time, last.event, last.step.clone().unwrap_or_default()));
         }
     }
     let mut report = Report::new("status");
-    let steps = Steps { phase: Phase::All, user_data: None };
-    let result = super::plan::observe(global, &mut host, &steps, &mut report, &reporter);
+    let result = run::observe(request, &mut host, &mut report, &reporter);
     report.end(result.as_ref().err(), false);
     if reporter.json {
         let document = serde_json::json!({
-            "schema_version": report.schema_version, "last_run": status, "last_state": state, "now": report,
+            "schema_version": report.schema_version, "last_run": last, "last_state": state.map_or("", RunState::name), "now": report,
         });
         say(&format!("{document:#}\n"));
     } else if result.is_ok() {
         reporter.end(&report);
     }
     result?;
-    let ended_badly = ["failed", "interrupted", "killed", "refused"].contains(&state.as_str());
-    Ok(u8::from(ended_badly || report.result != "in_sync"))
+    Ok(u8::from(state.is_some_and(RunState::is_bad) || report.result != RunState::InSync))
 }

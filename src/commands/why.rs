@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value as Json, json};
 
-use super::Gathered;
-use crate::cli::{Global, Phase, Steps};
+use crate::SCHEMA_VERSION;
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::run::report::{SCHEMA_VERSION, say};
+use crate::prepare::{self, Gathered, Request};
+use crate::run::report::{Reporter, say};
 use crate::settings;
 use crate::titus::Values;
 use crate::why::{self, Answer, Known, Written, written};
@@ -20,17 +20,16 @@ const ROLE: &str = "role";
 ///
 /// # Errors
 /// 78 when nothing has the name, and what a plan is refused for when that is why.
-pub fn run(global: &Global, key: &str) -> Result<u8> {
-    let mut host = super::host(global)?;
-    let steps = Steps { phase: Phase::All, user_data: None };
-    let gathered = super::gather(global, &host, &steps)?;
+pub fn run(request: &Request, reporter: Reporter, key: &str) -> Result<u8> {
+    let mut host = request.host()?;
+    let gathered = prepare::gather(request, &host)?;
     // What is not derived can be told of a node that a plan refuses, too.
     let settings = gathered.merged.settings()?;
     let nothing = Values::default();
     let known = Known::new(&gathered.facts, &gathered.merged, &settings, &nothing);
     let role: Vec<Answer> = (key == ROLE).then(|| why::role(&gathered.detected)).into_iter().collect();
     let plain = if key == ROLE || key.starts_with("titus.") { Vec::new() } else { known.ask(key) };
-    let answers: Vec<Answer> = match derived(global, gathered, &mut host, &steps, key) {
+    let answers: Vec<Answer> = match derived(request, gathered, &mut host, key) {
         Ok(answers) => role.into_iter().chain(answers).collect(),
         Err(error) if role.is_empty() && plain.is_empty() => return Err(error),
         Err(error) => {
@@ -38,7 +37,7 @@ pub fn run(global: &Global, key: &str) -> Result<u8> {
             role.into_iter().chain(plain).collect()
         }
     };
-    if global.json {
+    if reporter.json {
         let first = answers.first().map_or(&Json::Null, |answer| &answer.value);
         let value = if answers.iter().all(|answer| answer.value == *first) { first } else { &Json::Null };
         let document = json!({ "schema_version": SCHEMA_VERSION, "key": key, "value": value, "answers": answers });
@@ -50,10 +49,10 @@ pub fn run(global: &Global, key: &str) -> Result<u8> {
 }
 
 /// Everything of this name, over a role that can be rendered.
-fn derived(global: &Global, gathered: Gathered, host: &mut Host, steps: &Steps, key: &str) -> Result<Vec<Answer>> {
-    let prepared = super::prepared(global, gathered, host, steps)?;
+fn derived(request: &Request, gathered: Gathered, host: &mut Host, key: &str) -> Result<Vec<Answer>> {
+    let prepared = prepare::from_gathered(request, gathered, host)?;
     let known = Known::new(&prepared.facts, &prepared.merged, &prepared.settings, &prepared.values);
-    let written = written(&prepared.steps(steps.phase)?);
+    let written = written(&prepared.steps(request.phases)?);
     let mut answers = if key == ROLE { Vec::new() } else { known.ask(key) };
     let asked = written.iter().filter(|written| written.name() == key);
     answers.extend(asked.map(|written| written.why(&prepared.role, &prepared.renderer, &known)));

@@ -158,6 +158,20 @@ pub struct TypeNumbers {
     pub network_mbps: Option<u32>,
 }
 
+/// Another instance, that a setting finds by its tag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// `i-0123456789abcdef0`.
+    pub id: String,
+    /// Its primary private address.
+    pub address: String,
+    /// When it was launched, in a form that sorts: when its first interface was attached, for EC2's
+    /// `launchTime` is that of its last start.
+    pub launched: String,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
+}
+
 /// Facts about the image: the same on every node started from it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use toml::{Table, Value};
 
-use crate::ec2::api::{Api, Peer, Wanted};
+use crate::ec2::api::{Api, Wanted};
 use crate::ec2::imds;
 use crate::error::{Error, Kind, Result};
-use crate::facts::{Facts, Instance, TypeNumbers};
+use crate::facts::{Facts, Instance, Peer, TypeNumbers};
 use crate::host::Host;
 use crate::host::fs::Owner;
 use crate::host::net::Proxy;

@@ -12,6 +12,7 @@ use crate::settings::{Layer, Settings, did_you_mean, parse_toml};
 use crate::step::health::{Check, Raw as RawCheck};
 use crate::step::{Phase, Raw as RawStep, Step};
 use crate::template::{Renderer, Source, is_template};
+use crate::titus::{self, Values};
 
 /// Where an operator's own roles lie; a file of a built-in role's name replaces it.
 pub const DIRECTORY: &str = "/etc/titus-bootstrap/roles";
@@ -140,8 +141,9 @@ impl Role {
     /// When it is wrong.
     pub fn from_file(path: &std::path::Path) -> Result<Role> {
         let shown = path.display().to_string();
-        let text =
-            std::fs::read_to_string(path).map_err(|e| Error::config(format!("{shown}: cannot be read")).cause(e))?;
+        let cannot = |e: &dyn std::fmt::Display| Error::config(format!("{shown}: cannot be read")).cause(e);
+        let bytes = crate::host::fs::read_named(path).map_err(|e| cannot(&e))?;
+        let text = String::from_utf8(bytes).map_err(|e| cannot(&e))?;
         let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         Role::parse(&name, &shown, text)
     }
@@ -291,7 +293,7 @@ impl Role {
                 let of_instance = names.iter().find(|name| name.starts_with("instance.") || name.starts_with("titus."));
                 if let (Some(phase @ (Phase::Bake | Phase::Keep)), Some(name)) = (step.phase, of_instance) {
                     // What is derived of settings alone is as good in an image.
-                    if name != "titus.mesos_master" {
+                    if !titus::OF_SETTINGS.contains(&name.as_str()) {
                         let word = if phase == Phase::Bake { "bake" } else { "keep" };
                         return Err(at(Error::config(format!("has phase {word} and names {name}"))
                             .fix("no instance is asked then: only a step of phase = \"boot\" knows it")));
@@ -356,7 +358,7 @@ impl Role {
 }
 
 /// Everything that a template can name: facts, settings, and what Titus derives of them.
-pub fn known_names(facts: &Facts, settings: &Settings, titus: &crate::titus::Values) -> Json {
+pub fn known_names(facts: &Facts, settings: &Settings, titus: &Values) -> Json {
     let mut known = json!(settings);
     let instance = facts.instance.as_ref().map_or_else(|| json!(crate::facts::Instance::default()), |i| json!(i));
     let instance = if facts.instance.is_some() { instance } else { nulled(instance) };

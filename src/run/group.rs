@@ -6,16 +6,17 @@
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use crate::cli::{Global, Phase, Steps};
-use crate::commands::apply::Origin;
-use crate::commands::{self, Prepared, verify};
+use super::health;
+use super::trigger::Trigger;
 use crate::ec2::api::{Api, Failure, Lifecycle, Outcome};
 use crate::ec2::{imds, up_to};
 use crate::error::{Error, Kind, Result};
 use crate::facts::{Facts, GROUP_TAG};
 use crate::host::net::Proxy;
 use crate::host::systemd::Job;
+use crate::host::wait::Deadline;
 use crate::host::{Host, signals};
+use crate::prepare::{self, Phases, Prepared, Request, layers};
 use crate::settings::Settings;
 
 /// Starts the boot unit again a minute later; systemd/titus-bootstrap-retry.timer.
@@ -71,19 +72,6 @@ impl Calls for Api {
     }
 }
 
-impl Prepared {
-    /// The state of an instance in a warm pool, as `Warmed:Stopped`; none: the instance is to join.
-    pub fn warm_pool(&self) -> Option<&str> {
-        self.facts.instance.as_ref().and_then(|instance| instance.warm_pool())
-    }
-
-    /// Why what joins a cluster is put off, if it is.
-    pub fn put_off(&self) -> Option<String> {
-        let state = self.warm_pool()?;
-        Some(format!("this instance is in a warm pool ({state}): it joins when it leaves it"))
-    }
-}
-
 /// Has the boot unit tried again a minute later: an instance may leave a warm pool without a boot.
 ///
 /// # Errors
@@ -113,9 +101,9 @@ pub struct Group {
 
 impl Group {
     /// The group, and the beginning of heartbeats if a hook is to be completed.
-    pub fn of(host: &Host, facts: &Facts, settings: &Settings, origin: Origin, phase: Phase) -> Group {
+    pub fn new(host: &Host, facts: &Facts, settings: &Settings, trigger: Trigger, phases: Phases) -> Group {
         let mut group = Group::whole(facts, settings);
-        if !host.is_live() || origin == Origin::Hand || phase == Phase::Bake {
+        if !host.is_live() || !trigger.informs_group() || phases == Phases::Bake {
             (group.hook, group.mark) = (None, None);
         } else if let (Some(hook), None) = (&settings.lifecycle.hook, &group.hook) {
             let why = format!(
@@ -146,18 +134,18 @@ impl Group {
             left_pool: false,
             is_done: false,
             region: instance.map(|instance| instance.region.clone()).unwrap_or_default(),
-            proxy: commands::proxy(settings.proxy.clone()),
+            proxy: layers::proxy(&settings.proxy),
             beats: None,
             told: false,
         }
     }
 
     /// The same after a failure so early that no group was known; none: nor is one now.
-    pub fn of_early_failure(global: &Global, steps: &Steps, origin: Origin) -> Option<Group> {
-        let host = commands::host(global).ok()?;
-        let gathered = commands::gather(global, &host, steps).ok()?;
+    pub fn of_early_failure(request: &Request, trigger: Trigger) -> Option<Group> {
+        let host = request.host().ok()?;
+        let gathered = prepare::gather(request, &host).ok()?;
         let settings = gathered.merged.settings().ok()?;
-        Some(Group::of(&host, &gathered.facts, &settings, origin, steps.phase))
+        Some(Group::new(&host, &gathered.facts, &settings, trigger, request.phases))
     }
 
     fn api(&self) -> Result<Api> {
@@ -189,7 +177,7 @@ impl Group {
         }
         if !self.warm {
             self.beats = self.begin_beats(hook.clone());
-            verify::wait(host, prepared).map_err(|error| error.at(&prepared.role.name))?;
+            health::wait(host, prepared).map_err(|error| error.at(&prepared.role.name))?;
             self.stop_beats();
         }
         self.told = true;
@@ -257,6 +245,7 @@ fn uptime() -> Duration {
 /// Whether the hook holds the instance; while it may be early, the group is asked again. It also gives what
 /// follows the hook's whole timeout. An answer that does not come is no answer: then the hook may hold it.
 fn is_held(calls: &mut impl Calls, hook: &Lifecycle, may_be_early: &dyn Fn() -> bool, pause: Duration) -> bool {
+    let mut deadline = Deadline::new(format!("the lifecycle hook {}", hook.hook), YOUNG);
     loop {
         match calls.heartbeat(hook) {
             Ok(true) => return true,
@@ -265,7 +254,8 @@ fn is_held(calls: &mut impl Calls, hook: &Lifecycle, may_be_early: &dyn Fn() -> 
                 tracing::debug!("no heartbeat: {}", failure.error);
                 return true;
             }
-            Ok(false) | Err(_) => std::thread::sleep(pause),
+            // After a signal nothing is early any more: the next answer is the last.
+            Ok(false) | Err(_) => drop(deadline.pause(pause)),
         }
     }
 }
@@ -492,37 +482,44 @@ mod tests {
         assert_eq!(Arc::strong_count(&fake.calls), 1, "the thread is still there");
     }
 
-    fn told(more: &str, origin: Origin, phase: Phase, change: impl FnOnce(&mut Facts)) -> (Option<Lifecycle>, bool) {
+    fn told(
+        more: &str,
+        trigger: Trigger,
+        phases: Phases,
+        change: impl FnOnce(&mut Facts),
+    ) -> (Option<Lifecycle>, bool) {
         let settings = format!("lifecycle.hook = 'launch'\non_failure.mark_unhealthy = true\n{more}");
         let settings: Settings = toml::from_str(&settings).unwrap();
         let mut facts = sample::facts();
         change(&mut facts);
-        let group = Group::of(&Host::live(Default::default()), &facts, &settings, origin, phase);
+        let group = Group::new(&Host::live(Default::default()), &facts, &settings, trigger, phases);
         (group.hook.clone(), group.mark.is_some())
     }
 
     #[test]
     fn only_a_run_that_nobody_attends_tells_the_group() {
-        for origin in [Origin::Boot, Origin::UserData] {
-            let (hook, mark) = told("", origin, Phase::All, |_| {});
+        for trigger in [Trigger::Boot, Trigger::UserData] {
+            let (hook, mark) = told("", trigger, Phases::All, |_| {});
             let hook = hook.unwrap();
             assert_eq!((hook.group.as_str(), hook.hook.as_str(), mark), ("titusagent", "launch", true));
-            assert!(told("", origin, Phase::Boot, |_| {}).1);
-            assert_eq!(told("", origin, Phase::Bake, |_| {}), (None, false));
+            assert!(told("", trigger, Phases::Boot, |_| {}).1);
+            assert_eq!(told("", trigger, Phases::Bake, |_| {}), (None, false));
         }
-        assert_eq!(told("", Origin::Hand, Phase::All, |_| {}), (None, false));
+        for trigger in [Trigger::Person, Trigger::Script] {
+            assert_eq!(told("", trigger, Phases::All, |_| {}), (None, false));
+        }
     }
 
     #[test]
     fn the_group_is_the_instance_s_own_and_not_what_the_agent_says() {
-        let none = told("agent.asg = 'other'", Origin::Boot, Phase::All, |facts| {
+        let none = told("agent.asg = 'other'", Trigger::Boot, Phases::All, |facts| {
             let instance = facts.instance.as_mut().unwrap();
             (instance.autoscaling_group, instance.lifecycle_state) = (None, None);
         });
         assert_eq!(none, (None, false));
         // Without tags its name is not known, but that it has one.
         let unnamed =
-            told("", Origin::Boot, Phase::All, |facts| facts.instance.as_mut().unwrap().autoscaling_group = None);
+            told("", Trigger::Boot, Phases::All, |facts| facts.instance.as_mut().unwrap().autoscaling_group = None);
         assert_eq!(unnamed, (None, true));
     }
 

@@ -6,11 +6,13 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::SCHEMA_VERSION;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::fs::Owner;
+use crate::prepare::Prepared;
 
 /// One line an event, mode 0600.
 pub const JOURNAL: &str = "/var/lib/titus-bootstrap/journal.jsonl";
@@ -20,8 +22,6 @@ pub const KEEP_JOURNAL: &str = "/var/lib/titus-bootstrap/keep.jsonl";
 pub const LAST_LOG: &str = "/var/log/titus-bootstrap/last.log";
 /// The same for programs.
 pub const LAST_JSON: &str = "/var/log/titus-bootstrap/last.json";
-/// What is or was going on since this boot, for programs.
-pub const STATUS: &str = "/run/titus-bootstrap/status.json";
 
 /// Runs that are kept.
 const KEPT_RUNS: usize = 50;
@@ -62,6 +62,13 @@ pub struct Journal {
 }
 
 impl Journal {
+    /// The journal of a run of this role, at `path`.
+    pub fn for_role(prepared: &Prepared, path: &'static str) -> Journal {
+        let digest = crate::host::hex(&Sha256::digest(prepared.text()));
+        let boot_id = prepared.facts.instance.as_ref().map(|instance| instance.boot_id.clone()).unwrap_or_default();
+        Journal::new(path, &prepared.names(), digest, &boot_id, &prepared.instance_id())
+    }
+
     /// A journal at `path`, to which this run has written nothing yet.
     pub fn new(path: &'static str, role: &str, role_digest: String, boot_id: &str, instance_id: &str) -> Journal {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::commands::apply::Origin;
+use super::trigger::Trigger;
 use crate::error::{Error, Result};
 use crate::host::fs::Owner;
 use crate::host::systemd::Job;
@@ -28,9 +28,8 @@ struct Asked {
 }
 
 /// Whether there is a reason, and the settings wish it: by hand they do not unless they say so.
-pub fn is_wished(host: &Host, settings: &Settings, reasons: &[String], origin: Origin) -> bool {
-    let default = if origin == Origin::Hand { Reboot::Never } else { Reboot::IfNeeded };
-    host.is_live() && !reasons.is_empty() && settings.reboot.unwrap_or(default) == Reboot::IfNeeded
+pub fn is_wished(host: &Host, settings: &Settings, reasons: &[String], trigger: Trigger) -> bool {
+    host.is_live() && !reasons.is_empty() && settings.reboot.unwrap_or(trigger.reboot()) == Reboot::IfNeeded
 }
 
 /// Counts this boot's wish, before it is done; runs of one boot count once.
@@ -72,15 +71,15 @@ pub fn awaits_cloud_init(host: &Host) -> bool {
 ///
 /// # Errors
 /// When systemd refuses, or a signal came meanwhile.
-pub fn reboot(host: &Host, reasons: &[String], origin: Origin) -> Result<()> {
+pub fn reboot(host: &Host, reasons: &[String], trigger: Trigger) -> Result<()> {
     if signals::interrupted() {
         return Err(signals::interruption());
     }
     tracing::info!("rebooting: {}", reasons.join("; "));
-    let plain = match origin {
-        Origin::Hand => true,
-        Origin::UserData => false,
-        Origin::Boot => !host.is_under_way(CLOUD_FINAL)?,
+    let plain = match trigger {
+        Trigger::Person => true,
+        Trigger::Script | Trigger::UserData => false,
+        Trigger::Boot => !host.is_under_way(CLOUD_FINAL)?,
     };
     if plain {
         return host.queue_job(Job::Reboot);

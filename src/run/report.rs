@@ -2,14 +2,14 @@
 
 use std::io::{IsTerminal, Write};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::SCHEMA_VERSION;
 use crate::error::{Error, Kind};
+use crate::host::Host;
+use crate::prepare::Prepared;
 use crate::secrets::masked;
 use crate::step::{Change, State, Step};
-
-/// The layout of everything that is printed as JSON.
-pub(crate) use crate::SCHEMA_VERSION;
 
 /// What a run found and did.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -29,15 +29,15 @@ pub struct Report {
     /// Its lifecycle state if it is in a warm pool, `Warmed:Stopped`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warm_pool: Option<String>,
-    /// `CONTINUE`: since this boot its lifecycle hook has been told to let it into service.
+    /// What its lifecycle hook heard since this boot.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub lifecycle_action: Option<String>,
+    pub lifecycle_action: Option<LifecycleAction>,
     /// The root directory.
     pub root: String,
     /// The run's name in the journal.
     pub run: String,
-    /// `converged`, `warm_pool`, `failed`, `interrupted`, `refused`; of a plan `in_sync` or `changes`.
-    pub result: String,
+    /// How it ended.
+    pub result: RunState,
     /// Every step that was reached.
     pub steps: Vec<StepReport>,
     /// How many steps there are.
@@ -55,6 +55,84 @@ pub struct Report {
     pub error: Option<ErrorReport>,
 }
 
+/// How a run, a plan or a look at the node ended, or that it has not yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    /// It is at work; or it was killed, if it holds no lock.
+    #[default]
+    Running,
+    /// Every step is in sync.
+    Converged,
+    /// The same, but for what waits until the instance leaves its warm pool.
+    WarmPool,
+    /// A step failed.
+    Failed,
+    /// A signal stopped it.
+    Interrupted,
+    /// It changed nothing.
+    Refused,
+    /// Nothing says which role the node has, and it was the boot unit's.
+    NoRole,
+    /// It was killed.
+    Killed,
+    /// Of a plan: there is nothing to do.
+    InSync,
+    /// Of a plan: there is something to do.
+    Changes,
+}
+
+impl RunState {
+    /// Its name, as JSON has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            RunState::Running => "running",
+            RunState::Converged => "converged",
+            RunState::WarmPool => "warm_pool",
+            RunState::Failed => "failed",
+            RunState::Interrupted => "interrupted",
+            RunState::Refused => "refused",
+            RunState::NoRole => "no_role",
+            RunState::Killed => "killed",
+            RunState::InSync => "in_sync",
+            RunState::Changes => "changes",
+        }
+    }
+
+    /// Whether the run did not do what it was started for.
+    pub fn is_bad(self) -> bool {
+        matches!(self, RunState::Failed | RunState::Interrupted | RunState::Killed | RunState::Refused)
+    }
+}
+
+/// The end of a lifecycle action, as the group's API names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum LifecycleAction {
+    /// The instance goes into service.
+    Continue,
+}
+
+/// What a run found of a step, or did about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepState {
+    /// It is as it should be.
+    InSync,
+    /// It is not; nothing was done.
+    Changes,
+    /// It was not, and is now.
+    Changed,
+    /// An earlier step has to come first.
+    Blocked,
+    /// It will be after a reboot.
+    AfterReboot,
+    /// It is not looked at in a tree or a warm pool.
+    Deferred,
+    /// It could not be looked at, or not changed.
+    Failed,
+}
+
 /// One step of a report.
 #[derive(Debug, Clone, Serialize)]
 pub struct StepReport {
@@ -62,8 +140,8 @@ pub struct StepReport {
     pub id: String,
     /// Its kind.
     pub kind: &'static str,
-    /// `in_sync`, `changes`, `changed`, `blocked`, `after_reboot`, `deferred`, `failed`.
-    pub state: &'static str,
+    /// What was found, or done.
+    pub state: StepState,
     /// What is to be done, or was.
     pub changes: Vec<Change>,
     /// What else is worth saying.
@@ -72,7 +150,7 @@ pub struct StepReport {
 }
 
 /// An error for programs.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ErrorReport {
     /// The process's exit code.
     pub exit_code: u8,
@@ -99,18 +177,19 @@ impl From<&Error> for ErrorReport {
 impl StepReport {
     /// Of a state; `changed`: its changes were made.
     pub fn new(step: &Step, state: &State, changed: bool) -> StepReport {
-        let (name, changes, note) = match state {
-            State::InSync(note) => ("in_sync", Vec::new(), note.clone()),
-            State::Changes(changes) => (if changed { "changed" } else { "changes" }, changes.clone(), None),
-            State::Blocked(why) => ("blocked", Vec::new(), Some(why.clone())),
-            State::AfterReboot(why) => ("after_reboot", Vec::new(), Some(why.clone())),
-            State::Deferred(why) => ("deferred", Vec::new(), Some(why.clone())),
+        let (state, changes, note) = match state {
+            State::InSync(note) => (StepState::InSync, Vec::new(), note.clone()),
+            State::Changes(changes) if changed => (StepState::Changed, changes.clone(), None),
+            State::Changes(changes) => (StepState::Changes, changes.clone(), None),
+            State::Blocked(why) => (StepState::Blocked, Vec::new(), Some(why.clone())),
+            State::AfterReboot(why) => (StepState::AfterReboot, Vec::new(), Some(why.clone())),
+            State::Deferred(why) => (StepState::Deferred, Vec::new(), Some(why.clone())),
         };
         let hidden = |change: Change| Change { line: masked(&change.line), diff: change.diff.as_deref().map(masked) };
         StepReport {
             id: step.id.clone(),
             kind: step.kind.name(),
-            state: name,
+            state,
             changes: changes.into_iter().map(hidden).collect(),
             note: note.as_deref().map(masked),
         }
@@ -119,7 +198,7 @@ impl StepReport {
     /// Of a failure.
     pub fn failed(step: &Step, error: &Error) -> StepReport {
         let (id, kind) = (step.id.clone(), step.kind.name());
-        StepReport { id, kind, state: "failed", changes: Vec::new(), note: Some(masked(&error.what)) }
+        StepReport { id, kind, state: StepState::Failed, changes: Vec::new(), note: Some(masked(&error.what)) }
     }
 }
 
@@ -134,8 +213,28 @@ impl Report {
         }
     }
 
+    /// Fills in everything that is known before the first step.
+    pub fn introduce(&mut self, prepared: &Prepared, host: &Host) {
+        self.role = prepared.names();
+        self.role_evidence = prepared.all().flat_map(|one| one.detected.evidence.clone()).collect();
+        self.instance_id = prepared.instance_id();
+        self.warm_pool = prepared.warm_pool().map(str::to_owned);
+        self.root = host.root().display().to_string();
+        // What is not about one role is said once.
+        for notice in prepared.all().flat_map(|one| one.notices(host)) {
+            if !self.notices.contains(&notice) {
+                self.notices.push(notice);
+            }
+        }
+    }
+
+    /// Fills in how long it took.
+    pub fn took(&mut self, elapsed: std::time::Duration) {
+        self.duration_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+    }
+
     /// How many steps are in this state.
-    pub fn count(&self, state: &str) -> usize {
+    pub fn count(&self, state: StepState) -> usize {
         self.steps.iter().filter(|step| step.state == state).count()
     }
 
@@ -144,16 +243,15 @@ impl Report {
         self.reboot_required = !self.reboot_reasons.is_empty();
         self.error = error.map(ErrorReport::from);
         self.result = match error.map(|error| error.kind) {
-            Some(Kind::Interrupted) => "interrupted",
-            Some(Kind::Failed) => "failed",
-            Some(_) if changed_anything => "failed",
-            Some(_) => "refused",
-            None if self.command == "apply" && self.warm_pool.is_some() => "warm_pool",
-            None if self.command == "apply" => "converged",
-            None if self.count("changes") + self.count("blocked") == 0 => "in_sync",
-            None => "changes",
-        }
-        .into();
+            Some(Kind::Interrupted) => RunState::Interrupted,
+            Some(Kind::Failed) => RunState::Failed,
+            Some(_) if changed_anything => RunState::Failed,
+            Some(_) => RunState::Refused,
+            None if self.command == "apply" && self.warm_pool.is_some() => RunState::WarmPool,
+            None if self.command == "apply" => RunState::Converged,
+            None if self.count(StepState::Changes) + self.count(StepState::Blocked) == 0 => RunState::InSync,
+            None => RunState::Changes,
+        };
     }
 
     /// As JSON, one document.
@@ -165,19 +263,21 @@ impl Report {
     pub fn summary(&self) -> String {
         let mut parts = Vec::new();
         for (state, words) in [
-            ("changed", "changed"),
-            ("changes", "to change"),
-            ("in_sync", "in sync"),
-            ("deferred", "deferred"),
-            ("after_reboot", "after a reboot"),
-            ("blocked", "to follow"),
-            ("failed", "failed"),
+            (StepState::Changed, "changed"),
+            (StepState::Changes, "to change"),
+            (StepState::InSync, "in sync"),
+            (StepState::Deferred, "deferred"),
+            (StepState::AfterReboot, "after a reboot"),
+            (StepState::Blocked, "to follow"),
+            (StepState::Failed, "failed"),
         ] {
             if self.count(state) > 0 {
                 parts.push(format!("{} {words}", self.count(state)));
             }
         }
-        let nothing = self.count("changed") + self.count("changes") + self.count("blocked") + self.count("failed") == 0;
+        let quiet =
+            |step: &StepReport| matches!(step.state, StepState::InSync | StepState::Deferred | StepState::AfterReboot);
+        let nothing = self.steps.iter().all(quiet);
         let start = if nothing && self.error.is_none() { "nothing to do. " } else { "" };
         let mut text = format!("{start}{} steps: {} ({} ms)", self.step_count, parts.join(", "), self.duration_ms);
         for notice in &self.notices {
@@ -197,11 +297,11 @@ impl Report {
             let due = if self.reboot_required { "; a reboot is due" } else { "" };
             let result = match &self.warm_pool {
                 Some(state) => format!("waits in a warm pool ({state}) after"),
-                None => format!("{} in", self.result),
+                None => format!("{} in", self.result.name()),
             };
             return format!(
                 "{role}: {result} {seconds}.{tenths} s, {} of {} steps changed{due}",
-                self.count("changed"),
+                self.count(StepState::Changed),
                 self.step_count
             );
         };
@@ -209,7 +309,7 @@ impl Report {
         let cause = cause.map_or(String::new(), |line| format!("; cause: {}", line.trim()));
         format!(
             "{role}: {} after {seconds}.{tenths} s: {}{cause}; to look further: {command}",
-            self.result,
+            self.result.name(),
             error.what.replace('\n', " ")
         )
     }
@@ -268,7 +368,7 @@ impl Reporter {
 
     /// After each step.
     pub fn step(&self, report: &Report, step: &StepReport) {
-        if step.state != "in_sync" || step.note.is_some() || self.verbose {
+        if step.state != StepState::InSync || step.note.is_some() || self.verbose {
             let colour = self.colour && std::io::stdout().is_terminal();
             self.print(&step_text(report.steps.len() + 1, report, step, colour));
         }
@@ -292,13 +392,13 @@ pub fn say(text: &str) {
 
 fn step_text(n: usize, report: &Report, step: &StepReport, colour: bool) -> String {
     let (word, code) = match step.state {
-        "in_sync" => ("in sync", "32"),
-        "changed" => ("changed", "33"),
-        "changes" => ("to change", "33"),
-        "after_reboot" => ("after reboot", "36"),
-        "failed" => ("failed", "31"),
-        "blocked" => ("to follow", "36"),
-        other => (other, "36"),
+        StepState::InSync => ("in sync", "32"),
+        StepState::Changed => ("changed", "33"),
+        StepState::Changes => ("to change", "33"),
+        StepState::AfterReboot => ("after reboot", "36"),
+        StepState::Failed => ("failed", "31"),
+        StepState::Blocked => ("to follow", "36"),
+        StepState::Deferred => ("deferred", "36"),
     };
     let padded = format!("{word:<12}");
     let word = if colour { format!("\x1b[{code}m{padded}\x1b[0m") } else { padded };

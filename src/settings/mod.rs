@@ -95,7 +95,7 @@ impl Layer {
     pub fn file(path: &Path) -> Result<Layer> {
         let shown = path.display().to_string();
         let cannot = |e| Error::config(format!("{shown}: cannot be read")).cause(e);
-        let bytes = std::fs::read(path).map_err(cannot)?;
+        let bytes = crate::host::fs::read_named(path).map_err(cannot)?;
         Layer::parse(&shown, &text_of(&shown, bytes)?)
     }
 

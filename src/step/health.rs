@@ -3,13 +3,14 @@
 use serde::Deserialize;
 
 use super::container::is_ours;
-use super::instance_group::{self, ACTIVE, InstanceGroups};
+use super::instance_group::{self, InstanceGroups};
 use super::wait::{self, Wait};
 use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::host::Host;
 use crate::settings::Settings;
 use crate::template::Renderer;
+use crate::titus::checks::{Finding, active};
 
 /// As a role file has it: an id and exactly one question.
 #[derive(Debug, Clone, Deserialize)]
@@ -118,17 +119,6 @@ impl Raw {
     }
 }
 
-/// What a check found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Finding {
-    /// It is satisfied.
-    Good(String),
-    /// It is satisfied, and something should be known.
-    Warning(String),
-    /// It is not.
-    Bad(String),
-}
-
 impl Kept {
     /// Asks it.
     ///
@@ -173,18 +163,5 @@ fn container(host: &Host, name: &str) -> Finding {
         Ok(Some(found)) => Finding::Bad(format!("the container {name} is {}", found.told())),
         Ok(None) => Finding::Bad(format!("there is no container {name}")),
         Err(answer) => Finding::Bad(answer),
-    }
-}
-
-fn active(states: &[(&str, Option<String>)]) -> Finding {
-    let told = |(name, state): &(&str, Option<String>)| match state {
-        Some(state) => format!("{name} is {state}"),
-        None => format!("{name} is unknown: no agent of it has registered"),
-    };
-    let text = states.iter().map(told).collect::<Vec<_>>().join(", ");
-    if states.iter().all(|(_, state)| state.as_deref() == Some(ACTIVE)) {
-        Finding::Good(text)
-    } else {
-        Finding::Bad(text)
     }
 }

@@ -2,11 +2,14 @@
 //! how the servers of its ZooKeeper come together.
 //!
 //! [`attributes`] are what Titus chooses agents by, [`resources`] what it counts
-//! on them, and [`instance_types`] the numbers of EC2 behind both. All of it is
-//! pure: facts, settings and answers in, values and decisions out.
+//! on them, and [`instance_types`] the numbers of EC2 behind both. All of that is
+//! pure: facts, settings and answers in, values and decisions out. Only [`checks`] and
+//! [`instance_groups`] ask running services.
 
 pub mod agent;
 pub mod attributes;
+pub mod checks;
+pub mod instance_groups;
 pub mod instance_types;
 pub mod part;
 pub mod peers;
@@ -61,6 +64,30 @@ impl Values {
         Values { mesos_master, parts, ..Values::default() }
     }
 }
+
+/// What an operator should know of the settings of an agent, or of a server of ZooKeeper.
+pub fn notices(settings: &Settings, is_agent: bool, is_server: bool) -> Vec<String> {
+    let mut notices = Vec::new();
+    if let Some(listen) = settings.agent.docker_listen.as_ref().filter(|_| is_agent) {
+        let loopback = listen.starts_with("127.") || listen.starts_with("[::1]") || listen.starts_with("localhost:");
+        if !loopback {
+            notices.push(format!("agent.docker_listen is {listen}: who reaches it is root on this node"));
+        }
+    }
+    let servers = settings.zookeeper.servers.len();
+    if is_server && servers > 1 && servers.is_multiple_of(2) {
+        notices.push(format!(
+            "zookeeper.servers has {servers} servers, an even number: a quorum is {}, so it bears the loss of {}, as {} servers would; use an odd number",
+            servers / 2 + 1,
+            (servers - 1) / 2,
+            servers - 1
+        ));
+    }
+    notices
+}
+
+/// Names that settings alone give their value, so that an image may have them.
+pub const OF_SETTINGS: [&str; 1] = ["titus.mesos_master"];
 
 /// Whether Titus's VPC driver knows this instance family, going by
 /// `agent.supported_families`; the entry `any` stands for all of them.

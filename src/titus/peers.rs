@@ -1,7 +1,7 @@
 //! Which servers the instances of a tag are, and in which order: it numbers the servers of a ZooKeeper.
 
-use crate::ec2::api::Peer;
 use crate::error::{Error, Result};
+use crate::facts::Peer;
 
 /// The tag by which an instance says which server it is, from 1.
 pub const ID_TAG: &str = "titus:zookeeper-id";

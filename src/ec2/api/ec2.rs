@@ -8,7 +8,7 @@ use super::answer::parse;
 use super::{Api, Failure, Service};
 use crate::ec2::imds::{self, value::Form};
 use crate::error::{Error, Result};
-use crate::facts::TypeNumbers;
+use crate::facts::{Peer, TypeNumbers};
 
 /// Which instances are asked for: running ones with this tag, in this VPC.
 #[derive(Debug, Clone, Copy)]
@@ -19,20 +19,6 @@ pub struct Wanted<'a> {
     pub value: &'a str,
     /// The VPC; absent outside one.
     pub vpc_id: Option<&'a str>,
-}
-
-/// An instance.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Peer {
-    /// `i-0123456789abcdef0`.
-    pub id: String,
-    /// Its primary private address.
-    pub address: String,
-    /// When it was launched, in a form that sorts: when its first interface was attached, for EC2's
-    /// `launchTime` is that of its last start.
-    pub launched: String,
-    /// Its tags.
-    pub tags: BTreeMap<String, String>,
 }
 
 /// How many pages of one answer are read. One has up to a thousand items: more is a mistake that must end.

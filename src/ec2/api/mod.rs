@@ -16,7 +16,7 @@ use reqwest::Url;
 
 pub use self::answer::{Failure, statement};
 pub use self::autoscaling::{Lifecycle, Outcome};
-pub use self::ec2::{Peer, Wanted};
+pub use self::ec2::Wanted;
 pub use self::endpoint::Service;
 pub use self::s3::Bucket;
 

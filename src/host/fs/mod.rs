@@ -16,6 +16,9 @@ use crate::host::failpoint::failpoint;
 /// What temporary files begin with, so that a later run can sweep a dead one's.
 pub(super) const TEMPORARY: &str = ".titus-bootstrap-";
 
+/// The largest file that the command line may name, bytes. Settings, facts and role files are far smaller.
+const NAMED_LIMIT: u64 = 16 << 20;
+
 /// Owner and group of a file, by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner {
@@ -40,6 +43,19 @@ pub(super) fn io_error(what: &str, path: &str, error: &std::io::Error) -> Error 
         ErrorKind::ReadOnlyFilesystem => made.fix("mount that file system writable and run titus-bootstrap again"),
         _ => made,
     }
+}
+
+/// Reads a file that the command line names: a path of the caller's, which is not resolved below the root.
+///
+/// # Errors
+/// When it cannot be read, or is larger than 16 MiB.
+pub fn read_named(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(NAMED_LIMIT + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > NAMED_LIMIT {
+        return Err(std::io::Error::new(ErrorKind::FileTooLarge, "it is larger than 16 MiB"));
+    }
+    Ok(bytes)
 }
 
 impl Host {

@@ -5,7 +5,8 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use titus_bootstrap::ec2::api::Api;
-use titus_bootstrap::facts::{TypeNumbers, imds};
+use titus_bootstrap::ec2::imds;
+use titus_bootstrap::facts::TypeNumbers;
 use titus_bootstrap::host::net::Proxy;
 use titus_bootstrap::titus::instance_types::lookup;
 

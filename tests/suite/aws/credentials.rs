@@ -7,10 +7,10 @@ use std::time::Duration;
 use titus_bootstrap::ec2::api::Bucket as Told;
 use titus_bootstrap::error::Kind;
 
+use super::{ID, LONG, Node, SAID, SHORT, held, lifecycle, tells};
 use crate::support::aws::account::Bucket;
 use crate::support::aws::{Fault, Keys};
 use crate::support::metadata;
-use crate::{ID, LONG, Node, SAID, SHORT, held, lifecycle, tells};
 
 #[test]
 fn without_a_profile_nothing_is_asked() {

@@ -9,7 +9,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-mod support;
+use crate::support;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,9 +1,9 @@
 //! A fleet that boots at once, against one API that throttles: all get their facts. What it took is printed
-//! (`cargo test --test fleet -- --nocapture`), with full jitter and, to compare, with a fixed pause.
+//! (`cargo test fleet -- --nocapture`), with full jitter and, to compare, with a fixed pause.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-mod support;
+use crate::support;
 
 use std::sync::Barrier;
 use std::thread;

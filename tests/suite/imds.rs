@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-mod support;
+use crate::support;
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -325,7 +325,7 @@ fn the_environment_names_the_endpoint_and_proxies_are_ignored() {
         return;
     }
     let metadata = Metadata::start(sample());
-    let name = "the_environment_names_the_endpoint_and_proxies_are_ignored";
+    let name = "imds::the_environment_names_the_endpoint_and_proxies_are_ignored";
     let inner = |disabled: &str| {
         let mut command = std::process::Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", name]).env(INNER, "1").env("AWS_EC2_METADATA_DISABLED", disabled);

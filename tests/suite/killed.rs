@@ -5,7 +5,7 @@
 #![cfg(debug_assertions)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-mod support;
+use crate::support;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;

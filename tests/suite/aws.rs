@@ -2,11 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-#[path = "aws/calls.rs"]
 mod calls;
-#[path = "aws/credentials.rs"]
 mod credentials;
-mod support;
+use crate::support;
 
 use std::cell::RefCell;
 use std::net::TcpListener;
@@ -316,7 +314,7 @@ fn the_environment_names_the_endpoints() {
     let node = Node::new();
     let inner = |address: &str, disabled: &str| {
         let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "the_environment_names_the_endpoints"]).env(INNER, "1");
+        command.args(["--exact", "aws::the_environment_names_the_endpoints"]).env(INNER, "1");
         command.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", node.metadata.endpoint());
         command.env("AWS_EC2_METADATA_DISABLED", disabled).env("AWS_ENDPOINT_URL_EC2", address);
         for proxy in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-mod support;
+use crate::support;
 
 use support::aws::account::{Account, Instance, sample};
 use support::aws::{Aws, Fault, Keys};

@@ -1,12 +1,13 @@
 //! What each call asks, and what is made of its answer.
 
-use titus_bootstrap::ec2::api::{Bucket as Told, Outcome, Peer, Wanted};
+use titus_bootstrap::ec2::api::{Bucket as Told, Outcome, Wanted};
 use titus_bootstrap::error::Kind;
+use titus_bootstrap::facts::Peer;
 use titus_bootstrap::facts::TypeNumbers;
 
+use super::{ID, LONG, Node, held, lifecycle, tells};
 use crate::support::aws::Fault;
 use crate::support::aws::account::{Account, Bucket, Instance, sample};
-use crate::{ID, LONG, Node, held, lifecycle, tells};
 
 #[test]
 fn tags_are_read_by_one_signed_call_over_one_connection() {

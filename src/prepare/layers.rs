@@ -1,0 +1,152 @@
+//! The layers of settings of one run, in their order: later sources override earlier ones.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use super::request::{FactSource, Request};
+use crate::error::{Error, Result};
+use crate::facts::sample;
+use crate::host::net::Proxy;
+use crate::host::{Deadlines, Host};
+use crate::role::{Role, known_names};
+use crate::settings::schema::{self, Timeout, Timeouts};
+use crate::settings::{Layer, Merged};
+use crate::titus::Values;
+use crate::userdata;
+
+/// How long all facts together may take, where the settings do not say.
+const FACTS: Duration = Duration::from_secs(120);
+
+/// All layers but those of the program and the role, which lie below them.
+pub struct Layers {
+    /// The image's files.
+    below: Vec<Layer>,
+    /// The instance's user data.
+    user_data: Vec<Layer>,
+    /// The command line.
+    above: Vec<Layer>,
+}
+
+impl Layers {
+    /// Reads what can be read before the instance is asked.
+    ///
+    /// # Errors
+    /// When a file or flag is wrong.
+    pub fn read(request: &Request, host: &Host) -> Result<Layers> {
+        let mut below = Vec::new();
+        if request.facts == FactSource::Sample {
+            below.push(Layer::parse("sample", sample::SETTINGS)?);
+        }
+        below.extend(Layer::files(host)?);
+        let mut above = Vec::new();
+        for path in request.user_data.iter().chain(&request.config) {
+            above.push(Layer::file(path)?);
+        }
+        for assignment in &request.set {
+            above.push(Layer::assignment(assignment)?);
+        }
+        Ok(Layers { below, user_data: Vec::new(), above })
+    }
+
+    /// Takes the settings in the instance's user data, and those on its first line.
+    ///
+    /// # Errors
+    /// When it is ours and wrong.
+    pub fn take_user_data(&mut self, request: &Request, bytes: &[u8]) -> Result<()> {
+        if let Some(text) = userdata::settings(bytes)? {
+            self.user_data.push(Layer::parse("user data", &text)?);
+            self.user_data.extend(first_line(request, &text)?);
+        }
+        Ok(())
+    }
+
+    /// Takes what the instance's tags say; user data overrides it.
+    ///
+    /// # Errors
+    /// When a value has the wrong form.
+    pub fn take_tags(&mut self, facts: &crate::facts::Facts) -> Result<()> {
+        if let Some(tags) = facts.instance.as_ref().and_then(|instance| instance.tags.as_ref()) {
+            self.below.extend(Layer::tags(tags)?);
+        }
+        Ok(())
+    }
+
+    /// Their sum, over the defaults of a role if it is known.
+    ///
+    /// # Errors
+    /// When a default of the role is not a setting.
+    pub fn merged(&self, role: Option<&Role>) -> Result<Merged> {
+        let mut merged = Merged::default();
+        merged.add(&Layer::built_in()?);
+        if let Some(role) = role {
+            merged.add(&role.defaults()?);
+        }
+        self.below.iter().chain(&self.user_data).chain(&self.above).for_each(|layer| merged.add(layer));
+        Ok(merged)
+    }
+}
+
+/// `--role` and `--set` on the `#!` line of user data.
+fn first_line(request: &Request, text: &str) -> Result<Vec<Layer>> {
+    let line = (request.first_line)(&userdata::arguments(text))?;
+    let place = "first line of user data: ";
+    if line.roles.len() > 1 {
+        return Err(Error::config("user data: its first line has more than one --role").fix("a node has one role"));
+    }
+    let role = line.roles.into_iter().next();
+    let role =
+        role.map(|role| Layer::parse(&format!("{place}--role"), &format!("role = {}", toml::Value::String(role))));
+    role.into_iter().chain(line.set.iter().map(|assignment| Layer::assignment_from(place, assignment))).collect()
+}
+
+/// A role's own settings, and the names that it uses: over facts of which only the names count.
+///
+/// # Errors
+/// When a name does not exist.
+pub fn names_of(host: &Host, role: &Role) -> Result<(Merged, BTreeSet<String>)> {
+    let merged = Layers { below: Vec::new(), user_data: Vec::new(), above: Vec::new() }.merged(Some(role))?;
+    let known = known_names(&sample::facts(), &merged.settings()?, &Values::default());
+    let names = role.names(&role.renderer(host, known)?)?;
+    Ok((merged, names))
+}
+
+/// A table of the settings that is needed before they are whole.
+fn table<T: DeserializeOwned + Default>(merged: &Merged, name: &str) -> T {
+    merged.table.get(name).cloned().and_then(|table| table.try_into().ok()).unwrap_or_default()
+}
+
+/// How long all facts together may take.
+pub fn fact_timeout(merged: &Merged) -> Duration {
+    table::<Timeouts>(merged, "timeouts").facts.map_or(FACTS, |Timeout(duration)| duration)
+}
+
+/// How long each sort of waiting may take.
+pub fn deadlines(merged: &Merged) -> Deadlines {
+    let (timeouts, default): (Timeouts, _) = (table(merged, "timeouts"), Deadlines::default());
+    let or = |timeout: Option<Timeout>, default| timeout.map_or(default, |Timeout(duration)| duration);
+    Deadlines {
+        apt_lock: or(timeouts.apt_lock, default.apt_lock),
+        download: or(timeouts.download, default.download),
+        pull: or(timeouts.pull, default.pull),
+        unit: or(timeouts.unit, default.unit),
+        wait: or(timeouts.wait, default.wait),
+    }
+}
+
+/// The proxies of the settings, as the host goes through them.
+pub fn proxy(set: &schema::Proxy) -> Proxy {
+    let schema::Proxy { http, https, no_proxy } = set.clone();
+    Proxy { http, https, no_proxy }
+}
+
+/// The same of settings that are not whole yet.
+pub fn early_proxy(merged: &Merged) -> Proxy {
+    proxy(&table(merged, "proxy"))
+}
+
+/// Whether the settings let the EC2 API be asked for tags.
+pub fn may_ask_for_tags(merged: &Merged) -> bool {
+    table::<schema::Tags>(merged, "tags").api
+}

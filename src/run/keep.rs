@@ -1,0 +1,43 @@
+//! The steps of phase `keep`, for their timer: no instance is asked, and a pass without a change says nothing.
+
+use std::time::Duration;
+
+use super::engine;
+use super::journal::{Journal, KEEP_JOURNAL};
+use super::refusals::{refuse_made_up_facts, refuse_without_root};
+use super::report::{Report, Reporter, StepState};
+use crate::error::{Kind, Result};
+use crate::host::lock::KEEP_LOCK;
+use crate::prepare::{self, Request};
+use crate::step::Phase;
+
+/// Looks, and changes what is not as it should be. `request` is that of an image: its phases are [`Bake`].
+///
+/// [`Bake`]: crate::prepare::Phases::Bake
+///
+/// # Errors
+/// 75 when a step could not be looked at now; 1 when one failed.
+pub fn keep(request: &Request, report: &mut Report, reporter: Reporter) -> Result<()> {
+    refuse_made_up_facts(request)?;
+    let mut host = request.host()?;
+    refuse_without_root(&host)?;
+    let _lock = match host.lock(KEEP_LOCK, Duration::ZERO, &mut |_| {}) {
+        // Another one does the same.
+        Err(error) if error.kind == Kind::TemporaryFailure => return Ok(()),
+        lock => lock?,
+    };
+    let prepared = prepare::prepare(request, &mut host)?;
+    report.introduce(&prepared, &host);
+    let steps = prepared.role.steps(&prepared.renderer, &[Phase::Keep])?;
+    report.step_count = steps.len();
+    let silent = Reporter { quiet: true, ..reporter };
+    engine::observe(&host, &steps, report, &silent)?;
+    if report.count(StepState::Changes) == 0 {
+        return Ok(());
+    }
+    report.steps.clear();
+    let mut journal = Journal::for_role(&prepared, KEEP_JOURNAL);
+    report.run = journal.run().into();
+    engine::converge(&host, &steps, &mut journal, report, &silent)?;
+    journal.event(&host, "ended", None, &[])
+}

@@ -1,0 +1,118 @@
+//! Health checks that only Titus needs.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::instance_groups::ACTIVE;
+use crate::host::Host;
+use crate::host::command::{Output, Patience};
+
+const TRY: Duration = Duration::from_secs(10);
+
+/// What a check found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// It is satisfied.
+    Good(String),
+    /// It is satisfied, and something should be known.
+    Warning(String),
+    /// It is not.
+    Bad(String),
+}
+
+/// Whether all groups are active.
+pub fn active(states: &[(&str, Option<String>)]) -> Finding {
+    let told = |(name, state): &(&str, Option<String>)| match state {
+        Some(state) => format!("{name} is {state}"),
+        None => format!("{name} is unknown: no agent of it has registered"),
+    };
+    let text = states.iter().map(told).collect::<Vec<_>>().join(", ");
+    if states.iter().all(|(_, state)| state.as_deref() == Some(ACTIVE)) {
+        Finding::Good(text)
+    } else {
+        Finding::Bad(text)
+    }
+}
+
+/// Whether one of the masters, or the leader that it names, has this agent in `/slaves`.
+pub fn registered(host: &Host, masters: &[String], address: &str, port: u16) -> Finding {
+    let mut answers = Vec::new();
+    for master in masters {
+        match slaves(host, master) {
+            Ok(slaves) if slaves.iter().any(|slave| is_agent(slave, address, port)) => {
+                return Finding::Good(format!("the Mesos master at {master} has the agent {address}:{port}"));
+            }
+            Ok(slaves) => {
+                answers.push(format!("{master} has {} agents, {address}:{port} is none of them", slaves.len()))
+            }
+            Err(answer) => answers.push(format!("{master}: {answer}")),
+        }
+    }
+    if masters.is_empty() {
+        answers.push("mesos.masters is empty".into());
+    }
+    Finding::Bad(format!("no Mesos master has this agent: {}", answers.join("; ")))
+}
+
+fn slaves(host: &Host, master: &str) -> Result<Vec<Value>, String> {
+    let mut answer = host.http_get(&format!("http://{master}/slaves"), TRY)?;
+    // A master that is not the leader sends to it: `Location: //host:5050/slaves`.
+    if let (300..400, Some(location)) = (answer.status, answer.location.clone()) {
+        let url = if location.starts_with("//") { format!("http:{location}") } else { location };
+        if !url.starts_with("http://") {
+            return Err(format!("redirects to {url}"));
+        }
+        answer = host.http_get(&url, TRY)?;
+    }
+    if answer.status != 200 {
+        return Err(format!("status {}", answer.status));
+    }
+    let document: Value = serde_json::from_slice(&answer.body).map_err(|e| format!("no JSON: {e}"))?;
+    document.get("slaves").and_then(Value::as_array).cloned().ok_or_else(|| "its answer has no agents".into())
+}
+
+/// `pid` is `slave(1)@10.0.0.1:5051`: the address that the agent itself advertises.
+fn is_agent(slave: &Value, address: &str, port: u16) -> bool {
+    let pid = slave.get("pid").and_then(Value::as_str).unwrap_or_default();
+    let active = slave.get("active").and_then(Value::as_bool).unwrap_or(true);
+    active && pid.rsplit('@').next() == Some(format!("{address}:{port}").as_str())
+}
+
+/// Whether the driver on the node, which is the authority on what it can attach, counts as we do.
+pub fn vpc_tool(host: &Host, ours: &str) -> Finding {
+    let argv = ["/apps/titus-executor/bin/titus-vpc-tool", "genconf", "--resource-sets-only"];
+    let output = match host.run_command(&argv, &[], Patience::Ends, Duration::from_secs(60)).and_then(Output::succeeded)
+    {
+        Ok(output) => output,
+        Err(error) => return Finding::Bad(error.to_string()),
+    };
+    let theirs = output
+        .stdout
+        .split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'))
+        .find(|word| word.starts_with("ResourceSet-"));
+    match theirs {
+        Some(theirs) if theirs == ours => Finding::Good(format!("titus-vpc-tool says {theirs} too")),
+        Some(theirs) => Finding::Warning(format!(
+            "titus-vpc-tool says {theirs}, the agent offers {ours} (setting agent.resource_set; \"schedulable\" counts as the tool does)"
+        )),
+        None => Finding::Bad(format!("titus-vpc-tool named no resource set: {}", output.stdout.trim())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_agent_is_known_by_its_own_address_and_port() {
+        let slave = json!({ "id": "S0", "hostname": "other", "pid": "slave(1)@10.0.0.7:5051", "active": true });
+        assert!(is_agent(&slave, "10.0.0.7", 5051));
+        assert!(!is_agent(&slave, "10.0.0.7", 5052));
+        assert!(!is_agent(&slave, "0.0.0.7", 5051));
+        assert!(!is_agent(&json!({ "pid": "slave(1)@10.0.0.7:5051", "active": false }), "10.0.0.7", 5051));
+        assert!(!is_agent(&json!({}), "10.0.0.7", 5051));
+    }
+}
