@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::Signal;
 
-use super::Host;
-use super::wait::Deadline;
+use super::{Host, signals};
 use crate::error::{Error, Result};
 
 /// How much of a command's output is kept: its end tells why it failed.
@@ -61,15 +60,6 @@ impl Output {
     }
 }
 
-/// A command that runs, and whose end is awaited later: other work goes on meanwhile.
-#[derive(Debug)]
-pub struct Started {
-    child: Child,
-    shown: String,
-    began: Instant,
-    limit: Duration,
-}
-
 impl Host {
     /// Runs `argv` with a C locale, no standard input and a process group of its own.
     ///
@@ -81,46 +71,45 @@ impl Host {
         argv: &[&str],
         environment: &[(&str, &str)],
         patience: Patience,
-        limit: Duration,
+        deadline: Duration,
     ) -> Result<Output> {
-        if patience == Patience::Ends {
-            return self.start_command(argv, environment, limit)?.end();
-        }
-        let shown = argv.join(" ");
-        let began = Instant::now();
-        let mut collected = Collected::default();
-        let status =
-            to_its_end(&mut self.command(argv, environment)?, &mut collected).map_err(|e| cannot_run(&shown, &e))?;
-        Ok(collected.output(shown, status, began.elapsed()))
+        run(command(self, argv, environment)?, argv, patience, deadline)
     }
 
     /// Starts `argv` as [`Host::run_command`] does. Only for what may be ended at any time.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start_command(&self, argv: &[&str], environment: &[(&str, &str)], limit: Duration) -> Result<Started> {
-        let shown = argv.join(" ");
-        let began = Instant::now();
-        let mut command = self.command(argv, environment)?;
-        let child =
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|e| cannot_run(&shown, &e))?;
-        Ok(Started { child, shown, began, limit })
+    pub fn start_command(&self, argv: &[&str], environment: &[(&str, &str)], deadline: Duration) -> Result<Started> {
+        start(command(self, argv, environment)?, argv, deadline)
     }
+}
 
-    fn command(&self, argv: &[&str], environment: &[(&str, &str)]) -> Result<Command> {
-        let (program, arguments) = argv.split_first().ok_or_else(|| Error::failed("a command without a name"))?;
-        tracing::debug!(command = %argv.join(" "), "started");
-        let mut command = match program.strip_prefix('/') {
-            Some(below) => Command::new(self.root().join(below)),
-            None => Command::new(program),
-        };
-        command.args(arguments).env("LC_ALL", "C").env("TZ", "UTC").env("PATH", &self.commands);
-        command.envs(environment.iter().copied());
-        // systemd speaks to us alone.
-        command.env_remove(super::systemd::notify::SOCKET);
-        command.stdin(Stdio::null()).process_group(0);
-        Ok(command)
+fn run(mut command: Command, argv: &[&str], patience: Patience, deadline: Duration) -> Result<Output> {
+    if patience == Patience::Ends {
+        return start(command, argv, deadline)?.end();
     }
+    let shown = argv.join(" ");
+    let began = Instant::now();
+    let mut collected = Collected::default();
+    let status = to_its_end(&mut command, &mut collected).map_err(|e| cannot_run(&shown, &e))?;
+    Ok(collected.output(shown, status, began))
+}
+
+/// A question that was asked, and whose answer is fetched later: other work goes on meanwhile.
+#[derive(Debug)]
+pub struct Started {
+    child: Child,
+    shown: String,
+    began: Instant,
+    deadline: Duration,
+}
+
+fn start(mut command: Command, argv: &[&str], deadline: Duration) -> Result<Started> {
+    let shown = argv.join(" ");
+    let began = Instant::now();
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|e| cannot_run(&shown, &e))?;
+    Ok(Started { child, shown, began, deadline })
 }
 
 impl Started {
@@ -130,17 +119,16 @@ impl Started {
     /// As [`Host::run_command`].
     pub fn end(mut self) -> Result<Output> {
         let mut collected = Collected::default();
-        let mut deadline = Deadline::new(format!("`{}`", self.shown), self.limit);
-        let ended = collect(&mut self.child, &mut collected, &mut deadline);
+        let ended = collect(&mut self.child, &mut collected, self.began + self.deadline);
         match ended.map_err(|e| cannot_run(&self.shown, &e))? {
-            Ended::ByItself(status) => Ok(collected.output(self.shown, status, self.began.elapsed())),
-            Ended::Signal(interruption) => {
+            Ended::ByItself(status) => Ok(collected.output(self.shown, status, self.began)),
+            Ended::Signal => {
                 stop(&mut self.child);
-                Err(interruption)
+                Err(signals::interruption())
             }
             Ended::Deadline => {
                 stop(&mut self.child);
-                let within = humantime::format_duration(self.limit);
+                let within = humantime::format_duration(self.deadline);
                 Err(Error::failed(format!("`{}` did not end within {within}", self.shown))
                     .cause(String::from_utf8_lossy(&collected.both))
                     .fix("see why it hangs, and run titus-bootstrap again; the settings timeouts.* give it longer"))
@@ -149,13 +137,28 @@ impl Started {
     }
 }
 
+fn command(host: &Host, argv: &[&str], environment: &[(&str, &str)]) -> Result<Command> {
+    let (program, arguments) = argv.split_first().ok_or_else(|| Error::failed("a command without a name"))?;
+    tracing::debug!(command = %argv.join(" "), "started");
+    let mut command = match program.strip_prefix('/') {
+        Some(below) => Command::new(host.root().join(below)),
+        None => Command::new(program),
+    };
+    command.args(arguments).env("LC_ALL", "C").env("TZ", "UTC").env("PATH", &host.commands);
+    command.envs(environment.iter().copied());
+    // systemd speaks to us alone.
+    command.env_remove(super::systemd::notify::SOCKET);
+    command.stdin(Stdio::null()).process_group(0);
+    Ok(command)
+}
+
 fn cannot_run(shown: &str, error: &std::io::Error) -> Error {
     Error::failed(format!("`{shown}` cannot be run")).cause(error)
 }
 
 enum Ended {
     ByItself(ExitStatus),
-    Signal(Error),
+    Signal,
     Deadline,
 }
 
@@ -166,8 +169,8 @@ struct Collected {
 }
 
 impl Collected {
-    fn output(self, command: String, status: ExitStatus, elapsed: Duration) -> Output {
-        tracing::debug!(%command, %status, ?elapsed, "ended");
+    fn output(self, command: String, status: ExitStatus, began: Instant) -> Output {
+        tracing::debug!(%command, %status, elapsed = ?began.elapsed(), "ended");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Output { command, status, stdout: text(&self.stdout), both: text(&self.both) }
     }
@@ -187,7 +190,7 @@ fn to_its_end(command: &mut Command, into: &mut Collected) -> std::io::Result<Ex
 
 /// Reads both pipes until the process is gone (a daemon that it started may hold them
 /// open for ever), or until it must be ended.
-fn collect(child: &mut Child, into: &mut Collected, deadline: &mut Deadline) -> std::io::Result<Ended> {
+fn collect(child: &mut Child, into: &mut Collected, deadline: Instant) -> std::io::Result<Ended> {
     let mut stdout = child.stdout.take();
     let mut stderr = child.stderr.take();
     loop {
@@ -220,10 +223,10 @@ fn collect(child: &mut Child, into: &mut Collected, deadline: &mut Deadline) -> 
         {
             return Ok(Ended::ByItself(status));
         }
-        if let Err(interruption) = deadline.look() {
-            return Ok(Ended::Signal(interruption));
+        if signals::interrupted() {
+            return Ok(Ended::Signal);
         }
-        if deadline.left().is_zero() {
+        if Instant::now() >= deadline {
             return Ok(Ended::Deadline);
         }
     }
@@ -243,7 +246,7 @@ fn read_some(pipe: &mut Option<impl Read>, both: &mut Vec<u8>, alone: Option<&mu
     Ok(n > 0)
 }
 
-/// TERM to the process group, KILL two seconds later. No signal shortens that: one may be why it is stopped.
+/// TERM to the process group, KILL two seconds later.
 fn stop(child: &mut Child) {
     let group = nix::unistd::Pid::from_raw(-i32::try_from(child.id()).unwrap_or(0));
     if group.as_raw() == 0 {
