@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::Signal;
 
+use super::Host;
 use super::wait::Deadline;
 use crate::error::{Error, Result};
 
@@ -20,8 +21,9 @@ const GRACE: Duration = Duration::from_millis(500);
 
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A root shell without login may lack /usr/sbin, where update-grub and dpkg's helpers are.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where the machine's own commands are looked up, as in the variable PATH. A root shell without login may lack
+/// /usr/sbin, where update-grub and dpkg's helpers are.
+pub(super) const DIRECTORIES: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Whether a command may be ended before it is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,16 +66,36 @@ impl Output {
     }
 }
 
-/// Runs `argv` with a C locale, no standard input and a process group of its own.
-///
-/// # Errors
-/// When it cannot be started, or was ended because of its deadline or a signal.
-/// A status other than 0 is no error here; see [`Output::succeeded`].
-pub fn run(argv: &[&str], environment: &[(&str, &str)], patience: Patience, deadline: Duration) -> Result<Output> {
-    if patience == Patience::Ends {
-        return start(argv, environment, deadline)?.end();
+impl Host {
+    /// Runs `argv` with a C locale, no standard input and a process group of its own.
+    ///
+    /// # Errors
+    /// When it cannot be started, or was ended because of its deadline or a signal.
+    /// A status other than 0 is not an error here; see [`Output::succeeded`].
+    pub fn run_command(
+        &self,
+        argv: &[&str],
+        environment: &[(&str, &str)],
+        patience: Patience,
+        deadline: Duration,
+    ) -> Result<Output> {
+        run(command(self, argv, environment)?, argv, patience, deadline)
     }
-    to_its_end(argv, &mut command(argv, environment)?)
+
+    /// Starts `argv` as [`Host::run_command`] does. Only for what may be ended at any time.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_command(&self, argv: &[&str], environment: &[(&str, &str)], deadline: Duration) -> Result<Started> {
+        start(command(self, argv, environment)?, argv, deadline)
+    }
+}
+
+fn run(mut command: Command, argv: &[&str], patience: Patience, deadline: Duration) -> Result<Output> {
+    if patience == Patience::Ends {
+        return start(command, argv, deadline)?.end();
+    }
+    to_its_end(argv, &mut command)
 }
 
 /// A question that was asked, and whose answer is fetched later: other work goes on meanwhile.
@@ -84,13 +106,8 @@ pub struct Started {
     deadline: Deadline,
 }
 
-/// Starts `argv` as [`run`] does. Only for what may be ended at any time.
-///
-/// # Errors
-/// When it cannot be started.
-pub fn start(argv: &[&str], environment: &[(&str, &str)], deadline: Duration) -> Result<Started> {
+fn start(mut command: Command, argv: &[&str], deadline: Duration) -> Result<Started> {
     let shown = argv.join(" ");
-    let mut command = command(argv, environment)?;
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|e| cannot_run(&shown, &e))?;
     Ok(Started { child, deadline: Deadline::new(format!("`{shown}`"), deadline), shown })
 }
@@ -99,7 +116,7 @@ impl Started {
     /// Waits for its end.
     ///
     /// # Errors
-    /// As [`run`].
+    /// As [`Host::run_command`].
     pub fn end(mut self) -> Result<Output> {
         let mut collected = Collected::default();
         let ended = self.collect(&mut collected);
@@ -151,11 +168,15 @@ impl Started {
     }
 }
 
-fn command(argv: &[&str], environment: &[(&str, &str)]) -> Result<Command> {
+fn command(host: &Host, argv: &[&str], environment: &[(&str, &str)]) -> Result<Command> {
     let (program, arguments) = argv.split_first().ok_or_else(|| Error::failed("a command without a name"))?;
     tracing::debug!(command = %argv.join(" "), "started");
-    let mut command = Command::new(program);
-    command.args(arguments).env("LC_ALL", "C").env("TZ", "UTC").env("PATH", PATH).envs(environment.iter().copied());
+    let mut command = match program.strip_prefix('/') {
+        Some(below) => Command::new(host.root().join(below)),
+        None => Command::new(program),
+    };
+    command.args(arguments).env("LC_ALL", "C").env("TZ", "UTC").env("PATH", &host.commands);
+    command.envs(environment.iter().copied());
     // systemd speaks to us alone.
     command.env_remove(super::systemd::notify::SOCKET);
     command.stdin(Stdio::null()).process_group(0);
@@ -245,8 +266,12 @@ fn stop(child: &mut Child) {
 mod tests {
     use super::*;
 
+    fn host() -> Host {
+        Host::live(Default::default())
+    }
+
     fn sh(script: &str, deadline: Duration) -> Result<Output> {
-        run(&["sh", "-c", script], &[], Patience::Ends, deadline)
+        host().run_command(&["sh", "-c", script], &[], Patience::Ends, deadline)
     }
 
     #[test]
@@ -278,8 +303,9 @@ mod tests {
 
     #[test]
     fn what_is_never_ended_has_its_output_kept_too() {
-        let output =
-            run(&["sh", "-c", "echo out; echo err >&2; exit 4"], &[], Patience::Never, Duration::ZERO).unwrap();
+        let output = host()
+            .run_command(&["sh", "-c", "echo out; echo err >&2; exit 4"], &[], Patience::Never, Duration::ZERO)
+            .unwrap();
         assert_eq!((output.both.as_str(), output.status.code()), ("out\nerr\n", Some(4)));
     }
 

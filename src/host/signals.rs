@@ -27,6 +27,14 @@ pub fn interrupted() -> bool {
     STOP.get().is_some_and(|stop| stop.load(Ordering::Relaxed))
 }
 
+/// Fails when one of them came.
+///
+/// # Errors
+/// `Interrupted`.
+pub fn check() -> Result<()> {
+    if interrupted() { Err(interruption()) } else { Ok(()) }
+}
+
 /// The error that ends an interrupted run.
 pub fn interruption() -> Error {
     Error::new(Kind::Interrupted, "stopped by a signal").fix("run titus-bootstrap again: it goes on where it stopped")

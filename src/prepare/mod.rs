@@ -18,10 +18,10 @@ use self::detect::Detected;
 use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::host::Host;
-use crate::role::health::Check;
 use crate::role::{Role, known_names};
 use crate::settings::{Merged, Settings};
 use crate::step::Step;
+use crate::step::health::Check;
 use crate::template::{Renderer, how_to_set};
 use crate::titus::{self, Values};
 

@@ -12,8 +12,8 @@ use crate::ec2::api::{Api, Failure, Lifecycle, Outcome};
 use crate::ec2::{imds, up_to};
 use crate::error::{Error, Kind, Result};
 use crate::facts::{Facts, GROUP_TAG};
-use crate::host::command::{self, Patience};
 use crate::host::net::Proxy;
+use crate::host::systemd::Job;
 use crate::host::wait::Deadline;
 use crate::host::{Host, signals};
 use crate::prepare::{self, Phases, Prepared, Request, layers};
@@ -76,10 +76,9 @@ impl Calls for Api {
 ///
 /// # Errors
 /// When systemd refuses.
-pub fn try_again() -> Result<()> {
-    let argv = ["systemctl", "--no-block", "restart", RETRY];
-    let output = command::run(&argv, &[], Patience::Ends, Duration::from_secs(90)).and_then(command::Output::succeeded);
-    output.map(drop).map_err(|error| error.at("nothing will look whether this instance has left its warm pool"))
+pub fn try_again(host: &Host) -> Result<()> {
+    let queued = host.queue_job(Job::Restart(RETRY));
+    queued.map_err(|error| error.at("nothing will look whether this instance has left its warm pool"))
 }
 
 /// The Auto Scaling group of an instance, as a run knows it.
@@ -233,8 +232,7 @@ pub fn is_final(error: &Error) -> bool {
 
 /// Whether the machine is shutting down: what fails then fails for that, and cloud-init's children get no signal.
 fn goes_down() -> bool {
-    let output = command::run(&["systemctl", "is-system-running"], &[], Patience::Ends, Duration::from_secs(30));
-    output.is_ok_and(|output| output.stdout.trim() == "stopping")
+    Host::live(Default::default()).is_stopping()
 }
 
 /// How long the machine runs; unknown: long.

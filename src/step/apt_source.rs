@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::{Change, Claim, Planned, State, Work, hex};
+use super::{Change, Claim, Kind, Planned, RawKind, State, Work, hex};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::apt::openpgp;
@@ -97,15 +97,6 @@ fn text_of(source: &AptSource, keyring: &str, key: &[u8]) -> String {
 }
 
 impl AptSources {
-    /// Takes in the sources of another role: what one step wants, another would remove as surplus.
-    pub fn join(&mut self, others: &AptSources) {
-        for source in &others.sources {
-            if !self.sources.contains(source) {
-                self.sources.push(source.clone());
-            }
-        }
-    }
-
     /// Ours that the settings no longer have.
     fn surplus(&self, host: &Host) -> Result<Vec<String>> {
         let wanted = self.paths();
@@ -146,7 +137,7 @@ impl AptSources {
     ///
     /// # Errors
     /// When a key cannot be had, or is not the pinned one.
-    pub fn prepare(&self, host: &Host) -> Result<Vec<apt::Source>> {
+    fn prepare(&self, host: &Host) -> Result<Vec<apt::Source>> {
         if let Some(prepared) = self.prepared.borrow().as_ref() {
             return Ok(prepared.clone());
         }
@@ -198,7 +189,21 @@ impl AptSources {
     }
 }
 
+impl RawKind for Raw {}
+
 impl Work for AptSources {
+    fn sources(&self, host: &Host) -> Result<Vec<apt::Source>> {
+        self.prepare(host)
+    }
+
+    /// What one step wants, another would remove as surplus.
+    fn join(&mut self, other: &Kind) -> bool {
+        let Kind::AptSource(others) = other else { return false };
+        let new: Vec<_> = others.sources.iter().filter(|source| !self.sources.contains(source)).cloned().collect();
+        self.sources.extend(new);
+        true
+    }
+
     fn claims(&self) -> Vec<Claim> {
         let words = |source: &AptSource| {
             let parts = [&source.uris[..], &source.suites[..], &source.components[..]].concat();

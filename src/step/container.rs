@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::file::{checked_path, diff};
 use super::wait::{self, Wait};
-use super::{Change, Planned, State, Work, ensemble, hex};
+use super::{Change, Planned, RawKind, State, Work, ensemble, hex};
 use crate::error::{Error, Kind, Result};
 use crate::host::Host;
 use crate::host::docker::{Container as Found, Engine, Port, Specification, Status};
@@ -73,7 +73,7 @@ pub struct Raw {
     adopt: Option<Templated<bool>>,
     /// Ids of file steps beside the files that it binds: it is replaced when their contents change.
     #[serde(default)]
-    pub(super) restart_on: Vec<String>,
+    restart_on: Vec<String>,
     /// A question whose answer says that it runs.
     ready: Option<wait::Raw>,
     /// Of a ZooKeeper server: when it may be stopped or first started.
@@ -104,6 +104,56 @@ pub struct Container {
 struct Wanted {
     made_of: String,
     digest: String,
+}
+
+/// Why a container is not the one that is wanted.
+#[derive(Debug, Clone, PartialEq)]
+enum Difference {
+    /// Someone else made it.
+    Foreign,
+    /// It was made of something else: the keys that differ.
+    MadeOf(Vec<String>),
+    /// Its image's name is another image now.
+    Image,
+}
+
+/// One thing that a container needs.
+#[derive(Debug, PartialEq)]
+enum Due {
+    Create,
+    /// The old one, of a run that was killed, is put back, and replaced if that is due then.
+    PutBack,
+    Replace(Difference),
+    Start,
+    /// The old one goes.
+    RemoveOld,
+}
+
+/// How a container differs from what is wanted. `image`: the id of the image that its name has now; one that it does
+/// not have is the image step's matter.
+fn difference(found: &Found, wanted: &Wanted, image: Option<&str>) -> Option<Difference> {
+    if !is_ours(found) {
+        return Some(Difference::Foreign);
+    }
+    if found.labels.get(DIGEST) != Some(&wanted.digest) {
+        let was: Json = serde_json::from_str(made_of(found)).unwrap_or_default();
+        let will: Json = serde_json::from_str(&wanted.made_of).unwrap_or_default();
+        let keys = will.as_object().into_iter().flat_map(|map| map.keys());
+        return Some(Difference::MadeOf(keys.filter(|key| was.get(key) != will.get(key)).cloned().collect()));
+    }
+    let is_other = |image: &str| found.labels.get(IMAGE).map(String::as_str) != Some(image);
+    image.filter(|image| is_other(image)).map(|_| Difference::Image)
+}
+
+/// What is due of a container. `current`: the one that has its name, and how that differs; `has_old`: an earlier run
+/// left one under the old name.
+fn due(current: Option<(&Found, Option<Difference>)>, has_old: bool) -> Vec<Due> {
+    let Some((current, difference)) = current else { return vec![if has_old { Due::PutBack } else { Due::Create }] };
+    let own = match difference {
+        Some(difference) => Some(Due::Replace(difference)),
+        None => (!current.is_running()).then_some(Due::Start),
+    };
+    own.into_iter().chain(has_old.then_some(Due::RemoveOld)).collect()
 }
 
 impl Raw {
@@ -197,6 +247,11 @@ fn parse_port(text: &str, network: &str) -> Result<Port> {
     })
 }
 
+/// What a container of ours was made of, as JSON.
+fn made_of(found: &Found) -> &str {
+    found.labels.get(MADE_OF).map_or("", String::as_str)
+}
+
 /// Whether we made it.
 pub fn is_ours(found: &Found) -> bool {
     found.labels.contains_key(DIGEST)
@@ -253,25 +308,39 @@ impl Container {
         Ok(Wanted { digest: hex(&Sha256::digest(&made_of)), made_of })
     }
 
-    /// Why it is not made of what is wanted; nothing: it is.
-    fn differences(&self, engine: &Engine, found: &Found, wanted: &Wanted) -> Result<Option<Change>> {
-        if found.labels.get(DIGEST) != Some(&wanted.digest) {
-            let pretty = |text: &str| {
-                let value: Json = serde_json::from_str(text).unwrap_or_default();
-                (format!("{value:#}\n"), value)
-            };
-            let (before, was) = pretty(found.labels.get(MADE_OF).map_or("", String::as_str));
-            let (after, will) = pretty(&wanted.made_of);
-            let keys = will.as_object().into_iter().flat_map(|map| map.keys());
-            let changed: Vec<&str> = keys.filter(|key| was.get(key) != will.get(key)).map(String::as_str).collect();
-            let line = format!("replace the container {} ({} changed)", self.name, changed.join(", "));
-            return Ok(Some(Change { line, diff: Some(diff(&before, &after)) }));
-        }
-        // A tag that names another image now; one that names none is the image step's matter.
-        let image = engine.image(&self.made_of.image)?;
-        Ok(image.filter(|image| found.labels.get(IMAGE) != Some(&image.id)).map(|_| {
-            Change::new(format!("replace the container {} ({} is another image now)", self.name, self.made_of.image))
-        }))
+    /// How it differs from what is wanted; nothing: it does not.
+    fn difference(&self, engine: &Engine, found: &Found, wanted: &Wanted) -> Result<Option<Difference>> {
+        let image = engine.image(&self.made_of.image)?.map(|image| image.id);
+        Ok(difference(found, wanted, image.as_deref()))
+    }
+
+    fn change(&self, due: &Due, current: Option<&Found>, wanted: &Wanted) -> Change {
+        let name = &self.name;
+        let command = || Some(self.as_command());
+        let (line, diff) = match due {
+            Due::Create => (format!("create and start the container {name}"), command()),
+            Due::PutBack => (format!("put back, and replace if needed, the container {name}"), command()),
+            Due::Start => {
+                let is = current.map(Found::told).unwrap_or_default();
+                (format!("start the container {name} (it is {is})"), None)
+            }
+            Due::RemoveOld => (format!("remove the container {}, which an earlier run left", self.old_name()), None),
+            Due::Replace(Difference::Foreign) => (
+                format!(
+                    "replace the container {name}, which titus-bootstrap did not make (its data are copied to the host)"
+                ),
+                None,
+            ),
+            Due::Replace(Difference::Image) => {
+                (format!("replace the container {name} ({} is another image now)", self.made_of.image), None)
+            }
+            Due::Replace(Difference::MadeOf(keys)) => {
+                let pretty = |text: &str| format!("{:#}\n", serde_json::from_str::<Json>(text).unwrap_or_default());
+                let diff = diff(&pretty(current.map_or("", made_of)), &pretty(&wanted.made_of));
+                (format!("replace the container {name} ({} changed)", keys.join(", ")), Some(diff))
+            }
+        };
+        Change { line, diff }
     }
 
     fn refuse_foreign(&self, host: &Host, found: &Found) -> Result<()> {
@@ -447,6 +516,12 @@ impl Container {
     }
 }
 
+impl RawKind for Raw {
+    fn restart_on(&self) -> &[String] {
+        &self.restart_on
+    }
+}
+
 impl Work for Container {
     /// Refuses what stands in the way, before anything is changed.
     ///
@@ -479,31 +554,19 @@ impl Work for Container {
         };
         let wanted = self.wanted(host, planned)?;
         let old = engine.container(&self.old_name())?;
-        let Some(found) = engine.container(name)? else {
-            if old.is_none() && engine.image(&self.made_of.image)?.is_none() {
-                return Ok(State::Blocked(format!("image {} is not there yet", self.made_of.image)));
-            }
-            let what = if old.is_some() { "put back, and replace if needed," } else { "create and start" };
-            return Ok(State::from_changes(vec![Change {
-                line: format!("{what} the container {name}"),
-                diff: Some(self.as_command()),
-            }]));
+        let found = engine.container(name)?;
+        if found.is_none() && old.is_none() && engine.image(&self.made_of.image)?.is_none() {
+            return Ok(State::Blocked(format!("image {} is not there yet", self.made_of.image)));
+        }
+        let current = match &found {
+            None => None,
+            Some(found) => Some((found, self.difference(engine, found, &wanted)?)),
         };
-        let mut changes = Vec::new();
-        if !is_ours(&found) {
-            self.refuse_foreign(host, &found)?;
-            changes.push(Change::new(format!(
-                "replace the container {name}, which titus-bootstrap did not make (its data are copied to the host)"
-            )));
-        } else if let Some(change) = self.differences(engine, &found, &wanted)? {
-            changes.push(change);
-        } else if !found.is_running() {
-            changes.push(Change::new(format!("start the container {name} (it is {})", found.told())));
+        if let Some((found, Some(Difference::Foreign))) = &current {
+            self.refuse_foreign(host, found)?;
         }
-        if old.is_some() {
-            changes.push(Change::new(format!("remove the container {}, which an earlier run left", self.old_name())));
-        }
-        Ok(State::from_changes(changes))
+        let due = due(current, old.is_some());
+        Ok(State::from_changes(due.iter().map(|due| self.change(due, found.as_ref(), &wanted)).collect()))
     }
 
     fn converge(&self, host: &Host) -> Result<()> {
@@ -512,33 +575,32 @@ impl Work for Container {
         let mut current = engine.container(&self.name)?;
         if let Some(old) = engine.container(&self.old_name())? {
             // A run was killed on its way. The new one is taken up if it is still what is wanted.
-            match current {
-                Some(new) if is_ours(&new) && self.differences(engine, &new, &wanted)?.is_none() => {
-                    return self.change_over(host, engine, &old, &new);
+            if let Some(new) = current {
+                match self.difference(engine, &new, &wanted)? {
+                    None => return self.change_over(host, engine, &old, &new),
+                    Some(Difference::Foreign) => return self.refuse_foreign_beside(&new),
+                    Some(_) => engine.remove(&new.id, true)?,
                 }
-                Some(new) if is_ours(&new) => engine.remove(&new.id, true)?,
-                Some(other) => return self.refuse_foreign_beside(&other),
-                None => {}
             }
             engine.rename(&old.id, &self.name)?;
             current = engine.container(&self.name)?;
         }
-        match current {
-            None => {
-                if let Some(ensemble) = &self.ensemble {
-                    ensemble.wait_for_turn(host, false)?;
-                }
-                let id = self.create(engine, &wanted)?;
-                self.start(host, engine, &id)
+        let Some(found) = current else {
+            if let Some(ensemble) = &self.ensemble {
+                ensemble.wait_for_turn(host, false)?;
             }
-            Some(found) if is_ours(&found) && self.differences(engine, &found, &wanted)?.is_none() => {
+            let id = self.create(engine, &wanted)?;
+            return self.start(host, engine, &id);
+        };
+        match self.difference(engine, &found, &wanted)? {
+            None => {
                 if found.status == Some(Status::RESTARTING) {
                     engine.stop(&found.id)?;
                 }
                 if found.is_running() { Ok(()) } else { self.start(host, engine, &found.id) }
             }
-            Some(found) => {
-                if !is_ours(&found) {
+            Some(difference) => {
+                if difference == Difference::Foreign {
                     self.refuse_foreign(host, &found)?;
                 }
                 engine.rename(&found.id, &self.old_name())?;
@@ -561,4 +623,56 @@ fn with(error: Error, more: &str) -> Error {
 
 fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(made_of: &str) -> Wanted {
+        Wanted { made_of: made_of.into(), digest: format!("digest of {made_of}") }
+    }
+
+    /// One of ours, made of this, of this image.
+    fn ours(made_of: &str, image: &str, status: Status) -> Found {
+        let Wanted { made_of, digest } = wanted(made_of);
+        let labels = [(MADE_OF, made_of.as_str()), (DIGEST, &digest), (IMAGE, image)];
+        let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        Found { labels, status: Some(status), ..Found::default() }
+    }
+
+    #[test]
+    fn a_container_is_compared_by_what_it_was_made_of() {
+        let (one, other) = (r#"{"image":"x:1","binds":[]}"#, r#"{"image":"x:1","binds":["/a:/a"]}"#);
+        let made_of = |keys: &[&str]| Some(Difference::MadeOf(keys.iter().map(|key| (*key).to_owned()).collect()));
+        for (found, image, differs, why) in [
+            (Found::default(), Some("i"), Some(Difference::Foreign), "no label of ours"),
+            (ours(one, "i", Status::RUNNING), Some("i"), None, "the same"),
+            (ours(one, "i", Status::RUNNING), None, None, "its image's name names nothing"),
+            (ours(one, "i", Status::EXITED), Some("i"), None, "whether it runs is another matter"),
+            (ours(one, "i", Status::RUNNING), Some("j"), Some(Difference::Image), "the tag moved"),
+            (ours(other, "i", Status::RUNNING), Some("j"), made_of(&["binds"]), "another bind"),
+            (ours("", "i", Status::RUNNING), Some("i"), made_of(&["image", "binds"]), "a label that cannot be read"),
+        ] {
+            assert_eq!(difference(&found, &wanted(one), image), differs, "{why}");
+        }
+    }
+
+    #[test]
+    fn what_is_due_of_a_container() {
+        let (runs, exited) = (ours("x", "i", Status::RUNNING), ours("x", "i", Status::EXITED));
+        let replace = || Due::Replace(Difference::Image);
+        for (current, has_old, expected) in [
+            (None, false, vec![Due::Create]),
+            (None, true, vec![Due::PutBack]),
+            (Some((&runs, None)), false, vec![]),
+            (Some((&runs, None)), true, vec![Due::RemoveOld]),
+            (Some((&exited, None)), false, vec![Due::Start]),
+            (Some((&exited, None)), true, vec![Due::Start, Due::RemoveOld]),
+            (Some((&runs, Some(Difference::Image))), false, vec![replace()]),
+            (Some((&exited, Some(Difference::Image))), true, vec![replace(), Due::RemoveOld]),
+        ] {
+            assert_eq!(due(current.clone(), has_old), expected, "{current:?} {has_old}");
+        }
+    }
 }

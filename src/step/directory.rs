@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::file::{Attributes, checked_path};
-use super::{Change, Claim, Planned, State, Work};
+use super::{Change, Claim, Planned, RawKind, State, Work};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::fs::Owner;
@@ -42,6 +42,8 @@ impl Raw {
         })
     }
 }
+
+impl RawKind for Raw {}
 
 impl Work for Directory {
     fn claims(&self) -> Vec<Claim> {

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::warm_pool::READY;
-use super::{Change, Claim, Contents, Origin, Planned, State, Work, fingerprint};
+use super::{Change, Claim, Contents, Origin, Planned, RawKind, State, Work, fingerprint};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::fs::Owner;
@@ -21,7 +21,7 @@ pub struct Raw {
     /// The content itself; a template like every text of a role file.
     content: Option<Templated<String>>,
     /// A template file that gives the content.
-    pub(super) template: Option<String>,
+    template: Option<String>,
     /// No such file.
     absent: Option<Templated<bool>>,
     /// Only where nothing is there; what is there is left alone.
@@ -131,14 +131,6 @@ pub(super) fn checked_path(path: String) -> Result<String> {
 }
 
 impl Raw {
-    /// Where the role has the contents.
-    pub(super) fn origin(&self) -> Option<Origin<'_>> {
-        let content = self.content.as_ref().map(|content| match content {
-            Templated::Value(text) | Templated::Template(text) => Origin::Text(text),
-        });
-        content.or(self.template.as_deref().map(Origin::File))
-    }
-
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<File> {
         let path = checked_path(self.path.get(renderer)?)?;
         let absent = self.absent.as_ref().map_or(Ok(false), |absent| absent.get(renderer))?;
@@ -161,6 +153,23 @@ impl File {
     /// What it should contain; nothing if it should not be there.
     pub(super) fn contents(&self) -> &str {
         self.want.as_ref().map_or("", |want| &want.contents)
+    }
+}
+
+impl RawKind for Raw {
+    fn template(&self) -> Option<&str> {
+        self.template.as_deref()
+    }
+
+    fn origin(&self, _name: &str) -> Option<Origin<'_>> {
+        let content = self.content.as_ref().map(|content| match content {
+            Templated::Value(text) | Templated::Template(text) => Origin::Text(text),
+        });
+        content.or(self.template.as_deref().map(Origin::File))
+    }
+
+    fn can_restart(&self) -> bool {
+        true
     }
 }
 

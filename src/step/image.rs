@@ -2,10 +2,10 @@
 
 use serde::Deserialize;
 
-use super::{Change, Planned, State, Work};
+use super::{Change, Planned, RawKind, State, Work};
 use crate::error::{Error, Result};
-use crate::host::Host;
 use crate::host::docker::pull::{Failure, Reason};
+use crate::host::{Fetch, Host};
 use crate::template::{Renderer, Templated};
 
 /// As a role file has it.
@@ -21,7 +21,7 @@ pub struct Raw {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Image {
     /// `name:tag` or `name@sha256:digest`.
-    pub name: String,
+    name: String,
     setting: String,
 }
 
@@ -54,6 +54,8 @@ impl Image {
     }
 }
 
+impl RawKind for Raw {}
+
 impl Work for Image {
     /// Refuses an engine that will not take the image from its registry; a registry that does not
     /// answer is the pull's matter.
@@ -74,6 +76,10 @@ impl Work for Image {
             return Ok(());
         }
         Err(self.error(&failure, host).cause(format!("this is Docker {}: {}", engine.version, failure.answer)))
+    }
+
+    fn fetches(&self, _host: &Host) -> Result<Vec<Fetch>> {
+        Ok(vec![Fetch::Image(self.name.clone())])
     }
 
     fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {

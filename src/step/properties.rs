@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
 use super::file::{Attributes, checked_path};
-use super::{Change, Claim, Contents, Origin, Planned, State, Work, fingerprint};
+use super::{Change, Claim, Contents, Origin, Planned, RawKind, State, Work, fingerprint};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::fs::Owner;
@@ -39,12 +39,6 @@ pub struct Properties {
 }
 
 impl Raw {
-    /// Where the role has the value of a key.
-    pub(super) fn origin(&self, key: &str) -> Origin<'_> {
-        let value = self.set.get(key).and_then(Json::as_str).unwrap_or_default();
-        self.more.as_deref().map_or(Origin::Value(value), |more| Origin::Table(more, value))
-    }
-
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<Properties> {
         let path = checked_path(self.path.get(renderer)?)?;
         let mut wanted = Map::new();
@@ -120,6 +114,17 @@ impl Properties {
     fn too_large(&self) -> Error {
         Error::unavailable(format!("{}: larger than 1 MiB, which no properties file is", self.path))
             .fix("look what it is, and move it away if it is nothing that is needed")
+    }
+}
+
+impl RawKind for Raw {
+    fn origin(&self, key: &str) -> Option<Origin<'_>> {
+        let value = self.set.get(key).and_then(Json::as_str).unwrap_or_default();
+        Some(self.more.as_deref().map_or(Origin::Value(value), |more| Origin::Table(more, value)))
+    }
+
+    fn can_restart(&self) -> bool {
+        true
     }
 }
 

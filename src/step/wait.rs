@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Change, Planned, State, Work, ensemble};
+use super::{Change, Planned, RawKind, State, Work, ensemble};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::wait::Deadline;
@@ -101,6 +101,8 @@ impl Wait {
         }
     }
 }
+
+impl RawKind for Raw {}
 
 impl Work for Wait {
     fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::instance_groups::ACTIVE;
 use crate::host::Host;
-use crate::host::command::{self, Patience};
+use crate::host::command::{Output, Patience};
 
 const TRY: Duration = Duration::from_secs(10);
 
@@ -80,13 +80,13 @@ fn is_agent(slave: &Value, address: &str, port: u16) -> bool {
 }
 
 /// Whether the driver on the node, which is the authority on what it can attach, counts as we do.
-pub fn vpc_tool(ours: &str) -> Finding {
+pub fn vpc_tool(host: &Host, ours: &str) -> Finding {
     let argv = ["/apps/titus-executor/bin/titus-vpc-tool", "genconf", "--resource-sets-only"];
-    let output =
-        match command::run(&argv, &[], Patience::Ends, Duration::from_secs(60)).and_then(command::Output::succeeded) {
-            Ok(output) => output,
-            Err(error) => return Finding::Bad(error.to_string()),
-        };
+    let output = match host.run_command(&argv, &[], Patience::Ends, Duration::from_secs(60)).and_then(Output::succeeded)
+    {
+        Ok(output) => output,
+        Err(error) => return Finding::Bad(error.to_string()),
+    };
     let theirs = output
         .stdout
         .split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'))

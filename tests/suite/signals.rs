@@ -18,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use titus_bootstrap::error::{Error, Result};
-use titus_bootstrap::host::command::{self, Patience};
+use titus_bootstrap::host::command::Patience;
 use titus_bootstrap::host::lock::LOCK;
 use titus_bootstrap::host::{Deadlines, Host, signals};
 use titus_bootstrap::role::Role;
@@ -217,7 +217,7 @@ fn wait_for(wait: &str, server: &str) -> Result<String> {
     let (name, port) = server.rsplit_once(':').unwrap();
     let bash = |setup: &str, patience| {
         let script = format!("{setup}; exec 3<>/dev/tcp/{name}/{port}; read -r <&3; echo closed");
-        command::run(&["bash", "-c", &script], &[], patience, LIMIT).map(|output| output.stdout)
+        host.run_command(&["bash", "-c", &script], &[], patience, LIMIT).map(|output| output.stdout)
     };
     let answer = match wait {
         "key" => host.download(&url, 100).map(drop),
