@@ -17,6 +17,7 @@ pub fn run(request: &Request, reporter: Reporter) -> Result<u8> {
     if let Some(mut cloud) = cloud {
         cloud::complete(&host, &mut cloud, &mut facts, may_ask_for_tags(&merged))?;
     }
+    let mut facts = facts.shown()?;
     let each = facts.each();
     if reporter.json {
         facts.sources.extend(each.into_iter().map(|(name, _, source)| (name, source)));

@@ -9,6 +9,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
+use crate::error::{Error, Result};
+use crate::secrets::hide;
+
 /// Everything that a role's templates can know of the node.
 ///
 /// `facts --json` prints this, and `--facts FILE` reads such a print.
@@ -25,6 +28,9 @@ pub struct Facts {
     /// Where each fact came from: `instance.region` -> `IMDS placement/region`.
     #[serde(default)]
     pub sources: BTreeMap<String, String>,
+    /// The facts of which a print has no value, because they may be secrets: `instance.tags.db-password`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hidden: Vec<String>,
 }
 
 /// The instance tag that names its Auto Scaling group.
@@ -43,6 +49,28 @@ impl Facts {
             }
             at = at.rsplit_once('.')?.0;
         }
+    }
+
+    /// The same as it may be shown: values of secrets are [`HIDDEN`](crate::secrets::HIDDEN), and named in `hidden`.
+    ///
+    /// # Errors
+    /// When the facts are not what they are printed as.
+    pub fn shown(&self) -> Result<Facts> {
+        let mut document = json!(self);
+        let mut hidden = self.hidden.clone();
+        for part in ["instance", "image"] {
+            let Some(value) = document.get_mut(part) else { continue };
+            let shown = hide(part, value);
+            let (mut before, mut after) = (Vec::new(), Vec::new());
+            leaves(part, value, &mut before);
+            leaves(part, &shown, &mut after);
+            let differ = before.into_iter().zip(after).filter(|(is, shown)| is != shown);
+            hidden.extend(differ.map(|((name, _), _)| name));
+            *value = shown;
+        }
+        let shown: Facts =
+            serde_json::from_value(document).map_err(|e| Error::failed("facts cannot be printed").cause(e))?;
+        Ok(Facts { hidden, ..shown })
     }
 
     /// Every fact by its whole name, `instance.tags.titus:role`, with its value and its source.
@@ -66,7 +94,8 @@ pub fn leaves<'a>(name: &str, value: &'a Json, into: &mut Vec<(String, &'a Json)
     match value {
         Json::Object(table) if !table.is_empty() => {
             for (key, value) in table {
-                leaves(&format!("{name}.{key}"), value, into);
+                let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+                leaves(&name, value, into);
             }
         }
         _ => into.push((name.to_owned(), value)),

@@ -46,6 +46,7 @@ pub fn facts() -> Facts {
             ("instance".into(), "the built-in sample".into()),
             ("image".into(), "the built-in sample".into()),
         ]),
+        hidden: Vec::new(),
     }
 }
 

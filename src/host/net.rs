@@ -236,7 +236,7 @@ mod tests {
 
     fn host() -> Host {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Host::live(Deadlines::default())
+        Host::live(Deadlines { download: SECONDS, ..Deadlines::default() })
     }
 
     const SECONDS: Duration = Duration::from_secs(10);

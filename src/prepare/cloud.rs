@@ -16,7 +16,7 @@ use crate::host::net::Proxy;
 use crate::host::wait::Deadline;
 use crate::role::Role;
 use crate::settings::schema::Discover;
-use crate::settings::{Layer, Merged, Settings};
+use crate::settings::{Layer, MESOS_PORT, Merged, Settings, Source, ZOOKEEPER_PORT};
 use crate::titus::{agent, instance_types, peers};
 
 /// What EC2 said of instance types that the table lacks, so that the next boot need not ask.
@@ -136,9 +136,9 @@ impl Cloud {
         api.allow(limit + LAST_ANSWER);
         let mut deadline = Deadline::new("", limit);
         loop {
-            let found = peers::of_stack(api.peers(wanted)?, stack);
+            let found = peers::of_stack(api.peers(wanted)?, stack)?;
             if found.len() == which.expected && (!which.is_server || found.iter().any(is_own)) {
-                let source = format!("EC2 API DescribeInstances, tag {tag}={value}");
+                let source = Source::Api(format!("DescribeInstances, tag {tag}={value}"));
                 // Only servers have numbers: what is wrong with those need not stop their clients.
                 let in_order = match peers::in_order(found.clone()) {
                     Err(error) if !which.is_server => {
@@ -147,7 +147,7 @@ impl Cloud {
                     }
                     other => other?,
                 };
-                return which.layer(&source, &in_order);
+                return which.layer(source, &in_order);
             }
             let mut told = which.told(&found, stack);
             if which.is_server && !found.iter().any(is_own) {
@@ -179,7 +179,7 @@ struct Which<'a> {
 }
 
 impl Which<'_> {
-    fn layer(&self, source: &str, peers: &[Peer]) -> Result<Layer> {
+    fn layer(&self, source: Source, peers: &[Peer]) -> Result<Layer> {
         let address = |peer: &Peer| match self.port {
             Some(port) => format!("{}:{port}", peer.address),
             None => peer.address.clone(),
@@ -219,8 +219,8 @@ pub fn peers(
     let mesos = settings.mesos.discover.as_ref().filter(|_| merged.source("mesos.masters").is_none());
     let master = settings.master.discover.as_ref().filter(|_| settings.master.address.is_none());
     let all = [
-        ("zookeeper", "zookeeper.servers", Some(2181), 3, zookeeper),
-        ("mesos", "mesos.masters", Some(5050), 3, mesos),
+        ("zookeeper", "zookeeper.servers", Some(ZOOKEEPER_PORT), 3, zookeeper),
+        ("mesos", "mesos.masters", Some(MESOS_PORT), 3, mesos),
         ("master", "master.address", None, 1, master),
     ];
     let wanted: Vec<Which> = all

@@ -92,7 +92,7 @@ mod tests {
     fn merged(text: &str) -> Merged {
         let mut merged = Merged::default();
         merged.add(&Layer::built_in().unwrap());
-        merged.add(&Layer::parse("file", text).unwrap());
+        merged.add(&Layer::parse(crate::settings::Source::File("file".into()), text).unwrap());
         merged
     }
 

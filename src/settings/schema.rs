@@ -7,6 +7,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::host::Deadlines;
+
 /// Everything that an operator can want of a node.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -370,6 +372,29 @@ pub struct Timeouts {
     pub unit: Option<Timeout>,
     /// For a service to answer.
     pub wait: Option<Timeout>,
+}
+
+impl Timeouts {
+    /// The same, as the host takes them.
+    pub fn deadlines(&self) -> Deadlines {
+        Deadlines {
+            apt_lock: length(self.apt_lock),
+            download: length(self.download),
+            pull: length(self.pull),
+            unit: length(self.unit),
+            wait: length(self.wait),
+        }
+    }
+
+    /// How long to wait for all facts together.
+    pub fn for_facts(&self) -> Duration {
+        length(self.facts)
+    }
+}
+
+/// The built-in settings have all of them.
+fn length(timeout: Option<Timeout>) -> Duration {
+    timeout.map_or(Duration::ZERO, |Timeout(length)| length)
 }
 
 /// A length of time, written as "90s" or "5m".

@@ -19,6 +19,7 @@ use crate::host::Host;
 use crate::host::docker::{Container as Found, Engine, Port, Specification, Status};
 use crate::host::fs::look::EntryKind;
 use crate::host::wait::Deadline;
+use crate::settings::values::port;
 use crate::template::{Renderer, Templated};
 
 /// The label with all that a container of ours was made of, as JSON.
@@ -232,7 +233,7 @@ fn parse_port(text: &str, network: &str) -> Result<Port> {
         Error::config(format!("{text:?} is no port"))
             .fix("HOST:CONTAINER or ADDRESS:HOST:CONTAINER; in the host's network the port alone")
     };
-    let number = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(wrong);
+    let number = |text: &str| port(text).ok_or_else(wrong);
     let parts: Vec<&str> = text.rsplitn(3, ':').collect();
     let (address, host, container) = match (parts.as_slice(), network) {
         ([port], "host") => ("", *port, *port),

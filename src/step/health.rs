@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::host::Host;
 use crate::settings::Settings;
-use crate::template::Renderer;
+use crate::template::{Renderer, Templated};
 use crate::titus::checks::{Finding, active};
 
 /// As a role file has it: an id and exactly one question.
@@ -103,7 +103,7 @@ impl Raw {
             asked.push(Question::Kept(Kept::InstanceGroups(groups.resolve(renderer)?)));
         }
         if self.mesos_agent {
-            let port = settings.agent.port.unwrap_or(5051);
+            let port = Templated::Template("{{ agent.port }}".to_owned()).get(renderer)?;
             asked.push(Question::MesosAgent { masters, address, port });
         }
         if self.vpc_tool {

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::{Change, Planned, RawKind, State, Work};
 use crate::error::{Error, Result};
 use crate::host::docker::pull::{Failure, Reason};
-use crate::host::{Fetch, Host};
+use crate::host::{Fetch, Host, is_sha256};
 use crate::template::{Renderer, Templated};
 
 /// As a role file has it.
@@ -28,9 +28,8 @@ pub struct Image {
 impl Raw {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<Image> {
         let name = self.name.get(renderer)?;
-        let hexadecimal = |digest: &str| digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit());
         if let Some((_, digest)) = name.split_once('@')
-            && !digest.strip_prefix("sha256:").is_some_and(hexadecimal)
+            && !digest.strip_prefix("sha256:").is_some_and(is_sha256)
         {
             return Err(Error::config(format!("image {name}: its digest is not sha256: and 64 hexadecimal digits")));
         }

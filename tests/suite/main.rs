@@ -25,6 +25,7 @@ mod refused;
 mod roles;
 mod runs;
 mod seal;
+mod secrets;
 mod signals;
 mod sigv4;
 mod static_binary;

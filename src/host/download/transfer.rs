@@ -523,7 +523,8 @@ mod tests {
         let server = serve(|_, _| ok(BODY));
         let _ = rustls::crypto::ring::default_provider().install_default();
         let directory = tempfile::tempdir().unwrap();
-        let host = Host::tree(directory.path(), crate::host::Deadlines::default()).unwrap();
+        let deadlines = crate::host::Deadlines { download: Duration::from_secs(60), ..Default::default() };
+        let host = Host::tree(directory.path(), deadlines).unwrap();
         let url = format!("http://{}/x.deb", server.address);
         host.begin_download(&url, &sum(BODY));
         host.join_download(&url, &sum(BODY)).unwrap().unwrap();
