@@ -36,14 +36,14 @@ fn check(request: &Request, host: &Host, files: &[PathBuf]) -> Result<Vec<String
             let mut merged = Merged::default();
             merged.add(&Layer::built_in()?);
             merged.add(&Layer::file(file)?);
-            step::deb::check(&merged.settings()?)?;
+            step::check_settings(&merged.settings()?)?;
         }
         good.push(file.display().to_string());
     }
     if !files.is_empty() {
         return Ok(good);
     }
-    step::deb::check(&Layers::read(request, host)?.merged(None)?.settings()?)?;
+    step::check_settings(&Layers::read(request, host)?.merged(None)?.settings()?)?;
     good.push("settings".into());
     for name in role::names(host)?.keys() {
         names_of(host, &Role::load(host, name)?)?;

@@ -4,6 +4,7 @@ pub mod machine;
 pub mod sample;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
@@ -135,6 +136,9 @@ pub struct Instance {
     /// The instance's tags; absent where tags in instance metadata are off.
     #[serde(default)]
     pub tags: Option<BTreeMap<String, String>>,
+    /// Where they are from. Not part of a print of facts.
+    #[serde(skip)]
+    pub tags_source: TagSource,
     /// The tag `aws:autoscaling:groupName`.
     #[serde(default)]
     pub autoscaling_group: Option<String>,
@@ -165,12 +169,37 @@ impl Instance {
 }
 
 impl Instance {
-    /// Takes its tags, and what they tell of it.
+    /// Takes its tags, and its group from them.
     pub fn take_tags(&mut self, tags: Option<BTreeMap<String, String>>, sources: &mut BTreeMap<String, String>) {
         self.autoscaling_group = tags.as_ref().and_then(|tags| tags.get(GROUP_TAG).cloned());
         let source = if self.autoscaling_group.is_some() { "" } else { "there is no " };
         sources.insert("instance.autoscaling_group".into(), format!("{source}instance tag {}", GROUP_TAG));
         self.tags = tags;
+    }
+}
+
+/// Where the tags of an instance are from, or why they are unknown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum TagSource {
+    /// Instance metadata, where tags may be off; or a print of facts.
+    #[default]
+    Metadata,
+    /// The EC2 API.
+    Api,
+    /// Off in the metadata, and this instance may not ask the API: why.
+    Denied(String),
+    /// Off in the metadata, and the API has not answered in time, but may later: why.
+    Unanswered(String),
+}
+
+impl fmt::Display for TagSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TagSource::Metadata => f.write_str("instance metadata"),
+            TagSource::Api => f.write_str("EC2 API DescribeTags"),
+            TagSource::Denied(why) => write!(f, "{NOT_KNOWN}: {why}"),
+            TagSource::Unanswered(why) => write!(f, "{NOT_KNOWN} for now: {why}"),
+        }
     }
 }
 

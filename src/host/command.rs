@@ -4,26 +4,33 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::Signal;
 
-use super::signals;
+use super::Host;
+use super::wait::Deadline;
 use crate::error::{Error, Result};
 
 /// How much of a command's output is kept: its end tells why it failed.
 const KEPT: usize = 1 << 20;
 
-/// A root shell without login may lack /usr/sbin, where update-grub and dpkg's helpers are.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// How long a command that is ended has between TERM and KILL.
+const GRACE: Duration = Duration::from_millis(500);
+
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Where the machine's own commands are looked up, as in the variable PATH. A root shell without login may lack
+/// /usr/sbin, where update-grub and dpkg's helpers are.
+pub(super) const DIRECTORIES: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Whether a command may be ended before it is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
     /// TERM, then KILL, at the deadline or when a signal stops the run.
     Ends,
-    /// Never ended: a package manager that is killed leaves a broken system.
+    /// Never ended, neither at the deadline nor by a signal: a package manager that is killed leaves a broken system.
     Never,
 }
 
@@ -59,20 +66,36 @@ impl Output {
     }
 }
 
-/// Runs `argv` with a C locale, no standard input and a process group of its own.
-///
-/// # Errors
-/// When it cannot be started, or was ended because of its deadline or a signal.
-/// A status other than 0 is no error here; see [`Output::succeeded`].
-pub fn run(argv: &[&str], environment: &[(&str, &str)], patience: Patience, deadline: Duration) -> Result<Output> {
-    if patience == Patience::Ends {
-        return start(argv, environment, deadline)?.end();
+impl Host {
+    /// Runs `argv` with a C locale, no standard input and a process group of its own.
+    ///
+    /// # Errors
+    /// When it cannot be started, or was ended because of its deadline or a signal.
+    /// A status other than 0 is not an error here; see [`Output::succeeded`].
+    pub fn run_command(
+        &self,
+        argv: &[&str],
+        environment: &[(&str, &str)],
+        patience: Patience,
+        deadline: Duration,
+    ) -> Result<Output> {
+        run(command(self, argv, environment)?, argv, patience, deadline)
     }
-    let shown = argv.join(" ");
-    let began = Instant::now();
-    let mut collected = Collected::default();
-    let status = to_its_end(&mut command(argv, environment)?, &mut collected).map_err(|e| cannot_run(&shown, &e))?;
-    Ok(collected.output(shown, status, began))
+
+    /// Starts `argv` as [`Host::run_command`] does. Only for what may be ended at any time.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_command(&self, argv: &[&str], environment: &[(&str, &str)], deadline: Duration) -> Result<Started> {
+        start(command(self, argv, environment)?, argv, deadline)
+    }
+}
+
+fn run(mut command: Command, argv: &[&str], patience: Patience, deadline: Duration) -> Result<Output> {
+    if patience == Patience::Ends {
+        return start(command, argv, deadline)?.end();
+    }
+    to_its_end(argv, &mut command)
 }
 
 /// A question that was asked, and whose answer is fetched later: other work goes on meanwhile.
@@ -80,52 +103,80 @@ pub fn run(argv: &[&str], environment: &[(&str, &str)], patience: Patience, dead
 pub struct Started {
     child: Child,
     shown: String,
-    began: Instant,
-    deadline: Duration,
+    deadline: Deadline,
 }
 
-/// Starts `argv` as [`run`] does. Only for what may be ended at any time.
-///
-/// # Errors
-/// When it cannot be started.
-pub fn start(argv: &[&str], environment: &[(&str, &str)], deadline: Duration) -> Result<Started> {
+fn start(mut command: Command, argv: &[&str], deadline: Duration) -> Result<Started> {
     let shown = argv.join(" ");
-    let began = Instant::now();
-    let mut command = command(argv, environment)?;
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|e| cannot_run(&shown, &e))?;
-    Ok(Started { child, shown, began, deadline })
+    Ok(Started { child, deadline: Deadline::new(format!("`{shown}`"), deadline), shown })
 }
 
 impl Started {
     /// Waits for its end.
     ///
     /// # Errors
-    /// As [`run`].
+    /// As [`Host::run_command`].
     pub fn end(mut self) -> Result<Output> {
         let mut collected = Collected::default();
-        let ended = collect(&mut self.child, &mut collected, self.began + self.deadline);
-        match ended.map_err(|e| cannot_run(&self.shown, &e))? {
-            Ended::ByItself(status) => Ok(collected.output(self.shown, status, self.began)),
-            Ended::Signal => {
-                stop(&mut self.child);
-                Err(signals::interruption())
+        let ended = self.collect(&mut collected);
+        if let Ok(Some(status)) = ended {
+            return Ok(collected.output(self.shown, status, &self.deadline));
+        }
+        stop(&mut self.child);
+        ended?;
+        let within = humantime::format_duration(self.deadline.limit());
+        Err(Error::failed(format!("`{}` did not end within {within}", self.shown))
+            .cause(String::from_utf8_lossy(&collected.both))
+            .fix("see why it hangs, and run titus-bootstrap again; the settings timeouts.* give it longer"))
+    }
+
+    /// Reads both pipes until the process is gone (a daemon that it started may hold them
+    /// open for ever). Returns `None` at the deadline.
+    fn collect(&mut self, into: &mut Collected) -> Result<Option<ExitStatus>> {
+        let failed = |e: std::io::Error| cannot_run(&self.shown, &e);
+        let (mut stdout, mut stderr) = (self.child.stdout.take(), self.child.stderr.take());
+        let mut look = Duration::ZERO;
+        loop {
+            let pipes = [stdout.as_ref().map(AsFd::as_fd), stderr.as_ref().map(AsFd::as_fd)];
+            let mut pipes: Vec<PollFd> =
+                pipes.into_iter().flatten().map(|pipe| PollFd::new(pipe, PollFlags::POLLIN)).collect();
+            let patience = if pipes.is_empty() { Duration::from_millis(1) } else { look };
+            let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
+            let ready = match nix::poll::poll(&mut pipes, patience) {
+                Ok(ready) => ready,
+                Err(nix::errno::Errno::EINTR) => 0,
+                Err(e) => return Err(failed(e.into())),
+            };
+            let mut readable = pipes.iter().map(|pipe| pipe.any().unwrap_or(false)).collect::<Vec<_>>().into_iter();
+            if stdout.is_some() && readable.next() == Some(true) {
+                read_some(&mut stdout, &mut into.both, Some(&mut into.stdout)).map_err(failed)?;
             }
-            Ended::Deadline => {
-                stop(&mut self.child);
-                let within = humantime::format_duration(self.deadline);
-                Err(Error::failed(format!("`{}` did not end within {within}", self.shown))
-                    .cause(String::from_utf8_lossy(&collected.both))
-                    .fix("see why it hangs, and run titus-bootstrap again; the settings timeouts.* give it longer"))
+            if stderr.is_some() && readable.next() == Some(true) {
+                read_some(&mut stderr, &mut into.both, None).map_err(failed)?;
+            }
+            if ready == 0
+                && let Some(status) = self.child.try_wait().map_err(failed)?
+            {
+                return Ok(Some(status));
+            }
+            look = self.deadline.look()?.min(self.deadline.left());
+            if look.is_zero() {
+                return Ok(None);
             }
         }
     }
 }
 
-fn command(argv: &[&str], environment: &[(&str, &str)]) -> Result<Command> {
+fn command(host: &Host, argv: &[&str], environment: &[(&str, &str)]) -> Result<Command> {
     let (program, arguments) = argv.split_first().ok_or_else(|| Error::failed("a command without a name"))?;
     tracing::debug!(command = %argv.join(" "), "started");
-    let mut command = Command::new(program);
-    command.args(arguments).env("LC_ALL", "C").env("TZ", "UTC").env("PATH", PATH).envs(environment.iter().copied());
+    let mut command = match program.strip_prefix('/') {
+        Some(below) => Command::new(host.root().join(below)),
+        None => Command::new(program),
+    };
+    command.args(arguments).env("LC_ALL", "C").env("TZ", "UTC").env("PATH", &host.commands);
+    command.envs(environment.iter().copied());
     // systemd speaks to us alone.
     command.env_remove(super::systemd::notify::SOCKET);
     command.stdin(Stdio::null()).process_group(0);
@@ -136,12 +187,6 @@ fn cannot_run(shown: &str, error: &std::io::Error) -> Error {
     Error::failed(format!("`{shown}` cannot be run")).cause(error)
 }
 
-enum Ended {
-    ByItself(ExitStatus),
-    Signal,
-    Deadline,
-}
-
 #[derive(Default)]
 struct Collected {
     stdout: Vec<u8>,
@@ -149,8 +194,8 @@ struct Collected {
 }
 
 impl Collected {
-    fn output(self, command: String, status: ExitStatus, began: Instant) -> Output {
-        tracing::debug!(%command, %status, elapsed = ?began.elapsed(), "ended");
+    fn output(self, command: String, status: ExitStatus, deadline: &Deadline) -> Output {
+        tracing::debug!(%command, %status, elapsed = ?deadline.elapsed(), "ended");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Output { command, status, stdout: text(&self.stdout), both: text(&self.both) }
     }
@@ -158,98 +203,75 @@ impl Collected {
 
 /// Output goes to a file without a name: if we are killed, dpkg must not die of a pipe
 /// that nobody reads.
-fn to_its_end(command: &mut Command, into: &mut Collected) -> std::io::Result<ExitStatus> {
-    let mut file = tempfile::tempfile()?;
-    let status = command.stdout(file.try_clone()?).stderr(file.try_clone()?).spawn()?.wait()?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(KEPT as u64)))?;
-    file.take(KEPT as u64).read_to_end(&mut into.both)?;
-    into.stdout.clone_from(&into.both);
-    Ok(status)
+fn to_its_end(argv: &[&str], command: &mut Command) -> Result<Output> {
+    let shown = argv.join(" ");
+    let mut collected = Collected::default();
+    let mut deadline = Deadline::new(format!("`{shown}`"), Duration::MAX).with_grace(Duration::MAX);
+    let failed = |e: std::io::Error| cannot_run(&shown, &e);
+    let mut file = tempfile::tempfile().map_err(failed)?;
+    let output = || file.try_clone().map_err(failed);
+    let mut child = command.stdout(output()?).stderr(output()?).spawn().map_err(failed)?;
+    let status = loop {
+        if let Some(status) = child.try_wait().map_err(failed)? {
+            break status;
+        }
+        deadline.pause(PAUSE)?;
+    };
+    let mut keep = || -> std::io::Result<()> {
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(KEPT as u64)))?;
+        file.by_ref().take(KEPT as u64).read_to_end(&mut collected.both).map(drop)
+    };
+    keep().map_err(failed)?;
+    collected.stdout.clone_from(&collected.both);
+    Ok(collected.output(shown, status, &deadline))
 }
 
-/// Reads both pipes until the process is gone (a daemon that it started may hold them
-/// open for ever), or until it must be ended.
-fn collect(child: &mut Child, into: &mut Collected, deadline: Instant) -> std::io::Result<Ended> {
-    let mut stdout = child.stdout.take();
-    let mut stderr = child.stderr.take();
-    loop {
-        let mut descriptors = Vec::new();
-        if let Some(pipe) = &stdout {
-            descriptors.push(PollFd::new(pipe.as_fd(), PollFlags::POLLIN));
-        }
-        if let Some(pipe) = &stderr {
-            descriptors.push(PollFd::new(pipe.as_fd(), PollFlags::POLLIN));
-        }
-        let closed = descriptors.is_empty();
-        let patience_ms = if closed { 1u8 } else { 100 };
-        let ready = match nix::poll::poll(&mut descriptors, PollTimeout::from(patience_ms)) {
-            Ok(ready) => ready,
-            Err(nix::errno::Errno::EINTR) => 0,
-            Err(e) => return Err(e.into()),
-        };
-        let mut readable = descriptors.iter().map(|d| d.any().unwrap_or(false)).collect::<Vec<_>>().into_iter();
-        if stdout.is_some()
-            && readable.next() == Some(true)
-            && !read_some(&mut stdout, &mut into.both, Some(&mut into.stdout))?
-        {
-            stdout = None;
-        }
-        if stderr.is_some() && readable.next() == Some(true) && !read_some(&mut stderr, &mut into.both, None)? {
-            stderr = None;
-        }
-        if (ready == 0 || closed)
-            && let Some(status) = child.try_wait()?
-        {
-            return Ok(Ended::ByItself(status));
-        }
-        if signals::interrupted() {
-            return Ok(Ended::Signal);
-        }
-        if Instant::now() >= deadline {
-            return Ok(Ended::Deadline);
-        }
-    }
-}
-
-/// Reads what is there; false at the end.
-fn read_some(pipe: &mut Option<impl Read>, both: &mut Vec<u8>, alone: Option<&mut Vec<u8>>) -> std::io::Result<bool> {
+/// Reads what is there; at its end the pipe is closed.
+fn read_some(pipe: &mut Option<impl Read>, both: &mut Vec<u8>, alone: Option<&mut Vec<u8>>) -> std::io::Result<()> {
     let mut buffer = [0; 16384];
-    let Some(pipe) = pipe else { return Ok(false) };
-    let n = pipe.read(&mut buffer)?;
+    let Some(open) = pipe else { return Ok(()) };
+    let n = open.read(&mut buffer)?;
     let new = buffer.get(..n).unwrap_or_default();
     for target in [Some(both), alone].into_iter().flatten() {
         target.extend_from_slice(new);
         let surplus = target.len().saturating_sub(KEPT);
         target.drain(..surplus);
     }
-    Ok(n > 0)
+    if n == 0 {
+        *pipe = None;
+    }
+    Ok(())
 }
 
-/// TERM to the process group, KILL two seconds later.
+/// TERM to the process group, then KILL if it is still there.
 fn stop(child: &mut Child) {
     let group = nix::unistd::Pid::from_raw(-i32::try_from(child.id()).unwrap_or(0));
     if group.as_raw() == 0 {
         return;
     }
-    let _ = nix::sys::signal::kill(group, Signal::SIGTERM);
-    let patience = Instant::now() + Duration::from_secs(2);
-    while Instant::now() < patience {
-        if matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
-            return;
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let _ = nix::sys::signal::kill(group, signal);
+        // Even of KILL a process may not die while its disk or a network file system does not answer.
+        let mut grace = Deadline::new("", GRACE).with_grace(GRACE);
+        while matches!(grace.pause(PAUSE), Ok(true)) {
+            if !matches!(child.try_wait(), Ok(None)) {
+                return;
+            }
         }
-        std::thread::sleep(Duration::from_millis(20));
     }
-    let _ = nix::sys::signal::kill(group, Signal::SIGKILL);
-    let _ = child.wait();
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn host() -> Host {
+        Host::live(Default::default())
+    }
+
     fn sh(script: &str, deadline: Duration) -> Result<Output> {
-        run(&["sh", "-c", script], &[], Patience::Ends, deadline)
+        host().run_command(&["sh", "-c", script], &[], Patience::Ends, deadline)
     }
 
     #[test]
@@ -281,8 +303,9 @@ mod tests {
 
     #[test]
     fn what_is_never_ended_has_its_output_kept_too() {
-        let output =
-            run(&["sh", "-c", "echo out; echo err >&2; exit 4"], &[], Patience::Never, Duration::ZERO).unwrap();
+        let output = host()
+            .run_command(&["sh", "-c", "echo out; echo err >&2; exit 4"], &[], Patience::Never, Duration::ZERO)
+            .unwrap();
         assert_eq!((output.both.as_str(), output.status.code()), ("out\nerr\n", Some(4)));
     }
 

@@ -2,7 +2,8 @@
 //!
 //! A [`Host`] owns a root directory, and every path that the program touches is
 //! resolved below it. `/` is the live machine; anything else is a tree that is
-//! written and looked at, in which no package, unit or container is run.
+//! written and looked at, in which no package, unit or container is run. Only a test
+//! has a live machine in a directory, with commands and a systemd of its own.
 
 pub mod apt;
 pub mod command;
@@ -20,6 +21,7 @@ pub mod systemd;
 pub mod wait;
 
 use std::cell::OnceCell;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,6 +31,11 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub struct Host {
     root: PathBuf,
+    live: bool,
+    /// Where commands are looked up, as in the variable PATH.
+    commands: OsString,
+    /// Who answers for systemd.
+    systemd: Box<dyn systemd::Systemd>,
     /// How long each sort of waiting may take.
     pub deadlines: Deadlines,
     /// For downloads and apt; settings `proxy.*`.
@@ -43,7 +50,7 @@ pub struct Host {
     pub(crate) pulls: docker::pull::Pulls,
     /// Debs that are being downloaded.
     pub(crate) downloads: download::Downloads,
-    /// What systemd said of the units, asked once for all.
+    /// The state of units, asked once for all.
     pub(crate) units: systemd::Units,
     /// What dpkg said of the packages, asked once for all.
     pub(crate) packages: apt::Packages,
@@ -64,6 +71,20 @@ pub struct Deadlines {
     pub wait: Duration,
 }
 
+/// What can be brought in the background.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fetch {
+    /// An image, once the Docker Engine answers.
+    Image(String),
+    /// A deb, into the cache.
+    Deb {
+        /// Where it is.
+        url: String,
+        /// What it must have, in lower case.
+        sha256: String,
+    },
+}
+
 /// Directories that are made on the way are 0755, whatever umask the caller has.
 pub fn set_umask() {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
@@ -72,7 +93,7 @@ pub fn set_umask() {
 impl Host {
     /// The machine that this process runs on.
     pub fn live(deadlines: Deadlines) -> Host {
-        Host::below(PathBuf::from("/"), deadlines)
+        Host { live: true, ..Host::below(PathBuf::from("/"), deadlines) }
     }
 
     /// A tree below `root`, made if it is not there.
@@ -91,6 +112,16 @@ impl Host {
         Ok(Host::below(root, deadlines))
     }
 
+    /// A live machine for a test: its files lie below `root`, its commands in the directory `commands` and nowhere
+    /// else, and `systemd` answers for its units.
+    ///
+    /// # Errors
+    /// As [`Host::tree`].
+    pub fn simulated(root: &Path, commands: &Path, systemd: Box<dyn systemd::Systemd>) -> Result<Host> {
+        let host = Host::tree(root, Deadlines::default())?;
+        Ok(Host { live: true, commands: commands.into(), systemd, ..host })
+    }
+
     /// An empty tree for a test, as long as the directory lives.
     #[cfg(test)]
     #[allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
@@ -103,6 +134,9 @@ impl Host {
     fn below(root: PathBuf, deadlines: Deadlines) -> Host {
         Host {
             root,
+            live: false,
+            commands: command::DIRECTORIES.into(),
+            systemd: Box::new(systemd::systemctl::Systemctl::default()),
             deadlines,
             proxy: net::Proxy::default(),
             docker: docker::DEFAULT_ADDRESS.into(),
@@ -115,14 +149,37 @@ impl Host {
         }
     }
 
-    /// Whether this is the running machine: packages, units and waits are real.
+    /// Whether packages, units, containers and waits are real.
     pub fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// Whether the root is this machine's own: then its users are the node's, and others' directories are dangerous.
+    fn is_own_root(&self) -> bool {
         self.root == Path::new("/")
     }
 
     /// The directory below which every path is resolved.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Begins to bring these on threads of their own, and removes from the cache what is none of them.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn begin_fetches(&self, fetches: &[Fetch]) -> Result<()> {
+        let (mut images, mut debs) = (Vec::new(), Vec::new());
+        for fetch in fetches {
+            match fetch {
+                Fetch::Image(name) => images.push(name.clone()),
+                Fetch::Deb { url, sha256 } => debs.push((url, sha256.as_str())),
+            }
+        }
+        self.begin_pulls(&images);
+        self.sweep_cache(&debs.iter().map(|(_, sha256)| *sha256).collect::<Vec<_>>())?;
+        debs.into_iter().for_each(|(url, sha256)| self.begin_download(url, sha256));
+        Ok(())
     }
 
     /// Whether this process may give files away.

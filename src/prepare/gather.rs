@@ -124,7 +124,7 @@ fn ask(request: &Request, merged: &Merged) -> Result<Asked> {
     }
     let limit = fact_timeout(merged);
     let deadline = Instant::now() + limit;
-    let answers = imds::read(&endpoint, limit, &mut |line| tracing::info!("{line}"))?;
+    let answers = imds::read(&endpoint, limit)?;
     let mut instance = answers.instance;
     sources.extend(answers.sources);
     machine::complete(&live, &mut instance, &mut sources)?;

@@ -18,11 +18,11 @@ use self::detect::Detected;
 use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::host::Host;
-use crate::role::health::Check;
 use crate::role::{Role, known_names};
 use crate::settings::name::lookup;
 use crate::settings::{Merged, Settings};
 use crate::step::Step;
+use crate::step::health::Check;
 use crate::template::{Renderer, how_to_set};
 use crate::titus::{self, Values};
 
@@ -86,7 +86,7 @@ pub fn from_gathered(request: &Request, gathered: Gathered, host: &mut Host) -> 
             Values::of_agent(&settings, instance).map_err(|error| cloud::with_tags(error, &facts))?
         }
         Some(instance) if role.zookeeper_server && !request.bakes() => {
-            let resolve = |name: &str| host.addresses(name, LOOKUP).unwrap_or_default();
+            let resolve = |name: &str| host.addresses(name, LOOKUP).ok().and_then(Result::ok).unwrap_or_default();
             Values::of_prereqs(&settings, instance, &resolve)?
         }
         _ => Values::of_settings(&settings),

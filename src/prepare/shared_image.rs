@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
-use crate::step::{Claim, Kind, Step};
+use crate::step::{Claim, Step};
 
 /// Who decided a thing, and how.
 struct Decided<'a> {
@@ -39,16 +39,7 @@ pub fn merge(roles: &[(&str, Vec<Step>)]) -> Result<Vec<Step>> {
 }
 
 fn add(merged: &mut Vec<Step>, role: &str, step: &Step) {
-    if merged.iter().any(|there| there.kind == step.kind) {
-        return;
-    }
-    if let Kind::AptSource(sources) = &step.kind
-        && let Some(there) = merged.iter_mut().find_map(|there| match &mut there.kind {
-            Kind::AptSource(there) => Some(there),
-            _ => None,
-        })
-    {
-        there.join(sources);
+    if merged.iter().any(|there| there.kind == step.kind) || merged.iter_mut().any(|there| there.join(step)) {
         return;
     }
     let mut step = step.clone();

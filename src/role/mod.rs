@@ -1,7 +1,5 @@
 //! Roles: a TOML file each, read and checked as a whole, then rendered to steps.
 
-pub mod health;
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
@@ -10,8 +8,8 @@ use serde_json::{Value as Json, json};
 use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::host::Host;
-use crate::role::health::{Check, Raw as RawCheck};
 use crate::settings::{Layer, Settings, did_you_mean, parse_toml};
+use crate::step::health::{Check, Raw as RawCheck};
 use crate::step::{Phase, Raw as RawStep, Step};
 use crate::template::{Renderer, Source, is_template};
 use crate::titus::{self, Values};
@@ -153,7 +151,7 @@ impl Role {
     fn parse(name: &str, source: &str, text: String) -> Result<Role> {
         let shown = if source == BUILT_IN_SOURCE { format!("role {name}") } else { source.to_owned() };
         let file: File = parse_toml(&shown, &text)?;
-        let mut seen = BTreeSet::new();
+        let mut seen: BTreeMap<&str, bool> = BTreeMap::new();
         for step in &file.step {
             let at = |error: Error| error.at(&shown);
             step.check().map_err(at)?;
@@ -161,14 +159,20 @@ impl Role {
                 return Err(at(Error::config(format!("step {}: has no phase", step.id))
                     .fix("phase = \"bake\", \"boot\" or \"keep\"")));
             }
-            if let Some(unknown) = step.restart_on().iter().find(|id| !seen.contains(id.as_str())) {
-                return Err(at(Error::config(format!(
-                    "step {}: restart_on names {unknown:?}, which is no step before it",
-                    step.id
-                ))
-                .fix(did_you_mean(unknown, seen.iter().copied()))));
+            for id in step.restart_on() {
+                let fitting = seen.iter().filter(|(_, can_restart)| **can_restart).map(|(id, _)| *id);
+                let (what, fix) = match seen.get(id.as_str()) {
+                    Some(true) => continue,
+                    Some(false) => {
+                        let fitting = fitting.collect::<Vec<_>>().join(", ");
+                        let fix = format!("remove it; of the steps before it, restart_on takes these: {fitting}");
+                        ("which writes no file that a service reads", fix)
+                    }
+                    None => ("which is not a step before it", did_you_mean(id, fitting)),
+                };
+                return Err(at(Error::config(format!("step {}: restart_on names {id:?}, {what}", step.id)).fix(fix)));
             }
-            if !seen.insert(step.id.as_str()) {
+            if seen.insert(step.id.as_str(), step.can_restart()).is_some() {
                 return Err(at(Error::config(format!("two steps have the id {:?}", step.id))));
             }
         }

@@ -14,8 +14,8 @@ use crate::host::Host;
 use crate::host::lock::LOCK;
 use crate::prepare::{self, Layers, Prepared, Request, detect};
 use crate::settings::Layer;
+use crate::step::Step;
 use crate::step::warm_pool::READY;
-use crate::step::{self, Step};
 
 /// What a run is asked for beside its role.
 #[derive(Debug, Clone, Copy)]
@@ -151,12 +151,7 @@ impl Run<'_> {
         report.step_count = steps.len();
         refuse_machine(host, request.phases)?;
         engine::ask(host, &steps)?;
-        step::deb::refuse_unpinned(host, &steps).map_err(|error| error.at(prepared.names()))?;
-        engine::refuse(host, &prepared.names(), &steps)?;
-        if let Err(refusal) = refuse_packages(host, &steps) {
-            host.forget_candidates()?;
-            return Err(refusal);
-        }
+        engine::refuse_online(host, &prepared.names(), &steps)?;
         report.notices.extend(notice_of_next_boot(request, options, host, &prepared, &steps)?);
         if options.save {
             save(request, host, &prepared)?;
@@ -191,7 +186,7 @@ impl Run<'_> {
         if wished {
             return reboot::reboot(host, &self.report.reboot_reasons, options.trigger);
         }
-        if warm && host.is_live() && options.trigger.is_retried() { group::try_again() } else { Ok(()) }
+        if warm && host.is_live() && options.trigger.is_retried() { group::try_again(host) } else { Ok(()) }
     }
 }
 
@@ -217,18 +212,6 @@ fn notice_of_next_boot(
         "the next boot will not know this role, and the role's services will wait for it: keep it with --save"
             .to_owned()
     }))
-}
-
-fn refuse_packages(host: &Host, steps: &[Step]) -> Result<()> {
-    let mut sources = Vec::new();
-    for step in steps {
-        if let step::Kind::AptSource(apt) = &step.kind
-            && host.is_live()
-        {
-            sources.extend(apt.prepare(host)?);
-        }
-    }
-    step::package::refuse_without_candidate(steps, host, &sources)
 }
 
 fn save(request: &Request, host: &Host, prepared: &Prepared) -> Result<()> {

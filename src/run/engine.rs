@@ -57,14 +57,11 @@ pub fn converge(
     }
     failpoint();
     host.reload_units_if_noted()?;
-    witness(host, steps)
+    record_running(host, steps)
 }
 
-/// What units run with is recorded before the first change of a run, and at the end of each: a file
-/// that is changed and put back before the next run then restarts nothing.
-fn witness(host: &Host, steps: &[Step]) -> Result<()> {
-    let units = steps.iter().filter_map(|step| if let step::Kind::Unit(unit) = &step.kind { Some(unit) } else { None });
-    units.filter(|_| host.is_live()).try_for_each(|unit| unit.witness(host))
+fn record_running(host: &Host, steps: &[Step]) -> Result<()> {
+    if host.is_live() { steps.iter().try_for_each(|step| step.work().record_running(host)) } else { Ok(()) }
 }
 
 fn converge_step(
@@ -75,9 +72,7 @@ fn converge_step(
     report: &mut Report,
     reporter: &Reporter,
 ) -> Result<()> {
-    if signals::interrupted() {
-        return Err(signals::interruption());
-    }
+    signals::check()?;
     let nothing = Planned::new();
     let state = step.observe(host, &nothing)?;
     let changes = match &state {
@@ -92,7 +87,7 @@ fn converge_step(
     };
     let lines: Vec<String> = changes.iter().map(|change| change.line.clone()).collect();
     if !journal.is_open() {
-        witness(host, steps)?;
+        record_running(host, steps)?;
     }
     journal.event(host, "started", Some(&step.id), &lines)?;
     failpoint();
@@ -141,7 +136,21 @@ pub fn ask(host: &Host, steps: &[Step]) -> Result<()> {
 /// # Errors
 /// The first refusal.
 pub fn refuse(host: &Host, role: &str, steps: &[Step]) -> Result<()> {
-    steps.iter().try_for_each(|step| step.work().refuse(host).map_err(|error| error.at(format!("{role}: {}", step.id))))
+    refuse_each(role, steps, |step| step.work().refuse(host))
+}
+
+/// The same, and what only the network shows: for a run that is about to change the machine.
+///
+/// # Errors
+/// The first refusal.
+pub fn refuse_online(host: &Host, role: &str, steps: &[Step]) -> Result<()> {
+    refuse_each(role, steps, |step| step.work().refuse_online(host))?;
+    refuse(host, role, steps)?;
+    step::refuse_without_candidate(host, steps)
+}
+
+fn refuse_each(role: &str, steps: &[Step], refuse: impl Fn(&Step) -> Result<()>) -> Result<()> {
+    steps.iter().try_for_each(|step| refuse(step).map_err(|error| error.at(format!("{role}: {}", step.id))))
 }
 
 /// Begins a run, under its lock: removes what a killed one left beside files that steps, or we, write. Then
@@ -156,11 +165,11 @@ pub fn begin(host: &Host, steps: &[Step]) -> Result<()> {
     if !host.is_live() {
         return Ok(());
     }
-    let images = steps
-        .iter()
-        .filter_map(|step| if let step::Kind::Image(image) = &step.kind { Some(image.name.clone()) } else { None });
-    host.begin_pulls(&images.collect::<Vec<_>>());
-    step::deb::begin(host, steps)
+    let mut fetches = Vec::new();
+    for step in steps {
+        fetches.extend(step.work().fetches(host)?);
+    }
+    host.begin_fetches(&fetches)
 }
 
 fn at(error: Error, report: &Report, n: usize, steps: &[Step]) -> Error {

@@ -12,8 +12,8 @@ use crate::ec2::api::{Api, Failure, Lifecycle, Outcome};
 use crate::ec2::{imds, up_to};
 use crate::error::{Error, Kind, Result};
 use crate::facts::{Facts, GROUP_TAG};
-use crate::host::command::{self, Patience};
 use crate::host::net::Proxy;
+use crate::host::systemd::Job;
 use crate::host::wait::Deadline;
 use crate::host::{Host, signals};
 use crate::prepare::{self, Phases, Prepared, Request, layers};
@@ -76,10 +76,9 @@ impl Calls for Api {
 ///
 /// # Errors
 /// When systemd refuses.
-pub fn try_again() -> Result<()> {
-    let argv = ["systemctl", "--no-block", "restart", RETRY];
-    let output = command::run(&argv, &[], Patience::Ends, Duration::from_secs(90)).and_then(command::Output::succeeded);
-    output.map(drop).map_err(|error| error.at("nothing will look whether this instance has left its warm pool"))
+pub fn try_again(host: &Host) -> Result<()> {
+    let queued = host.queue_job(Job::Restart(RETRY));
+    queued.map_err(|error| error.at("nothing will look whether this instance has left its warm pool"))
 }
 
 /// The Auto Scaling group of an instance, as a run knows it.
@@ -150,12 +149,12 @@ impl Group {
     }
 
     fn api(&self) -> Result<Api> {
-        Api::new(&imds::Endpoint::from_env()?, &self.region, &self.proxy, TELL_LIMIT)
+        Ok(Api::new(&imds::Endpoint::from_env()?, &self.region, &self.proxy, TELL_LIMIT))
     }
 
     fn begin_beats(&self, hook: Lifecycle) -> Option<Beats> {
         let begun = self.api().and_then(|mut api| {
-            api.say = |line| tracing::debug!("{line}");
+            api.quiet = true;
             Beats::begin(api, hook)
         });
         begun.inspect_err(|error| tracing::warn!("no heartbeats are sent: {error}")).ok()
@@ -233,8 +232,7 @@ pub fn is_final(error: &Error) -> bool {
 
 /// Whether the machine is shutting down: what fails then fails for that, and cloud-init's children get no signal.
 fn goes_down() -> bool {
-    let output = command::run(&["systemctl", "is-system-running"], &[], Patience::Ends, Duration::from_secs(30));
-    output.is_ok_and(|output| output.stdout.trim() == "stopping")
+    Host::live(Default::default()).is_stopping()
 }
 
 /// How long the machine runs; unknown: long.
@@ -276,7 +274,7 @@ fn go_on(calls: &mut impl Calls, hook: &Lifecycle) -> Result<bool> {
         Err(failure) => {
             let mut error = failure.error;
             // 75 is tried again. What the API refused it will refuse in a minute too.
-            if error.kind != Kind::TemporaryFailure {
+            if !matches!(error.kind, Kind::TemporaryFailure | Kind::Interrupted) {
                 error.kind = Kind::Failed;
             }
             Err(error)
@@ -386,6 +384,7 @@ mod tests {
             let answer = self.answers.lock().unwrap().pop_front().unwrap_or(Ok(true));
             answer.map_err(|code| match code {
                 "late" => Error::new(Kind::TemporaryFailure, "no answer").into(),
+                "stopped" => signals::interruption().into(),
                 code => Failure { code: Some(code.into()), error: Error::config(code).fix("a statement") },
             })
         }
@@ -421,6 +420,7 @@ mod tests {
     fn a_call_that_may_go_better_is_tried_again_and_one_that_is_denied_is_a_failure() {
         let code = |answer| go_on(&mut Fake::new([Err(answer)]), &hook()).unwrap_err();
         assert_eq!(code("late").kind.exit_code(), 75);
+        assert_eq!(code("stopped").kind, Kind::Interrupted);
         let denied = code("AccessDenied");
         assert_eq!((denied.kind.exit_code(), denied.fix.as_deref()), (1, Some("a statement")));
         assert_eq!(code("ValidationError").kind.exit_code(), 1);

@@ -5,12 +5,12 @@ use std::time::Duration;
 use crate::ec2::api::{Api, Bucket, Failure};
 use crate::ec2::imds;
 use crate::error::{Error, Result};
-use crate::host::Host;
 use crate::host::wait::Deadline;
+use crate::host::{Host, signals};
 use crate::prepare::Prepared;
-use crate::role::health::{Check, Question};
+use crate::step::health::{Check, Question};
 pub use crate::titus::checks::Finding;
-use crate::titus::checks::{active, registered, vpc_tool};
+use crate::titus::checks::{registered, vpc_tool};
 
 const TRY: Duration = Duration::from_secs(10);
 
@@ -58,35 +58,21 @@ fn not_satisfied(failing: &[(Check, String)], waited: Duration) -> Error {
 /// # Errors
 /// When it cannot be asked at all.
 pub fn ask(host: &Host, question: &Question) -> Result<Finding> {
-    Ok(match question {
-        Question::UnitActive(name) => {
-            let unit = host.unit(name)?;
-            let text = format!("{name} is {} ({})", unit.active, unit.sub);
-            if unit.is_active() {
-                Finding::Good(text)
-            } else {
-                Finding::Bad(format!("{text}\n{}", host.unit_journal(name)))
-            }
-        }
-        Question::Answers(wait) => match wait.ask(host) {
-            Ok(()) => Finding::Good(format!("asked {}: it does", wait.what())),
-            Err(answer) => Finding::Bad(format!("asked {}: {answer}", wait.what())),
-        },
-        Question::Container(name) => container(host, name),
-        Question::InstanceGroups(groups) => match groups.states(host) {
-            Ok(states) => active(&states),
-            Err(error) => Finding::Bad(error.to_string()),
-        },
+    let finding = match question {
+        Question::Kept(kept) => kept.ask(host)?,
         Question::MesosAgent { masters, address, port } => registered(host, masters, address, *port),
-        Question::VpcTool(ours) => vpc_tool(ours),
+        Question::VpcTool(ours) => vpc_tool(host, ours),
         Question::LogBucket { name, region } => {
             let asked = imds::Endpoint::from_env()
-                .and_then(|imds| Api::new(&imds, region, &host.proxy, TRY))
+                .map(|imds| Api::new(&imds, region, &host.proxy, TRY))
                 .map_err(Failure::from)
                 .and_then(|mut api| api.bucket(name));
             log_bucket(name, region, asked)
         }
-    })
+    };
+    // What was not answered because of a signal is not an answer.
+    signals::check()?;
+    Ok(finding)
 }
 
 /// Never a failure: the agent runs without, but the logs of its containers have no place.
@@ -114,24 +100,6 @@ fn log_bucket(name: &str, region: &str, asked: Result<Bucket, Failure>) -> Findi
                 failure.error.what
             ))
         }
-    }
-}
-
-fn container(host: &Host, name: &str) -> Finding {
-    let found = match host.engine() {
-        Ok(engine) => engine.container(name).map_err(|error| error.to_string()),
-        Err(answer) => Err(answer),
-    };
-    match found {
-        Ok(Some(found)) if found.is_running() && crate::step::container::is_ours(&found) => {
-            Finding::Good(format!("the container {name} is running, from {}", found.image))
-        }
-        Ok(Some(found)) if found.is_running() => {
-            Finding::Bad(format!("a container {name} is running that titus-bootstrap did not make"))
-        }
-        Ok(Some(found)) => Finding::Bad(format!("the container {name} is {}", found.told())),
-        Ok(None) => Finding::Bad(format!("there is no container {name}")),
-        Err(answer) => Finding::Bad(answer),
     }
 }
 

@@ -1,13 +1,11 @@
 //! One reboot, at the end of a run, and never a loop of them.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use super::trigger::Trigger;
 use crate::error::{Error, Result};
-use crate::host::command::{self, Patience};
 use crate::host::fs::Owner;
+use crate::host::systemd::Job;
 use crate::host::{Host, signals};
 use crate::settings::Settings;
 use crate::settings::schema::Reboot;
@@ -74,26 +72,22 @@ pub fn awaits_cloud_init(host: &Host) -> bool {
 /// # Errors
 /// When systemd refuses, or a signal came meanwhile.
 pub fn reboot(host: &Host, reasons: &[String], trigger: Trigger) -> Result<()> {
-    if signals::interrupted() {
-        return Err(signals::interruption());
-    }
+    signals::check()?;
     tracing::info!("rebooting: {}", reasons.join("; "));
-    // What systemd does first is to stop the boot unit, this run: that must not stop the command that asked for it.
-    let run = |argv: &[&str]| command::run(argv, &[], Patience::Never, Duration::from_secs(90))?.succeeded().map(drop);
     let plain = match trigger {
         Trigger::Person => true,
         Trigger::Script | Trigger::UserData => false,
         Trigger::Boot => !host.is_under_way(CLOUD_FINAL)?,
     };
     if plain {
-        return run(&["systemctl", "--no-block", "reboot"]);
+        return host.queue_job(Job::Reboot);
     }
     if host.unit_file(UNIT)?.is_none() {
         let text = crate::role::built_in_template(UNIT).unwrap_or_default();
         host.write(&format!("/run/systemd/system/{UNIT}"), text.as_bytes(), 0o644, Owner::ROOT)?;
         host.reload_units_for(UNIT)?;
     }
-    run(&["systemctl", "--no-block", "start", UNIT])
+    host.queue_job(Job::Start(UNIT))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::host::fs::look::EntryKind;
 use crate::host::fs::mounts::Mounts;
 use crate::host::image::clear::{Clear, Cleared, Stands};
 use crate::host::image::search::{Bounds, Found};
+use crate::host::systemd::Job;
 use builder::{Builder, is_key};
 use rules::{Rule, WRITTEN_ANEW, homes, rules};
 
@@ -114,11 +115,11 @@ impl Sealed {
 /// systemd writes the random seed anew when this unit stops, which would be at the builder's shutdown.
 fn stop_seed(host: &Host, sealed: &mut Sealed) {
     const UNIT: &str = "systemd-random-seed.service";
-    if !host.is_live() || !matches!(host.entry("/run/systemd/system"), Ok(Some(_))) {
+    if !host.has_systemd().unwrap_or(false) {
         return;
     }
     let stopped =
-        host.unit(UNIT).and_then(|unit| if unit.is_active() { host.change_unit("stop", UNIT) } else { Ok(()) });
+        host.unit(UNIT).and_then(|unit| if unit.is_active() { host.change_unit(Job::Stop(UNIT)) } else { Ok(()) });
     if let Err(error) = stopped {
         sealed.leave("/var/lib/systemd/random-seed", format!("random seed: will be written again: {}", error.what));
     }

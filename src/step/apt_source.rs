@@ -6,7 +6,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::file::File;
-use super::{Change, Claim, Planned, State, Work, hex};
+use super::{Change, Claim, Kind, Planned, RawKind, State, Work, hex};
 use crate::error::{Error, Result};
 use crate::host::apt::openpgp;
 use crate::host::apt::{self, OUR_SOURCES as OURS, SOURCE_PARTS as SOURCES};
@@ -35,8 +35,6 @@ pub struct AptSources {
     /// What was checked before anything was changed is what is written.
     prepared: RefCell<Option<Vec<apt::Source>>>,
 }
-
-impl super::RawKind for Raw {}
 
 impl Raw {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<AptSources> {
@@ -97,15 +95,6 @@ fn text_of(source: &AptSource, keyring: &str, key: &[u8]) -> String {
 }
 
 impl AptSources {
-    /// Takes in the sources of another role: what one step wants, another would remove as surplus.
-    pub fn join(&mut self, others: &AptSources) {
-        for source in &others.sources {
-            if !self.sources.contains(source) {
-                self.sources.push(source.clone());
-            }
-        }
-    }
-
     /// Ours that the settings no longer have.
     fn surplus(&self, host: &Host) -> Result<Vec<String>> {
         let wanted = self.paths();
@@ -147,7 +136,7 @@ impl AptSources {
     ///
     /// # Errors
     /// When a key cannot be had, or is not the pinned one.
-    pub fn prepare(&self, host: &Host) -> Result<Vec<apt::Source>> {
+    fn prepare(&self, host: &Host) -> Result<Vec<apt::Source>> {
         if let Some(prepared) = self.prepared.borrow().as_ref() {
             return Ok(prepared.clone());
         }
@@ -199,7 +188,21 @@ impl AptSources {
     }
 }
 
+impl RawKind for Raw {}
+
 impl Work for AptSources {
+    fn sources(&self, host: &Host) -> Result<Vec<apt::Source>> {
+        self.prepare(host)
+    }
+
+    /// What one step wants, another would remove as surplus.
+    fn join(&mut self, other: &Kind) -> bool {
+        let Kind::AptSource(others) = other else { return false };
+        let new: Vec<_> = others.sources.iter().filter(|source| !self.sources.contains(source)).cloned().collect();
+        self.sources.extend(new);
+        true
+    }
+
     fn claims(&self) -> Vec<Claim> {
         let words = |source: &AptSource| {
             let parts = [&source.uris[..], &source.suites[..], &source.components[..]].concat();

@@ -5,7 +5,7 @@
 //! new one runs, and comes back if it does not.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -13,11 +13,12 @@ use sha2::{Digest, Sha256};
 
 use super::file::{checked_path, diff};
 use super::wait::{self, Wait};
-use super::{Change, Planned, State, Work, ensemble, hex};
+use super::{Change, Planned, RawKind, State, Work, ensemble, hex};
 use crate::error::{Error, Kind, Result};
-use crate::host::docker::{Container as Found, Engine, Port, Specification};
+use crate::host::Host;
+use crate::host::docker::{Container as Found, Engine, Port, Specification, Status};
 use crate::host::fs::look::EntryKind;
-use crate::host::{Host, signals};
+use crate::host::wait::Deadline;
 use crate::settings::values::port;
 use crate::template::{Renderer, Templated};
 
@@ -106,10 +107,54 @@ struct Wanted {
     digest: String,
 }
 
-impl super::RawKind for Raw {
-    fn restart_on(&self) -> &[String] {
-        &self.restart_on
+/// Why a container is not the one that is wanted.
+#[derive(Debug, Clone, PartialEq)]
+enum Difference {
+    /// Someone else made it.
+    Foreign,
+    /// It was made of something else: the keys that differ.
+    MadeOf(Vec<String>),
+    /// Its image's name is another image now.
+    Image,
+}
+
+/// One thing that a container needs.
+#[derive(Debug, PartialEq)]
+enum Due {
+    Create,
+    /// The old one, of a run that was killed, is put back, and replaced if that is due then.
+    PutBack,
+    Replace(Difference),
+    Start,
+    /// The old one goes.
+    RemoveOld,
+}
+
+/// How a container differs from what is wanted. `image`: the id of the image that its name has now; one that it does
+/// not have is the image step's matter.
+fn difference(found: &Found, wanted: &Wanted, image: Option<&str>) -> Option<Difference> {
+    if !is_ours(found) {
+        return Some(Difference::Foreign);
     }
+    if found.labels.get(DIGEST) != Some(&wanted.digest) {
+        let was: Json = serde_json::from_str(made_of(found)).unwrap_or_default();
+        let will: Json = serde_json::from_str(&wanted.made_of).unwrap_or_default();
+        let keys = will.as_object().into_iter().flat_map(|map| map.keys());
+        return Some(Difference::MadeOf(keys.filter(|key| was.get(key) != will.get(key)).cloned().collect()));
+    }
+    let is_other = |image: &str| found.labels.get(IMAGE).map(String::as_str) != Some(image);
+    image.filter(|image| is_other(image)).map(|_| Difference::Image)
+}
+
+/// What is due of a container. `current`: the one that has its name, and how that differs; `has_old`: an earlier run
+/// left one under the old name.
+fn due(current: Option<(&Found, Option<Difference>)>, has_old: bool) -> Vec<Due> {
+    let Some((current, difference)) = current else { return vec![if has_old { Due::PutBack } else { Due::Create }] };
+    let own = match difference {
+        Some(difference) => Some(Due::Replace(difference)),
+        None => (!current.is_running()).then_some(Due::Start),
+    };
+    own.into_iter().chain(has_old.then_some(Due::RemoveOld)).collect()
 }
 
 impl Raw {
@@ -203,6 +248,11 @@ fn parse_port(text: &str, network: &str) -> Result<Port> {
     })
 }
 
+/// What a container of ours was made of, as JSON.
+fn made_of(found: &Found) -> &str {
+    found.labels.get(MADE_OF).map_or("", String::as_str)
+}
+
 /// Whether we made it.
 pub fn is_ours(found: &Found) -> bool {
     found.labels.contains_key(DIGEST)
@@ -259,25 +309,39 @@ impl Container {
         Ok(Wanted { digest: hex(&Sha256::digest(&made_of)), made_of })
     }
 
-    /// Why it is not made of what is wanted; nothing: it is.
-    fn differences(&self, engine: &Engine, found: &Found, wanted: &Wanted) -> Result<Option<Change>> {
-        if found.labels.get(DIGEST) != Some(&wanted.digest) {
-            let pretty = |text: &str| {
-                let value: Json = serde_json::from_str(text).unwrap_or_default();
-                (format!("{value:#}\n"), value)
-            };
-            let (before, was) = pretty(found.labels.get(MADE_OF).map_or("", String::as_str));
-            let (after, will) = pretty(&wanted.made_of);
-            let keys = will.as_object().into_iter().flat_map(|map| map.keys());
-            let changed: Vec<&str> = keys.filter(|key| was.get(key) != will.get(key)).map(String::as_str).collect();
-            let line = format!("replace the container {} ({} changed)", self.name, changed.join(", "));
-            return Ok(Some(Change { line, diff: Some(diff(&before, &after)) }));
-        }
-        // A tag that names another image now; one that names none is the image step's matter.
-        let image = engine.image(&self.made_of.image)?;
-        Ok(image.filter(|image| found.labels.get(IMAGE) != Some(&image.id)).map(|_| {
-            Change::new(format!("replace the container {} ({} is another image now)", self.name, self.made_of.image))
-        }))
+    /// How it differs from what is wanted; nothing: it does not.
+    fn difference(&self, engine: &Engine, found: &Found, wanted: &Wanted) -> Result<Option<Difference>> {
+        let image = engine.image(&self.made_of.image)?.map(|image| image.id);
+        Ok(difference(found, wanted, image.as_deref()))
+    }
+
+    fn change(&self, due: &Due, current: Option<&Found>, wanted: &Wanted) -> Change {
+        let name = &self.name;
+        let command = || Some(self.as_command());
+        let (line, diff) = match due {
+            Due::Create => (format!("create and start the container {name}"), command()),
+            Due::PutBack => (format!("put back, and replace if needed, the container {name}"), command()),
+            Due::Start => {
+                let is = current.map(Found::told).unwrap_or_default();
+                (format!("start the container {name} (it is {is})"), None)
+            }
+            Due::RemoveOld => (format!("remove the container {}, which an earlier run left", self.old_name()), None),
+            Due::Replace(Difference::Foreign) => (
+                format!(
+                    "replace the container {name}, which titus-bootstrap did not make (its data are copied to the host)"
+                ),
+                None,
+            ),
+            Due::Replace(Difference::Image) => {
+                (format!("replace the container {name} ({} is another image now)", self.made_of.image), None)
+            }
+            Due::Replace(Difference::MadeOf(keys)) => {
+                let pretty = |text: &str| format!("{:#}\n", serde_json::from_str::<Json>(text).unwrap_or_default());
+                let diff = diff(&pretty(current.map_or("", made_of)), &pretty(&wanted.made_of));
+                (format!("replace the container {name} ({} changed)", keys.join(", ")), Some(diff))
+            }
+        };
+        Change { line, diff }
     }
 
     fn refuse_foreign(&self, host: &Host, found: &Found) -> Result<()> {
@@ -295,8 +359,9 @@ impl Container {
     /// Whether its ports may be taken by the container itself, under whichever name.
     fn may_have_its_ports(&self, host: &Host) -> Result<bool> {
         // With live-restore containers outlive the engine that does not answer.
-        let Ok(engine) = host.engine() else { return Ok(host.entry(CONTAINERS)?.is_some()) };
-        let has_process = |found: Found| ["running", "paused", "restarting"].contains(&found.status.as_str());
+        let Ok(engine) = host.engine()? else { return Ok(host.entry(CONTAINERS)?.is_some()) };
+        let has_process =
+            |found: Found| matches!(found.status, Some(Status::RUNNING | Status::PAUSED | Status::RESTARTING));
         for name in [&self.name, &self.old_name()] {
             if engine.container(name)?.is_some_and(has_process) {
                 return Ok(true);
@@ -344,16 +409,16 @@ impl Container {
         if let (Some(ensemble), true) = (&self.ensemble, old.is_running())
             && let Err(error) = ensemble.wait_for_turn(host, adopts)
         {
-            engine.remove(&new.id, true)?;
+            engine.undo(|| engine.remove(&new.id, true))?;
             return Err(self.rename_back(engine, old, error));
         }
         let changed = || -> Result<()> {
             engine.stop(&old.id)?;
             // Once it was started, the data are its own, and newer.
-            if adopts && new.status == "created" {
+            if adopts && new.status == Some(Status::CREATED) {
                 self.copies(old).try_for_each(|(to, inside)| host.copy_out(engine, &old.id, inside, to))?;
             }
-            if let (Some(ensemble), "created") = (&self.ensemble, new.status.as_str()) {
+            if let (Some(ensemble), Some(Status::CREATED)) = (&self.ensemble, new.status) {
                 ensemble.refuse_loss(host, adopts)?;
             }
             self.start(host, engine, &new.id)
@@ -372,7 +437,7 @@ impl Container {
     }
 
     fn rename_back(&self, engine: &Engine, old: &Found, error: Error) -> Error {
-        match engine.rename(&old.id, &self.name) {
+        match engine.undo(|| engine.rename(&old.id, &self.name)) {
             Ok(()) => error,
             Err(also) => with(error, &format!("and it keeps the name {}: {also}", self.old_name())),
         }
@@ -382,12 +447,20 @@ impl Container {
         let back = || -> Result<()> {
             engine.remove(new, true)?;
             engine.rename(&old.id, &self.name)?;
+            if error.kind == Kind::Interrupted {
+                // It may not have ended yet.
+                engine.stop(&old.id)?;
+            }
             // As it is now: it was stopped.
             let now = engine.container(&old.id)?.unwrap_or_else(|| old.clone());
-            engine.start(&now)?;
-            self.await_running(host, engine, &old.id, None)
+            engine.start(&now)
         };
-        match back() {
+        let started = engine.undo(back);
+        let runs = started.and_then(|()| match error.kind {
+            Kind::Interrupted => Ok(()),
+            _ => self.await_running(host, engine, &old.id, None),
+        });
+        match runs {
             Ok(()) => with(error, "the container that was there before runs again"),
             Err(also) => with(error, &format!("and the container that was there before does not run again: {also}")),
         }
@@ -398,10 +471,9 @@ impl Container {
         tracing::info!("starting the container {}", self.name);
         if let Err(error) = engine.start(&found) {
             // The engine does not say who has a port.
-            let taken = self.refuse_taken_ports(host).err().filter(|_| error.to_string().contains("already"));
-            return Err(match taken {
-                Some(taken) => Error { kind: Kind::Failed, ..taken },
-                None => error.at(format!("the container {}", self.name)),
+            return Err(match self.refuse_taken_ports(host) {
+                Err(taken) => with(Error { kind: Kind::Failed, ..taken }, &error.to_string()),
+                Ok(()) => error.at(format!("the container {}", self.name)),
             });
         }
         self.await_running(host, engine, id, self.ready.as_ref())
@@ -409,37 +481,29 @@ impl Container {
 
     /// Waits until it runs and answers.
     fn await_running(&self, host: &Host, engine: &Engine, id: &str, ready: Option<&Wait>) -> Result<()> {
-        let began = Instant::now();
+        let what = ready.map_or_else(|| format!("the container {} to run", self.name), Wait::what);
+        let mut deadline = Deadline::new(what, host.deadlines.wait);
         let restarts_before = engine.container(id)?.map_or(0, |found| found.restarts);
         loop {
             let found = engine.container(id)?.ok_or_else(|| Error::failed("the container is gone"))?;
-            let ended =
-                matches!(found.status.as_str(), "exited" | "dead") || found.restarts - restarts_before > RESTARTS;
+            let ended = matches!(found.status, Some(Status::EXITED | Status::DEAD))
+                || found.restarts - restarts_before > RESTARTS;
             if ended {
                 return Err(self.not_running(engine, id, &format!("its process ends ({})", found.told())));
             }
             let answer = match ready {
                 _ if !found.is_running() => found.told(),
-                None if began.elapsed() >= STEADY => return Ok(()),
+                None if deadline.elapsed() >= STEADY => return Ok(()),
                 None => "it has just started".into(),
-                Some(ready) => match ready.ask(host) {
+                Some(ready) => match ready.ask(host)? {
                     Ok(()) => return Ok(()),
                     Err(answer) => answer,
                 },
             };
-            if signals::interrupted() {
-                return Err(signals::interruption());
+            if !deadline.pause(PAUSE)? {
+                let why = format!("{}; the last answer: {answer}", deadline.waited());
+                return Err(self.not_running(engine, id, &why));
             }
-            if began.elapsed() >= host.deadlines.wait {
-                let waited = humantime::format_duration(host.deadlines.wait);
-                let what = ready.map_or_else(|| "it to run".into(), Wait::what);
-                return Err(self.not_running(
-                    engine,
-                    id,
-                    &format!("waited {waited} for {what}; the last answer: {answer}"),
-                ));
-            }
-            std::thread::sleep(PAUSE);
         }
     }
 
@@ -453,6 +517,12 @@ impl Container {
     }
 }
 
+impl RawKind for Raw {
+    fn restart_on(&self) -> &[String] {
+        &self.restart_on
+    }
+}
+
 impl Work for Container {
     /// Refuses what stands in the way, before anything is changed.
     ///
@@ -463,7 +533,7 @@ impl Work for Container {
             return Ok(());
         }
         self.ensemble.iter().try_for_each(|ensemble| ensemble.refuse_numbers(host))?;
-        let found = match host.engine() {
+        let found = match host.engine()? {
             Ok(engine) => engine.container(&self.name)?.or(engine.container(&self.old_name())?),
             Err(_) => None,
         };
@@ -479,77 +549,64 @@ impl Work for Container {
         if !host.is_live() {
             return Ok(State::Deferred(format!("not run below --root: {}", self.as_command())));
         }
-        let engine = match host.engine() {
+        let engine = match host.engine()? {
             Ok(engine) => engine,
             Err(answer) => return Ok(State::Blocked(answer)),
         };
         let wanted = self.wanted(host, planned)?;
         let old = engine.container(&self.old_name())?;
-        let Some(found) = engine.container(name)? else {
-            if old.is_none() && engine.image(&self.made_of.image)?.is_none() {
-                return Ok(State::Blocked(format!("image {} is not there yet", self.made_of.image)));
-            }
-            let what = if old.is_some() { "put back, and replace if needed," } else { "create and start" };
-            return Ok(State::from_changes(vec![Change {
-                line: format!("{what} the container {name}"),
-                diff: Some(self.as_command()),
-            }]));
+        let found = engine.container(name)?;
+        if found.is_none() && old.is_none() && engine.image(&self.made_of.image)?.is_none() {
+            return Ok(State::Blocked(format!("image {} is not there yet", self.made_of.image)));
+        }
+        let current = match &found {
+            None => None,
+            Some(found) => Some((found, self.difference(engine, found, &wanted)?)),
         };
-        let mut changes = Vec::new();
-        if !is_ours(&found) {
-            self.refuse_foreign(host, &found)?;
-            changes.push(Change::new(format!(
-                "replace the container {name}, which titus-bootstrap did not make (its data are copied to the host)"
-            )));
-        } else if let Some(change) = self.differences(engine, &found, &wanted)? {
-            changes.push(change);
-        } else if !found.is_running() {
-            changes.push(Change::new(format!("start the container {name} (it is {})", found.told())));
+        if let Some((found, Some(Difference::Foreign))) = &current {
+            self.refuse_foreign(host, found)?;
         }
-        if old.is_some() {
-            changes.push(Change::new(format!("remove the container {}, which an earlier run left", self.old_name())));
-        }
-        Ok(State::from_changes(changes))
+        let due = due(current, old.is_some());
+        Ok(State::from_changes(due.iter().map(|due| self.change(due, found.as_ref(), &wanted)).collect()))
     }
 
     fn converge(&self, host: &Host) -> Result<()> {
-        let engine = host.engine().map_err(Error::failed)?;
+        let engine = host.engine()?.map_err(Error::failed)?;
         let wanted = self.wanted(host, &Planned::new())?;
         let mut current = engine.container(&self.name)?;
         if let Some(old) = engine.container(&self.old_name())? {
             // A run was killed on its way. The new one is taken up if it is still what is wanted.
-            match current {
-                Some(new) if is_ours(&new) && self.differences(engine, &new, &wanted)?.is_none() => {
-                    return self.change_over(host, engine, &old, &new);
+            if let Some(new) = current {
+                match self.difference(engine, &new, &wanted)? {
+                    None => return self.change_over(host, engine, &old, &new),
+                    Some(Difference::Foreign) => return self.refuse_foreign_beside(&new),
+                    Some(_) => engine.remove(&new.id, true)?,
                 }
-                Some(new) if is_ours(&new) => engine.remove(&new.id, true)?,
-                Some(other) => return self.refuse_foreign_beside(&other),
-                None => {}
             }
             engine.rename(&old.id, &self.name)?;
             current = engine.container(&self.name)?;
         }
-        match current {
-            None => {
-                if let Some(ensemble) = &self.ensemble {
-                    ensemble.wait_for_turn(host, false)?;
-                }
-                let id = self.create(engine, &wanted)?;
-                self.start(host, engine, &id)
+        let Some(found) = current else {
+            if let Some(ensemble) = &self.ensemble {
+                ensemble.wait_for_turn(host, false)?;
             }
-            Some(found) if is_ours(&found) && self.differences(engine, &found, &wanted)?.is_none() => {
-                if found.status == "restarting" {
+            let id = self.create(engine, &wanted)?;
+            return self.start(host, engine, &id);
+        };
+        match self.difference(engine, &found, &wanted)? {
+            None => {
+                if found.status == Some(Status::RESTARTING) {
                     engine.stop(&found.id)?;
                 }
                 if found.is_running() { Ok(()) } else { self.start(host, engine, &found.id) }
             }
-            Some(found) => {
-                if !is_ours(&found) {
+            Some(difference) => {
+                if difference == Difference::Foreign {
                     self.refuse_foreign(host, &found)?;
                 }
                 engine.rename(&found.id, &self.old_name())?;
                 let new = self.create(engine, &wanted).map_err(|error| self.rename_back(engine, &found, error))?;
-                let new = Found { id: new, status: "created".into(), ..Found::default() };
+                let new = Found { id: new, status: Some(Status::CREATED), ..Found::default() };
                 self.change_over(host, engine, &found, &new)
             }
         }
@@ -567,4 +624,56 @@ fn with(error: Error, more: &str) -> Error {
 
 fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(made_of: &str) -> Wanted {
+        Wanted { made_of: made_of.into(), digest: format!("digest of {made_of}") }
+    }
+
+    /// One of ours, made of this, of this image.
+    fn ours(made_of: &str, image: &str, status: Status) -> Found {
+        let Wanted { made_of, digest } = wanted(made_of);
+        let labels = [(MADE_OF, made_of.as_str()), (DIGEST, &digest), (IMAGE, image)];
+        let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        Found { labels, status: Some(status), ..Found::default() }
+    }
+
+    #[test]
+    fn a_container_is_compared_by_what_it_was_made_of() {
+        let (one, other) = (r#"{"image":"x:1","binds":[]}"#, r#"{"image":"x:1","binds":["/a:/a"]}"#);
+        let made_of = |keys: &[&str]| Some(Difference::MadeOf(keys.iter().map(|key| (*key).to_owned()).collect()));
+        for (found, image, differs, why) in [
+            (Found::default(), Some("i"), Some(Difference::Foreign), "no label of ours"),
+            (ours(one, "i", Status::RUNNING), Some("i"), None, "the same"),
+            (ours(one, "i", Status::RUNNING), None, None, "its image's name names nothing"),
+            (ours(one, "i", Status::EXITED), Some("i"), None, "whether it runs is another matter"),
+            (ours(one, "i", Status::RUNNING), Some("j"), Some(Difference::Image), "the tag moved"),
+            (ours(other, "i", Status::RUNNING), Some("j"), made_of(&["binds"]), "another bind"),
+            (ours("", "i", Status::RUNNING), Some("i"), made_of(&["image", "binds"]), "a label that cannot be read"),
+        ] {
+            assert_eq!(difference(&found, &wanted(one), image), differs, "{why}");
+        }
+    }
+
+    #[test]
+    fn what_is_due_of_a_container() {
+        let (runs, exited) = (ours("x", "i", Status::RUNNING), ours("x", "i", Status::EXITED));
+        let replace = || Due::Replace(Difference::Image);
+        for (current, has_old, expected) in [
+            (None, false, vec![Due::Create]),
+            (None, true, vec![Due::PutBack]),
+            (Some((&runs, None)), false, vec![]),
+            (Some((&runs, None)), true, vec![Due::RemoveOld]),
+            (Some((&exited, None)), false, vec![Due::Start]),
+            (Some((&exited, None)), true, vec![Due::Start, Due::RemoveOld]),
+            (Some((&runs, Some(Difference::Image))), false, vec![replace()]),
+            (Some((&exited, Some(Difference::Image))), true, vec![replace(), Due::RemoveOld]),
+        ] {
+            assert_eq!(due(current.clone(), has_old), expected, "{current:?} {has_old}");
+        }
+    }
 }

@@ -7,13 +7,13 @@ use serde::Deserialize;
 
 use super::deb_record::{self, File, Record, records};
 use super::file::checked_path;
-use super::{Change, Kind, Planned, State, Step, Work};
+use super::{Change, Need, Planned, RawKind, State, Work};
 use crate::error::{Error, Kind as ErrorKind, Result};
-use crate::host::apt::dpkg;
+use crate::host::apt::{NotInstalled, Status, dpkg};
 use crate::host::download::cache::{Stamp, cached};
 use crate::host::failpoint::failpoint;
 use crate::host::fs::Owner;
-use crate::host::{Host, is_sha256};
+use crate::host::{Fetch, Host, is_sha256};
 use crate::secrets::masked;
 use crate::settings::Settings;
 use crate::settings::schema;
@@ -52,8 +52,6 @@ enum Source {
     Path(String),
     Url(String),
 }
-
-impl super::RawKind for Raw {}
 
 impl Raw {
     pub(super) fn resolve(&self, renderer: &Renderer, id: &str) -> Result<Deb> {
@@ -244,21 +242,25 @@ impl Deb {
         }
     }
 
-    fn explained(&self, error: Error, deb: &dpkg::Deb) -> Error {
+    fn explained(&self, NotInstalled { error, unmet }: NotInstalled, deb: &dpkg::Deb) -> Error {
         if error.kind == ErrorKind::Interrupted {
             return error;
         }
         let what = format!("{} {} cannot be installed: {}", deb.package, deb.version, error.what);
-        let says = |words| error.cause.as_deref().is_some_and(|cause| cause.contains(words));
-        let unmet = says("unmet dependencies") || says("dependency problems");
-        let mut made = Error { what, ..error };
+        let made = Error { what, ..error };
         if unmet {
-            made.fix = Some(format!(
+            return made.fix(format!(
                 "no source has what it depends on: add one that has to apt.sources, or set {} to another deb",
                 self.setting
             ));
         }
         made
+    }
+}
+
+impl RawKind for Raw {
+    fn can_restart(&self) -> bool {
+        true
     }
 }
 
@@ -271,6 +273,28 @@ impl Work for Deb {
     fn refuse(&self, host: &Host) -> Result<()> {
         self.refuse_unpinned(None)?;
         if host.is_live() { self.refuse_file(host) } else { Ok(()) }
+    }
+
+    /// What is there is downloaded, kept nowhere, and its SHA-256 reported.
+    fn refuse_online(&self, host: &Host) -> Result<()> {
+        let (Source::Url(url), None, true) = (&self.source, &self.sha256, host.is_live()) else { return Ok(()) };
+        tracing::info!("{} has no sha256: it is computed", self.setting);
+        let sum = host.sum_of_download(url)?;
+        let sum = sum.map_err(|failure| failure.error(&self.shown(), &self.setting, host.deadlines.download));
+        self.refuse_unpinned(Some(sum))
+    }
+
+    fn needs(&self, host: &Host, _given_up: &[String]) -> Result<Vec<Need<'_>>> {
+        Ok(if self.is_in_sync(host)? { Vec::new() } else { vec![Need::Dependencies] })
+    }
+
+    fn fetches(&self, host: &Host) -> Result<Vec<Fetch>> {
+        Ok(match (&self.source, &self.sha256) {
+            (Source::Url(url), Some(sha256)) if !self.is_in_sync(host)? => {
+                vec![Fetch::Deb { url: url.clone(), sha256: sha256.clone() }]
+            }
+            _ => Vec::new(),
+        })
     }
 
     fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {
@@ -295,10 +319,10 @@ impl Work for Deb {
         if records(host)?.iter().any(|record| record.package == deb.package && record.sha256 == sha256) {
             host.remove(&deb_record::path(&deb.package))?;
         }
-        host.install_deb(&copy, &deb.package).map_err(|error| self.explained(error, &deb))?;
+        host.install_deb(&copy, &deb.package).map_err(|failure| self.explained(failure, &deb))?;
         failpoint();
         let now = host.package(&deb.package)?.map(|is| (is.version, is.status));
-        if now.as_ref().is_none_or(|(version, status)| *version != deb.version || status != "installed") {
+        if now.as_ref().is_none_or(|(version, status)| *version != deb.version || *status != Status::Installed) {
             return Err(Error::failed(format!("apt ended well, and {} {} is not installed", deb.package, deb.version))
                 .cause(format!(
                     "dpkg has {}",
@@ -333,72 +357,18 @@ impl Work for Deb {
 /// `install` or `reinstall`, and why.
 fn described(host: &Host, package: &str, version: &str, shown: &str) -> Result<String> {
     let what = format!("{package} {version} from {shown}");
-    let Some(is) = host.package(package)?.filter(|is| !matches!(is.status.as_str(), "not-installed" | "config-files"))
+    let Some(is) = host.package(package)?.filter(|is| !matches!(is.status, Status::NotInstalled | Status::ConfigFiles))
     else {
         return Ok(format!("install {what}"));
     };
     let by_us = records(host)?.iter().any(|record| record.package == package);
     Ok(match host.compare_versions(version, &is.version)? {
-        _ if is.status != "installed" => format!("install {what} (it is {})", is.status),
+        _ if is.status != Status::Installed => format!("install {what} (it is {})", is.status),
         Ordering::Equal if by_us => format!("reinstall {what} (same version, other contents)"),
         Ordering::Equal => format!("reinstall {what} (same version, from where is not known)"),
         Ordering::Less => format!("install {what} (is {}: a downgrade)", is.version),
         Ordering::Greater => format!("install {what} (is {})", is.version),
     })
-}
-
-fn debs(steps: &[Step]) -> impl Iterator<Item = (&Step, &Deb)> {
-    steps.iter().filter_map(|step| if let Kind::Deb(deb) = &step.kind { Some((step, deb)) } else { None })
-}
-
-/// Whether a deb has to be installed, which may need packages from the sources.
-///
-/// # Errors
-/// When that cannot be looked at.
-pub fn is_lacking(host: &Host, steps: &[Step]) -> Result<bool> {
-    for (_, deb) in debs(steps) {
-        if !deb.is_in_sync(host)? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// Refuses debs from the network that have no checksum; what is there is downloaded, kept nowhere, and
-/// its SHA-256 told.
-///
-/// # Errors
-/// The first refusal.
-pub fn refuse_unpinned(host: &Host, steps: &[Step]) -> Result<()> {
-    for (step, deb) in debs(steps).filter(|_| host.is_live()) {
-        let (Source::Url(url), None) = (&deb.source, &deb.sha256) else { continue };
-        tracing::info!("{} has no sha256: it is computed", deb.setting);
-        let sum = host.sum_of_download(url)?;
-        let sum = sum.map_err(|failure| failure.error(&deb.shown(), &deb.setting, host.deadlines.download));
-        deb.refuse_unpinned(Some(sum)).map_err(|error| error.at(&step.id))?;
-    }
-    Ok(())
-}
-
-/// Begins the downloads of what is not installed, and removes from the cache what is none of it.
-///
-/// # Errors
-/// When the system refuses.
-pub fn begin(host: &Host, steps: &[Step]) -> Result<()> {
-    if debs(steps).next().is_none() {
-        return Ok(());
-    }
-    let mut wanted = Vec::new();
-    for (_, deb) in debs(steps) {
-        if let (Source::Url(url), Some(sha256)) = (&deb.source, &deb.sha256)
-            && !deb.is_in_sync(host)?
-        {
-            wanted.push((url.as_str(), sha256.as_str()));
-        }
-    }
-    host.sweep_cache(&wanted.iter().map(|(_, sha256)| *sha256).collect::<Vec<_>>())?;
-    wanted.into_iter().for_each(|(url, sha256)| host.begin_download(url, sha256));
-    Ok(())
 }
 
 /// Refuses debs of the settings that no run would take.

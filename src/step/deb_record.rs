@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::host::Host;
+use crate::host::apt::Status;
 use crate::host::apt::dpkg::is_package_name;
 use crate::host::download::cache::Stamp;
 use crate::host::fs::Owner;
@@ -60,7 +61,7 @@ impl Record {
     /// Whether dpkg has it still, and nobody put another build in its place.
     pub(super) fn holds(&self, host: &Host) -> Result<bool> {
         let is = host.package(&self.package)?;
-        Ok(is.is_some_and(|is| is.status == "installed" && is.version == self.version)
+        Ok(is.is_some_and(|is| is.status == Status::Installed && is.version == self.version)
             && host.installed_contents(&self.package, &self.architecture)? == self.contents)
     }
 

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::file::{Attributes, checked_path};
-use super::{Change, Claim, Planned, State, Work};
+use super::{Change, Claim, Planned, RawKind, State, Work};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::fs::look::EntryKind;
@@ -27,8 +27,6 @@ pub struct Directory {
     attributes: Attributes,
 }
 
-impl super::RawKind for Raw {}
-
 impl Raw {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<Directory> {
         Ok(Directory {
@@ -43,6 +41,8 @@ impl Raw {
         })
     }
 }
+
+impl RawKind for Raw {}
 
 impl Work for Directory {
     fn claims(&self) -> Vec<Claim> {

@@ -136,19 +136,6 @@ pub(super) fn checked_path(path: String) -> Result<String> {
     }
 }
 
-impl RawKind for Raw {
-    fn template(&self) -> Option<&str> {
-        self.template.as_deref()
-    }
-
-    fn origin(&self, _name: &str) -> Option<Origin<'_>> {
-        let content = self.content.as_ref().map(|content| match content {
-            Templated::Value(text) | Templated::Template(text) => Origin::Text(text),
-        });
-        content.or(self.template.as_deref().map(Origin::File))
-    }
-}
-
 impl Raw {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<File> {
         let path = checked_path(self.path.get(renderer)?)?;
@@ -228,6 +215,23 @@ impl File {
 
     fn text(&self) -> String {
         String::from_utf8_lossy(self.contents()).into_owned()
+    }
+}
+
+impl RawKind for Raw {
+    fn template(&self) -> Option<&str> {
+        self.template.as_deref()
+    }
+
+    fn origin(&self, _name: &str) -> Option<Origin<'_>> {
+        let content = self.content.as_ref().map(|content| match content {
+            Templated::Value(text) | Templated::Template(text) => Origin::Text(text),
+        });
+        content.or(self.template.as_deref().map(Origin::File))
+    }
+
+    fn can_restart(&self) -> bool {
+        true
     }
 }
 

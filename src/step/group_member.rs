@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Change, Planned, State, Work};
+use super::{Change, Planned, RawKind, State, Work};
 use crate::error::Result;
 use crate::host::Host;
-use crate::host::command::{self, Patience};
+use crate::host::command::Patience;
 use crate::host::fs::Owner;
 use crate::template::{Renderer, Templated};
 
@@ -26,8 +26,6 @@ pub struct GroupMember {
     group: String,
 }
 
-impl super::RawKind for Raw {}
-
 impl Raw {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<GroupMember> {
         Ok(GroupMember { user: self.user.get(renderer)?, group: self.group.get(renderer)? })
@@ -45,6 +43,8 @@ impl GroupMember {
         text.lines().map(add).collect()
     }
 }
+
+impl RawKind for Raw {}
 
 impl Work for GroupMember {
     fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {
@@ -69,7 +69,7 @@ impl Work for GroupMember {
         if host.is_live() {
             // gpasswd(1) locks /etc/group and keeps gshadow in step.
             let argv = ["gpasswd", "--add", &self.user, &self.group];
-            return command::run(&argv, &[], Patience::Ends, Duration::from_secs(60))?.succeeded().map(drop);
+            return host.run_command(&argv, &[], Patience::Ends, Duration::from_secs(60))?.succeeded().map(drop);
         }
         for path in ["/etc/group", "/etc/gshadow"] {
             if let (Some(text), Some(entry)) = (host.read_text(path)?, host.entry(path)?) {

@@ -2,10 +2,10 @@
 
 use serde::Deserialize;
 
-use super::{Change, Planned, State, Work};
+use super::{Change, Planned, RawKind, State, Work};
 use crate::error::{Error, Result};
 use crate::host::docker::pull::{Failure, Reason};
-use crate::host::{Host, is_sha256};
+use crate::host::{Fetch, Host, is_sha256};
 use crate::template::{Renderer, Templated};
 
 /// As a role file has it.
@@ -21,11 +21,9 @@ pub struct Raw {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Image {
     /// `name:tag` or `name@sha256:digest`.
-    pub name: String,
+    name: String,
     setting: String,
 }
-
-impl super::RawKind for Raw {}
 
 impl Raw {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<Image> {
@@ -42,7 +40,7 @@ impl Raw {
 impl Image {
     /// Whether the engine has it; of an image by digest, the very one.
     fn is_there(&self, host: &Host) -> Result<bool> {
-        let engine = host.engine().map_err(Error::failed)?;
+        let engine = host.engine()?.map_err(Error::failed)?;
         let Some(found) = engine.image(&self.name)? else { return Ok(false) };
         Ok(match self.name.split_once('@') {
             Some((_, digest)) => found.digests.iter().any(|known| known.ends_with(digest)),
@@ -55,6 +53,8 @@ impl Image {
     }
 }
 
+impl RawKind for Raw {}
+
 impl Work for Image {
     /// Refuses an engine that will not take the image from its registry; a registry that does not
     /// answer is the pull's matter.
@@ -62,7 +62,7 @@ impl Work for Image {
         if !host.is_live() {
             return Ok(());
         }
-        let Ok(engine) = host.engine() else { return Ok(()) };
+        let Ok(engine) = host.engine()? else { return Ok(()) };
         if self.is_there(host)? || !refuses_old_manifests(&engine.version) {
             return Ok(());
         }
@@ -77,11 +77,15 @@ impl Work for Image {
         Err(self.error(&failure, host).cause(format!("this is Docker {}: {}", engine.version, failure.answer)))
     }
 
+    fn fetches(&self, _host: &Host) -> Result<Vec<Fetch>> {
+        Ok(vec![Fetch::Image(self.name.clone())])
+    }
+
     fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {
         if !host.is_live() {
             return Ok(State::Deferred(format!("image {} is not pulled below --root", self.name)));
         }
-        if let Err(answer) = host.engine() {
+        if let Err(answer) = host.engine()? {
             return Ok(State::Blocked(answer));
         }
         Ok(if self.is_there(host)? {

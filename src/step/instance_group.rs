@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Change, Planned, State, Work};
+use super::{Change, Planned, RawKind, State, Work};
 use crate::error::Result;
 use crate::host::Host;
 use crate::template::{Renderer, Templated};
@@ -20,8 +20,6 @@ pub struct Raw {
 pub struct InstanceGroups {
     names: Vec<String>,
 }
-
-impl super::RawKind for Raw {}
 
 impl Raw {
     /// The groups with their names.
@@ -42,6 +40,8 @@ impl InstanceGroups {
         self.names.iter().map(|name| Ok((name.as_str(), state(host, name)?))).collect()
     }
 }
+
+impl RawKind for Raw {}
 
 impl Work for InstanceGroups {
     fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {

@@ -8,9 +8,9 @@ use serde::Deserialize;
 use super::{Change, Claim, Contents, Origin, Planned, RawKind, State, Work};
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::host::command::{self, Patience};
+use crate::host::command::Patience;
 use crate::host::fs::Owner;
-use crate::host::fs::look::EntryKind;
+use crate::host::fs::look::{Entry, EntryKind};
 use crate::template::{Renderer, Templated};
 
 /// Sourced by grub-mkconfig after /etc/default/grub; late, so that it adds to what others set.
@@ -33,15 +33,6 @@ pub struct KernelArguments {
     running: Option<String>,
 }
 
-impl RawKind for Raw {
-    fn origin(&self, _name: &str) -> Option<Origin<'_>> {
-        Some(match &self.arguments {
-            Templated::Template(text) => Origin::Value(text),
-            Templated::Value(_) => Origin::Value(""),
-        })
-    }
-}
-
 impl Raw {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<KernelArguments> {
         let running = self.running.as_ref().map(|running| running.get(renderer)).transpose()?;
@@ -49,67 +40,104 @@ impl Raw {
     }
 }
 
+/// One thing that the arguments need.
+#[derive(Debug, PartialEq)]
+enum Due<'a> {
+    WriteDropIn,
+    RemoveDropIn,
+    /// update-grub; what grub.cfg lacks.
+    Update(Vec<&'a str>),
+}
+
+/// What is due of our drop-in. `is`: its text; none: nothing is there; or something that is not a file.
+fn drop_in_due(wanted: Option<&str>, is: Option<Option<&str>>) -> Option<Due<'static>> {
+    match (wanted, is) {
+        (None, None) => None,
+        (None, Some(_)) => Some(Due::RemoveDropIn),
+        (Some(wanted), Some(Some(is))) if wanted == is => None,
+        (Some(_), _) => Some(Due::WriteDropIn),
+    }
+}
+
+/// What is due of grub.cfg, with these contents. `drop_in_changes`: so that it has to be made anew in any case.
+fn grub_due<'a>(arguments: &'a [String], grub_cfg: &str, drop_in_changes: bool) -> Option<Due<'a>> {
+    let lacking = lacking_in_grub(arguments, grub_cfg);
+    (drop_in_changes || !lacking.is_empty()).then_some(Due::Update(lacking))
+}
+
+/// Arguments that some `linux` line of grub.cfg lacks.
+fn lacking_in_grub<'a>(arguments: &'a [String], grub_cfg: &str) -> Vec<&'a str> {
+    let lines: Vec<Vec<&str>> = grub_cfg
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|words| {
+            // grub.cfg starts other things so, too: memtest86+ never gets GRUB_CMDLINE_LINUX.
+            let kernel = words.get(1).and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+            words.first().is_some_and(|word| ["linux", "linux16", "linuxefi"].contains(word))
+                && kernel.starts_with("vmlinu")
+        })
+        .collect();
+    let lacks = |argument: &&str| lines.iter().any(|words| !words.contains(argument));
+    arguments.iter().map(String::as_str).filter(lacks).collect()
+}
+
 impl KernelArguments {
     /// Our drop-in; none without arguments.
-    pub(super) fn drop_in(&self) -> Option<String> {
-        (!self.arguments.is_empty()).then(|| self.contents())
+    fn drop_in(&self) -> Option<String> {
+        (!self.arguments.is_empty()).then(|| {
+            format!(
+                "# Written by titus-bootstrap (setting agent.kernel_arguments).\nGRUB_CMDLINE_LINUX=\"$GRUB_CMDLINE_LINUX {}\"\n",
+                self.arguments.join(" ")
+            )
+        })
     }
 
-    fn contents(&self) -> String {
-        format!(
-            "# Written by titus-bootstrap (setting agent.kernel_arguments).\nGRUB_CMDLINE_LINUX=\"$GRUB_CMDLINE_LINUX {}\"\n",
-            self.arguments.join(" ")
-        )
-    }
-
-    fn drop_in_differs(&self, host: &Host) -> Result<Option<Change>> {
-        let entry = host.entry(DROP_IN)?;
-        if self.arguments.is_empty() {
-            return Ok(entry.map(|_| Change::new(format!("remove {DROP_IN}"))));
-        }
-        let same = entry.is_some_and(|entry| entry.kind == EntryKind::File)
-            && host.read_text(DROP_IN)?.as_deref() == Some(&self.contents());
-        Ok((!same).then(|| Change::new(format!("write {DROP_IN}: {}", self.arguments.join(" ")))))
-    }
-
-    /// Arguments that some `linux` line of grub.cfg lacks; `None` without a grub.cfg.
-    fn lacking_in_grub(&self, host: &Host) -> Result<Option<Vec<&str>>> {
-        let Some(text) = host.read_text(GRUB_CFG)? else { return Ok(None) };
-        let lines: Vec<Vec<&str>> = text
-            .lines()
-            .map(|line| line.split_whitespace().collect::<Vec<_>>())
-            .filter(|words| {
-                // grub.cfg starts other things so, too: memtest86+ never gets GRUB_CMDLINE_LINUX.
-                let kernel = words.get(1).and_then(|path| path.rsplit('/').next()).unwrap_or_default();
-                words.first().is_some_and(|word| ["linux", "linux16", "linuxefi"].contains(word))
-                    && kernel.starts_with("vmlinu")
-            })
-            .collect();
-        let lacks = |argument: &str| lines.iter().any(|words| !words.contains(&argument));
-        Ok(Some(self.arguments.iter().map(String::as_str).filter(|argument| lacks(argument)).collect()))
-    }
-
-    fn observe_disk(&self, host: &Host) -> Result<Vec<Change>> {
-        let mut changes: Vec<Change> = self.drop_in_differs(host)?.into_iter().collect();
-        if !host.is_live() {
-            return Ok(changes);
-        }
-        match self.lacking_in_grub(host)? {
-            None if self.arguments.is_empty() => {}
-            None => {
+    fn due(&self, host: &Host) -> Result<Vec<Due<'_>>> {
+        let text = |entry: Entry| if entry.kind == EntryKind::File { host.read_text(DROP_IN) } else { Ok(None) };
+        let is = host.entry(DROP_IN)?.map(text).transpose()?;
+        let drop_in = drop_in_due(self.drop_in().as_deref(), is.as_ref().map(Option::as_deref));
+        let grub = match host.is_live().then(|| host.read_text(GRUB_CFG)).transpose()? {
+            None => None,
+            Some(Some(grub_cfg)) => grub_due(&self.arguments, &grub_cfg, drop_in.is_some()),
+            Some(None) if self.arguments.is_empty() => None,
+            Some(None) => {
                 return Err(Error::failed(format!("{GRUB_CFG} is not there: this machine does not start with GRUB"))
                     .fix(format!(
                         "give the kernel `{}` in the way of its boot loader, then set agent.kernel_arguments = []",
                         self.arguments.join(" ")
                     )));
             }
-            Some(lacking) if !lacking.is_empty() => {
-                changes.push(Change::new(format!("update-grub: {GRUB_CFG} lacks {}", lacking.join(" "))));
+        };
+        Ok(drop_in.into_iter().chain(grub).collect())
+    }
+
+    fn change(&self, due: &Due<'_>) -> Change {
+        Change::new(match due {
+            Due::WriteDropIn => format!("write {DROP_IN}: {}", self.arguments.join(" ")),
+            Due::RemoveDropIn => format!("remove {DROP_IN}"),
+            Due::Update(lacking) if lacking.is_empty() => "update-grub".into(),
+            Due::Update(lacking) => format!("update-grub: {GRUB_CFG} lacks {}", lacking.join(" ")),
+        })
+    }
+
+    fn settle(&self, host: &Host, due: &Due<'_>) -> Result<()> {
+        match due {
+            Due::WriteDropIn => host.write(DROP_IN, self.drop_in().unwrap_or_default().as_bytes(), 0o644, Owner::ROOT),
+            Due::RemoveDropIn => host.remove(DROP_IN),
+            Due::Update(_) => {
+                let output = host.run_command(&["update-grub"], &[], Patience::Ends, Duration::from_secs(300))?;
+                output.succeeded().map(drop)
             }
-            Some(_) if !changes.is_empty() => changes.push(Change::new("update-grub")),
-            Some(_) => {}
         }
-        Ok(changes)
+    }
+}
+
+impl RawKind for Raw {
+    fn origin(&self, _name: &str) -> Option<Origin<'_>> {
+        match &self.arguments {
+            Templated::Template(text) => Some(Origin::Value(text)),
+            Templated::Value(_) => Some(Origin::Value("")),
+        }
     }
 }
 
@@ -120,7 +148,7 @@ impl Work for KernelArguments {
 
     fn observe(&self, host: &Host, planned: &Planned) -> Result<State> {
         if !planned.contains_key(DROP_IN) {
-            let changes = self.observe_disk(host)?;
+            let changes: Vec<Change> = self.due(host)?.iter().map(|due| self.change(due)).collect();
             if !changes.is_empty() {
                 return Ok(State::Changes(changes));
             }
@@ -138,17 +166,7 @@ impl Work for KernelArguments {
     }
 
     fn converge(&self, host: &Host) -> Result<()> {
-        if self.drop_in_differs(host)?.is_some() {
-            if self.arguments.is_empty() {
-                host.remove(DROP_IN)?;
-            } else {
-                host.write(DROP_IN, self.contents().as_bytes(), 0o644, Owner::ROOT)?;
-            }
-        }
-        if !host.is_live() {
-            return Ok(());
-        }
-        command::run(&["update-grub"], &[], Patience::Ends, Duration::from_secs(300))?.succeeded().map(drop)
+        self.due(host)?.iter().try_for_each(|due| self.settle(host, due))
     }
 
     fn planned(&self, _host: &Host, _planned: &Planned) -> Result<Option<(String, Vec<u8>)>> {
@@ -185,19 +203,41 @@ mod tests {
         assert!(!path.exists());
     }
 
+    const GRUB: &str =
+        "# linux\n\tlinux /vmlinuz root=x a=1 b\n\tlinux /vmlinuz single a=10 b\n linux16 /boot/memtest86+.bin\n";
+
+    fn arguments(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
     #[test]
     fn every_linux_line_counts() {
-        let directory = tempfile::tempdir().unwrap();
-        let host = Host::tree(directory.path(), Default::default()).unwrap();
-        let step = KernelArguments { arguments: vec!["a=1".into(), "b".into()], running: None };
-        assert_eq!(step.lacking_in_grub(&host).unwrap(), None);
-        host.write(
-            GRUB_CFG,
-            b"# linux\n\tlinux /vmlinuz root=x a=1 b\n\tlinux /vmlinuz single a=10 b\n linux16 /boot/memtest86+.bin\n",
-            0o644,
-            Owner::ROOT,
-        )
-        .unwrap();
-        assert_eq!(step.lacking_in_grub(&host).unwrap().unwrap(), ["a=1"]);
+        for (wanted, changes, due) in [
+            (&["b"][..], false, None),
+            (&["b"], true, Some(Due::Update(vec![]))),
+            (&["a=1", "b"], false, Some(Due::Update(vec!["a=1"]))),
+            (&["c", "a=1"], true, Some(Due::Update(vec!["c", "a=1"]))),
+            (&[], false, None),
+            (&[], true, Some(Due::Update(vec![]))),
+        ] {
+            assert_eq!(grub_due(&arguments(wanted), GRUB, changes), due, "{wanted:?} {changes}");
+        }
+        assert_eq!(grub_due(&arguments(&["a"]), "linux /boot/vmlinux-5 aa\n", false), Some(Due::Update(vec!["a"])));
+        assert_eq!(grub_due(&arguments(&["a"]), "linuxefi /boot/vmlinuz a\n", false), None);
+    }
+
+    #[test]
+    fn the_drop_in_is_ours_or_is_not_there() {
+        for (wanted, is, due) in [
+            (None, None, None),
+            (None, Some(Some("a")), Some(Due::RemoveDropIn)),
+            (None, Some(None), Some(Due::RemoveDropIn)),
+            (Some("a"), None, Some(Due::WriteDropIn)),
+            (Some("a"), Some(None), Some(Due::WriteDropIn)),
+            (Some("a"), Some(Some("b")), Some(Due::WriteDropIn)),
+            (Some("a"), Some(Some("a")), None),
+        ] {
+            assert_eq!(drop_in_due(wanted, is), due, "{wanted:?} {is:?}");
+        }
     }
 }

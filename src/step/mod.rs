@@ -8,6 +8,7 @@ pub mod directory;
 pub mod ensemble;
 pub mod file;
 pub mod group_member;
+pub mod health;
 pub mod image;
 pub mod instance_group;
 pub mod kernel_argument;
@@ -23,9 +24,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::host::Host;
 pub(crate) use crate::host::hex;
+use crate::host::{Fetch, Host, apt};
 use crate::template::Renderer;
+
+pub use deb::check as check_settings;
+pub use package::refuse_without_candidate;
 
 /// When a step's work is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -154,6 +158,38 @@ pub trait Work: std::fmt::Debug {
         Ok(())
     }
 
+    /// Refuses what only the network shows; for a run that is about to change the machine.
+    ///
+    /// # Errors
+    /// When it is wrong.
+    fn refuse_online(&self, _host: &Host) -> Result<()> {
+        Ok(())
+    }
+
+    /// Sources of packages, as they will stand in /etc/apt.
+    ///
+    /// # Errors
+    /// When a key cannot be had, or is not the pinned one.
+    fn sources(&self, _host: &Host) -> Result<Vec<apt::Source>> {
+        Ok(Vec::new())
+    }
+
+    /// What the step will have apt install. `given_up`: optional packages that these sources did not have before.
+    ///
+    /// # Errors
+    /// When dpkg cannot be asked.
+    fn needs(&self, _host: &Host, _given_up: &[String]) -> Result<Vec<Need<'_>>> {
+        Ok(Vec::new())
+    }
+
+    /// What can be brought in the background before the step is reached.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    fn fetches(&self, _host: &Host) -> Result<Vec<Fetch>> {
+        Ok(Vec::new())
+    }
+
     /// Names what systemd or dpkg will be asked for, so that one question serves all steps.
     ///
     /// # Errors
@@ -175,7 +211,7 @@ pub trait Work: std::fmt::Debug {
         None
     }
 
-    /// The file that the step writes, if its contents are what `restart_on` looks at.
+    /// The file whose contents `restart_on` looks at, of a kind that has one: see [`RawKind::can_restart`].
     fn file(&self) -> Option<&str> {
         None
     }
@@ -183,6 +219,11 @@ pub trait Work: std::fmt::Debug {
     /// What the step decides, for an image of several roles: two that decide one thing differently cannot share it.
     fn claims(&self) -> Vec<Claim> {
         Vec::new()
+    }
+
+    /// Takes in a step of another role, where two of its kind would undo each other; whether it did.
+    fn join(&mut self, _other: &Kind) -> bool {
+        false
     }
 
     /// Paths that the step writes, so that what a killed run left beside them can be swept.
@@ -194,6 +235,36 @@ pub trait Work: std::fmt::Debug {
     fn put_off(&mut self) -> bool {
         false
     }
+
+    /// Whether a step that is put off still has something to do: of a unit, its enablement.
+    fn is_done_in_part(&self) -> bool {
+        false
+    }
+
+    /// Records what runs now, before the first change of a run and at the end of each: a file that is changed and put
+    /// back before the next run then restarts nothing.
+    ///
+    /// # Errors
+    /// When it cannot be looked at, or the record cannot be written.
+    fn record_running(&self, _host: &Host) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What a step will have apt install.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need<'a> {
+    /// This package, `name` or `name=version`.
+    Package {
+        /// As the settings have it.
+        name: &'a str,
+        /// Only people use it: one that no source has is a notice.
+        optional: bool,
+        /// The setting that names it, for messages.
+        setting: Option<&'a str>,
+    },
+    /// What a deb depends on, which nobody knows yet.
+    Dependencies,
 }
 
 /// A kind as a role file has it.
@@ -211,6 +282,11 @@ trait RawKind {
     /// Ids of the steps before it whose contents it runs with.
     fn restart_on(&self) -> &[String] {
         &[]
+    }
+
+    /// Whether it writes something that a later step can name in `restart_on`: then [`Work::file`] is that.
+    fn can_restart(&self) -> bool {
+        false
     }
 }
 
@@ -265,7 +341,9 @@ macro_rules! kinds {
             }
 
             fn raw(&self) -> Option<&dyn RawKind> {
-                $(if let Some(raw) = &self.$name { return Some(raw); })*
+                $(if let Some(raw) = &self.$name {
+                    return Some(raw);
+                })*
                 None
             }
 
@@ -327,6 +405,11 @@ impl Raw {
         self.raw().map_or(&[], RawKind::restart_on)
     }
 
+    /// Whether a later step can name it in `restart_on`.
+    pub fn can_restart(&self) -> bool {
+        self.raw().is_some_and(RawKind::can_restart)
+    }
+
     /// Whether it has exactly one kind.
     ///
     /// # Errors
@@ -355,6 +438,11 @@ impl Step {
     /// What its kind does.
     pub fn work(&self) -> &dyn Work {
         self.kind.work()
+    }
+
+    /// Takes in a step of another role, where two of their kind would undo each other; whether it did.
+    pub fn join(&mut self, other: &Step) -> bool {
+        self.kind.work_mut().join(&other.kind)
     }
 
     /// Looks, and changes nothing; at what is left of a step that is put off.

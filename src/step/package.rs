@@ -3,10 +3,10 @@
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::{Change, Claim, Kind, Planned, State, Step, Work, deb};
+use super::{Change, Claim, Need, Planned, RawKind, State, Step, Work};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::host::Host;
-use crate::host::apt::{OUR_SOURCES, SOURCE_PARTS, Source};
+use crate::host::apt::{Installed, OUR_SOURCES, SOURCE_PARTS, Source, Status};
 use crate::host::fs::Owner;
 use crate::template::{Renderer, Templated};
 
@@ -34,8 +34,6 @@ pub struct Packages {
     setting: Option<String>,
 }
 
-impl super::RawKind for Raw {}
-
 impl Raw {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<Packages> {
         Ok(Packages { names: self.names.get(renderer)?, optional: self.optional, setting: self.setting.clone() })
@@ -43,38 +41,40 @@ impl Raw {
 }
 
 impl Packages {
-    /// Names without versions.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.names.iter().map(|name| bare(name))
-    }
-
-    /// What is not as it should be: the name as the settings have it, and how it is now.
-    fn lacking(&self, host: &Host) -> Result<Vec<(&str, String)>> {
-        let given_up = if self.optional { given_up(host, None)? } else { Vec::new() };
-        self.lacking_of(host, &given_up)
-    }
-
-    /// The same, without those that were given up.
-    fn lacking_of(&self, host: &Host, given_up: &[String]) -> Result<Vec<(&str, String)>> {
+    /// What is not as it should be, without what was given up: the name as the settings have it, and how it is now.
+    fn lacking(&self, host: &Host, given_up: &[String]) -> Result<Vec<(&str, String)>> {
         let mut lacking = Vec::new();
         for wanted in &self.names {
-            let version = wanted.split_once('=').map(|(_, version)| version);
-            let now = match host.package(bare(wanted))? {
-                Some(found) if found.status == "installed" => match version {
-                    Some(version) if version != found.version => format!("is {}", found.version),
-                    Some(_) if !found.held => "is not on hold".into(),
-                    _ => continue,
-                },
-                Some(found) if found.status != "not-installed" => format!("is {}", found.status),
-                _ => "is not installed".into(),
-            };
-            if !(self.optional && (given_up.contains(wanted) || host.goes_without(wanted))) {
+            if let Some(now) = lack(wanted, host.package(bare(wanted))?.as_ref())
+                && !(self.optional && (given_up.contains(wanted) || host.goes_without(wanted)))
+            {
                 lacking.push((wanted.as_str(), now));
             }
         }
         Ok(lacking)
     }
+
+    /// Optional packages that are not waited for.
+    fn given_up(&self, host: &Host) -> Result<Vec<String>> {
+        if self.optional { given_up(host, None) } else { Ok(Vec::new()) }
+    }
 }
+
+/// How a package is now, if that is not what is wanted: `name`, or `name=version` on hold.
+fn lack(wanted: &str, found: Option<&Installed>) -> Option<String> {
+    let version = wanted.split_once('=').map(|(_, version)| version);
+    match (found.map(|found| (found, &found.status)), version) {
+        (Some((found, Status::Installed)), Some(version)) if version != found.version => {
+            Some(format!("is {}", found.version))
+        }
+        (Some((found, Status::Installed)), Some(_)) if !found.held => Some("is not on hold".into()),
+        (Some((_, Status::Installed)), _) => None,
+        (None | Some((_, Status::NotInstalled)), _) => Some("is not installed".into()),
+        (Some((_, status)), _) => Some(format!("is {status}")),
+    }
+}
+
+impl RawKind for Raw {}
 
 impl Work for Packages {
     fn claims(&self) -> Vec<Claim> {
@@ -93,11 +93,11 @@ impl Work for Packages {
                 State::Deferred(format!("not installed below --root: {}", self.names.join(" ")))
             });
         }
-        let lacking = self.lacking(host)?;
+        let given_up = self.given_up(host)?;
+        let lacking = self.lacking(host, &given_up)?;
         let changes =
             lacking.iter().map(|(name, now)| Change::new(format!("install {name} ({now})"))).collect::<Vec<_>>();
         if changes.is_empty() && self.optional {
-            let given_up = given_up(host, None)?;
             let missing: Vec<&str> = self
                 .names
                 .iter()
@@ -115,65 +115,116 @@ impl Work for Packages {
     }
 
     fn converge(&self, host: &Host) -> Result<()> {
-        let lacking: Vec<String> = self.lacking(host)?.into_iter().map(|(name, _)| name.to_owned()).collect();
-        host.install_packages(&lacking)
+        let lacking = self.lacking(host, &self.given_up(host)?)?;
+        host.install_packages(&lacking.into_iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>())
     }
 
     fn ask(&self, host: &Host) -> Result<()> {
-        host.watch_packages(self.names());
+        host.watch_packages(self.names.iter().map(|name| bare(name)));
         Ok(())
+    }
+
+    fn needs(&self, host: &Host, given_up: &[String]) -> Result<Vec<Need<'_>>> {
+        let (optional, setting) = (self.optional, self.setting.as_deref());
+        let lacking = self.lacking(host, given_up)?.into_iter();
+        Ok(lacking.map(|(name, _)| Need::Package { name, optional, setting }).collect())
     }
 }
 
-/// Before anything is changed: apt has a candidate for every package that
-/// will be installed, and lists for what a deb depends on. `sources` as they will stand in /etc/apt.
+/// What apt's answer means for what is to be installed.
+#[derive(Debug, PartialEq)]
+enum Verdict<'a> {
+    /// It can be, but for these optional packages, which no source has.
+    GoWithout(Vec<&'a str>),
+    /// No source has this package; the setting that names it.
+    Missing(&'a str, Option<&'a str>),
+}
+
+fn verdict<'a>(needs: &[Need<'a>], candidates: impl Fn(&str) -> Vec<String>) -> Verdict<'a> {
+    let mut without = Vec::new();
+    for need in needs {
+        let Need::Package { name, optional, setting } = *need else { continue };
+        let versions = candidates(bare(name));
+        let is_there = match name.split_once('=') {
+            Some((_, version)) => versions.iter().any(|known| known == version),
+            None => !versions.is_empty(),
+        };
+        match (is_there, optional) {
+            (true, _) => {}
+            (false, true) => without.push(name),
+            (false, false) => return Verdict::Missing(name, setting),
+        }
+    }
+    Verdict::GoWithout(without)
+}
+
+/// Before anything is changed: apt has a candidate for every package that will be installed, and lists for what a deb
+/// depends on. Sources of packages count as they will stand in /etc/apt.
 ///
 /// # Errors
 /// 69 when it has not; 75 when its lists could not be had.
-pub fn refuse_without_candidate(steps: &[Step], host: &Host, sources: &[Source]) -> Result<()> {
-    let packages: Vec<&Packages> = steps
-        .iter()
-        .filter_map(|step| if let Kind::Package(packages) = &step.kind { Some(packages) } else { None })
-        .collect();
+pub fn refuse_without_candidate(host: &Host, steps: &[Step]) -> Result<()> {
     if !host.is_live() {
         return Ok(());
     }
-    let deb_lacks = deb::is_lacking(host, steps)?;
-    if packages.is_empty() && !deb_lacks {
-        return Ok(());
+    let (mut sources, mut needs) = (Vec::new(), Vec::new());
+    for step in steps {
+        sources.extend(step.work().sources(host)?);
     }
     // A source that is new may have what none had before.
-    let asked_before = given_up(host, Some(sources))?;
-    let mut wanted = Vec::new();
-    for one in &packages {
-        let lacking = one.lacking_of(host, &asked_before)?;
-        wanted.extend(lacking.into_iter().map(|(name, _)| (name.to_owned(), *one)));
+    let mut given_up = given_up(host, Some(&sources))?;
+    for step in steps {
+        needs.extend(step.work().needs(host, &given_up)?);
     }
-    if wanted.is_empty() && !deb_lacks {
-        host.go_without(asked_before.into_iter());
-        return Ok(());
+    if !needs.is_empty() {
+        let asked = ask_apt(host, &sources, &needs, &mut given_up);
+        // What was looked up serves the installation, and nothing else.
+        asked.or_else(|refusal| host.forget_candidates().and(Err(refusal)))?;
     }
+    host.go_without(given_up.into_iter());
+    Ok(())
+}
+
+/// Adds to `given_up` what no source has. It is left out of later runs until a source changes; of this one alone if not
+/// every source could be asked.
+fn ask_apt(host: &Host, sources: &[Source], needs: &[Need<'_>], given_up: &mut Vec<String>) -> Result<()> {
     refuse_without_https(host, sources)?;
-    let names: Vec<&str> = wanted.iter().map(|(name, _)| bare(name)).collect();
-    let complaint = host.look_up_candidates(sources, &names)?;
-    let missing = wanted.iter().find(|(name, one)| !one.optional && !has_candidate(host, name));
-    let Some((name, packages)) = missing else {
-        // Whether a deb needs any of them, apt knows when it has it.
-        if let (true, Some(words)) = (deb_lacks, &complaint) {
-            tracing::warn!("not every list of apt's sources could be had: {}", crate::secrets::masked(words));
+    let name =
+        |need: &Need<'_>| if let Need::Package { name, .. } = *need { Some(bare(name).to_owned()) } else { None };
+    let names: Vec<String> = needs.iter().filter_map(name).collect();
+    let complaint = host.look_up_candidates(sources, &names.iter().map(String::as_str).collect::<Vec<_>>())?;
+    match verdict(needs, |name| host.candidates(name)) {
+        Verdict::Missing(name, setting) => {
+            let what = format!("no source has the package {name}");
+            let files: Vec<&str> = sources.iter().map(|source| source.file.as_str()).collect();
+            let asked = format!("asked: /etc/apt/sources.list, /etc/apt/sources.list.d and {}", files.join(", "));
+            let setting = setting.unwrap_or("the role file");
+            Err(match complaint {
+                Some(words) => {
+                    Error::new(ErrorKind::TemporaryFailure, what).cause(format!("{asked}\napt said:\n{words}"))
+                }
+                None => Error::unavailable(what).cause(asked),
+            }
+            .fix(format!("check {setting} and apt.sources: `titus-bootstrap config show`")))
         }
-        return go_without(host, sources, &wanted, asked_before, complaint.is_none());
-    };
-    host.forget_candidates()?;
-    let what = format!("no source has the package {name}");
-    let files: Vec<&str> = sources.iter().map(|source| source.file.as_str()).collect();
-    let asked = format!("asked: /etc/apt/sources.list, /etc/apt/sources.list.d and {}", files.join(", "));
-    let setting = packages.setting.as_deref().unwrap_or("the role file");
-    Err(match complaint {
-        Some(words) => Error::new(ErrorKind::TemporaryFailure, what).cause(format!("{asked}\napt said:\n{words}")),
-        None => Error::unavailable(what).cause(asked),
+        Verdict::GoWithout(new) => {
+            let is_new = !new.is_empty();
+            given_up.extend(new.into_iter().map(str::to_owned));
+            match complaint {
+                // Whether a deb needs any of them, apt knows when it has it.
+                Some(words) if needs.contains(&Need::Dependencies) => {
+                    tracing::warn!("not every list of apt's sources could be had: {}", crate::secrets::masked(&words));
+                    Ok(())
+                }
+                None if is_new => {
+                    let digest = digest_of_sources(host, Some(sources))?;
+                    let text = format!("{digest}\n{}\n", given_up.join("\n"));
+                    host.write(NO_CANDIDATE, text.as_bytes(), 0o644, Owner::ROOT)
+                }
+                _ => Ok(()),
+            }
+        }
     }
-    .fix(format!("check {setting} and apt.sources: `titus-bootstrap config show`")))
 }
 
 /// A source over https needs what apt reads it with, and that cannot come from the source itself.
@@ -193,30 +244,6 @@ fn refuse_without_https(host: &Host, sources: &[Source]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// What no source has is left out of this run, and of later ones until a source changes; of
-/// this one alone if not every source could be asked.
-fn go_without(
-    host: &Host,
-    sources: &[Source],
-    wanted: &[(String, &Packages)],
-    mut names: Vec<String>,
-    all_asked: bool,
-) -> Result<()> {
-    let before = names.len();
-    names.extend(wanted.iter().map(|(name, _)| name).filter(|name| !has_candidate(host, name)).cloned());
-    if all_asked && names.len() > before {
-        let text = format!("{}\n{}\n", digest_of_sources(host, Some(sources))?, names.join("\n"));
-        host.write(NO_CANDIDATE, text.as_bytes(), 0o644, Owner::ROOT)?;
-    }
-    host.go_without(names.into_iter());
-    Ok(())
-}
-
-fn has_candidate(host: &Host, wanted: &str) -> bool {
-    let versions = host.candidates(bare(wanted));
-    wanted.split_once('=').map_or(!versions.is_empty(), |(_, version)| versions.iter().any(|known| known == version))
 }
 
 fn bare(name: &str) -> &str {
@@ -253,4 +280,51 @@ fn digest_of_sources(host: &Host, planned: Option<&[Source]>) -> Result<String> 
         digest.update(text);
     }
     Ok(crate::step::hex(&digest.finalize()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(version: &str, status: &str, held: bool) -> Option<Installed> {
+        Some(Installed { version: version.into(), status: status.into(), held })
+    }
+
+    #[test]
+    fn what_dpkg_says_of_a_package_is_what_is_wanted_or_not() {
+        for (wanted, found, lacks) in [
+            ("jq", None, Some("is not installed")),
+            ("jq", found("", "not-installed", false), Some("is not installed")),
+            ("jq", found("1.6", "config-files", false), Some("is config-files")),
+            ("jq", found("1.6", "half-configured", true), Some("is half-configured")),
+            ("jq", found("1.6", "installed", false), None),
+            ("jq", found("1.6", "installed", true), None),
+            ("jq=1.6", None, Some("is not installed")),
+            ("jq=1.6", found("1.5", "installed", true), Some("is 1.5")),
+            ("jq=1.6", found("1.6", "installed", false), Some("is not on hold")),
+            ("jq=1.6", found("1.6", "installed", true), None),
+            ("jq=1.6", found("1.6", "unpacked", true), Some("is unpacked")),
+        ] {
+            assert_eq!(lack(wanted, found.as_ref()).as_deref(), lacks, "{wanted} {found:?}");
+        }
+    }
+
+    #[test]
+    fn what_no_source_has_is_refused_unless_it_is_optional() {
+        let candidates = |name: &str| match name {
+            "mesos" => vec!["1.1".to_owned(), "1.0".to_owned()],
+            _ => Vec::new(),
+        };
+        let need = |name, optional| Need::Package { name, optional, setting: Some("packages") };
+        for (needs, wanted) in [
+            (vec![], Verdict::GoWithout(vec![])),
+            (vec![Need::Dependencies], Verdict::GoWithout(vec![])),
+            (vec![need("mesos", false), need("mesos=1.0", false)], Verdict::GoWithout(vec![])),
+            (vec![need("mesos=2", false)], Verdict::Missing("mesos=2", Some("packages"))),
+            (vec![need("mesos=2", true), need("jq", true)], Verdict::GoWithout(vec!["mesos=2", "jq"])),
+            (vec![need("jq", true), need("mesos", false), need("x", false)], Verdict::Missing("x", Some("packages"))),
+        ] {
+            assert_eq!(verdict(&needs, candidates), wanted, "{needs:?}");
+        }
+    }
 }

@@ -37,13 +37,6 @@ pub struct Properties {
     attributes: Attributes,
 }
 
-impl RawKind for Raw {
-    fn origin(&self, key: &str) -> Option<Origin<'_>> {
-        let value = self.set.get(key).and_then(Json::as_str).unwrap_or_default();
-        Some(self.more.as_deref().map_or(Origin::Value(value), |more| Origin::Table(more, value)))
-    }
-}
-
 impl Raw {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<Properties> {
         let path = checked_path(self.path.get(renderer)?)?;
@@ -144,6 +137,17 @@ impl Properties {
     fn too_large(&self) -> Error {
         Error::unavailable(format!("{}: larger than 1 MiB, which no properties file is", self.path))
             .fix("look what it is, and move it away if it is nothing that is needed")
+    }
+}
+
+impl RawKind for Raw {
+    fn origin(&self, key: &str) -> Option<Origin<'_>> {
+        let value = self.set.get(key).and_then(Json::as_str).unwrap_or_default();
+        Some(self.more.as_deref().map_or(Origin::Value(value), |more| Origin::Table(more, value)))
+    }
+
+    fn can_restart(&self) -> bool {
+        true
     }
 }
 

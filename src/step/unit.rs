@@ -5,17 +5,19 @@
 //! processes of which it speaks.
 
 use std::collections::BTreeMap;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::warm_pool::ENGINE;
-use super::{Change, Claim, Planned, State, Work, hex};
+use super::{Change, Claim, Planned, RawKind, State, Work, hex};
 use crate::error::{Error, Result};
+use crate::host::Host;
 use crate::host::fs::Owner;
 use crate::host::fs::look::EntryKind;
-use crate::host::{Host, systemd};
+use crate::host::systemd::unit_files::{is_mask, mask_path};
+use crate::host::systemd::{self, Active, Job};
 use crate::template::{Renderer, Templated};
 
 /// As a role file has it.
@@ -42,8 +44,8 @@ pub struct Unit {
     pub name: String,
     enabled: Option<bool>,
     masked: bool,
-    pub(super) active: bool,
-    pub(super) files: Vec<String>,
+    active: bool,
+    files: Vec<String>,
     restart_costs: Option<String>,
 }
 
@@ -56,10 +58,97 @@ struct Record {
     stamps: BTreeMap<String, (u64, i128)>,
 }
 
-impl super::RawKind for Raw {
-    fn restart_on(&self) -> &[String] {
-        &self.restart_on
+/// One thing that a unit needs.
+#[derive(Debug, Clone, PartialEq)]
+enum Due {
+    Stop,
+    /// Remove this link, which enables a unit that is to be masked.
+    Unlink(String),
+    Mask,
+    /// The same, with a file in the mask's way that is moved aside.
+    MoveAsideAndMask,
+    /// Remove this mask.
+    Unmask(String),
+    Enable,
+    Disable,
+    /// Start it; what it is now.
+    Start(Active),
+    Restart(Contents),
+}
+
+/// How the contents of a unit's files stand to those that it was started with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Contents {
+    Same,
+    Other,
+    /// Earlier steps of a plan will write others.
+    Planned,
+}
+
+/// What is due of a unit that is to be masked, in the order in which it is done. `place`: what stands where its mask
+/// goes; `links`: those that enable it.
+fn mask_due(place: Option<&EntryKind>, links: Vec<String>, has_processes: bool) -> Vec<Due> {
+    let mask = match place {
+        Some(place) if is_mask(place) => None,
+        Some(EntryKind::File) => Some(Due::MoveAsideAndMask),
+        _ => Some(Due::Mask),
+    };
+    let stop = has_processes.then_some(Due::Stop);
+    stop.into_iter().chain(links.into_iter().map(Due::Unlink)).chain(mask).collect()
+}
+
+/// What is due of the mask and the enablement of any other unit. `lacks_links`: one of its section [Install] is not
+/// there; `is_linked`: one that enables it is.
+fn enablement_due(unit: &Unit, mask: Option<String>, lacks_links: bool, is_linked: bool) -> Vec<Due> {
+    let unmask = mask.filter(|_| unit.active || unit.enabled == Some(true)).map(Due::Unmask);
+    let enablement = match unit.enabled {
+        Some(true) if lacks_links => Some(Due::Enable),
+        Some(false) if is_linked => Some(Due::Disable),
+        _ => None,
+    };
+    unmask.into_iter().chain(enablement).collect()
+}
+
+/// What is due of a unit's processes.
+fn running_due(is_wanted: bool, unit: &systemd::Unit, contents: Contents) -> Option<Due> {
+    match (unit.is_active(), contents) {
+        (false, _) => is_wanted.then_some(Due::Start(unit.active)),
+        (true, Contents::Same) => None,
+        (true, contents) => Some(Due::Restart(contents)),
     }
+}
+
+/// Whether a running unit was started with the contents that its files have now. `booted`: when PID 1 was started.
+fn reads(record: Option<&Record>, now: &Record, unit: &systemd::Unit, booted: Option<SystemTime>) -> bool {
+    const SECOND: i128 = 1_000_000_000;
+    if let Some(record) = record {
+        if record.invocation == now.invocation {
+            return record.digest == now.digest;
+        }
+        // Started by someone else since. Untouched files are what it read, whatever clocks say.
+        if record.digest == now.digest && record.stamps == now.stamps {
+            return true;
+        }
+    }
+    // Started since its files changed, but with what systemd had read before they did.
+    if unit.needs_reload {
+        return false;
+    }
+    let since_1970 = |at: SystemTime| i128::try_from(at.duration_since(UNIX_EPOCH).ok()?.as_nanos()).ok();
+    let Some(started) = unit.started.and_then(since_1970) else { return false };
+    // A file that changed in the second before the start may have changed after it: systemd gives the start in whole
+    // seconds, and a file's stamp can lie by some milliseconds. A file that is older than the boot cannot, for PID 1
+    // takes longer than that to its first start. So are the files of an image that is started right after it was made.
+    // A boot that lies after the start is told by a clock that was set forward since, and proves nothing. A clock that
+    // was set back since makes the boot earlier, and fewer files older than it.
+    let booted = booted.and_then(since_1970).filter(|booted| *booted < started + SECOND);
+    let is_older = |changed: i128| changed + SECOND <= started || booted.is_some_and(|booted| changed < booted);
+    now.stamps.values().all(|(_, changed)| is_older(*changed))
+}
+
+/// Names one start of a unit.
+fn invocation(unit: &systemd::Unit) -> String {
+    if unit.invocation.is_empty() { format!("{:?}", unit.started) } else { unit.invocation.clone() }
 }
 
 impl Raw {
@@ -91,89 +180,69 @@ impl Unit {
     }
 
     /// Whether systemd has to be asked about it.
-    pub fn is_asked_for(&self) -> bool {
-        self.active || !self.files.is_empty()
+    fn is_asked_for(&self) -> bool {
+        !self.masked && (self.active || !self.files.is_empty())
     }
 
-    fn mask_path(&self) -> String {
-        format!("/etc/systemd/system/{}", self.name)
-    }
-
-    fn observe_masked(&self, host: &Host) -> Result<State> {
-        let path = self.mask_path();
-        let mut changes = Vec::new();
-        match host.entry(&path)?.map(|entry| entry.kind) {
-            Some(EntryKind::Link(target)) if target.as_os_str() == "/dev/null" => {}
-            Some(EntryKind::File) => {
-                changes.push(Change::new(format!("mask {} (its file {path} is moved aside)", self.name)))
-            }
-            Some(EntryKind::Directory | EntryKind::Other) => {
-                return Err(Error::failed(format!("{path}: a directory or device is in the mask's place")));
-            }
-            Some(EntryKind::Link(_)) | None => changes.push(Change::new(format!("mask {}", self.name))),
-        }
-        for link in host.links_that_enable(&self.name)? {
-            changes.push(Change::new(format!("remove {link}")));
-        }
-        if host.is_live() && host.has_processes(&self.name)? {
-            changes.push(Change::new(format!("stop {}", self.name)));
-        }
-        Ok(State::from_changes(changes))
-    }
-
-    fn observe_running(&self, host: &Host, planned: &Planned) -> Result<Option<Change>> {
-        if !self.is_asked_for() {
-            return Ok(None);
-        }
+    /// What is due of its files; of one that is to be masked, of its processes too.
+    fn files_due(&self, host: &Host, planned: &Planned) -> Result<Vec<Due>> {
         let name = &self.name;
-        let unit = host.unit(name)?;
-        if !unit.is_active() {
-            return Ok(self.active.then(|| Change::new(format!("start {name} (it is {})", unit.active))));
+        if !self.masked {
+            let lacks_links = self.enabled == Some(true) && !host.lacking_links(name, false, planned)?.is_empty();
+            let is_linked = self.enabled == Some(false) && !host.links_that_enable(name)?.is_empty();
+            return Ok(enablement_due(self, host.mask_of(name)?, lacks_links, is_linked));
         }
-        let why = if self.files.iter().any(|path| planned.contains_key(path)) {
-            "its files will have changed"
-        } else if !self.reads_what_is_there(host, &unit)? {
-            "its files are not those of its last start"
-        } else {
-            return Ok(None);
-        };
-        let costs = self.restart_costs.as_ref().map_or(String::new(), |costs| format!("; {costs}"));
-        Ok(Some(Change::new(format!("restart {name} ({why}{costs})"))))
+        let links = host.links_that_enable(name)?;
+        let place = host.entry(&mask_path(name))?.map(|entry| entry.kind);
+        if let Some(EntryKind::Directory | EntryKind::Other) = place {
+            return Err(Error::failed(format!("{}: a directory or device is in the mask's place", mask_path(name))));
+        }
+        Ok(mask_due(place.as_ref(), links, host.is_live() && host.has_processes(name)?))
     }
 
-    /// Whether the running unit was started with the contents that its files have now.
-    fn reads_what_is_there(&self, host: &Host, unit: &systemd::Unit) -> Result<bool> {
-        if self.files.is_empty() {
-            return Ok(true);
-        }
-        let now = self.snapshot(host, unit)?;
-        if let Some(record) = self.record(host)? {
-            if record == now {
-                return Ok(true);
+    fn settle(&self, host: &Host, due: &Due) -> Result<()> {
+        let name = &self.name;
+        match due {
+            Due::Stop => host.change_unit(Job::Stop(name)),
+            Due::Unlink(path) | Due::Unmask(path) => host.remove(path),
+            Due::Mask => host.mask_unit(name),
+            Due::MoveAsideAndMask => {
+                let path = mask_path(name);
+                let aside = host.move_aside(&path)?;
+                tracing::warn!("{path} was in the way of a mask and is now {aside}");
+                host.mask_unit(name)
             }
-            if record.invocation == now.invocation {
-                return Ok(record.digest == now.digest);
-            }
-            // Started by someone else since. Untouched files are what it read, whatever clocks say.
-            if record.digest == now.digest && record.stamps == now.stamps {
-                return Ok(true);
-            }
+            Due::Enable => host.enable_unit(name),
+            Due::Disable => host.links_that_enable(name)?.iter().try_for_each(|path| host.remove(path)),
+            Due::Start(_) => host.change_unit(Job::Start(name)),
+            Due::Restart(_) => host.change_unit(Job::Restart(name)),
         }
-        // Started since its files changed, but with what systemd had read before they did.
-        if unit.needs_reload {
-            return Ok(false);
-        }
-        let Some(started) = unit.started.and_then(|at| at.duration_since(UNIX_EPOCH).ok()) else { return Ok(false) };
-        let started_ns = i128::try_from(started.as_nanos()).unwrap_or(i128::MAX);
-        Ok(now.stamps.values().all(|(_, changed_ns)| changed_ns + 1_000_000_000 <= started_ns))
     }
 
-    fn record(&self, host: &Host) -> Result<Option<Record>> {
-        // One that cannot be read proves nothing, and is as good as none.
-        Ok(host.read(&self.record_path())?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    fn change(&self, due: &Due) -> Change {
+        let name = &self.name;
+        Change::new(match due {
+            Due::Stop => format!("stop {name}"),
+            Due::Unlink(path) => format!("remove {path}"),
+            Due::Mask => format!("mask {name}"),
+            Due::MoveAsideAndMask => format!("mask {name} (its file {} is moved aside)", mask_path(name)),
+            Due::Unmask(path) => format!("unmask {name} (remove {path})"),
+            Due::Enable => format!("enable {name}"),
+            Due::Disable => format!("disable {name}"),
+            Due::Start(now) => format!("start {name} (it is {now})"),
+            Due::Restart(contents) => {
+                let why = match contents {
+                    Contents::Planned => "its files will have changed",
+                    Contents::Same | Contents::Other => "its files are not those of its last start",
+                };
+                let costs = self.restart_costs.as_ref().map_or(String::new(), |costs| format!("; {costs}"));
+                format!("restart {name} ({why}{costs})")
+            }
+        })
     }
 
-    fn snapshot(&self, host: &Host, unit: &systemd::Unit) -> Result<Record> {
+    /// A record of a start with the files as they are now, and how they stand to the start of the running unit.
+    fn compare(&self, host: &Host, unit: &systemd::Unit, planned: &Planned) -> Result<(Record, Contents)> {
         let mut digest = Sha256::new();
         let mut stamps = BTreeMap::new();
         for path in &self.files {
@@ -185,64 +254,31 @@ impl Unit {
                 stamps.insert(path.clone(), (entry.inode, entry.changed_ns));
             }
         }
-        let invocation =
-            if unit.invocation.is_empty() { format!("{:?}", unit.started) } else { unit.invocation.clone() };
-        Ok(Record { invocation, digest: hex(&digest.finalize()), stamps })
+        let now = Record { invocation: invocation(unit), digest: hex(&digest.finalize()), stamps };
+        let contents = if self.files.iter().any(|path| planned.contains_key(path)) {
+            Contents::Planned
+        } else if self.files.is_empty() || reads(self.record(host)?.as_ref(), &now, unit, host.boot_time()?) {
+            Contents::Same
+        } else {
+            Contents::Other
+        };
+        Ok((now, contents))
     }
 
-    /// Before a run changes anything: the start that is known to be in sync is recorded, so that
-    /// a file that changes from here on shows, even if the clock is set back and we are killed.
-    ///
-    /// # Errors
-    /// When systemd cannot be asked, or the record not written.
-    pub fn witness(&self, host: &Host) -> Result<()> {
-        if self.files.is_empty() || self.masked || host.unit_file(&self.name)?.is_none() {
-            return Ok(());
-        }
-        let unit = host.unit(&self.name)?;
-        if unit.is_active() && self.reads_what_is_there(host, &unit)? {
-            let now = self.snapshot(host, &unit)?;
-            if self.record(host)?.as_ref() != Some(&now) {
-                self.write_record(host, &now)?;
-            }
-        }
-        Ok(())
+    fn record(&self, host: &Host) -> Result<Option<Record>> {
+        // One that cannot be read proves nothing, and is as good as none.
+        Ok(host.read(&self.record_path())?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
     }
 
     fn write_record(&self, host: &Host, record: &Record) -> Result<()> {
         let text = serde_json::to_vec(record).map_err(|e| Error::failed("a record cannot be written").cause(e))?;
         host.write(&self.record_path(), &text, 0o644, Owner::ROOT)
     }
+}
 
-    /// Links of [Install] that are not there, whatever they point to.
-    fn lacking_links(&self, host: &Host, also: bool, planned: &Planned) -> Result<Vec<(String, String)>> {
-        let mut lacking = Vec::new();
-        for (path, target) in host.enablement_links(&self.name, also, planned)? {
-            if host.entry(&path)?.is_none() {
-                lacking.push((path, target));
-            }
-        }
-        Ok(lacking)
-    }
-
-    fn mask(&self, host: &Host) -> Result<()> {
-        let path = self.mask_path();
-        if host.is_live() && host.has_processes(&self.name)? {
-            host.change_unit("stop", &self.name)?;
-        }
-        for link in host.links_that_enable(&self.name)? {
-            host.remove(&link)?;
-        }
-        match host.entry(&path)?.map(|entry| entry.kind) {
-            Some(EntryKind::Link(target)) if target.as_os_str() == "/dev/null" => return Ok(()),
-            Some(EntryKind::File) => {
-                let aside = host.move_aside(&path)?;
-                tracing::warn!("{path} was in the way of a mask and is now {aside}");
-            }
-            _ => {}
-        }
-        host.note_unit_file(&path)?;
-        host.link(&path, "/dev/null")
+impl RawKind for Raw {
+    fn restart_on(&self) -> &[String] {
+        &self.restart_on
     }
 }
 
@@ -250,7 +286,7 @@ impl Work for Unit {
     fn claims(&self) -> Vec<Claim> {
         let name = &self.name;
         if self.masked {
-            return vec![Claim::new(self.mask_path(), "a mask"), Claim::new(format!("unit {name}"), "masked")];
+            return vec![Claim::new(mask_path(name), "a mask"), Claim::new(format!("unit {name}"), "masked")];
         }
         let mut claims = vec![Claim::new(format!("unit {name}"), "not masked")];
         if let Some(enabled) = self.enabled {
@@ -261,17 +297,16 @@ impl Work for Unit {
     }
 
     fn paths(&self) -> Vec<String> {
-        vec![self.mask_path(), self.record_path()]
+        vec![mask_path(&self.name), self.record_path()]
     }
 
     fn observe(&self, host: &Host, planned: &Planned) -> Result<State> {
-        if self.masked {
-            return self.observe_masked(host);
-        }
         let name = &self.name;
-        let mask = host.mask_of(name)?;
-        let there = host.unit_file(name)?.is_some() || planned.keys().any(|path| path.ends_with(&format!("/{name}")));
-        if !there && mask.is_none() {
+        let is_there = || -> Result<bool> {
+            let is_planned = planned.keys().any(|path| path.ends_with(&format!("/{name}")));
+            Ok(is_planned || host.unit_file(name)?.is_some() || host.mask_of(name)?.is_some())
+        };
+        if !self.masked && !is_there()? {
             return Ok(match (host.is_live(), self.enabled) {
                 (_, Some(false)) if !self.active => State::InSync(None),
                 (true, _) => State::Blocked(format!("{name} is not there yet: the package that brings it comes first")),
@@ -280,76 +315,40 @@ impl Work for Unit {
                 }
             });
         }
-        let mut changes = Vec::new();
-        if let Some(path) = mask.filter(|_| self.active || self.enabled == Some(true)) {
-            changes.push(Change::new(format!("unmask {name} (remove {path})")));
-        }
-        match self.enabled {
-            Some(true) if !self.lacking_links(host, false, planned)?.is_empty() => {
-                changes.push(Change::new(format!("enable {name}")))
-            }
-            Some(false) if !host.links_that_enable(name)?.is_empty() => {
-                changes.push(Change::new(format!("disable {name}")))
-            }
-            _ => {}
-        }
-        if host.is_live() {
-            changes.extend(self.observe_running(host, planned)?);
-        } else if changes.is_empty() && self.active {
+        let mut due = self.files_due(host, planned)?;
+        if host.is_live() && self.is_asked_for() {
+            let unit = host.unit(name)?;
+            let (_, contents) = self.compare(host, &unit, planned)?;
+            due.extend(running_due(self.active, &unit, contents));
+        } else if due.is_empty() && self.active {
             return Ok(State::Deferred(format!("{name} is not started below --root")));
         }
-        Ok(State::from_changes(changes))
+        Ok(State::from_changes(due.iter().map(|due| self.change(due)).collect()))
     }
 
     fn converge(&self, host: &Host) -> Result<()> {
         let (name, nothing) = (&self.name, Planned::new());
-        if self.masked {
-            return self.mask(host);
-        }
-        if (self.active || self.enabled == Some(true))
-            && let Some(mask) = host.mask_of(name)?
-        {
-            host.remove(&mask)?;
-        }
-        match self.enabled {
-            Some(true) if !self.lacking_links(host, false, &nothing)?.is_empty() => {
-                for (path, target) in self.lacking_links(host, true, &nothing)? {
-                    host.link(&path, &target)?;
-                }
-            }
-            Some(false) => {
-                for path in host.links_that_enable(name)? {
-                    host.remove(&path)?;
-                }
-            }
-            _ => {}
-        }
+        self.files_due(host, &nothing)?.iter().try_for_each(|due| self.settle(host, due))?;
         if !host.is_live() || !self.is_asked_for() {
             return Ok(());
         }
         host.reload_units_for(name)?;
-        let mut before = host.unit(name)?;
+        let mut unit = host.unit(name)?;
         // At boot it may be starting, with what its files were before this run: its end tells.
-        if self.active && before.active == "activating" && before.sub != "auto-restart" {
-            host.change_unit("start", name)?;
-            before = host.unit(name)?;
+        if self.active && unit.is_starting() {
+            host.change_unit(Job::Start(name))?;
+            unit = host.unit(name)?;
         }
-        let verb = match (before.is_active(), self.active) {
-            (true, _) if self.reads_what_is_there(host, &before)? => return Ok(()),
-            (true, _) => "restart",
-            (false, true) => "start",
-            (false, false) => return Ok(()),
-        };
-        // Taken before the start: a file that changes meanwhile must show as changed.
-        let read = self.snapshot(host, &before)?;
-        tracing::info!("{verb} {name}");
-        host.change_unit(verb, name)?;
-        let after = host.unit(name)?;
-        if self.files.is_empty() || !after.is_active() {
+        // The record is that of before the start: a file that changes meanwhile must show as changed.
+        let (record, contents) = self.compare(host, &unit, &nothing)?;
+        let Some(due) = running_due(self.active, &unit, contents) else { return Ok(()) };
+        tracing::info!("{}", self.change(&due).line);
+        self.settle(host, &due)?;
+        let started = host.unit(name)?;
+        if self.files.is_empty() || !started.is_active() {
             return Ok(());
         }
-        let started = self.snapshot(host, &after)?;
-        self.write_record(host, &Record { invocation: started.invocation, ..read })
+        self.write_record(host, &Record { invocation: invocation(&started), ..record })
     }
 
     fn ask(&self, host: &Host) -> Result<()> {
@@ -359,8 +358,34 @@ impl Work for Unit {
         Ok(())
     }
 
+    /// The start that is known to be in sync is recorded, so that a file that changes from here on shows, even if the
+    /// clock is set back and the run is killed.
+    fn record_running(&self, host: &Host) -> Result<()> {
+        if self.masked || self.files.is_empty() || host.unit_file(&self.name)?.is_none() {
+            return Ok(());
+        }
+        let unit = host.unit(&self.name)?;
+        if !unit.is_active() {
+            return Ok(());
+        }
+        let (now, contents) = self.compare(host, &unit, &Planned::new())?;
+        if contents == Contents::Same && self.record(host)?.as_ref() != Some(&now) {
+            self.write_record(host, &now)?;
+        }
+        Ok(())
+    }
+
     fn put_off(&mut self) -> bool {
-        self.name != ENGINE && self.leave_off()
+        let is_started = self.name != ENGINE && self.is_asked_for();
+        if is_started {
+            self.active = false;
+            self.files.clear();
+        }
+        is_started
+    }
+
+    fn is_done_in_part(&self) -> bool {
+        true
     }
 }
 
@@ -409,39 +434,120 @@ mod tests {
         assert!(matches!(in_tree(&host, &back), State::Changes(changes) if changes[0].line.starts_with("unmask")));
     }
 
+    const SECOND: u64 = 1000;
+
+    fn at(ms: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(ms)
+    }
+
+    /// A record of one file that changed at this millisecond.
+    fn record(invocation: &str, digest: &str, changed_ms: u64) -> Record {
+        let stamp = (1, i128::from(changed_ms) * 1_000_000);
+        Record { invocation: invocation.into(), digest: digest.into(), stamps: [("/etc/f".to_owned(), stamp)].into() }
+    }
+
+    fn active(started_ms: u64) -> systemd::Unit {
+        systemd::Unit { active: Active::Active, started: Some(at(started_ms)), ..systemd::Unit::default() }
+    }
+
     #[test]
-    fn the_table_of_the_design_decides_about_restarts() {
-        let (_directory, host) = Host::temporary();
-        let step = unit("name = 'x.service'\nactive = true\nrestart_on = ['f']", &[("f", "/etc/f")]).unwrap();
-        host.write("/etc/f", b"one", 0o644, Owner::ROOT).unwrap();
-        let written = host.entry("/etc/f").unwrap().unwrap().changed_ns;
-        let at = |invocation: &str, offset_s: i64| systemd::Unit {
-            active: "active".into(),
-            invocation: invocation.into(),
-            started: UNIX_EPOCH.checked_add(Duration::from_nanos(u64::try_from(written).unwrap())).and_then(|t| {
-                if offset_s < 0 {
-                    t.checked_sub(Duration::from_secs(offset_s.unsigned_abs()))
-                } else {
-                    t.checked_add(Duration::from_secs(offset_s.unsigned_abs()))
-                }
-            }),
-            ..systemd::Unit::default()
-        };
-        let fits = |unit: &systemd::Unit| step.reads_what_is_there(&host, unit).unwrap();
-        // Without a record the file must be clearly older than the start.
-        assert!(fits(&at("a", 2)) && !fits(&at("a", 0)) && !fits(&at("a", -5)));
-        // The same start and digest: in sync, whatever the clock says.
-        step.write_record(&host, &step.snapshot(&host, &at("a", -3600)).unwrap()).unwrap();
-        assert!(fits(&at("a", -3600)));
-        // Started by hand since, the file untouched.
-        assert!(fits(&at("b", -3600)));
-        // Written and put back by hand: the same start read the same contents.
-        host.write("/etc/f", b"two", 0o644, Owner::ROOT).unwrap();
-        assert!(!fits(&at("a", 3600)));
-        host.write("/etc/f", b"one", 0o644, Owner::ROOT).unwrap();
-        assert!(fits(&at("a", -3600)));
-        // The same, but another start may have read what stood there in between.
-        assert!(!fits(&at("b", -3600)));
+    fn without_a_record_of_its_start_a_unit_read_what_is_older_than_it_or_than_the_boot() {
+        const NEVER: Option<u64> = None;
+        for (changed, started, booted, is_read, why) in [
+            (8_000, 10_000, NEVER, true, "older by two seconds"),
+            (9_000, 10_000, NEVER, true, "older by a second"),
+            (9_001, 10_000, NEVER, false, "in the second before the start"),
+            (10_000, 10_000, NEVER, false, "at the start"),
+            (15_000, 10_000, NEVER, false, "after the start"),
+            (9_700, 10_000, Some(9_800), true, "an image that is started right after it was made"),
+            (9_700, 9_000, Some(9_800), true, "the same; the start was at 9.9 s, and is given in whole seconds"),
+            (9_800, 10_000, Some(9_800), false, "as the boot began"),
+            (9_900, 10_000, Some(9_800), false, "after the boot, in the second before the start"),
+            (15_000, 10_000, Some(9_800), false, "after both"),
+            (15_000, 10_000, Some(3_600_000), false, "after the start; then the clock was set forward by an hour"),
+            (9_700, 10_000, Some(11_000), false, "a boot after the start proves nothing"),
+            (9_000, 10_000, Some(3_600_000), true, "older by a second; then the clock was set forward"),
+            (15_000, 10_000, Some(500), false, "after the start; then the clock was set back"),
+        ] {
+            for before in [None, Some(record("another", "other", changed)), Some(record("another", "same", 1))] {
+                let now = record("a", "same", changed);
+                assert_eq!(
+                    reads(before.as_ref(), &now, &active(started), booted.map(at)),
+                    is_read,
+                    "{why}: {before:?}"
+                );
+                let unread = systemd::Unit { needs_reload: true, ..active(started) };
+                assert!(!reads(before.as_ref(), &now, &unread, booted.map(at)), "{why}");
+                let unknown = systemd::Unit { started: None, ..active(started) };
+                assert!(!reads(before.as_ref(), &now, &unknown, booted.map(at)), "{why}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_counts_whatever_the_clock_says() {
+        // The record; the running unit's start and its files; whether it was started with them.
+        for (recorded, now, is_read, why) in [
+            (record("a", "one", 5 * SECOND), record("a", "one", 5 * SECOND), true, "nothing happened"),
+            (record("a", "one", 5 * SECOND), record("a", "one", 8 * SECOND), true, "written and put back"),
+            (record("a", "one", 5 * SECOND), record("a", "two", 5 * SECOND), false, "other contents"),
+            (record("a", "one", 5 * SECOND), record("b", "one", 5 * SECOND), true, "started by hand, untouched"),
+            (record("a", "one", 5 * SECOND), record("b", "one", 8 * SECOND), false, "started by hand, touched"),
+            (record("a", "one", 5 * SECOND), record("b", "two", 5 * SECOND), false, "started by hand, other contents"),
+        ] {
+            // All of it long after the start, as after a clock was set back.
+            assert_eq!(reads(Some(&recorded), &now, &active(SECOND), None), is_read, "{why}");
+        }
+    }
+
+    #[test]
+    fn what_is_due_of_a_units_processes() {
+        use Contents::{Other, Planned, Same};
+        for (active, is_wanted, contents, due) in [
+            (Active::Active, true, Same, None),
+            (Active::Active, false, Same, None),
+            (Active::Reloading, true, Same, None),
+            (Active::Active, true, Other, Some(Due::Restart(Other))),
+            (Active::Active, false, Other, Some(Due::Restart(Other))),
+            (Active::Active, true, Planned, Some(Due::Restart(Planned))),
+            (Active::Inactive, true, Same, Some(Due::Start(Active::Inactive))),
+            (Active::Failed, true, Other, Some(Due::Start(Active::Failed))),
+            (Active::Activating, true, Same, Some(Due::Start(Active::Activating))),
+            (Active::Inactive, false, Other, None),
+            (Active::Failed, false, Planned, None),
+        ] {
+            let unit = systemd::Unit { active, ..systemd::Unit::default() };
+            assert_eq!(running_due(is_wanted, &unit, contents), due, "{active} {is_wanted} {contents:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_due_of_a_mask_and_of_enablement() {
+        let mask = || EntryKind::Link("/dev/null".into());
+        let link = || vec!["/etc/l".to_owned()];
+        for (place, links, has_processes, due) in [
+            (None, vec![], false, vec![Due::Mask]),
+            (Some(mask()), vec![], false, vec![]),
+            (Some(mask()), link(), true, vec![Due::Stop, Due::Unlink("/etc/l".into())]),
+            (Some(EntryKind::Link("/lib/x".into())), vec![], false, vec![Due::Mask]),
+            (Some(EntryKind::File), link(), false, vec![Due::Unlink("/etc/l".into()), Due::MoveAsideAndMask]),
+            (None, vec![], true, vec![Due::Stop, Due::Mask]),
+        ] {
+            assert_eq!(mask_due(place.as_ref(), links, has_processes), due, "{place:?}");
+        }
+        let unmask = || Due::Unmask("/m".into());
+        for (toml, mask, lacks_links, is_linked, due) in [
+            ("enabled = true", None, true, false, vec![Due::Enable]),
+            ("enabled = true", None, false, true, vec![]),
+            ("enabled = true", Some("/m"), true, false, vec![unmask(), Due::Enable]),
+            ("active = true", Some("/m"), true, true, vec![unmask()]),
+            ("enabled = false", Some("/m"), true, true, vec![Due::Disable]),
+            ("enabled = false", None, true, false, vec![]),
+            ("", Some("/m"), true, true, vec![]),
+        ] {
+            let unit = unit(&format!("name = 'x.service'\n{toml}"), &[]).unwrap();
+            assert_eq!(enablement_due(&unit, mask.map(str::to_owned), lacks_links, is_linked), due, "{toml} {mask:?}");
+        }
     }
 
     #[test]

@@ -3,8 +3,7 @@
 //! An Auto Scaling group keeps such an instance ready. It is converged, its images are pulled, but no
 //! cluster may count on it before it is put into service.
 
-use super::unit::Unit;
-use super::{Kind, Planned, State, Step, Work};
+use super::{Planned, State, Step};
 use crate::error::Result;
 use crate::host::Host;
 
@@ -23,24 +22,13 @@ impl Step {
         self
     }
 
-    /// Looks at what is left of a step that is put off: of a unit, its enablement.
+    /// Looks at what is left of a step that is put off, if anything is.
     pub(super) fn observe_put_off(&self, why: &str, host: &Host, planned: &Planned) -> Result<State> {
-        let deferred = State::Deferred(why.to_owned());
-        let Kind::Unit(unit) = &self.kind else { return Ok(deferred) };
-        Ok(match unit.observe(host, planned)? {
-            State::InSync(_) => deferred,
-            state => state,
-        })
-    }
-}
-
-impl Unit {
-    /// Takes away what would start or restart it; whether there was anything.
-    pub(super) fn leave_off(&mut self) -> bool {
-        let started = self.is_asked_for();
-        self.active = false;
-        self.files.clear();
-        started
+        let is_done_in_part = self.kind.work().is_done_in_part();
+        match if is_done_in_part { self.kind.work().observe(host, planned)? } else { State::InSync(None) } {
+            State::InSync(_) => Ok(State::Deferred(why.to_owned())),
+            state => Ok(state),
+        }
     }
 }
 

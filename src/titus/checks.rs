@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::instance_groups::ACTIVE;
 use crate::host::Host;
-use crate::host::command::{self, Patience};
+use crate::host::command::{Output, Patience};
 
 const TRY: Duration = Duration::from_secs(10);
 
@@ -56,14 +56,14 @@ pub fn registered(host: &Host, masters: &[String], address: &str, port: u16) -> 
 }
 
 fn slaves(host: &Host, master: &str) -> Result<Vec<Value>, String> {
-    let mut answer = host.http_get(&format!("http://{master}/slaves"), TRY)?;
+    let mut answer = host.http_get(&format!("http://{master}/slaves"), TRY).map_err(|signal| signal.what).flatten()?;
     // A master that is not the leader sends to it: `Location: //host:5050/slaves`.
     if let (300..400, Some(location)) = (answer.status, answer.location.clone()) {
         let url = if location.starts_with("//") { format!("http:{location}") } else { location };
         if !url.starts_with("http://") {
             return Err(format!("redirects to {url}"));
         }
-        answer = host.http_get(&url, TRY)?;
+        answer = host.http_get(&url, TRY).map_err(|signal| signal.what).flatten()?;
     }
     if answer.status != 200 {
         return Err(format!("status {}", answer.status));
@@ -80,13 +80,13 @@ fn is_agent(slave: &Value, address: &str, port: u16) -> bool {
 }
 
 /// Whether the driver on the node, which is the authority on what it can attach, counts as we do.
-pub fn vpc_tool(ours: &str) -> Finding {
+pub fn vpc_tool(host: &Host, ours: &str) -> Finding {
     let argv = ["/apps/titus-executor/bin/titus-vpc-tool", "genconf", "--resource-sets-only"];
-    let output =
-        match command::run(&argv, &[], Patience::Ends, Duration::from_secs(60)).and_then(command::Output::succeeded) {
-            Ok(output) => output,
-            Err(error) => return Finding::Bad(error.to_string()),
-        };
+    let output = match host.run_command(&argv, &[], Patience::Ends, Duration::from_secs(60)).and_then(Output::succeeded)
+    {
+        Ok(output) => output,
+        Err(error) => return Finding::Bad(error.to_string()),
+    };
     let theirs = output
         .stdout
         .split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'))

@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Value as Json, json};
 
 use crate::facts::{Facts, NOT_KNOWN, leaves};
-use crate::prepare::detect::Detected;
+use crate::prepare::detect::{Detected, Evidence};
 use crate::role::known_names;
 use crate::secrets::hide;
 use crate::settings::name::{lookup, plain};
@@ -105,10 +105,9 @@ impl Answer {
 /// The role, and what each place said that was asked; the last one's answer counts.
 pub fn role(detected: &Detected) -> Answer {
     let last = detected.evidence.len().saturating_sub(1);
-    let place = |(n, evidence): (usize, &String)| {
-        let (place, answer) = evidence.rsplit_once(": ").unwrap_or((evidence, ""));
+    let place = |(n, evidence): (usize, &Evidence)| {
         let source = if n == last { Provenance::Answered } else { Provenance::DidNotAnswer };
-        Answer { source, ..Answer::new(place, &json!(answer)) }
+        Answer { source, ..Answer::new(&evidence.place, &json!(evidence.answer)) }
     };
     let from: Vec<Answer> = detected.evidence.iter().enumerate().map(place).collect();
     let source = Provenance::place(from.last().map_or("", |place| &place.name));

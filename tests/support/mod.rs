@@ -5,6 +5,7 @@
 pub mod aws;
 pub mod door;
 pub mod environment_file;
+pub mod log;
 pub mod metadata;
 pub mod root;
 pub mod sigv4;

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::Result;
 use crate::host::Host;
-use crate::host::command::{self, Output, Patience};
+use crate::host::command::{Output, Patience};
 
 /// For a question that reads a file at most.
 const QUESTION: Duration = Duration::from_secs(60);
@@ -31,7 +31,7 @@ impl Host {
     pub fn deb(&self, path: &str) -> Result<Result<Deb, String>> {
         let real = self.root().join(path.trim_start_matches('/'));
         let argv = ["dpkg-deb", "--field", &real.to_string_lossy(), "Package", "Version", "Architecture"];
-        let output = ask(&argv)?;
+        let output = ask(self, &argv)?;
         if !output.status.success() {
             return Ok(Err(output.both.trim().to_owned()));
         }
@@ -43,7 +43,7 @@ impl Host {
     /// # Errors
     /// When dpkg cannot be asked.
     pub fn package_architecture(&self) -> Result<String> {
-        Ok(ask(&["dpkg", "--print-architecture"])?.succeeded()?.stdout.trim().to_owned())
+        Ok(ask(self, &["dpkg", "--print-architecture"])?.succeeded()?.stdout.trim().to_owned())
     }
 
     /// The packages that dpkg was stopped at while it unpacked them.
@@ -52,7 +52,7 @@ impl Host {
     /// When dpkg cannot be asked.
     pub(super) fn half_installed(&self) -> Result<Vec<String>> {
         let argv = ["dpkg-query", "--show", "--showformat=${db:Status-Status} ${binary:Package}\\n"];
-        let output = ask(&argv)?.succeeded()?;
+        let output = ask(self, &argv)?.succeeded()?;
         Ok(output.stdout.lines().filter_map(|line| line.strip_prefix("half-installed ")).map(str::to_owned).collect())
     }
 
@@ -65,7 +65,7 @@ impl Host {
             return Ok(Ordering::Equal);
         }
         for (relation, ordering) in [("lt", Ordering::Less), ("gt", Ordering::Greater)] {
-            if ask(&["dpkg", "--compare-versions", one, relation, other])?.status.success() {
+            if ask(self, &["dpkg", "--compare-versions", one, relation, other])?.status.success() {
                 return Ok(ordering);
             }
         }
@@ -88,8 +88,8 @@ impl Host {
     }
 }
 
-fn ask(argv: &[&str]) -> Result<Output> {
-    command::run(argv, &[], Patience::Ends, QUESTION)
+fn ask(host: &Host, argv: &[&str]) -> Result<Output> {
+    host.run_command(argv, &[], Patience::Ends, QUESTION)
 }
 
 /// The fields, each in the form that Debian's policy gives it (5.6.1, 5.6.12): they end in paths and

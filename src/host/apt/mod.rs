@@ -1,18 +1,22 @@
 //! apt and dpkg: dpkg is asked once for all packages, apt only when one lacks, and
 //! neither is ever killed.
 
+mod complaint;
 pub mod dpkg;
 pub mod openpgp;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant, SystemTime};
+use std::fmt;
+use std::time::{Duration, SystemTime};
 
 use nix::fcntl::{FcntlArg, fcntl};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
+use crate::host::apt::complaint::Complaints;
 use crate::host::command::{self, Output, Patience};
-use crate::host::{Host, fs::Owner, signals};
+use crate::host::wait::Deadline;
+use crate::host::{Host, fs::Owner};
 
 /// apt's lists for the time of a run: the system's own are not touched before
 /// every refusal is behind us.
@@ -21,18 +25,34 @@ const PRIVATE: &str = "/var/cache/titus-bootstrap/apt";
 /// The locks of dpkg and of apt's archive, each an fcntl lock.
 const LOCKS: [&str; 3] = ["/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/cache/apt/archives/lock"];
 
+/// Between two looks whether a lock is free.
+const PAUSE: Duration = Duration::from_millis(200);
+
 /// Where sources of packages lie.
 pub const SOURCE_PARTS: &str = "/etc/apt/sources.list.d";
 /// What files of ours begin with there; others' are left alone.
 pub const OUR_SOURCES: &str = "titus-bootstrap-";
+
+/// How far a package is installed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Status {
+    /// Whole.
+    Installed,
+    /// Not.
+    NotInstalled,
+    /// Its configuration was left when it was removed.
+    ConfigFiles,
+    /// Neither, as `half-configured`.
+    HalfDone(String),
+}
 
 /// A package as dpkg knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
     /// Its version.
     pub version: String,
-    /// `installed`, or what it is instead: `config-files`, `half-configured`, …
-    pub status: String,
+    /// How far it is installed.
+    pub status: Status,
     /// Whether it is on hold.
     pub held: bool,
 }
@@ -115,7 +135,7 @@ impl Host {
             "--",
         ];
         argv.extend(watched.iter().map(String::as_str));
-        command::start(&argv, &[], Duration::from_secs(60))
+        self.start_command(&argv, &[], Duration::from_secs(60))
     }
 
     /// Updates lists of our own, as if `sources` stood in /etc/apt already, and asks them for
@@ -148,11 +168,13 @@ impl Host {
             ["-o", &parts_option, "-o", &lists, "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="];
         tracing::info!("updating apt's lists");
         let argv = [&["apt-get"], &options[..], &["-o", "Acquire::Retries=3", "--quiet", "update"]].concat();
-        let updated = command::run(&argv, &self.package_environment(), Patience::Ends, self.deadlines.download)?;
+        let updated = self.with_package_lock(|| {
+            self.run_command(&argv, &self.package_environment(), Patience::Ends, self.deadlines.download)
+        })?;
         if !names.is_empty() {
             let argv = [&["apt-cache"], &options[..], &["policy", "--"], names].concat();
-            let policy = command::run(&argv, &[], Patience::Ends, Duration::from_secs(120))?.succeeded()?;
-            *self.packages.candidates.borrow_mut() = parse_policy(&policy.stdout);
+            let policy = || self.run_command(&argv, &[], Patience::Ends, Duration::from_secs(120));
+            *self.packages.candidates.borrow_mut() = parse_policy(&self.with_package_lock(policy)?.succeeded()?.stdout);
         }
         // apt-get ends with 0 when a list could not be had but an old one is there: its words count.
         let words: Vec<&str> =
@@ -218,21 +240,21 @@ impl Host {
     ///
     /// # Errors
     /// When the lock cannot be had in time, or apt fails.
-    pub fn install_deb(&self, path: &str, package: &str) -> Result<()> {
+    pub fn install_deb(&self, path: &str, package: &str) -> Result<(), NotInstalled> {
         let is = self.package(package)?;
-        let whole = ["installed", "config-files", "not-installed"];
-        let half_done = is.as_ref().is_some_and(|is| !whole.contains(&is.status.as_str()));
+        let half_done = is.as_ref().is_some_and(|is| matches!(is.status, Status::HalfDone(_)));
         let options = ["--reinstall", "--allow-downgrades", "--allow-change-held-packages"];
         self.install(&options, &[path], half_done.then_some(path))?;
-        if is.is_some_and(|is| is.held) { self.hold(&[package]) } else { Ok(()) }
+        if is.is_some_and(|is| is.held) { Ok(self.hold(&[package])?) } else { Ok(()) }
     }
 
     fn hold(&self, packages: &[&str]) -> Result<()> {
-        self.with_package_lock(|| self.package_command(&[&["apt-mark", "hold", "--"], packages].concat())).map(drop)
+        let hold = || self.package_command(&[&["apt-mark", "hold", "--"], packages].concat());
+        self.with_package_lock(hold)?.succeeded().map(drop)
     }
 
     /// `apt-get install`. `half_done`: a deb whose package is neither installed nor gone.
-    fn install(&self, more: &[&str], wanted: &[&str], half_done: Option<&str>) -> Result<()> {
+    fn install(&self, more: &[&str], wanted: &[&str], half_done: Option<&str>) -> Result<(), NotInstalled> {
         let lists = lists_option();
         let mut options = vec!["apt-get"];
         // The system's own, should nothing have lacked when they could still be updated.
@@ -253,7 +275,9 @@ impl Host {
             "--no-install-recommends",
         ]);
         let argv = [&options[..], more, &["install", "--"], wanted].concat();
-        self.with_package_lock(|| self.try_to_install(&options, &argv, half_done)).map(drop)
+        let output = self.with_package_lock(|| self.try_to_install(&options, &argv, half_done))?;
+        let unmet = Complaints::of(&output.both).unmet;
+        output.succeeded().map(drop).map_err(|error| NotInstalled { unmet, error })
     }
 
     /// `argv`, and what apt wants done before if it does not take it: `options` are apt-get's.
@@ -263,8 +287,7 @@ impl Host {
         let repair = |more: &[&str]| self.package_command(&[options, &["--fix-broken"], more, &["install"]].concat());
         let mut output = self.package_command(argv)?;
         // What a power cut in the middle of dpkg's work left: apt says what it wants for it.
-        let broken = output.both.contains("dpkg --configure -a") || output.both.contains("--fix-broken");
-        if !output.status.success() && broken {
+        if !output.status.success() && Complaints::of(&output.both).broken {
             tracing::info!("dpkg was interrupted earlier: completing what it left");
             // It fails where a dependency is not unpacked yet; the next command brings that. That one
             // fails where a deb is half unpacked that no source has; the last one brings it again.
@@ -294,7 +317,7 @@ impl Host {
             output = repair(&["--no-remove"])?;
         }
         // apt would remove it rather; dpkg says what it lacks.
-        if output.both.contains("remove is disabled") { dpkg(&["--configure", "-a"]) } else { Ok(output) }
+        if Complaints::of(&output.both).removal { dpkg(&["--configure", "-a"]) } else { Ok(output) }
     }
 
     /// Removes what [`Host::look_up_candidates`] left. Cheap when there is nothing.
@@ -316,43 +339,35 @@ impl Host {
 
     /// Runs one command of apt or dpkg to its end.
     fn package_command(&self, argv: &[&str]) -> Result<Output> {
-        let output = command::run(argv, &self.package_environment(), Patience::Never, Duration::MAX)?;
+        let output = self.run_command(argv, &self.package_environment(), Patience::Never, Duration::MAX)?;
         *self.packages.known.borrow_mut() = None;
         *self.packages.asked.borrow_mut() = None;
         self.forget_units();
         Ok(output)
     }
 
-    /// Does `work` once nobody else holds a lock of dpkg or apt, again when one came in between.
+    /// Does `work`, which reads or changes what dpkg has, once nobody else holds a lock of dpkg or apt; again when
+    /// someone came in between. At the deadline the last output is returned.
     fn with_package_lock(&self, work: impl Fn() -> Result<Output>) -> Result<Output> {
-        let started = Instant::now();
-        let late = || started.elapsed() >= self.deadlines.apt_lock;
-        let mut told = None;
+        let limit = self.deadlines.apt_lock;
+        let mut deadline = Deadline::new("apt and dpkg", limit);
+        let mut known = None;
         loop {
-            if let Some(holder) = self.package_lock_holder() {
-                if late() {
-                    return Err(lock_story(&holder, self.deadlines.apt_lock));
-                }
-                if told.as_ref() != Some(&holder.pid) {
-                    tracing::info!(
-                        "waiting up to {} for {holder}",
-                        humantime::format_duration(self.deadlines.apt_lock)
-                    );
-                    told = Some(holder.pid);
-                }
-            } else {
-                let output = work()?;
-                let locked = ["Could not get lock", "is locked by another process"]
-                    .iter()
-                    .any(|words| output.both.contains(words));
-                if output.status.success() || !locked || late() {
-                    return output.succeeded();
-                }
+            let holder = self.package_lock_holder();
+            if let Some(holder) = holder.as_ref().filter(|holder| known != Some(holder.pid)) {
+                tracing::info!("waiting up to {} for {holder}", humantime::format_duration(limit));
+                deadline.name(holder.to_string());
+                known = Some(holder.pid);
             }
-            if signals::interrupted() {
-                return Err(signals::interruption());
+            let output = if holder.is_none() { Some(work()?) } else { None };
+            match (output, holder) {
+                (Some(output), _) if output.status.success() || !Complaints::of(&output.both).busy => {
+                    return Ok(output);
+                }
+                (Some(output), _) if !deadline.pause(PAUSE)? => return Ok(output),
+                (None, Some(holder)) if !deadline.pause(PAUSE)? => return Err(not_released(&holder, limit)),
+                _ => {}
             }
-            std::thread::sleep(Duration::from_millis(200));
         }
     }
 
@@ -384,6 +399,49 @@ impl Host {
     }
 }
 
+/// Why a package was not installed.
+#[derive(Debug)]
+pub struct NotInstalled {
+    /// Whether no source has what it depends on.
+    pub unmet: bool,
+    /// All of it, for people.
+    pub error: Error,
+}
+
+impl From<Error> for NotInstalled {
+    fn from(error: Error) -> NotInstalled {
+        NotInstalled { unmet: false, error }
+    }
+}
+
+impl From<NotInstalled> for Error {
+    fn from(failure: NotInstalled) -> Error {
+        failure.error
+    }
+}
+
+impl From<&str> for Status {
+    fn from(text: &str) -> Status {
+        match text {
+            "installed" => Status::Installed,
+            "not-installed" => Status::NotInstalled,
+            "config-files" => Status::ConfigFiles,
+            other => Status::HalfDone(other.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Status::Installed => "installed",
+            Status::NotInstalled => "not-installed",
+            Status::ConfigFiles => "config-files",
+            Status::HalfDone(status) => status,
+        })
+    }
+}
+
 struct LockHolder {
     lock: String,
     pid: i32,
@@ -391,15 +449,15 @@ struct LockHolder {
     age: u64,
 }
 
-impl std::fmt::Display for LockHolder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for LockHolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let command = crate::secrets::masked(&self.command);
         write!(f, "process {} (`{command}`, running for {} s), which holds {}", self.pid, self.age, self.lock)
     }
 }
 
-fn lock_story(holder: &LockHolder, deadline: Duration) -> Error {
-    Error::new(Kind::Failed, format!("no package could be installed within {}", humantime::format_duration(deadline)))
+fn not_released(holder: &LockHolder, limit: Duration) -> Error {
+    Error::failed(format!("apt and dpkg could not be used within {}", humantime::format_duration(limit)))
         .cause(format!("waited for {holder}"))
         .fix("let that process finish, or see why it hangs; it was left alone. The setting timeouts.apt_lock gives it longer")
 }
@@ -418,8 +476,8 @@ fn parse_installed(text: &str) -> BTreeMap<String, Installed> {
             continue;
         };
         // Of several architectures the installed one counts.
-        if found.get(&name).is_none_or(|known| known.status != "installed") {
-            found.insert(name, Installed { version, status, held: want == "hold" });
+        if found.get(&name).is_none_or(|known| known.status != Status::Installed) {
+            found.insert(name, Installed { version, status: status.as_str().into(), held: want == "hold" });
         }
     }
     found
@@ -458,8 +516,8 @@ mod tests {
         let found = parse_installed(
             "bash\t5.2\tinstalled\tinstall\nlibc6\t2.36\tnot-installed\tunknown\nlibc6\t2.36\tinstalled\thold\nshort\n",
         );
-        assert_eq!(found["bash"].status, "installed");
-        assert!(found["libc6"].held && found["libc6"].status == "installed");
+        assert_eq!(found["bash"].status, Status::Installed);
+        assert!(found["libc6"].held && found["libc6"].status == Status::Installed);
         assert_eq!(found.len(), 2);
     }
 

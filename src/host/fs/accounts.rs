@@ -40,7 +40,7 @@ impl Host {
     /// # Errors
     /// When the tree's passwd file cannot be read.
     pub fn user(&self, name: &str) -> Result<Option<(u32, u32)>> {
-        if self.is_live() {
+        if self.is_own_root() {
             return Ok(users::get_user_by_name(name).map(|user| (user.uid(), user.primary_group_id())));
         }
         let text = self.read_text("/etc/passwd")?.unwrap_or_default();
@@ -52,7 +52,7 @@ impl Host {
     /// # Errors
     /// When the tree's group file cannot be read.
     pub fn group(&self, name: &str) -> Result<Option<Group>> {
-        if self.is_live() {
+        if self.is_own_root() {
             use users::os::unix::GroupExt;
             return Ok(users::get_group_by_name(name).map(|group| Group {
                 gid: group.gid(),

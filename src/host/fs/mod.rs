@@ -68,8 +68,8 @@ impl Host {
         let parent = real.parent().unwrap_or(self.root()).to_path_buf();
         let found = std::fs::metadata(&parent).map_err(|e| io_error("written", path, &e))?;
         // Group 0 is root's own. In a tree an ordinary user's group bits are nobody's business.
-        let writable_by_group = self.is_live() && found.gid() != 0 && found.mode() & 0o020 != 0;
-        let foreign = self.is_live() && found.uid() != 0 && found.uid() != nix::unistd::geteuid().as_raw();
+        let writable_by_group = self.is_own_root() && found.gid() != 0 && found.mode() & 0o020 != 0;
+        let foreign = self.is_own_root() && found.uid() != 0 && found.uid() != nix::unistd::geteuid().as_raw();
         if found.mode() & 0o002 != 0 || writable_by_group || foreign {
             return Err(Error::failed(format!("{path}: not written: others may write to its directory"))
                 .cause(format!("{} has mode {:04o}, owner {}", parent.display(), found.mode() & 0o7777, found.uid()))

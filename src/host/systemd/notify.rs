@@ -13,7 +13,7 @@ pub(in crate::host) const SOCKET: &str = "NOTIFY_SOCKET";
 impl Host {
     /// Tells systemd what the run is at. It is told for people: that nobody listens is no failure.
     pub fn tell_systemd(&self, status: &str) {
-        let Some(socket) = std::env::var_os(SOCKET).filter(|_| self.is_live()) else { return };
+        let Some(socket) = std::env::var_os(SOCKET).filter(|_| self.is_own_root()) else { return };
         if let Err(why) = send(&socket, status) {
             tracing::debug!("systemd was not told: {why}");
         }

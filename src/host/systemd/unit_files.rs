@@ -14,6 +14,16 @@ use crate::host::systemd::UNIT_DIRECTORIES;
 
 const ADMINISTRATORS: &str = "/etc/systemd/system";
 
+/// Where a unit's mask goes.
+pub fn mask_path(name: &str) -> String {
+    format!("{ADMINISTRATORS}/{name}")
+}
+
+/// Whether this, in a unit file's place, masks the unit: a link to /dev/null.
+pub fn is_mask(place: &EntryKind) -> bool {
+    matches!(place, EntryKind::Link(target) if target.as_os_str() == "/dev/null")
+}
+
 impl Host {
     /// The file that defines a unit; `None` if there is none, or only a mask.
     ///
@@ -23,9 +33,8 @@ impl Host {
         for directory in UNIT_DIRECTORIES {
             let path = format!("{directory}/{name}");
             match self.entry(&path)?.map(|entry| entry.kind) {
-                None => {}
-                Some(EntryKind::Link(target)) if target.as_os_str() == "/dev/null" => {}
-                Some(_) => return Ok(Some(path)),
+                Some(place) if !is_mask(&place) => return Ok(Some(path)),
+                _ => {}
             }
         }
         Ok(None)
@@ -38,9 +47,7 @@ impl Host {
     pub fn mask_of(&self, name: &str) -> Result<Option<String>> {
         for directory in &UNIT_DIRECTORIES[..2] {
             let path = format!("{directory}/{name}");
-            if let Some(EntryKind::Link(target)) = self.entry(&path)?.map(|entry| entry.kind)
-                && target.as_os_str() == "/dev/null"
-            {
+            if self.entry(&path)?.is_some_and(|entry| is_mask(&entry.kind)) {
                 return Ok(Some(path));
             }
         }
@@ -89,6 +96,44 @@ impl Host {
             seen.push(unit);
         }
         Ok(links)
+    }
+
+    /// Those of [`Host::enablement_links`] that are not there; one that is there may point anywhere.
+    ///
+    /// # Errors
+    /// As [`Host::enablement_links`].
+    pub fn lacking_links(
+        &self,
+        name: &str,
+        also: bool,
+        planned: &BTreeMap<String, Vec<u8>>,
+    ) -> Result<Vec<(String, String)>> {
+        let mut lacking = Vec::new();
+        for (path, target) in self.enablement_links(name, also, planned)? {
+            if self.entry(&path)?.is_none() {
+                lacking.push((path, target));
+            }
+        }
+        Ok(lacking)
+    }
+
+    /// Enables a unit, and those that it names in `Also=`.
+    ///
+    /// # Errors
+    /// When a link cannot be made.
+    pub fn enable_unit(&self, name: &str) -> Result<()> {
+        let lacking = self.lacking_links(name, true, &BTreeMap::new())?;
+        lacking.iter().try_for_each(|(path, target)| self.link(path, target))
+    }
+
+    /// Masks a unit.
+    ///
+    /// # Errors
+    /// When the link cannot be made.
+    pub fn mask_unit(&self, name: &str) -> Result<()> {
+        let path = mask_path(name);
+        self.note_unit_file(&path)?;
+        self.link(&path, "/dev/null")
     }
 
     /// The links in /etc that enable a unit, whoever made them.

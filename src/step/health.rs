@@ -2,12 +2,15 @@
 
 use serde::Deserialize;
 
+use super::container::is_ours;
+use super::instance_group::{self, InstanceGroups};
+use super::wait::{self, Wait};
 use crate::error::{Error, Result};
 use crate::facts::Facts;
+use crate::host::Host;
 use crate::settings::Settings;
-use crate::step::instance_group::{self, InstanceGroups};
-use crate::step::wait::{self, Wait};
 use crate::template::{Renderer, Templated};
+use crate::titus::checks::{Finding, active};
 
 /// As a role file has it: an id and exactly one question.
 #[derive(Debug, Clone, Deserialize)]
@@ -35,9 +38,9 @@ pub struct Check {
     pub question: Question,
 }
 
-/// What a health check asks.
+/// What a health check asks of something that a step keeps true.
 #[derive(Debug, Clone)]
-pub enum Question {
+pub enum Kept {
     /// The unit is active.
     UnitActive(String),
     /// What a step waits for answers.
@@ -46,6 +49,13 @@ pub enum Question {
     Container(String),
     /// The groups are all Active.
     InstanceGroups(InstanceGroups),
+}
+
+/// What a health check asks.
+#[derive(Debug, Clone)]
+pub enum Question {
+    /// Something that a step keeps true.
+    Kept(Kept),
     /// A Mesos master knows this agent.
     MesosAgent {
         /// `host:port` of each.
@@ -81,16 +91,16 @@ impl Raw {
         let masters = settings.mesos.masters.clone();
         let mut asked = Vec::new();
         if let Some(unit) = &self.unit {
-            asked.push(Question::UnitActive(renderer.render_text(unit)?));
+            asked.push(Question::Kept(Kept::UnitActive(renderer.render_text(unit)?)));
         }
         if let Some(wait) = &self.wait {
-            asked.push(Question::Answers(wait.resolve(renderer)?));
+            asked.push(Question::Kept(Kept::Answers(wait.resolve(renderer)?)));
         }
         if let Some(name) = &self.container {
-            asked.push(Question::Container(renderer.render_text(name)?));
+            asked.push(Question::Kept(Kept::Container(renderer.render_text(name)?)));
         }
         if let Some(groups) = &self.instance_group {
-            asked.push(Question::InstanceGroups(groups.resolve(renderer)?));
+            asked.push(Question::Kept(Kept::InstanceGroups(groups.resolve(renderer)?)));
         }
         if self.mesos_agent {
             let port = Templated::Template("{{ agent.port }}".to_owned()).get(renderer)?;
@@ -107,4 +117,51 @@ impl Raw {
             .map_err(|_| Error::config(format!("check {} asks not exactly one thing", self.id)))?;
         Ok(Check { id: self.id.clone(), question })
     }
+}
+
+impl Kept {
+    /// Asks it.
+    ///
+    /// # Errors
+    /// When it cannot be asked at all.
+    pub fn ask(&self, host: &Host) -> Result<Finding> {
+        Ok(match self {
+            Kept::UnitActive(name) => {
+                let unit = host.unit(name)?;
+                let text = format!("{name} is {} ({})", unit.active, unit.sub);
+                if unit.is_active() {
+                    Finding::Good(text)
+                } else {
+                    Finding::Bad(format!("{text}\n{}", host.unit_journal(name)))
+                }
+            }
+            Kept::Answers(wait) => match wait.ask(host)? {
+                Ok(()) => Finding::Good(format!("asked {}: it does", wait.what())),
+                Err(answer) => Finding::Bad(format!("asked {}: {answer}", wait.what())),
+            },
+            Kept::Container(name) => container(host, name)?,
+            Kept::InstanceGroups(groups) => match groups.states(host) {
+                Ok(states) => active(&states),
+                Err(error) => Finding::Bad(error.to_string()),
+            },
+        })
+    }
+}
+
+fn container(host: &Host, name: &str) -> Result<Finding> {
+    let found = match host.engine()? {
+        Ok(engine) => engine.container(name).map_err(|error| error.to_string()),
+        Err(answer) => Err(answer),
+    };
+    Ok(match found {
+        Ok(Some(found)) if found.is_running() && is_ours(&found) => {
+            Finding::Good(format!("the container {name} is running, from {}", found.image))
+        }
+        Ok(Some(found)) if found.is_running() => {
+            Finding::Bad(format!("a container {name} is running that titus-bootstrap did not make"))
+        }
+        Ok(Some(found)) => Finding::Bad(format!("the container {name} is {}", found.told())),
+        Ok(None) => Finding::Bad(format!("there is no container {name}")),
+        Err(answer) => Finding::Bad(answer),
+    })
 }

@@ -1,0 +1,209 @@
+//! The transport to systemd that a run has: the command `systemctl`.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime};
+
+use super::{Active, Definition, Job, Systemd, Unit};
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::host::command::{Output, Patience, Started};
+
+/// For a question that systemd answers from memory.
+const QUESTION: Duration = Duration::from_secs(30);
+
+/// For a daemon-reload, and for a job to be queued.
+const RELOAD: Duration = Duration::from_secs(90);
+
+const STATE: &str = "--property=LoadState,ActiveState,SubState,Result,Job,InvocationID,NeedDaemonReload,ExecMainStartTimestamp,ActiveEnterTimestamp";
+const DEFINITION: &str = "--property=UnitFileState,FragmentPath,DropInPaths,ExecStart";
+
+/// systemd, as `systemctl` and `journalctl` show it.
+#[derive(Debug, Default)]
+pub struct Systemctl {
+    /// A question that was begun, and the units that it is about.
+    asked: RefCell<Option<(BTreeSet<String>, Started)>>,
+}
+
+impl Systemctl {
+    fn start(&self, host: &Host, names: &BTreeSet<String>) -> Result<Started> {
+        let mut argv = vec!["systemctl", "show", STATE, "--"];
+        argv.extend(names.iter().map(String::as_str));
+        host.start_command(&argv, &[], host.deadlines.unit)
+    }
+}
+
+impl Systemd for Systemctl {
+    fn ask(&self, host: &Host, names: &BTreeSet<String>) -> Result<()> {
+        *self.asked.borrow_mut() = Some((names.clone(), self.start(host, names)?));
+        Ok(())
+    }
+
+    fn forget(&self) {
+        *self.asked.borrow_mut() = None;
+    }
+
+    fn units(&self, host: &Host, names: &BTreeSet<String>) -> Result<Vec<Unit>> {
+        let begun = self.asked.take().filter(|(asked, _)| asked == names);
+        let started = begun.map_or_else(|| self.start(host, names), |(_, started)| Ok(started))?;
+        let output = started.end()?.succeeded()?;
+        let units: Vec<Unit> = output.stdout.split("\n\n").map(parse).collect();
+        if units.len() != names.len() {
+            return Err(Error::failed(format!("`{}` printed {} units", output.command, units.len())));
+        }
+        Ok(units)
+    }
+
+    fn definition(&self, host: &Host, name: &str) -> Result<Definition> {
+        let output = host.run_command(&["systemctl", "show", DEFINITION, "--", name], &[], Patience::Ends, QUESTION)?;
+        Ok(parse_definition(&output.succeeded()?.stdout))
+    }
+
+    fn run_job(&self, host: &Host, job: Job<'_>) -> Result<()> {
+        let limit = if job == Job::Reload { RELOAD } else { host.deadlines.unit };
+        // systemctl itself follows the job.
+        host.run_command(&argv(job), &[], Patience::Ends, limit).and_then(Output::succeeded).map(drop)
+    }
+
+    fn queue_job(&self, host: &Host, job: Job<'_>) -> Result<()> {
+        let argv = [&["systemctl", "--no-block"], &argv(job)[1..]].concat();
+        // What systemd does first may be to stop this run: that must not stop the command that asked for it.
+        host.run_command(&argv, &[], Patience::Never, RELOAD).and_then(Output::succeeded).map(drop)
+    }
+
+    fn is_stopping(&self, host: &Host) -> bool {
+        let output = host.run_command(&["systemctl", "is-system-running"], &[], Patience::Ends, QUESTION);
+        output.is_ok_and(|output| output.stdout.trim() == "stopping")
+    }
+
+    fn journal(&self, host: &Host, name: &str) -> String {
+        let unit = format!("--unit={name}");
+        let argv = ["journalctl", &unit, "--lines=20", "--no-pager", "--output=short-iso", "--quiet"];
+        host.run_command(&argv, &[], Patience::Ends, Duration::from_secs(10))
+            .map(|output| output.both)
+            .unwrap_or_default()
+    }
+
+    fn has_processes(&self, host: &Host, name: &str) -> Result<bool> {
+        // `1:name=systemd:/init.scope`, or `0::/init.scope`; in a container with its prefix.
+        let own = host.read_text("/proc/1/cgroup")?.unwrap_or_default();
+        for line in own.lines().filter(|line| line.starts_with("0::") || line.contains(":name=systemd:")) {
+            let prefix = line.rsplit(':').next().unwrap_or_default().trim_end_matches("/init.scope");
+            for hierarchy in ["/sys/fs/cgroup", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified"] {
+                if host.entry(&format!("{hierarchy}{prefix}/system.slice/{name}"))?.is_some() {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn argv(job: Job<'_>) -> Vec<&str> {
+    match job {
+        Job::Start(name) => vec!["systemctl", "start", "--", name],
+        Job::Stop(name) => vec!["systemctl", "stop", "--", name],
+        Job::Restart(name) => vec!["systemctl", "restart", "--", name],
+        Job::Reload => vec!["systemctl", "daemon-reload"],
+        Job::Reboot => vec!["systemctl", "reboot"],
+    }
+}
+
+fn properties(block: &str) -> impl Iterator<Item = (&str, &str)> {
+    block.lines().filter_map(|line| line.split_once('='))
+}
+
+fn parse(block: &str) -> Unit {
+    let mut unit = Unit::default();
+    let mut active_since = None;
+    for (key, value) in properties(block) {
+        match key {
+            "LoadState" => unit.load = value.into(),
+            "ActiveState" => unit.active = active(value),
+            "SubState" => unit.sub = value.into(),
+            "Result" => unit.result = value.into(),
+            // A unit without a job has `Job=`, `Job=0` or no such line, depending on systemd's version.
+            "Job" => unit.has_job = !matches!(value, "" | "0"),
+            "InvocationID" => unit.invocation = value.into(),
+            "NeedDaemonReload" => unit.needs_reload = value == "yes",
+            "ExecMainStartTimestamp" => unit.started = time(value),
+            "ActiveEnterTimestamp" => active_since = time(value),
+            _ => {}
+        }
+    }
+    unit.started = unit.started.or(active_since);
+    unit
+}
+
+fn active(value: &str) -> Active {
+    match value {
+        "active" => Active::Active,
+        "reloading" | "refreshing" => Active::Reloading,
+        "failed" => Active::Failed,
+        "activating" => Active::Activating,
+        "deactivating" => Active::Deactivating,
+        _ => Active::Inactive,
+    }
+}
+
+/// `Mon 2026-11-23 00:53:56 UTC`, as systemctl prints with TZ=UTC: whole seconds.
+fn time(text: &str) -> Option<SystemTime> {
+    let mut words = text.split(' ').skip(1);
+    let (date, clock) = (words.next()?, words.next()?);
+    humantime::parse_rfc3339(&format!("{date}T{clock}Z")).ok()
+}
+
+fn parse_definition(block: &str) -> Definition {
+    let mut definition = Definition::default();
+    for (key, value) in properties(block) {
+        match key {
+            "UnitFileState" => definition.enabled = value.into(),
+            "FragmentPath" => definition.fragment = value.into(),
+            "DropInPaths" => definition.drop_ins = value.split_whitespace().map(str::to_owned).collect(),
+            "ExecStart" => definition.exec_start.push(value.into()),
+            _ => {}
+        }
+    }
+    definition
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_is_under_way_while_it_has_a_job() {
+        assert!(parse("ActiveState=inactive\nJob=71\n").is_under_way());
+        assert!(parse("ActiveState=activating\n").is_under_way());
+        for properties in ["ActiveState=inactive\n", "ActiveState=failed\nJob=\n", "ActiveState=active\nJob=0\n"] {
+            assert!(!parse(properties).is_under_way(), "{properties}");
+        }
+    }
+
+    #[test]
+    fn systemctl_show_is_understood() {
+        let unit = parse(
+            "ExecMainStartTimestamp=Mon 2026-11-23 00:53:56 UTC\nLoadState=loaded\nActiveState=active\nResult=success\n\
+             SubState=running\nInvocationID=0af1\nNeedDaemonReload=no\nActiveEnterTimestamp=",
+        );
+        assert!(unit.is_active() && !unit.needs_reload);
+        assert_eq!((unit.invocation.as_str(), unit.result.as_str()), ("0af1", "success"));
+        assert_eq!(unit.started, Some(humantime::parse_rfc3339("2026-11-23T00:53:56Z").unwrap()));
+        assert_eq!(parse("LoadState=not-found\nActiveState=inactive").started, None);
+        for (sub, is_starting) in [("start", true), ("start-pre", true), ("auto-restart", false)] {
+            assert_eq!(parse(&format!("ActiveState=activating\nSubState={sub}")).is_starting(), is_starting, "{sub}");
+        }
+    }
+
+    #[test]
+    fn the_effective_definition_is_understood() {
+        let definition = parse_definition(
+            "ExecStart={ path=/bin/a ; argv[]=/bin/a --x=y ; ignore_errors=no }\nUnitFileState=enabled\n\
+             FragmentPath=/lib/systemd/system/x.service\nDropInPaths=/etc/systemd/system/x.service.d/a.conf /run/b.conf\n",
+        );
+        assert_eq!((definition.enabled.as_str(), definition.drop_ins.len()), ("enabled", 2));
+        assert_eq!(definition.fragment, "/lib/systemd/system/x.service");
+        assert!(definition.exec_start[0].contains("/bin/a --x=y"), "{definition:?}");
+        assert_eq!(parse_definition("FragmentPath=\n"), Definition::default());
+    }
+}
