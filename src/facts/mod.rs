@@ -56,17 +56,11 @@ impl Facts {
     /// # Errors
     /// When the facts are not what they are printed as.
     pub fn shown(&self) -> Result<Facts> {
+        let differ = self.each().into_iter().filter(|(name, value, _)| hide(name, value) != *value);
+        let hidden = self.hidden.iter().cloned().chain(differ.map(|(name, ..)| name)).collect();
         let mut document = json!(self);
-        let mut hidden = self.hidden.clone();
         for part in ["instance", "image"] {
-            let Some(value) = document.get_mut(part) else { continue };
-            let shown = hide(part, value);
-            let (mut before, mut after) = (Vec::new(), Vec::new());
-            leaves(part, value, &mut before);
-            leaves(part, &shown, &mut after);
-            let differ = before.into_iter().zip(after).filter(|(is, shown)| is != shown);
-            hidden.extend(differ.map(|((name, _), _)| name));
-            *value = shown;
+            document.get_mut(part).into_iter().for_each(|value| *value = hide(part, value));
         }
         let shown: Facts =
             serde_json::from_value(document).map_err(|e| Error::failed("facts cannot be printed").cause(e))?;

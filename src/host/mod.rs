@@ -85,6 +85,13 @@ pub enum Fetch {
     },
 }
 
+impl Deadlines {
+    /// The same for all.
+    pub fn all(limit: Duration) -> Deadlines {
+        Deadlines { apt_lock: limit, download: limit, pull: limit, unit: limit, wait: limit }
+    }
+}
+
 /// Directories that are made on the way are 0755, whatever umask the caller has.
 pub fn set_umask() {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
@@ -118,7 +125,7 @@ impl Host {
     /// # Errors
     /// As [`Host::tree`].
     pub fn simulated(root: &Path, commands: &Path, systemd: Box<dyn systemd::Systemd>) -> Result<Host> {
-        let host = Host::tree(root, Deadlines::default())?;
+        let host = Host::tree(root, Deadlines::all(Duration::from_secs(60)))?;
         Ok(Host { live: true, commands: commands.into(), systemd, ..host })
     }
 

@@ -281,7 +281,7 @@ mod tests {
     fn more_adds_keys_and_wins() {
         let step = resolve("set = { 'b.on' = 'x', 'a.port' = '7001' }\nmore = '{{ more }}'\nmode = '0600'").unwrap();
         let wanted: Vec<_> = step.wanted.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        assert_eq!(wanted, ["b.on=false", "a.port=7002", "z=1.5", "t={{ zk }}"], "a setting's value is not a template");
+        assert_eq!(wanted, ["b.on=false", "a.port=7002", "t={{ zk }}", "z=1.5"], "a setting's value is not a template");
         assert_eq!(step.attributes.mode(), 0o600);
         assert!(resolve("more = '{{ empty }}'").unwrap().wanted.is_empty());
         assert_eq!(resolve("set = { a = '{{ zk[:0] }}' }").unwrap().wanted, [("a".to_owned(), String::new())]);

@@ -47,6 +47,10 @@ impl RawKind for Raw {
     fn origin(&self, key: &str) -> Option<Origin<'_>> {
         Some(Origin::Value(self.set.get(key).and_then(Json::as_str).unwrap_or_default()))
     }
+
+    fn can_restart(&self) -> bool {
+        true
+    }
 }
 
 impl Raw {
@@ -118,49 +122,39 @@ impl Sysctl {
         let all: Vec<_> = all.collect::<Result<_>>()?;
         Ok(all.into_iter().filter(|(parameter, is)| is.as_ref() != Some(&parameter.value)).collect())
     }
+}
 
-    fn refuse_unknown(&self, host: &Host) -> Result<()> {
-        let unknown = self.differing(host)?.into_iter().find(|(_, is)| is.is_none());
-        let Some((Parameter { key, path, .. }, _)) = unknown else { return Ok(()) };
+impl Work for Sysctl {
+    fn refuse(&self, host: &Host) -> Result<()> {
+        let differing = if host.is_live() { self.differing(host)? } else { Vec::new() };
+        let Some((Parameter { key, path, .. }, _)) = differing.iter().find(|(_, is)| is.is_none()) else {
+            return Ok(());
+        };
         Err(Error::unavailable(format!("this kernel has no parameter {key}"))
             .cause(format!("{path} is not there"))
             .fix("check its name; if a module brings it, have that loaded before (modules-load.d(5))"))
     }
 
-    fn kernel_changes(&self, host: &Host) -> Result<Vec<Change>> {
-        let change = |(Parameter { key, value, .. }, is): (&Parameter, Option<String>)| {
-            let is = is.map_or_else(|| "not there".to_owned(), |is| shown(key, &is));
-            Change::new(format!("set {key} = {} (it is {is})", shown(key, value)))
-        };
-        Ok(self.differing(host)?.into_iter().map(change).collect())
-    }
-
-    fn set_in_kernel(&self, host: &Host) -> Result<()> {
-        self.differing(host)?.into_iter().try_for_each(|(Parameter { key, path, value }, _)| {
-            host.write_to_kernel(path, value).map_err(|error| error.at(format!("{key} = {}", shown(key, value))))
-        })
-    }
-}
-
-impl Work for Sysctl {
-    fn refuse(&self, host: &Host) -> Result<()> {
-        if host.is_live() { self.refuse_unknown(host) } else { Ok(()) }
-    }
-
     fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {
         let mut changes = self.file.changes(host)?;
-        if host.is_live() {
-            changes.extend(self.kernel_changes(host)?);
-        } else if changes.is_empty() {
+        if !host.is_live() && changes.is_empty() {
             return Ok(State::Deferred("the running kernel is not looked at below --root".into()));
+        }
+        if host.is_live() {
+            changes.extend(self.differing(host)?.into_iter().map(|(Parameter { key, value, .. }, is)| {
+                let is = is.map_or_else(|| "not there".to_owned(), |is| shown(key, &is));
+                Change::new(format!("set {key} = {} (it is {is})", shown(key, value)))
+            }));
         }
         Ok(State::from_changes(changes))
     }
 
     /// The kernel first: a value that it refuses must not be there at the next boot.
     fn converge(&self, host: &Host) -> Result<()> {
-        if host.is_live() {
-            self.set_in_kernel(host)?;
+        let differing = if host.is_live() { self.differing(host)? } else { Vec::new() };
+        for (Parameter { key, path, value }, _) in differing {
+            let place = |error: Error| error.at(format!("{key} = {}", shown(key, value)));
+            host.write_to_kernel(path, value).map_err(place)?;
         }
         self.file.converge(host)
     }
@@ -190,10 +184,13 @@ impl Work for Sysctl {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use serde_json::json;
 
     use super::*;
     use crate::host::fs::Owner;
+    use crate::host::systemd::systemctl::Systemctl;
 
     const FILE: &str = "/etc/sysctl.d/60-titus.conf";
 
@@ -226,35 +223,55 @@ mod tests {
         assert_eq!(lines(observe()), [format!("{FILE}: mode 0600 -> 0644")]);
     }
 
+    /// A live machine in a directory, with these files in /proc/sys.
+    fn live(files: &[(&str, &str)]) -> (tempfile::TempDir, Host) {
+        let directory = tempfile::tempdir().unwrap();
+        let host = Host::simulated(directory.path(), Path::new("/nowhere"), Box::<Systemctl>::default()).unwrap();
+        for (path, text) in files {
+            host.write(&format!("{KERNEL}/{path}"), text.as_bytes(), 0o644, Owner::ROOT).unwrap();
+        }
+        (directory, host)
+    }
+
     #[test]
     fn the_running_kernel_is_observed_and_set() {
-        let (_directory, host) = Host::temporary();
+        let (_directory, host) =
+            live(&[("net/ipv4/tcp_rmem", "4096\t87380\t6291456\n"), ("net/ipv4/ip_forward", "0\n")]);
         let step = resolve("'net.ipv4.ip_forward' = 1, 'net/ipv4/tcp_rmem' = '4096 87380 6291456'").unwrap();
-        host.write("/proc/sys/net/ipv4/tcp_rmem", b"4096\t87380\t6291456\n", 0o644, Owner::ROOT).unwrap();
-        let refused = step.refuse_unknown(&host).unwrap_err();
-        assert_eq!(
-            (refused.what.as_str(), refused.kind.exit_code()),
-            ("this kernel has no parameter net.ipv4.ip_forward", 69)
-        );
-        step.set_in_kernel(&host).unwrap_err();
-        host.write("/proc/sys/net/ipv4/ip_forward", b"0\n", 0o644, Owner::ROOT).unwrap();
-        step.refuse_unknown(&host).unwrap();
-        let changes: Vec<String> = step.kernel_changes(&host).unwrap().into_iter().map(|change| change.line).collect();
-        assert_eq!(changes, ["set net.ipv4.ip_forward = 1 (it is 0)"]);
+        let observe = || step.observe(&host, &Planned::new()).unwrap();
         let untouched = host.entry("/proc/sys/net/ipv4/tcp_rmem").unwrap();
-        step.set_in_kernel(&host).unwrap();
-        assert!(step.kernel_changes(&host).unwrap().is_empty());
+        step.refuse(&host).unwrap();
+        let in_kernel = "set net.ipv4.ip_forward = 1 (it is 0)".to_owned();
+        assert_eq!(lines(observe()), [format!("create {FILE} (0644, 3 lines)"), in_kernel.clone()]);
+        step.converge(&host).unwrap();
+        assert_eq!(observe(), State::InSync(None));
         assert_eq!(host.read("/proc/sys/net/ipv4/ip_forward").unwrap().unwrap(), b"1\n");
         assert_eq!(host.entry("/proc/sys/net/ipv4/tcp_rmem").unwrap(), untouched, "it was right");
+        // Somebody sets it back: the file alone is not enough.
+        host.write("/proc/sys/net/ipv4/ip_forward", b"0\n", 0o644, Owner::ROOT).unwrap();
+        assert_eq!(lines(observe()), [in_kernel]);
+        step.converge(&host).unwrap();
+        assert_eq!(observe(), State::InSync(None));
+    }
+
+    #[test]
+    fn a_parameter_that_the_kernel_does_not_have_is_refused() {
+        let (_directory, host) = live(&[("net/ipv4/ip_forward", "1\n")]);
+        let step = resolve("'net.ipv4.ip_forward' = 1, 'net.ipv4.ip_forwrad' = 1").unwrap();
+        let refused = step.refuse(&host).unwrap_err();
+        assert_eq!(refused.what, "this kernel has no parameter net.ipv4.ip_forwrad");
+        assert_eq!(refused.kind.exit_code(), 69);
+        // What the kernel does not take is not left for the next boot.
+        step.converge(&host).unwrap_err();
+        assert_eq!(host.entry(FILE).unwrap(), None);
     }
 
     #[test]
     fn a_parameter_that_is_a_secret_is_not_shown() {
-        let (_directory, host) = Host::temporary();
-        host.write("/proc/sys/net/ipv6/conf/all/stable_secret", b"old\n", 0o600, Owner::ROOT).unwrap();
+        let (_directory, host) = live(&[("net/ipv6/conf/all/stable_secret", "old\n")]);
         let step = resolve("'net.ipv6.conf.all.stable_secret' = 'new'").unwrap();
-        let change = &step.kernel_changes(&host).unwrap()[0];
-        assert_eq!(change.line, "set net.ipv6.conf.all.stable_secret = *** (it is ***)");
+        let changes = lines(step.observe(&host, &Planned::new()).unwrap());
+        assert_eq!(changes.last().unwrap(), "set net.ipv6.conf.all.stable_secret = *** (it is ***)");
     }
 
     #[test]
