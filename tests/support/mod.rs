@@ -8,4 +8,5 @@ pub mod environment_file;
 pub mod metadata;
 pub mod root;
 pub mod sigv4;
+pub mod simulated;
 pub mod user;
