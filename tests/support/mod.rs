@@ -9,4 +9,5 @@ pub mod log;
 pub mod metadata;
 pub mod root;
 pub mod sigv4;
+pub mod simulated;
 pub mod user;
