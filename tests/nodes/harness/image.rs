@@ -1,13 +1,18 @@
 //! The images that nodes are started from.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use super::agent;
-use super::docker::{docker, label, remove_abandoned};
+use super::debs::sum;
+use super::docker::{LABEL, docker, label, remove_abandoned};
 use super::node::Node;
+use super::tree::contents;
+
+/// The repository of images of converged nodes; a tag is a role and a digest.
+const KEPT: &str = "titus-bootstrap-kept";
 
 /// Debian with systemd, and the apt repository that its nodes see.
 pub struct Fresh {
@@ -86,6 +91,45 @@ pub fn with_engine() -> &'static str {
         docker(&["commit", "--change", &format!("LABEL {}", label()), &node.id, &image]);
         image
     })
+}
+
+/// The image of a node of a role that a run has converged, kept for the next test process.
+pub struct Kept {
+    name: String,
+}
+
+impl Kept {
+    /// The image for what is there now: its name has a digest of what a run makes a node of, but for the
+    /// program, which is another after every change. Start a node from it with a run.
+    pub fn new(role: &str, settings: &str) -> Kept {
+        let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let trees = ["roles", "systemd", "data"].map(|directory| contents(&project.join(directory)));
+        let defaults = std::fs::read_to_string(project.join("src/settings/defaults.toml")).unwrap();
+        let parts = format!("{}\n{settings}\n{defaults}\n{trees:?}", fresh().image);
+        Kept { name: format!("{KEPT}:{role}-{}", &sum(parts.as_bytes())[..16]) }
+    }
+
+    /// Whether there is one.
+    pub fn exists(&self) -> bool {
+        !docker(&["images", "--quiet", &self.name]).is_empty()
+    }
+
+    /// Its name or, without one, that of the image of a node on which nothing ever ran.
+    pub fn or_fresh(&self) -> &str {
+        if self.exists() { &self.name } else { &fresh().image }
+    }
+
+    /// Makes it from a node that is off. Those of the same role that were made of something else are removed.
+    pub fn keep(&self, node: &Node) {
+        let role = self.name.rsplit_once('-').unwrap().0;
+        for old in docker(&["images", "--format", "{{.Repository}}:{{.Tag}}", KEPT]).lines() {
+            if old.starts_with(role) {
+                // A node that was started from it can be at work.
+                let _ = Command::new("docker").args(["rmi", old]).output();
+            }
+        }
+        docker(&["commit", "--change", &format!("LABEL {LABEL}=image"), &node.id, &self.name]);
+    }
 }
 
 /// The program under test: the release binary that `tests/run` names, else cargo's.
