@@ -88,14 +88,18 @@ start_engine() {
 # Removes what test processes that are gone have left, and ends our engine if nobody else uses it.
 put_away() {
     local id owner directory
+    docker version > /dev/null 2>&1 || return 0
     docker ps --all --filter label=titus-bootstrap-test --format '{{.ID}} {{.Label "titus-bootstrap-test"}}' |
         while read -r id owner; do
             [ -e "/proc/$owner" ] || docker rm --force --volumes "$id" > /dev/null
         done
     docker images --filter label=titus-bootstrap-test --format '{{.Repository}}:{{.Tag}}' |
         while read -r id; do
+            # A tag begins with the process's id, and a name may follow.
+            owner=${id##*:}
+            owner=${owner%%-*}
             case $id in
-            titus-bootstrap-converged:* | titus-bootstrap-engine:* | titus-bootstrap-builder:* | titus-bootstrap-baked:*) [ -e "/proc/${id##*:}" ] || docker rmi "$id" > /dev/null ;;
+            titus-bootstrap-converged:* | titus-bootstrap-builder:* | titus-bootstrap-baked:*) [ -e "/proc/$owner" ] || docker rmi "$id" > /dev/null ;;
             esac
         done
     [ -e target/nodes/engine/directory ] || return 0

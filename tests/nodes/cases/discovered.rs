@@ -11,7 +11,7 @@ use titus_bootstrap::host::net::Proxy;
 use titus_bootstrap::titus::instance_types::lookup;
 
 use crate::harness::agent;
-use crate::harness::image::{self, with_engine};
+use crate::harness::image;
 use crate::harness::moto::{Moto, without_tags};
 use crate::harness::network::Network;
 use crate::harness::node::Node;
@@ -145,7 +145,7 @@ impl Cluster {
 
     /// A new instance at the address of the `n`-th node.
     fn launch(&mut self, n: usize, more: &[(&str, &str)]) -> String {
-        let node = Node::one_of_several(with_engine(), n);
+        let node = Node::one_of_several(&image::fresh().engine, n);
         self.network.join(&node);
         let tags: Vec<(&str, &str)> = [("titus:role", "prereqs")].into_iter().chain(more.iter().copied()).collect();
         let id = self.moto.launch(&node.address, &tags);

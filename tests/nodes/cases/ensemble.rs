@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::image::with_engine;
+use crate::harness::image;
 use crate::harness::network::Network;
 use crate::harness::node::Node;
 use crate::harness::outcome::Outcome;
@@ -19,7 +19,7 @@ struct Nodes {
 impl Nodes {
     fn three() -> Nodes {
         let network = Network::new();
-        let nodes: Vec<Node> = (1..=3).map(|n| Node::one_of_several(with_engine(), n)).collect();
+        let nodes: Vec<Node> = (1..=3).map(|n| Node::one_of_several(&image::fresh().engine, n)).collect();
         nodes.iter().for_each(|node| network.join(node));
         let services = nodes.iter().map(prereqs::services).collect();
         Nodes { network, nodes, services }

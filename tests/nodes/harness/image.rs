@@ -24,6 +24,8 @@ pub struct Fresh {
     pub registry: PathBuf,
     /// The name of the same image with cloud-init and unattended-upgrades.
     pub first_boot: String,
+    /// The name of the same image with Docker.
+    pub engine: String,
 }
 
 /// The image of a node on which nothing ever ran; made when there is none yet.
@@ -34,7 +36,7 @@ pub fn fresh() -> &'static Fresh {
         let output = Command::new(build).stderr(Stdio::inherit()).output().unwrap();
         assert!(output.status.success(), "{build} failed: {}", output.status);
         let printed = String::from_utf8(output.stdout).unwrap();
-        let [image, repository, registry, first_boot] = printed.lines().collect::<Vec<_>>()[..] else {
+        let [image, repository, registry, first_boot, engine] = printed.lines().collect::<Vec<_>>()[..] else {
             panic!("{build} printed {printed}");
         };
         remove_abandoned();
@@ -43,6 +45,7 @@ pub fn fresh() -> &'static Fresh {
             repository: repository.into(),
             registry: registry.into(),
             first_boot: first_boot.into(),
+            engine: engine.into(),
         }
     })
 }
@@ -70,26 +73,6 @@ pub fn converged() -> &'static Converged {
         let image = format!("titus-bootstrap-converged:{}", std::process::id());
         docker(&["commit", "--change", &format!("LABEL {}", label()), &node.id, &image]);
         Converged { image, duration }
-    })
-}
-
-/// A node on which Docker was installed, and nothing else ever ran; made once a test process.
-pub fn with_engine() -> &'static str {
-    static WITH_ENGINE: OnceLock<String> = OnceLock::new();
-    WITH_ENGINE.get_or_init(|| {
-        let node = Node::fresh();
-        node.shell(
-            "list=/etc/apt/sources.list.d/test.list
-             echo 'deb [trusted=yes] file:/srv/repo test main' > $list
-             apt-get -qq update
-             DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends docker.io > /run/installed
-             rm $list
-             systemctl stop docker.socket docker.service containerd.service",
-        );
-        docker(&["stop", "--time", "30", &node.id]);
-        let image = format!("titus-bootstrap-engine:{}", std::process::id());
-        docker(&["commit", "--change", &format!("LABEL {}", label()), &node.id, &image]);
-        image
     })
 }
 

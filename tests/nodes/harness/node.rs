@@ -58,7 +58,7 @@ impl Node {
 
     /// A node on which only Docker was installed.
     pub fn with_engine() -> Node {
-        Node::start(image::with_engine(), "eth0")
+        Node::start(&image::fresh().engine, "eth0")
     }
 
     /// The `n`-th of several nodes; a network has to join them.
