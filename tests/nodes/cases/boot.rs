@@ -1,7 +1,6 @@
 //! The deb of the program, and the boot unit that it brings.
 
 use std::process::Command;
-use std::time::Duration;
 
 use crate::harness::agent::{self, SETTINGS};
 use crate::harness::deb::{deb, install};
@@ -128,11 +127,9 @@ fn the_boot_unit_makes_a_node_what_its_tag_says_before_services_start() {
     // Its image, started as another instance: until that is known the service does not run, and whoever
     // asks waits.
     node.begin_reboot();
-    wait_for("the boot unit to ask", Duration::from_secs(30), || {
-        node.property(UNIT, "StatusText").contains("metadata service").then_some(())
-    });
+    wait_for("the boot unit to ask", || node.property(UNIT, "StatusText").contains("metadata service").then_some(()));
     let mut waiting = node.spawn(&["titus-bootstrap", "status", "--wait"]);
-    wait_for("the service's start to be refused", Duration::from_secs(30), || {
+    wait_for("the service's start to be refused", || {
         (node.property("reader.service", "ConditionResult") == "no").then_some(())
     });
     assert_eq!(active(&node, "reader.service"), "inactive");
@@ -183,16 +180,14 @@ fn only_a_run_that_could_not_be_made_now_is_tried_again() {
     start().expect(1);
     assert_eq!(node.property(UNIT, "ExecMainStatus"), "75");
     let first = node.property(UNIT, "InvocationID");
-    wait_for("the second try to end", Duration::from_secs(30), || {
+    wait_for("the second try to end", || {
         (node.property(UNIT, "InvocationID") != first && active(&node, UNIT) == "failed").then_some(())
     });
     let _services = agent::services(&node);
     let ended = || ["role agent: converged in ", "failed after "].iter().any(|words| said(&node).contains(words));
-    wait_for("a try with the metadata service", Duration::from_secs(120), || {
-        (ended() && active(&node, UNIT) != "activating").then_some(())
-    });
+    wait_for("a try with the metadata service", || (ended() && active(&node, UNIT) != "activating").then_some(()));
     assert_eq!(node.property(UNIT, "Result"), "success", "{}", said(&node));
     agent::check(&node);
     // No more of them.
-    wait_for("the timer's end", Duration::from_secs(10), || (active(&node, RETRY) == "inactive").then_some(()));
+    wait_for("the timer's end", || (active(&node, RETRY) == "inactive").then_some(()));
 }

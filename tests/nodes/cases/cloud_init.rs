@@ -1,7 +1,6 @@
 //! Real cloud-init hands user data to the program, while the boot unit is at work too.
 
 use std::io::Write;
-use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -36,13 +35,13 @@ fn one_line_of_user_data_makes_an_agent_and_reboots_it_once() {
     node.switch_on();
     node.await_network();
     let services = agent::services(&node);
-    wait_for("the boot unit to wish a reboot", Duration::from_secs(240), || {
+    wait_for("the boot unit to wish a reboot", || {
         assert!(node.is_running(), "rebooted in the middle of cloud-init's work");
         node.run(&["systemctl", "list-jobs"]).stdout.contains("titus-bootstrap-reboot.service").then_some(())
     });
     assert_eq!(runs(&node), 1);
     node.write("/var/lib/last-stage", "");
-    wait_for("the reboot", Duration::from_secs(240), || (!node.is_running()).then_some(()));
+    wait_for("the reboot", || (!node.is_running()).then_some(()));
     drop(services);
 
     node.switch_on();
@@ -92,7 +91,7 @@ fn cloud_init_runs_user_data_in_each_of_its_forms() {
 
     // The boot unit and cloud-init at the same moment: one works, one waits for it.
     let waits = |text: &str| text.contains("for another run").then_some(());
-    wait_for("one to wait for the other", Duration::from_secs(60), || {
+    wait_for("one to wait for the other", || {
         let unit = node.run(&["journalctl", "--output=cat", "--unit", UNIT]).stdout;
         let script = std::fs::read_to_string(node.path(OUTPUT)).unwrap_or_default();
         waits(&unit).or_else(|| waits(&script))

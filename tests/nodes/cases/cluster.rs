@@ -1,8 +1,6 @@
 //! The proof of concept's walk-through, up to submitting a job: four nodes become a cluster by
 //! themselves, and its instance group is kept active.
 
-use std::time::Duration;
-
 use crate::harness::cluster::{Cluster, DEBS, GROUP, member};
 use crate::harness::network::Network;
 use crate::harness::node::Node;
@@ -17,9 +15,7 @@ fn state(gateway: &Node) -> Option<String> {
 }
 
 fn await_active(gateway: &Node) {
-    wait_for("the instance group to be active", Duration::from_secs(60), || {
-        (state(gateway).as_deref() == Some("Active")).then_some(())
-    });
+    wait_for("the instance group to be active", || (state(gateway).as_deref() == Some("Active")).then_some(()));
 }
 
 /// `apply` on these nodes at once: each waits for what it needs.
@@ -55,11 +51,9 @@ fn four_nodes_with_their_tags_become_a_cluster() {
 
     // The master forgets it, and is reminded.
     master.shell("systemctl restart titus-server-master");
-    wait_for("the gateway to see it", Duration::from_secs(60), || {
-        (state(gateway).is_some_and(|state| state != "Active")).then_some(())
-    });
+    wait_for("the gateway to see it", || (state(gateway).is_some_and(|state| state != "Active")).then_some(()));
     await_active(gateway);
-    wait_for("a second line", Duration::from_secs(10), || (said(gateway).len() > 1).then_some(()));
+    wait_for("a second line", || (said(gateway).len() > 1).then_some(()));
     assert!(said(gateway).iter().all(|line| line == changed || line.contains("503")), "{:?}", said(gateway));
 
     // By hand.

@@ -1,7 +1,5 @@
 //! Debs: installed from a path or an address, whatever goes wrong on the way.
 
-use std::time::Duration;
-
 use crate::harness::agent::SETTINGS;
 use crate::harness::debs::{
     self, ADDRESS, BLOCKS, CONFIGURATION, CONTENTS, Deb, GO, Manner, PACKAGE, PLAIN, Server, installed, sum,
@@ -211,7 +209,7 @@ fn deb_of_an_address() {
         server.serve(&newer, Manner::Hangs(half));
         let mut run = node.spawn(&[&["titus-bootstrap"], &BAKE[..], &["--set", &deb]].concat());
         let part = format!("/var/cache/titus-bootstrap/{}.part", sum(&newer));
-        wait_for("half of the deb", Duration::from_secs(20), || {
+        wait_for("half of the deb", || {
             std::fs::metadata(node.path(&part)).is_ok_and(|found| found.len() == half as u64).then_some(())
         });
         run.kill();
@@ -271,7 +269,7 @@ fn deb_that_was_half_installed_when_all_was_killed() {
         let deb = Deb { scripts: &[(script, BLOCKS)], ..PLAIN };
         deb.put(&node, PATH);
         let run = node.spawn(&[&["titus-bootstrap"], &BAKE[..], &["--set", &from_path()]].concat());
-        wait_for(script, Duration::from_secs(60), || node.exists("/run/deb-script").then_some(()));
+        wait_for(script, || node.exists("/run/deb-script").then_some(()));
         debs::kill(&node, &["titus-bootstrap", "apt-get", "dpkg"]);
         run.end();
         assert_eq!(installed(&node), format!("0.0.1-1 {status}"));
@@ -295,7 +293,7 @@ fn deb_that_was_half_unpacked_is_replaced_by_another_version() {
     debs::role(&node);
     Deb { scripts: &[("preinst", BLOCKS)], control: "", ..PLAIN }.put(&node, PATH);
     let run = node.spawn(&[&["titus-bootstrap"], &BAKE[..], &["--set", &from_path()]].concat());
-    wait_for("preinst", Duration::from_secs(60), || node.exists("/run/deb-script").then_some(()));
+    wait_for("preinst", || node.exists("/run/deb-script").then_some(()));
     debs::kill(&node, &["titus-bootstrap", "apt-get", "dpkg"]);
     run.end();
     assert_eq!(installed(&node), "0.0.1-1 half-installed");
@@ -333,11 +331,11 @@ fn deb_whose_run_was_killed_while_apt_goes_on() {
     debs::role(&node);
     Deb { scripts: &[("postinst", BLOCKS)], ..PLAIN }.put(&node, PATH);
     let mut run = node.spawn(&[&["titus-bootstrap"], &BAKE[..], &["--set", &from_path()]].concat());
-    wait_for("postinst", Duration::from_secs(60), || node.exists("/run/deb-script").then_some(()));
+    wait_for("postinst", || node.exists("/run/deb-script").then_some(()));
     run.kill();
     run.end();
     let next = node.spawn(&[&["titus-bootstrap"], &BAKE[..], &["--set", &from_path()]].concat());
-    wait_for("the next run to wait", Duration::from_secs(20), || next.stderr().contains("waiting up to").then_some(()));
+    wait_for("the next run to wait", || next.stderr().contains("waiting up to").then_some(()));
     node.write(GO, "");
     next.end().expect(0);
     assert_eq!(installed(&node), "0.0.1-1 installed");

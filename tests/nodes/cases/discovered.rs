@@ -169,9 +169,7 @@ impl Cluster {
     }
 
     fn await_three(&self) {
-        wait_for("three members", Duration::from_secs(60), || {
-            (self.modes() == ["follower", "follower", "leader"]).then_some(())
-        });
+        wait_for("three members", || (self.modes() == ["follower", "follower", "leader"]).then_some(()));
     }
 
     fn modes(&self) -> Vec<String> {

@@ -1,7 +1,5 @@
 //! Three prereqs nodes are one ensemble, however they came to be.
 
-use std::time::Duration;
-
 use crate::harness::image;
 use crate::harness::network::Network;
 use crate::harness::node::Node;
@@ -60,7 +58,7 @@ impl Nodes {
     #[track_caller]
     fn check(&self) {
         assert_eq!(self.modes(), ["follower", "follower", "leader"]);
-        wait_for("one leading Mesos master", Duration::from_secs(40), || (self.leaders() == 1).then_some(()));
+        wait_for("one leading Mesos master", || (self.leaders() == 1).then_some(()));
         for node in &self.nodes {
             assert_eq!(prereqs::containers(node), ["mesomaster", "zookeeper"]);
             node.bootstrap(&["verify"]).expect(0);
@@ -82,7 +80,7 @@ fn three_at_once_form_one_ensemble_that_bears_the_loss_of_one() {
 
     // Without one it serves on; with it back, by its next run, it is whole.
     all.nodes[1].stop();
-    wait_for("the others to serve", Duration::from_secs(40), || {
+    wait_for("the others to serve", || {
         (znodes::read(&all.nodes[0], ZOOKEEPER, "/written").is_some()
             && znodes::read(&all.nodes[2], ZOOKEEPER, "/written").is_some())
         .then_some(())

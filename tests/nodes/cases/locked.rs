@@ -1,7 +1,5 @@
 //! Another process holds dpkg's lock: a run waits, and says for whom.
 
-use std::time::Duration;
-
 use crate::harness::agent;
 use crate::harness::node::Node;
 use crate::harness::running::Running;
@@ -13,7 +11,7 @@ fn a_run_waits_for_whoever_holds_dpkgs_lock() {
     let _services = agent::services(&node);
     node.shell("dpkg --remove titus-executor");
     let mut holder = node.spawn(&["sh", "-c", "exec dpkg --install /srv/repo/pool/slow-package_1_all.deb"]);
-    wait_for("dpkg to be at work", Duration::from_secs(20), || node.exists("/run/slow-package-started").then_some(()));
+    wait_for("dpkg to be at work", || node.exists("/run/slow-package-started").then_some(()));
     let pid = node.shell("cd /proc && grep -l ^dpkg$ [0-9]*/comm").trim().replace("/comm", "");
 
     // Past its deadline it fails with the story, and the holder is none the worse.
@@ -24,7 +22,7 @@ fn a_run_waits_for_whoever_holds_dpkgs_lock() {
     // With patience it waits; meanwhile a second run is told who is at work.
     let run = node.spawn(&["titus-bootstrap"]);
     let told = |run: &Running| run.stderr().contains(&pid) && run.stderr().contains("dpkg --install");
-    wait_for("the run to say for whom it waits", Duration::from_secs(20), || told(&run).then_some(()));
+    wait_for("the run to say for whom it waits", || told(&run).then_some(()));
     let second = node.bootstrap(&["--lock-wait", "0s"]).expect(75);
     let first = node.read("/run/titus-bootstrap/lock");
     second.says(&[first.split(' ').next().unwrap()]);

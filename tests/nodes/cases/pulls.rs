@@ -1,7 +1,5 @@
 //! Images that cannot be pulled, or not yet: what is told, and that nothing is lost.
 
-use std::time::Duration;
-
 use crate::harness::line::{Behaviour, Line};
 use crate::harness::node::Node;
 use crate::harness::prereqs::{self, Services};
@@ -46,7 +44,7 @@ fn a_registry_that_is_not_there_is_told_at_the_deadline() {
     nothing_runs(&node);
     // It comes while a run waits for it.
     let run = node.spawn(&["titus-bootstrap", "apply"]);
-    wait_for("a first try", Duration::from_secs(20), || run.stderr().contains("again in").then_some(()));
+    wait_for("a first try", || run.stderr().contains("again in").then_some(()));
     services.registry = Some(Registry::serve(&node, crate::harness::registry::ADDRESS));
     run.end().expect(0);
     prereqs::check(&node);
@@ -64,7 +62,7 @@ fn a_registry_that_stops_in_a_layer_is_told_and_the_next_run_goes_on() {
     line.behave(Behaviour::Silent(IN_A_LAYER));
     let before = line.disturbed();
     let mut run = node.spawn(&["titus-bootstrap", "apply"]);
-    wait_for("the pull to hang", Duration::from_secs(60), || (line.disturbed() > before).then_some(()));
+    wait_for("the pull to hang", || (line.disturbed() > before).then_some(()));
     run.kill();
     assert_eq!(run.end().code, 137);
     line.behave(Behaviour::Passes);
@@ -125,9 +123,7 @@ fn a_full_disk_and_a_port_that_is_taken_are_told() {
 
     // Named before anything is changed, although a pull would have been begun.
     node.shell("systemd-run --quiet --unit taken systemd-socket-activate --accept --listen 0.0.0.0:2181 /bin/cat");
-    wait_for("the port to be taken", Duration::from_secs(10), || {
-        crate::harness::services::listens(&node, "127.0.0.1:2181").then_some(())
-    });
+    wait_for("the port to be taken", || crate::harness::services::listens(&node, "127.0.0.1:2181").then_some(()));
     let refused = node.bootstrap(&["apply"]).expect(69);
     refused.says(&["port 2181 is taken, and zookeeper needs it", "systemd-socket-", "(pid "]);
     assert!(!node.exists("/var/lib/zookeeper"), "a refused run made something");

@@ -1,7 +1,5 @@
 //! Stopped by a signal, or by a full disk: what was done stays whole, and the next run goes on.
 
-use std::time::Duration;
-
 use crate::harness::agent;
 use crate::harness::node::Node;
 use crate::harness::wait_for;
@@ -12,10 +10,10 @@ fn a_signal_stops_a_run_at_a_step_and_leaves_apt_alone() {
     let _services = agent::services(&node);
     node.shell("dpkg --remove titus-executor");
     let holder = node.spawn(&["sh", "-c", "exec dpkg --install /srv/repo/pool/slow-package_1_all.deb"]);
-    wait_for("dpkg to be at work", Duration::from_secs(20), || node.exists("/run/slow-package-started").then_some(()));
+    wait_for("dpkg to be at work", || node.exists("/run/slow-package-started").then_some(()));
 
     let run = node.spawn(&["titus-bootstrap", "--json"]);
-    wait_for("the run to wait", Duration::from_secs(20), || run.stderr().contains("dpkg --install").then_some(()));
+    wait_for("the run to wait", || run.stderr().contains("dpkg --install").then_some(()));
     node.shell("kill -TERM $(cut -d' ' -f1 /run/titus-bootstrap/lock)");
     let outcome = run.end().expect(1);
     assert_eq!(outcome.json()["result"], "interrupted", "{}", outcome.told());

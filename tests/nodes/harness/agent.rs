@@ -1,8 +1,6 @@
 //! What a node that is a Titus agent is given, and what it must look like: the same
 //! checks after a clean run, a killed one and a cured one.
 
-use std::time::Duration;
-
 use super::node::{ADDRESS, Node, PREREQS};
 use super::outcome::Outcome;
 use super::services::{self, Services, answers, items, listens};
@@ -87,7 +85,7 @@ pub fn check(node: &Node) {
     assert!(node.path("/var/lib/titus-container-logs").is_dir());
 
     for unit in UNITS {
-        let state = wait_for(unit, Duration::from_secs(30), || {
+        let state = wait_for(unit, || {
             let state = node.property(unit, "ActiveState");
             (state != "activating").then_some(state)
         });

@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use super::docker::{docker, label};
 use super::image;
@@ -177,7 +176,7 @@ impl Node {
     pub fn switch_on(&mut self) {
         docker(&["start", &self.id]);
         self.init = self.first_process();
-        wait_for("systemd", Duration::from_secs(60), || {
+        wait_for("systemd", || {
             let state = self.run(&["systemctl", "is-system-running"]).stdout;
             ["initializing", "starting", "running", "degraded"].contains(&state.trim()).then_some(())
         });
@@ -185,7 +184,7 @@ impl Node {
 
     /// Waits until it has its addresses, which is long before the end of its boot.
     pub fn await_network(&self) {
-        wait_for("the node's network", Duration::from_secs(60), || {
+        wait_for("the node's network", || {
             (self.property("test-network.service", "ActiveState") == "active").then_some(())
         });
     }
@@ -250,7 +249,7 @@ impl Node {
     /// # Errors
     /// Units failed: which, and the journal's end.
     pub fn booted(&self) -> Result<(), String> {
-        let state = wait_for("the node's boot", Duration::from_secs(300), || {
+        let state = wait_for("the node's boot", || {
             let state = self.run(&["systemctl", "is-system-running"]).stdout;
             ["running", "degraded"].contains(&state.trim()).then_some(state)
         });

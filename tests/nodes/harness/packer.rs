@@ -3,7 +3,6 @@
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use super::agent;
 use super::deb::deb;
@@ -95,7 +94,7 @@ pub fn build(base: &str, name: &str) -> (Outcome, String) {
     let ended = std::thread::spawn(move || packer.wait_with_output());
 
     // In the builder's own network: the metadata service is there before anything is baked.
-    let listener = wait_for("the builder's network", Duration::from_secs(60), || {
+    let listener = wait_for("the builder's network", || {
         assert!(!ended.is_finished(), "packer ended before its builder had a network");
         let id = docker(&["ps", "--quiet", "--filter", &format!("label={mark}")]);
         let init: i32 =
