@@ -6,6 +6,7 @@ pub mod aws;
 pub mod door;
 pub mod environment_file;
 pub mod metadata;
+pub mod outcome;
 pub mod root;
 pub mod sigv4;
 pub mod user;

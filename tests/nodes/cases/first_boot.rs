@@ -69,7 +69,7 @@ fn apts_own_services_are_at_work_too() {
          systemctl start --no-block apt-daily.service apt-daily-upgrade.service",
     );
     wait_for("apt-daily's update", || node.exists("/run/updating").then_some(()));
-    node.bootstrap(&[]).expect(0);
+    node.bootstrap(&[]).ends_with(0);
     assert_eq!(node.read(MARKER), "mainvpc");
     assert_eq!(node.property("apt-daily.service", "ActiveState"), "activating");
 
@@ -81,7 +81,7 @@ fn apts_own_services_are_at_work_too() {
         (run.stderr().contains("waiting") && run.stderr().contains("unattended-upgrade")).then_some(())
     });
     node.write("/run/slow-package-go", "");
-    run.end().expect(0);
+    run.end().ends_with(0);
     wait_for("the end of the upgrades", || {
         (node.property("apt-daily-upgrade.service", "ActiveState") == "inactive").then_some(())
     });

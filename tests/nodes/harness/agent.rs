@@ -2,9 +2,9 @@
 //! checks after a clean run, a killed one and a cured one.
 
 use super::node::{ADDRESS, Node, PREREQS};
-use super::outcome::Outcome;
 use super::services::{self, Services, answers, items, listens};
 use super::wait_for;
+use crate::support::outcome::Outcome;
 
 /// Where an operator's settings lie.
 pub const SETTINGS: &str = "/etc/titus-bootstrap/config.toml";
@@ -70,7 +70,7 @@ pub fn settings_text(bucket: &str, more: &str) -> String {
 /// `apply --json` in the node; it must end well.
 #[track_caller]
 pub fn apply(node: &Node) -> Outcome {
-    node.bootstrap(&["apply", "--json"]).expect(0)
+    node.bootstrap(&["apply", "--json"]).ends_with(0)
 }
 
 /// Everything that makes a node a Titus agent.
@@ -89,7 +89,7 @@ pub fn check(node: &Node) {
             let state = node.property(unit, "ActiveState");
             (state != "activating").then_some(state)
         });
-        assert_eq!(state, "active", "{unit}\n{}", node.run(&["systemctl", "status", unit]).stdout);
+        assert_eq!(state, "active", "{unit}\n{}", node.run(&["systemctl", "status", unit]).out);
     }
     for unit in [
         "docker.service",
@@ -99,7 +99,7 @@ pub fn check(node: &Node) {
         "systemd-networkd.service",
     ] {
         // What the next boot will find: not what systemd knew when it loaded the unit.
-        assert_eq!(node.run(&["systemctl", "is-enabled", unit]).stdout.trim(), "enabled", "{unit}");
+        assert_eq!(node.run(&["systemctl", "is-enabled", unit]).out.trim(), "enabled", "{unit}");
     }
     for unit in ["mesos-slave", "mesos-master"] {
         assert_eq!(node.property(&format!("{unit}.service"), "LoadState"), "masked", "{unit}");
@@ -116,5 +116,5 @@ pub fn check(node: &Node) {
         assert!(line.split_whitespace().any(|word| word == "net.ifnames=0"), "{line}");
     }
     node.shell("/apps/titus-executor/bin/run");
-    node.bootstrap(&["verify"]).expect(0);
+    node.bootstrap(&["verify"]).ends_with(0);
 }

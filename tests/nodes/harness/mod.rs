@@ -14,7 +14,6 @@ pub mod machine;
 pub mod moto;
 pub mod network;
 pub mod node;
-pub mod outcome;
 pub mod packer;
 pub mod prereqs;
 pub mod registry;

@@ -6,9 +6,9 @@ use std::process::{Command, Stdio};
 
 use super::docker::{docker, label};
 use super::image;
-use super::outcome::Outcome;
 use super::running::Running;
 use super::wait_for;
+use crate::support::outcome::Outcome;
 
 /// Its own address, that of its metadata, on its only interface.
 pub const ADDRESS: &str = "30.0.100.140";
@@ -177,7 +177,7 @@ impl Node {
         docker(&["start", &self.id]);
         self.init = self.first_process();
         wait_for("systemd", || {
-            let state = self.run(&["systemctl", "is-system-running"]).stdout;
+            let state = self.run(&["systemctl", "is-system-running"]).out;
             ["initializing", "starting", "running", "degraded"].contains(&state.trim()).then_some(())
         });
     }
@@ -250,14 +250,14 @@ impl Node {
     /// Units failed: which, and the journal's end.
     pub fn booted(&self) -> Result<(), String> {
         let state = wait_for("the node's boot", || {
-            let state = self.run(&["systemctl", "is-system-running"]).stdout;
+            let state = self.run(&["systemctl", "is-system-running"]).out;
             ["running", "degraded"].contains(&state.trim()).then_some(state)
         });
         if state.trim() == "running" {
             return Ok(());
         }
-        let failed = self.run(&["systemctl", "--failed", "--no-legend", "--plain"]).stdout;
-        let journal = self.run(&["journalctl", "--boot", "--lines", "60", "--no-pager"]).stdout;
+        let failed = self.run(&["systemctl", "--failed", "--no-legend", "--plain"]).out;
+        let journal = self.run(&["journalctl", "--boot", "--lines", "60", "--no-pager"]).out;
         Err(format!("units failed at boot:\n{failed}\n{journal}"))
     }
 
@@ -280,13 +280,13 @@ impl Node {
 
     /// Runs `argv` in the node to its end.
     pub fn run(&self, argv: &[&str]) -> Outcome {
-        Outcome::of(&argv.join(" "), &self.command(argv).output().unwrap())
+        Outcome::of(&argv.join(" "), self.command(argv).output().unwrap())
     }
 
     /// Runs a shell script in the node; it must succeed.
     #[track_caller]
     pub fn shell(&self, script: &str) -> String {
-        self.run(&["bash", "-euc", script]).expect(0).stdout
+        self.run(&["bash", "-euc", script]).ends_with(0).out
     }
 
     /// Runs `titus-bootstrap ARGUMENTS` in the node to its end.
@@ -327,7 +327,7 @@ impl Node {
 
     /// One property of a unit, as `systemctl show` prints it.
     pub fn property(&self, unit: &str, property: Property) -> String {
-        self.run(&["systemctl", "show", "--value", "--property", property, unit]).stdout.trim().to_string()
+        self.run(&["systemctl", "show", "--value", "--property", property, unit]).out.trim().to_string()
     }
 }
 
