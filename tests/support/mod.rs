@@ -7,6 +7,7 @@ pub mod door;
 pub mod environment_file;
 pub mod log;
 pub mod metadata;
+pub mod outcome;
 pub mod root;
 pub mod sigv4;
 pub mod simulated;
