@@ -18,6 +18,7 @@ mod fleet;
 mod golden;
 mod imds;
 mod killed;
+mod live;
 mod metadata_run;
 mod parity;
 mod quoting;

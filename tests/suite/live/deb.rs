@@ -1,0 +1,156 @@
+//! Debs: installed from a file, again when it is another, and what apt's answers mean for them.
+
+use std::process::Command;
+
+use titus_bootstrap::error::Kind;
+
+use crate::support::root::Root;
+use crate::support::simulated::Machine;
+
+const PATH: &str = "/root/titus.deb";
+const RECORD: &str = "/var/lib/titus-bootstrap/debs/titus";
+const MARK: &str = "/run/titus-bootstrap/debs/titus";
+
+const STEP: &str = "[[step]]\nid = 'titus'\nphase = 'bake'\ndeb = { source = { path = '/root/titus.deb' }, setting = 'debs.master' }\n";
+
+/// A deb of the package `titus`.
+fn build(machine: &Machine, version: &str, contents: &str) {
+    let files = Root::empty();
+    files.write("/contents", contents);
+    let fields =
+        format!("Package: titus\nVersion: {version}\nArchitecture: all\nMaintainer: x <x@x>\nDescription: x\n");
+    files.write("/DEBIAN/control", fields);
+    machine.root.write(PATH, "");
+    let output = Command::new("dpkg-deb").arg("--build").args([files.path(), &machine.root.at(PATH)]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_deb_is_installed_once_and_again_when_it_is_another() {
+    let machine = Machine::new();
+    machine.unit_file("titus.service");
+    build(&machine, "1.0", "one");
+    let unit = "[[step]]\nid = 'unit'\nphase = 'boot'\nunit = { name = 'titus.service', active = true, restart_on = ['titus'] }\n";
+    let steps = machine.steps(&format!("{STEP}{unit}"));
+    assert_eq!(machine.plan(&steps).ends_well().lines()[0], "install titus 1.0 from /root/titus.deb");
+    let first = machine.apply(&steps).ends_well();
+    assert_eq!(first.states(), ["titus changed", "unit changed"]);
+    assert_eq!(machine.installed("titus"), "1.0 installed install");
+    assert!(machine.root.at(RECORD).exists() && machine.root.at(MARK).exists());
+    let debs: Vec<String> = machine.root.look().into_keys().filter(|path| path.ends_with(".deb")).collect();
+    assert_eq!(debs, [PATH], "the copy in the cache is left");
+    machine.systemd.jobs();
+
+    assert_eq!(machine.apply(&steps).ends_well().states(), ["titus in_sync", "unit in_sync"]);
+    assert_eq!(machine.systemd.jobs(), [""; 0]);
+    build(&machine, "1.0", "two");
+    let planned = machine.plan(&steps).ends_well();
+    assert_eq!(planned.lines()[0], "reinstall titus 1.0 from /root/titus.deb (same version, other contents)");
+    assert!(planned.lines()[1].starts_with("restart titus.service"), "{:?}", planned.lines());
+    machine.calls();
+    machine.apply(&steps).ends_well();
+    assert_eq!(machine.systemd.jobs(), ["restart titus.service"]);
+    let calls = machine.calls();
+    assert!(calls.iter().any(|call| call.contains(" --reinstall --allow-downgrades ")), "{calls:?}");
+}
+
+#[test]
+fn a_hold_of_the_administrators_is_kept() {
+    let machine = Machine::new();
+    build(&machine, "1.0", "one");
+    machine.install("titus", "0.9", "installed");
+    machine.root.write("/var/lib/dpkg/packages", "titus\t0.9\tinstalled\thold\n");
+    let steps = machine.steps(STEP);
+    assert_eq!(machine.apply(&steps).ends_well().lines(), ["install titus 1.0 from /root/titus.deb (is 0.9)"]);
+    assert_eq!(machine.installed("titus"), "1.0 installed hold");
+}
+
+#[test]
+fn dependencies_that_no_source_has_are_said_to_be_that() {
+    let machine = Machine::new();
+    build(&machine, "1.0", "one");
+    machine.prepend(
+        "apt-get",
+        "case \"$*\" in *' install -- '*) echo 'The following packages have unmet dependencies:'; exit 100;; esac",
+    );
+    let run = machine.apply(&machine.steps(STEP));
+    let words = run.fails().to_string();
+    assert!(words.contains("step 1/1 titus: titus 1.0 cannot be installed: `apt-get"), "{words}");
+    assert!(words.contains("no source has what it depends on") && words.contains("set debs.master to"), "{words}");
+    assert!(!machine.root.at(RECORD).exists());
+    // Any other failure keeps apt's own words, and how to go on.
+    machine.command("apt-get", "case \"$*\" in *' install -- '*) echo 'E: no space'; exit 100;; esac");
+    let words = machine.apply(&machine.steps(STEP)).fails().to_string();
+    assert!(words.contains("no space") && !words.contains("depends on"), "{words}");
+}
+
+#[test]
+fn what_apt_does_not_take_half_done_dpkg_unpacks() {
+    let machine = Machine::new();
+    build(&machine, "1.0", "one");
+    machine.install("titus", "0.9", "half-configured");
+    machine.prepend("apt-get", "case \"$*\" in *' --reinstall '*) echo 'E: not now' >&2; exit 100;; esac");
+    machine.prepend(
+        "dpkg",
+        "case \"$*\" in *--unpack*) printf 'titus\\t1.0\\tinstalled\\tinstall\\n' >$DPKG; exit;; esac",
+    );
+    let run = machine.apply(&machine.steps(STEP)).ends_well();
+    assert_eq!(run.lines(), ["install titus 1.0 from /root/titus.deb (it is half-configured)"]);
+    let calls = machine.calls();
+    assert!(calls.iter().any(|call| call.contains("--fix-broken --no-remove install")), "{calls:?}");
+    // Where apt would rather remove it, dpkg says what lacks.
+    machine.install("titus", "0.9", "half-configured");
+    machine.prepend(
+        "apt-get",
+        "case \"$*\" in *--no-remove*) echo 'E: Packages need to be removed but remove is disabled.' >&2; exit 100;; esac",
+    );
+    machine.prepend("dpkg", "case \"$*\" in *--configure*) echo 'words of a script' >&2; exit 1;; esac");
+    let words = machine.apply(&machine.steps(STEP)).fails().to_string();
+    assert!(words.contains("words of a script"), "{words}");
+}
+
+#[test]
+fn apt_that_ends_well_and_installed_nothing_is_a_failure() {
+    let machine = Machine::new();
+    build(&machine, "1.0", "one");
+    machine.command("apt-get", "");
+    let run = machine.apply(&machine.steps(STEP));
+    assert!(run.fails().what.contains("apt ended well, and titus 1.0 is not installed"), "{}", run.fails());
+    assert!(!machine.root.at(RECORD).exists() && !machine.root.at(MARK).exists());
+}
+
+#[test]
+fn a_deb_is_refused_before_anything_is_changed() {
+    let machine = Machine::new();
+    let run = machine.apply(&machine.steps(STEP));
+    assert_eq!(run.fails().kind, Kind::Config);
+    assert!(run.fails().what.contains("titus: /root/titus.deb is not there"), "{}", run.fails());
+    build(&machine, "1.0", "one");
+    machine.prepend("dpkg", "case $1 in --print-architecture) echo m68k; exit;; esac");
+    // `all` is for every architecture.
+    machine.apply(&machine.steps(STEP)).ends_well();
+    let unpinned = "[[step]]\nid = 'titus'\nphase = 'bake'\ndeb = { source = { url = 'http://127.0.0.1:1/x.deb' } }\n";
+    let plan = machine.plan(&machine.steps(unpinned));
+    assert!(plan.fails().to_string().contains("an apply as root computes it"), "{}", plan.fails());
+}
+
+#[test]
+fn the_sum_of_what_has_none_is_computed_and_refused() {
+    use std::io::{Read, Write};
+    let machine = Machine::new();
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = server.accept().unwrap();
+        let _ = stream.read(&mut [0; 1024]);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc");
+    });
+    let role =
+        format!("[[step]]\nid = 'titus'\nphase = 'bake'\ndeb = {{ source = {{ url = 'http://{address}/x.deb' }} }}\n");
+    let run = machine.apply(&machine.steps(&role));
+    let words = run.fails().to_string();
+    assert_eq!(run.fails().kind, Kind::Config);
+    assert!(words.starts_with("test: titus: the source of step titus: "), "{words}");
+    // Of "abc" (FIPS 180-4, its first example).
+    assert!(words.contains("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"), "{words}");
+}

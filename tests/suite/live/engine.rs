@@ -1,0 +1,313 @@
+//! The engine: what it observes, what it makes so, and what its journal and its report say of it.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::time::Duration;
+
+use titus_bootstrap::error::Kind;
+use titus_bootstrap::host::Host;
+use titus_bootstrap::run::engine;
+use titus_bootstrap::run::journal;
+
+use crate::support::simulated::Machine;
+
+/// Three files; one step each.
+const FILES: &str = "[[step]]\nid = 'one'\nphase = 'boot'\nfile = { path = '/etc/one', content = '1' }\n\
+                     [[step]]\nid = 'two'\nphase = 'boot'\nfile = { path = '/etc/two', content = '2' }\n\
+                     [[step]]\nid = 'three'\nphase = 'boot'\nfile = { path = '/etc/three', content = '3' }\n";
+
+/// A file, and a unit that is not there before a package brings it.
+const BLOCKED: &str = "[[step]]\nid = 'one'\nphase = 'boot'\nfile = { path = '/etc/one', content = '1' }\n\
+                       [[step]]\nid = 'unit'\nphase = 'boot'\nunit = { name = 'x.service', active = true }\n";
+
+const NO_EVENTS: [&str; 0] = [];
+
+#[test]
+fn a_plan_changes_nothing_and_sees_what_earlier_steps_will_have_written() {
+    let machine = Machine::new();
+    machine.unit_file("x.service");
+    machine.systemd.start("x.service");
+    let role = "[[step]]\nid = 'one'\nphase = 'boot'\nfile = { path = '/etc/one', content = '1' }\n\
+                [[step]]\nid = 'unit'\nphase = 'boot'\nunit = { name = 'x.service', restart_on = ['one'] }\n";
+    let steps = machine.steps(role);
+    let before = machine.root.stamps();
+    let plan = machine.plan(&steps).ends_well();
+    assert_eq!(plan.states(), ["one changes", "unit changes"]);
+    assert_eq!(plan.lines()[1], "restart x.service (its files will have changed)");
+    assert_eq!(machine.root.stamps(), before);
+    assert_eq!((machine.events(), machine.systemd.jobs()), (vec![], vec![]));
+    // What is there already will not have changed.
+    machine.apply(&steps).ends_well();
+    assert_eq!(machine.plan(&steps).ends_well().states(), ["one in_sync", "unit in_sync"]);
+}
+
+#[test]
+fn a_plan_names_the_step_that_cannot_be_looked_at() {
+    let machine = Machine::new();
+    let steps = machine.steps(FILES);
+    // A link that leads to itself.
+    machine.root.link("/etc/two", "two");
+    machine.root.link("/loop", "loop");
+    let steps_of_loop = machine.steps(&FILES.replace("/etc/two", "/loop/two"));
+    machine.plan(&steps).ends_well();
+    let plan = machine.plan(&steps_of_loop);
+    assert!(plan.fails().what.starts_with("test: step 2/3 two: /loop/two: "), "{}", plan.fails());
+    assert_eq!(plan.states(), ["one changes"]);
+}
+
+#[test]
+fn each_change_is_in_the_journal_before_and_after() {
+    let machine = Machine::new();
+    machine.root.write("/etc/two", "2");
+    let run = machine.apply(&machine.steps(FILES)).ends_well();
+    assert_eq!(run.states(), ["one changed", "two in_sync", "three changed"]);
+    assert_eq!(run.events, ["started one", "finished one", "started three", "finished three"]);
+    let events = journal::events(&machine.host, journal::JOURNAL).unwrap();
+    assert_eq!(events[0].lines, ["create /etc/one (0644, 1 line)"]);
+    assert_eq!((events[0].role.as_str(), events[0].boot_id.as_str()), ("test", "boot"));
+    assert_eq!(run.report.steps[2].changes[0].line, "create /etc/three (0644, 1 line)");
+    assert_eq!((machine.root.read("/etc/one"), machine.root.read("/etc/three")), ("1".into(), "3".into()));
+    // Nothing to do, and nothing is written.
+    let before = machine.root.stamps();
+    let again = machine.apply(&machine.steps(FILES)).ends_well();
+    assert_eq!(again.states(), ["one in_sync", "two in_sync", "three in_sync"]);
+    assert_eq!(again.events, NO_EVENTS);
+    machine.root.write("/role.toml", "");
+    let after = machine.root.stamps();
+    let same = |path: &&String| !path.starts_with("/role.toml") && **path != "/";
+    assert!(before.keys().filter(same).all(|path| before.get(path) == after.get(path)));
+}
+
+#[test]
+fn a_failure_ends_the_run_at_its_step_and_counts_as_a_failed_step() {
+    let machine = Machine::new();
+    // Whatever kind of error the step has, something may have been changed.
+    std::fs::create_dir(machine.root.at("/etc/two")).unwrap();
+    let run = machine.apply(&machine.steps(FILES));
+    let error = run.fails();
+    assert_eq!(error.kind, Kind::Failed);
+    assert!(error.what.starts_with("test: step 2/3 two: "), "{error}");
+    assert!(error.fix.is_some(), "{error}");
+    assert_eq!(run.states(), ["one changed", "two failed"]);
+    assert_eq!(run.events, ["started one", "finished one", "failed two"]);
+    assert!(!machine.root.at("/etc/three").exists());
+    // The next run goes on from there.
+    std::fs::remove_dir(machine.root.at("/etc/two")).unwrap();
+    let next = machine.apply(&machine.steps(FILES)).ends_well();
+    assert_eq!(next.states(), ["one in_sync", "two changed", "three changed"]);
+}
+
+#[test]
+fn an_error_of_any_kind_is_a_failed_step_but_for_an_interruption() {
+    for (kind, is, event) in [
+        (Kind::Failed, Kind::Failed, "failed unit"),
+        (Kind::Unavailable, Kind::Failed, "failed unit"),
+        (Kind::Config, Kind::Failed, "failed unit"),
+        (Kind::TemporaryFailure, Kind::Failed, "failed unit"),
+        (Kind::Interrupted, Kind::Interrupted, "interrupted unit"),
+    ] {
+        let machine = Machine::new();
+        machine.unit_file("x.service");
+        machine.systemd.start("x.service");
+        machine.systemd.fail("x.service", kind);
+        let role = "[[step]]\nid = 'unit'\nphase = 'boot'\nunit = { name = 'x.service', masked = true }\n";
+        let run = machine.apply(&machine.steps(role));
+        // The job's own error is worded by the step; its kind is what ends the run.
+        assert_eq!(run.fails().kind, is, "{kind:?}");
+        assert_eq!(run.events, ["started unit", event], "{kind:?}");
+        assert_eq!(run.states(), ["unit failed"], "{kind:?}");
+    }
+}
+
+#[test]
+fn a_step_without_words_of_its_own_says_how_to_go_on() {
+    let machine = Machine::new();
+    std::fs::create_dir(machine.root.at("/etc/systemd/system/x.service")).unwrap();
+    let mask = "[[step]]\nid = 'mask'\nphase = 'boot'\nunit = { name = 'x.service', masked = true }\n";
+    let run = machine.apply(&machine.steps(&format!("{FILES}{mask}")));
+    assert!(run.fails().what.contains("a directory or device is in the mask's place"), "{}", run.fails());
+    assert!(run.fails().fix.as_deref().unwrap().ends_with("run titus-bootstrap again: it goes on from here"));
+    // It could not even be looked at: nothing was begun.
+    assert_eq!(run.events.last().unwrap(), "failed mask");
+    assert!(!run.events.contains(&"started mask".to_owned()));
+}
+
+#[test]
+fn a_step_that_is_blocked_fails_a_run_and_not_a_plan() {
+    let machine = Machine::new();
+    let steps = machine.steps(BLOCKED);
+    assert_eq!(machine.plan(&steps).ends_well().states(), ["one changes", "unit blocked"]);
+    let run = machine.apply(&steps);
+    assert!(run.fails().what.contains("step 2/2 unit: x.service is not there yet"), "{}", run.fails());
+    assert!(run.fails().fix.as_deref().unwrap().contains("--phase"), "{}", run.fails());
+    assert_eq!(run.events, ["started one", "finished one", "failed unit"]);
+}
+
+#[test]
+fn a_step_that_does_not_hold_afterwards_did_not_converge() {
+    let machine = Machine::new();
+    machine.root.write("/boot/grub/grub.cfg", "linux /vmlinuz root=x\n");
+    machine.command("update-grub", "");
+    let run = machine
+        .apply(&machine.steps("[[step]]\nid = 'kernel'\nphase = 'boot'\nkernel_argument = { arguments = ['a=1'] }\n"));
+    let words = run.fails().to_string();
+    assert!(words.contains("step 1/1 kernel: did not converge"), "{words}");
+    assert!(words.contains("still to do: update-grub: /boot/grub/grub.cfg lacks a=1"), "{words}");
+    assert!(words.contains("something else may have changed it back"), "{words}");
+    assert_eq!(run.events, ["started kernel", "failed kernel"]);
+    assert_eq!(run.states(), ["kernel failed"]);
+}
+
+#[test]
+fn a_step_that_is_blocked_afterwards_did_not_converge() {
+    let machine = Machine::new();
+    machine.unit_file("x.service");
+    machine.command("gpasswd", "rm $ROOT/etc/group");
+    machine.root.write("/etc/group", "docker:x:9:\n");
+    machine.root.write("/etc/passwd", "ubuntu:x:1000:1000::/:/bin/sh\n");
+    let role = "[[step]]\nid = 'member'\nphase = 'boot'\ngroup_member = { user = 'ubuntu', group = 'docker' }\n";
+    let run = machine.apply(&machine.steps(role));
+    let words = run.fails().to_string();
+    assert!(
+        words.contains("step 1/1 member: did not converge") && words.contains("there is no group docker"),
+        "{words}"
+    );
+    assert_eq!(run.events, ["started member", "failed member"]);
+}
+
+#[test]
+fn what_a_reboot_will_bring_is_neither_drift_nor_failure() {
+    let machine = Machine::new();
+    machine.root.write("/boot/grub/grub.cfg", "linux /vmlinuz root=x\n");
+    let role = "[[step]]\nid = 'kernel'\nphase = 'boot'\nkernel_argument = { arguments = ['a=1'], running = 'root=x' }\n\
+                [[step]]\nid = 'one'\nphase = 'boot'\nfile = { path = '/etc/one', content = '1' }\n";
+    let why = "the running kernel was started without a=1";
+    let steps = machine.steps(role);
+    let first = machine.apply(&steps).ends_well();
+    assert_eq!(first.states(), ["kernel changed", "one changed"]);
+    assert_eq!(first.report.steps[0].note.as_deref(), Some(why));
+    assert_eq!(first.report.reboot_reasons, [why]);
+    let second = machine.apply(&steps).ends_well();
+    assert_eq!(second.states(), ["kernel after_reboot", "one in_sync"]);
+    assert_eq!((second.report.reboot_reasons, second.events), (vec![why.to_owned()], vec![]));
+    let plan = machine.plan(&steps).ends_well();
+    assert_eq!(plan.report.reboot_reasons, [why]);
+}
+
+#[test]
+fn what_is_deferred_is_neither_done_nor_a_failure() {
+    let machine = Machine::new();
+    machine.unit_file("x.service");
+    let steps: Vec<_> = machine
+        .steps("[[step]]\nid = 'unit'\nphase = 'boot'\nunit = { name = 'x.service', enabled = true, active = true }\n")
+        .into_iter()
+        .map(|step| step.put_off("in a warm pool"))
+        .collect();
+    let first = machine.apply(&steps).ends_well();
+    assert_eq!((first.states(), first.lines()), (vec!["unit changed".into()], vec!["enable x.service".into()]));
+    assert_eq!(first.report.steps[0].note.as_deref(), Some("in a warm pool"));
+    let second = machine.apply(&steps).ends_well();
+    assert_eq!(second.states(), ["unit deferred"]);
+    assert_eq!(machine.systemd.jobs(), [""; 0]);
+}
+
+#[test]
+fn refusals_come_before_the_first_change_and_name_role_and_step() {
+    let machine = Machine::new();
+    let role = format!("{FILES}[[step]]\nid = 'titus'\nphase = 'boot'\ndeb = {{ source = {{ path = '/x.deb' }} }}\n");
+    let steps = machine.steps(&role);
+    for run in [machine.apply(&steps), machine.plan(&steps)] {
+        assert_eq!(run.fails().kind, Kind::Config);
+        assert!(run.fails().what.starts_with("test: titus: /x.deb is not there"), "{}", run.fails());
+        assert_eq!((run.states().len(), run.events.len()), (0, 0));
+    }
+    assert!(!machine.root.at("/etc/one").exists());
+}
+
+#[test]
+fn a_run_begins_by_sweeping_what_a_killed_one_left() {
+    let machine = Machine::new();
+    let half = [
+        "/etc/.titus-bootstrap-a",
+        "/run/titus-bootstrap/.titus-bootstrap-b",
+        "/var/log/titus-bootstrap/.titus-bootstrap-c",
+    ];
+    let stale = format!("/var/cache/titus-bootstrap/{}.deb", "a".repeat(64));
+    for path in half.into_iter().chain([stale.as_str()]) {
+        machine.root.write(path, "half");
+    }
+    machine.root.write("/etc/.other", "kept");
+    machine.apply(&machine.steps(FILES)).ends_well();
+    assert_eq!(machine.root.half_written(), [""; 0]);
+    assert!(machine.root.at("/etc/.other").exists() && !machine.root.at(&stale).exists());
+}
+
+#[test]
+fn a_download_begins_before_the_first_step() {
+    let machine = Machine::new();
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap();
+    let (sender, requests) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let (mut stream, _) = server.accept().unwrap();
+        let mut request = [0; 64];
+        let n = stream.read(&mut request).unwrap();
+        let _ = stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        sender.send(String::from_utf8_lossy(&request[..n]).into_owned()).unwrap();
+    });
+    let role = format!(
+        "[[step]]\nid = 'titus'\nphase = 'boot'\ndeb = {{ source = {{ url = 'http://{address}/x.deb', sha256 = '{}' }} }}\n",
+        "a".repeat(64)
+    );
+    let steps = machine.steps(&role);
+    engine::begin(&machine.host, &steps).unwrap();
+    let request = requests.recv_timeout(Duration::from_secs(60)).unwrap();
+    assert!(request.starts_with("GET /x.deb "), "{request}");
+    // In a tree nothing is fetched, and so nothing has to be there.
+    let tree = Host::tree(machine.root.path(), Default::default()).unwrap();
+    engine::begin(&tree, &steps).unwrap();
+}
+
+#[test]
+fn systemd_and_dpkg_are_each_asked_once_for_everything() {
+    let machine = Machine::new();
+    for name in ["a.service", "b.service"] {
+        machine.unit_file(name);
+        machine.systemd.start(name);
+    }
+    for name in ["jq", "curl"] {
+        machine.install(name, "1", "installed");
+    }
+    let steps = machine.steps(
+        "[[step]]\nid = 'jq'\nphase = 'boot'\npackage = { names = ['jq'] }\n\
+         [[step]]\nid = 'curl'\nphase = 'boot'\npackage = { names = ['curl'] }\n\
+         [[step]]\nid = 'a'\nphase = 'boot'\nunit = { name = 'a.service', active = true }\n\
+         [[step]]\nid = 'b'\nphase = 'boot'\nunit = { name = 'b.service', active = true }\n",
+    );
+    assert_eq!(machine.apply(&steps).ends_well().states().len(), 4);
+    assert_eq!(machine.systemd.asked(), ["a.service b.service"]);
+    let calls = machine.calls();
+    assert_eq!(calls.len(), 1, "{calls:?}");
+    assert!(calls[0].starts_with("dpkg-query ") && calls[0].ends_with(" curl jq"), "{calls:?}");
+}
+
+/// A signal is the whole process's: this test runs itself once more, to be that process.
+#[test]
+fn no_step_begins_after_a_signal() {
+    const CHILD: &str = "TITUS_BOOTSTRAP_TEST_SIGNALLED";
+    if std::env::var_os(CHILD).is_none() {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "live::engine::no_step_begins_after_a_signal"]).env(CHILD, "1");
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        return;
+    }
+    let machine = Machine::new();
+    titus_bootstrap::host::signals::listen().unwrap();
+    nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM).unwrap();
+    let run = machine.apply(&machine.steps(FILES));
+    assert_eq!(run.fails().kind, Kind::Interrupted);
+    assert!(run.fails().what.starts_with("test: step 1/3 one: "), "{}", run.fails());
+    assert_eq!(run.events, ["interrupted one"]);
+    assert!(!machine.root.at("/etc/one").exists());
+}

@@ -1,0 +1,230 @@
+//! Packages: installed in one go, refused where no source has them, and apt asked only when nobody else is at work.
+
+use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, fcntl};
+use titus_bootstrap::error::Kind;
+use titus_bootstrap::host::apt::Source;
+
+use crate::support::simulated::Machine;
+
+const OUT_OF_SYNC: &str = "E: Cache is out of sync, can't x-ref a package file";
+const LOCK: &str = "/var/lib/dpkg/lock-frontend";
+
+fn role(names: &str) -> String {
+    format!("[[step]]\nid = 'packages'\nphase = 'bake'\npackage = {{ names = [{names}], setting = 'packages.base' }}\n")
+}
+
+fn optional(names: &str) -> String {
+    role(names).replace("setting", "optional = true, setting")
+}
+
+/// The calls of apt, without options.
+fn calls(machine: &Machine) -> Vec<String> {
+    let plain = |line: &String| -> String {
+        let words: Vec<&str> = line.split(' ').filter(|word| !word.starts_with('-') && !word.contains("::")).collect();
+        words.join(" ")
+    };
+    machine.calls().iter().filter(|line| line.starts_with("apt")).map(plain).collect()
+}
+
+#[test]
+fn what_lacks_is_looked_up_and_installed_in_one_go() {
+    let machine = Machine::new();
+    for (name, version) in [("jq", "1.6"), ("mesos", "1.1"), ("mesos", "1.0"), ("curl", "7")] {
+        machine.offer(name, version);
+    }
+    machine.install("curl", "7", "installed");
+    let steps = machine.steps(&role("'jq', 'mesos=1.0', 'curl'"));
+    let lines = ["install jq (is not installed)", "install mesos=1.0 (is not installed)"];
+    assert_eq!(machine.plan(&steps).ends_well().lines(), lines);
+    assert_eq!(calls(&machine), [""; 0], "a plan asks apt nothing");
+    assert_eq!(machine.apply(&steps).ends_well().lines(), lines);
+    assert_eq!(
+        calls(&machine),
+        ["apt-get update", "apt-cache policy jq mesos", "apt-get install jq mesos=1.0", "apt-mark hold mesos"]
+    );
+    assert_eq!(machine.installed("jq"), "1.6 installed install");
+    assert_eq!(machine.installed("mesos"), "1.0 installed hold");
+    assert!(!machine.root.at("/var/cache/titus-bootstrap").exists(), "the lists of the run are left");
+    assert_eq!(machine.apply(&steps).ends_well().states(), ["packages in_sync"]);
+    assert_eq!(calls(&machine), [""; 0], "a run that lacks nothing asks apt nothing");
+    // A version that is there and not held, and another one.
+    machine.install("mesos", "1.0", "installed");
+    assert_eq!(machine.apply(&steps).ends_well().lines(), ["install mesos=1.0 (is not on hold)"]);
+    machine.install("mesos", "1.1", "installed");
+    assert_eq!(machine.apply(&steps).ends_well().lines(), ["install mesos=1.0 (is 1.1)"]);
+    assert!(machine.calls().iter().any(|call| call.contains("--allow-downgrades") && call.ends_with("-- mesos=1.0")));
+}
+
+#[test]
+fn a_package_that_no_source_has_is_refused_before_anything_is_changed() {
+    let machine = Machine::new();
+    machine.offer("mesos", "1.1");
+    let file = "[[step]]\nid = 'file'\nphase = 'bake'\nfile = { path = '/etc/x', content = 'x' }\n";
+    for (names, what) in [("'mesos', 'jq'", "no source has the package jq"), ("'mesos=2'", "the package mesos=2")] {
+        let run = machine.apply(&machine.steps(&format!("{file}{}", role(names))));
+        let words = run.fails().to_string();
+        assert_eq!(run.fails().kind, Kind::Unavailable);
+        assert!(words.contains(what) && words.contains("check packages.base and apt.sources"), "{words}");
+        assert!(!machine.root.at("/etc/x").exists() && !machine.root.at("/var/cache/titus-bootstrap").exists());
+        assert!(calls(&machine).iter().all(|call| !call.contains("install")));
+    }
+    // A source that could not be asked may have it.
+    machine.command("apt-get", "echo 'E: Failed to fetch http://x  Connection failed'; exit 100");
+    let run = machine.apply(&machine.steps(&role("'jq'")));
+    assert_eq!(run.fails().kind, Kind::TemporaryFailure);
+    assert!(run.fails().to_string().contains("Connection failed"), "{}", run.fails());
+}
+
+#[test]
+fn an_optional_package_that_no_source_has_is_not_asked_for_again_until_a_source_changes() {
+    let machine = Machine::new();
+    machine.offer("jq", "1.6");
+    let steps = machine.steps(&optional("'jq', 'nobody'"));
+    let run = machine.apply(&steps).ends_well();
+    assert_eq!(run.lines(), ["install jq (is not installed)"]);
+    let note = "not installed, since no source has it and only people use it: nobody";
+    assert_eq!(run.report.steps[0].note.as_deref(), Some(note));
+    assert!(!calls(&machine).is_empty());
+    let again = machine.apply(&steps).ends_well();
+    assert_eq!((again.states(), again.report.steps[0].note.as_deref()), (vec!["packages in_sync".into()], Some(note)));
+    assert_eq!(calls(&machine), [""; 0]);
+    machine.root.write("/etc/apt/sources.list.d/new.list", "deb http://x ./\n");
+    machine.offer("nobody", "1");
+    assert_eq!(machine.apply(&steps).ends_well().lines(), ["install nobody (is not installed)"]);
+    assert_eq!(machine.installed("nobody"), "1 installed install");
+}
+
+#[test]
+fn a_source_that_could_not_be_asked_leaves_nothing_given_up() {
+    let machine = Machine::new();
+    machine.command("apt-get", "echo 'W: Failed to fetch http://x'");
+    let steps = machine.steps(&optional("'nobody'"));
+    for _ in 0..2 {
+        assert_eq!(machine.apply(&steps).ends_well().states(), ["packages in_sync"]);
+        assert_eq!(calls(&machine), ["apt-get update", "apt-cache policy nobody"]);
+    }
+}
+
+#[test]
+fn apt_is_asked_again_when_dpkgs_status_changed_under_it() {
+    for command in ["apt-cache", "apt-get"] {
+        let machine = Machine::new();
+        machine.offer("jq", "1.6");
+        machine.fail_first(command, 2, OUT_OF_SYNC);
+        assert_eq!(
+            machine.apply(&machine.steps(&role("'jq'"))).ends_well().states(),
+            ["packages changed"],
+            "{command}"
+        );
+        assert_eq!(machine.installed("jq"), "1.6 installed install");
+    }
+    // Until the deadline.
+    let mut machine = Machine::new();
+    machine.offer("jq", "1.6");
+    machine.host.deadlines.apt_lock = Duration::from_millis(50);
+    machine.command("apt-cache", &format!("echo \"{OUT_OF_SYNC}\" >&2; exit 100"));
+    let run = machine.apply(&machine.steps(&role("'jq'")));
+    assert!(run.fails().to_string().contains(OUT_OF_SYNC), "{}", run.fails());
+    assert!(calls(&machine).iter().filter(|call| call.starts_with("apt-cache")).count() > 1);
+    // Any other failure is one at once.
+    let machine = Machine::new();
+    machine.command("apt-cache", "echo 'E: no such option' >&2; exit 100");
+    machine.apply(&machine.steps(&role("'jq'"))).fails();
+    assert_eq!(calls(&machine), ["apt-get update", "apt-cache policy jq"]);
+}
+
+#[test]
+fn nothing_of_apt_is_read_while_another_process_has_its_lock() {
+    let mut machine = Machine::new();
+    machine.offer("jq", "1.6");
+    machine.root.write(LOCK, "");
+    machine.host.deadlines.apt_lock = Duration::from_millis(50);
+    let held = std::fs::File::options().write(true).open(machine.root.at(LOCK)).unwrap();
+    let lock = |kind: i32| nix::libc::flock {
+        l_type: i16::try_from(kind).unwrap(),
+        l_whence: 0,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    // As unattended-upgrades holds it; of an open file, so that this process is another one.
+    fcntl(&held, FcntlArg::F_OFD_SETLK(&lock(nix::libc::F_WRLCK))).unwrap();
+    let steps = machine.steps(&role("'jq'"));
+    let run = machine.apply(&steps);
+    let words = run.fails().to_string();
+    assert!(words.contains("could not be used within 50ms") && words.contains(LOCK), "{words}");
+    assert_eq!(calls(&machine), [""; 0]);
+    fcntl(&held, FcntlArg::F_OFD_SETLK(&lock(nix::libc::F_UNLCK))).unwrap();
+    machine.apply(&steps).ends_well();
+}
+
+#[test]
+fn what_an_interrupted_dpkg_left_is_completed_first() {
+    let machine = Machine::new();
+    machine.offer("jq", "1.6");
+    machine.install("half", "1", "unpacked");
+    // The first install is refused; dpkg completes what it left.
+    let refuses = "case \"$*\" in *' install -- '*) [ -e $ROOT/completed ] || { echo \"E: dpkg was interrupted, you must manually run 'dpkg --configure -a'\" >&2; exit 100; };; esac";
+    machine.prepend("apt-get", refuses);
+    machine.command("dpkg", "case \"$*\" in *'--configure -a') touch $ROOT/completed;; esac");
+    machine.apply(&machine.steps(&role("'jq'"))).ends_well();
+    let all = machine.calls();
+    let changes: Vec<&str> = all
+        .iter()
+        .filter(|call| !call.contains("update") && (call.starts_with("apt-get") || call.starts_with("dpkg --")))
+        .map(|call| call.rsplit_once("--no-install-recommends ").map_or(call.as_str(), |(_, rest)| rest))
+        .collect();
+    assert_eq!(
+        changes,
+        [
+            "install -- jq",
+            "dpkg --force-confdef --force-confold --configure -a",
+            "--fix-broken install",
+            "install -- jq"
+        ]
+    );
+}
+
+#[test]
+fn a_half_installed_package_that_apt_passes_over_is_installed_again() {
+    let machine = Machine::new();
+    for name in ["jq", "half"] {
+        machine.offer(name, "1.6");
+    }
+    machine.install("half", "1", "half-installed");
+    machine.apply(&machine.steps(&role("'jq'"))).ends_well();
+    assert_eq!(machine.installed("half"), "1.6 installed install");
+    assert!(machine.calls().iter().any(|call| call.ends_with("--reinstall install -- half")));
+}
+
+#[test]
+fn a_package_that_apt_did_not_install_did_not_converge() {
+    let machine = Machine::new();
+    machine.offer("jq", "1.6");
+    machine.command("apt-get", "");
+    let run = machine.apply(&machine.steps(&role("'jq'")));
+    assert!(run.fails().to_string().contains("still to do: install jq (is not installed)"), "{}", run.fails());
+    assert_eq!(run.events, ["started packages", "failed packages"]);
+}
+
+#[test]
+fn sources_are_asked_as_they_will_stand_and_credentials_stay_out_of_sight() {
+    let machine = Machine::new();
+    machine.root.write("/etc/apt/sources.list.d/theirs.list", "deb http://theirs ./\n");
+    machine.root.write("/etc/apt/sources.list.d/titus-bootstrap-old.sources", "old");
+    machine.command("apt-get", "cp -r $ROOT/var/cache/titus-bootstrap/apt/sources.list.d $ROOT/seen");
+    let source = Source {
+        file: "titus-bootstrap-x.sources".into(),
+        text: "Signed-By: /etc/apt/keyrings/x.gpg\n".into(),
+        keyring: "/etc/apt/keyrings/x.gpg".into(),
+        key: b"key".to_vec(),
+    };
+    assert_eq!(machine.host.look_up_candidates(&[source], &["jq"]).unwrap(), None);
+    assert_eq!(machine.root.read("/seen/theirs.list"), "deb http://theirs ./\n");
+    let ours = machine.root.read("/seen/titus-bootstrap-x.sources");
+    assert!(ours.contains("/var/cache/titus-bootstrap/apt/titus-bootstrap-x.sources.gpg"), "{ours}");
+    assert!(!machine.root.at("/seen/titus-bootstrap-old.sources").exists());
+    assert!(!machine.root.at("/etc/apt/keyrings").exists());
+}

@@ -1,0 +1,284 @@
+//! Units: started, enabled, masked, and restarted when their files are not those of their last start.
+
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use titus_bootstrap::error::Kind;
+use titus_bootstrap::host::systemd::{Active, Unit};
+
+use crate::support::simulated::Machine;
+
+const NAME: &str = "x.service";
+
+/// A file that the unit reads, and the unit.
+fn role(contents: &str) -> String {
+    format!(
+        "[[step]]\nid = 'config'\nphase = 'boot'\nfile = {{ path = '/etc/x.conf', content = '{contents}' }}\n\
+         [[step]]\nid = 'x'\nphase = 'boot'\nunit = {{ name = '{NAME}', enabled = true, active = true, \
+         restart_on = ['config'], restart_costs = 'tasks end' }}\n"
+    )
+}
+
+fn machine() -> Machine {
+    let machine = Machine::new();
+    machine.unit_file(NAME);
+    machine
+}
+
+/// Has the unit run since long before its file was written, as systemd would print it.
+fn runs_since_long_ago(machine: &Machine) {
+    machine.systemd.start(NAME);
+    machine.systemd.change(NAME, |unit| unit.started = Some(UNIX_EPOCH + Duration::from_secs(1)));
+}
+
+/// Has the unit say that it was started long after now, as after a clock was set back.
+fn runs_since_the_future(machine: &Machine) {
+    machine.systemd.start(NAME);
+    machine.systemd.change(NAME, |unit| {
+        unit.started = unit.started.map(|started| started + Duration::from_secs(3600));
+    });
+}
+
+#[test]
+fn started_once_and_restarted_when_its_file_changes() {
+    let machine = machine();
+    let one = machine.steps(&role("one"));
+    assert_eq!(
+        machine.plan(&one).ends_well().lines(),
+        ["create /etc/x.conf (0644, 1 line)", "enable x.service", "start x.service (it is inactive)"]
+    );
+    assert_eq!(machine.apply(&one).ends_well().states(), ["config changed", "x changed"]);
+    assert_eq!(machine.systemd.jobs(), ["start x.service"]);
+    assert!(machine.root.at("/etc/systemd/system/multi-user.target.wants/x.service").is_symlink());
+
+    assert_eq!(machine.apply(&one).ends_well().states(), ["config in_sync", "x in_sync"]);
+    let two = machine.steps(&role("two"));
+    let planned = machine.plan(&two).ends_well().lines();
+    assert_eq!(planned[1], "restart x.service (its files will have changed; tasks end)");
+    assert_eq!(machine.systemd.jobs(), [""; 0]);
+    let made = machine.apply(&two).ends_well();
+    assert_eq!(made.lines()[1], "restart x.service (its files are not those of its last start; tasks end)");
+    assert_eq!(machine.systemd.jobs(), ["restart x.service"]);
+    assert_eq!(machine.apply(&two).ends_well().states(), ["config in_sync", "x in_sync"]);
+}
+
+#[test]
+fn a_start_by_hand_with_the_same_files_is_as_good() {
+    let machine = machine();
+    let steps = machine.steps(&role("one"));
+    machine.apply(&steps).ends_well();
+    runs_since_long_ago(&machine);
+    machine.systemd.jobs();
+    assert_eq!(machine.apply(&steps).ends_well().states(), ["config in_sync", "x in_sync"]);
+    assert_eq!(machine.systemd.jobs(), [""; 0]);
+}
+
+#[test]
+fn a_file_that_was_changed_and_put_back_restarts_nothing() {
+    let machine = machine();
+    let steps = machine.steps(&role("one"));
+    machine.apply(&steps).ends_well();
+    machine.systemd.jobs();
+    machine.root.write("/etc/x.conf", "by hand");
+    assert_eq!(machine.apply(&steps).ends_well().states(), ["config changed", "x in_sync"]);
+    assert_eq!(machine.systemd.jobs(), [""; 0]);
+}
+
+#[test]
+fn a_file_younger_than_a_start_that_no_run_saw_restarts_the_unit() {
+    let machine = machine();
+    let steps = machine.steps(&role("one"));
+    machine.root.write("/etc/x.conf", "one");
+    runs_since_long_ago(&machine);
+    assert_eq!(machine.apply(&steps).ends_well().states(), ["config in_sync", "x changed"]);
+    assert_eq!(machine.systemd.jobs(), ["restart x.service"]);
+}
+
+#[test]
+fn a_file_that_is_older_than_the_boot_restarts_nothing() {
+    let machine = machine();
+    let steps = machine.steps(&role("one"));
+    loop {
+        machine.root.write("/etc/x.conf", "one");
+        let changed = machine.root.at("/etc/x.conf").metadata().unwrap();
+        let changed = {
+            use std::os::unix::fs::MetadataExt;
+            UNIX_EPOCH + Duration::new(changed.ctime().unsigned_abs(), changed.ctime_nsec().unsigned_abs() as u32)
+        };
+        machine.systemd.start(NAME);
+        machine.systemd.change(NAME, |unit| unit.started = Some(changed + Duration::from_millis(900)));
+        // 90 s of uptime, of which PID 1 has run the last: since a little after the change.
+        let began = Instant::now();
+        let age = changed.elapsed().unwrap_or_default().saturating_sub(Duration::from_millis(50));
+        machine.root.write("/proc/uptime", format!("{:.2} 1.00\n", 90.0 + age.as_secs_f64()));
+        machine.root.write("/proc/1/stat", format!("1 (systemd) S {} 9000 1 2\n", ["0"; 18].join(" ")));
+        let run = machine.apply(&steps).ends_well();
+        // The boot is told by its age: on a machine that is too busy for that it lies after the start.
+        if began.elapsed() < Duration::from_secs(1) {
+            assert_eq!(run.lines(), ["enable x.service"]);
+            assert_eq!(machine.systemd.jobs(), [""; 0]);
+            return;
+        }
+        machine.systemd.jobs();
+        std::fs::remove_dir_all(machine.root.at("/run/titus-bootstrap")).unwrap();
+    }
+}
+
+#[test]
+fn a_change_before_a_run_fails_is_not_lost_even_if_the_clock_was_set_back() {
+    let machine = machine();
+    machine.root.write("/etc/x.conf", "one");
+    runs_since_the_future(&machine);
+    let broken = |contents: &str| {
+        role(contents).replace(
+            "[[step]]\nid = 'x'",
+            "[[step]]\nid = 'more'\nphase = 'boot'\nfile = { path = '/etc/more', content = 'x' }\n\
+             [[step]]\nid = 'broken'\nphase = 'boot'\nfile = { path = '/etc/taken', content = 'x' }\n\
+             [[step]]\nid = 'x'",
+        )
+    };
+    std::fs::create_dir(machine.root.at("/etc/taken")).unwrap();
+    let steps = machine.steps(&broken("two"));
+    machine.apply(&steps).fails();
+    assert_eq!(machine.systemd.jobs(), [""; 0]);
+    std::fs::remove_dir(machine.root.at("/etc/taken")).unwrap();
+    machine.apply(&steps).ends_well();
+    assert_eq!(machine.systemd.jobs(), ["restart x.service"], "the file's time stamp says that it is older");
+}
+
+#[test]
+fn the_end_of_a_run_records_what_runs() {
+    let machine = machine();
+    let steps = machine.steps(&role("one"));
+    machine.root.write("/etc/x.conf", "one");
+    runs_since_the_future(&machine);
+    let record = "/run/titus-bootstrap/units/x.service";
+    assert_eq!(machine.apply(&steps[..1]).ends_well().states(), ["config in_sync"]);
+    assert!(!machine.root.at(record).exists(), "of a step that is not there");
+    // Enabled by this run, and running already.
+    assert_eq!(machine.apply(&steps).ends_well().lines(), ["enable x.service"]);
+    assert!(machine.root.read(record).contains("invocation-1"));
+    machine.systemd.start(NAME);
+    machine.apply(&steps).ends_well();
+    assert!(machine.root.read(record).contains("invocation-2"), "{}", machine.root.read(record));
+}
+
+#[test]
+fn a_unit_that_is_being_started_is_waited_for_and_then_looked_at() {
+    let machine = machine();
+    machine.root.write("/etc/x.conf", "one");
+    machine.systemd.set(NAME, Unit { active: Active::Activating, sub: "start".into(), ..Unit::default() });
+    machine.apply(&machine.steps(&role("two"))).ends_well();
+    assert_eq!(machine.systemd.jobs(), ["start x.service", "restart x.service"]);
+    // One that failed and waits for its next try is started at once.
+    machine.systemd.set(NAME, Unit { active: Active::Activating, sub: "auto-restart".into(), ..Unit::default() });
+    machine.apply(&machine.steps(&role("two"))).ends_well();
+    assert_eq!(machine.systemd.jobs(), ["start x.service"]);
+}
+
+#[test]
+fn unit_files_are_read_anew_once_and_before_the_start() {
+    let machine = Machine::new();
+    let steps = machine.steps(
+        "[[step]]\nid = 'file'\nphase = 'boot'\nfile = { path = '/etc/systemd/system/x.service', content = 'y' }\n\
+         [[step]]\nid = 'other'\nphase = 'boot'\nfile = { path = '/etc/systemd/system/x.service.d/a.conf', content = 'y' }\n\
+         [[step]]\nid = 'x'\nphase = 'boot'\nunit = { name = 'x.service', active = true, restart_on = ['file', 'other'] }\n",
+    );
+    assert_eq!(machine.plan(&steps).ends_well().states(), ["file changes", "other changes", "x changes"]);
+    machine.apply(&steps).ends_well();
+    assert_eq!(machine.systemd.jobs(), ["daemon-reload", "start x.service"]);
+    // A drop-in that no unit step is about is read at the end of the run.
+    machine.apply(&machine.steps(
+        "[[step]]\nid = 'f'\nphase = 'boot'\nfile = { path = '/etc/systemd/system/y.service.d/a.conf', content = 'y' }\n",
+    ));
+    assert_eq!(machine.systemd.jobs(), ["daemon-reload"]);
+    machine.apply(&steps).ends_well();
+    assert_eq!(machine.systemd.jobs(), [""; 0]);
+}
+
+#[test]
+fn a_unit_that_ends_at_once_or_fails_is_a_failure() {
+    let machine = machine();
+    let steps = machine.steps(&role("one"));
+    machine.systemd.end_at_once(NAME);
+    let ended = machine.apply(&steps);
+    assert!(ended.fails().to_string().contains("still to do: start x.service (it is inactive)"), "{}", ended.fails());
+    assert!(!machine.root.at("/run/titus-bootstrap/units/x.service").exists());
+    machine.systemd.fail(NAME, Kind::Failed);
+    let failed = machine.apply(&steps);
+    let words = failed.fails().to_string();
+    for part in ["test: step 2/2 x: x.service: start failed", "the journal of x.service", "systemctl status x.service"]
+    {
+        assert!(words.contains(part), "{words}");
+    }
+}
+
+#[test]
+fn a_mask_stops_what_runs_and_keeps_what_is_in_its_way() {
+    let machine = machine();
+    machine.root.write("/etc/systemd/system/x.service", "mine");
+    machine.root.link("/etc/systemd/system/multi-user.target.wants/x.service", "/lib/systemd/system/x.service");
+    machine.systemd.start(NAME);
+    let steps = machine.steps("[[step]]\nid = 'x'\nphase = 'boot'\nunit = { name = 'x.service', masked = true }\n");
+    let lines = [
+        "stop x.service",
+        "remove /etc/systemd/system/multi-user.target.wants/x.service",
+        "mask x.service (its file /etc/systemd/system/x.service is moved aside)",
+    ];
+    assert_eq!(machine.plan(&steps).ends_well().lines(), lines);
+    machine.apply(&steps).ends_well();
+    assert_eq!(machine.systemd.jobs(), ["stop x.service", "daemon-reload"]);
+    assert_eq!(machine.root.read("/etc/systemd/system/x.service.saved"), "mine");
+    assert_eq!(machine.apply(&steps).ends_well().states(), ["x in_sync"]);
+    // And back.
+    let back = machine.steps(&role("one"));
+    assert_eq!(machine.apply(&back).ends_well().lines()[1], "unmask x.service (remove /etc/systemd/system/x.service)");
+    assert_eq!(machine.systemd.jobs(), ["daemon-reload", "start x.service"]);
+}
+
+#[test]
+fn a_unit_whose_package_is_not_there_is_blocked() {
+    let machine = Machine::new();
+    let steps = machine.steps(&role("one"));
+    assert_eq!(machine.plan(&steps).ends_well().states(), ["config changes", "x blocked"]);
+    let failed = machine.apply(&steps);
+    assert!(failed.fails().to_string().contains("x.service is not there yet"), "{}", failed.fails());
+    assert_eq!(failed.states(), ["config changed", "x failed"]);
+}
+
+#[test]
+fn one_question_serves_all_units() {
+    let machine = machine();
+    machine.unit_file("y.service");
+    for name in [NAME, "y.service"] {
+        machine.systemd.start(name);
+    }
+    let steps = machine.steps(
+        "[[step]]\nid = 'x'\nphase = 'boot'\nunit = { name = 'x.service', active = true }\n\
+         [[step]]\nid = 'y'\nphase = 'boot'\nunit = { name = 'y.service', active = true }\n",
+    );
+    machine.apply(&steps).ends_well();
+    assert_eq!(machine.systemd.asked(), ["x.service y.service"]);
+}
+
+#[test]
+fn a_restart_for_what_writes_nothing_is_refused_when_the_role_is_loaded() {
+    let machine = Machine::new();
+    let role = |on: &str| {
+        format!(
+            "[[step]]\nid = 'directory'\nphase = 'boot'\ndirectory = {{ path = '/srv/x' }}\n\
+             [[step]]\nid = 'config'\nphase = 'boot'\nfile = {{ path = '/etc/x.conf', content = '' }}\n\
+             [[step]]\nid = 'x'\nphase = 'boot'\nunit = {{ name = 'x.service', restart_on = ['{on}'] }}\n"
+        )
+    };
+    machine.try_steps(&role("config")).unwrap();
+    let refused = machine.try_steps(&role("directory")).unwrap_err();
+    assert_eq!(refused.kind, Kind::Config);
+    let words = refused.to_string();
+    assert!(words.contains("step x: restart_on names \"directory\", which writes no file"), "{words}");
+    assert!(words.contains("restart_on takes these: config"), "{words}");
+    let unknown = machine.try_steps(&role("confg")).unwrap_err().to_string();
+    assert!(
+        unknown.contains("which is not a step before it") && unknown.contains("did you mean `config`?"),
+        "{unknown}"
+    );
+}

@@ -1,0 +1,406 @@
+//! A live machine in a directory: its packages and its GRUB are scripts, its systemd is a value, and its files lie
+//! below a temporary root. What a run does to a node is tried on it without being root.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+use titus_bootstrap::error::{Error, Kind, Result};
+use titus_bootstrap::host::Host;
+use titus_bootstrap::host::systemd::{Active, Definition, Job, Systemd, Unit};
+use titus_bootstrap::role::Role;
+use titus_bootstrap::run::engine;
+use titus_bootstrap::run::journal::{self, Journal};
+use titus_bootstrap::run::report::{Report, Reporter};
+use titus_bootstrap::step::{Phase, Step};
+use titus_bootstrap::template::Renderer;
+
+use super::root::Root;
+
+/// What dpkg has, a line a package: name, version, status, whether it is held.
+const DPKG: &str = "/var/lib/dpkg/packages";
+
+/// What apt's sources have, a line a version: name, version.
+const SOURCES: &str = "/srv/sources";
+
+/// Where a simulated machine has its files, and what it was asked to do.
+pub struct Machine {
+    pub root: Root,
+    commands: Root,
+    pub systemd: Units,
+    pub host: Host,
+}
+
+impl Machine {
+    /// One with systemd, apt and GRUB; nothing is installed, and no unit is known.
+    pub fn new() -> Machine {
+        // As main does: downloads need it.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let (root, commands, systemd) = (Root::empty(), Root::empty(), Units::default());
+        for directory in ["/run/systemd/system", "/etc/systemd/system", "/boot/grub", "/etc/default/grub.d"] {
+            fs::create_dir_all(root.at(directory)).unwrap();
+        }
+        for file in ["/usr/bin/apt-get", "/usr/bin/dpkg", DPKG, SOURCES] {
+            root.write(file, "");
+        }
+        let host = Host::simulated(root.path(), commands.path(), Box::new(systemd.clone())).unwrap();
+        let machine = Machine { root, commands, systemd, host };
+        for (name, script) in [
+            ("dpkg-query", DPKG_QUERY),
+            ("dpkg", "case $1 in --print-architecture | --compare-versions) exec dpkg \"$@\";; esac"),
+            ("dpkg-deb", "exec dpkg-deb \"$@\""),
+            ("apt-get", APT_GET),
+            ("apt-cache", APT_CACHE),
+            ("apt-mark", "shift 2; for name; do sed -i \"s/^\\($name\\t.*\\t\\).*/\\1hold/\" $DPKG; done"),
+            ("update-grub", UPDATE_GRUB),
+        ] {
+            machine.command(name, script);
+        }
+        machine
+    }
+
+    /// Puts a command there, a script of sh. It knows `$ROOT`, `$DPKG` and `$SOURCES`, and is in [`Machine::calls`].
+    pub fn command(&self, name: &str, script: &str) {
+        let root = self.root.path().display();
+        let text = format!(
+            "#!/bin/sh\nPATH=/usr/sbin:/usr/bin:/sbin:/bin\nROOT={root} DPKG={root}{DPKG} SOURCES={root}{SOURCES}\n\
+             echo \"{name} $*\" | tr '\\n' ' ' | sed 's/ *$/\\n/' >>$ROOT/calls\n{script}\n"
+        );
+        let path = self.commands.at(name);
+        // Under another name first: one that another thread is starting cannot be written to.
+        let new = self.commands.at(&format!("{name}.new"));
+        fs::write(&new, text).unwrap();
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::rename(new, path).unwrap();
+    }
+
+    /// Puts a script before a command that is there, which goes on where the script does not exit.
+    pub fn prepend(&self, name: &str, script: &str) {
+        let inner = tempfile::Builder::new().prefix(name).tempfile_in(self.commands.path()).unwrap();
+        let (_, inner) = inner.keep().unwrap();
+        fs::rename(self.commands.at(name), &inner).unwrap();
+        self.command(name, &format!("{script}\nsed -i '$d' $ROOT/calls\nexec {} \"$@\"", inner.display()));
+    }
+
+    /// Has a command fail with these words so many times.
+    pub fn fail_first(&self, name: &str, times: usize, words: &str) {
+        self.prepend(
+            name,
+            &format!(
+                "count=$(cat $ROOT/{name}.count 2>/dev/null || echo 0)\necho $((count + 1)) >$ROOT/{name}.count\n\
+                 if [ $count -lt {times} ]; then echo \"{words}\" >&2; exit 100; fi"
+            ),
+        );
+    }
+
+    /// The commands that were run since the last call.
+    pub fn calls(&self) -> Vec<String> {
+        let path = self.root.at("/calls");
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let _ = fs::remove_file(path);
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Puts a package into apt's sources.
+    pub fn offer(&self, name: &str, version: &str) {
+        let text = format!("{}{name} {version}\n", self.root.read(SOURCES));
+        self.root.write(SOURCES, text);
+    }
+
+    /// Has dpkg have a package.
+    pub fn install(&self, name: &str, version: &str, status: &str) {
+        let others: String = self
+            .root
+            .read(DPKG)
+            .lines()
+            .filter(|line| !line.starts_with(name))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        self.root.write(DPKG, format!("{others}{name}\t{version}\t{status}\tinstall\n"));
+    }
+
+    /// What dpkg has of a package: version, status, want.
+    pub fn installed(&self, name: &str) -> String {
+        let text = self.root.read(DPKG);
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}\t")));
+        line.unwrap_or_default().replace('\t', " ")
+    }
+
+    /// A unit file whose unit systemd knows.
+    pub fn unit_file(&self, name: &str) {
+        self.root.write(
+            &format!("/lib/systemd/system/{name}"),
+            "[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n",
+        );
+    }
+
+    /// The steps of a role file, as they are at boot.
+    pub fn steps(&self, toml: &str) -> Vec<Step> {
+        self.try_steps(toml).unwrap()
+    }
+
+    /// The same of one that may be wrong.
+    pub fn try_steps(&self, toml: &str) -> Result<Vec<Step>> {
+        self.root.write("/role.toml", format!("description = ''\n{toml}"));
+        Role::from_file(&self.root.at("/role.toml"))?.steps(&Renderer::new(json!({})), &[Phase::Bake, Phase::Boot])
+    }
+
+    /// A host that knows nothing yet, as that of the next run.
+    pub fn next_host(&self) -> Host {
+        let mut host = Host::simulated(self.root.path(), self.commands.path(), Box::new(self.systemd.clone())).unwrap();
+        host.deadlines = self.host.deadlines.clone();
+        host
+    }
+
+    /// A run as `apply` does it, from the first question to the last step.
+    pub fn apply(&self, steps: &[Step]) -> Run {
+        let host = self.next_host();
+        let (mut report, mut journal) = (Report::new("apply"), journal());
+        report.role = "test".into();
+        report.step_count = steps.len();
+        let before = self.events().len();
+        let result = engine::ask(&host, steps)
+            .and_then(|()| engine::refuse_online(&host, "test", steps))
+            .and_then(|()| engine::begin(&host, steps))
+            .and_then(|()| engine::converge(&host, steps, &mut journal, &mut report, &silent()));
+        let _ = host.forget_candidates();
+        Run { result, report, events: self.events().split_off(before) }
+    }
+
+    /// A plan.
+    pub fn plan(&self, steps: &[Step]) -> Run {
+        let host = self.next_host();
+        let mut report = Report::new("plan");
+        report.role = "test".into();
+        let result = engine::ask(&host, steps)
+            .and_then(|()| engine::refuse(&host, "test", steps))
+            .and_then(|()| engine::observe(&host, steps, &mut report, &silent()));
+        Run { result, report, events: Vec::new() }
+    }
+
+    /// `event step` of each line of the journal.
+    pub fn events(&self) -> Vec<String> {
+        let events = journal::events(&self.host, journal::JOURNAL).unwrap();
+        events.into_iter().map(|event| format!("{} {}", event.event, event.step.unwrap_or_default())).collect()
+    }
+}
+
+fn journal() -> Journal {
+    Journal::new(journal::JOURNAL, "test", "digest".into(), "boot", "i-1")
+}
+
+fn silent() -> Reporter {
+    Reporter { json: false, quiet: true, verbose: false, colour: false }
+}
+
+/// What a run left.
+#[derive(Debug)]
+pub struct Run {
+    pub result: Result<()>,
+    pub report: Report,
+    /// Its own events of the journal.
+    pub events: Vec<String>,
+}
+
+impl Run {
+    /// Asserts that it ended well.
+    #[track_caller]
+    pub fn ends_well(self) -> Run {
+        if let Err(error) = &self.result {
+            panic!("{error}\n{:#?}", self.report.steps);
+        }
+        self
+    }
+
+    /// Its error.
+    #[track_caller]
+    pub fn fails(&self) -> &Error {
+        self.result.as_ref().expect_err("it ended well")
+    }
+
+    /// Each step's state, as programs read it.
+    pub fn states(&self) -> Vec<String> {
+        let report: serde_json::Value = serde_json::from_str(&self.report.json()).unwrap();
+        let steps = report["steps"].as_array().unwrap();
+        steps
+            .iter()
+            .map(|step| format!("{} {}", step["id"].as_str().unwrap(), step["state"].as_str().unwrap()))
+            .collect()
+    }
+
+    /// The lines of all changes, made or to be made.
+    pub fn lines(&self) -> Vec<String> {
+        self.report.steps.iter().flat_map(|step| step.changes.iter().map(|change| change.line.clone())).collect()
+    }
+}
+
+/// A systemd that does what it is asked at once, or fails as a test wants.
+#[derive(Debug, Clone, Default)]
+pub struct Units(Rc<RefCell<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    units: BTreeMap<String, Unit>,
+    jobs: Vec<String>,
+    asked: Vec<String>,
+    failing: BTreeMap<String, Kind>,
+    /// Units that do not remain active.
+    ending: BTreeSet<String>,
+    invocations: usize,
+}
+
+impl Units {
+    /// Has a unit be so.
+    pub fn set(&self, name: &str, unit: Unit) {
+        self.0.borrow_mut().units.insert(name.to_owned(), unit);
+    }
+
+    /// Changes a unit as something else than a run would.
+    pub fn change(&self, name: &str, change: impl FnOnce(&mut Unit)) {
+        change(self.0.borrow_mut().units.entry(name.to_owned()).or_default());
+    }
+
+    /// The state of a unit.
+    pub fn get(&self, name: &str) -> Unit {
+        self.0.borrow().units.get(name).cloned().unwrap_or_default()
+    }
+
+    /// Has every job of a unit fail so.
+    pub fn fail(&self, name: &str, kind: Kind) {
+        self.0.borrow_mut().failing.insert(name.to_owned(), kind);
+    }
+
+    /// Has a unit end as soon as it was started.
+    pub fn end_at_once(&self, name: &str) {
+        self.0.borrow_mut().ending.insert(name.to_owned());
+    }
+
+    /// The jobs since the last call: `restart x.service`.
+    pub fn jobs(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.borrow_mut().jobs)
+    }
+
+    /// The questions since the last call: the units that each was about.
+    pub fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.borrow_mut().asked)
+    }
+
+    /// What PID 1 or an administrator does, which no run sees.
+    pub fn start(&self, name: &str) {
+        let mut state = self.0.borrow_mut();
+        state.invocations += 1;
+        let invocation = format!("invocation-{}", state.invocations);
+        let active = if state.ending.contains(name) { Active::Inactive } else { Active::Active };
+        let unit = state.units.entry(name.to_owned()).or_default();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        unit.active = active;
+        unit.sub = "running".into();
+        unit.invocation = invocation;
+        // As systemctl prints it.
+        unit.started = Some(UNIX_EPOCH + Duration::from_secs(now));
+    }
+}
+
+impl Systemd for Units {
+    fn units(&self, _host: &Host, names: &BTreeSet<String>) -> Result<Vec<Unit>> {
+        let all: Vec<&str> = names.iter().map(String::as_str).collect();
+        self.0.borrow_mut().asked.push(all.join(" "));
+        Ok(names.iter().map(|name| self.get(name)).collect())
+    }
+
+    fn definition(&self, _host: &Host, _name: &str) -> Result<Definition> {
+        Ok(Definition::default())
+    }
+
+    fn run_job(&self, _host: &Host, job: Job<'_>) -> Result<()> {
+        let (verb, name) = match job {
+            Job::Start(name) => ("start", name),
+            Job::Stop(name) => ("stop", name),
+            Job::Restart(name) => ("restart", name),
+            Job::Reload => ("daemon-reload", ""),
+            Job::Reboot => ("reboot", ""),
+        };
+        self.0.borrow_mut().jobs.push(format!("{verb} {name}").trim().to_owned());
+        let failing = self.0.borrow().failing.get(name).copied();
+        if let Some(kind) = failing {
+            return Err(Error::new(kind, format!("job of {name}")));
+        }
+        match job {
+            Job::Start(_) if self.get(name).is_active() => {}
+            Job::Start(_) | Job::Restart(_) => self.start(name),
+            Job::Stop(_) => self.change(name, |unit| unit.active = Active::Inactive),
+            Job::Reload => self.0.borrow_mut().units.values_mut().for_each(|unit| unit.needs_reload = false),
+            Job::Reboot => {}
+        }
+        Ok(())
+    }
+
+    fn queue_job(&self, host: &Host, job: Job<'_>) -> Result<()> {
+        self.run_job(host, job)
+    }
+
+    fn is_stopping(&self, _host: &Host) -> bool {
+        false
+    }
+
+    fn journal(&self, _host: &Host, name: &str) -> String {
+        format!("the journal of {name}")
+    }
+
+    fn has_processes(&self, _host: &Host, name: &str) -> Result<bool> {
+        Ok(self.get(name).is_active())
+    }
+}
+
+/// With names: their lines, and status 1 if one has none. Without: the status and name of each.
+const DPKG_QUERY: &str = r#"
+[ "$3" = -- ] || { awk -F'\t' '{ print $3, $1 }' $DPKG; exit; }
+shift 3
+status=0
+for name; do grep "^$name	" $DPKG || status=1; done
+exit $status
+"#;
+
+/// `install` takes the newest version that the sources have, or the one that is named; a path is a deb.
+const APT_GET: &str = r#"
+case "$*" in *' install '*) ;; *) exit 0;; esac
+while [ "$1" != -- ]; do shift; done
+shift
+for word; do
+    name=${word%%=*} version=${word#*=}
+    case $word in
+        /*) name=$(dpkg-deb --field $ROOT$word Package) version=$(dpkg-deb --field $ROOT$word Version);;
+        *=*) ;;
+        *) version=$(awk -v name=$name '$1 == name { print $2; exit }' $SOURCES);;
+    esac
+    [ -n "$version" ] || { echo "E: Unable to locate package $name" >&2; exit 100; }
+    sed -i "/^$name	/d" $DPKG
+    printf '%s\t%s\tinstalled\tinstall\n' $name $version >>$DPKG
+done
+"#;
+
+/// `policy`, of what the sources have.
+const APT_CACHE: &str = r#"
+while [ "$1" != -- ]; do shift; done
+shift
+for name; do
+    versions=$(awk -v name=$name '$1 == name { print $2 }' $SOURCES)
+    [ -n "$versions" ] || continue
+    set -- $versions
+    printf '%s:\n  Installed: (none)\n  Candidate: %s\n  Version table:\n' $name $1
+    for version in $versions; do printf '     %s 500\n        500 file:/srv ./ Packages\n' $version; done
+done
+"#;
+
+/// Has a grub.cfg with one kernel, and the arguments of the drop-ins.
+const UPDATE_GRUB: &str = r#"
+GRUB_CMDLINE_LINUX=
+for file in $ROOT/etc/default/grub.d/*.cfg; do [ ! -e $file ] || . $file; done
+printf 'menuentry x {\n\tlinux /vmlinuz-5 root=x %s\n}\n' "$GRUB_CMDLINE_LINUX" >$ROOT/boot/grub/grub.cfg
+"#;
