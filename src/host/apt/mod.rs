@@ -353,20 +353,25 @@ impl Host {
         let mut deadline = Deadline::new("apt and dpkg", limit);
         let mut known = None;
         loop {
-            let holder = self.package_lock_holder();
-            if let Some(holder) = holder.as_ref().filter(|holder| known != Some(holder.pid)) {
-                tracing::info!("waiting up to {} for {holder}", humantime::format_duration(limit));
-                deadline.name(holder.to_string());
-                known = Some(holder.pid);
-            }
-            let output = if holder.is_none() { Some(work()?) } else { None };
-            match (output, holder) {
-                (Some(output), _) if output.status.success() || !Complaints::of(&output.both).busy => {
-                    return Ok(output);
+            let outcome = match self.package_lock_holder() {
+                None => {
+                    let output = work()?;
+                    if output.status.success() || !Complaints::of(&output.both).busy {
+                        return Ok(output);
+                    }
+                    Ok(output)
                 }
-                (Some(output), _) if !deadline.pause(PAUSE)? => return Ok(output),
-                (None, Some(holder)) if !deadline.pause(PAUSE)? => return Err(not_released(&holder, limit)),
-                _ => {}
+                Some(holder) => {
+                    if known != Some(holder.pid) {
+                        tracing::info!("waiting up to {} for {holder}", humantime::format_duration(limit));
+                        deadline.name(holder.to_string());
+                        known = Some(holder.pid);
+                    }
+                    Err(holder)
+                }
+            };
+            if !deadline.pause(PAUSE)? {
+                return outcome.map_err(|holder| not_released(&holder, limit));
             }
         }
     }
