@@ -14,6 +14,8 @@ use serde::de::{DeserializeOwned, Deserializer, Error as _};
 use serde_json::Value as Json;
 
 use crate::error::{Error, Result};
+use crate::secrets::{HIDDEN, is_known, learn_text};
+use crate::settings::name::lookup;
 
 /// A value in a role file: written out, or a template that gives it.
 #[derive(Debug, Clone)]
@@ -227,7 +229,7 @@ impl Renderer {
     }
 
     fn has_no_value(&self, name: &str) -> bool {
-        name.split('.').try_fold(&self.known, |at, part| at.get(part)).is_none_or(Json::is_null)
+        lookup(&self.known, name).is_none_or(Json::is_null)
     }
 }
 
@@ -275,6 +277,9 @@ fn format_value(out: &mut Output, state: &mut State, value: &Value) -> Result<()
         _ if value.is_safe() => |text| Ok(text.to_owned()),
         Some("json") => {
             let json = serde_json::to_string(value).map_err(|e| refuse(e.to_string()))?;
+            if is_known(&value.to_string()) {
+                learn_text(&json);
+            }
             return Ok(out.write_str(&json)?);
         }
         Some("sh") => shell,
@@ -288,11 +293,18 @@ fn format_value(out: &mut Output, state: &mut State, value: &Value) -> Result<()
             )));
         }
     };
-    Ok(out.write_str(&quote(&value.to_string()).map_err(refuse)?)?)
+    let text = value.to_string();
+    let is_secret = is_known(&text);
+    let shown = if is_secret { HIDDEN.to_owned() } else { format!("{text:?}") };
+    let quoted = quote(&text).map_err(|words| refuse(format!("{shown} {words}")))?;
+    if is_secret {
+        learn_text(&quoted);
+    }
+    Ok(out.write_str(&quoted)?)
 }
 
 fn printable(text: &str) -> Result<&str, String> {
-    if text.chars().any(char::is_control) { Err(format!("{text:?} has a control character")) } else { Ok(text) }
+    if text.chars().any(char::is_control) { Err("has a control character".to_owned()) } else { Ok(text) }
 }
 
 /// For bash(1): as it stands where nothing in it means anything, else in single quotes.
@@ -327,7 +339,7 @@ pub fn environment_file(text: &str) -> Result<String, String> {
 /// expand or split, and that of another would not, is refused.
 pub fn unit(text: &str) -> Result<String, String> {
     if text.is_empty() || printable(text)?.contains([' ', '"', '\'', '\\', '$', ';', '#']) {
-        return Err(format!("{text:?} must not stand in a unit file"));
+        return Err("must not stand in a unit file".to_owned());
     }
     Ok(text.replace('%', "%%"))
 }
@@ -397,6 +409,14 @@ mod tests {
             let script = format!("v={quoted}; printf %s \"$v\"");
             let out = std::process::Command::new("bash").args(["-c", &script]).output().unwrap();
             assert_eq!(String::from_utf8(out.stdout).unwrap(), text);
+        }
+
+        #[test]
+        fn a_quoted_secret_is_hidden_whole(text in "[^\\p{C}c4]{0,40}") {
+            let quoted = shell(&format!("{text}c4n4ry{text}")).unwrap();
+            for line in [format!("+export DB_PASSWORD={quoted}"), format!("docker run --env=DB_PASSWORD={quoted} x")] {
+                proptest::prop_assert!(!crate::secrets::masked(&line).contains("c4n4ry"), "{}", crate::secrets::masked(&line));
+            }
         }
     }
 }

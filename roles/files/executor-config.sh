@@ -16,3 +16,6 @@ export EC2_VPC_ID={{ instance.vpc_id }}
 {% if instance.reservation_id is defined %}
 export EC2_RESERVATION_ID={{ instance.reservation_id }}
 {% endif %}
+{% for name, value in agent.labels | items %}
+export {{ name }}={{ value }}
+{% endfor %}

@@ -15,8 +15,9 @@ pub fn run(request: &Request, reporter: Reporter) -> Result<u8> {
     let merged = Layers::read(request, &host)?.merged(None)?;
     let Asked { mut facts, cloud, .. } = gather::facts(request, &merged)?;
     if let Some(mut cloud) = cloud {
-        cloud::complete(&host, &mut cloud, &mut facts, may_ask_for_tags(&merged));
+        cloud::complete(&host, &mut cloud, &mut facts, may_ask_for_tags(&merged))?;
     }
+    let mut facts = facts.shown()?;
     let each = facts.each();
     if reporter.json {
         facts.sources.extend(each.into_iter().map(|(name, _, source)| (name, source)));

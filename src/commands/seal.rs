@@ -96,7 +96,7 @@ fn serving(host: &Host) -> Result<Option<String>> {
             }
         }
     }
-    let Ok(engine) = host.engine() else { return Ok(None) };
+    let Ok(engine) = host.engine()? else { return Ok(None) };
     for name in CONTAINERS {
         if engine.container(name)?.is_some_and(|found| found.is_running()) {
             return Ok(Some(format!("the container {name} is running")));

@@ -17,7 +17,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub fn run(request: &Request, reporter: Reporter, wait: bool) -> Result<u8> {
     let mut host = request.host()?;
     // A run has deadlines of its own.
-    let mut deadline = Deadline::silent(Duration::MAX);
+    let mut deadline = Deadline::new("the run at work", Duration::MAX);
     // The boot unit first: between its start and its lock nobody holds that.
     while wait && (host.is_under_way(BOOT_UNIT)? || host.lock_holder()?.is_some()) {
         deadline.pause(PAUSE)?;

@@ -57,7 +57,8 @@ fn derived(request: &Request, gathered: Gathered, host: &mut Host, key: &str) ->
     let asked = written.iter().filter(|written| written.name() == key);
     answers.extend(asked.map(|written| written.why(&prepared.role, &prepared.renderer, &known)));
     if answers.is_empty() && key != ROLE {
-        return Err(unknown(key, known.names().chain(written.iter().map(Written::name))));
+        let names = known.names();
+        return Err(unknown(key, names.iter().map(String::as_str).chain(written.iter().map(Written::name))));
     }
     Ok(answers)
 }

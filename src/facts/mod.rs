@@ -4,9 +4,13 @@ pub mod machine;
 pub mod sample;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
+
+use crate::error::{Error, Result};
+use crate::secrets::hide;
 
 /// Everything that a role's templates can know of the node.
 ///
@@ -24,6 +28,9 @@ pub struct Facts {
     /// Where each fact came from: `instance.region` -> `IMDS placement/region`.
     #[serde(default)]
     pub sources: BTreeMap<String, String>,
+    /// The facts of which a print has no value, because they may be secrets: `instance.tags.db-password`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hidden: Vec<String>,
 }
 
 /// The instance tag that names its Auto Scaling group.
@@ -42,6 +49,22 @@ impl Facts {
             }
             at = at.rsplit_once('.')?.0;
         }
+    }
+
+    /// The same as it may be shown: values of secrets are [`HIDDEN`](crate::secrets::HIDDEN), and named in `hidden`.
+    ///
+    /// # Errors
+    /// When the facts are not what they are printed as.
+    pub fn shown(&self) -> Result<Facts> {
+        let differ = self.each().into_iter().filter(|(name, value, _)| hide(name, value) != *value);
+        let hidden = self.hidden.iter().cloned().chain(differ.map(|(name, ..)| name)).collect();
+        let mut document = json!(self);
+        for part in ["instance", "image"] {
+            document.get_mut(part).into_iter().for_each(|value| *value = hide(part, value));
+        }
+        let shown: Facts =
+            serde_json::from_value(document).map_err(|e| Error::failed("facts cannot be printed").cause(e))?;
+        Ok(Facts { hidden, ..shown })
     }
 
     /// Every fact by its whole name, `instance.tags.titus:role`, with its value and its source.
@@ -65,7 +88,8 @@ pub fn leaves<'a>(name: &str, value: &'a Json, into: &mut Vec<(String, &'a Json)
     match value {
         Json::Object(table) if !table.is_empty() => {
             for (key, value) in table {
-                leaves(&format!("{name}.{key}"), value, into);
+                let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+                leaves(&name, value, into);
             }
         }
         _ => into.push((name.to_owned(), value)),
@@ -106,6 +130,9 @@ pub struct Instance {
     /// The instance's tags; absent where tags in instance metadata are off.
     #[serde(default)]
     pub tags: Option<BTreeMap<String, String>>,
+    /// Where they are from. Not part of a print of facts.
+    #[serde(skip)]
+    pub tags_source: TagSource,
     /// The tag `aws:autoscaling:groupName`.
     #[serde(default)]
     pub autoscaling_group: Option<String>,
@@ -136,12 +163,37 @@ impl Instance {
 }
 
 impl Instance {
-    /// Takes its tags, and what they tell of it.
+    /// Takes its tags, and its group from them.
     pub fn take_tags(&mut self, tags: Option<BTreeMap<String, String>>, sources: &mut BTreeMap<String, String>) {
         self.autoscaling_group = tags.as_ref().and_then(|tags| tags.get(GROUP_TAG).cloned());
         let source = if self.autoscaling_group.is_some() { "" } else { "there is no " };
         sources.insert("instance.autoscaling_group".into(), format!("{source}instance tag {}", GROUP_TAG));
         self.tags = tags;
+    }
+}
+
+/// Where the tags of an instance are from, or why they are unknown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum TagSource {
+    /// Instance metadata, where tags may be off; or a print of facts.
+    #[default]
+    Metadata,
+    /// The EC2 API.
+    Api,
+    /// Off in the metadata, and this instance may not ask the API: why.
+    Denied(String),
+    /// Off in the metadata, and the API has not answered in time, but may later: why.
+    Unanswered(String),
+}
+
+impl fmt::Display for TagSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TagSource::Metadata => f.write_str("instance metadata"),
+            TagSource::Api => f.write_str("EC2 API DescribeTags"),
+            TagSource::Denied(why) => write!(f, "{NOT_KNOWN}: {why}"),
+            TagSource::Unanswered(why) => write!(f, "{NOT_KNOWN} for now: {why}"),
+        }
     }
 }
 

@@ -23,6 +23,7 @@ pub fn facts() -> Facts {
             reservation_id: Some("r-0123456789abcdef0".into()),
             ami_id: Some("ami-0123456789abcdef0".into()),
             tags: Some(tags.map(|(key, value)| (key.into(), value.into())).into()),
+            tags_source: super::TagSource::default(),
             autoscaling_group: Some("titusagent".into()),
             lifecycle_state: Some("InService".into()),
             memory_mib: 7982,
@@ -45,6 +46,7 @@ pub fn facts() -> Facts {
             ("instance".into(), "the built-in sample".into()),
             ("image".into(), "the built-in sample".into()),
         ]),
+        hidden: Vec::new(),
     }
 }
 

@@ -4,16 +4,22 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::Signal;
 
-use super::{Host, signals};
+use super::Host;
+use super::wait::Deadline;
 use crate::error::{Error, Result};
 
 /// How much of a command's output is kept: its end tells why it failed.
 const KEPT: usize = 1 << 20;
+
+/// How long a command that is ended has between TERM and KILL.
+const GRACE: Duration = Duration::from_millis(500);
+
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Where the machine's own commands are looked up, as in the variable PATH. A root shell without login may lack
 /// /usr/sbin, where update-grub and dpkg's helpers are.
@@ -24,7 +30,7 @@ pub(super) const DIRECTORIES: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/
 pub enum Patience {
     /// TERM, then KILL, at the deadline or when a signal stops the run.
     Ends,
-    /// Never ended: a package manager that is killed leaves a broken system.
+    /// Never ended, neither at the deadline nor by a signal: a package manager that is killed leaves a broken system.
     Never,
 }
 
@@ -89,11 +95,7 @@ fn run(mut command: Command, argv: &[&str], patience: Patience, deadline: Durati
     if patience == Patience::Ends {
         return start(command, argv, deadline)?.end();
     }
-    let shown = argv.join(" ");
-    let began = Instant::now();
-    let mut collected = Collected::default();
-    let status = to_its_end(&mut command, &mut collected).map_err(|e| cannot_run(&shown, &e))?;
-    Ok(collected.output(shown, status, began))
+    to_its_end(argv, &mut command)
 }
 
 /// A question that was asked, and whose answer is fetched later: other work goes on meanwhile.
@@ -101,15 +103,13 @@ fn run(mut command: Command, argv: &[&str], patience: Patience, deadline: Durati
 pub struct Started {
     child: Child,
     shown: String,
-    began: Instant,
-    deadline: Duration,
+    deadline: Deadline,
 }
 
 fn start(mut command: Command, argv: &[&str], deadline: Duration) -> Result<Started> {
     let shown = argv.join(" ");
-    let began = Instant::now();
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|e| cannot_run(&shown, &e))?;
-    Ok(Started { child, shown, began, deadline })
+    Ok(Started { child, deadline: Deadline::new(format!("`{shown}`"), deadline), shown })
 }
 
 impl Started {
@@ -119,19 +119,50 @@ impl Started {
     /// As [`Host::run_command`].
     pub fn end(mut self) -> Result<Output> {
         let mut collected = Collected::default();
-        let ended = collect(&mut self.child, &mut collected, self.began + self.deadline);
-        match ended.map_err(|e| cannot_run(&self.shown, &e))? {
-            Ended::ByItself(status) => Ok(collected.output(self.shown, status, self.began)),
-            Ended::Signal => {
-                stop(&mut self.child);
-                Err(signals::interruption())
+        let ended = self.collect(&mut collected);
+        if let Ok(Some(status)) = ended {
+            return Ok(collected.output(self.shown, status, &self.deadline));
+        }
+        stop(&mut self.child);
+        ended?;
+        let within = humantime::format_duration(self.deadline.limit());
+        Err(Error::failed(format!("`{}` did not end within {within}", self.shown))
+            .cause(String::from_utf8_lossy(&collected.both))
+            .fix("see why it hangs, and run titus-bootstrap again; the settings timeouts.* give it longer"))
+    }
+
+    /// Reads both pipes until the process is gone (a daemon that it started may hold them
+    /// open for ever). Returns `None` at the deadline.
+    fn collect(&mut self, into: &mut Collected) -> Result<Option<ExitStatus>> {
+        let failed = |e: std::io::Error| cannot_run(&self.shown, &e);
+        let (mut stdout, mut stderr) = (self.child.stdout.take(), self.child.stderr.take());
+        let mut look = Duration::ZERO;
+        loop {
+            let pipes = [stdout.as_ref().map(AsFd::as_fd), stderr.as_ref().map(AsFd::as_fd)];
+            let mut pipes: Vec<PollFd> =
+                pipes.into_iter().flatten().map(|pipe| PollFd::new(pipe, PollFlags::POLLIN)).collect();
+            let patience = if pipes.is_empty() { Duration::from_millis(1) } else { look };
+            let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
+            let ready = match nix::poll::poll(&mut pipes, patience) {
+                Ok(ready) => ready,
+                Err(nix::errno::Errno::EINTR) => 0,
+                Err(e) => return Err(failed(e.into())),
+            };
+            let mut readable = pipes.iter().map(|pipe| pipe.any().unwrap_or(false)).collect::<Vec<_>>().into_iter();
+            if stdout.is_some() && readable.next() == Some(true) {
+                read_some(&mut stdout, &mut into.both, Some(&mut into.stdout)).map_err(failed)?;
             }
-            Ended::Deadline => {
-                stop(&mut self.child);
-                let within = humantime::format_duration(self.deadline);
-                Err(Error::failed(format!("`{}` did not end within {within}", self.shown))
-                    .cause(String::from_utf8_lossy(&collected.both))
-                    .fix("see why it hangs, and run titus-bootstrap again; the settings timeouts.* give it longer"))
+            if stderr.is_some() && readable.next() == Some(true) {
+                read_some(&mut stderr, &mut into.both, None).map_err(failed)?;
+            }
+            if ready == 0
+                && let Some(status) = self.child.try_wait().map_err(failed)?
+            {
+                return Ok(Some(status));
+            }
+            look = self.deadline.look()?.min(self.deadline.left());
+            if look.is_zero() {
+                return Ok(None);
             }
         }
     }
@@ -156,12 +187,6 @@ fn cannot_run(shown: &str, error: &std::io::Error) -> Error {
     Error::failed(format!("`{shown}` cannot be run")).cause(error)
 }
 
-enum Ended {
-    ByItself(ExitStatus),
-    Signal,
-    Deadline,
-}
-
 #[derive(Default)]
 struct Collected {
     stdout: Vec<u8>,
@@ -169,8 +194,8 @@ struct Collected {
 }
 
 impl Collected {
-    fn output(self, command: String, status: ExitStatus, began: Instant) -> Output {
-        tracing::debug!(%command, %status, elapsed = ?began.elapsed(), "ended");
+    fn output(self, command: String, status: ExitStatus, deadline: &Deadline) -> Output {
+        tracing::debug!(%command, %status, elapsed = ?deadline.elapsed(), "ended");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Output { command, status, stdout: text(&self.stdout), both: text(&self.both) }
     }
@@ -178,90 +203,63 @@ impl Collected {
 
 /// Output goes to a file without a name: if we are killed, dpkg must not die of a pipe
 /// that nobody reads.
-fn to_its_end(command: &mut Command, into: &mut Collected) -> std::io::Result<ExitStatus> {
-    let mut file = tempfile::tempfile()?;
-    let status = command.stdout(file.try_clone()?).stderr(file.try_clone()?).spawn()?.wait()?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(KEPT as u64)))?;
-    file.take(KEPT as u64).read_to_end(&mut into.both)?;
-    into.stdout.clone_from(&into.both);
-    Ok(status)
+fn to_its_end(argv: &[&str], command: &mut Command) -> Result<Output> {
+    let shown = argv.join(" ");
+    let mut collected = Collected::default();
+    let mut deadline = Deadline::new(format!("`{shown}`"), Duration::MAX).with_grace(Duration::MAX);
+    let failed = |e: std::io::Error| cannot_run(&shown, &e);
+    let mut file = tempfile::tempfile().map_err(failed)?;
+    let output = || file.try_clone().map_err(failed);
+    let mut child = command.stdout(output()?).stderr(output()?).spawn().map_err(failed)?;
+    let status = loop {
+        if let Some(status) = child.try_wait().map_err(failed)? {
+            break status;
+        }
+        deadline.pause(PAUSE)?;
+    };
+    let mut keep = || -> std::io::Result<()> {
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(KEPT as u64)))?;
+        file.by_ref().take(KEPT as u64).read_to_end(&mut collected.both).map(drop)
+    };
+    keep().map_err(failed)?;
+    collected.stdout.clone_from(&collected.both);
+    Ok(collected.output(shown, status, &deadline))
 }
 
-/// Reads both pipes until the process is gone (a daemon that it started may hold them
-/// open for ever), or until it must be ended.
-fn collect(child: &mut Child, into: &mut Collected, deadline: Instant) -> std::io::Result<Ended> {
-    let mut stdout = child.stdout.take();
-    let mut stderr = child.stderr.take();
-    loop {
-        let mut descriptors = Vec::new();
-        if let Some(pipe) = &stdout {
-            descriptors.push(PollFd::new(pipe.as_fd(), PollFlags::POLLIN));
-        }
-        if let Some(pipe) = &stderr {
-            descriptors.push(PollFd::new(pipe.as_fd(), PollFlags::POLLIN));
-        }
-        let closed = descriptors.is_empty();
-        let patience_ms = if closed { 1u8 } else { 100 };
-        let ready = match nix::poll::poll(&mut descriptors, PollTimeout::from(patience_ms)) {
-            Ok(ready) => ready,
-            Err(nix::errno::Errno::EINTR) => 0,
-            Err(e) => return Err(e.into()),
-        };
-        let mut readable = descriptors.iter().map(|d| d.any().unwrap_or(false)).collect::<Vec<_>>().into_iter();
-        if stdout.is_some()
-            && readable.next() == Some(true)
-            && !read_some(&mut stdout, &mut into.both, Some(&mut into.stdout))?
-        {
-            stdout = None;
-        }
-        if stderr.is_some() && readable.next() == Some(true) && !read_some(&mut stderr, &mut into.both, None)? {
-            stderr = None;
-        }
-        if (ready == 0 || closed)
-            && let Some(status) = child.try_wait()?
-        {
-            return Ok(Ended::ByItself(status));
-        }
-        if signals::interrupted() {
-            return Ok(Ended::Signal);
-        }
-        if Instant::now() >= deadline {
-            return Ok(Ended::Deadline);
-        }
-    }
-}
-
-/// Reads what is there; false at the end.
-fn read_some(pipe: &mut Option<impl Read>, both: &mut Vec<u8>, alone: Option<&mut Vec<u8>>) -> std::io::Result<bool> {
+/// Reads what is there; at its end the pipe is closed.
+fn read_some(pipe: &mut Option<impl Read>, both: &mut Vec<u8>, alone: Option<&mut Vec<u8>>) -> std::io::Result<()> {
     let mut buffer = [0; 16384];
-    let Some(pipe) = pipe else { return Ok(false) };
-    let n = pipe.read(&mut buffer)?;
+    let Some(open) = pipe else { return Ok(()) };
+    let n = open.read(&mut buffer)?;
     let new = buffer.get(..n).unwrap_or_default();
     for target in [Some(both), alone].into_iter().flatten() {
         target.extend_from_slice(new);
         let surplus = target.len().saturating_sub(KEPT);
         target.drain(..surplus);
     }
-    Ok(n > 0)
+    if n == 0 {
+        *pipe = None;
+    }
+    Ok(())
 }
 
-/// TERM to the process group, KILL two seconds later.
+/// TERM to the process group, then KILL if it is still there.
 fn stop(child: &mut Child) {
     let group = nix::unistd::Pid::from_raw(-i32::try_from(child.id()).unwrap_or(0));
     if group.as_raw() == 0 {
         return;
     }
-    let _ = nix::sys::signal::kill(group, Signal::SIGTERM);
-    let patience = Instant::now() + Duration::from_secs(2);
-    while Instant::now() < patience {
-        if matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
-            return;
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let _ = nix::sys::signal::kill(group, signal);
+        // Even of KILL a process may not die while its disk or a network file system does not answer.
+        let mut grace = Deadline::new("", GRACE).with_grace(GRACE);
+        while matches!(grace.pause(PAUSE), Ok(true)) {
+            if !matches!(child.try_wait(), Ok(None)) {
+                return;
+            }
         }
-        std::thread::sleep(Duration::from_millis(20));
     }
-    let _ = nix::sys::signal::kill(group, Signal::SIGKILL);
-    let _ = child.wait();
 }
 
 #[cfg(test)]

@@ -4,12 +4,13 @@
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use nix::fcntl::{Flock, FlockArg};
 
 use super::Host;
 use super::fs::Owner;
+use super::wait::Deadline;
 use crate::error::{Error, Kind, Result};
 
 /// Where the lock lies; its contents tell who holds it.
@@ -17,6 +18,8 @@ pub const LOCK: &str = "/run/titus-bootstrap/lock";
 
 /// The same of `keep`, which neither waits for a run nor holds one up.
 pub const KEEP_LOCK: &str = "/run/titus-bootstrap/keep.lock";
+
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The held lock; dropped, it is free.
 #[derive(Debug)]
@@ -29,21 +32,22 @@ impl Host {
     /// once who that is.
     ///
     /// # Errors
-    /// 75 when another run still holds it then; it is named.
+    /// 75 when another run still holds it then; it is named. `Interrupted` when a signal came.
     pub fn lock(&self, path: &str, patience: Duration, say: &mut dyn FnMut(&str)) -> Result<Lock> {
         let cannot = |e: &dyn std::fmt::Display| Error::failed(format!("{path}: cannot be taken")).cause(e);
         if self.entry("/run/titus-bootstrap")?.is_none() {
             self.make_directory("/run/titus-bootstrap", 0o755, Owner::ROOT)?;
         }
         let place = self.place(path)?.1;
-        let deadline = Instant::now() + patience;
+        let mut deadline = Deadline::new("another run", patience);
         let mut file = std::fs::OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o644)
-            .custom_flags(nix::libc::O_NOFOLLOW)
+            // A pipe in its place must not hold us.
+            .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK)
             .open(place)
             .map_err(|e| cannot(&e))?;
         let mut told = false;
@@ -60,19 +64,19 @@ impl Host {
                 }
                 Err((mut back, nix::errno::Errno::EWOULDBLOCK)) => {
                     let holder = holder(&mut back);
-                    if Instant::now() >= deadline {
-                        return Err(Error::new(Kind::TemporaryFailure, format!("another run is at work: {holder}"))
-                            .fix("wait for it, or let this run wait: --lock-wait 15m"));
-                    }
-                    if !told {
+                    if !told && !patience.is_zero() {
                         say(&format!(
                             "waiting up to {} for another run: {holder}",
                             humantime::format_duration(patience)
                         ));
                         told = true;
                     }
+                    deadline.name(format!("another run: {holder}"));
+                    if !deadline.pause(PAUSE)? {
+                        return Err(Error::new(Kind::TemporaryFailure, format!("another run is at work: {holder}"))
+                            .fix("wait for it, or let this run wait: --lock-wait 15m"));
+                    }
                     file = back;
-                    std::thread::sleep(Duration::from_millis(100));
                 }
                 Err((_, e)) => return Err(cannot(&e)),
             }
@@ -129,5 +133,20 @@ mod tests {
         drop(lock);
         assert_eq!(host.lock_holder().unwrap(), None);
         host.lock(LOCK, Duration::ZERO, &mut |_| {}).unwrap();
+    }
+
+    #[test]
+    fn a_pipe_in_its_place_does_not_hold_a_run() {
+        let (directory, host) = Host::temporary();
+        let place = directory.path().join(LOCK.trim_start_matches('/'));
+        std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+        nix::unistd::mkfifo(&place, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let _other = Flock::lock(
+            std::fs::OpenOptions::new().read(true).write(true).open(&place).unwrap(),
+            FlockArg::LockExclusiveNonblock,
+        )
+        .unwrap();
+        let refused = host.lock(LOCK, Duration::ZERO, &mut |_| {}).unwrap_err();
+        assert!(refused.what.contains("another run is at work"), "{refused}");
     }
 }

@@ -56,8 +56,8 @@ pub struct Host {
     pub(crate) packages: apt::Packages,
 }
 
-/// Deadlines of what a step may wait for; settings `timeouts.*`.
-#[derive(Debug, Clone)]
+/// Deadlines of what a step may wait for; settings `timeouts.*`. By default nothing is waited for.
+#[derive(Debug, Clone, Default)]
 pub struct Deadlines {
     /// For another process's apt or dpkg lock.
     pub apt_lock: Duration,
@@ -83,6 +83,13 @@ pub enum Fetch {
         /// What it must have, in lower case.
         sha256: String,
     },
+}
+
+impl Deadlines {
+    /// The same for all.
+    pub fn all(limit: Duration) -> Deadlines {
+        Deadlines { apt_lock: limit, download: limit, pull: limit, unit: limit, wait: limit }
+    }
 }
 
 /// Directories that are made on the way are 0755, whatever umask the caller has.
@@ -118,7 +125,7 @@ impl Host {
     /// # Errors
     /// As [`Host::tree`].
     pub fn simulated(root: &Path, commands: &Path, systemd: Box<dyn systemd::Systemd>) -> Result<Host> {
-        let host = Host::tree(root, Deadlines::default())?;
+        let host = Host::tree(root, Deadlines::all(Duration::from_secs(60)))?;
         Ok(Host { live: true, commands: commands.into(), systemd, ..host })
     }
 
@@ -201,20 +208,17 @@ impl Host {
     }
 }
 
+/// Whether a text is a digest of so many hexadecimal digits.
+pub(crate) fn is_hex(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Whether a text is a SHA-256.
+pub(crate) fn is_sha256(text: &str) -> bool {
+    is_hex(text, 64)
+}
+
 /// Bytes in lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-impl Default for Deadlines {
-    fn default() -> Self {
-        let minutes = |n: u64| Duration::from_secs(n * 60);
-        Deadlines {
-            apt_lock: minutes(15),
-            download: minutes(30),
-            pull: minutes(30),
-            unit: Duration::from_secs(90),
-            wait: minutes(5),
-        }
-    }
 }

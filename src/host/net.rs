@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::Host;
+use super::wait::{Deadline, runtime};
 use crate::error::{Error, Kind, Result};
 
 /// What an HTTP server said.
@@ -18,7 +19,7 @@ pub struct Answer {
     pub status: u16,
     /// The header `Location`.
     pub location: Option<String>,
-    /// The body, cut at [`ANSWER_LIMIT`].
+    /// The body, at most [`ANSWER_LIMIT`].
     pub body: Vec<u8>,
 }
 
@@ -37,14 +38,12 @@ pub struct Proxy {
     pub no_proxy: Option<String>,
 }
 
-fn blocking<T>(deadline: Duration, work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| format!("no runtime: {e}"))?;
-    runtime.block_on(async {
-        tokio::time::timeout(deadline, work)
-            .await
-            .unwrap_or_else(|_| Err(format!("no answer within {}", humantime::format_duration(deadline))))
-    })
+fn ask<T>(
+    what: String,
+    limit: Duration,
+    question: impl Future<Output = Result<T, String>>,
+) -> Result<Result<T, String>> {
+    Deadline::new(what, limit).ask(&runtime()?, question)
 }
 
 /// An error with all that lies below it, in one line.
@@ -121,29 +120,55 @@ async fn connect(address: &str) -> Result<TcpStream, String> {
     Err(last)
 }
 
+fn http(
+    url: &str,
+    request: impl FnOnce(reqwest::Client) -> reqwest::RequestBuilder,
+    deadline: Duration,
+) -> Result<Result<Answer, String>> {
+    ask(format!("{url} to answer"), deadline, async {
+        // Whoever asks names the address.
+        let mut response = request(plain_client()?).send().await.map_err(|e| chain(&e.without_url()))?;
+        let body = body(&mut response, ANSWER_LIMIT).await?;
+        let location = response.headers().get("location").and_then(|v| v.to_str().ok()).map(str::to_owned);
+        Ok(Answer { status: response.status().as_u16(), location, body })
+    })
+}
+
+/// What an answer carries, at most so many bytes.
+async fn body(response: &mut reqwest::Response, limit: usize) -> Result<Vec<u8>, String> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|e| chain(&e.without_url()))? {
+        body.extend_from_slice(&chunk);
+        if body.len() > limit {
+            return Err(format!("the answer is larger than {limit} bytes"));
+        }
+    }
+    Ok(body)
+}
+
 impl Host {
     /// The addresses of a name; an address is its own.
     ///
     /// # Errors
-    /// When the name cannot be looked up, in words.
-    pub fn addresses(&self, name: &str, deadline: Duration) -> Result<Vec<IpAddr>, String> {
-        blocking(deadline, addresses(name))
+    /// Outside: a signal. Inside: why the name cannot be looked up, in words.
+    pub fn addresses(&self, name: &str, deadline: Duration) -> Result<Result<Vec<IpAddr>, String>> {
+        ask(format!("the addresses of {name}"), deadline, addresses(name))
     }
 
     /// Whether something accepts connections at `host:port`.
     ///
     /// # Errors
-    /// The last answer, in words.
-    pub fn connect_tcp(&self, address: &str, deadline: Duration) -> Result<(), String> {
-        blocking(deadline, async { connect(address).await.map(drop) })
+    /// Outside: a signal. Inside: the last answer, in words.
+    pub fn connect_tcp(&self, address: &str, deadline: Duration) -> Result<Result<(), String>> {
+        ask(format!("{address} to accept connections"), deadline, async { connect(address).await.map(drop) })
     }
 
     /// What `host:port` answers to a line, until it closes the connection; cut at 64 KiB.
     ///
     /// # Errors
-    /// The last answer, in words.
-    pub fn ask_tcp(&self, address: &str, line: &str, deadline: Duration) -> Result<String, String> {
-        blocking(deadline, async {
+    /// Outside: a signal. Inside: the last answer, in words.
+    pub fn ask_tcp(&self, address: &str, line: &str, deadline: Duration) -> Result<Result<String, String>> {
+        ask(format!("{address} to answer"), deadline, async {
             let mut stream = connect(address).await?;
             stream.write_all(line.as_bytes()).await.map_err(|e| e.to_string())?;
             let mut answer = Vec::new();
@@ -155,60 +180,33 @@ impl Host {
     /// GET without proxy; a redirect is an answer like any other.
     ///
     /// # Errors
-    /// The last answer, in words. A status that tells of a failure is no error.
-    pub fn http_get(&self, url: &str, deadline: Duration) -> Result<Answer, String> {
-        self.http(|client| client.get(url), deadline)
+    /// Outside: a signal. Inside: the last answer, in words. A status that tells of a failure is not an error.
+    pub fn http_get(&self, url: &str, deadline: Duration) -> Result<Result<Answer, String>> {
+        http(url, |client| client.get(url), deadline)
     }
 
     /// PUT of a JSON document, as [`Host::http_get`].
     ///
     /// # Errors
     /// As there.
-    pub fn http_put(&self, url: &str, document: &Json, deadline: Duration) -> Result<Answer, String> {
+    pub fn http_put(&self, url: &str, document: &Json, deadline: Duration) -> Result<Result<Answer, String>> {
         let body = document.to_string();
-        self.http(|client| client.put(url).header("content-type", "application/json").body(body), deadline)
-    }
-
-    fn http(
-        &self,
-        request: impl FnOnce(reqwest::Client) -> reqwest::RequestBuilder,
-        deadline: Duration,
-    ) -> Result<Answer, String> {
-        blocking(deadline, async {
-            // Whoever asks names the address.
-            let mut response = request(plain_client()?).send().await.map_err(|e| chain(&e.without_url()))?;
-            let mut body = Vec::new();
-            while let Some(chunk) = response.chunk().await.map_err(|e| chain(&e.without_url()))? {
-                body.extend_from_slice(&chunk);
-                if body.len() > ANSWER_LIMIT {
-                    return Err(format!("the answer is larger than {} MiB", ANSWER_LIMIT >> 20));
-                }
-            }
-            let location = response.headers().get("location").and_then(|v| v.to_str().ok()).map(str::to_owned);
-            Ok(Answer { status: response.status().as_u16(), location, body })
-        })
+        http(url, |client| client.put(url).header("content-type", "application/json").body(body), deadline)
     }
 
     /// Downloads at most `limit` bytes. A redirect from https to http is not followed.
     ///
     /// # Errors
-    /// When it cannot be had, or is larger. Credentials in the address are not shown.
+    /// When it cannot be had, or is larger. Credentials in the address are not shown. `Interrupted` when a signal came.
     pub fn download(&self, url: &str, limit: usize) -> Result<Vec<u8>> {
         let shown = crate::secrets::masked(url);
-        blocking(self.deadlines.download, async {
+        let download = async {
             let client = download_client(&self.proxy)?.build().map_err(|e| chain(&e))?;
             let response = client.get(url).send().await.map_err(|e| chain(&e.without_url()))?;
             let mut response = response.error_for_status().map_err(|e| chain(&e.without_url()))?;
-            let mut body = Vec::new();
-            while let Some(chunk) = response.chunk().await.map_err(|e| chain(&e.without_url()))? {
-                body.extend_from_slice(&chunk);
-                if body.len() > limit {
-                    return Err(format!("larger than {limit} bytes"));
-                }
-            }
-            Ok(body)
-        })
-        .map_err(|cause| {
+            body(&mut response, limit).await
+        };
+        ask(format!("the download of {shown}"), self.deadlines.download, download)?.map_err(|cause| {
             Error::new(Kind::TemporaryFailure, format!("{shown}: cannot be downloaded"))
                 .cause(cause)
                 .fix("check the address and the way there (settings proxy.*), or give a path instead of an address")
@@ -238,7 +236,7 @@ mod tests {
 
     fn host() -> Host {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Host::live(Deadlines::default())
+        Host::live(Deadlines { download: SECONDS, ..Deadlines::default() })
     }
 
     const SECONDS: Duration = Duration::from_secs(10);
@@ -246,17 +244,17 @@ mod tests {
     #[test]
     fn a_port_answers_or_does_not() {
         let address = answering(b"");
-        host().connect_tcp(&address, SECONDS).unwrap();
+        host().connect_tcp(&address, SECONDS).unwrap().unwrap();
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-        assert!(host().connect_tcp(&closed, SECONDS).unwrap_err().contains("refused"));
-        assert!(host().connect_tcp("nonsense", SECONDS).is_err());
+        assert!(host().connect_tcp(&closed, SECONDS).unwrap().unwrap_err().contains("refused"));
+        assert!(host().connect_tcp("nonsense", SECONDS).unwrap().is_err());
     }
 
     #[test]
     fn a_redirect_is_an_answer() {
         let address =
             answering(b"HTTP/1.1 307 Temporary\r\nLocation: //other:5050/slaves\r\nContent-Length: 0\r\n\r\n");
-        let answer = host().http_get(&format!("http://{address}/slaves"), SECONDS).unwrap();
+        let answer = host().http_get(&format!("http://{address}/slaves"), SECONDS).unwrap().unwrap();
         assert_eq!((answer.status, answer.location.as_deref()), (307, Some("//other:5050/slaves")));
     }
 

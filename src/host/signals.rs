@@ -1,4 +1,4 @@
-//! SIGTERM, SIGINT and SIGHUP ask a run to stop at the next step boundary.
+//! SIGTERM, SIGINT and SIGHUP end whatever a run waits for, and the run with it; see `wait`.
 
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -25,6 +25,14 @@ pub fn listen() -> Result<()> {
 /// Whether one of them came.
 pub fn interrupted() -> bool {
     STOP.get().is_some_and(|stop| stop.load(Ordering::Relaxed))
+}
+
+/// Fails when one of them came.
+///
+/// # Errors
+/// `Interrupted`.
+pub fn check() -> Result<()> {
+    if interrupted() { Err(interruption()) } else { Ok(()) }
 }
 
 /// The error that ends an interrupted run.

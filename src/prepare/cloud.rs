@@ -9,13 +9,14 @@ use toml::{Table, Value};
 use crate::ec2::api::{Api, Wanted};
 use crate::ec2::imds;
 use crate::error::{Error, Kind, Result};
-use crate::facts::{Facts, Instance, Peer, TypeNumbers};
+use crate::facts::{Facts, Instance, NOT_KNOWN, Peer, TagSource, TypeNumbers};
 use crate::host::Host;
 use crate::host::fs::Owner;
 use crate::host::net::Proxy;
+use crate::host::wait::Deadline;
 use crate::role::Role;
 use crate::settings::schema::Discover;
-use crate::settings::{Layer, Merged, Settings};
+use crate::settings::{Layer, MESOS_PORT, Merged, Settings, Source, ZOOKEEPER_PORT};
 use crate::titus::{agent, instance_types, peers};
 
 /// What EC2 said of instance types that the table lacks, so that the next boot need not ask.
@@ -31,9 +32,6 @@ const LAST_ANSWER: Duration = Duration::from_secs(30);
 
 const TAGS: &str = "instance.tags";
 const NUMBERS: &str = "instance.type_numbers";
-const NOT_KNOWN: &str = "not known: ";
-/// As opposed to what nobody has to try again.
-const NOT_NOW: &str = "not known for now: ";
 
 /// The instance's way to the API; nothing is asked before somebody needs it.
 pub struct Cloud {
@@ -51,13 +49,12 @@ impl Cloud {
         Cloud { endpoint, region: region.to_owned(), proxy, deadline, api: None }
     }
 
-    fn api(&mut self) -> Result<&mut Api> {
-        // Whole seconds, for it is told.
-        let left = Duration::from_secs(self.deadline.saturating_duration_since(Instant::now()).as_secs() + 1);
-        match &mut self.api {
-            Some(api) => Ok(api),
-            none => Ok(none.insert(Api::new(&self.endpoint, &self.region, &self.proxy, left)?)),
-        }
+    fn api(&mut self) -> &mut Api {
+        self.api.get_or_insert_with(|| {
+            // Whole seconds, as messages show them.
+            let left = Duration::from_secs(self.deadline.saturating_duration_since(Instant::now()).as_secs() + 1);
+            Api::new(&self.endpoint, &self.region, &self.proxy, left)
+        })
     }
 
     /// Completes facts whose instance has no tags in its metadata. `enough`: whether all tags are there that the role
@@ -72,36 +69,35 @@ impl Cloud {
         must: bool,
     ) -> Result<()> {
         let Some(instance) = facts.instance.as_mut().filter(|instance| instance.tags.is_none()) else { return Ok(()) };
-        let began = Instant::now();
+        let mut deadline = Deadline::new("the tags that tell this instance's role and group", TAGS_MAY_COME);
         let answer = loop {
-            let answer = self.api()?.tags(&instance.id);
-            if answer.as_ref().map_or(true, &enough) || began.elapsed() >= TAGS_MAY_COME {
+            let answer = self.api().tags(&instance.id);
+            if answer.as_ref().map_or(true, &enough) || !deadline.pause(TAGS_PAUSE)? {
                 break answer;
             }
-            std::thread::sleep(TAGS_PAUSE);
         };
-        match answer {
+        instance.tags_source = match answer {
             Ok(tags) => {
-                facts.sources.insert(TAGS.into(), "EC2 API DescribeTags".into());
                 instance.take_tags(Some(tags), &mut facts.sources);
-                Ok(())
+                TagSource::Api
             }
             Err(failure) if failure.is_without_profile() || (failure.is_denied() && !must) => {
                 if !failure.is_without_profile() {
                     tracing::warn!("the tags of this instance are not known: {}", failure.error);
                 }
-                let told = failure.error.what;
-                facts.sources.insert(TAGS.into(), format!("{NOT_KNOWN}tags in instance metadata are off, and {told}"));
-                Ok(())
+                TagSource::Denied(format!("tags in instance metadata are off, and {}", failure.error.what))
             }
             // They were off in metadata and may tell nothing: what is known without them is enough, or is missed below.
             Err(failure) if !must && failure.error.kind == Kind::TemporaryFailure => {
-                facts.sources.insert(TAGS.into(), format!("{NOT_NOW}{}", failure.error.what));
+                let why = failure.error.what.clone();
                 tracing::warn!("{}", without_tags(failure.error));
-                Ok(())
+                TagSource::Unanswered(why)
             }
-            Err(failure) => Err(without_tags(failure.error)),
-        }
+            Err(failure) if failure.error.kind == Kind::Interrupted => return Err(failure.error),
+            Err(failure) => return Err(without_tags(failure.error)),
+        };
+        facts.sources.insert(TAGS.into(), instance.tags_source.to_string());
+        Ok(())
     }
 
     /// Completes facts whose instance has a type that neither table nor settings know.
@@ -111,7 +107,10 @@ impl Cloud {
     pub fn type_numbers(&mut self, facts: &mut Facts) -> Result<()> {
         let Some(instance) = &mut facts.instance else { return Ok(()) };
         let name = &instance.instance_type;
-        let found = self.api()?.instance_type(name).map_err(|failure| {
+        let found = self.api().instance_type(name).map_err(|failure| {
+            if failure.error.kind == Kind::Interrupted {
+                return failure.error;
+            }
             let how = agent::how_to_give_numbers(name);
             let fix = failure.error.fix.clone().map_or(how.clone(), |fix| format!("{fix}\nor {how}"));
             failure.error.at(format!("instance type {name:?} is not in the table")).fix(fix)
@@ -132,14 +131,14 @@ impl Cloud {
         let is_own = |peer: &Peer| peer.id == instance.id;
         let Discover { tag, value, .. } = which.discover;
         let wanted = Wanted { tag, value, vpc_id: instance.vpc_id.as_deref() };
-        let api = self.api()?;
+        let api = self.api();
         // Each answer is awaited, also the last one.
         api.allow(limit + LAST_ANSWER);
-        let began = Instant::now();
+        let mut deadline = Deadline::new("", limit);
         loop {
-            let found = peers::of_stack(api.peers(wanted)?, stack);
+            let found = peers::of_stack(api.peers(wanted)?, stack)?;
             if found.len() == which.expected && (!which.is_server || found.iter().any(is_own)) {
-                let source = format!("EC2 API DescribeInstances, tag {tag}={value}");
+                let source = Source::Api(format!("DescribeInstances, tag {tag}={value}"));
                 // Only servers have numbers: what is wrong with those need not stop their clients.
                 let in_order = match peers::in_order(found.clone()) {
                     Err(error) if !which.is_server => {
@@ -148,13 +147,14 @@ impl Cloud {
                     }
                     other => other?,
                 };
-                return which.layer(&source, &in_order);
+                return which.layer(source, &in_order);
             }
             let mut told = which.told(&found, stack);
             if which.is_server && !found.iter().any(is_own) {
                 told.push_str("; this one is not among them");
             }
-            if began.elapsed() >= limit {
+            deadline.name(format!("{}.discover: {told}", which.group));
+            if !deadline.pause(PEERS_PAUSE)? {
                 return Err(Error::new(Kind::TemporaryFailure, format!("{}.discover: {told}", which.group))
                     .cause(format!("waited {} for running instances of this VPC", humantime::format_duration(limit)))
                     .fix(format!(
@@ -162,11 +162,6 @@ impl Cloud {
                         which.expected, which.key
                     )));
             }
-            tracing::info!(
-                "waiting for peers: {told}, {} s from now at most",
-                limit.saturating_sub(began.elapsed()).as_secs()
-            );
-            std::thread::sleep(PEERS_PAUSE.min(limit.saturating_sub(began.elapsed())));
         }
     }
 }
@@ -184,7 +179,7 @@ struct Which<'a> {
 }
 
 impl Which<'_> {
-    fn layer(&self, source: &str, peers: &[Peer]) -> Result<Layer> {
+    fn layer(&self, source: Source, peers: &[Peer]) -> Result<Layer> {
         let address = |peer: &Peer| match self.port {
             Some(port) => format!("{}:{port}", peer.address),
             None => peer.address.clone(),
@@ -224,8 +219,8 @@ pub fn peers(
     let mesos = settings.mesos.discover.as_ref().filter(|_| merged.source("mesos.masters").is_none());
     let master = settings.master.discover.as_ref().filter(|_| settings.master.address.is_none());
     let all = [
-        ("zookeeper", "zookeeper.servers", Some(2181), 3, zookeeper),
-        ("mesos", "mesos.masters", Some(5050), 3, mesos),
+        ("zookeeper", "zookeeper.servers", Some(ZOOKEEPER_PORT), 3, zookeeper),
+        ("mesos", "mesos.masters", Some(MESOS_PORT), 3, mesos),
         ("master", "master.address", None, 1, master),
     ];
     let wanted: Vec<Which> = all
@@ -244,20 +239,17 @@ pub fn peers(
     wanted.iter().map(|which| cloud.discover(which, instance, &settings.stack, limit)).collect()
 }
 
-/// An error about a value that a tag may have had.
+/// An error about a value that a tag may have had. What the API may say later is a temporary failure.
 pub fn with_tags(mut error: Error, facts: &Facts) -> Error {
-    if error.kind != Kind::Config {
+    let source = facts.instance.as_ref().map(|instance| &instance.tags_source);
+    let (Kind::Config, Some(TagSource::Denied(why) | TagSource::Unanswered(why))) = (error.kind, source) else {
         return error;
-    }
-    let source = facts.sources.get(TAGS).map(String::as_str).unwrap_or_default();
-    if source.starts_with(NOT_NOW) {
+    };
+    if let Some(TagSource::Unanswered(_)) = source {
         error.kind = Kind::TemporaryFailure;
     }
-    if let Some(why) = source.strip_prefix(NOT_KNOWN).or_else(|| source.strip_prefix(NOT_NOW)) {
-        let cause = error.cause.take().map_or_else(String::new, |cause| format!("{cause}\n"));
-        error.cause = Some(format!("{cause}the instance's tags are not known: {why}"));
-    }
-    error
+    let cause = error.cause.take().map_or_else(String::new, |cause| format!("{cause}\n"));
+    error.cause(format!("{cause}the instance's tags are not known: {why}"))
 }
 
 fn without_tags(error: Error) -> Error {
@@ -289,16 +281,22 @@ pub fn type_numbers(host: &Host, cloud: Option<&mut Cloud>, facts: &mut Facts) -
 }
 
 /// Completes facts for somebody who only looks: what cannot be had is said in the place of its source.
-pub fn complete(host: &Host, cloud: &mut Cloud, facts: &mut Facts, with_tags: bool) {
+///
+/// # Errors
+/// `Interrupted` when a signal came.
+pub fn complete(host: &Host, cloud: &mut Cloud, facts: &mut Facts, with_tags: bool) -> Result<()> {
     let tags = if with_tags { cloud.tags(facts, |_| true, false) } else { Ok(()) };
     let lacks = |instance: &Instance| instance_types::lookup(&instance.instance_type).is_none();
     let lacks = facts.instance.as_ref().is_some_and(lacks);
     let numbers = if lacks { type_numbers(host, Some(cloud), facts) } else { Ok(()) };
     for (fact, result) in [(TAGS, tags), (NUMBERS, numbers)] {
-        if let Err(error) = result {
-            facts.sources.insert(fact.into(), format!("{NOT_KNOWN}{}", error.what));
+        match result {
+            Err(error) if error.kind == Kind::Interrupted => return Err(error),
+            Err(error) => drop(facts.sources.insert(fact.into(), format!("{NOT_KNOWN}: {}", error.what))),
+            Ok(()) => {}
         }
     }
+    Ok(())
 }
 
 /// What earlier runs were told, by type. What cannot be read is asked again.
@@ -324,4 +322,33 @@ pub fn remember(host: &Host, facts: &Facts) -> Result<()> {
     }
     let text = serde_json::to_string(&types).map_err(|e| Error::failed("instance types cannot be printed").cause(e))?;
     host.write(TYPES, format!("{text}\n").as_bytes(), 0o644, Owner::ROOT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::sample;
+
+    #[test]
+    fn only_what_the_api_may_say_later_is_worth_another_run() {
+        let denied = || TagSource::Denied("no profile".into());
+        let unanswered = || TagSource::Unanswered("no answer".into());
+        for (source, kind, expected, why) in [
+            (TagSource::Metadata, Kind::Config, Kind::Config, None),
+            (TagSource::Api, Kind::Config, Kind::Config, None),
+            (denied(), Kind::Config, Kind::Config, Some("no profile")),
+            (denied(), Kind::Failed, Kind::Failed, None),
+            (unanswered(), Kind::Config, Kind::TemporaryFailure, Some("no answer")),
+            (unanswered(), Kind::Unavailable, Kind::Unavailable, None),
+        ] {
+            let mut facts = sample::facts();
+            // What a print of an earlier run calls it decides nothing.
+            facts.sources.insert(TAGS.into(), "not known for now: x".into());
+            facts.instance.as_mut().unwrap().tags_source = source;
+            let error = with_tags(Error::new(kind, "no group").cause("because"), &facts);
+            assert_eq!(error.kind, expected);
+            let added = why.map_or(String::new(), |why| format!("\nthe instance's tags are not known: {why}"));
+            assert_eq!(error.cause, Some(format!("because{added}")));
+        }
+    }
 }

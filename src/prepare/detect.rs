@@ -1,18 +1,34 @@
 //! Which role the node has, on what evidence.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use crate::error::{Error, Kind, Result};
-use crate::facts::Facts;
+use crate::facts::{Facts, TagSource};
 use crate::settings::Merged;
 
-/// The role's name as it was given, and what each place said that was asked.
+/// The role's name as it was given, and each place consulted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Detected {
     /// Not yet checked to be a role.
     pub role: String,
-    /// `--role: agent`, in the order of asking.
-    pub evidence: Vec<String>,
+    /// In the order of asking; the last one named the role.
+    pub evidence: Vec<Evidence>,
+}
+
+/// A place that may name the role, and its answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evidence {
+    /// `--role`, `instance tag titus:role`.
+    pub place: String,
+    /// The role, or why there is none.
+    pub answer: String,
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.answer)
+    }
 }
 
 /// The first that answers wins: the flag, the settings, the instance tag in metadata. The
@@ -27,39 +43,30 @@ pub fn role(flag: Option<&str>, merged: &Merged, facts: Option<&Facts>) -> Resul
         if found.is_some() {
             return;
         }
-        match answer {
-            Ok(role) => {
-                evidence.push(format!("{place}: {role}"));
-                found = Some(role.trim().to_owned());
-            }
-            Err(why) => evidence.push(format!("{place}: {why}")),
-        }
+        found = answer.ok().map(|role| role.trim().to_owned());
+        evidence.push(Evidence { place, answer: answer.unwrap_or_else(|why| why).to_owned() });
     };
     ask("--role".into(), flag.ok_or("not given"));
     let set = merged.table.get("role").and_then(toml::Value::as_str);
     ask(merged.source("role").map_or("settings".into(), |source| format!("settings ({source})")), set.ok_or("no role"));
-    let instance = facts.map(|facts| facts.instance.as_ref());
+    let instance = facts.and_then(|facts| facts.instance.as_ref());
     let source = facts.and_then(|facts| facts.sources.get("instance.tags")).map(String::as_str);
     for key in tag_keys(merged) {
-        let place = match source {
-            Some(source) if source.starts_with("EC2 API") => format!("instance tag {key} ({source})"),
+        let place = match instance.map(|instance| &instance.tags_source) {
+            Some(api @ TagSource::Api) => format!("instance tag {key} ({api})"),
             _ => format!("instance tag {key}"),
         };
-        ask(
-            place,
-            match instance {
-                None | Some(None) => Err("no instance was asked"),
-                Some(Some(instance)) => match &instance.tags {
-                    Some(tags) => tag(tags, key),
-                    None => Err(source.unwrap_or("tags in instance metadata are off")),
-                },
-            },
-        );
+        let answer = match instance.map(|instance| &instance.tags) {
+            None => Err("no instance was asked"),
+            Some(Some(tags)) => tag(tags, key),
+            Some(None) => Err(source.unwrap_or("tags in instance metadata are off")),
+        };
+        ask(place, answer);
     }
     match found {
         Some(role) => Ok(Detected { role, evidence }),
         None => Err(Error::new(Kind::NoRole, "no role: nothing says which role this node has")
-            .cause(evidence.join("\n"))
+            .cause(evidence.iter().map(Evidence::to_string).collect::<Vec<_>>().join("\n"))
             .fix(
                 "run titus-bootstrap --role ROLE, set role in the settings, or tag the instance titus:role=ROLE and turn tags in\n\
                  instance metadata on: aws ec2 modify-instance-metadata-options --instance-id ID --instance-metadata-tags enabled",
@@ -85,7 +92,7 @@ mod tests {
     fn merged(text: &str) -> Merged {
         let mut merged = Merged::default();
         merged.add(&Layer::built_in().unwrap());
-        merged.add(&Layer::parse("file", text).unwrap());
+        merged.add(&Layer::parse(crate::settings::Source::File("file".into()), text).unwrap());
         merged
     }
 
@@ -100,11 +107,22 @@ mod tests {
     fn the_first_that_answers_wins() {
         let facts = tagged(Some(&[("titus-role", "gateway")]));
         let of = |flag, text| role(flag, &merged(text), Some(&facts)).unwrap();
-        assert_eq!(of(Some("agent"), "role = 'master'").evidence, ["--role: agent"]);
-        assert_eq!(of(None, "role = 'master'").evidence.last().unwrap(), "settings (file): master");
+        assert_eq!(of(Some("agent"), "role = 'master'").evidence.last().unwrap().to_string(), "--role: agent");
+        assert_eq!(of(Some("agent"), "role = 'master'").evidence.len(), 1);
+        assert_eq!(of(None, "role = 'master'").evidence.last().unwrap().to_string(), "settings (file): master");
         let by_tag = of(None, "");
         assert_eq!((by_tag.role.as_str(), by_tag.evidence.len()), ("gateway", 4));
         assert_eq!(of(None, "tags.role = ['titus-role']").evidence.len(), 3);
+    }
+
+    #[test]
+    fn the_place_of_a_tag_is_where_it_is_from_whatever_the_source_is_called() {
+        let mut facts = tagged(Some(&[("titus:role", "agent")]));
+        facts.sources.insert("instance.tags".into(), "EC2 API of somebody's print".into());
+        let place = |facts: &Facts| role(None, &merged(""), Some(facts)).unwrap().evidence.pop().unwrap().place;
+        assert_eq!(place(&facts), "instance tag titus:role");
+        facts.instance.as_mut().unwrap().tags_source = TagSource::Api;
+        assert_eq!(place(&facts), "instance tag titus:role (EC2 API DescribeTags)");
     }
 
     #[test]

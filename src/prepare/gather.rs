@@ -111,7 +111,7 @@ fn ask(request: &Request, merged: &Merged) -> Result<Asked> {
     let mut sources = BTreeMap::new();
     let image = machine::image(&live, &mut sources)?;
     if request.bakes() {
-        return Ok(Facts { schema_version: SCHEMA_VERSION, instance: None, image, sources }.into());
+        return Ok(Facts { schema_version: SCHEMA_VERSION, instance: None, image, sources, hidden: Vec::new() }.into());
     }
     let endpoint = imds::Endpoint::from_env()?;
     if !endpoint.is_given() && !machine::is_ec2(&live) {
@@ -124,12 +124,12 @@ fn ask(request: &Request, merged: &Merged) -> Result<Asked> {
     }
     let limit = fact_timeout(merged);
     let deadline = Instant::now() + limit;
-    let answers = imds::read(&endpoint, limit, &mut |line| tracing::info!("{line}"))?;
+    let answers = imds::read(&endpoint, limit)?;
     let mut instance = answers.instance;
     sources.extend(answers.sources);
     machine::complete(&live, &mut instance, &mut sources)?;
     let cloud = Cloud::new(endpoint, &instance.region, early_proxy(merged), deadline);
-    let facts = Facts { schema_version: SCHEMA_VERSION, instance: Some(instance), image, sources };
+    let facts = Facts { schema_version: SCHEMA_VERSION, instance: Some(instance), image, sources, hidden: Vec::new() };
     Ok(Asked { facts, user_data: answers.user_data, cloud: Some(cloud) })
 }
 

@@ -11,13 +11,10 @@ use crate::facts::sample;
 use crate::host::net::Proxy;
 use crate::host::{Deadlines, Host};
 use crate::role::{Role, known_names};
-use crate::settings::schema::{self, Timeout, Timeouts};
-use crate::settings::{Layer, Merged};
+use crate::settings::schema::{self, Timeouts};
+use crate::settings::{Layer, Merged, Source};
 use crate::titus::Values;
 use crate::userdata;
-
-/// How long all facts together may take, where the settings do not say.
-const FACTS: Duration = Duration::from_secs(120);
 
 /// All layers but those of the program and the role, which lie below them.
 pub struct Layers {
@@ -37,7 +34,7 @@ impl Layers {
     pub fn read(request: &Request, host: &Host) -> Result<Layers> {
         let mut below = Vec::new();
         if request.facts == FactSource::Sample {
-            below.push(Layer::parse("sample", sample::SETTINGS)?);
+            below.push(Layer::parse(Source::Sample, sample::SETTINGS)?);
         }
         below.extend(Layer::files(host)?);
         let mut above = Vec::new();
@@ -56,7 +53,7 @@ impl Layers {
     /// When it is ours and wrong.
     pub fn take_user_data(&mut self, request: &Request, bytes: &[u8]) -> Result<()> {
         if let Some(text) = userdata::settings(bytes)? {
-            self.user_data.push(Layer::parse("user data", &text)?);
+            self.user_data.push(Layer::parse(Source::UserData, &text)?);
             self.user_data.extend(first_line(request, &text)?);
         }
         Ok(())
@@ -91,14 +88,10 @@ impl Layers {
 /// `--role` and `--set` on the `#!` line of user data.
 fn first_line(request: &Request, text: &str) -> Result<Vec<Layer>> {
     let line = (request.first_line)(&userdata::arguments(text))?;
-    let place = "first line of user data: ";
     if line.roles.len() > 1 {
         return Err(Error::config("user data: its first line has more than one --role").fix("a node has one role"));
     }
-    let role = line.roles.into_iter().next();
-    let role =
-        role.map(|role| Layer::parse(&format!("{place}--role"), &format!("role = {}", toml::Value::String(role))));
-    role.into_iter().chain(line.set.iter().map(|assignment| Layer::assignment_from(place, assignment))).collect()
+    Layer::first_line(line.roles.first().map(String::as_str), &line.set)
 }
 
 /// A role's own settings, and the names that it uses: over facts of which only the names count.
@@ -119,20 +112,12 @@ fn table<T: DeserializeOwned + Default>(merged: &Merged, name: &str) -> T {
 
 /// How long all facts together may take.
 pub fn fact_timeout(merged: &Merged) -> Duration {
-    table::<Timeouts>(merged, "timeouts").facts.map_or(FACTS, |Timeout(duration)| duration)
+    table::<Timeouts>(merged, "timeouts").for_facts()
 }
 
 /// How long each sort of waiting may take.
 pub fn deadlines(merged: &Merged) -> Deadlines {
-    let (timeouts, default): (Timeouts, _) = (table(merged, "timeouts"), Deadlines::default());
-    let or = |timeout: Option<Timeout>, default| timeout.map_or(default, |Timeout(duration)| duration);
-    Deadlines {
-        apt_lock: or(timeouts.apt_lock, default.apt_lock),
-        download: or(timeouts.download, default.download),
-        pull: or(timeouts.pull, default.pull),
-        unit: or(timeouts.unit, default.unit),
-        wait: or(timeouts.wait, default.wait),
-    }
+    table::<Timeouts>(merged, "timeouts").deadlines()
 }
 
 /// The proxies of the settings, as the host goes through them.

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::host::Host;
 use crate::role::{Role, known_names};
+use crate::settings::name::lookup;
 use crate::settings::{Merged, Settings};
 use crate::step::Step;
 use crate::step::health::Check;
@@ -85,7 +86,7 @@ pub fn from_gathered(request: &Request, gathered: Gathered, host: &mut Host) -> 
             Values::of_agent(&settings, instance).map_err(|error| cloud::with_tags(error, &facts))?
         }
         Some(instance) if role.zookeeper_server && !request.bakes() => {
-            let resolve = |name: &str| host.addresses(name, LOOKUP).unwrap_or_default();
+            let resolve = |name: &str| host.addresses(name, LOOKUP).ok().and_then(Result::ok).unwrap_or_default();
             Values::of_prereqs(&settings, instance, &resolve)?
         }
         _ => Values::of_settings(&settings),
@@ -104,8 +105,8 @@ pub fn from_gathered(request: &Request, gathered: Gathered, host: &mut Host) -> 
 fn refuse_without_required(role: &Role, settings: &Settings) -> Result<()> {
     let known = serde_json::json!(settings);
     let has = |name: &str| {
-        let found = name.split('.').try_fold(&known, |at, part| at.get(part));
-        found.is_some_and(|value| !value.is_null() && value.as_array().is_none_or(|list| !list.is_empty()))
+        lookup(&known, name)
+            .is_some_and(|value| !value.is_null() && value.as_array().is_none_or(|list| !list.is_empty()))
     };
     let missing: Vec<&str> = role.required().iter().map(String::as_str).filter(|name| !has(name)).collect();
     if missing.is_empty() {

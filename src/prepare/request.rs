@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use crate::error::Result;
-use crate::host::{Deadlines, Host};
+use crate::host::Host;
+use crate::settings::Settings;
 use crate::step::Phase;
 
 /// What a command asks for.
@@ -77,9 +78,10 @@ impl Request {
     /// # Errors
     /// When the tree cannot be made.
     pub fn host(&self) -> Result<Host> {
+        let deadlines = Settings::built_in()?.timeouts.deadlines();
         match &self.root {
-            None => Ok(Host::live(Deadlines::default())),
-            Some(root) => Host::tree(root, Deadlines::default()),
+            None => Ok(Host::live(deadlines)),
+            Some(root) => Host::tree(root, deadlines),
         }
     }
 

@@ -163,6 +163,11 @@ fn malformed(before: &[Line<'_>]) -> Error {
         .fix("mend that line; a backslash itself is written \\\\")
 }
 
+/// A key as it is written in a line.
+pub fn written(key: &str) -> String {
+    written_key(&key.encode_utf16().collect::<Text>())
+}
+
 fn written_key(key: &[u16]) -> String {
     let mut made = String::new();
     for (n, unit) in key.iter().enumerate() {

@@ -218,7 +218,7 @@ impl Role {
     /// # Errors
     /// When one is no setting.
     pub fn defaults(&self) -> Result<Layer> {
-        Layer::of_role(&self.name, self.file.defaults.clone())
+        Layer::of_role(&self.name, &self.file.defaults)
     }
 
     /// Refuses a role that cannot be run, or not on this machine.
@@ -367,6 +367,7 @@ pub fn known_names(facts: &Facts, settings: &Settings, titus: &Values) -> Json {
         map.insert("image".into(), json!(facts.image));
         map.insert("titus".into(), json!(titus));
     }
+    crate::secrets::learn("", &known);
     known
 }
 

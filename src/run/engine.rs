@@ -72,9 +72,7 @@ fn converge_step(
     report: &mut Report,
     reporter: &Reporter,
 ) -> Result<()> {
-    if signals::interrupted() {
-        return Err(signals::interruption());
-    }
+    signals::check()?;
     let nothing = Planned::new();
     let state = step.observe(host, &nothing)?;
     let changes = match &state {

@@ -149,12 +149,12 @@ impl Group {
     }
 
     fn api(&self) -> Result<Api> {
-        Api::new(&imds::Endpoint::from_env()?, &self.region, &self.proxy, TELL_LIMIT)
+        Ok(Api::new(&imds::Endpoint::from_env()?, &self.region, &self.proxy, TELL_LIMIT))
     }
 
     fn begin_beats(&self, hook: Lifecycle) -> Option<Beats> {
         let begun = self.api().and_then(|mut api| {
-            api.say = |line| tracing::debug!("{line}");
+            api.quiet = true;
             Beats::begin(api, hook)
         });
         begun.inspect_err(|error| tracing::warn!("no heartbeats are sent: {error}")).ok()
@@ -274,7 +274,7 @@ fn go_on(calls: &mut impl Calls, hook: &Lifecycle) -> Result<bool> {
         Err(failure) => {
             let mut error = failure.error;
             // 75 is tried again. What the API refused it will refuse in a minute too.
-            if error.kind != Kind::TemporaryFailure {
+            if !matches!(error.kind, Kind::TemporaryFailure | Kind::Interrupted) {
                 error.kind = Kind::Failed;
             }
             Err(error)
@@ -384,6 +384,7 @@ mod tests {
             let answer = self.answers.lock().unwrap().pop_front().unwrap_or(Ok(true));
             answer.map_err(|code| match code {
                 "late" => Error::new(Kind::TemporaryFailure, "no answer").into(),
+                "stopped" => signals::interruption().into(),
                 code => Failure { code: Some(code.into()), error: Error::config(code).fix("a statement") },
             })
         }
@@ -419,6 +420,7 @@ mod tests {
     fn a_call_that_may_go_better_is_tried_again_and_one_that_is_denied_is_a_failure() {
         let code = |answer| go_on(&mut Fake::new([Err(answer)]), &hook()).unwrap_err();
         assert_eq!(code("late").kind.exit_code(), 75);
+        assert_eq!(code("stopped").kind, Kind::Interrupted);
         let denied = code("AccessDenied");
         assert_eq!((denied.kind.exit_code(), denied.fix.as_deref()), (1, Some("a statement")));
         assert_eq!(code("ValidationError").kind.exit_code(), 1);

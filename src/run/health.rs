@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::ec2::api::{Api, Bucket, Failure};
 use crate::ec2::imds;
 use crate::error::{Error, Result};
-use crate::host::Host;
 use crate::host::wait::Deadline;
+use crate::host::{Host, signals};
 use crate::prepare::Prepared;
 use crate::step::health::{Check, Question};
 pub use crate::titus::checks::Finding;
@@ -58,18 +58,21 @@ fn not_satisfied(failing: &[(Check, String)], waited: Duration) -> Error {
 /// # Errors
 /// When it cannot be asked at all.
 pub fn ask(host: &Host, question: &Question) -> Result<Finding> {
-    Ok(match question {
+    let finding = match question {
         Question::Kept(kept) => kept.ask(host)?,
         Question::MesosAgent { masters, address, port } => registered(host, masters, address, *port),
         Question::VpcTool(ours) => vpc_tool(host, ours),
         Question::LogBucket { name, region } => {
             let asked = imds::Endpoint::from_env()
-                .and_then(|imds| Api::new(&imds, region, &host.proxy, TRY))
+                .map(|imds| Api::new(&imds, region, &host.proxy, TRY))
                 .map_err(Failure::from)
                 .and_then(|mut api| api.bucket(name));
             log_bucket(name, region, asked)
         }
-    })
+    };
+    // What was not answered because of a signal is not an answer.
+    signals::check()?;
+    Ok(finding)
 }
 
 /// Never a failure: the agent runs without, but the logs of its containers have no place.

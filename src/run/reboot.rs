@@ -72,9 +72,7 @@ pub fn awaits_cloud_init(host: &Host) -> bool {
 /// # Errors
 /// When systemd refuses, or a signal came meanwhile.
 pub fn reboot(host: &Host, reasons: &[String], trigger: Trigger) -> Result<()> {
-    if signals::interrupted() {
-        return Err(signals::interruption());
-    }
+    signals::check()?;
     tracing::info!("rebooting: {}", reasons.join("; "));
     let plain = match trigger {
         Trigger::Person => true,

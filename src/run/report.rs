@@ -216,7 +216,8 @@ impl Report {
     /// Fills in everything that is known before the first step.
     pub fn introduce(&mut self, prepared: &Prepared, host: &Host) {
         self.role = prepared.names();
-        self.role_evidence = prepared.all().flat_map(|one| one.detected.evidence.clone()).collect();
+        self.role_evidence =
+            prepared.all().flat_map(|one| one.detected.evidence.iter().map(ToString::to_string)).collect();
         self.instance_id = prepared.instance_id();
         self.warm_pool = prepared.warm_pool().map(str::to_owned);
         self.root = host.root().display().to_string();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::ec2::imds;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::facts::{Instance, machine};
 use crate::host::Host;
 use crate::host::image::search::{Bounds, Text};
@@ -79,7 +79,7 @@ impl Builder {
         if endpoint.is_disabled() || !(endpoint.is_given() || machine::is_ec2(&live)) {
             return Ok(());
         }
-        match imds::read(&endpoint, DEADLINE, &mut |line| tracing::info!("{line}")) {
+        match imds::read(&endpoint, DEADLINE) {
             Ok(answers) => {
                 self.add_instance(&answers.instance);
                 match imds::public_keys(&endpoint, DEADLINE) {
@@ -87,6 +87,7 @@ impl Builder {
                     Err(error) => self.notices.push(format!("the builder's public key is not known: {}", error.what)),
                 }
             }
+            Err(error) if error.kind == Kind::Interrupted => return Err(error),
             Err(error) => self.notices.push(format!("the metadata service was not of use: {}", error.what)),
         }
         Ok(())

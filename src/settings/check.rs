@@ -2,61 +2,56 @@
 //! command lines of root: what no honest value has is refused here, before the
 //! quoting of templates has to hold.
 
-use super::{Merged, Settings};
+use super::values::{host_port, is_host, is_word, port};
+use super::{MESOS_PORT, Merged, Settings};
 use crate::error::{Error, Result};
+use crate::secrets::{HIDDEN, is_secret};
 
 type Form = (&'static str, fn(&str) -> bool);
 
-const NAME: Form = ("letters, digits, `.`, `_`, `-`", |s| word(s, "._-") && !s.starts_with('-'));
+const NAME: Form = ("letters, digits, `.`, `_`, `-`", |s| is_word(s, "._-") && !s.starts_with('-'));
 const ATTRIBUTE: Form =
-    ("letters, digits and `._-/@+[]`; `;` and `:` would forge Mesos attributes", |s| word(s, "._-/@+[],"));
-const GROUP: Form = ("printable, without quotes, `;`, `:`, `$`, `\\` and blanks", |s| word(s, "._-/@+=()#,~"));
-const HOST: Form = ("a host name or an address", |s| word(s, ".-:") && !s.starts_with('-'));
-const HOST_PORT: Form = ("host:port", host_port);
+    ("letters, digits and `._-/@+[]`; `;` and `:` would forge Mesos attributes", |s| is_word(s, "._-/@+[],"));
+const GROUP: Form = ("printable, without quotes, `;`, `:`, `$`, `\\` and blanks", |s| is_word(s, "._-/@+=()#,~"));
+const HOST: Form = ("a host name or an address", is_host);
+const HOST_PORT: Form = ("host:port", |s| host_port(s).is_some());
 const BUCKET: Form = ("a bucket's name: 3 to 63 of lower-case letters, digits, `.`, `-`", |s| {
     (3..=63).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-".contains(&b))
 });
-const REGISTRY: Form = ("host[:port][/path]", |s| word(s, ".-:/_") && !s.starts_with('-'));
+const REGISTRY: Form = ("host[:port][/path]", |s| is_word(s, ".-:/_") && !s.starts_with('-'));
 const PATH: Form = ("an absolute path without `..`", |s| {
-    s.starts_with('/') && word(s, "/._-@+") && !s.split('/').any(|part| part == "..")
+    s.starts_with('/') && is_word(s, "/._-@+") && !s.split('/').any(|part| part == "..")
 });
 const PACKAGE: Form = ("a package name, or name=version", package);
 const PORTS: Form = ("first-last, as 7150-7200", |s| {
-    s.split_once('-').is_some_and(|(a, b)| matches!((a.parse::<u16>(), b.parse::<u16>()), (Ok(a), Ok(b)) if a <= b))
+    s.split_once('-').is_some_and(|(a, b)| matches!((port(a), port(b)), (Some(a), Some(b)) if a <= b))
 });
 const KERNEL_ARGUMENT: Form =
-    ("one argument without blanks, quotes, `$`, `\\` and backquotes", |s| word(s, "._-=,:/@+"));
+    ("one argument without blanks, quotes, `$`, `\\` and backquotes", |s| is_word(s, "._-=,:/@+"));
 const LOG_LEVEL: Form =
     ("debug, info, warn, error or fatal", |s| ["debug", "info", "warn", "error", "fatal"].contains(&s));
 const LISTEN: Form = ("an address and a port, as 127.0.0.1:4243", |s| s.parse::<std::net::SocketAddr>().is_ok());
 const PROXY: Form =
     ("an address with http:// or https://, host and port; what is special in user and password percent-encoded", |s| {
         let rest = s.strip_prefix("http://").or_else(|| s.strip_prefix("https://"));
-        rest.is_some_and(|rest| word(rest, ".-:/_@%~!*+,=[]"))
+        rest.is_some_and(|rest| is_word(rest, ".-:/_@%~!*+,=[]"))
     });
-const NO_PROXY: Form = ("names and addresses with commas between them", |s| word(s, ".-:/_*,[]"));
+const NO_PROXY: Form = ("names and addresses with commas between them", |s| is_word(s, ".-:/_*,[]"));
 const PLAIN: Form = ("text without control characters", |s| !s.is_empty());
-
-fn word(text: &str, also: &str) -> bool {
-    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || also.contains(c))
-}
-
-fn host_port(text: &str) -> bool {
-    text.rsplit_once(':').is_some_and(|(host, port)| (HOST.1)(host) && port.parse::<u16>().is_ok_and(|port| port > 0))
-}
 
 fn package(text: &str) -> bool {
     let (name, version) = text.split_once('=').unwrap_or((text, "0"));
-    word(name, "+-.") && name.starts_with(|c: char| c.is_ascii_alphanumeric()) && word(version, ".+-~:")
+    is_word(name, "+-.") && name.starts_with(|c: char| c.is_ascii_alphanumeric()) && is_word(version, ".+-~:")
 }
 
 /// Refuses values that must not be written.
 pub(super) fn check(settings: &Settings, merged: &Merged) -> Result<()> {
     for (key, value, (form, fits)) in values(settings) {
         if !fits(&value) || value.chars().any(char::is_control) {
-            let source = merged.source(&key).unwrap_or("unknown");
+            let source = merged.source(&key).map_or_else(|| "unknown".to_owned(), ToString::to_string);
             // A proxy's address may hold a password in places where it is not recognised.
-            let shown = if key.starts_with("proxy.") { "…".to_owned() } else { format!("{value:?}") };
+            let is_hidden = key.starts_with("proxy.") || is_secret(&key);
+            let shown = if is_hidden { HIDDEN.to_owned() } else { format!("{value:?}") };
             return Err(Error::config(format!("{key} = {shown} (from {source}) cannot be used"))
                 .cause(format!("it must be {form}"))
                 .fix(format!("set {key} to a value of that form where it came from: {source}")));
@@ -75,7 +70,7 @@ pub const FOLLOWS: [(&str, &str); 3] = [
 /// Fills in what follows from other settings: [`FOLLOWS`].
 pub(super) fn derive(settings: &mut Settings) {
     if settings.mesos.masters.is_empty() {
-        let host = |server: &String| Some(format!("{}:5050", server.rsplit_once(':')?.0));
+        let host = |server: &String| Some(format!("{}:{MESOS_PORT}", host_port(server)?.0));
         settings.mesos.masters = settings.zookeeper.servers.iter().filter_map(host).collect();
     }
     settings.gateway.activate_instance_groups.get_or_insert_with(|| {
@@ -156,9 +151,9 @@ fn values(s: &Settings) -> Vec<(String, String, Form)> {
     found
 }
 
-const REGISTRY_IMAGE: Form = ("name:tag or name@sha256:digest", |s| word(s, ".-:/_@") && !s.starts_with('-'));
+const REGISTRY_IMAGE: Form = ("name:tag or name@sha256:digest", |s| is_word(s, ".-:/_@") && !s.starts_with('-'));
 // As the Auto Scaling API takes it.
-const HOOK: Form = ("a lifecycle hook's name: letters, digits, `-`, `_`, `/`", |s| word(s, "-_/"));
+const HOOK: Form = ("a lifecycle hook's name: letters, digits, `-`, `_`, `/`", |s| is_word(s, "-_/"));
 const TAG: Form = ("text without control characters, `*` and `?`, which EC2's filters read otherwise", |s| {
     !s.is_empty() && !s.contains(['*', '?', '\\'])
 });

@@ -2,19 +2,25 @@
 //! source of every value kept, then checked as a whole.
 
 mod check;
+pub mod name;
 pub mod schema;
+mod source;
 pub mod template;
+pub mod values;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
+use serde_json::json;
 use toml::{Table, Value};
 
 use crate::error::{Error, Result};
 use crate::host::Host;
+use crate::secrets::{hide, is_secret};
 pub use check::FOLLOWS;
 pub use schema::Settings;
+pub use source::Source;
 
 /// Where the operator's own settings lie.
 pub const FILE: &str = "/etc/titus-bootstrap/config.toml";
@@ -28,10 +34,15 @@ pub const SAVED: &str = "/etc/titus-bootstrap/config.d/60-saved.toml";
 pub const TAGS: [&str; 7] =
     ["role", "stack", "prereqs", "zookeeper.servers", "master.address", "agent.log_bucket", "agent.asg"];
 
+/// Where ZooKeeper and the Mesos masters listen, if nothing else is said.
+pub const ZOOKEEPER_PORT: u16 = 2181;
+/// Likewise.
+pub const MESOS_PORT: u16 = 5050;
+
 /// Settings from one source.
 #[derive(Debug, Clone)]
 pub struct Layer {
-    source: String,
+    source: Source,
     table: Table,
 }
 
@@ -41,7 +52,7 @@ pub struct Merged {
     /// The values.
     pub table: Table,
     /// Path of a value, `agent.log_bucket`, to its source.
-    pub sources: BTreeMap<String, String>,
+    sources: BTreeMap<String, Source>,
 }
 
 impl Layer {
@@ -49,10 +60,14 @@ impl Layer {
     ///
     /// # Errors
     /// What is wrong, with line and column; a misspelt key with the one that was meant.
-    pub fn parse(source: &str, text: &str) -> Result<Layer> {
-        let _: Settings = parse_toml(source, text)?;
-        let table = text.parse().map_err(|e| Error::config(format!("{source}: is no TOML")).cause(e))?;
-        Ok(Layer { source: source.into(), table })
+    pub fn parse(source: Source, text: &str) -> Result<Layer> {
+        Layer::read(source, text).map_err(|misread| misread.error)
+    }
+
+    fn read(source: Source, text: &str) -> Result<Layer, Misread> {
+        let shown = source.to_string();
+        let _: Settings = read_toml(&shown, text)?;
+        Ok(Layer { source, table: read_toml(&shown, text)? })
     }
 
     /// What holds where nothing else is said.
@@ -60,17 +75,16 @@ impl Layer {
     /// # Errors
     /// None, as a test makes sure.
     pub fn built_in() -> Result<Layer> {
-        Layer::parse("built-in", include_str!("defaults.toml"))
+        Layer::parse(Source::BuiltIn, include_str!("defaults.toml"))
     }
 
     /// A role's own defaults.
     ///
     /// # Errors
     /// When a key is unknown or a value has the wrong type.
-    pub fn of_role(name: &str, defaults: Table) -> Result<Layer> {
-        let source = format!("role {name}");
+    pub fn of_role(name: &str, defaults: &Table) -> Result<Layer> {
         // Through text, so that an error can be pointed at.
-        Layer::parse(&source, &defaults.to_string())
+        Layer::parse(Source::Role(name.to_owned()), &defaults.to_string())
     }
 
     /// The files in /etc/titus-bootstrap, in order.
@@ -82,7 +96,7 @@ impl Layer {
         let mut layers = Vec::new();
         for path in std::iter::once(FILE.to_owned()).chain(names.map(|name| format!("{DIRECTORY}/{name}"))) {
             if let Some(bytes) = host.read(&path)? {
-                layers.push(Layer::parse(&path, &text_of(&path, bytes)?)?);
+                layers.push(Layer::of_file(path, bytes)?);
             }
         }
         Ok(layers)
@@ -95,41 +109,48 @@ impl Layer {
     pub fn file(path: &Path) -> Result<Layer> {
         let shown = path.display().to_string();
         let cannot = |e| Error::config(format!("{shown}: cannot be read")).cause(e);
-        let bytes = crate::host::fs::read_named(path).map_err(cannot)?;
-        Layer::parse(&shown, &text_of(&shown, bytes)?)
+        Layer::of_file(shown.clone(), crate::host::fs::read_named(path).map_err(cannot)?)
     }
 
-    /// One `--set key=value`. The value is TOML; what is no TOML, or has a type that the
+    fn of_file(path: String, bytes: Vec<u8>) -> Result<Layer> {
+        let text = String::from_utf8(bytes)
+            .map_err(|e| Error::config(format!("{path}: is not UTF-8")).cause(e.utf8_error()))?;
+        Layer::parse(Source::File(path), &text)
+    }
+
+    /// One `--set key=value`. The value is TOML; what is not TOML, or has a type that the
     /// setting does not, is taken as text.
     ///
     /// # Errors
     /// When there is no `=`, or the key is unknown.
     pub fn assignment(argument: &str) -> Result<Layer> {
-        Layer::assignment_from("", argument)
+        Layer::assigned(argument, |flag| flag)
     }
 
-    /// The same, written somewhere else than on the command line: `place` says where.
+    /// The flags on the first line of user data: `--role`, and each `--set`.
     ///
     /// # Errors
     /// As [`Layer::assignment`].
-    pub fn assignment_from(place: &str, argument: &str) -> Result<Layer> {
+    pub fn first_line(role: Option<&str>, assignments: &[String]) -> Result<Vec<Layer>> {
+        let place = |flag| Source::FirstLine(Box::new(flag));
+        let role = role
+            .map(|role| Layer::parse(place(Source::RoleFlag), &format!("role = {}", Value::String(role.to_owned()))));
+        role.into_iter().chain(assignments.iter().map(|argument| Layer::assigned(argument, place))).collect()
+    }
+
+    fn assigned(argument: &str, place: impl Fn(Source) -> Source) -> Result<Layer> {
+        let source = |key: &str| place(Source::Set(key.trim().to_owned()));
         let Some((key, value)) = argument.split_once('=') else {
-            return Err(Error::config(format!("{place}--set {argument}: is not key=value"))
+            return Err(Error::config(format!("{}: is not key=value", source(argument)))
                 .fix("for example --set agent.log_bucket=my-logs"));
         };
-        let key = key.trim();
-        // Without the value, which may be a secret.
-        let source = format!("{place}--set {key}");
-        let as_text = format!("{key} = {}", Value::String(value.trim().to_owned()));
-        let as_toml = Layer::parse(&source, &format!("{key} = {value}"));
-        as_toml.or_else(|first| {
-            Layer::parse(&source, &as_text).map_err(|second| {
-                // An unknown key is told as such; a wrong type by the reading that was meant.
-                if second.what.contains("unknown") || !value.trim_start().starts_with(['[', '{', '"']) {
-                    second
-                } else {
-                    first
-                }
+        let as_toml = Layer::read(source(key), &format!("{key} = {value}"));
+        as_toml.or_else(|as_toml| {
+            let text = format!("{key} = {}", Value::String(value.trim().to_owned()));
+            Layer::read(source(key), &text).map_err(|as_text| {
+                // An unknown key is reported as such; a wrong type by the reading that was meant.
+                let is_meant = as_text.is_unknown_key || !value.trim_start().starts_with(['[', '{', '"']);
+                if is_meant { as_text.error } else { as_toml.error }
             })
         })
     }
@@ -149,7 +170,7 @@ impl Layer {
             } else {
                 Value::String(value.clone())
             };
-            layers.push(Layer::parse(&format!("tag {tag}"), &format!("{key} = {value}"))?);
+            layers.push(Layer::parse(Source::Tag(tag), &format!("{key} = {value}"))?);
         }
         Ok(layers)
     }
@@ -162,7 +183,7 @@ impl Layer {
         let before = host.read(SAVED)?;
         let mut merged = Merged::default();
         if let Some(bytes) = before.clone() {
-            merged.add(&Layer::parse(SAVED, &text_of(SAVED, bytes)?)?);
+            merged.add(&Layer::of_file(SAVED.to_owned(), bytes)?);
         }
         for layer in layers {
             merged.add(layer);
@@ -171,8 +192,9 @@ impl Layer {
         if before.as_deref() == Some(text.as_bytes()) {
             return Ok(());
         }
-        // What may be read by all should be: `check` needs no root. An address may hold credentials.
-        let mode = if crate::secrets::masked(&text) == text { 0o644 } else { 0o600 };
+        // What may be read by all should be: `check` needs no root.
+        let values = json!(merged.table);
+        let mode = if hide("", &values) == values { 0o644 } else { 0o600 };
         host.write(SAVED, text.as_bytes(), mode, crate::host::fs::Owner::ROOT)
     }
 }
@@ -182,12 +204,8 @@ impl Merged {
     pub fn add(&mut self, layer: &Layer) {
         // `prereqs` is short for two others, which a later layer may set again, and an earlier one may have set.
         if let Some(address) = layer.table.get("prereqs").and_then(Value::as_str) {
-            // Where a value stands under this name, so that it is found there.
-            let source = match layer.source.ends_with("prereqs") {
-                true => layer.source.clone(),
-                false => format!("prereqs in {}", layer.source),
-            };
-            for (group, key, port) in [("zookeeper", "servers", 2181), ("mesos", "masters", 5050)] {
+            let source = layer.source.of_prereqs();
+            for (group, key, port) in [("zookeeper", "servers", ZOOKEEPER_PORT), ("mesos", "masters", MESOS_PORT)] {
                 let list = Value::Array(vec![Value::String(format!("{address}:{port}"))]);
                 let group_of_one = Value::Table(Table::from_iter([(key.to_owned(), list)]));
                 let long = Table::from_iter([(group.to_owned(), group_of_one)]);
@@ -219,16 +237,26 @@ impl Merged {
     }
 
     /// Where a value came from: the value's own source, or that of a part of it.
-    pub fn source(&self, key: &str) -> Option<&str> {
-        let part = format!("{key}.");
-        self.sources
-            .get(key)
-            .or_else(|| self.sources.iter().find(|(path, _)| path.starts_with(&part)).map(|(_, source)| source))
-            .map(String::as_str)
+    pub fn source(&self, key: &str) -> Option<&Source> {
+        let (key, part) = (name::plain(key), format!("{}.", name::plain(key)));
+        let of_part = || self.sources.iter().find(|(path, _)| path.starts_with(&part)).map(|(_, source)| source);
+        self.sources.get(&key).or_else(of_part)
     }
 }
 
-fn merge(into: &mut Table, from: &Table, at: &str, source: &str, sources: &mut BTreeMap<String, String>) {
+impl Settings {
+    /// What holds where nothing else is said; the role's own defaults are not among it.
+    ///
+    /// # Errors
+    /// None, as a test makes sure.
+    pub fn built_in() -> Result<Settings> {
+        let mut merged = Merged::default();
+        merged.add(&Layer::built_in()?);
+        merged.settings()
+    }
+}
+
+fn merge(into: &mut Table, from: &Table, at: &str, source: &Source, sources: &mut BTreeMap<String, Source>) {
     for (key, value) in from {
         let path = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
         if let Value::Table(table) = value {
@@ -244,13 +272,16 @@ fn merge(into: &mut Table, from: &Table, at: &str, source: &str, sources: &mut B
         }
         let part = format!("{path}.");
         sources.retain(|known, _| !known.starts_with(&part));
-        sources.insert(path, source.to_owned());
+        sources.insert(path, source.clone());
         into.insert(key.clone(), value.clone());
     }
 }
 
-fn text_of(path: &str, bytes: Vec<u8>) -> Result<String> {
-    String::from_utf8(bytes).map_err(|e| Error::config(format!("{path}: is not UTF-8")).cause(e))
+/// Why a text cannot be read as TOML of its type.
+struct Misread {
+    error: Error,
+    /// Whether the type has no such key.
+    is_unknown_key: bool,
 }
 
 /// Reads TOML; an error points at line and column and says which key was meant.
@@ -258,22 +289,30 @@ fn text_of(path: &str, bytes: Vec<u8>) -> Result<String> {
 /// # Errors
 /// As said.
 pub fn parse_toml<T: DeserializeOwned>(source: &str, text: &str) -> Result<T> {
+    read_toml(source, text).map_err(|misread| misread.error)
+}
+
+fn read_toml<T: DeserializeOwned>(source: &str, text: &str) -> Result<T, Misread> {
     toml::from_str(text).map_err(|error| {
-        let place = error.span().map_or_else(String::new, |span| {
-            let before = text.get(..span.start).unwrap_or_default();
-            let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-            format!(", line {}, column {column}", before.matches('\n').count() + 1)
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = before.and_then(|before| before.rsplit('\n').next()).unwrap_or_default();
+        let place = before.map_or_else(String::new, |before| {
+            format!(", line {}, column {}", before.matches('\n').count() + 1, line.chars().count() + 1)
         });
         let message = error.message().trim();
-        let mut made =
-            Error::config(format!("{source}{place}: {}", message.split(", expected").next().unwrap_or(message)));
+        let (problem, expected) = message.split_at(message.find(", expected").unwrap_or(message.len()));
+        // The library tells an unknown key by the words of serde's message alone, and has the known ones only there.
+        let is_unknown_key = problem.starts_with("unknown field");
         let names: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-        if let Some((unknown, known)) = names.split_first().filter(|_| message.starts_with("unknown field")) {
-            made = made.fix(did_you_mean(unknown, known.iter().copied()));
-        } else {
-            made.what = format!("{source}{place}: {message}");
-        }
-        made
+        let error = match names.split_first().filter(|_| is_unknown_key) {
+            Some((unknown, known)) => {
+                Error::config(format!("{source}{place}: {problem}")).fix(did_you_mean(unknown, known.iter().copied()))
+            }
+            // The message has the value.
+            None if is_secret(line) => Error::config(format!("{source}{place}: this value cannot be used{expected}")),
+            None => Error::config(format!("{source}{place}: {message}")),
+        };
+        Misread { error, is_unknown_key }
     })
 }
 
@@ -298,6 +337,10 @@ pub fn nearest<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> Optio
 mod tests {
     use super::*;
 
+    fn file(path: &str) -> Source {
+        Source::File(path.into())
+    }
+
     fn merged(layers: &[Layer]) -> Merged {
         let mut merged = Merged::default();
         merged.add(&Layer::built_in().unwrap());
@@ -308,13 +351,13 @@ mod tests {
     #[test]
     fn a_later_layer_wins_and_each_value_keeps_its_source() {
         let merged = merged(&[
-            Layer::parse("a", "stack = 'one'\nagent.resources = { mem = 1, disk = 2 }").unwrap(),
-            Layer::parse("b", "agent.resources.mem = 3").unwrap(),
+            Layer::parse(file("a"), "stack = 'one'\nagent.resources = { mem = 1, disk = 2 }").unwrap(),
+            Layer::parse(file("b"), "agent.resources.mem = 3").unwrap(),
         ]);
-        assert_eq!(merged.source("stack"), Some("a"));
-        assert_eq!(merged.source("agent.resources.mem"), Some("b"));
-        assert_eq!(merged.source("agent.resources.disk"), Some("a"));
-        assert_eq!(merged.source("systemd.unit_dir"), Some("built-in"));
+        assert_eq!(merged.source("stack"), Some(&file("a")));
+        assert_eq!(merged.source("agent.resources.mem"), Some(&file("b")));
+        assert_eq!(merged.source("agent.resources.disk"), Some(&file("a")));
+        assert_eq!(merged.source("systemd.unit_dir"), Some(&Source::BuiltIn));
         assert_eq!(merged.settings().unwrap().agent.resources["mem"], 3);
     }
 
@@ -322,24 +365,45 @@ mod tests {
     fn where_a_deb_is_replaces_all_that_an_earlier_layer_said_of_it() {
         let sum = "ab".repeat(32);
         let merged = merged(&[
-            Layer::parse("a", &format!("debs.master = {{ path = '/x.deb', sha256 = '{sum}' }}")).unwrap(),
-            Layer::parse("b", "debs.master.url = 'https://h/x.deb'\ndebs.gateway.path = '/y.deb'").unwrap(),
-            Layer::parse("c", &format!("debs.gateway.sha256 = '{sum}'")).unwrap(),
+            Layer::parse(file("a"), &format!("debs.master = {{ path = '/x.deb', sha256 = '{sum}' }}")).unwrap(),
+            Layer::parse(file("b"), "debs.master.url = 'https://h/x.deb'\ndebs.gateway.path = '/y.deb'").unwrap(),
+            Layer::parse(file("c"), &format!("debs.gateway.sha256 = '{sum}'")).unwrap(),
         ]);
         let debs = merged.settings().unwrap().debs;
         let (master, gateway) = (debs.master.unwrap(), debs.gateway.unwrap());
         assert_eq!((master.path, master.url.as_deref(), master.sha256), (None, Some("https://h/x.deb"), None));
         assert_eq!((gateway.path.as_deref(), gateway.sha256), (Some("/y.deb"), Some(sum)));
-        assert_eq!((merged.source("debs.master"), merged.source("debs.master.path")), (Some("b"), None));
+        assert_eq!((merged.source("debs.master"), merged.source("debs.master.path")), (Some(&file("b")), None));
     }
 
     #[test]
     fn a_misspelt_key_is_pointed_at() {
-        let told = Layer::parse("file", "stack = 'x'\n[agent]\n  log_buckett = 'y'\n").unwrap_err();
+        let told = Layer::parse(file("file"), "stack = 'x'\n[agent]\n  log_buckett = 'y'\n").unwrap_err();
         assert_eq!(told.what, "file, line 3, column 3: unknown field `log_buckett`");
         assert_eq!(told.fix.unwrap(), "did you mean `log_bucket`?");
-        let told = Layer::parse("file", "zzzzzzzz = 1").unwrap_err();
+        let told = Layer::parse(file("file"), "zzzzzzzz = 1").unwrap_err();
         assert!(told.fix.unwrap().starts_with("known are: role,"));
+    }
+
+    #[test]
+    fn the_name_of_a_label_is_pointed_at_if_bash_would_not_take_it() {
+        for (text, words) in [
+            ("agent.labels = { TEAM = 'a' }\n[agent.labels]\n", "duplicate key"),
+            ("[agent.labels]\nTEAM = 'a'\n\"A B\" = 'b'\n", "file, line 3, column 1: \"A B\" cannot be the name"),
+            ("agent.labels = { 1A = 'a' }", "file, line 1, column 18: \"1A\" cannot be the name"),
+            ("agent.labels.\"\" = 'a'", "file, line 1, column 14: \"\" cannot be the name"),
+            ("agent.labels.A-B = 'a'", "\"A-B\" cannot be the name"),
+            ("agent.labels.LD_PRELOAD = 'a'", "LD_PRELOAD must not be set"),
+            ("agent.labels.EC2_INSTANCE_ID = 'a'", "EC2_INSTANCE_ID must not be set"),
+            ("agent.labels.TEAM = \"a\\nb\"", "file, line 1, column 21: a value has a line end"),
+            ("agent.labels.TEAM = 1", "expected a string"),
+        ] {
+            let refused = Layer::parse(file("file"), text).unwrap_err();
+            assert!(refused.what.contains(words), "{refused}");
+            assert_eq!(refused.kind.exit_code(), 78);
+        }
+        let refused = Layer::assignment("agent.labels.\"A B\"=x").unwrap_err();
+        assert!(refused.what.starts_with("--set agent.labels.\"A B\", line 1, column 14"), "{refused}");
     }
 
     #[test]
@@ -390,7 +454,7 @@ mod tests {
             ("systemd.unit_dir = '../x'", "systemd.unit_dir"),
             ("docker.user = '-a'", "docker.user"),
         ] {
-            let told = merged(&[Layer::parse("tag titus:x", line).unwrap()]).settings().unwrap_err();
+            let told = merged(&[Layer::parse(Source::Tag("titus:x".into()), line).unwrap()]).settings().unwrap_err();
             assert!(told.what.starts_with(key) && told.what.contains("tag titus:x"), "{line}: {told}");
             assert_eq!(told.kind.exit_code(), 78);
         }
@@ -399,7 +463,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_text_panics(text in "\\PC{0,200}") {
-            let _ = Layer::parse("x", &text);
+            let _ = Layer::parse(Source::UserData, &text);
             let _ = Layer::assignment(&text);
         }
     }

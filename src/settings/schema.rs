@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::json;
+
+use super::values::{EnvironmentName, Line};
+use crate::host::Deadlines;
 
 /// Everything that an operator can want of a node.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
@@ -96,6 +100,7 @@ pub struct Discover {
 pub struct Zookeeper {
     /// Client addresses, each "host:port"; their order numbers the servers, so new ones
     /// come last. Unset on a prereqs node: it serves alone.
+    #[schemars(example = ["10.0.0.1:2181", "10.0.0.2:2181", "10.0.0.3:2181"])]
     pub servers: Vec<String>,
     /// The instances that are the servers, where servers is not set: { tag, value, expected }.
     pub discover: Option<Discover>,
@@ -106,10 +111,12 @@ pub struct Zookeeper {
 #[serde(deny_unknown_fields, default)]
 pub struct Mesos {
     /// Addresses, each "host:port"; unset: the ZooKeeper hosts, port 5050.
+    #[schemars(example = ["10.0.0.1:5050"])]
     pub masters: Vec<String>,
     /// The instances that are the masters, where masters is not set: { tag, value, expected }.
     pub discover: Option<Discover>,
     /// Where the masters elect their leader in ZooKeeper; unset: /titus/STACK/mesos.
+    #[schemars(example = &"/titus/mainvpc/mesos")]
     pub zk_path: Option<String>,
 }
 
@@ -154,6 +161,7 @@ pub struct Gateway {
 #[serde(deny_unknown_fields, default)]
 pub struct Agent {
     /// The Auto Scaling group; unset: the tag aws:autoscaling:groupName.
+    #[schemars(example = &"titusagent")]
     pub asg: Option<String>,
     /// S3 bucket for the logs of containers.
     pub log_bucket: Option<String>,
@@ -162,11 +170,13 @@ pub struct Agent {
     /// NETFLIX_ACCOUNT of every container.
     pub account: Option<String>,
     /// NETFLIX_ENVIRONMENT of every container.
+    #[schemars(example = &"test")]
     pub environment: Option<String>,
     /// How ENIs and their addresses are counted: "instance", "schedulable" or "E-I".
     pub resource_set: Option<String>,
     /// What the agent offers: mem and disk in MiB, network in Mbit/s, and any others;
     /// unset: derived from the machine.
+    #[schemars(example = json!({ "mem": 8000, "disk": 8000, "network": 9000 }))]
     pub resources: BTreeMap<String, u64>,
     /// Kept for the node itself, MiB.
     pub reserve: Reserve,
@@ -175,7 +185,11 @@ pub struct Agent {
     /// Port of the Mesos agent.
     pub port: Option<u16>,
     /// Further Mesos attributes.
+    #[schemars(example = json!({ "cluster": "main" }))]
     pub attributes: BTreeMap<String, String>,
+    /// Further variables that titus-executor's start script exports, NAME = "value".
+    #[schemars(example = json!({ "TEAM": "media" }))]
+    pub labels: BTreeMap<EnvironmentName, Line>,
     /// Instance families that Titus's VPC driver knows, or "any".
     pub supported_families: Option<Families>,
     /// Where the Docker API listens for titus-executor; other than loopback gives
@@ -307,8 +321,10 @@ pub struct KeyByFingerprint {
 #[serde(deny_unknown_fields, default)]
 pub struct Debs {
     /// The Titus master.
+    #[schemars(example = json!({ "url": "", "sha256": "" }))]
     pub master: Option<Deb>,
     /// The Titus gateway.
+    #[schemars(example = json!({ "url": "", "sha256": "" }))]
     pub gateway: Option<Deb>,
 }
 
@@ -372,6 +388,29 @@ pub struct Timeouts {
     pub wait: Option<Timeout>,
 }
 
+impl Timeouts {
+    /// The same, as the host takes them.
+    pub fn deadlines(&self) -> Deadlines {
+        Deadlines {
+            apt_lock: length(self.apt_lock),
+            download: length(self.download),
+            pull: length(self.pull),
+            unit: length(self.unit),
+            wait: length(self.wait),
+        }
+    }
+
+    /// How long to wait for all facts together.
+    pub fn for_facts(&self) -> Duration {
+        length(self.facts)
+    }
+}
+
+/// The built-in settings have all of them.
+fn length(timeout: Option<Timeout>) -> Duration {
+    timeout.map_or(Duration::ZERO, |Timeout(length)| length)
+}
+
 /// A length of time, written as "90s" or "5m".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
 #[schemars(with = "String")]
@@ -423,10 +462,13 @@ pub struct ContainerLog {
 #[serde(deny_unknown_fields, default)]
 pub struct Proxy {
     /// For http addresses.
+    #[schemars(example = &"http://proxy.example:3128")]
     pub http: Option<String>,
     /// For https addresses.
+    #[schemars(example = &"http://proxy.example:3128")]
     pub https: Option<String>,
     /// Names that are asked directly.
+    #[schemars(example = &".internal,10.0.0.0/8")]
     pub no_proxy: Option<String>,
 }
 

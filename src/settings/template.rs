@@ -6,7 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value as Json, json};
 use toml::Value;
 
+use super::name::lookup;
 use super::{FOLLOWS, Merged, Settings};
+use crate::facts::leaves;
+use crate::secrets::hide;
 
 /// Names `titus.*` and the settings that they are derived of.
 const DERIVED: [(&str, &[&str]); 4] = [
@@ -39,7 +42,7 @@ pub fn template(role: &str, used: &BTreeSet<String>, required: &[String], merged
     if keys.contains("zookeeper.servers") {
         keys.insert("prereqs");
     }
-    let schema = schema();
+    let (schema, values) = (schema(), hide("", &json!(merged.table)));
     let mut text = format!(
         "# Settings of titus-bootstrap for role {role}: {}.\n# What is commented out shows the default, or an example where there is none.\n",
         super::FILE
@@ -47,45 +50,34 @@ pub fn template(role: &str, used: &BTreeSet<String>, required: &[String], merged
     for key in keys {
         let Some(description) = description(&schema, key) else { continue };
         text.push_str(&format!("\n{}", comment(&description)));
-        let value = lookup(&merged.table, key);
+        let value = lookup(&values, key).map(toml_of);
         let must = required.iter().any(|name| name == key) && key != "zookeeper.servers"
             || (key == "prereqs" && required.iter().any(|r| r == "zookeeper.servers"));
         match (must, value) {
             (true, None) if key.starts_with("debs.") => {
-                text.push_str(&format!("# Required.\n{key} = {}\n", example(key)))
+                text.push_str(&format!("# Required.\n{key} = {}\n", example(&schema, key)))
             }
             (true, None) => text.push_str(&format!("# Required.\n{key} = \"\"\n")),
-            (_, Some(value)) => text.push_str(&format!("#{key} = {}\n", value.to_string().trim())),
-            (false, None) => text.push_str(&format!("#{key} = {}\n", example(key))),
+            (_, Some(value)) => text.push_str(&format!("#{key} = {}\n", value.trim())),
+            (false, None) => text.push_str(&format!("#{key} = {}\n", example(&schema, key))),
         }
     }
     text
 }
 
-fn example(key: &str) -> &'static str {
-    match key {
-        "zookeeper.servers" => "[\"10.0.0.1:2181\", \"10.0.0.2:2181\", \"10.0.0.3:2181\"]",
-        "agent.resources" => "{ mem = 8000, disk = 8000, network = 9000 }",
-        "agent.attributes" => "{ cluster = \"main\" }",
-        "mesos.zk_path" => "\"/titus/mainvpc/mesos\"",
-        "agent.asg" => "\"titusagent\"",
-        "agent.environment" => "\"test\"",
-        "mesos.masters" => "[\"10.0.0.1:5050\"]",
-        "proxy.http" | "proxy.https" => "\"http://proxy.example:3128\"",
-        "debs.master" | "debs.gateway" => "{ url = \"\", sha256 = \"\" }",
-        "proxy.no_proxy" => "\".internal,10.0.0.0/8\"",
-        _ => "\"\"",
-    }
+/// The example that a setting has in the schema.
+fn example(schema: &Json, key: &str) -> String {
+    let example = place(schema, key).and_then(|at| at.get("examples")?.get(0));
+    toml_of(example.unwrap_or(&json!("")))
 }
 
 fn comment(text: &str) -> String {
     text.lines().map(|line| format!("# {line}\n")).collect()
 }
 
-fn lookup<'a>(table: &'a toml::Table, key: &str) -> Option<&'a Value> {
-    let mut parts = key.split('.');
-    let first = table.get(parts.next()?)?;
-    parts.try_fold(first, |at, part| at.get(part))
+/// A value as TOML has it.
+fn toml_of(value: &Json) -> String {
+    Value::try_from(value).map_or_else(|_| value.to_string(), |value| value.to_string())
 }
 
 /// A setting's place in the schema; `None` if it is none.
@@ -111,36 +103,29 @@ fn follow<'a>(schema: &'a Json, at: &'a Json) -> Option<&'a Json> {
 
 /// Every value with its source; secrets hidden.
 pub fn shown(merged: &Merged) -> BTreeMap<String, (String, String)> {
-    let mut found = BTreeMap::new();
-    walk(&merged.table, "", merged, &mut found);
+    let values = hide("", &json!(merged.table));
+    let mut all = Vec::new();
+    leaves("", &values, &mut all);
+    let source = |key: &str| merged.source(key).map_or_else(|| "unknown".to_owned(), ToString::to_string);
+    let mut found: BTreeMap<String, (String, String)> = all
+        .into_iter()
+        .filter(|(_, value)| !value.is_object())
+        .map(|(key, value)| (key.clone(), (toml_of(value), source(&key))))
+        .collect();
     if let Ok(settings) = merged.settings() {
-        let known = json!(settings);
+        let known = hide("", &json!(settings));
         for (key, of) in FOLLOWS {
-            let value = known.pointer(&format!("/{}", key.replace('.', "/"))).unwrap_or(&Json::Null);
-            let made = || (value.to_string(), format!("derived of {of}"));
-            found.entry(key.to_owned()).or_insert_with(made);
+            let value = lookup(&known, key).unwrap_or(&Json::Null);
+            found.entry(key.to_owned()).or_insert_with(|| (value.to_string(), format!("derived of {of}")));
         }
     }
     found
 }
 
-fn walk(table: &toml::Table, at: &str, merged: &Merged, found: &mut BTreeMap<String, (String, String)>) {
-    for (name, value) in table {
-        let key = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
-        if let Value::Table(table) = value {
-            walk(table, &key, merged, found);
-            continue;
-        }
-        let secret = name.contains("password") || name.contains("token");
-        let value = if secret { "\"***\"".to_owned() } else { crate::secrets::masked(&value.to_string()) };
-        found.insert(key.clone(), (value, merged.source(&key).unwrap_or("unknown").to_owned()));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::Layer;
+    use crate::settings::{Layer, Source};
 
     #[test]
     fn every_setting_has_a_description() {
@@ -156,7 +141,7 @@ mod tests {
     #[test]
     fn secrets_are_hidden_and_sources_shown() {
         let mut merged = Merged::default();
-        merged.add(&Layer::parse("file", "proxy.http = 'http://user:pw@proxy:3128'").unwrap());
+        merged.add(&Layer::parse(Source::File("file".into()), "proxy.http = 'http://user:pw@proxy:3128'").unwrap());
         let shown = shown(&merged);
         assert_eq!(shown["proxy.http"], ("\"http://***@proxy:3128\"".into(), "file".into()));
     }

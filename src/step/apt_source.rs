@@ -5,14 +5,13 @@ use std::cell::RefCell;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use super::file::File;
 use super::{Change, Claim, Kind, Planned, RawKind, State, Work, hex};
 use crate::error::{Error, Result};
-use crate::host::Host;
 use crate::host::apt::openpgp;
 use crate::host::apt::{self, OUR_SOURCES as OURS, SOURCE_PARTS as SOURCES};
-use crate::host::fs::Owner;
-use crate::host::fs::look::EntryKind;
-use crate::secrets::masked;
+use crate::host::{Host, is_hex, is_sha256};
+use crate::secrets::{has_credentials, masked};
 use crate::settings::schema::{AptSource, Key};
 use crate::template::{Renderer, Templated};
 
@@ -56,11 +55,10 @@ fn check_key(source: &AptSource) -> Result<()> {
     if source.uris.is_empty() || source.suites.is_empty() {
         return wrong("uris and suites must not be empty");
     }
-    let hexadecimal = |text: &str, digits| text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit());
     match &source.key {
         Key::Path(path) if !path.starts_with('/') => wrong("key must be an absolute path"),
-        Key::Sha256(key) if !hexadecimal(&key.sha256, 64) => wrong("key.sha256 must be 64 hexadecimal digits"),
-        Key::Fingerprint(key) if !hexadecimal(&key.fingerprint, 40) => {
+        Key::Sha256(key) if !is_sha256(&key.sha256) => wrong("key.sha256 must be 64 hexadecimal digits"),
+        Key::Fingerprint(key) if !is_hex(&key.fingerprint, 40) => {
             wrong("key.fingerprint must be 40 hexadecimal digits")
         }
         Key::Sha256(_) | Key::Path(_) => Ok(()),
@@ -110,26 +108,27 @@ impl AptSources {
 
     /// Credentials in an address are for root alone.
     fn mode(source: &AptSource) -> u32 {
-        if source.uris.iter().any(|uri| crate::secrets::masked(uri) != *uri) { 0o600 } else { 0o644 }
+        if source.uris.iter().any(|uri| has_credentials(uri)) { 0o600 } else { 0o644 }
+    }
+
+    /// The keyring and the source file that names it.
+    fn files(source: &AptSource, key: Vec<u8>) -> [File; 2] {
+        let (file, keyring) = paths(&source.name);
+        let text = text_of(source, &keyring, &key);
+        [File::new(keyring, key, 0o644), File::new(file, text, Self::mode(source))]
     }
 
     /// Whether a source's files are as they should be, without any download.
     fn in_sync(&self, host: &Host, source: &AptSource) -> Result<bool> {
-        let (file, keyring) = paths(&source.name);
-        let regular = |path: &str, mode| {
-            Ok::<_, Error>(host.entry(path)?.is_some_and(|entry| entry.kind == EntryKind::File && entry.mode == mode))
-        };
-        if !regular(&file, Self::mode(source))? || !regular(&keyring, 0o644)? {
-            return Ok(false);
-        }
-        let key = host.read(&keyring)?.unwrap_or_default();
+        let Some(key) = host.read(&paths(&source.name).1)? else { return Ok(false) };
         if let Key::Path(path) = &source.key
             && let Some(wanted) = host.read(path)?
             && openpgp::binary(&wanted).as_deref() != Ok(&key)
         {
             return Ok(false);
         }
-        Ok(host.read(&file)?.as_deref() == Some(text_of(source, &keyring, &key).as_bytes()))
+        let [keyring, file] = Self::files(source, key);
+        Ok(keyring.changes(host)?.is_empty() && file.changes(host)?.is_empty())
     }
 
     /// The sources as they will stand in /etc/apt. A key is downloaded where it lacks, and
@@ -226,7 +225,7 @@ impl Work for AptSources {
                 changes.push(Change::new(format!(
                     "write {} ({})",
                     paths(&source.name).0,
-                    crate::secrets::masked(&source.uris.join(" "))
+                    masked(&source.uris.join(" "))
                 )));
             }
         }
@@ -239,10 +238,7 @@ impl Work for AptSources {
             host.remove(&path)?;
         }
         for (source, made) in self.sources.iter().zip(self.prepare(host)?) {
-            if host.read(&made.keyring)?.as_deref() != Some(&made.key) {
-                host.write(&made.keyring, &made.key, 0o644, Owner::ROOT)?;
-            }
-            host.write(&format!("{SOURCES}/{}", made.file), made.text.as_bytes(), Self::mode(source), Owner::ROOT)?;
+            Self::files(source, made.key).iter().try_for_each(|file| file.converge(host))?;
         }
         Ok(())
     }
@@ -251,6 +247,7 @@ impl Work for AptSources {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::fs::Owner;
 
     fn source(key: &str) -> AptSource {
         toml::from_str(&format!(

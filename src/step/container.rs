@@ -5,7 +5,7 @@
 //! new one runs, and comes back if it does not.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -15,9 +15,11 @@ use super::file::{checked_path, diff};
 use super::wait::{self, Wait};
 use super::{Change, Planned, RawKind, State, Work, ensemble, hex};
 use crate::error::{Error, Kind, Result};
-use crate::host::docker::{Container as Found, Engine, Port, Specification};
+use crate::host::Host;
+use crate::host::docker::{Container as Found, Engine, Port, Specification, Status};
 use crate::host::fs::look::EntryKind;
-use crate::host::{Host, signals};
+use crate::host::wait::Deadline;
+use crate::settings::values::port;
 use crate::template::{Renderer, Templated};
 
 /// The label with all that a container of ours was made of, as JSON.
@@ -231,7 +233,7 @@ fn parse_port(text: &str, network: &str) -> Result<Port> {
         Error::config(format!("{text:?} is no port"))
             .fix("HOST:CONTAINER or ADDRESS:HOST:CONTAINER; in the host's network the port alone")
     };
-    let number = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(wrong);
+    let number = |text: &str| port(text).ok_or_else(wrong);
     let parts: Vec<&str> = text.rsplitn(3, ':').collect();
     let (address, host, container) = match (parts.as_slice(), network) {
         ([port], "host") => ("", *port, *port),
@@ -357,8 +359,9 @@ impl Container {
     /// Whether its ports may be taken by the container itself, under whichever name.
     fn may_have_its_ports(&self, host: &Host) -> Result<bool> {
         // With live-restore containers outlive the engine that does not answer.
-        let Ok(engine) = host.engine() else { return Ok(host.entry(CONTAINERS)?.is_some()) };
-        let has_process = |found: Found| ["running", "paused", "restarting"].contains(&found.status.as_str());
+        let Ok(engine) = host.engine()? else { return Ok(host.entry(CONTAINERS)?.is_some()) };
+        let has_process =
+            |found: Found| matches!(found.status, Some(Status::RUNNING | Status::PAUSED | Status::RESTARTING));
         for name in [&self.name, &self.old_name()] {
             if engine.container(name)?.is_some_and(has_process) {
                 return Ok(true);
@@ -406,16 +409,16 @@ impl Container {
         if let (Some(ensemble), true) = (&self.ensemble, old.is_running())
             && let Err(error) = ensemble.wait_for_turn(host, adopts)
         {
-            engine.remove(&new.id, true)?;
+            engine.undo(|| engine.remove(&new.id, true))?;
             return Err(self.rename_back(engine, old, error));
         }
         let changed = || -> Result<()> {
             engine.stop(&old.id)?;
             // Once it was started, the data are its own, and newer.
-            if adopts && new.status == "created" {
+            if adopts && new.status == Some(Status::CREATED) {
                 self.copies(old).try_for_each(|(to, inside)| host.copy_out(engine, &old.id, inside, to))?;
             }
-            if let (Some(ensemble), "created") = (&self.ensemble, new.status.as_str()) {
+            if let (Some(ensemble), Some(Status::CREATED)) = (&self.ensemble, new.status) {
                 ensemble.refuse_loss(host, adopts)?;
             }
             self.start(host, engine, &new.id)
@@ -434,7 +437,7 @@ impl Container {
     }
 
     fn rename_back(&self, engine: &Engine, old: &Found, error: Error) -> Error {
-        match engine.rename(&old.id, &self.name) {
+        match engine.undo(|| engine.rename(&old.id, &self.name)) {
             Ok(()) => error,
             Err(also) => with(error, &format!("and it keeps the name {}: {also}", self.old_name())),
         }
@@ -444,12 +447,20 @@ impl Container {
         let back = || -> Result<()> {
             engine.remove(new, true)?;
             engine.rename(&old.id, &self.name)?;
+            if error.kind == Kind::Interrupted {
+                // It may not have ended yet.
+                engine.stop(&old.id)?;
+            }
             // As it is now: it was stopped.
             let now = engine.container(&old.id)?.unwrap_or_else(|| old.clone());
-            engine.start(&now)?;
-            self.await_running(host, engine, &old.id, None)
+            engine.start(&now)
         };
-        match back() {
+        let started = engine.undo(back);
+        let runs = started.and_then(|()| match error.kind {
+            Kind::Interrupted => Ok(()),
+            _ => self.await_running(host, engine, &old.id, None),
+        });
+        match runs {
             Ok(()) => with(error, "the container that was there before runs again"),
             Err(also) => with(error, &format!("and the container that was there before does not run again: {also}")),
         }
@@ -460,10 +471,9 @@ impl Container {
         tracing::info!("starting the container {}", self.name);
         if let Err(error) = engine.start(&found) {
             // The engine does not say who has a port.
-            let taken = self.refuse_taken_ports(host).err().filter(|_| error.to_string().contains("already"));
-            return Err(match taken {
-                Some(taken) => Error { kind: Kind::Failed, ..taken },
-                None => error.at(format!("the container {}", self.name)),
+            return Err(match self.refuse_taken_ports(host) {
+                Err(taken) => with(Error { kind: Kind::Failed, ..taken }, &error.to_string()),
+                Ok(()) => error.at(format!("the container {}", self.name)),
             });
         }
         self.await_running(host, engine, id, self.ready.as_ref())
@@ -471,37 +481,29 @@ impl Container {
 
     /// Waits until it runs and answers.
     fn await_running(&self, host: &Host, engine: &Engine, id: &str, ready: Option<&Wait>) -> Result<()> {
-        let began = Instant::now();
+        let what = ready.map_or_else(|| format!("the container {} to run", self.name), Wait::what);
+        let mut deadline = Deadline::new(what, host.deadlines.wait);
         let restarts_before = engine.container(id)?.map_or(0, |found| found.restarts);
         loop {
             let found = engine.container(id)?.ok_or_else(|| Error::failed("the container is gone"))?;
-            let ended =
-                matches!(found.status.as_str(), "exited" | "dead") || found.restarts - restarts_before > RESTARTS;
+            let ended = matches!(found.status, Some(Status::EXITED | Status::DEAD))
+                || found.restarts - restarts_before > RESTARTS;
             if ended {
                 return Err(self.not_running(engine, id, &format!("its process ends ({})", found.told())));
             }
             let answer = match ready {
                 _ if !found.is_running() => found.told(),
-                None if began.elapsed() >= STEADY => return Ok(()),
+                None if deadline.elapsed() >= STEADY => return Ok(()),
                 None => "it has just started".into(),
-                Some(ready) => match ready.ask(host) {
+                Some(ready) => match ready.ask(host)? {
                     Ok(()) => return Ok(()),
                     Err(answer) => answer,
                 },
             };
-            if signals::interrupted() {
-                return Err(signals::interruption());
+            if !deadline.pause(PAUSE)? {
+                let why = format!("{}; the last answer: {answer}", deadline.waited());
+                return Err(self.not_running(engine, id, &why));
             }
-            if began.elapsed() >= host.deadlines.wait {
-                let waited = humantime::format_duration(host.deadlines.wait);
-                let what = ready.map_or_else(|| "it to run".into(), Wait::what);
-                return Err(self.not_running(
-                    engine,
-                    id,
-                    &format!("waited {waited} for {what}; the last answer: {answer}"),
-                ));
-            }
-            std::thread::sleep(PAUSE);
         }
     }
 
@@ -531,7 +533,7 @@ impl Work for Container {
             return Ok(());
         }
         self.ensemble.iter().try_for_each(|ensemble| ensemble.refuse_numbers(host))?;
-        let found = match host.engine() {
+        let found = match host.engine()? {
             Ok(engine) => engine.container(&self.name)?.or(engine.container(&self.old_name())?),
             Err(_) => None,
         };
@@ -547,7 +549,7 @@ impl Work for Container {
         if !host.is_live() {
             return Ok(State::Deferred(format!("not run below --root: {}", self.as_command())));
         }
-        let engine = match host.engine() {
+        let engine = match host.engine()? {
             Ok(engine) => engine,
             Err(answer) => return Ok(State::Blocked(answer)),
         };
@@ -569,7 +571,7 @@ impl Work for Container {
     }
 
     fn converge(&self, host: &Host) -> Result<()> {
-        let engine = host.engine().map_err(Error::failed)?;
+        let engine = host.engine()?.map_err(Error::failed)?;
         let wanted = self.wanted(host, &Planned::new())?;
         let mut current = engine.container(&self.name)?;
         if let Some(old) = engine.container(&self.old_name())? {
@@ -593,7 +595,7 @@ impl Work for Container {
         };
         match self.difference(engine, &found, &wanted)? {
             None => {
-                if found.status == "restarting" {
+                if found.status == Some(Status::RESTARTING) {
                     engine.stop(&found.id)?;
                 }
                 if found.is_running() { Ok(()) } else { self.start(host, engine, &found.id) }
@@ -604,7 +606,7 @@ impl Work for Container {
                 }
                 engine.rename(&found.id, &self.old_name())?;
                 let new = self.create(engine, &wanted).map_err(|error| self.rename_back(engine, &found, error))?;
-                let new = Found { id: new, status: "created".into(), ..Found::default() };
+                let new = Found { id: new, status: Some(Status::CREATED), ..Found::default() };
                 self.change_over(host, engine, &found, &new)
             }
         }
@@ -633,11 +635,11 @@ mod tests {
     }
 
     /// One of ours, made of this, of this image.
-    fn ours(made_of: &str, image: &str, status: &str) -> Found {
+    fn ours(made_of: &str, image: &str, status: Status) -> Found {
         let Wanted { made_of, digest } = wanted(made_of);
         let labels = [(MADE_OF, made_of.as_str()), (DIGEST, &digest), (IMAGE, image)];
         let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
-        Found { labels, status: status.into(), ..Found::default() }
+        Found { labels, status: Some(status), ..Found::default() }
     }
 
     #[test]
@@ -646,12 +648,12 @@ mod tests {
         let made_of = |keys: &[&str]| Some(Difference::MadeOf(keys.iter().map(|key| (*key).to_owned()).collect()));
         for (found, image, differs, why) in [
             (Found::default(), Some("i"), Some(Difference::Foreign), "no label of ours"),
-            (ours(one, "i", "running"), Some("i"), None, "the same"),
-            (ours(one, "i", "running"), None, None, "its image's name names nothing"),
-            (ours(one, "i", "exited"), Some("i"), None, "whether it runs is another matter"),
-            (ours(one, "i", "running"), Some("j"), Some(Difference::Image), "the tag moved"),
-            (ours(other, "i", "running"), Some("j"), made_of(&["binds"]), "another bind"),
-            (ours("", "i", "running"), Some("i"), made_of(&["image", "binds"]), "a label that cannot be read"),
+            (ours(one, "i", Status::RUNNING), Some("i"), None, "the same"),
+            (ours(one, "i", Status::RUNNING), None, None, "its image's name names nothing"),
+            (ours(one, "i", Status::EXITED), Some("i"), None, "whether it runs is another matter"),
+            (ours(one, "i", Status::RUNNING), Some("j"), Some(Difference::Image), "the tag moved"),
+            (ours(other, "i", Status::RUNNING), Some("j"), made_of(&["binds"]), "another bind"),
+            (ours("", "i", Status::RUNNING), Some("i"), made_of(&["image", "binds"]), "a label that cannot be read"),
         ] {
             assert_eq!(difference(&found, &wanted(one), image), differs, "{why}");
         }
@@ -659,7 +661,7 @@ mod tests {
 
     #[test]
     fn what_is_due_of_a_container() {
-        let (runs, exited) = (ours("x", "i", "running"), ours("x", "i", "exited"));
+        let (runs, exited) = (ours("x", "i", Status::RUNNING), ours("x", "i", Status::EXITED));
         let replace = || Due::Replace(Difference::Image);
         for (current, has_old, expected) in [
             (None, false, vec![Due::Create]),

@@ -13,7 +13,7 @@ use crate::host::apt::{NotInstalled, Status, dpkg};
 use crate::host::download::cache::{Stamp, cached};
 use crate::host::failpoint::failpoint;
 use crate::host::fs::Owner;
-use crate::host::{Fetch, Host};
+use crate::host::{Fetch, Host, is_sha256};
 use crate::secrets::masked;
 use crate::settings::Settings;
 use crate::settings::schema;
@@ -83,8 +83,7 @@ impl Deb {
             (None, None) => return Err(wrong("needs a path or a url")),
             (Some(_), Some(_)) => return Err(wrong("has both a path and a url")),
         };
-        let hexadecimal = |sum: &String| sum.len() == 64 && sum.bytes().all(|b| b.is_ascii_hexdigit());
-        if raw.sha256.as_ref().is_some_and(|sum| !hexadecimal(sum)) {
+        if raw.sha256.as_ref().is_some_and(|sum| !is_sha256(sum)) {
             return Err(wrong("sha256 must be 64 hexadecimal digits"));
         }
         let sha256 = raw.sha256.as_ref().map(|sum| sum.to_ascii_lowercase());

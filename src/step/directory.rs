@@ -6,7 +6,6 @@ use super::file::{Attributes, checked_path};
 use super::{Change, Claim, Planned, RawKind, State, Work};
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::host::fs::Owner;
 use crate::host::fs::look::EntryKind;
 use crate::template::{Renderer, Templated};
 
@@ -58,7 +57,7 @@ impl Work for Directory {
                 self.attributes.mode()
             ))])),
             Some(entry) if entry.kind == EntryKind::Directory => {
-                let changes = self.attributes.differences(host, path, entry.mode, entry.uid, entry.gid)?;
+                let changes = self.attributes.differences(host, path, &entry)?;
                 Ok(State::from_changes(changes))
             }
             // An operator may have put it on another disk; its attributes are his.
@@ -71,7 +70,7 @@ impl Work for Directory {
     }
 
     fn converge(&self, host: &Host) -> Result<()> {
-        let owner = if host.may_chown() { self.attributes.ids(host)? } else { Owner::ROOT };
+        let owner = self.attributes.ids(host)?;
         if host.entry(&self.path)?.is_none() {
             return host.make_directory(&self.path, self.attributes.mode(), owner);
         }
@@ -86,6 +85,7 @@ impl Work for Directory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::fs::Owner;
 
     #[test]
     fn observe_converge_observe() {

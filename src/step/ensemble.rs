@@ -6,7 +6,8 @@ use serde::Deserialize;
 
 use super::file::checked_path;
 use crate::error::{Error, Kind, Result};
-use crate::host::{Host, signals};
+use crate::host::Host;
+use crate::host::wait::Deadline;
 use crate::template::{Renderer, Templated};
 use crate::titus::zookeeper::{Answer, Data, Turn, turn};
 
@@ -48,13 +49,14 @@ impl Raw {
 /// What the server at `host:port` says of itself.
 ///
 /// # Errors
-/// When nothing answers, or something else than ZooKeeper.
-pub fn ask(host: &Host, address: &str) -> Result<Answer, String> {
-    let text = host.ask_tcp(address, "srvr", TRY)?;
-    Answer::of(&text).ok_or_else(|| match text.lines().next() {
-        Some(line) => format!("no answer of ZooKeeper's: {line}"),
-        None => "the connection was closed without an answer".into(),
-    })
+/// Outside: a signal. Inside: that nothing answers, or something else than ZooKeeper.
+pub fn ask(host: &Host, address: &str) -> Result<Result<Answer, String>> {
+    Ok(host.ask_tcp(address, "srvr", TRY)?.and_then(|text| {
+        Answer::of(&text).ok_or_else(|| match text.lines().next() {
+            Some(line) => format!("no answer of ZooKeeper's: {line}"),
+            None => "the connection was closed without an answer".into(),
+        })
+    }))
 }
 
 /// The number in what a server answers to `conf` (ZooKeeper Administrator's Guide, "The Four Letter Words").
@@ -69,11 +71,11 @@ impl Ensemble {
     /// # Errors
     /// When data would be lost, and at the deadline.
     pub fn wait_for_turn(&self, host: &Host, adopts: bool) -> Result<()> {
-        let began = Instant::now();
-        let (mut before, mut steady_since) = (Vec::new(), began);
+        let mut deadline = Deadline::new("this ZooKeeper server's turn", host.deadlines.wait);
+        let (mut before, mut steady_since) = (Vec::new(), Instant::now());
         let mut served_alone = vec![false; self.servers.len()];
         loop {
-            let mut answers = self.answers(host);
+            let mut answers = self.answers(host)?;
             for (answer, alone) in answers.iter_mut().zip(&mut served_alone) {
                 *alone |= *answer == Answer::Standalone;
                 // It is being restarted to become a member: its data are still the only ones.
@@ -93,16 +95,11 @@ impl Ensemble {
                 Turn::NotYet(missing) => missing,
                 Turn::Never(why) => return Err(self.would_lose_data(&why)),
             };
-            if signals::interrupted() {
-                return Err(signals::interruption());
-            }
-            if began.elapsed() >= host.deadlines.wait {
-                let waited = humantime::format_duration(host.deadlines.wait);
-                return Err(Error::failed(format!("waited {waited} for this ZooKeeper server's turn"))
+            if !deadline.pause(PAUSE)? {
+                return Err(Error::failed(deadline.waited())
                     .cause(format!("{missing}\nthe servers are {}", self.told(&answers)))
                     .fix("do what it says, and run titus-bootstrap here again; nothing was stopped"));
             }
-            std::thread::sleep(PAUSE);
         }
     }
 
@@ -111,7 +108,7 @@ impl Ensemble {
     /// # Errors
     /// When they would.
     pub fn refuse_loss(&self, host: &Host, adopts: bool) -> Result<()> {
-        let answers = self.answers(host);
+        let answers = self.answers(host)?;
         match turn(&answers, self.own, self.own_data(host, &answers, adopts)?) {
             Turn::Never(why) => Err(self.would_lose_data(&why)),
             _ => Ok(()),
@@ -130,8 +127,8 @@ impl Ensemble {
         for (n, server) in self.servers.iter().enumerate().filter(|(n, _)| *n != self.own) {
             // One that serves alone has the number 0; what does not answer, or does not serve, has no say.
             let said =
-                host.ask_tcp(server, "conf", TRY).ok().and_then(|text| number_of(&text)).filter(|said| *said > 0);
-            if said.is_none() && ask(host, server) == Ok(Answer::Member) {
+                host.ask_tcp(server, "conf", TRY)?.ok().and_then(|text| number_of(&text)).filter(|said| *said > 0);
+            if said.is_none() && ask(host, server)? == Ok(Answer::Member) {
                 return Err(Error::new(Kind::TemporaryFailure, format!("{server} does not tell its number"))
                     .cause("it serves as a member, and its answer to `conf` has no serverId")
                     .fix("run titus-bootstrap there first: its zoo.cfg must have conf in 4lw.commands.whitelist"));
@@ -145,8 +142,8 @@ impl Ensemble {
         Ok(())
     }
 
-    fn answers(&self, host: &Host) -> Vec<Answer> {
-        self.servers.iter().map(|address| ask(host, address).unwrap_or(Answer::Nothing)).collect()
+    fn answers(&self, host: &Host) -> Result<Vec<Answer>> {
+        self.servers.iter().map(|address| Ok(ask(host, address)?.unwrap_or(Answer::Nothing))).collect()
     }
 
     /// A server that serves alone writes no epoch; one of an ensemble does before it first serves
@@ -219,9 +216,9 @@ mod tests {
     #[test]
     fn what_is_no_zookeeper_is_told() {
         let (_directory, host) = tree();
-        assert_eq!(ask(&host, &server("Mode: leader\n")), Ok(Answer::Member));
-        assert!(ask(&host, &server("HTTP/1.1 400 Bad Request\r\n")).unwrap_err().contains("HTTP/1.1 400"));
-        assert!(ask(&host, &server("")).unwrap_err().contains("closed"));
+        assert_eq!(ask(&host, &server("Mode: leader\n")).unwrap(), Ok(Answer::Member));
+        assert!(ask(&host, &server("HTTP/1.1 400 Bad Request\r\n")).unwrap().unwrap_err().contains("HTTP/1.1 400"));
+        assert!(ask(&host, &server("")).unwrap().unwrap_err().contains("closed"));
     }
 
     #[test]

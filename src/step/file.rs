@@ -1,13 +1,15 @@
 //! A file with this content, mode and owner; or no such file.
 
 use serde::Deserialize;
+use similar::ChangeTag;
 
 use super::warm_pool::READY;
 use super::{Change, Claim, Contents, Origin, Planned, RawKind, State, Work, fingerprint};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::fs::Owner;
-use crate::host::fs::look::EntryKind;
+use crate::host::fs::look::{Entry, EntryKind};
+use crate::secrets::{HIDDEN, is_known};
 use crate::template::{Renderer, Templated};
 
 /// As a role file has it.
@@ -43,7 +45,7 @@ pub struct File {
 
 #[derive(Debug, Clone, PartialEq)]
 struct Want {
-    contents: String,
+    contents: Vec<u8>,
     attributes: Attributes,
 }
 
@@ -56,6 +58,11 @@ pub struct Attributes {
 }
 
 impl Attributes {
+    /// This mode; root is the owner.
+    pub(super) fn of_root(mode: u32) -> Attributes {
+        Attributes { mode, owner: "root".into(), group: "root".into() }
+    }
+
     pub(super) fn resolve(
         renderer: &Renderer,
         mode: Option<&Templated<String>>,
@@ -64,15 +71,12 @@ impl Attributes {
         group: Option<&Templated<String>>,
     ) -> Result<Attributes> {
         let name = |raw: Option<&Templated<String>>| raw.map_or_else(|| Ok("root".into()), |raw| raw.get(renderer));
-        let mode = match mode {
+        let mode = match mode.map(|mode| mode.get(renderer)).transpose()? {
             None => default_mode,
-            Some(mode) => {
-                let text = mode.get(renderer)?;
-                u32::from_str_radix(&text, 8)
-                    .ok()
-                    .filter(|mode| *mode <= 0o7777)
-                    .ok_or_else(|| Error::config(format!("mode {text:?} is no file mode")).fix("give it as \"0644\""))?
-            }
+            Some(text) => u32::from_str_radix(&text, 8)
+                .ok()
+                .filter(|mode| *mode <= 0o7777)
+                .ok_or_else(|| Error::config(format!("mode {text:?} is no file mode")).fix("give it as \"0644\""))?,
         };
         Ok(Attributes { mode, owner: name(owner)?, group: name(group)? })
     }
@@ -82,8 +86,11 @@ impl Attributes {
         self.mode
     }
 
-    /// Owner and group by number.
+    /// Owner and group by number; nobody's matter where this process cannot set them.
     pub(super) fn ids(&self, host: &Host) -> Result<Owner> {
+        if !host.may_chown() {
+            return Ok(Owner::ROOT);
+        }
         let unknown = |what: &str, name: &str| Error::failed(format!("there is no {what} {name}"));
         let uid = match self.owner.as_str() {
             "root" => 0,
@@ -102,16 +109,15 @@ impl Attributes {
     }
 
     /// Changes of mode and owner. An owner that this process cannot set is not looked at.
-    pub(super) fn differences(&self, host: &Host, path: &str, mode: u32, uid: u32, gid: u32) -> Result<Vec<Change>> {
+    pub(super) fn differences(&self, host: &Host, path: &str, entry: &Entry) -> Result<Vec<Change>> {
+        let Entry { mode, uid, gid, .. } = *entry;
         let mut changes = Vec::new();
         if mode != self.mode {
             changes.push(Change::new(format!("{path}: mode {mode:04o} -> {:04o}", self.mode)));
         }
-        if host.may_chown() {
-            let want = self.ids(host)?;
-            if (uid, gid) != (want.uid, want.gid) {
-                changes.push(Change::new(format!("{path}: owner {uid}:{gid} -> {}:{}", want.uid, want.gid)));
-            }
+        let want = self.ids(host)?;
+        if host.may_chown() && (uid, gid) != (want.uid, want.gid) {
+            changes.push(Change::new(format!("{path}: owner {uid}:{gid} -> {}:{}", want.uid, want.gid)));
         }
         Ok(changes)
     }
@@ -135,7 +141,7 @@ impl Raw {
         let path = checked_path(self.path.get(renderer)?)?;
         let absent = self.absent.as_ref().map_or(Ok(false), |absent| absent.get(renderer))?;
         if absent {
-            return Ok(File { path, want: None, if_missing: false, constant: None });
+            return Ok(File::absent(path));
         }
         let contents = match (&self.content, &self.template) {
             (Some(content), None) => content.get_content(renderer, &path)?,
@@ -144,15 +150,71 @@ impl Raw {
         };
         let attributes =
             Attributes::resolve(renderer, self.mode.as_ref(), 0o644, self.owner.as_ref(), self.group.as_ref())?;
-        let constant = self.constant.clone();
-        Ok(File { path, want: Some(Want { contents, attributes }), if_missing: self.if_missing, constant })
+        let want = Some(Want { contents: contents.into(), attributes });
+        Ok(File { path, want, if_missing: self.if_missing, constant: self.constant.clone() })
     }
 }
 
 impl File {
+    /// A file of root's. Every kind that writes a file as a whole writes it through one of these.
+    pub(super) fn new(path: impl Into<String>, contents: impl Into<Vec<u8>>, mode: u32) -> File {
+        let want = Want { contents: contents.into(), attributes: Attributes::of_root(mode) };
+        File { want: Some(want), ..File::absent(path) }
+    }
+
+    /// No such file.
+    pub(super) fn absent(path: impl Into<String>) -> File {
+        File { path: path.into(), want: None, if_missing: false, constant: None }
+    }
+
+    /// What is to be done, to contents, mode or owner.
+    ///
+    /// # Errors
+    /// When it cannot be looked at, or something else is in its place.
+    pub(super) fn changes(&self, host: &Host) -> Result<Vec<Change>> {
+        let path = &self.path;
+        let one = |line: String| Ok(vec![Change::new(line)]);
+        let (want, entry) = match (&self.want, host.entry(path)?) {
+            (None, None) => return Ok(Vec::new()),
+            (None, Some(_)) => return one(format!("remove {path}")),
+            (Some(want), None) => {
+                let size = match String::from_utf8_lossy(&want.contents).lines().count() {
+                    0 => "empty".to_owned(),
+                    1 => "1 line".to_owned(),
+                    lines => format!("{lines} lines"),
+                };
+                return one(format!("create {path} ({:04o}, {size})", want.attributes.mode));
+            }
+            (Some(_), Some(_)) if self.if_missing => return Ok(Vec::new()),
+            (Some(want), Some(entry)) => (want, entry),
+        };
+        let is = match &entry.kind {
+            EntryKind::File => host.read(path)?.unwrap_or_default(),
+            EntryKind::Link(target) => {
+                return one(format!("replace {path}, a symbolic link to {}, by a file", target.display()));
+            }
+            EntryKind::Directory | EntryKind::Other => {
+                return Err(Error::failed(format!("{path}: a directory or device is in the file's place")).fix(
+                    format!("look what it is, move it away (mv {path} {path}.old), and run titus-bootstrap again"),
+                ));
+            }
+        };
+        let mut changes = Vec::new();
+        if is != want.contents {
+            let (before, after) = (String::from_utf8_lossy(&is), String::from_utf8_lossy(&want.contents));
+            changes.push(Change { line: format!("change {path}"), diff: Some(diff(&before, &after)) });
+        }
+        changes.extend(want.attributes.differences(host, path, &entry)?);
+        Ok(changes)
+    }
+
     /// What it should contain; nothing if it should not be there.
-    pub(super) fn contents(&self) -> &str {
-        self.want.as_ref().map_or("", |want| &want.contents)
+    fn contents(&self) -> &[u8] {
+        self.want.as_ref().map_or(&[], |want| &want.contents)
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(self.contents()).into_owned()
     }
 }
 
@@ -191,7 +253,8 @@ impl Work for File {
     /// When other contents are there.
     fn refuse(&self, host: &Host) -> Result<()> {
         let Some(why) = &self.constant else { return Ok(()) };
-        let (path, wanted) = (&self.path, self.contents().trim());
+        let (path, wanted) = (&self.path, self.text());
+        let wanted = wanted.trim();
         match host.read_text(path)? {
             Some(is) if is.trim() != wanted => {
                 Err(Error::config(format!("{path} is {:?}, and would become {wanted:?}", is.trim())).fix(why))
@@ -201,64 +264,26 @@ impl Work for File {
     }
 
     fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {
-        let path = &self.path;
-        let entry = host.entry(path)?;
-        let Some(want) = &self.want else {
-            return Ok(match entry {
-                None => State::InSync(None),
-                Some(_) => State::Changes(vec![Change::new(format!("remove {path}"))]),
-            });
-        };
-        let Some(entry) = entry else {
-            let lines = want.contents.lines().count();
-            let size =
-                if lines == 0 { "empty".into() } else { format!("{lines} line{}", if lines == 1 { "" } else { "s" }) };
-            return Ok(State::Changes(vec![Change::new(format!(
-                "create {path} ({:04o}, {size})",
-                want.attributes.mode
-            ))]));
-        };
-        if self.if_missing {
-            return Ok(State::InSync(None));
-        }
-        let is = match &entry.kind {
-            EntryKind::File => host.read(path)?.unwrap_or_default(),
-            EntryKind::Link(target) => {
-                let line = format!("replace {path}, a symbolic link to {}, by a file", target.display());
-                return Ok(State::Changes(vec![Change::new(line)]));
-            }
-            EntryKind::Directory | EntryKind::Other => {
-                return Err(Error::failed(format!("{path}: a directory or device is in the file's place")).fix(
-                    format!("look what it is, move it away (mv {path} {path}.old), and run titus-bootstrap again"),
-                ));
-            }
-        };
-        let mut changes = Vec::new();
-        if is != want.contents.as_bytes() {
-            let before = String::from_utf8_lossy(&is);
-            changes.push(Change { line: format!("change {path}"), diff: Some(diff(&before, &want.contents)) });
-        }
-        changes.extend(want.attributes.differences(host, path, entry.mode, entry.uid, entry.gid)?);
-        Ok(State::from_changes(changes))
+        self.changes(host).map(State::from_changes)
     }
 
     fn converge(&self, host: &Host) -> Result<()> {
         let Some(want) = &self.want else { return host.remove(&self.path) };
-        let owner = if host.may_chown() { want.attributes.ids(host)? } else { Owner::ROOT };
+        let (mode, owner) = (want.attributes.mode, want.attributes.ids(host)?);
         let same = host.entry(&self.path)?.is_some_and(|entry| entry.kind == EntryKind::File)
-            && host.read(&self.path)?.as_deref() == Some(want.contents.as_bytes());
+            && host.read(&self.path)?.as_ref() == Some(&want.contents);
         if same {
-            return host.set_attributes(&self.path, want.attributes.mode, owner);
+            return host.set_attributes(&self.path, mode, owner);
         }
-        host.write(&self.path, want.contents.as_bytes(), want.attributes.mode, owner)
+        host.write(&self.path, &want.contents, mode, owner)
     }
 
     fn planned(&self, _host: &Host, _planned: &Planned) -> Result<Option<(String, Vec<u8>)>> {
-        Ok(Some((self.path.clone(), self.contents().to_owned().into_bytes())))
+        Ok(Some((self.path.clone(), self.contents().to_owned())))
     }
 
     fn written(&self) -> Option<(&str, Contents)> {
-        Some((&self.path, Contents::Text(self.contents().to_owned())))
+        Some((&self.path, Contents::Text(self.text())))
     }
 
     fn file(&self) -> Option<&str> {
@@ -274,19 +299,22 @@ impl Work for File {
     }
 }
 
-/// Exactly the lines that differ.
+/// Exactly the lines that differ. What stood in the place of a secret was one.
 pub(super) fn diff(before: &str, after: &str) -> String {
     let diff = similar::TextDiff::from_lines(before, after);
+    let changes: Vec<_> = diff.iter_all_changes().collect();
+    let is_equal = |change: &similar::Change<&str>| change.tag() == ChangeTag::Equal;
     let mut text = String::new();
-    for change in diff.iter_all_changes() {
-        let sign = match change.tag() {
-            similar::ChangeTag::Delete => '-',
-            similar::ChangeTag::Insert => '+',
-            similar::ChangeTag::Equal => continue,
-        };
-        text.push(sign);
-        text.push_str(change.value().trim_end_matches('\n'));
-        text.push('\n');
+    for together in changes.chunk_by(|a, b| is_equal(a) == is_equal(b)).filter(|part| !part.iter().all(is_equal)) {
+        let adds_secret = together.iter().any(|change| change.tag() == ChangeTag::Insert && is_known(change.value()));
+        for change in together {
+            let line = change.value().trim_end_matches('\n');
+            text.push_str(&match change.tag() {
+                ChangeTag::Insert => format!("+{line}\n"),
+                _ if adds_secret => format!("-{HIDDEN}\n"),
+                _ => format!("-{line}\n"),
+            });
+        }
     }
     text
 }

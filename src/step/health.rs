@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::host::Host;
 use crate::settings::Settings;
-use crate::template::Renderer;
+use crate::template::{Renderer, Templated};
 use crate::titus::checks::{Finding, active};
 
 /// As a role file has it: an id and exactly one question.
@@ -103,7 +103,7 @@ impl Raw {
             asked.push(Question::Kept(Kept::InstanceGroups(groups.resolve(renderer)?)));
         }
         if self.mesos_agent {
-            let port = settings.agent.port.unwrap_or(5051);
+            let port = Templated::Template("{{ agent.port }}".to_owned()).get(renderer)?;
             asked.push(Question::MesosAgent { masters, address, port });
         }
         if self.vpc_tool {
@@ -135,11 +135,11 @@ impl Kept {
                     Finding::Bad(format!("{text}\n{}", host.unit_journal(name)))
                 }
             }
-            Kept::Answers(wait) => match wait.ask(host) {
+            Kept::Answers(wait) => match wait.ask(host)? {
                 Ok(()) => Finding::Good(format!("asked {}: it does", wait.what())),
                 Err(answer) => Finding::Bad(format!("asked {}: {answer}", wait.what())),
             },
-            Kept::Container(name) => container(host, name),
+            Kept::Container(name) => container(host, name)?,
             Kept::InstanceGroups(groups) => match groups.states(host) {
                 Ok(states) => active(&states),
                 Err(error) => Finding::Bad(error.to_string()),
@@ -148,12 +148,12 @@ impl Kept {
     }
 }
 
-fn container(host: &Host, name: &str) -> Finding {
-    let found = match host.engine() {
+fn container(host: &Host, name: &str) -> Result<Finding> {
+    let found = match host.engine()? {
         Ok(engine) => engine.container(name).map_err(|error| error.to_string()),
         Err(answer) => Err(answer),
     };
-    match found {
+    Ok(match found {
         Ok(Some(found)) if found.is_running() && is_ours(&found) => {
             Finding::Good(format!("the container {name} is running, from {}", found.image))
         }
@@ -163,5 +163,5 @@ fn container(host: &Host, name: &str) -> Finding {
         Ok(Some(found)) => Finding::Bad(format!("the container {name} is {}", found.told())),
         Ok(None) => Finding::Bad(format!("there is no container {name}")),
         Err(answer) => Finding::Bad(answer),
-    }
+    })
 }

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::{Change, Planned, RawKind, State, Work};
 use crate::error::{Error, Result};
 use crate::host::docker::pull::{Failure, Reason};
-use crate::host::{Fetch, Host};
+use crate::host::{Fetch, Host, is_sha256};
 use crate::template::{Renderer, Templated};
 
 /// As a role file has it.
@@ -28,9 +28,8 @@ pub struct Image {
 impl Raw {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<Image> {
         let name = self.name.get(renderer)?;
-        let hexadecimal = |digest: &str| digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit());
         if let Some((_, digest)) = name.split_once('@')
-            && !digest.strip_prefix("sha256:").is_some_and(hexadecimal)
+            && !digest.strip_prefix("sha256:").is_some_and(is_sha256)
         {
             return Err(Error::config(format!("image {name}: its digest is not sha256: and 64 hexadecimal digits")));
         }
@@ -41,7 +40,7 @@ impl Raw {
 impl Image {
     /// Whether the engine has it; of an image by digest, the very one.
     fn is_there(&self, host: &Host) -> Result<bool> {
-        let engine = host.engine().map_err(Error::failed)?;
+        let engine = host.engine()?.map_err(Error::failed)?;
         let Some(found) = engine.image(&self.name)? else { return Ok(false) };
         Ok(match self.name.split_once('@') {
             Some((_, digest)) => found.digests.iter().any(|known| known.ends_with(digest)),
@@ -63,7 +62,7 @@ impl Work for Image {
         if !host.is_live() {
             return Ok(());
         }
-        let Ok(engine) = host.engine() else { return Ok(()) };
+        let Ok(engine) = host.engine()? else { return Ok(()) };
         if self.is_there(host)? || !refuses_old_manifests(&engine.version) {
             return Ok(());
         }
@@ -86,7 +85,7 @@ impl Work for Image {
         if !host.is_live() {
             return Ok(State::Deferred(format!("image {} is not pulled below --root", self.name)));
         }
-        if let Err(answer) = host.engine() {
+        if let Err(answer) = host.engine()? {
             return Ok(State::Blocked(answer));
         }
         Ok(if self.is_there(host)? {

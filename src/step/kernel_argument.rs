@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::file::File;
 use super::{Change, Claim, Contents, Origin, Planned, RawKind, State, Work};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::command::Patience;
-use crate::host::fs::Owner;
-use crate::host::fs::look::{Entry, EntryKind};
 use crate::template::{Renderer, Templated};
 
 /// Sourced by grub-mkconfig after /etc/default/grub; late, so that it adds to what others set.
@@ -43,20 +42,10 @@ impl Raw {
 /// One thing that the arguments need.
 #[derive(Debug, PartialEq)]
 enum Due<'a> {
-    WriteDropIn,
-    RemoveDropIn,
+    /// Our drop-in is written, or removed.
+    DropIn,
     /// update-grub; what grub.cfg lacks.
     Update(Vec<&'a str>),
-}
-
-/// What is due of our drop-in. `is`: its text; none: nothing is there; or something that is not a file.
-fn drop_in_due(wanted: Option<&str>, is: Option<Option<&str>>) -> Option<Due<'static>> {
-    match (wanted, is) {
-        (None, None) => None,
-        (None, Some(_)) => Some(Due::RemoveDropIn),
-        (Some(wanted), Some(Some(is))) if wanted == is => None,
-        (Some(_), _) => Some(Due::WriteDropIn),
-    }
 }
 
 /// What is due of grub.cfg, with these contents. `drop_in_changes`: so that it has to be made anew in any case.
@@ -92,10 +81,12 @@ impl KernelArguments {
         })
     }
 
+    fn file(&self) -> File {
+        self.drop_in().map_or_else(|| File::absent(DROP_IN), |text| File::new(DROP_IN, text, 0o644))
+    }
+
     fn due(&self, host: &Host) -> Result<Vec<Due<'_>>> {
-        let text = |entry: Entry| if entry.kind == EntryKind::File { host.read_text(DROP_IN) } else { Ok(None) };
-        let is = host.entry(DROP_IN)?.map(text).transpose()?;
-        let drop_in = drop_in_due(self.drop_in().as_deref(), is.as_ref().map(Option::as_deref));
+        let drop_in = (!self.file().changes(host)?.is_empty()).then_some(Due::DropIn);
         let grub = match host.is_live().then(|| host.read_text(GRUB_CFG)).transpose()? {
             None => None,
             Some(Some(grub_cfg)) => grub_due(&self.arguments, &grub_cfg, drop_in.is_some()),
@@ -113,8 +104,8 @@ impl KernelArguments {
 
     fn change(&self, due: &Due<'_>) -> Change {
         Change::new(match due {
-            Due::WriteDropIn => format!("write {DROP_IN}: {}", self.arguments.join(" ")),
-            Due::RemoveDropIn => format!("remove {DROP_IN}"),
+            Due::DropIn if self.arguments.is_empty() => format!("remove {DROP_IN}"),
+            Due::DropIn => format!("write {DROP_IN}: {}", self.arguments.join(" ")),
             Due::Update(lacking) if lacking.is_empty() => "update-grub".into(),
             Due::Update(lacking) => format!("update-grub: {GRUB_CFG} lacks {}", lacking.join(" ")),
         })
@@ -122,8 +113,7 @@ impl KernelArguments {
 
     fn settle(&self, host: &Host, due: &Due<'_>) -> Result<()> {
         match due {
-            Due::WriteDropIn => host.write(DROP_IN, self.drop_in().unwrap_or_default().as_bytes(), 0o644, Owner::ROOT),
-            Due::RemoveDropIn => host.remove(DROP_IN),
+            Due::DropIn => self.file().converge(host),
             Due::Update(_) => {
                 let output = host.run_command(&["update-grub"], &[], Patience::Ends, Duration::from_secs(300))?;
                 output.succeeded().map(drop)
@@ -185,6 +175,7 @@ impl Work for KernelArguments {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::fs::Owner;
 
     #[test]
     fn the_drop_in_adds_to_what_others_set() {
@@ -228,16 +219,25 @@ mod tests {
 
     #[test]
     fn the_drop_in_is_ours_or_is_not_there() {
-        for (wanted, is, due) in [
-            (None, None, None),
-            (None, Some(Some("a")), Some(Due::RemoveDropIn)),
-            (None, Some(None), Some(Due::RemoveDropIn)),
-            (Some("a"), None, Some(Due::WriteDropIn)),
-            (Some("a"), Some(None), Some(Due::WriteDropIn)),
-            (Some("a"), Some(Some("b")), Some(Due::WriteDropIn)),
-            (Some("a"), Some(Some("a")), None),
-        ] {
-            assert_eq!(drop_in_due(wanted, is), due, "{wanted:?} {is:?}");
-        }
+        let (directory, host) = Host::temporary();
+        let step = |words: &[&str]| KernelArguments { arguments: arguments(words), running: None };
+        let lines = |step: KernelArguments| -> Vec<String> {
+            step.due(&host).unwrap().iter().map(|due| step.change(due).line).collect()
+        };
+        let (write, remove) = (format!("write {DROP_IN}: a"), format!("remove {DROP_IN}"));
+        let both = |with: Option<&String>, without: Option<&String>, what: &str| {
+            assert_eq!(lines(step(&["a"])).first(), with, "{what}");
+            assert_eq!(lines(step(&[])).first(), without, "{what}");
+        };
+        both(Some(&write), None, "nothing is there");
+        host.write(DROP_IN, b"other", 0o644, Owner::ROOT).unwrap();
+        both(Some(&write), Some(&remove), "other contents");
+        step(&["a"]).converge(&host).unwrap();
+        both(None, Some(&remove), "ours");
+        host.set_attributes(DROP_IN, 0o600, Owner::ROOT).unwrap();
+        both(Some(&write), Some(&remove), "another mode");
+        host.link(DROP_IN, "/elsewhere").unwrap();
+        both(Some(&write), Some(&remove), "a link");
+        drop(directory);
     }
 }

@@ -14,6 +14,7 @@ pub mod instance_group;
 pub mod kernel_argument;
 pub mod package;
 pub mod properties;
+pub mod sysctl;
 pub mod unit;
 pub mod wait;
 pub mod warm_pool;
@@ -380,6 +381,8 @@ kinds! {
     group_member: GroupMember(group_member::GroupMember) = |raw, at| raw.resolve(at.renderer);
     /// These arguments are on the kernel's command line.
     kernel_argument: KernelArgument(kernel_argument::KernelArguments) = |raw, at| raw.resolve(at.renderer);
+    /// Kernel parameters are in a drop-in, and in the running kernel.
+    sysctl: Sysctl(sysctl::Sysctl) = |raw, at| raw.resolve(at.renderer);
     /// A service answers.
     wait: Wait(wait::Wait) = |raw, at| raw.resolve(at.renderer);
     /// Titus instance groups are Active.
@@ -455,7 +458,7 @@ impl Step {
 }
 
 /// Enough of the digest of contents to tell them apart, for people.
-fn fingerprint(contents: &str) -> String {
+fn fingerprint(contents: impl AsRef<[u8]>) -> String {
     use sha2::Digest;
     let mut digest = hex(&sha2::Sha256::digest(contents));
     digest.truncate(12);

@@ -3,14 +3,13 @@
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
-use super::file::{Attributes, checked_path};
+use super::file::{Attributes, File, checked_path};
 use super::{Change, Claim, Contents, Origin, Planned, RawKind, State, Work, fingerprint};
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::host::fs::Owner;
 use crate::host::fs::look::{Entry, EntryKind};
 use crate::properties::{self, Edit};
-use crate::secrets::is_secret;
+use crate::secrets::{HIDDEN, is_secret, masked};
 use crate::template::{Renderer, Templated, is_template};
 
 /// More than any properties file has, in bytes.
@@ -41,19 +40,12 @@ pub struct Properties {
 impl Raw {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<Properties> {
         let path = checked_path(self.path.get(renderer)?)?;
-        let mut wanted = Map::new();
-        for (key, value) in &self.set {
-            let value = match value.as_str().filter(|text| is_template(text)) {
-                Some(text) => Templated::Template(text.to_owned()).get(renderer)?,
-                None => value.clone(),
-            };
-            wanted.insert(key.clone(), value);
-        }
+        let mut values = rendered(&self.set, renderer)?;
         if let Some(more) = &self.more {
             let more: Map<String, Json> = Templated::Template(more.clone()).get(renderer)?;
-            wanted.extend(more);
+            values.extend(more);
         }
-        let wanted = wanted.into_iter().map(|(key, value)| {
+        let wanted = values.into_iter().map(|(key, value)| {
             let value = text(&key, value)?;
             properties::check(&key, &value)?;
             Ok((key, value))
@@ -64,18 +56,49 @@ impl Raw {
     }
 }
 
-fn text(key: &str, value: Json) -> Result<String> {
+/// Keys with their values, of which each may be a template.
+///
+/// # Errors
+/// When one has no value.
+pub(super) fn rendered(set: &Map<String, Json>, renderer: &Renderer) -> Result<Map<String, Json>> {
+    let one = |(key, value): (&String, &Json)| {
+        let value = match value.as_str().filter(|text| is_template(text)) {
+            Some(text) => Templated::Template(text.to_owned()).get(renderer)?,
+            None => value.clone(),
+        };
+        Ok((key.clone(), value))
+    };
+    set.iter().map(one).collect()
+}
+
+/// A value as text.
+///
+/// # Errors
+/// When it is a list or a table, as a name with dots and without quotes makes one.
+pub(super) fn text(key: &str, value: Json) -> Result<String> {
     match value {
         Json::String(text) => Ok(text),
         Json::Number(number) => Ok(number.to_string()),
         Json::Bool(is) => Ok(is.to_string()),
-        Json::Object(_) => Err(Error::config(format!("property {key:?} is a table"))
+        Json::Object(_) => Err(Error::config(format!("key {key:?} is a table"))
             .fix(format!("put a name with dots in quotes: \"{key}.…\" = \"…\""))),
-        _ => Err(Error::config(format!("property {key:?} has a value that is no text, number, true or false"))),
+        _ => Err(Error::config(format!("key {key:?} has a value that is not text, a number, true or false"))),
     }
 }
 
 impl Properties {
+    /// The lines that differ, without secrets. What the value of a key was is as secret as what it will be.
+    fn diff(&self, edit: &Edit) -> String {
+        let is_hidden = |(key, value): &&(String, String)| is_secret(key) || masked(value) != *value;
+        let hidden: Vec<String> =
+            self.wanted.iter().filter(is_hidden).map(|(key, _)| properties::written(key)).collect();
+        let lines = edit.differences.iter().map(|line| {
+            let value = if hidden.contains(&line.key) { HIDDEN } else { &line.value };
+            format!("{}{}={value}\n", if line.added { '+' } else { '-' }, line.key)
+        });
+        lines.collect()
+    }
+
     fn before(&self, host: &Host, planned: &Planned) -> Result<Option<Vec<u8>>> {
         planned.get(&self.path).map_or_else(|| self.read(host), |contents| Ok(Some(contents.clone())))
     }
@@ -160,21 +183,17 @@ impl Work for Properties {
             (_, _, 0) => Some(format!("set {set} in {path}")),
             _ => Some(format!("set {set} in {path}, remove {duplicates}")),
         };
-        let mut changes: Vec<Change> = line.into_iter().map(|line| Change { line, diff: Some(diff(&edit)) }).collect();
+        let mut changes: Vec<Change> =
+            line.into_iter().map(|line| Change { line, diff: Some(self.diff(&edit)) }).collect();
         if let Some(entry) = self.entry(host)? {
-            changes.extend(self.attributes.differences(host, path, entry.mode, entry.uid, entry.gid)?);
+            changes.extend(self.attributes.differences(host, path, &entry)?);
         }
         Ok(State::from_changes(changes))
     }
 
     fn converge(&self, host: &Host) -> Result<()> {
-        let before = self.read(host)?;
-        let edit = self.edit(before.as_deref())?;
-        let owner = if host.may_chown() { self.attributes.ids(host)? } else { Owner::ROOT };
-        if before.as_ref() == Some(&edit.contents) {
-            return host.set_attributes(&self.path, self.attributes.mode(), owner);
-        }
-        host.write(&self.path, &edit.contents, self.attributes.mode(), owner)
+        let edit = self.edit(self.read(host)?.as_deref())?;
+        File::new(&self.path, edit.contents, self.attributes.mode()).converge(host)
     }
 
     fn planned(&self, host: &Host, planned: &Planned) -> Result<Option<(String, Vec<u8>)>> {
@@ -194,27 +213,19 @@ impl Work for Properties {
     }
 }
 
-/// The lines that differ, without secrets.
-fn diff(edit: &Edit) -> String {
-    let lines = edit.differences.iter().map(|line| {
-        let value = if is_secret(&line.key) { "***" } else { &line.value };
-        format!("{}{}={value}\n", if line.added { '+' } else { '-' }, line.key)
-    });
-    lines.collect()
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::host::fs::Owner;
 
     const PATH: &str = "/opt/server/server.properties";
 
     fn resolve(toml: &str) -> Result<Properties> {
         let renderer = Renderer::new(json!({
             "zk": "h:2181", "port": 7104, "on": true, "unset": null,
-            "more": { "a.port": "7002", "z": 1.5, "b.on": false }, "empty": {}, "deep": { "a": { "b": "1" } },
+            "more": { "a.port": "7002", "z": 1.5, "b.on": false, "t": "{{ zk }}" }, "empty": {}, "deep": { "a": { "b": "1" } },
         }));
         toml::from_str::<Raw>(&format!("path = '{PATH}'\n{toml}")).unwrap().resolve(&renderer)
     }
@@ -270,7 +281,7 @@ mod tests {
     fn more_adds_keys_and_wins() {
         let step = resolve("set = { 'b.on' = 'x', 'a.port' = '7001' }\nmore = '{{ more }}'\nmode = '0600'").unwrap();
         let wanted: Vec<_> = step.wanted.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        assert_eq!(wanted, ["b.on=false", "a.port=7002", "z=1.5"]);
+        assert_eq!(wanted, ["b.on=false", "a.port=7002", "t={{ zk }}", "z=1.5"], "a setting's value is not a template");
         assert_eq!(step.attributes.mode(), 0o600);
         assert!(resolve("more = '{{ empty }}'").unwrap().wanted.is_empty());
         assert_eq!(resolve("set = { a = '{{ zk[:0] }}' }").unwrap().wanted, [("a".to_owned(), String::new())]);

@@ -1,13 +1,14 @@
 //! A service answers, before a deadline.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Change, Planned, RawKind, State, Work, ensemble};
 use crate::error::{Error, Result};
-use crate::host::{Host, signals};
+use crate::host::Host;
+use crate::host::wait::Deadline;
 use crate::template::{Renderer, Templated};
 use crate::titus::zookeeper::Answer;
 
@@ -86,14 +87,14 @@ impl Wait {
     /// Whether it answers as it should.
     ///
     /// # Errors
-    /// The last answer, in words.
-    pub fn ask(&self, host: &Host) -> Result<(), String> {
+    /// Outside: a signal. Inside: the last answer, in words.
+    pub fn ask(&self, host: &Host) -> Result<Result<(), String>> {
         match self {
             Wait::Tcp(addresses) => any(addresses, |address| host.connect_tcp(address, TRY)),
-            Wait::Http(url) => host.http_get(url, TRY).and_then(|answer| match answer.status {
+            Wait::Http(url) => Ok(host.http_get(url, TRY)?.and_then(|answer| match answer.status {
                 200 => Ok(()),
                 status => Err(format!("status {status}")),
-            }),
+            })),
             Wait::Docker(address) => host.ping_docker(address, TRY),
             Wait::Zookeeper { address, ensemble } => any(address, |address| serves(host, address, *ensemble)),
             Wait::MesosLeader(masters) => one_leads(host, masters),
@@ -108,27 +109,22 @@ impl Work for Wait {
         if !host.is_live() {
             return Ok(State::Deferred(format!("{} is not asked below --root", self.what())));
         }
-        Ok(match self.ask(host) {
+        Ok(match self.ask(host)? {
             Ok(()) => State::InSync(None),
             Err(answer) => State::Changes(vec![Change::new(format!("wait for {} (now: {answer})", self.what()))]),
         })
     }
 
     fn converge(&self, host: &Host) -> Result<()> {
-        let started = Instant::now();
+        let mut deadline = Deadline::new(self.what(), host.deadlines.wait);
         let mut pause = Duration::from_millis(20);
         loop {
-            let Err(answer) = self.ask(host) else { return Ok(()) };
-            if signals::interrupted() {
-                return Err(signals::interruption());
-            }
-            if started.elapsed() >= host.deadlines.wait {
-                let waited = humantime::format_duration(host.deadlines.wait);
-                return Err(Error::failed(format!("waited {waited} for {}", self.what()))
+            let Err(answer) = self.ask(host)? else { return Ok(()) };
+            if !deadline.pause(pause)? {
+                return Err(Error::failed(deadline.waited())
                     .cause(format!("the last answer: {answer}"))
                     .fix("see why it does not answer (systemctl status, journalctl); the setting timeouts.wait gives it longer"));
             }
-            std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_secs(1));
         }
     }
@@ -139,50 +135,51 @@ impl Work for Wait {
 }
 
 /// Whether one of `addresses`, with commas between them, answers as it should.
-fn any(addresses: &str, ask: impl Fn(&str) -> Result<(), String>) -> Result<(), String> {
+fn any(addresses: &str, ask: impl Fn(&str) -> Result<Result<(), String>>) -> Result<Result<(), String>> {
     let mut answers = Vec::new();
     for address in addresses.split(',') {
-        match ask(address) {
-            Ok(()) => return Ok(()),
-            Err(answer) if addresses == address => return Err(answer),
+        match ask(address)? {
+            Ok(()) => return Ok(Ok(())),
+            Err(answer) if addresses == address => return Ok(Err(answer)),
             Err(answer) => answers.push(format!("{address}: {answer}")),
         }
     }
-    Err(answers.join("; "))
+    Ok(Err(answers.join("; ")))
 }
 
-fn serves(host: &Host, address: &str, ensemble: bool) -> Result<(), String> {
-    match (ensemble::ask(host, address)?, ensemble) {
+fn serves(host: &Host, address: &str, ensemble: bool) -> Result<Result<(), String>> {
+    Ok(ensemble::ask(host, address)?.and_then(|answer| match (answer, ensemble) {
         (Answer::Member, true) | (Answer::Standalone, false) => Ok(()),
         (Answer::Waiting, _) => Err("it runs, and waits for a quorum".into()),
         (Answer::Standalone, true) => Err("it serves alone".into()),
         (_, _) => Err("it serves as one of several".into()),
-    }
+    }))
 }
 
 /// Mesos masters tell by the metric `master/elected` who leads them (Mesos documentation, "Monitoring").
-fn one_leads(host: &Host, masters: &[String]) -> Result<(), String> {
+fn one_leads(host: &Host, masters: &[String]) -> Result<Result<(), String>> {
     let (mut leaders, mut others) = (Vec::new(), Vec::new());
     for master in masters {
-        match is_elected(host, master) {
+        match is_elected(host, master)? {
             Ok(true) => leaders.push(master.as_str()),
             Ok(false) => others.push(format!("{master} is not")),
             Err(answer) => others.push(format!("{master}: {answer}")),
         }
     }
-    match leaders.as_slice() {
+    Ok(match leaders.as_slice() {
         [_] => Ok(()),
         [] => Err(format!("none leads: {}", others.join("; "))),
         several => Err(format!("several say that they lead: {}", several.join(", "))),
-    }
+    })
 }
 
-fn is_elected(host: &Host, master: &str) -> Result<bool, String> {
-    let answer = host.http_get(&format!("http://{master}/metrics/snapshot"), TRY)?;
-    if answer.status != 200 {
-        return Err(format!("status {}", answer.status));
-    }
-    let document: Value = serde_json::from_slice(&answer.body).map_err(|e| format!("no JSON: {e}"))?;
-    let elected = document.get("master/elected").and_then(Value::as_f64);
-    elected.map(|elected| elected > 0.5).ok_or_else(|| "its answer has no master/elected".into())
+fn is_elected(host: &Host, master: &str) -> Result<Result<bool, String>> {
+    Ok(host.http_get(&format!("http://{master}/metrics/snapshot"), TRY)?.and_then(|answer| {
+        if answer.status != 200 {
+            return Err(format!("status {}", answer.status));
+        }
+        let document: Value = serde_json::from_slice(&answer.body).map_err(|e| format!("no JSON: {e}"))?;
+        let elected = document.get("master/elected").and_then(Value::as_f64);
+        elected.map(|elected| elected > 0.5).ok_or_else(|| "its answer has no master/elected".into())
+    }))
 }

@@ -20,7 +20,7 @@ impl Values {
     pub fn of_agent(settings: &Settings, instance: &Instance) -> Result<Values> {
         refuse_family(settings, instance)?;
         let (numbers, places) = type_numbers(settings, &instance.instance_type, instance.type_numbers)?;
-        let way = settings.agent.resource_set.as_deref().unwrap_or("instance");
+        let way = default_of("agent.resource_set", &settings.agent.resource_set)?;
         let kind = way.parse::<ResourceSet>()?;
         let set = resource_set(kind, &numbers)?;
         let attributes_of_it = attributes_of(settings, instance, &set)?;
@@ -136,6 +136,15 @@ pub fn how_to_give_numbers(name: &str) -> String {
     )
 }
 
+/// A setting for which roles with `vpc_driver` have a default.
+fn default_of<'a, T>(name: &str, value: &'a Option<T>) -> Result<&'a T> {
+    value.as_ref().ok_or_else(|| {
+        Error::config(format!("{name} has no value"))
+            .cause("a role with vpc_driver = true needs it, and its table [defaults] does not have it")
+            .fix(how_to_set(name))
+    })
+}
+
 fn attributes_of(settings: &Settings, instance: &Instance, set: &str) -> Result<Vec<Part>> {
     let own = settings.agent.asg.as_ref().map(|group| ("agent.asg", group));
     let tagged = || instance.autoscaling_group.as_ref().map(|group| ("instance.autoscaling_group", group));
@@ -147,7 +156,7 @@ fn attributes_of(settings: &Settings, instance: &Instance, set: &str) -> Result<
                 how_to_set("agent.asg")
             ))
     })?;
-    let ports = settings.agent.ports.as_deref().unwrap_or("7150-7200");
+    let ports = default_of("agent.ports", &settings.agent.ports)?;
     let mut parts = vec![
         Part::same("region", &instance.region, "instance.region"),
         Part::same("zone", &instance.zone, "instance.zone"),
@@ -169,11 +178,11 @@ fn resources_of(settings: &Settings, instance: &Instance, network: Option<Input>
     let fixed = |name: &str| agent.resources.get(name).map(|amount| given(name, amount));
     let mem = match fixed("mem") {
         Some(mem) => mem,
-        None => mem(instance.memory_mib, agent.reserve.mem.unwrap_or(1024))?,
+        None => mem(instance.memory_mib, *default_of("agent.reserve.mem", &agent.reserve.mem)?)?,
     };
     let disk = match fixed("disk") {
         Some(disk) => disk,
-        None => disk(instance.disk_mib, agent.reserve.disk.unwrap_or(10240))?,
+        None => disk(instance.disk_mib, *default_of("agent.reserve.disk", &agent.reserve.disk)?)?,
     };
     let network = network.map(|place| Part::new("network", &place.value).of(place));
     let network = fixed("network").or(network).ok_or_else(|| {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use crate::error::{Error, Kind, Result};
+use crate::secrets::shown;
 use crate::titus::instance_types::InstanceType;
 use crate::titus::{is_name, is_ranges, whole};
 
@@ -102,7 +103,7 @@ fn check_value(name: &str, value: &str) -> Result<()> {
     if is_ranges(value) {
         return Ok(());
     }
-    Err(Error::config(format!("the Mesos attribute {name} must not be {value:?}"))
+    Err(Error::config(format!("the Mesos attribute {name} must not be {:?}", shown(name, value)))
         .cause(format!(
             "it contains {offender:?}; attributes are written as name:value;name:value into a shell script, \
              so only letters, digits, _ . / - + = , @ % and ranges such as [7150-7200] can stand in a value"

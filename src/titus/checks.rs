@@ -56,14 +56,14 @@ pub fn registered(host: &Host, masters: &[String], address: &str, port: u16) -> 
 }
 
 fn slaves(host: &Host, master: &str) -> Result<Vec<Value>, String> {
-    let mut answer = host.http_get(&format!("http://{master}/slaves"), TRY)?;
+    let mut answer = host.http_get(&format!("http://{master}/slaves"), TRY).map_err(|signal| signal.what).flatten()?;
     // A master that is not the leader sends to it: `Location: //host:5050/slaves`.
     if let (300..400, Some(location)) = (answer.status, answer.location.clone()) {
         let url = if location.starts_with("//") { format!("http:{location}") } else { location };
         if !url.starts_with("http://") {
             return Err(format!("redirects to {url}"));
         }
-        answer = host.http_get(&url, TRY)?;
+        answer = host.http_get(&url, TRY).map_err(|signal| signal.what).flatten()?;
     }
     if answer.status != 200 {
         return Err(format!("status {}", answer.status));

@@ -25,7 +25,7 @@ const TRY: Duration = Duration::from_secs(10);
 /// 75 when the gateway or its master does not answer; 1 when the answer cannot be understood.
 pub fn state(host: &Host, name: &str) -> Result<Option<String>> {
     let url = address(name);
-    let answer = host.http_get(&url, TRY).map_err(|answer| no_answer(&url, &answer))?;
+    let answer = host.http_get(&url, TRY)?.map_err(|answer| no_answer(&url, &answer))?;
     if answer.status == 404 {
         return Ok(None);
     }
@@ -47,7 +47,7 @@ pub fn state(host: &Host, name: &str) -> Result<Option<String>> {
 pub fn activate(host: &Host, name: &str) -> Result<()> {
     let url = format!("{}/lifecycle", address(name));
     let wish = json!({ "instanceGroupId": name, "lifecycleState": ACTIVE });
-    let answer = host.http_put(&url, &wish, TRY).map_err(|answer| no_answer(&url, &answer))?;
+    let answer = host.http_put(&url, &wish, TRY)?.map_err(|answer| no_answer(&url, &answer))?;
     understood(&url, answer.status, &answer.body).map(drop)
 }
 

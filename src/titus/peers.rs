@@ -2,18 +2,22 @@
 
 use crate::error::{Error, Result};
 use crate::facts::Peer;
+use crate::settings::Settings;
 
 /// The tag by which an instance says which server it is, from 1.
 pub const ID_TAG: &str = "titus:zookeeper-id";
 
 /// The tag of an instance's stack. One that lacks it is of the stack that the setting has by default.
 const STACK_TAG: &str = "titus:stack";
-const DEFAULT_STACK: &str = "mainvpc";
 
 /// The instances of a stack.
-pub fn of_stack(peers: Vec<Peer>, stack: &str) -> Vec<Peer> {
-    let is_ours = |peer: &Peer| peer.tags.get(STACK_TAG).map_or(DEFAULT_STACK, String::as_str) == stack;
-    peers.into_iter().filter(is_ours).collect()
+///
+/// # Errors
+/// None, as a test makes sure.
+pub fn of_stack(peers: Vec<Peer>, stack: &str) -> Result<Vec<Peer>> {
+    let default = Settings::built_in()?.stack;
+    let is_ours = |peer: &Peer| peer.tags.get(STACK_TAG).unwrap_or(&default) == stack;
+    Ok(peers.into_iter().filter(is_ours).collect())
 }
 
 /// The same in the order of the servers: each with a tag [`ID_TAG`] at its place, the others, by their launch, at
@@ -89,14 +93,8 @@ mod tests {
             peer("i-2", "", &[(STACK_TAG, "blue")]),
             peer("i-3", "", &[(STACK_TAG, "mainvpc")]),
         ];
-        assert_eq!(ids(&of_stack(peers.clone(), "mainvpc")), ["i-1", "i-3"]);
-        assert_eq!(ids(&of_stack(peers, "blue")), ["i-2"]);
-    }
-
-    #[test]
-    fn the_default_stack_is_the_setting_s() {
-        let mut merged = crate::settings::Merged::default();
-        merged.add(&crate::settings::Layer::built_in().unwrap());
-        assert_eq!(merged.settings().unwrap().stack, DEFAULT_STACK);
+        assert_eq!(Settings::built_in().unwrap().stack, "mainvpc");
+        assert_eq!(ids(&of_stack(peers.clone(), "mainvpc").unwrap()), ["i-1", "i-3"]);
+        assert_eq!(ids(&of_stack(peers, "blue").unwrap()), ["i-2"]);
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::error::{Error, Kind, Result};
+use crate::secrets::shown;
 use crate::titus::part::{Input, Part};
 use crate::titus::{is_name, is_ranges};
 
@@ -85,7 +86,7 @@ pub fn resources(pairs: &[(String, String)]) -> Result<String> {
             return Err(Error::config(format!("the Mesos resource {name} is given twice")));
         }
         if !(is_scalar(value) || is_ranges(value) || is_set(value)) {
-            return Err(Error::config(format!("the Mesos resource {name} must not be {value:?}"))
+            return Err(Error::config(format!("the Mesos resource {name} must not be {:?}", shown(name, value)))
                 .fix("use a number such as 8000, ranges such as [1-2,4-9], or a set such as {a,b}"));
         }
         entries.push(format!("{name}:{value}"));

@@ -4,10 +4,8 @@ use super::Values;
 use super::part::{Input, Part};
 use crate::error::{Error, Kind, Result};
 use crate::facts::Instance;
-use crate::settings::Settings;
-
-/// Where a lone server's clients find it.
-const CLIENT_PORT: u16 = 2181;
+use crate::settings::values::host_port;
+use crate::settings::{Settings, ZOOKEEPER_PORT};
 
 /// What a server answers to the four letters `srvr`, whose line `Mode:` 3.4 and later have
 /// (ZooKeeper Administrator's Guide, "The Four Letter Words").
@@ -126,7 +124,7 @@ impl Values {
     ) -> Result<Values> {
         let path = settings.mesos.zk_path.clone().unwrap_or_default();
         let servers = &settings.zookeeper.servers;
-        let hosts: Vec<&str> = servers.iter().filter_map(|server| Some(server.rsplit_once(':')?.0)).collect();
+        let hosts: Vec<&str> = servers.iter().filter_map(|server| Some(host_port(server)?.0)).collect();
         if let Some(twice) = hosts.iter().enumerate().find(|(n, host)| hosts[..*n].contains(host)) {
             return Err(Error::config(format!("zookeeper.servers has {} twice", twice.1))
                 .fix("name each server once: each runs on a node of its own"));
@@ -135,7 +133,7 @@ impl Values {
         let Some(own) = own.or(servers.is_empty().then_some(0)) else {
             return Err(not_listed(servers, instance));
         };
-        let port = servers.get(own).and_then(|server| server.rsplit_once(':')?.1.parse().ok()).unwrap_or(CLIENT_PORT);
+        let port = servers.get(own).and_then(|server| host_port(server)).map_or(ZOOKEEPER_PORT, |(_, port)| port);
         let alone = servers.len() < 2;
         let mut values = Values::of_settings(settings);
         if alone {
@@ -167,7 +165,7 @@ fn made_of(settings: &Settings, instance: &Instance, alone: bool) -> Vec<(&'stat
             own(servers()).of(Input::named("instance.hostname", &instance.hostname)).how("its place in the list"),
         ),
         ("zookeeper_hosts", own(servers())),
-        ("zookeeper_port", own(servers()).how("its port, or 2181")),
+        ("zookeeper_port", own(servers()).how(format!("its port, or {ZOOKEEPER_PORT}"))),
     ];
     if alone {
         let path = settings.mesos.zk_path.clone().unwrap_or_default();

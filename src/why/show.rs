@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::Value as Json;
 
-use super::{ANSWERED, Answer, DERIVED, DID_NOT_ANSWER, NOT_SET};
+use super::{Answer, Provenance};
 
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -12,8 +12,8 @@ impl fmt::Display for Answer {
         if !self.place.is_empty() {
             writeln!(f, "  in {}", plain(&self.place))?;
         }
-        if self.from.is_empty() && self.source != NOT_SET {
-            return writeln!(f, "  from {}", plain(&self.source));
+        if self.from.is_empty() && self.source != Provenance::NotSet {
+            return writeln!(f, "  from {}", plain(&self.source.to_string()));
         }
         if self.is_sum() {
             return writeln!(f, "  from {}", self.sum());
@@ -25,7 +25,7 @@ impl fmt::Display for Answer {
 impl Answer {
     /// Whether it is derived of what is not derived itself: one line tells it.
     fn is_sum(&self) -> bool {
-        self.source == DERIVED && !self.from.is_empty() && self.from.iter().all(|part| part.from.is_empty())
+        self.source == Provenance::Derived && !self.from.is_empty() && self.from.iter().all(|part| part.from.is_empty())
     }
 
     fn sum(&self) -> String {
@@ -35,12 +35,14 @@ impl Answer {
 
     fn parts(&self, f: &mut fmt::Formatter<'_>, word: &str, indent: usize) -> fmt::Result {
         for part in &self.from {
-            let (word, head) = match part.source.as_str() {
-                ANSWERED => (word.to_owned(), format!("{}: {}", plain(&part.name), text(&part.value))),
-                DID_NOT_ANSWER => (format!("not {word}"), format!("{}: {}", plain(&part.name), text(&part.value))),
-                _ => (word.to_owned(), part.head(Some(&self.value))),
+            let head = match part.source {
+                Provenance::Answered | Provenance::DidNotAnswer => {
+                    format!("{}: {}", plain(&part.name), text(&part.value))
+                }
+                _ => part.head(Some(&self.value)),
             };
-            write!(f, "{:indent$}{word}{head}", "")?;
+            let not = if part.source == Provenance::DidNotAnswer { "not " } else { "" };
+            write!(f, "{:indent$}{not}{word}{head}", "")?;
             if part.is_sum() {
                 writeln!(f, ": {}", part.sum())?;
             } else {
@@ -57,13 +59,13 @@ impl Answer {
     /// Name, value and source. A value that is that of the whole is not said again.
     fn head(&self, whole: Option<&Json>) -> String {
         let mut words = vec![self.word.to_owned(), plain(&self.name)];
-        if self.source == NOT_SET {
-            words.push(NOT_SET.into());
+        if self.source == Provenance::NotSet {
+            words.push(self.source.to_string());
         } else if !self.value.is_null() && whole.is_none_or(|whole| text(whole) != text(&self.value)) {
             words.push(text(&self.value));
         }
-        if ![NOT_SET, DERIVED, ""].contains(&self.source.as_str()) {
-            words.push(format!("({})", plain(&self.source)));
+        if !matches!(self.source, Provenance::NotSet | Provenance::Derived) {
+            words.push(format!("({})", plain(&self.source.to_string())));
         }
         words.retain(|word| !word.is_empty());
         words.join(" ")
@@ -72,7 +74,7 @@ impl Answer {
 
 fn text(value: &Json) -> String {
     match value {
-        Json::Null => NOT_SET.into(),
+        Json::Null => Provenance::NotSet.to_string(),
         Json::String(text) => plain(text),
         other => plain(&other.to_string()),
     }

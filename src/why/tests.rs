@@ -1,5 +1,7 @@
 use super::*;
 use crate::facts::{TypeNumbers, sample};
+use crate::host::Host;
+use crate::role::Role;
 use crate::settings::Layer;
 
 /// What an agent's facts and settings say, with these settings on top.
@@ -12,9 +14,14 @@ struct Agent {
 
 fn agent(facts: Facts, text: &str) -> Agent {
     let mut merged = Merged::default();
-    let layers = [("sample", sample::SETTINGS), ("role agent", "agent.reserve = { mem = 1024 }"), ("file", text)];
-    merged.add(&Layer::built_in().unwrap());
-    layers.iter().for_each(|(source, text)| merged.add(&Layer::parse(source, text).unwrap()));
+    let role = Role::load(&Host::temporary().1, "agent").unwrap();
+    let layers = [
+        Layer::built_in(),
+        role.defaults(),
+        Layer::parse(Source::Sample, sample::SETTINGS),
+        Layer::parse(Source::File("file".into()), text),
+    ];
+    layers.into_iter().for_each(|layer| merged.add(&layer.unwrap()));
     let settings = merged.settings().unwrap();
     let values = Values::of_agent(&settings, facts.instance.as_ref().unwrap()).unwrap();
     Agent { facts, merged, settings, values }
@@ -39,7 +46,7 @@ fn what_is_derived_is_told_down_to_its_sources() {
         format!(
             "titus.resources = mem:6912;disk:20480;network:450\n  \
              from mem 6912: instance.memory_mib 7982 ({sample}), less agent.reserve.mem 1024 (role agent), in steps of 256\n  \
-             from disk 20480: instance.disk_mib 30720 ({sample}), less agent.reserve.disk 10240 (built-in), in steps of 1024\n  \
+             from disk 20480: instance.disk_mib 30720 ({sample}), less agent.reserve.disk 10240 (role agent), in steps of 1024\n  \
              from network 450: network_mbps 450 (built-in table, row m4.large)\n"
         )
     );
@@ -83,7 +90,7 @@ fn numbers_come_from_the_settings_the_table_or_ec2() {
     let agent = agent(facts, text);
     assert_eq!(
         agent.told("titus.resource_set").lines().last().unwrap(),
-        "  from agent.resource_set instance (built-in), instance_types.m4.new.max_enis 5 (file), \
+        "  from agent.resource_set instance (role agent), instance_types.m4.new.max_enis 5 (file), \
          instance.type_numbers.ipv4_per_eni 8 (EC2 API DescribeInstanceTypes)"
     );
     assert!(
@@ -96,10 +103,13 @@ fn each_name_that_is_known_has_an_answer() {
     let agent = agent(sample::facts(), "gateway.activate_instance_groups = []");
     let known = Known::new(&agent.facts, &agent.merged, &agent.settings, &agent.values);
     let mut count = 0;
-    for name in known.names().filter(|name| !name.is_empty()) {
+    for name in known.names().iter().filter(|name| !name.is_empty()) {
         let answers = known.ask(name);
         assert!(!answers.is_empty(), "{name}");
-        assert!(answers.iter().all(|answer| !answer.source.is_empty() && !answer.to_string().is_empty()), "{name}");
+        assert!(
+            answers.iter().all(|answer| !answer.source.to_string().is_empty() && !answer.to_string().is_empty()),
+            "{name}"
+        );
         count += 1;
     }
     assert!(count > 100, "{count}");
@@ -116,7 +126,7 @@ fn no_secret_is_told() {
     let agent = agent(facts, text);
     let known = Known::new(&agent.facts, &agent.merged, &agent.settings, &agent.values);
     let mut seen = 0;
-    for answer in known.names().flat_map(|name| known.ask(name)) {
+    for answer in known.names().iter().flat_map(|name| known.ask(name)) {
         let (json, text) = (serde_json::to_string(&answer).unwrap(), answer.to_string());
         assert!(!json.contains("hunter2") && !text.contains("hunter2"), "{text}");
         seen += usize::from(text.contains("***"));
@@ -126,8 +136,12 @@ fn no_secret_is_told() {
 
 #[test]
 fn an_answer_keeps_its_lines() {
-    let answer =
-        Answer { name: "a".into(), value: json!("b\nc = d\u{1b}[2J"), source: "x\ny".into(), ..Answer::default() };
+    let answer = Answer {
+        name: "a".into(),
+        value: json!("b\nc = d\u{1b}[2J"),
+        source: Provenance::place("x\ny"),
+        ..Answer::default()
+    };
     assert_eq!(answer.to_string(), "a = b\\nc = d\\u{1b}[2J\n  from x\\ny\n");
 }
 

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use super::lines::Line;
-use super::{Answer, HIDDEN, Known, hidden, lines};
+use super::{Answer, Known, Provenance, lines};
 use crate::role::{DIRECTORY, Role, built_in_template};
+use crate::secrets::HIDDEN;
 use crate::step::{Contents, Origin, Raw, Step};
 use crate::template::Renderer;
 
@@ -58,34 +59,32 @@ impl Written {
         let origin = role.raw(&self.step).and_then(|raw| Raw::origin(raw, &self.line.name));
         let in_lines = |text: &str| lines::names(renderer, text, &self.line);
         let in_text = |text: &str| lines::of_text(renderer, text).unwrap_or_default();
+        // Of a table that has a value of this name, that value.
+        let own = |tables: &BTreeSet<String>| {
+            let mut keys = tables.iter().map(|table| format!("{table}.{}", self.line.name));
+            keys.find(|key| known.explain(key).is_some())
+        };
         let names: BTreeSet<String> = match origin {
             Some(Origin::File(file)) => in_lines(&renderer.text(file).unwrap_or_default()),
             Some(Origin::Text(text)) => in_lines(text),
             Some(Origin::Value(text)) => in_text(text),
             Some(Origin::Table(table, text)) => {
-                let mut keys = in_text(table).into_iter().map(|table| format!("{table}.{}", self.line.name));
-                let of_table = keys.find(|key| known.explain(key).is_some());
-                of_table.map_or_else(|| in_text(text), |key| BTreeSet::from([key]))
+                Some(in_text(table)).filter(|of| own(of).is_some()).unwrap_or(in_text(text))
             }
             None => BTreeSet::new(),
         };
+        let names = own(&names).map_or(names, |own| BTreeSet::from([own]));
         let mut from: Vec<Answer> = names.iter().map(|name| named(known, name)).collect();
         if from.is_empty() {
             from.push(as_it_stands(role, renderer, origin));
         }
-        let value = hidden(&self.line.name, &json!(self.line.value));
+        let mut answer = Answer::new(&self.line.name, &json!(self.line.value));
         // What was made of a secret is one, whatever its own name.
-        let is_hidden = value.as_str().is_some_and(|text| text.contains(HIDDEN));
-        let hide = known.has_secret(&self.line.value)
-            || from.iter().any(|part| part.holds(|text| text == HIDDEN || !is_hidden && text.contains(HIDDEN)));
-        Answer {
-            name: self.line.name.clone(),
-            value: if hide { json!(HIDDEN) } else { value },
-            source: format!("role {}", role.name),
-            place: format!("{} (step {})", self.path, self.step),
-            from,
-            ..Answer::default()
+        if from.iter().any(Answer::hides) {
+            answer.value = json!(HIDDEN);
         }
+        let place = format!("{} (step {})", self.path, self.step);
+        Answer { source: Provenance::place(format!("role {}", role.name)), place, from, ..answer }
     }
 }
 
@@ -97,7 +96,7 @@ fn named(known: &Known<'_>, name: &str) -> Answer {
             (Some(answer), _) => return answer,
             (None, Some((table, _))) => at = table,
             (None, None) => {
-                return Answer { name: name.into(), source: super::NOT_SET.into(), ..Answer::default() };
+                return Answer { name: name.into(), ..Answer::default() };
             }
         }
     }
@@ -113,5 +112,5 @@ fn as_it_stands(role: &Role, renderer: &Renderer, origin: Option<Origin<'_>>) ->
         }
         _ => (format!("role {}", role.name), role.source.clone()),
     };
-    Answer { name, source, ..Answer::default() }
+    Answer { name, source: Provenance::Place(source), ..Answer::default() }
 }

@@ -52,42 +52,72 @@ need_moto() {
     touch "$folder/done"
 }
 
-# A Docker Engine that answers: the machine's own, or one for these tests.
+# A Docker Engine that answers: the machine's own, or one for the tests of this directory, which ends with
+# the last run or node that uses it.
 need_engine() {
-    engine_pid=
+    local state=target/nodes/engine
     docker version > /dev/null 2>&1 && return
-    mkdir -p target/nodes/docker
-    # Two engines must not share their data: a second test run waits for the first.
-    exec 8> target/nodes/engine.lock
-    flock --nonblock 8 || { echo "waiting for another test run to end" >&2; flock 8; }
-    engine_run=$(mktemp -d)
-    export DOCKER_HOST=unix://$engine_run/docker.sock
+    mkdir -p "$state" target/nodes/docker
+    # Each user holds this lock, and so does what it starts, until it ends.
+    exec 7> "$state/users"
+    flock --shared 7
+    exec 8> "$state/lock"
+    flock 8
+    DOCKER_HOST=unix://$(cat "$state/directory" 2> /dev/null || true)/docker.sock
+    export DOCKER_HOST
+    docker version > /dev/null 2>&1 || start_engine
+    exec 8>&-
+}
+
+start_engine() {
+    local directory pid
+    # Not below target: the path of a socket must be short.
+    directory=$(mktemp -d)
+    echo "$directory" > "$state/directory"
+    DOCKER_HOST=unix://$directory/docker.sock
     # Nodes have no network but their own, so the engine needs none.
-    setsid dockerd --host "$DOCKER_HOST" --data-root "$PWD/target/nodes/docker" --exec-root "$engine_run/exec" \
-        --pidfile "$engine_run/pid" --bridge none --iptables=false > target/nodes/dockerd.log 2>&1 8>&- &
-    engine_pid=$!
+    setsid dockerd --host "$DOCKER_HOST" --data-root "$PWD/target/nodes/docker" --exec-root "$directory/exec" \
+        --pidfile "$directory/pid" --bridge none --iptables=false > target/nodes/dockerd.log 2>&1 7>&- 8>&- &
+    pid=$!
     until docker version > /dev/null 2>&1; do
-        kill -0 "$engine_pid" 2> /dev/null || { tail -n 20 target/nodes/dockerd.log >&2; return 1; }
+        kill -0 "$pid" 2> /dev/null || { tail -n 20 target/nodes/dockerd.log >&2; return 1; }
         sleep 0.2
     done
 }
 
-# Removes what test processes that are gone have left, and ends our engine.
+# Removes what test processes that are gone have left, and ends our engine if nobody else uses it.
 put_away() {
-    local id owner
+    local id owner directory
+    docker version > /dev/null 2>&1 || return 0
     docker ps --all --filter label=titus-bootstrap-test --format '{{.ID}} {{.Label "titus-bootstrap-test"}}' |
         while read -r id owner; do
             [ -e "/proc/$owner" ] || docker rm --force --volumes "$id" > /dev/null
         done
     docker images --filter label=titus-bootstrap-test --format '{{.Repository}}:{{.Tag}}' |
         while read -r id; do
+            # A tag begins with the process's id, and a name may follow.
+            owner=${id##*:}
+            owner=${owner%%-*}
             case $id in
-            titus-bootstrap-converged:* | titus-bootstrap-engine:* | titus-bootstrap-builder:* | titus-bootstrap-baked:*) [ -e "/proc/${id##*:}" ] || docker rmi "$id" > /dev/null ;;
+            titus-bootstrap-converged:* | titus-bootstrap-builder:* | titus-bootstrap-baked:*) [ -e "/proc/$owner" ] || docker rmi "$id" > /dev/null ;;
             esac
         done
-    if [ -n "$engine_pid" ]; then
-        kill "$engine_pid" 2> /dev/null || true
-        wait "$engine_pid" || true
-        rm -rf "$engine_run"
+    [ -e target/nodes/engine/directory ] || return 0
+    exec 7>&- 8> target/nodes/engine/lock
+    flock 8
+    if flock --nonblock target/nodes/engine/users true; then
+        directory=$(cat target/nodes/engine/directory)
+        kill "$(cat "$directory/pid")" 2> /dev/null || true
+        while [ -e "$directory/pid" ]; do sleep 0.1; done
+        rm -rf "$directory" target/nodes/engine/directory
     fi
+    exec 8>&-
+}
+
+# The test executables with node cases, built with cargo's arguments: their paths, a line each.
+build_tests() {
+    local log=target/nodes/build.log
+    mkdir -p target/nodes
+    cargo test --no-run "$@" 2> "$log" || { cat "$log" >&2; return 1; }
+    sed -n 's/^ *Executable .*(\(.*\))$/\1/p' "$log"
 }

@@ -6,17 +6,18 @@ mod calls;
 mod credentials;
 use crate::support;
 
-use std::cell::RefCell;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use support::aws::account::{Account, sample};
 use support::aws::{Aws, Fault, Keys};
+use support::log::heard;
 use support::metadata::{self, Metadata};
 use titus_bootstrap::ec2::api::{Api, Bucket, Failure, Lifecycle, Outcome};
 use titus_bootstrap::ec2::imds;
 use titus_bootstrap::error::{Error, Kind};
 use titus_bootstrap::host::net::Proxy;
+use tracing::Level;
 
 /// The sample instance.
 const ID: &str = "i-0123456789abcdef0";
@@ -26,11 +27,6 @@ const LONG: Duration = Duration::from_secs(60);
 
 /// Enough to see that it never will.
 const SHORT: Duration = Duration::from_secs(1);
-
-thread_local! {
-    /// What was said while it was waited.
-    static SAID: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
-}
 
 /// An instance with its profile, and the APIs that it may call.
 struct Node {
@@ -69,11 +65,10 @@ impl Node {
         // What the program's main does first; an error means that another test has done it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let endpoint = imds::Endpoint::at(&self.metadata.endpoint()).unwrap();
-        let mut api = Api::new(&endpoint, "eu-west-1", proxy, limit).unwrap();
+        let mut api = Api::new(&endpoint, "eu-west-1", proxy, limit);
         let address = address.to_owned();
         api.variable = Box::new(move |name| (name == "AWS_ENDPOINT_URL").then(|| address.clone()));
         api.backoff = |_| Duration::from_millis(20);
-        api.say = |line| SAID.with_borrow_mut(|said| said.push(line.to_owned()));
         api
     }
 
@@ -214,14 +209,21 @@ fn a_slow_answer_is_read_to_its_end_or_to_the_deadline() {
 #[test]
 fn a_wait_is_spoken_of() {
     let node = Node::with(Fault::Throttle(u32::MAX));
-    node.fails(Duration::from_secs(6), Kind::TemporaryFailure, &[]);
-    let said = SAID.take();
-    assert_eq!(said.len(), 1, "{said:?}");
-    let start = format!("waiting for the EC2 API (DescribeTags) at {}: 503 RequestLimitEx", node.aws.endpoint());
-    assert!(
-        said[0].starts_with(&start) && said[0].contains(", until 20") && said[0].ends_with(" s from now"),
-        "{said:?}"
-    );
+    let limit = Duration::from_secs(6);
+    let (_, lines) = heard(Level::INFO, || node.fails(limit, Kind::TemporaryFailure, &[]));
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let place = format!("still waiting for the EC2 API (DescribeTags) at {}", node.aws.endpoint());
+    let words = format!("{place}: 503 RequestLimitExceeded, ");
+    assert!(lines[0].contains(&words) && lines[0].ends_with(" s of 6\n"), "{lines:?}");
+}
+
+#[test]
+fn a_wait_in_the_background_is_silent() {
+    let node = Node::with(Fault::Throttle(u32::MAX));
+    let mut api = node.api(Duration::from_secs(4));
+    api.quiet = true;
+    let (_, lines) = heard(Level::INFO, || api.tags(ID).unwrap_err());
+    assert_eq!(lines, [""; 0]);
 }
 
 #[test]
@@ -233,7 +235,7 @@ fn an_answer_that_is_none_of_the_api_s_is_refused_at_once() {
         (200, String::new(), "it is no XML ("),
         (200, "{\"tags\":\n\t[]}".into(), "the answer begins with \"{\\\"tags\\\":[]}\""),
         (200, "<a>".repeat(1 << 20), "it is no XML ("),
-        (200, "x".repeat(9 << 20), "it has more than 8 MiB; the answer begins with \"xxxx"),
+        (200, "x".repeat(9 << 20), "it has more than 8192 KiB; the answer begins with \"xxxx"),
         (
             200,
             "<!DOCTYPE a [<!ENTITY b \"bbbb\"><!ENTITY c \"&b;&b;\">]><DescribeTagsResponse>&c;</DescribeTagsResponse>"
@@ -255,7 +257,7 @@ fn an_answer_that_is_none_of_the_api_s_is_refused_at_once() {
 #[test]
 fn a_body_without_end_is_left_at_once() {
     let node = Node::with(Fault::Endless);
-    node.fails(LONG, Kind::Config, &["none of its own", "it has more than 8 MiB; the answer begins with \"aaaa"]);
+    node.fails(LONG, Kind::Config, &["none of its own", "it has more than 8192 KiB; the answer begins with \"aaaa"]);
     assert_eq!(node.calls(), 1);
 }
 
@@ -304,7 +306,7 @@ fn the_environment_names_the_endpoints() {
     if std::env::var_os(INNER).is_some() {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let endpoint = imds::Endpoint::from_env().unwrap();
-        let tags = Api::new(&endpoint, "eu-west-1", &Proxy::default(), LONG).unwrap().tags(ID);
+        let tags = Api::new(&endpoint, "eu-west-1", &Proxy::default(), LONG).tags(ID);
         match tags {
             Ok(tags) => assert!(!tags.is_empty()),
             Err(failure) => panic!("{}", failure.error),

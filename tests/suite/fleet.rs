@@ -37,12 +37,11 @@ fn boot(name: &str, backoff: Option<Backoff>) {
     let node = || {
         start.wait();
         let began = Instant::now();
-        let instance = imds::read(&endpoint, DEADLINE, &mut |_| {}).unwrap().instance;
-        let mut api = Api::new(&endpoint, &instance.region, &Proxy::default(), DEADLINE).unwrap();
+        let instance = imds::read(&endpoint, DEADLINE).unwrap().instance;
+        let mut api = Api::new(&endpoint, &instance.region, &Proxy::default(), DEADLINE);
         let address = aws.endpoint();
         api.variable = Box::new(move |name| (name == "AWS_ENDPOINT_URL_EC2").then(|| address.clone()));
         api.backoff = backoff.unwrap_or(api.backoff);
-        api.say = |_| {};
         assert_eq!(Some(api.tags(&instance.id).unwrap()), instance.tags);
         began.elapsed()
     };

@@ -5,12 +5,15 @@
 use crate::support;
 
 use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use support::log::hearing;
 use support::metadata::{Fault, Metadata, sample};
 use titus_bootstrap::ec2::imds::{Answers, Endpoint, read};
 use titus_bootstrap::error::{Error, Kind, Result};
 use titus_bootstrap::facts::{Instance, sample as built_in};
+use tracing::Level;
 
 const IDENTITY: &str = "dynamic/instance-identity/document";
 const GROUP: &str = "meta-data/tags/instance/aws:autoscaling:groupName";
@@ -23,7 +26,7 @@ const SHORT: Duration = Duration::from_secs(1);
 
 fn read_from(metadata: &Metadata, deadline: Duration) -> Result<Answers> {
     install_provider();
-    read(&Endpoint::at(&metadata.endpoint()).unwrap(), deadline, &mut |_| {})
+    read(&Endpoint::at(&metadata.endpoint()).unwrap(), deadline)
 }
 
 /// What the program's main does first.
@@ -185,7 +188,7 @@ fn a_redirect_is_never_followed() {
 #[test]
 fn five_megabytes_are_refused() {
     let (_, error) = fails(Fault::Huge(5_000_000), LONG, Kind::Config);
-    assert!(error.cause.unwrap().contains("65536"));
+    assert!(error.cause.unwrap().contains("it has more than 64 KiB"));
 }
 
 #[test]
@@ -290,15 +293,21 @@ fn a_service_that_comes_late_is_waited_for_and_spoken_of() {
     drop(listener);
     let endpoint = Endpoint::at(&format!("http://{address}")).unwrap();
 
-    let (mut lines, mut late) = (Vec::new(), None);
-    let answers = read(&endpoint, LONG, &mut |line| {
+    // The service comes when it is first spoken of.
+    let heard = Arc::<Mutex<(Vec<String>, Option<Metadata>)>>::default();
+    let kept = Arc::clone(&heard);
+    let hear = move |line: &str| {
+        let (lines, late) = &mut *kept.lock().unwrap();
         lines.push(line.to_owned());
         late.get_or_insert_with(|| Metadata::serve(TcpListener::bind(address).unwrap(), sample()));
-    });
+    };
+    let answers = hearing(Level::INFO, hear, || read(&endpoint, LONG));
     assert_eq!(answers.unwrap().instance, expected());
+    let (lines, _) = &*heard.lock().unwrap();
     assert_eq!(lines.len(), 1, "{lines:?}");
-    for word in [&address.to_string(), "Connection refused", ", until 20", "s from now"] {
-        assert!(lines[0].contains(word), "{:?} lacks {word:?}", lines[0]);
+    let start = format!("still waiting for the instance metadata service at http://{address} ({IDENTITY}): ");
+    for words in [&start, "Connection refused", " s of 60"] {
+        assert!(lines[0].contains(words), "{:?} lacks {words:?}", lines[0]);
     }
 }
 
@@ -308,7 +317,7 @@ fn without_a_service_the_deadline_holds() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = Endpoint::at(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
     drop(listener);
-    let error = read(&endpoint, SHORT, &mut |_| {}).unwrap_err();
+    let error = read(&endpoint, SHORT).unwrap_err();
     assert_eq!(error.kind, Kind::TemporaryFailure);
     assert!(error.cause.unwrap().contains("Connection refused"));
 }
@@ -321,7 +330,7 @@ fn the_environment_names_the_endpoint_and_proxies_are_ignored() {
         install_provider();
         let endpoint = Endpoint::from_env().unwrap();
         assert!(endpoint.is_given() && !endpoint.is_default());
-        assert_eq!(read(&endpoint, LONG, &mut |_| {}).unwrap().instance, expected());
+        assert_eq!(read(&endpoint, LONG).unwrap().instance, expected());
         return;
     }
     let metadata = Metadata::start(sample());

@@ -26,6 +26,8 @@ mod refused;
 mod roles;
 mod runs;
 mod seal;
+mod secrets;
+mod signals;
 mod sigv4;
 mod static_binary;
 mod user_data;

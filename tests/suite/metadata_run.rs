@@ -75,7 +75,7 @@ fn late_answers_give_the_same_node() {
 #[test]
 fn wrong_answers_give_no_node() {
     fails(Fault::Redirect, 78, &["redirect", "login.example.com"]);
-    fails(Fault::Huge(5_000_000), 78, &["65536"]);
+    fails(Fault::Huge(5_000_000), 78, &["more than 64 KiB"]);
     fails(Fault::InvalidUtf8("meta-data/placement/region".into()), 78, &["placement/region", "UTF-8"]);
     fails(Fault::InvalidUtf8("meta-data/tags/instance/titus:role".into()), 78, &["titus:role", "UTF-8"]);
     fails(Fault::ErrorPage, 78, &["<?xml"]);

@@ -130,6 +130,7 @@ fn settings_of_another_kind() {
         ("agent.account", "NETFLIX_ACCOUNT"),
         ("agent.environment", "NETFLIX_ENVIRONMENT"),
         ("stack", "NETFLIX_STACK"),
+        ("agent.labels.TEAM", "TEAM"),
         ("agent.asg", ""),
         ("agent.attributes.x", ""),
         ("agent.docker_listen", ""),

@@ -197,6 +197,50 @@ fn a_properties_file_is_edited_in_place() {
 }
 
 #[test]
+fn kernel_parameters_are_a_drop_in_and_each_has_an_explanation() {
+    let root = Root::empty();
+    let parameters = |set: &str| {
+        let sysctl = step(&format!("sysctl = {{ file = \"60-titus.conf\", set = {{ {set} }} }}"));
+        root.write(&format!("{ROLES}/mine.toml"), format!("description = \"Mine\"\n{sysctl}"));
+    };
+    parameters("\"net.ipv4.ip_forward\" = 1, \"vm.swappiness\" = \"{{ agent.reserve.mem | default(10) }}\"");
+    let role = ["--sample", "--role", "mine"];
+    let run = |words: &[&str]| root.run(&[words, &role].concat());
+    run(&["plan"]).ends_with(0).prints(&["create /etc/sysctl.d/60-titus.conf (0644, 3 lines)"]);
+    run(&[]).ends_with(0);
+    let text = "# Written by titus-bootstrap.\nnet.ipv4.ip_forward = 1\nvm.swappiness = 10\n";
+    assert_eq!(root.read("/etc/sysctl.d/60-titus.conf"), text);
+    run(&[]).ends_with(0).prints(&["nothing to do", "the running kernel is not looked at below --root"]);
+    assert!(!root.at("/proc").exists());
+    let place = "  in /etc/sysctl.d/60-titus.conf (step one)\n";
+    assert_eq!(
+        run(&["why", "net.ipv4.ip_forward"]).ends_with(0).out,
+        format!("net.ipv4.ip_forward = 1\n{place}  from role mine ({ROLES}/mine.toml)\n")
+    );
+    assert_eq!(
+        run(&["why", "vm.swappiness", "--set", "agent.reserve.mem=60"]).ends_with(0).out,
+        format!("vm.swappiness = 60\n{place}  from agent.reserve.mem (--set agent.reserve.mem)\n")
+    );
+    root.write("/etc/sysctl.d/60-titus.conf", text.replace("= 1\n", "= 0\n"));
+    run(&["plan"]).ends_with(0).prints(&["-net.ipv4.ip_forward = 0", "+net.ipv4.ip_forward = 1"]);
+    let before = root.look();
+    for (set, words) in [
+        ("\"net.ipv4..ip_forward\" = 1", "cannot be a kernel parameter"),
+        ("\"-net.ipv4.ip_forward\" = 1", "cannot be a kernel parameter"),
+        ("\"/etc/passwd\" = 1", "cannot be a kernel parameter"),
+        ("\"net.ipv4.ip_forward\" = \"{{ agent.environment }}\"", "agent.environment has no value"),
+        ("\"net.ipv4.ip_forward\" = \"\"", "one line of text"),
+    ] {
+        parameters(set);
+        run(&[]).ends_with(78).tells(&["step one", words]);
+    }
+    parameters("");
+    root.write(&format!("{ROLES}/mine.toml"), root.read(&format!("{ROLES}/mine.toml")).replace("set =", "sett ="));
+    run(&["check"]).ends_with(78).tells(&["did you mean `set`?"]);
+    assert_eq!(before.get("/etc/sysctl.d/60-titus.conf"), root.look().get("/etc/sysctl.d/60-titus.conf"));
+}
+
+#[test]
 fn what_is_saved_is_there_for_the_next_boot() {
     let saved = "/etc/titus-bootstrap/config.d/60-saved.toml";
     let root = Root::empty();

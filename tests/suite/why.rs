@@ -42,6 +42,24 @@ fn a_value_is_told_with_all_that_it_was_made_of() {
 }
 
 #[test]
+fn a_label_is_explained_from_the_settings_to_the_file() {
+    let root = Root::empty();
+    let labels = "agent.labels={ TEAM = \"media x\", DB_PASSWORD = \"hunter2\" }";
+    let ask = |key: &str| root.sample(&["why", key, "--set", labels]).ends_with(0).out;
+    assert_eq!(ask("agent.labels.TEAM"), "agent.labels.TEAM = media x\n  from --set agent.labels\n");
+    assert_eq!(
+        ask("TEAM"),
+        "TEAM = 'media x'\n  in /etc/titus-executor/config.sh (step executor-config)\n  \
+         from agent.labels.TEAM media x (--set agent.labels)\n"
+    );
+    assert_eq!(
+        ask("DB_PASSWORD"),
+        "DB_PASSWORD = ***\n  in /etc/titus-executor/config.sh (step executor-config)\n  \
+         from agent.labels.DB_PASSWORD (--set agent.labels)\n"
+    );
+}
+
+#[test]
 fn json_has_the_same_as_a_tree() {
     let root = Root::empty();
     let mem = root.sample(&["why", "mem", "--json"]).ends_with(0).json();

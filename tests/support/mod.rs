@@ -5,7 +5,9 @@
 pub mod aws;
 pub mod door;
 pub mod environment_file;
+pub mod log;
 pub mod metadata;
+pub mod outcome;
 pub mod root;
 pub mod sigv4;
 pub mod simulated;

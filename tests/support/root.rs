@@ -5,61 +5,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use super::metadata::Metadata;
+pub use super::outcome::Outcome;
 
 /// Path to what stands there, in words; made to be compared and printed.
 pub type Look = BTreeMap<String, String>;
-
-/// What a run of the program left.
-#[derive(Debug)]
-pub struct Outcome {
-    /// The exit code; of a signal, its negative number.
-    pub code: i32,
-    /// Standard output.
-    pub out: String,
-    /// Standard error.
-    pub err: String,
-}
-
-impl Outcome {
-    /// Asserts the exit code.
-    #[track_caller]
-    pub fn ends_with(self, code: i32) -> Outcome {
-        assert_eq!(self.code, code, "\n{}\n{}", self.out, self.err);
-        self
-    }
-
-    /// Asserts that standard error has all these words.
-    #[track_caller]
-    pub fn tells(self, words: &[&str]) -> Outcome {
-        for word in words {
-            assert!(self.err.contains(word), "no {word:?} in:\n{}", self.err);
-        }
-        self
-    }
-
-    /// Asserts that standard output has all these words.
-    #[track_caller]
-    pub fn prints(self, words: &[&str]) -> Outcome {
-        for word in words {
-            assert!(self.out.contains(word), "no {word:?} in:\n{}", self.out);
-        }
-        self
-    }
-
-    /// Standard output as one JSON document of the current layout.
-    #[track_caller]
-    pub fn json(&self) -> serde_json::Value {
-        let document: serde_json::Value =
-            serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e} in:\n{}\n{}", self.out, self.err));
-        assert_eq!(document["schema_version"], 1, "{document:#}");
-        document
-    }
-}
 
 /// The program, with nothing in its environment that could reach a metadata service.
 pub fn program() -> Command {
@@ -89,9 +42,7 @@ pub fn outcome(command: &mut Command) -> Outcome {
 
 /// What a command that has ended left.
 pub fn told(output: Output) -> Outcome {
-    let code = output.status.code().unwrap_or_else(|| -output.status.signal().unwrap());
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Outcome { code, out: text(output.stdout), err: text(output.stderr) }
+    Outcome::of("", output)
 }
 
 /// Runs the program without a root; for what touches no machine.

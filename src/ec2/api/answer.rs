@@ -2,16 +2,19 @@
 
 use std::time::SystemTime;
 
+use reqwest::header::DATE;
 use roxmltree::Document;
 
-use super::Service;
+use super::{Service, difference};
+use crate::ec2::exchange::Answer;
+use crate::ec2::retry::Verdict;
 use crate::error::{Error, Result};
-
-/// An answer that measures more is none of these APIs', bytes: a page of a thousand instances has some 3 MiB.
-pub(super) const BODY_LIMIT: usize = 8 << 20;
 
 /// As if an API had said it: there is nobody to sign for.
 pub(super) const NO_PROFILE: &str = "NoInstanceProfile";
+
+/// As if Auto Scaling had a code for it: the hook does not hold the instance.
+pub(super) const NOT_HELD: &str = "NoActiveLifecycleAction";
 
 /// A call that brought no answer.
 #[derive(Debug)]
@@ -67,14 +70,15 @@ fn is_stale(code: &str) -> bool {
 }
 
 /// What came back.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Reply {
     /// Status code.
     pub status: u16,
-    /// The body; of one that is too large, the start.
+    /// The body.
     pub body: String,
-    /// What the other side's clock said.
+    /// The time by the other side's clock.
     pub date: Option<SystemTime>,
-    /// The region of the bucket, where S3 said it.
+    /// The region of the bucket, where S3 says it.
     pub bucket_region: Option<String>,
     /// The error's code; empty in an answer that is no error.
     pub code: String,
@@ -82,15 +86,39 @@ pub(super) struct Reply {
     pub message: String,
 }
 
+impl From<Answer> for Reply {
+    fn from(answer: Answer) -> Reply {
+        let header = |name| answer.headers.get(name).and_then(|value| value.to_str().ok());
+        Reply {
+            date: header(DATE.as_str()).and_then(http_date),
+            bucket_region: header("x-amz-bucket-region").map(str::to_owned),
+            ..Reply::new(answer.status.as_u16(), &answer.body)
+        }
+    }
+}
+
 impl Reply {
-    pub fn new(status: u16, body: &[u8]) -> Reply {
+    fn new(status: u16, body: &[u8]) -> Reply {
         let body = String::from_utf8_lossy(body).into_owned();
         let (code, message) = error_of(&body).unwrap_or_default();
         Reply { status, body, date: None, bucket_region: None, code, message }
     }
 
+    /// What it means for another try. `now` is the time that the request was signed for.
+    pub fn judge(self, region: &str, now: SystemTime) -> Verdict<Reply> {
+        // S3 says no more than 403 to HEAD, also of a clock that is wrong.
+        let astray = || self.date.is_some_and(|theirs| difference(theirs, now).abs() > 5 * 60);
+        if self.is_stale(region) || (self.status == 403 && self.body.is_empty() && astray()) {
+            Verdict::Stale(self)
+        } else if self.is_passing() {
+            Verdict::Passing(self.name())
+        } else {
+            Verdict::Final(self)
+        }
+    }
+
     /// Whether other credentials, or another time in the signature, may bring another answer.
-    pub fn is_stale(&self, region: &str) -> bool {
+    fn is_stale(&self, region: &str) -> bool {
         // An answer to HEAD has no body, and so no code: S3 says 400 of a token that has expired, as it does of
         // a bucket elsewhere, but then it says where.
         let silent = self.status == 400 && self.body.is_empty() && !self.is_elsewhere(region);
@@ -99,11 +127,11 @@ impl Reply {
 
     /// Whether S3 says that the bucket is in another region.
     pub fn is_elsewhere(&self, region: &str) -> bool {
-        self.bucket_region.as_deref().is_some_and(|told| told != region)
+        self.bucket_region.as_deref().is_some_and(|other| other != region)
     }
 
     /// Whether a later try may go better ("Common errors" of the services).
-    pub fn is_passing(&self) -> bool {
+    fn is_passing(&self) -> bool {
         const THROTTLED: [&str; 7] = [
             "RequestLimitExceeded",
             "Throttling",
@@ -117,7 +145,7 @@ impl Reply {
     }
 
     /// `503 RequestLimitExceeded`.
-    pub fn name(&self) -> String {
+    fn name(&self) -> String {
         format!("{} {}", self.status, self.code).trim_end().to_owned()
     }
 }
@@ -134,6 +162,9 @@ fn error_of(body: &str) -> Option<(String, String)> {
     // EC2's message may hold an encoded text of some KiB.
     let message = text("Message");
     let message = message.split("Encoded authorization failure message").next().unwrap_or_default();
+    // Of a ValidationError the message alone says what it is: "No active Lifecycle Action found with instance ID …".
+    let is_held = code != "ValidationError" || !message.starts_with("No active Lifecycle Action");
+    let code = if is_held { code } else { NOT_HELD.to_owned() };
     (is_error && !code.is_empty()).then(|| (code, message.trim().chars().take(400).collect()))
 }
 
@@ -154,7 +185,7 @@ pub(super) fn refused(service: Service, what: &str, action: &str, region: &str, 
             .cause(told)
             .fix("see whether the clock is right (date --utc), and whether the instance profile's role still exists")
     } else if reply.code.is_empty() {
-        foreign(what, &format!("status {}", reply.status), &reply.body)
+        foreign(what, &format!("status {}", reply.status), reply.body.as_bytes())
     } else {
         Error::config(format!("{what} refused the call")).cause(told)
     };
@@ -168,20 +199,19 @@ pub fn statement(service: Service, action: &str) -> String {
 
 /// Reads an action's answer; one that has another form came from something else.
 pub(super) fn parse<'a>(what: &str, action: &str, body: &'a str) -> Result<Document<'a>> {
-    if body.len() > BODY_LIMIT {
-        return Err(foreign(what, &format!("it has more than {} MiB", BODY_LIMIT >> 20), body));
-    }
-    let document = Document::parse(body).map_err(|e| foreign(what, &format!("it is no XML ({e})"), body))?;
+    let wrong = |why: String| foreign(what, &why, body.as_bytes());
+    let document = Document::parse(body).map_err(|e| wrong(format!("it is no XML ({e})")))?;
     let name = document.root_element().tag_name().name().to_owned();
     if name == format!("{action}Response") {
         Ok(document)
     } else {
-        Err(foreign(what, &format!("it is a document {:?}", plain(&name)), body))
+        Err(wrong(format!("it is a document {:?}", plain(&name))))
     }
 }
 
-fn foreign(what: &str, why: &str, body: &str) -> Error {
-    let start: String = body.chars().filter(|c| !c.is_control()).take(100).collect();
+/// An answer that came from something else.
+pub(super) fn foreign(what: &str, why: &str, body: &[u8]) -> Error {
+    let start: String = String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).take(100).collect();
     Error::config(format!("{what} gave an answer that is none of its own"))
         .cause(format!("{why}; the answer begins with {start:?}"))
         .fix("look for a proxy or another service at that address")
@@ -198,6 +228,8 @@ pub(super) fn http_date(text: &str) -> Option<SystemTime> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -215,7 +247,7 @@ mod tests {
             (reply.code, reply.message)
         };
         assert_eq!(told(ec2), ("UnauthorizedOperation".into(), "You are not authorized.".into()));
-        assert_eq!(told(query), ("ValidationError".into(), "No active Lifecycle Action".into()));
+        assert_eq!(told(query), (NOT_HELD.into(), "No active Lifecycle Action".into()));
         assert_eq!(told(s3), ("SlowDown".into(), String::new()));
         // No error, whatever it holds.
         assert_eq!(told("<DescribeTagsResponse><Code>RequestExpired</Code></DescribeTagsResponse>").0, "");
@@ -231,8 +263,6 @@ mod tests {
         }
         let deep = "<a>".repeat(1 << 20);
         parse("EC2", "DescribeTags", &deep).unwrap_err();
-        let large = format!("<DescribeTagsResponse>{}</DescribeTagsResponse>", " ".repeat(BODY_LIMIT));
-        assert!(parse("EC2", "DescribeTags", &large).unwrap_err().to_string().contains("more than 8 MiB"));
     }
 
     #[test]
@@ -245,12 +275,52 @@ mod tests {
         }
     }
 
+    #[test]
+    fn status_and_code_decide_whether_another_try_may_go_better() {
+        let error = |code: &str| format!("<Response><Errors><Error><Code>{code}</Code></Error></Errors></Response>");
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let page = "<html/>".to_owned();
+        let (past, soon) = (now - Duration::from_secs(301), now + Duration::from_secs(299));
+        for (status, body, date, bucket_region, expected) in [
+            (200, page.clone(), None, None, "final"),
+            (302, page.clone(), None, None, "final"),
+            (404, page.clone(), None, None, "final"),
+            (400, error("InvalidInstanceType"), None, None, "final"),
+            (403, error("UnauthorizedOperation"), None, None, "final"),
+            (429, String::new(), None, None, "429"),
+            (500, String::new(), None, None, "500"),
+            (503, page.clone(), None, None, "503"),
+            (503, error("RequestLimitExceeded"), None, None, "503 RequestLimitExceeded"),
+            (400, error("Throttling"), None, None, "400 Throttling"),
+            (400, error("RequestExpired"), None, None, "stale"),
+            (401, error("AuthFailure"), None, None, "stale"),
+            (403, error("SignatureDoesNotMatch"), Some(now), None, "stale"),
+            // To HEAD nothing but a status comes.
+            (400, String::new(), None, None, "stale"),
+            (400, String::new(), None, Some("eu-west-1"), "stale"),
+            (400, String::new(), None, Some("us-east-1"), "final"),
+            (403, String::new(), None, None, "final"),
+            (403, String::new(), Some(soon), None, "final"),
+            (403, String::new(), Some(past), None, "stale"),
+            (403, page, Some(past), None, "final"),
+        ] {
+            let bucket_region = bucket_region.map(str::to_owned);
+            let reply = Reply { date, bucket_region, ..Reply::new(status, body.as_bytes()) };
+            let judged = match reply.judge("eu-west-1", now) {
+                Verdict::Final(_) => "final".to_owned(),
+                Verdict::Stale(_) => "stale".to_owned(),
+                Verdict::Passing(answer) => answer,
+            };
+            assert_eq!(judged, expected, "{status} {body} {date:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_answer_is_judged(status in 100u16..600, bytes in proptest::collection::vec(any::<u8>(), 0..200), date in ".*") {
             let reply = Reply::new(status, &bytes);
-            let _ = (reply.is_stale("eu-west-1"), reply.is_passing(), http_date(&date));
             let failure = refused(Service::Ec2, "EC2", "DescribeTags", "eu-west-1", &reply);
+            let _ = (reply.judge("eu-west-1", SystemTime::now()), http_date(&date));
             prop_assert!(!failure.error.to_string().chars().any(|c| c.is_control() && c != '\n'));
         }
     }

@@ -1,5 +1,6 @@
 //! What the Auto Scaling group of this instance is told.
 
+use super::answer::NOT_HELD;
 use super::{Api, Failure, Service};
 
 /// The end of a lifecycle action.
@@ -53,19 +54,8 @@ impl Api {
 
     fn of_action(&mut self, action: &str, parameters: &[(String, String)]) -> Result<bool, Failure> {
         match self.query(Service::AutoScaling, action, parameters) {
-            Ok(_) => Ok(true),
-            // "No active Lifecycle Action found with instance ID …"
-            Err(failure)
-                if failure.code.as_deref() == Some("ValidationError")
-                    && failure
-                        .error
-                        .cause
-                        .as_deref()
-                        .is_some_and(|cause| cause.contains("No active Lifecycle Action")) =>
-            {
-                Ok(false)
-            }
-            Err(failure) => Err(failure),
+            Err(failure) if failure.code.as_deref() == Some(NOT_HELD) => Ok(false),
+            other => other.map(|_| true),
         }
     }
 

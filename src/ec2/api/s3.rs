@@ -1,5 +1,7 @@
 //! Whether a bucket can be reached.
 
+use reqwest::Method;
+
 use super::answer::refused;
 use super::request::Request;
 use super::{Api, Failure, Service};
@@ -33,7 +35,7 @@ impl Api {
         }
         let what = Service::S3.call(&format!("HeadBucket {name}"));
         // In the path, not in the host: a name with dots fits no certificate, and a test server has one name.
-        let request = Request { service: Service::S3, method: "HEAD", path: Some(name), body: "" };
+        let request = Request { service: Service::S3, method: Method::HEAD, path: Some(name), body: "" };
         let reply = self.ask(&what, request)?;
         match reply.status {
             200..=299 => Ok(Bucket::There),

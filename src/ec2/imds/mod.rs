@@ -11,7 +11,6 @@ mod endpoint;
 pub(super) mod value;
 
 use std::collections::BTreeMap;
-use std::pin::pin;
 use std::time::Duration;
 
 use aws_credential_types::Credentials;
@@ -19,20 +18,17 @@ use serde::Deserialize;
 
 pub use self::endpoint::Endpoint;
 
-use self::client::{Client, Progress};
+use self::client::Client;
 use self::value::{Form, refuse};
 use crate::error::{Error, Result};
 use crate::facts::{GROUP_TAG, Instance};
+use crate::host::wait::Deadline;
 
 /// Region, zone, type and ids in one answer.
 const IDENTITY: &str = "dynamic/instance-identity/document";
 
 /// How many tags are read, one request each. EC2 allows 50, not counting its own (`aws:`).
 const MOST_TAGS: usize = 64;
-
-/// When a wait is first spoken of, and how often from then on.
-const FIRST_WORD: Duration = Duration::from_secs(3);
-const NEXT_WORD: Duration = Duration::from_secs(10);
 
 /// What the metadata service said.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,54 +43,38 @@ pub struct Answers {
 
 /// Reads everything with one deadline for all.
 ///
-/// `say` is called with one line after 3 seconds of waiting, and then every 10: what
-/// is waited for, and until when.
-///
 /// # Errors
-/// `TemporaryFailure` when the time is over, `Config` when an answer must not be
-/// used, `Unavailable` when the endpoint is disabled.
-pub fn read(endpoint: &Endpoint, deadline: Duration, say: &mut dyn FnMut(&str)) -> Result<Answers> {
-    crate::ec2::runtime()?.block_on(async {
-        let progress = Progress::new(endpoint, deadline);
-        let reader = Reader { client: Client::new(&progress)?, sources: BTreeMap::new() };
-        let mut reading = pin!(reader.everything());
-        let mut silence = FIRST_WORD;
-        loop {
-            match tokio::time::timeout(silence, &mut reading).await {
-                Ok(answers) => return answers,
-                Err(_) => say(&progress.line()),
-            }
-            silence = NEXT_WORD;
-        }
-    })
+/// `TemporaryFailure` when the time is over, `Config` when an answer must not be used, `Unavailable` when the endpoint
+/// is disabled, `Interrupted` when a signal came.
+pub fn read(endpoint: &Endpoint, limit: Duration) -> Result<Answers> {
+    let mut deadline = Deadline::new("", limit);
+    Reader { client: Client::new(endpoint, &mut deadline)?, sources: BTreeMap::new() }.everything()
 }
 
 /// The public keys of the instance's key pair, `ssh-ed25519 AAAA… NAME` each; most instances have one or none.
 ///
 /// # Errors
 /// As [`read`].
-pub fn public_keys(endpoint: &Endpoint, deadline: Duration) -> Result<Vec<String>> {
-    crate::ec2::runtime()?.block_on(async {
-        let progress = Progress::new(endpoint, deadline);
-        let mut client = Client::new(&progress)?;
-        let list = client.optional("meta-data/public-keys/").await?.unwrap_or_default();
-        let mut keys = Vec::new();
-        // A line a key: `0=NAME`.
-        for line in String::from_utf8_lossy(&list).lines() {
-            let number = line.split('=').next().unwrap_or_default();
-            if number.is_empty() || number.len() > 3 || !number.bytes().all(|b| b.is_ascii_digit()) {
-                continue;
-            }
-            let key = client.optional(&format!("meta-data/public-keys/{number}/openssh-key")).await?;
-            keys.extend(key.map(|key| String::from_utf8_lossy(&key).trim().to_owned()));
+pub fn public_keys(endpoint: &Endpoint, limit: Duration) -> Result<Vec<String>> {
+    let mut deadline = Deadline::new("", limit);
+    let mut client = Client::new(endpoint, &mut deadline)?;
+    let list = client.optional("meta-data/public-keys/")?.unwrap_or_default();
+    let mut keys = Vec::new();
+    // A line a key: `0=NAME`.
+    for line in String::from_utf8_lossy(&list).lines() {
+        let number = line.split('=').next().unwrap_or_default();
+        if number.is_empty() || number.len() > 3 || !number.bytes().all(|b| b.is_ascii_digit()) {
+            continue;
         }
-        Ok(keys)
-    })
+        let key = client.optional(&format!("meta-data/public-keys/{number}/openssh-key"))?;
+        keys.extend(key.map(|key| String::from_utf8_lossy(&key).trim().to_owned()));
+    }
+    Ok(keys)
 }
 
 /// As whom, and where, the instance may call AWS's APIs.
 #[derive(Debug)]
-pub struct Access {
+pub(super) struct Access {
     /// Its profile's credentials.
     pub credentials: Credentials,
     /// The domain of the partition: `amazonaws.com`.
@@ -117,34 +97,29 @@ struct Keys {
 ///
 /// # Errors
 /// As [`read`], and when EC2 could not get them.
-pub fn access(endpoint: &Endpoint, deadline: Duration) -> Result<Option<Access>> {
+pub(super) fn access(endpoint: &Endpoint, deadline: &mut Deadline) -> Result<Option<Access>> {
     const FOLDER: &str = "meta-data/iam/security-credentials/";
-    crate::ec2::runtime()?.block_on(async {
-        let progress = Progress::new(endpoint, deadline);
-        let mut client = Client::new(&progress)?;
-        let Some(listing) = client.optional(FOLDER).await? else { return Ok(None) };
-        let name = Form::Text.read(FOLDER, listing.trim_ascii())?;
-        // One segment of a path; the names of IAM's roles have nothing else (IAM, "IAM name requirements").
-        if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "_+=,.@-".contains(c)) {
-            return Err(refuse(FOLDER, &listing, "it is not the name of a role"));
-        }
-        let item = format!("{FOLDER}{name}");
-        let Some(document) = client.optional(&item).await? else { return Ok(None) };
-        // What it holds is a secret: no error may show it.
-        let wrong = |why: String| Error::config(format!("instance metadata: {item} has no credentials")).cause(why);
-        let keys: Keys =
-            serde_json::from_slice(&document).map_err(|_| wrong("it is not what EC2 writes there".into()))?;
-        let (Some(id), Some(secret), "Success") = (keys.access_key_id, keys.secret_access_key, keys.code.as_str())
-        else {
-            let why = format!("{}: {}", keys.code, keys.message.unwrap_or_default());
-            return Err(wrong(why).fix("see whether the profile's role exists, and lets ec2.amazonaws.com assume it"));
-        };
-        let expiry = keys.expiration.and_then(|time| humantime::parse_rfc3339(&time).ok());
-        let credentials = Credentials::new(id, secret, keys.token, expiry, "IMDS");
-        let domain = client.optional("meta-data/services/domain").await?;
-        let domain = domain.map(|domain| Form::HostName.read("meta-data/services/domain", &domain)).transpose()?;
-        Ok(Some(Access { credentials, domain }))
-    })
+    let mut client = Client::new(endpoint, deadline)?;
+    let Some(listing) = client.optional(FOLDER)? else { return Ok(None) };
+    let name = Form::Text.read(FOLDER, listing.trim_ascii())?;
+    // One segment of a path; the names of IAM's roles have nothing else (IAM, "IAM name requirements").
+    if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "_+=,.@-".contains(c)) {
+        return Err(refuse(FOLDER, &listing, "it is not the name of a role"));
+    }
+    let item = format!("{FOLDER}{name}");
+    let Some(document) = client.optional(&item)? else { return Ok(None) };
+    // What it holds is a secret: no error may show it.
+    let wrong = |why: String| Error::config(format!("instance metadata: {item} has no credentials")).cause(why);
+    let keys: Keys = serde_json::from_slice(&document).map_err(|_| wrong("it is not what EC2 writes there".into()))?;
+    let (Some(id), Some(secret), "Success") = (keys.access_key_id, keys.secret_access_key, keys.code.as_str()) else {
+        let why = format!("{}: {}", keys.code, keys.message.unwrap_or_default());
+        return Err(wrong(why).fix("see whether the profile's role exists, and lets ec2.amazonaws.com assume it"));
+    };
+    let expiry = keys.expiration.and_then(|time| humantime::parse_rfc3339(&time).ok());
+    let credentials = Credentials::new(id, secret, keys.token, expiry, "IMDS");
+    let domain = client.optional("meta-data/services/domain")?;
+    let domain = domain.map(|domain| Form::HostName.read("meta-data/services/domain", &domain)).transpose()?;
+    Ok(Some(Access { credentials, domain }))
 }
 
 /// The signed document about the instance; what is not needed is not read.
@@ -165,85 +140,64 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    async fn everything(mut self) -> Result<Answers> {
-        let document = self.client.required(IDENTITY).await?;
+    fn everything(mut self) -> Result<Answers> {
+        let document = self.client.required(IDENTITY)?;
         let identity: Identity = serde_json::from_slice(&document)
             .map_err(|e| refuse(IDENTITY, &document, format!("it is no identity document: {e}")))?;
 
-        let id = self.of_identity("id", Form::Id("i"), &identity.instance_id)?;
-        let instance_type = self.of_identity("type", Form::InstanceType, &identity.instance_type)?;
-        let zone = self.of_identity("zone", Form::Place, &identity.availability_zone)?;
-        let account_id = identity.account_id.map(|a| self.of_identity("account_id", Form::Account, &a)).transpose()?;
-        let ami_id = identity.image_id.map(|a| self.of_identity("ami_id", Form::Id("ami"), &a)).transpose()?;
         // The item is younger than the document, and not every service in EC2's place has it.
-        let region = match self.optional("region", "meta-data/placement/region", Form::Place).await? {
+        let region = match self.optional("region", "meta-data/placement/region", Form::Place)? {
             Some(region) => region,
             None => self.of_identity("region", Form::Place, &identity.region)?,
         };
-
-        let local_ipv4 = self.required("local_ipv4", "meta-data/local-ipv4", Form::Ipv4).await?;
-        let hostname = self.required("hostname", "meta-data/local-hostname", Form::HostName).await?;
-        let mac = self.required("mac", "meta-data/mac", Form::Mac).await?;
+        let mac = self.required("mac", "meta-data/mac", Form::Mac)?;
         let vpc = format!("meta-data/network/interfaces/macs/{mac}/vpc-id");
-        let vpc_id = self.optional("vpc_id", &vpc, Form::Id("vpc")).await?;
-        let reservation_id = self.optional("reservation_id", "meta-data/reservation-id", Form::Id("r")).await?;
         let lifecycle = "meta-data/autoscaling/target-lifecycle-state";
-        let lifecycle_state = self.optional("lifecycle_state", lifecycle, Form::LifecycleState).await?;
-
-        let tags = self.tags().await?;
-        let user_data = self.client.optional("user-data").await?.filter(|bytes| !bytes.is_empty());
-
         let mut instance = Instance {
-            id,
-            instance_type,
-            zone,
+            id: self.of_identity("id", Form::Id("i"), &identity.instance_id)?,
+            instance_type: self.of_identity("type", Form::InstanceType, &identity.instance_type)?,
+            zone: self.of_identity("zone", Form::Place, &identity.availability_zone)?,
+            account_id: identity.account_id.map(|a| self.of_identity("account_id", Form::Account, &a)).transpose()?,
+            ami_id: identity.image_id.map(|a| self.of_identity("ami_id", Form::Id("ami"), &a)).transpose()?,
+            local_ipv4: self.required("local_ipv4", "meta-data/local-ipv4", Form::Ipv4)?,
+            hostname: self.required("hostname", "meta-data/local-hostname", Form::HostName)?,
+            vpc_id: self.optional("vpc_id", &vpc, Form::Id("vpc"))?,
+            reservation_id: self.optional("reservation_id", "meta-data/reservation-id", Form::Id("r"))?,
+            lifecycle_state: self.optional("lifecycle_state", lifecycle, Form::LifecycleState)?,
             region,
-            local_ipv4,
-            hostname,
             mac,
-            vpc_id,
-            account_id,
-            reservation_id,
-            ami_id,
-            lifecycle_state,
             ..Instance::default()
         };
+        let tags = self.tags()?;
+        let user_data = self.client.optional("user-data")?.filter(|bytes| !bytes.is_empty());
         instance.take_tags(tags, &mut self.sources);
         Ok(Answers { instance, sources: self.sources, user_data })
     }
 
     fn of_identity(&mut self, fact: &str, form: Form, value: &str) -> Result<String> {
-        let value = form.read(&format!("{IDENTITY}, {fact}"), value.as_bytes())?;
         self.came_from(fact, IDENTITY);
-        Ok(value)
+        form.read(&format!("{IDENTITY}, {fact}"), value.as_bytes())
     }
 
-    async fn required(&mut self, fact: &str, item: &str, form: Form) -> Result<String> {
-        let value = form.read(item, &self.client.required(item).await?)?;
+    fn required(&mut self, fact: &str, item: &str, form: Form) -> Result<String> {
         self.came_from(fact, item);
-        Ok(value)
+        form.read(item, &self.client.required(item)?)
     }
 
-    async fn optional(&mut self, fact: &str, item: &str, form: Form) -> Result<Option<String>> {
-        let Some(bytes) = self.client.optional(item).await? else {
-            let item = item.strip_prefix("meta-data/").unwrap_or(item);
-            self.sources.insert(format!("instance.{fact}"), format!("IMDS has no {item}"));
-            return Ok(None);
-        };
-        let value = form.read(item, &bytes)?;
-        self.came_from(fact, item);
-        Ok(Some(value))
+    fn optional(&mut self, fact: &str, item: &str, form: Form) -> Result<Option<String>> {
+        let bytes = self.client.optional(item)?;
+        self.came_from(fact, &format!("{}{item}", if bytes.is_some() { "" } else { "has no " }));
+        bytes.map(|bytes| form.read(item, &bytes)).transpose()
     }
 
     fn came_from(&mut self, fact: &str, item: &str) {
-        let item = item.strip_prefix("meta-data/").unwrap_or(item);
-        self.sources.insert(format!("instance.{fact}"), format!("IMDS {item}"));
+        self.sources.insert(format!("instance.{fact}"), format!("IMDS {}", item.replace("meta-data/", "")));
     }
 
     /// The instance's tags; `None` where they are not allowed in its metadata.
-    async fn tags(&mut self) -> Result<Option<BTreeMap<String, String>>> {
+    fn tags(&mut self) -> Result<Option<BTreeMap<String, String>>> {
         const LISTING: &str = "meta-data/tags/instance";
-        let Some(listing) = self.client.optional(LISTING).await? else {
+        let Some(listing) = self.client.optional(LISTING)? else {
             self.sources.insert("instance.tags".into(), "tags in instance metadata are off".into());
             return Ok(None);
         };
@@ -254,7 +208,7 @@ impl Reader<'_> {
         for key in keys.into_iter().take(MOST_TAGS) {
             let item = format!("{LISTING}/{}", percent_encoded(key));
             // A tag can be removed between the listing and this request.
-            let Some(bytes) = self.client.optional(&item).await? else { continue };
+            let Some(bytes) = self.client.optional(&item)? else { continue };
             match Form::Text.read(&format!("{LISTING}/{key}"), &bytes) {
                 Ok(value) => {
                     tags.insert(key.to_owned(), value);

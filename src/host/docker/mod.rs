@@ -3,12 +3,14 @@
 pub mod adopt;
 pub mod pull;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+pub use bollard::models::ContainerStateStatusEnum as Status;
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, HostConfig, HostConfigLogConfig, PortBinding, RestartPolicy,
     RestartPolicyNameEnum,
@@ -24,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::failpoint::failpoint;
 use crate::host::net::chain;
+use crate::host::wait::{Deadline, runtime};
 
 /// Where the engine listens, if nothing else is said.
 pub const DEFAULT_ADDRESS: &str = "unix:///var/run/docker.sock";
@@ -44,10 +47,14 @@ const STOP_SECONDS: i32 = 10;
 /// A creation, start or stop, the latter's patience included.
 const ACTION: Duration = Duration::from_secs(120);
 
+/// How long the engine has for an answer, after a signal, while a change is undone.
+const UNDO: Duration = Duration::from_secs(2);
+
 /// A connection to an engine that answered.
 pub struct Engine {
     client: bollard::Docker,
     runtime: tokio::runtime::Runtime,
+    undoing: Cell<bool>,
     /// Where it answers.
     pub address: String,
     /// Its own version, `20.10.24`.
@@ -74,8 +81,8 @@ pub struct Container {
     pub mounts: Vec<(String, String)>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// `created`, `running`, `paused`, `restarting`, `removing`, `exited`, `dead`.
-    pub status: String,
+    /// None where the engine does not say it.
+    pub status: Option<Status>,
     /// Of its last end.
     pub exit_code: i64,
     /// Why the engine could not start it.
@@ -132,25 +139,34 @@ impl Engine {
     /// Connects, and agrees on a version of the API.
     ///
     /// # Errors
-    /// The last answer, in words.
-    pub fn connect(address: &str, deadline: Duration) -> Result<Engine, String> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|e| format!("no runtime: {e}"))?;
-        let (client, version) = within(&runtime, deadline, open(address))?;
-        Ok(Engine { client, runtime, address: address.to_owned(), version })
+    /// Outside: a signal. Inside: the last answer, in words.
+    pub fn connect(address: &str, limit: Duration) -> Result<Result<Engine, String>> {
+        let runtime = runtime()?;
+        let opened = Deadline::new(format!("the Docker Engine at {address}"), limit).ask(&runtime, open(address))?;
+        let address = address.to_owned();
+        Ok(opened.map(|(client, version)| Engine { client, runtime, undoing: Cell::default(), address, version }))
     }
 
     fn wait<T>(
         &self,
         what: &str,
-        deadline: Duration,
+        limit: Duration,
         work: impl Future<Output = Result<T, bollard::errors::Error>>,
     ) -> Result<T> {
-        within(&self.runtime, deadline, async { work.await.map_err(|e| words(&e)) }).map_err(|answer| {
+        let grace = if self.undoing.get() { UNDO } else { Duration::ZERO };
+        let mut deadline =
+            Deadline::new(format!("the Docker Engine at {} to {what}", self.address), limit).with_grace(grace);
+        deadline.ask(&self.runtime, async { work.await.map_err(|e| words(&e)) })?.map_err(|answer| {
             Error::failed(format!("the Docker Engine at {} cannot {what}", self.address)).cause(answer)
         })
+    }
+
+    /// Does work that undoes changes: after a signal too the engine has a little time for each answer.
+    pub fn undo<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.undoing.set(true);
+        let done = work();
+        self.undoing.set(false);
+        done
     }
 
     /// A change: a test may kill the program before and after it.
@@ -210,7 +226,7 @@ impl Engine {
     /// When the engine cannot.
     pub fn start(&self, container: &Container) -> Result<()> {
         let id = &container.id;
-        if container.status == "paused" {
+        if container.status == Some(Status::PAUSED) {
             return self.change("let the container go on", self.client.unpause_container(id));
         }
         self.change("start the container", self.client.start_container(id, None::<StartContainerOptions>))
@@ -285,7 +301,7 @@ impl Container {
             mounts: mounts.filter_map(|mount| Some((mount.source?, mount.destination?))).collect(),
             id: found.id.unwrap_or_default(),
             labels: config.labels.unwrap_or_default().into_iter().collect(),
-            status: state.status.map(|status| status.to_string()).unwrap_or_default(),
+            status: state.status,
             exit_code: state.exit_code.unwrap_or_default(),
             error: state.error.unwrap_or_default(),
             restarts: found.restart_count.unwrap_or_default(),
@@ -294,13 +310,13 @@ impl Container {
 
     /// Whether its process runs; one that the engine restarts again and again does not.
     pub fn is_running(&self) -> bool {
-        self.status == "running"
+        self.status == Some(Status::RUNNING)
     }
 
     /// Its state in words.
     pub fn told(&self) -> String {
-        let mut words = self.status.clone();
-        if matches!(self.status.as_str(), "exited" | "restarting" | "dead") {
+        let mut words = self.status.map_or_else(String::new, |status| status.to_string());
+        if matches!(self.status, Some(Status::EXITED | Status::RESTARTING | Status::DEAD)) {
             words = format!("{words}, exit code {}", self.exit_code);
         }
         if !self.error.is_empty() {
@@ -353,35 +369,23 @@ impl Host {
     /// The node's Docker Engine.
     ///
     /// # Errors
-    /// When it does not answer; in words.
-    pub fn engine(&self) -> Result<&Engine, String> {
+    /// Outside: a signal. Inside: that it does not answer, in words.
+    pub fn engine(&self) -> Result<Result<&Engine, String>> {
         if let Some(engine) = self.engine.get() {
-            return Ok(engine);
+            return Ok(Ok(engine));
         }
-        let engine = Engine::connect(&self.docker, CONNECT)
-            .map_err(|answer| format!("the Docker Engine at {} does not answer: {answer}", self.docker))?;
-        Ok(self.engine.get_or_init(|| engine))
+        Ok(Engine::connect(&self.docker, CONNECT)?
+            .map(|engine| self.engine.get_or_init(|| engine))
+            .map_err(|answer| format!("the Docker Engine at {} does not answer: {answer}", self.docker)))
     }
 
     /// Whether a Docker Engine answers at this address.
     ///
     /// # Errors
-    /// The last answer, in words.
-    pub fn ping_docker(&self, address: &str, deadline: Duration) -> Result<(), String> {
-        Engine::connect(address, deadline).map(drop)
+    /// Outside: a signal. Inside: the last answer, in words.
+    pub fn ping_docker(&self, address: &str, deadline: Duration) -> Result<Result<(), String>> {
+        Ok(Engine::connect(address, deadline)?.map(drop))
     }
-}
-
-fn within<T>(
-    runtime: &tokio::runtime::Runtime,
-    deadline: Duration,
-    work: impl Future<Output = Result<T, String>>,
-) -> Result<T, String> {
-    runtime.block_on(async {
-        tokio::time::timeout(deadline, work)
-            .await
-            .unwrap_or_else(|_| Err(format!("no answer within {}", humantime::format_duration(deadline))))
-    })
 }
 
 /// A client that puts the agreed version of the API before every path, and the engine's own version.
@@ -505,7 +509,7 @@ mod tests {
             "GET /version" => fake::version("1.12.6", newest, oldest),
             _ => (404, "{\"message\":\"No such image: x\"}".into()),
         });
-        assert_eq!(Engine::connect(&fake.address, SECONDS)?.image("x").unwrap(), None);
+        assert_eq!(Engine::connect(&fake.address, SECONDS).unwrap()?.image("x").unwrap(), None);
         Ok(fake.asked.lock().unwrap().clone())
     }
 
@@ -527,7 +531,7 @@ mod tests {
             ("ssh://root@node", "must begin with unix:// or tcp://"),
             ("", "must begin with"),
         ] {
-            let told = Engine::connect(address, SECONDS).unwrap_err();
+            let told = Engine::connect(address, SECONDS).unwrap().unwrap_err();
             assert!(told.contains(words), "{address}: {told}");
         }
     }
@@ -538,7 +542,7 @@ mod tests {
             "GET /version" => fake::version("20.10.24", "1.41", "1.12"),
             _ => (409, "{\"message\":\"Conflict. The container name is in use\"}".into()),
         });
-        let engine = Engine::connect(&fake.address, SECONDS).unwrap();
+        let engine = Engine::connect(&fake.address, SECONDS).unwrap().unwrap();
         let told = engine.create("x", &Specification::default(), &[]).unwrap_err().to_string();
         assert!(
             told.contains("cannot create the container x") && told.contains("Conflict. The container name"),

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bollard::errors::Error as EngineError;
 use bollard::models::CreateImageInfo;
@@ -14,7 +14,11 @@ use futures_util::StreamExt;
 use crate::error::{Error, Kind, Result};
 use crate::host::Host;
 use crate::host::docker::{absent_is_none, open, words};
-use crate::host::download::background::{Background, FRAME, LONGEST_PAUSE, Progress};
+use crate::host::download::background::{Background, Progress};
+use crate::host::wait::{self, Deadline};
+
+/// How soon an engine that does not answer yet is asked again.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// Why an image cannot be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,16 +63,12 @@ impl Host {
             return;
         }
         pulls.extend(new.iter().cloned());
-        let (address, deadline) = (self.docker.clone(), self.deadlines.pull);
-        std::thread::spawn(move || {
-            let outcome = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .map_err(|e| e.to_string())
-                .map(|runtime| runtime.block_on(pull_all(&address, deadline, &new)));
-            if let Err(answer) = outcome {
-                new.iter()
-                    .for_each(|(_, pull)| pull.end(Err(Failure { reason: Reason::Other, answer: answer.clone() })));
+        let (address, limit) = (self.docker.clone(), self.deadlines.pull);
+        std::thread::spawn(move || match wait::runtime() {
+            Ok(runtime) => runtime.block_on(pull_all(&address, limit, &new)),
+            Err(error) => {
+                let failure = Failure { reason: Reason::Other, answer: error.to_string() };
+                new.iter().for_each(|(_, pull)| pull.end(Err(failure.clone())));
             }
         });
     }
@@ -82,7 +82,7 @@ impl Host {
         let Some(pull) = self.pulls.0.borrow().get(reference).cloned() else {
             return Err(Error::failed("a pull was lost"));
         };
-        let joined = self.join(&pull, "pulling", reference, self.deadlines.pull)?;
+        let joined = self.join(&pull, "pull", reference, self.deadlines.pull)?;
         // Its own deadline begins when the engine answers, which it may have ceased to do.
         let silent = || Failure {
             reason: Reason::Other,
@@ -107,44 +107,35 @@ fn note(progress: &mut Progress, line: CreateImageInfo) {
     }
 }
 
-async fn pull_all(address: &str, deadline: Duration, pulls: &[(String, Arc<Pull>)]) {
+async fn pull_all(address: &str, limit: Duration, pulls: &[(String, Arc<Pull>)]) {
     // The step that installs the engine may come only now; who joins has seen it answer.
     let client = loop {
         match open(address).await {
             Ok((client, _)) => break client,
-            Err(_) => tokio::time::sleep(FRAME).await,
+            Err(_) => tokio::time::sleep(RETRY).await,
         }
     };
-    let each = pulls.iter().map(|(reference, pull)| pull_one(&client, deadline, reference, pull));
+    let each = pulls.iter().map(|(reference, pull)| pull_one(&client, limit, reference, pull));
     futures_util::future::join_all(each).await;
 }
 
 /// Pulls an image, again and again until the deadline if another try may help.
-async fn pull_one(client: &bollard::Docker, deadline: Duration, reference: &str, pull: &Pull) {
-    let began = Instant::now();
+async fn pull_one(client: &bollard::Docker, limit: Duration, reference: &str, pull: &Pull) {
+    let deadline = Deadline::new(reference, limit);
     let mut pause = Duration::from_secs(1);
     loop {
-        let left = deadline.saturating_sub(began.elapsed());
-        let tried = tokio::time::timeout(left, try_to_pull(client, reference, pull)).await;
+        let tried = tokio::time::timeout(deadline.left(), try_to_pull(client, reference, pull)).await;
         let failure = match tried {
             Ok(Ok(())) => return pull.end(Ok(())),
             Ok(Err(failure)) => failure,
             Err(_) => Failure { reason: Reason::Other, answer: "the pull did not end in time".into() },
         };
-        if failure.reason != Reason::Other || began.elapsed() + pause >= deadline {
+        let work = format!("pulling {reference}");
+        let again = failure.reason == Reason::Other;
+        if !(again && pull.try_again(&work, &failure.answer, &mut pause, &deadline).await) {
             return pull.end(Err(failure));
         }
-        tracing::warn!(
-            "pulling {reference} failed, again in {}: {}",
-            humantime::format_duration(pause),
-            failure.answer
-        );
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
-        pull.note(|progress| {
-            progress.tries += 1;
-            progress.parts.clear();
-        });
+        pull.note(|progress| progress.parts.clear());
     }
 }
 

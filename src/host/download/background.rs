@@ -2,19 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::error::Result;
-use crate::host::{Host, signals};
+use crate::host::Host;
+use crate::host::wait::Deadline;
 
-/// How often a log is told of work that is waited for.
-const LINE: Duration = Duration::from_secs(10);
-
-/// How often a terminal is.
-pub(in crate::host) const FRAME: Duration = Duration::from_millis(100);
+/// How long work has, after its deadline, to say by itself what it was waiting for.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// The longest pause between two tries.
-pub(in crate::host) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Work that goes on, and in the end its outcome.
 #[derive(Debug)]
@@ -57,6 +55,25 @@ impl<T> Background<T> {
         self.changed.notify_all();
     }
 
+    /// Pauses before another try, after one that failed with this answer: `work` is "pulling x". The next pause is
+    /// twice as long. Returns false, at once, when the deadline leaves no time for another try.
+    pub(in crate::host) async fn try_again(
+        &self,
+        work: &str,
+        answer: &str,
+        pause: &mut Duration,
+        deadline: &Deadline,
+    ) -> bool {
+        if *pause >= deadline.left() {
+            return false;
+        }
+        tracing::warn!("{work} failed, again in {}: {answer}", humantime::format_duration(*pause));
+        tokio::time::sleep(*pause).await;
+        *pause = (*pause * 2).min(LONGEST_PAUSE);
+        self.note(|progress| progress.tries += 1);
+        true
+    }
+
     pub(in crate::host) fn end(&self, outcome: T) {
         self.lock().outcome = Some(outcome);
         self.changed.notify_all();
@@ -84,38 +101,33 @@ impl Progress {
 }
 
 impl Host {
-    /// Waits for work to end, and tells of it meanwhile: `doing` is "pulling", `name` what. `None`: it
-    /// did not end within `deadline`, nor a second later, as it should have by itself.
+    /// Waits for work to end, and shows its progress meanwhile: `work` is "pull", and `name` what is pulled. Returns
+    /// `None` when it did not end within `limit`, nor a second later, as it should have by itself.
     ///
     /// # Errors
     /// When a signal came.
     pub(in crate::host) fn join<T: Clone>(
         &self,
-        work: &Background<T>,
-        doing: &str,
+        background: &Background<T>,
+        work: &str,
         name: &str,
-        deadline: Duration,
+        limit: Duration,
     ) -> Result<Option<T>> {
-        let (began, mut told) = (Instant::now(), Instant::now());
-        let mut state = work.lock();
+        let mut deadline = if self.bar { Deadline::silent(limit) } else { Deadline::new("", limit) };
+        let mut state = background.lock();
         let outcome = loop {
-            if let Some(outcome) = state.outcome.clone() {
-                break Ok(Some(outcome));
+            deadline.name(format!("the {work} of {name} ({})", state.progress.told()));
+            match (state.outcome.clone(), deadline.look()) {
+                (Some(outcome), _) => break Ok(Some(outcome)),
+                (None, Err(interruption)) => break Err(interruption),
+                (None, Ok(_)) if deadline.elapsed() > limit + LAST_WORD => break Ok(None),
+                (None, Ok(look)) => {
+                    if self.bar {
+                        eprint!("\r\x1b[K{}", state.progress.bar(name));
+                    }
+                    state = background.changed.wait_timeout(state, look).unwrap_or_else(PoisonError::into_inner).0;
+                }
             }
-            if signals::interrupted() {
-                break Err(signals::interruption());
-            }
-            if began.elapsed() > deadline + FRAME * 10 {
-                break Ok(None);
-            }
-            if self.bar {
-                eprint!("\r\x1b[K{}", state.progress.bar(name));
-            } else if told.elapsed() >= LINE {
-                told = Instant::now();
-                let waited = humantime::format_duration(Duration::from_secs(began.elapsed().as_secs()));
-                tracing::info!("{doing} {name}: {}, {waited}", state.progress.told());
-            }
-            state = work.changed.wait_timeout(state, FRAME).unwrap_or_else(PoisonError::into_inner).0;
         };
         if self.bar {
             eprint!("\r\x1b[K");
@@ -145,9 +157,9 @@ mod tests {
     #[test]
     fn work_that_does_not_end_is_not_waited_for_for_ever() {
         let host = Host::live(crate::host::Deadlines::default());
-        assert_eq!(host.join(&Background::<()>::default(), "doing", "x", Duration::ZERO).unwrap(), None);
+        assert_eq!(host.join(&Background::<()>::default(), "work", "x", Duration::ZERO).unwrap(), None);
         let done = Background::default();
         done.end(7);
-        assert_eq!(host.join(&done, "doing", "x", Duration::ZERO).unwrap(), Some(7));
+        assert_eq!(host.join(&done, "work", "x", Duration::ZERO).unwrap(), Some(7));
     }
 }

@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::host::Host;
 use crate::host::failpoint::failpoint;
 use crate::host::fs::look::EntryKind;
 use crate::host::fs::{TEMPORARY, io_error, sync_directory};
+use crate::host::{Host, is_sha256};
 
 /// Where they lie.
 pub const CACHE: &str = "/var/cache/titus-bootstrap";
@@ -251,7 +251,7 @@ impl Host {
     pub fn sweep_cache(&self, keep: &[&str]) -> Result<()> {
         for name in self.list(CACHE)? {
             let sha256 = name.strip_suffix(".deb").or_else(|| name.strip_suffix(".part"));
-            let ours = sha256.filter(|sha256| sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_hexdigit()));
+            let ours = sha256.filter(|sha256| is_sha256(sha256));
             let path = format!("{CACHE}/{name}");
             if ours.is_some_and(|sha256| !keep.contains(&sha256))
                 && self.entry(&path)?.is_some_and(|entry| entry.kind != EntryKind::Directory)

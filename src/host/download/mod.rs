@@ -78,7 +78,7 @@ impl Host {
     }
 
     fn await_download(&self, url: &str, download: &Download) -> Result<Result<String, Failure>> {
-        let joined = self.join(download, "downloading", &crate::secrets::masked(url), self.deadlines.download)?;
+        let joined = self.join(download, "download", &crate::secrets::masked(url), self.deadlines.download)?;
         Ok(joined.unwrap_or_else(|| Err(Failure::Late("it hangs".into()))))
     }
 }

@@ -1,7 +1,7 @@
 //! One download: gone on with where an earlier try or run was cut off, and checked by SHA-256.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use reqwest::header::{
     ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED, RANGE, TRANSFER_ENCODING,
@@ -9,11 +9,11 @@ use reqwest::header::{
 
 use crate::error::Result;
 use crate::host::Host;
-use crate::host::download::background::LONGEST_PAUSE;
 use crate::host::download::cache::{CACHE, Growing, LIMIT, Target};
 use crate::host::download::{Download, Failure};
 use crate::host::fs::io_error;
 use crate::host::net::{Proxy, chain, download_client};
+use crate::host::wait::{self, Deadline};
 
 /// One download, and how patient it is.
 pub(super) struct Transfer {
@@ -71,10 +71,7 @@ impl Transfer {
                 Growing::open(&target.part).map_err(|e| disk(&e))?
             }
         };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|e| Failure::Refused(format!("no runtime: {e}")))?;
+        let runtime = wait::runtime().map_err(|e| Failure::Refused(e.to_string()))?;
         let fetched = runtime.block_on(self.fetch(&mut growing, download));
         let Some(target) = &self.target else { return fetched };
         match &fetched {
@@ -96,10 +93,11 @@ impl Transfer {
                 patient.build().map_err(|e| chain(&e.without_url()))
             })
             .map_err(Failure::Refused)?;
-        let (began, mut pause, mut anew) = (Instant::now(), self.pause, false);
+        let deadline = Deadline::new(&self.shown, self.deadline);
+        let (mut pause, mut anew) = (self.pause, false);
         loop {
-            let (before, left) = (growing.length, self.deadline.saturating_sub(began.elapsed()));
-            let tried = tokio::time::timeout(left, self.try_to_fetch(&client, growing, download)).await;
+            let before = growing.length;
+            let tried = tokio::time::timeout(deadline.left(), self.try_to_fetch(&client, growing, download)).await;
             let answer = match tried {
                 Ok(Ok(whole)) => {
                     let is = growing.sum();
@@ -123,17 +121,9 @@ impl Transfer {
             if growing.length > before {
                 pause = self.pause;
             }
-            if began.elapsed() + pause >= self.deadline {
+            if !download.try_again(&format!("downloading {}", self.shown), &answer, &mut pause, &deadline).await {
                 return Err(Failure::Late(answer));
             }
-            tracing::warn!(
-                "downloading {} failed, again in {}: {answer}",
-                self.shown,
-                humantime::format_duration(pause)
-            );
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-            download.note(|progress| progress.tries += 1);
         }
     }
 
@@ -533,7 +523,8 @@ mod tests {
         let server = serve(|_, _| ok(BODY));
         let _ = rustls::crypto::ring::default_provider().install_default();
         let directory = tempfile::tempdir().unwrap();
-        let host = Host::tree(directory.path(), crate::host::Deadlines::default()).unwrap();
+        let deadlines = crate::host::Deadlines { download: Duration::from_secs(60), ..Default::default() };
+        let host = Host::tree(directory.path(), deadlines).unwrap();
         let url = format!("http://{}/x.deb", server.address);
         host.begin_download(&url, &sum(BODY));
         host.join_download(&url, &sum(BODY)).unwrap().unwrap();

@@ -106,6 +106,19 @@ impl Host {
         write().map_err(|e| io_error("written", path, &e))
     }
 
+    /// Writes a line to a file of the kernel's, in place and at once. Nothing can take the place of such a file.
+    ///
+    /// # Errors
+    /// When it is not there, or the kernel does not take the line.
+    pub fn write_to_kernel(&self, path: &str, line: &str) -> Result<()> {
+        let write = || -> std::io::Result<()> {
+            let real = self.resolve(path, true, false)?.ok_or(ErrorKind::NotFound)?;
+            let mut file = std::fs::OpenOptions::new().write(true).truncate(true).open(real)?;
+            file.write_all(format!("{line}\n").as_bytes())
+        };
+        write().map_err(|e| io_error("written", path, &e))
+    }
+
     /// Appends to a file of ours, 0600 when new, and syncs it. After a torn last line a new one begins.
     ///
     /// # Errors

@@ -15,34 +15,36 @@ fn the_scripts_containers_are_adopted_with_their_data() {
 
     // Not without a word: nothing is changed, and the word is told.
     for command in ["apply", "plan"] {
-        let refused = node.bootstrap(&[command]).expect(69);
-        refused
-            .says(&["a container zookeeper is there that titus-bootstrap did not make", "--set containers.adopt=true"]);
+        let refused = node.bootstrap(&[command]).ends_with(69);
+        refused.tells(&[
+            "a container zookeeper is there that titus-bootstrap did not make",
+            "--set containers.adopt=true",
+        ]);
     }
     assert_eq!([prereqs::id(&node, "zookeeper"), prereqs::id(&node, "mesomaster")], before);
     assert!(!node.exists("/var/lib/zookeeper"), "a refused run made something");
 
     // Data of something else must not be mixed with it.
     node.write("/var/lib/zookeeper/version-2/log.1", "somebody's");
-    let refused = node.bootstrap(&["apply", "--set", "containers.adopt=true"]).expect(69);
-    refused.says(&["/var/lib/zookeeper: there are data already"]);
+    let refused = node.bootstrap(&["apply", "--set", "containers.adopt=true"]).ends_with(69);
+    refused.tells(&["/var/lib/zookeeper: there are data already"]);
     assert_eq!(znodes::read(&node, ZOOKEEPER, "/kept").as_deref(), Some("from the scripts' container"));
     node.shell("rm -r /var/lib/zookeeper");
 
-    let plan = node.bootstrap(&["plan", "--set", "containers.adopt=true"]).expect(0);
+    let plan = node.bootstrap(&["plan", "--set", "containers.adopt=true"]).ends_with(0);
     assert!(
-        plan.stdout.contains("replace the container zookeeper, which titus-bootstrap did not make"),
+        plan.out.contains("replace the container zookeeper, which titus-bootstrap did not make"),
         "{}",
-        plan.told()
+        plan.transcript()
     );
-    node.bootstrap(&["apply", "--set", "containers.adopt=true"]).expect(0);
+    node.bootstrap(&["apply", "--set", "containers.adopt=true"]).ends_with(0);
     assert_eq!(znodes::read(&node, ZOOKEEPER, "/kept").as_deref(), Some("from the scripts' container"));
     prereqs::check(&node);
     // Its data are left in its volumes too, for whoever wants them back.
     assert!(node.shell("docker volume ls --quiet | wc -l").trim().parse::<u32>().unwrap() >= 2);
     for arguments in [&["apply", "--json"][..], &["apply", "--json", "--set", "containers.adopt=true"]] {
-        let again = node.bootstrap(arguments).expect(0);
-        assert_eq!(again.steps("changed"), Vec::<String>::new(), "{}", again.told());
+        let again = node.bootstrap(arguments).ends_with(0);
+        assert_eq!(again.steps("changed"), Vec::<String>::new(), "{}", again.transcript());
     }
 }
 
@@ -53,7 +55,7 @@ fn somebody_elses_container_is_never_removed() {
     prereqs::settings(&node, "");
     node.shell(&format!("docker run --detach --name zookeeper --entrypoint /bin/busybox {} sleep 3600", IMAGES[0]));
     let before = prereqs::id(&node, "zookeeper");
-    node.bootstrap(&["apply"]).expect(69).says(&["a container zookeeper is there", "jplock/zookeeper:3.4.10"]);
+    node.bootstrap(&["apply"]).ends_with(69).tells(&["a container zookeeper is there", "jplock/zookeeper:3.4.10"]);
     assert_eq!(prereqs::id(&node, "zookeeper"), before);
     assert_eq!(prereqs::containers(&node), ["zookeeper"]);
 }

@@ -25,8 +25,8 @@ fn the_second_run_changes_nothing() {
         let units = UNITS.map(|unit| node.property(unit, "InvocationID"));
         let before = stamps(&node.path("/"));
         let run = agent::apply(&node);
-        assert_eq!(run.json()["result"], "converged", "{}", run.told());
-        assert_eq!(run.steps("changed"), Vec::<String>::new(), "{which} run: {}", run.told());
+        assert_eq!(run.json()["result"], "converged", "{}", run.transcript());
+        assert_eq!(run.steps("changed"), Vec::<String>::new(), "{which} run: {}", run.transcript());
         assert_same(&before, &stamps(&node.path("/")), &format!("the {which} run touched"));
         assert_eq!(UNITS.map(|unit| node.property(unit, "InvocationID")), units, "the {which} run restarted a unit");
         assert!(!node.exists("/tmp/spies/trace"), "the {which} run started {}", node.read("/tmp/spies/trace"));

@@ -1,22 +1,20 @@
 //! An instance of an Auto Scaling group: in a warm pool, held by a lifecycle hook, and after a failure.
 
 use std::net::TcpListener;
-use std::time::Duration;
 
 use crate::harness::agent::{self, SETTINGS};
 use crate::harness::autoscaling::{Answer, AutoScaling, ENDPOINT, with_profile};
 use crate::harness::first_boot::{self, UNIT};
 use crate::harness::node::Node;
-use crate::harness::outcome::Outcome;
 use crate::harness::prereqs;
 use crate::harness::services::{items, listen};
 use crate::harness::wait_for;
 use crate::support::metadata::Metadata;
+use crate::support::outcome::Outcome;
 
 const RETRY: &str = "titus-bootstrap-retry.timer";
 const READY: &str = "/run/titus-bootstrap/ready";
 const STATE: &str = "meta-data/autoscaling/target-lifecycle-state";
-const DEADLINE: Duration = Duration::from_secs(60);
 
 const HEARTBEAT: &str = "RecordLifecycleActionHeartbeat titusagent launch";
 const CONTINUE: &str = "CompleteLifecycleAction titusagent launch CONTINUE";
@@ -71,17 +69,17 @@ fn said(node: &Node) -> String {
 fn a_hook_goes_on_when_the_role_s_checks_are_satisfied_and_not_before() {
     let (node, metadata, api) = node_with(HOOK);
     // A person at a prompt tells the group nothing.
-    run(&node, &[]).expect(0);
+    run(&node, &[]).ends_with(0);
     assert_eq!(api.calls(), Vec::<String>::new());
 
     node.shell(&format!("systemctl start --no-block {UNIT}"));
-    wait_for("a heartbeat before the checks", DEADLINE, || (api.count(HEARTBEAT) == 1).then_some(()));
+    wait_for("a heartbeat before the checks", || (api.count(HEARTBEAT) == 1).then_some(()));
     assert!(node.property(UNIT, "StatusText").contains("lifecycle hook launch"));
     // They go on while the checks are not satisfied, each a whole timeout more.
-    wait_for("a heartbeat meanwhile", DEADLINE, || (api.count(HEARTBEAT) > 1).then_some(()));
+    wait_for("a heartbeat meanwhile", || (api.count(HEARTBEAT) > 1).then_some(()));
     assert_eq!(node.property(UNIT, "ActiveState"), "activating");
     let door: TcpListener = listen(&node, DOOR);
-    wait_for("the unit's end", DEADLINE, || (node.property(UNIT, "ActiveState") == "inactive").then_some(()));
+    wait_for("the unit's end", || (node.property(UNIT, "ActiveState") == "inactive").then_some(()));
     assert_eq!(node.property(UNIT, "Result"), "success", "{}", said(&node));
     let calls = api.calls();
     assert_eq!(calls.last().map(String::as_str), Some(CONTINUE), "{calls:?}");
@@ -104,7 +102,7 @@ fn a_hook_goes_on_when_the_role_s_checks_are_satisfied_and_not_before() {
         [("/root/user-data", &[][..]), ("/var/lib/cloud/instance/scripts/part-001", &[HEARTBEAT, CONTINUE])]
     {
         node.write(path, "#!/usr/bin/titus-bootstrap\n");
-        run(&node, &[path]).expect(0);
+        run(&node, &[path]).ends_with(0);
         assert_eq!(api.calls(), told, "{path}");
     }
 }
@@ -119,7 +117,7 @@ fn a_failure_of_this_node_s_lets_go_of_it_or_has_it_replaced() {
         assert_eq!(api.calls(), calls, "{}", said(&node));
     };
 
-    run(&node, &[]).expect(1);
+    run(&node, &[]).ends_with(1);
     assert_eq!(api.calls(), Vec::<String>::new(), "by hand");
     called(1, &[HEARTBEAT, ABANDON]);
     assert!(said(&node).contains("to abandon this instance"), "{}", said(&node));
@@ -145,7 +143,7 @@ fn a_failure_of_this_node_s_lets_go_of_it_or_has_it_replaced() {
     // Stopped meanwhile: whoever does that knows why.
     api.answer(Answer::Held);
     node.shell(&format!("sed -i 's/3s/5m/' {SETTINGS}; systemctl reset-failed; systemctl start --no-block {UNIT}"));
-    wait_for("a heartbeat", DEADLINE, || (api.count(HEARTBEAT) > 0).then_some(()));
+    wait_for("a heartbeat", || (api.count(HEARTBEAT) > 0).then_some(()));
     node.shell(&format!("systemctl stop {UNIT}"));
     assert_eq!(api.calls(), [HEARTBEAT]);
     assert!(node.read("/run/titus-bootstrap/status.json").contains("\"interrupted\""));
@@ -170,7 +168,7 @@ fn a_log_bucket_that_is_not_there_is_a_warning() {
     node.write("/etc/titus-bootstrap/roles/agent.toml", role);
     let verify = |bucket: &str, endpoint: &str| {
         let (endpoint, bucket) = (format!("AWS_ENDPOINT_URL_S3={endpoint}"), format!("agent.log_bucket={bucket}"));
-        node.run(&["env", &endpoint, "titus-bootstrap", "verify", "--set", &bucket]).expect(0).stdout
+        node.run(&["env", &endpoint, "titus-bootstrap", "verify", "--set", &bucket]).ends_with(0).out
     };
     for (bucket, words) in [
         ("there", "good     log-bucket     the bucket there is there"),
@@ -206,16 +204,16 @@ fn an_agent_in_a_warm_pool_is_whole_on_disk_and_joins_when_it_leaves() {
     for (path, _) in agent::FILES {
         assert!(node.exists(path), "{path}");
     }
-    let enabled = node.run(&["systemctl", "is-enabled", "mesos-agent.service", "docker-tcp-proxy.socket"]).stdout;
+    let enabled = node.run(&["systemctl", "is-enabled", "mesos-agent.service", "docker-tcp-proxy.socket"]).out;
     assert_eq!(enabled, "enabled\nenabled\n");
     assert!(!node.exists(READY));
     // Nor can anybody start it in passing.
     node.run(&["systemctl", "start", "mesos-agent.service"]);
     assert_eq!(node.property("mesos-agent.service", "ActiveState"), "inactive");
     assert!(!node.exists(STARTS), "the agent ran");
-    let verified = node.bootstrap(&["verify"]).expect(0);
-    assert!(verified.stdout.contains("in a warm pool (Warmed:Running)"), "{}", verified.told());
-    node.bootstrap(&["status"]).expect(0);
+    let verified = node.bootstrap(&["verify"]).ends_with(0);
+    assert!(verified.out.contains("in a warm pool (Warmed:Running)"), "{}", verified.transcript());
+    node.bootstrap(&["status"]).ends_with(0);
 
     // It may leave without a boot, so it is looked after each minute; that is said once.
     assert_eq!(node.property(RETRY, "ActiveState"), "active");
@@ -237,17 +235,17 @@ fn a_prereqs_node_in_a_warm_pool_has_its_images_and_no_container() {
     prereqs::settings(&node, "");
     let services = prereqs::services(&node);
     services.metadata.set(STATE, Some("Warmed:Stopped".into()));
-    node.bootstrap(&[]).expect(0);
+    node.bootstrap(&[]).ends_with(0);
     assert_eq!(node.property("docker.service", "ActiveState"), "active");
     assert_eq!(prereqs::containers(&node), Vec::<String>::new());
     for image in prereqs::IMAGES {
-        node.run(&["docker", "image", "inspect", image]).expect(0);
+        node.run(&["docker", "image", "inspect", image]).ends_with(0);
     }
 
     // It has no way to a registry when it joins, and needs none.
     let prereqs::Services { metadata, registry } = services;
     drop(registry);
     metadata.set(STATE, Some("InService".into()));
-    node.bootstrap(&[]).expect(0);
+    node.bootstrap(&[]).ends_with(0);
     prereqs::check(&node);
 }

@@ -1,7 +1,6 @@
 //! The deb of the program, and the boot unit that it brings.
 
 use std::process::Command;
-use std::time::Duration;
 
 use crate::harness::agent::{self, SETTINGS};
 use crate::harness::deb::{deb, install};
@@ -95,10 +94,10 @@ fn lintian_finds_no_error_in_the_deb() {
 #[test]
 fn the_boot_unit_makes_a_node_what_its_tag_says_before_services_start() {
     let mut node = with_role();
-    assert_eq!(node.run(&["systemctl", "is-enabled", UNIT]).stdout.trim(), "enabled");
+    assert_eq!(node.run(&["systemctl", "is-enabled", UNIT]).out.trim(), "enabled");
     assert_eq!(node.property(UNIT, "ExecMainStartTimestamp"), "", "the deb started it");
-    let verified = node.run(&["systemd-analyze", "verify", "--man=no", UNIT, RETRY]).expect(0);
-    assert_eq!(verified.stderr, "");
+    let verified = node.run(&["systemd-analyze", "verify", "--man=no", UNIT, RETRY]).ends_with(0);
+    assert_eq!(verified.err, "");
     // Whatever is started from inside a oneshot that is ordered before it never returns.
     assert_eq!(node.property(UNIT, "Before"), "shutdown.target");
 
@@ -121,24 +120,22 @@ fn the_boot_unit_makes_a_node_what_its_tag_says_before_services_start() {
     assert!(told.contains("role reader: converged in "), "{told}");
     assert_eq!(active(&node, "reader.service"), "active", "{told}");
     assert_eq!(node.read("/var/lib/reader"), format!("{ONE}\n"));
-    let again = node.bootstrap(&["apply", "--json"]).expect(0);
-    assert_eq!(again.steps("changed"), Vec::<String>::new(), "{}", again.told());
+    let again = node.bootstrap(&["apply", "--json"]).ends_with(0);
+    assert_eq!(again.steps("changed"), Vec::<String>::new(), "{}", again.transcript());
     drop(metadata);
 
     // Its image, started as another instance: until that is known the service does not run, and whoever
     // asks waits.
     node.begin_reboot();
-    wait_for("the boot unit to ask", Duration::from_secs(30), || {
-        node.property(UNIT, "StatusText").contains("metadata service").then_some(())
-    });
+    wait_for("the boot unit to ask", || node.property(UNIT, "StatusText").contains("metadata service").then_some(()));
     let mut waiting = node.spawn(&["titus-bootstrap", "status", "--wait"]);
-    wait_for("the service's start to be refused", Duration::from_secs(30), || {
+    wait_for("the service's start to be refused", || {
         (node.property("reader.service", "ConditionResult") == "no").then_some(())
     });
     assert_eq!(active(&node, "reader.service"), "inactive");
     assert!(!waiting.ended());
     let _metadata = serve(&node, TWO, Some("reader"));
-    waiting.end().expect(0);
+    waiting.end().ends_with(0);
     node.await_boot();
     assert_eq!(node.read("/var/lib/reader"), format!("{ONE}\n{TWO}\n"));
 
@@ -164,13 +161,13 @@ fn only_a_run_that_could_not_be_made_now_is_tried_again() {
 
     // What an administrator disabled, an upgrade leaves so.
     node.shell("systemctl disable titus-bootstrap; dpkg --install /root/titus-bootstrap.deb");
-    assert_eq!(node.run(&["systemctl", "is-enabled", UNIT]).stdout.trim(), "disabled");
+    assert_eq!(node.run(&["systemctl", "is-enabled", UNIT]).out.trim(), "disabled");
     node.shell("systemctl enable titus-bootstrap");
 
     // No person is helped by a second try: the settings are wrong.
     node.write(SETTINGS, "role = \"nobody\"\n");
     let metadata = serve(&node, ONE, None);
-    start().expect(1);
+    start().ends_with(1);
     assert_eq!(node.property(UNIT, "ExecMainStatus"), "78");
     assert_eq!(active(&node, RETRY), "inactive");
     let told = said(&node);
@@ -180,19 +177,17 @@ fn only_a_run_that_could_not_be_made_now_is_tried_again() {
 
     // The metadata service comes late, twice. Then everything is installed by the unit, confined as it is.
     agent::settings_with(&node, "titus-log-bucket-terraform-example", "reboot = \"never\"\ntimeouts.facts = \"1s\"");
-    start().expect(1);
+    start().ends_with(1);
     assert_eq!(node.property(UNIT, "ExecMainStatus"), "75");
     let first = node.property(UNIT, "InvocationID");
-    wait_for("the second try to end", Duration::from_secs(30), || {
+    wait_for("the second try to end", || {
         (node.property(UNIT, "InvocationID") != first && active(&node, UNIT) == "failed").then_some(())
     });
     let _services = agent::services(&node);
     let ended = || ["role agent: converged in ", "failed after "].iter().any(|words| said(&node).contains(words));
-    wait_for("a try with the metadata service", Duration::from_secs(120), || {
-        (ended() && active(&node, UNIT) != "activating").then_some(())
-    });
+    wait_for("a try with the metadata service", || (ended() && active(&node, UNIT) != "activating").then_some(()));
     assert_eq!(node.property(UNIT, "Result"), "success", "{}", said(&node));
     agent::check(&node);
     // No more of them.
-    wait_for("the timer's end", Duration::from_secs(10), || (active(&node, RETRY) == "inactive").then_some(()));
+    wait_for("the timer's end", || (active(&node, RETRY) == "inactive").then_some(()));
 }

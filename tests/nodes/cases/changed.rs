@@ -2,8 +2,8 @@
 
 use crate::harness::agent::{self, SETTINGS, UNITS};
 use crate::harness::node::{Node, PREREQS};
-use crate::harness::outcome::Outcome;
 use crate::harness::tree::{differences, stamps};
+use crate::support::outcome::Outcome;
 
 #[test]
 fn a_bucket_changes_one_line_and_restarts_nothing() {
@@ -12,17 +12,17 @@ fn a_bucket_changes_one_line_and_restarts_nothing() {
     agent::apply(&node);
     agent::settings_with(&node, "another-bucket", "");
 
-    let planned = node.bootstrap(&["plan", "--detailed-exitcode"]).expect(2);
+    let planned = node.bootstrap(&["plan", "--detailed-exitcode"]).ends_with(2);
     assert_eq!(
         diff(&planned),
         ["-export TITUS_LOG_BUCKET=titus-log-bucket-terraform-example", "+export TITUS_LOG_BUCKET=another-bucket"],
         "{}",
-        planned.told()
+        planned.transcript()
     );
     let units = invocations(&node);
     let before = stamps(&node.path("/"));
     let run = agent::apply(&node);
-    assert_eq!(run.steps("changed").len(), 1, "{}", run.told());
+    assert_eq!(run.steps("changed").len(), 1, "{}", run.transcript());
     assert_eq!(changed_files(&node, &before), ["/etc/profile.d/titus_environment.sh"]);
     assert_eq!(invocations(&node), units, "a unit was restarted");
     agent::check(&node);
@@ -40,7 +40,7 @@ fn a_zookeeper_address_restarts_the_mesos_agent_alone() {
     let settings = node.read(SETTINGS).replace(&format!("prereqs = \"{PREREQS}\"\n"), "");
     node.write(SETTINGS, &settings);
 
-    let planned = node.bootstrap(&["plan", "--detailed-exitcode"]).expect(2);
+    let planned = node.bootstrap(&["plan", "--detailed-exitcode"]).ends_with(2);
     assert_eq!(
         diff(&planned),
         [
@@ -48,10 +48,10 @@ fn a_zookeeper_address_restarts_the_mesos_agent_alone() {
             format!("+MESOS_MASTER=zk://{PREREQS}:2181,30.0.100.195:2181/titus/mainvpc/mesos"),
         ],
         "{}",
-        planned.told()
+        planned.transcript()
     );
-    let said = planned.stdout.to_lowercase();
-    assert!(said.contains("mesos-agent") && said.contains("task"), "running tasks end: {}", planned.told());
+    let said = planned.out.to_lowercase();
+    assert!(said.contains("mesos-agent") && said.contains("task"), "running tasks end: {}", planned.transcript());
 
     let [docker, proxy, agent] = invocations(&node);
     let before = stamps(&node.path("/"));
@@ -65,7 +65,7 @@ fn a_zookeeper_address_restarts_the_mesos_agent_alone() {
 
 /// The lines of a plan that a change removes or adds.
 fn diff(planned: &Outcome) -> Vec<String> {
-    let lines = planned.stdout.lines().map(str::trim_start);
+    let lines = planned.out.lines().map(str::trim_start);
     let changed = lines
         .filter(|l| (l.starts_with('-') && !l.starts_with("---")) || (l.starts_with('+') && !l.starts_with("+++")));
     changed.map(|l| format!("{}{}", &l[..1], l[1..].trim())).collect()

@@ -1,7 +1,6 @@
 //! Real cloud-init hands user data to the program, while the boot unit is at work too.
 
 use std::io::Write;
-use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -36,26 +35,26 @@ fn one_line_of_user_data_makes_an_agent_and_reboots_it_once() {
     node.switch_on();
     node.await_network();
     let services = agent::services(&node);
-    wait_for("the boot unit to wish a reboot", Duration::from_secs(240), || {
+    wait_for("the boot unit to wish a reboot", || {
         assert!(node.is_running(), "rebooted in the middle of cloud-init's work");
-        node.run(&["systemctl", "list-jobs"]).stdout.contains("titus-bootstrap-reboot.service").then_some(())
+        node.run(&["systemctl", "list-jobs"]).out.contains("titus-bootstrap-reboot.service").then_some(())
     });
     assert_eq!(runs(&node), 1);
     node.write("/var/lib/last-stage", "");
-    wait_for("the reboot", Duration::from_secs(240), || (!node.is_running()).then_some(()));
+    wait_for("the reboot", || (!node.is_running()).then_some(()));
     drop(services);
 
     node.switch_on();
     node.await_network();
     let _services = agent::services(&node);
     node.await_boot();
-    cloud_init(&node).expect(0);
+    cloud_init(&node).ends_with(0);
     let told = node.read("/var/lib/at-reboot") + &node.read("/var/lib/output-at-reboot");
     assert!(told.contains("status: done") && told.contains("nothing to do"), "{told}");
     assert_eq!(node.property(UNIT, "Result"), "success");
     let report = agent::apply(&node);
-    assert_eq!(report.json()["reboot_required"], false, "{}", report.told());
-    assert_eq!(report.steps("changed"), Vec::<String>::new(), "{}", report.told());
+    assert_eq!(report.json()["reboot_required"], false, "{}", report.transcript());
+    assert_eq!(report.steps("changed"), Vec::<String>::new(), "{}", report.transcript());
     agent::check(&node);
     let reboots: Vec<serde_json::Value> =
         serde_json::from_str(&node.read("/var/lib/titus-bootstrap/reboots.json")).unwrap();
@@ -92,13 +91,13 @@ fn cloud_init_runs_user_data_in_each_of_its_forms() {
 
     // The boot unit and cloud-init at the same moment: one works, one waits for it.
     let waits = |text: &str| text.contains("for another run").then_some(());
-    wait_for("one to wait for the other", Duration::from_secs(60), || {
-        let unit = node.run(&["journalctl", "--output=cat", "--unit", UNIT]).stdout;
+    wait_for("one to wait for the other", || {
+        let unit = node.run(&["journalctl", "--output=cat", "--unit", UNIT]).out;
         let script = std::fs::read_to_string(node.path(OUTPUT)).unwrap_or_default();
         waits(&unit).or_else(|| waits(&script))
     });
     let door = listen(&node, DOOR);
-    cloud_init(&node).expect(0);
+    cloud_init(&node).ends_with(0);
     node.await_boot();
     assert_eq!(node.read(MARKER), "mainvpc");
     assert_eq!(runs(&node), 1, "{}", node.read(OUTPUT));
@@ -115,7 +114,7 @@ fn cloud_init_runs_user_data_in_each_of_its_forms() {
         // EC2 has no other user data for the one than for the other.
         metadata.set("user-data", Some(data.clone()));
         node.shell("rm -f /etc/from-*");
-        cloud_init_again(&node, &format!("i-{stack}"), &data).expect(0);
+        cloud_init_again(&node, &format!("i-{stack}"), &data).ends_with(0);
         assert_eq!(node.read(MARKER), stack);
         let others = node.exists("/etc/from-cloud-config") && node.exists("/etc/from-another-script");
         assert_eq!(others, stack != "flags", "{stack}: the other parts");
@@ -125,7 +124,7 @@ fn cloud_init_runs_user_data_in_each_of_its_forms() {
     let typed = message(&node, "vnd.titus-bootstrap+toml", "role = \"agent\"\nstack = \"typed\"\n");
     let typed = typed.replace("text/vnd.titus", "application/vnd.titus");
     metadata.set("user-data", Some(typed.clone().into_bytes()));
-    cloud_init_again(&node, "i-typed", &typed).expect(0);
+    cloud_init_again(&node, "i-typed", &typed).ends_with(0);
     assert_eq!(node.read(MARKER), "compressed");
     node.shell(&format!("systemctl restart {UNIT}"));
     assert_eq!(node.read(MARKER), "typed");
@@ -134,12 +133,12 @@ fn cloud_init_runs_user_data_in_each_of_its_forms() {
     drop(door);
     let failing = format!("{}[timeouts]\nwait = \"1s\"\n", of("failing"));
     metadata.set("user-data", Some(failing.clone().into_bytes()));
-    let failed = cloud_init_again(&node, "i-failing", &failing).expect(1);
-    assert!(failed.stdout.contains("status: error"), "{}", failed.told());
+    let failed = cloud_init_again(&node, "i-failing", &failing).ends_with(1);
+    assert!(failed.out.contains("status: error"), "{}", failed.transcript());
     assert!(node.read(OUTPUT).contains(DOOR), "{}", node.read(OUTPUT));
     assert_eq!(node.read(MARKER), "typed");
     let _door = listen(&node, DOOR);
     metadata.set("user-data", Some(of("mended").into_bytes()));
-    cloud_init_again(&node, "i-mended", of("mended")).expect(0);
+    cloud_init_again(&node, "i-mended", of("mended")).ends_with(0);
     assert_eq!(node.read(MARKER), "mended");
 }

@@ -1,8 +1,6 @@
 //! The proof of concept's walk-through, up to submitting a job: four nodes become a cluster by
 //! themselves, and its instance group is kept active.
 
-use std::time::Duration;
-
 use crate::harness::cluster::{Cluster, DEBS, GROUP, member};
 use crate::harness::network::Network;
 use crate::harness::node::Node;
@@ -17,9 +15,7 @@ fn state(gateway: &Node) -> Option<String> {
 }
 
 fn await_active(gateway: &Node) {
-    wait_for("the instance group to be active", Duration::from_secs(60), || {
-        (state(gateway).as_deref() == Some("Active")).then_some(())
-    });
+    wait_for("the instance group to be active", || (state(gateway).as_deref() == Some("Active")).then_some(()));
 }
 
 /// `apply` on these nodes at once: each waits for what it needs.
@@ -27,7 +23,7 @@ fn await_active(gateway: &Node) {
 fn apply(nodes: &[&Node]) {
     let runs: Vec<_> = nodes.iter().map(|node| node.spawn(&["titus-bootstrap", "apply"])).collect();
     for run in runs {
-        run.end().expect(0);
+        run.end().ends_with(0);
     }
 }
 
@@ -44,34 +40,32 @@ fn four_nodes_with_their_tags_become_a_cluster() {
     apply(&cluster.nodes());
     await_active(gateway);
     for node in cluster.nodes() {
-        node.bootstrap(&["verify"]).expect(0);
+        node.bootstrap(&["verify"]).ends_with(0);
     }
 
     let changed = "instance-groups-active: activate the instance group titusagent (it is Inactive)";
     assert_eq!(said(gateway), [changed]);
     let keep = ["keep", "--role", "gateway"];
-    assert_eq!(gateway.bootstrap(&keep).expect(0).stdout, "");
+    assert_eq!(gateway.bootstrap(&keep).ends_with(0).out, "");
     assert!(gateway.read("/var/lib/titus-bootstrap/keep.jsonl").contains("\"step\":\"instance-groups-active\""));
 
     // The master forgets it, and is reminded.
     master.shell("systemctl restart titus-server-master");
-    wait_for("the gateway to see it", Duration::from_secs(60), || {
-        (state(gateway).is_some_and(|state| state != "Active")).then_some(())
-    });
+    wait_for("the gateway to see it", || (state(gateway).is_some_and(|state| state != "Active")).then_some(()));
     await_active(gateway);
-    wait_for("a second line", Duration::from_secs(10), || (said(gateway).len() > 1).then_some(()));
+    wait_for("a second line", || (said(gateway).len() > 1).then_some(()));
     assert!(said(gateway).iter().all(|line| line == changed || line.contains("503")), "{:?}", said(gateway));
 
     // By hand.
-    let by_hand = gateway.bootstrap(&["activate", GROUP]).expect(0);
-    assert_eq!(by_hand.stdout, "titusagent is Active (it was Active)\n");
-    gateway.bootstrap(&["activate", "nobody/../x"]).expect(1).says(&["knows no instance group nobody/../x"]);
+    let by_hand = gateway.bootstrap(&["activate", GROUP]).ends_with(0);
+    assert_eq!(by_hand.out, "titusagent is Active (it was Active)\n");
+    gateway.bootstrap(&["activate", "nobody/../x"]).ends_with(1).tells(&["knows no instance group nobody/../x"]);
 
     // Nothing more to do anywhere.
     for node in cluster.nodes() {
         let before = stamps(&node.path("/"));
-        let again = node.bootstrap(&["apply", "--json"]).expect(0);
-        assert_eq!(again.steps("changed"), Vec::<String>::new(), "{}", again.told());
+        let again = node.bootstrap(&["apply", "--json"]).ends_with(0);
+        assert_eq!(again.steps("changed"), Vec::<String>::new(), "{}", again.transcript());
         let mut trees = [before, stamps(&node.path("/"))];
         let alive = ["/var/lib/zookeeper", "/var/lib/mesos-master", "/var/log/mesos"];
         trees.iter_mut().for_each(|tree| tree.retain(|path, _| !alive.iter().any(|own| path.starts_with(own))));
@@ -80,12 +74,12 @@ fn four_nodes_with_their_tags_become_a_cluster() {
 
     // A master that is gone is told, and nothing fails for it but what is asked.
     master.shell("systemctl stop titus-server-master");
-    gateway.bootstrap(&keep).expect(75).says(&["503", "master.address"]);
-    gateway.bootstrap(&["verify"]).expect(1);
+    gateway.bootstrap(&keep).ends_with(75).tells(&["503", "master.address"]);
+    gateway.bootstrap(&["verify"]).ends_with(1);
     gateway.shell("systemctl stop titus-server-gateway");
-    gateway.bootstrap(&["activate", GROUP]).expect(75).says(&["the Titus gateway does not answer"]);
+    gateway.bootstrap(&["activate", GROUP]).ends_with(75).tells(&["the Titus gateway does not answer"]);
     for node in [master, gateway] {
-        node.bootstrap(&["apply"]).expect(0);
+        node.bootstrap(&["apply"]).ends_with(0);
     }
     await_active(gateway);
 }
@@ -107,10 +101,10 @@ fn a_service_is_restarted_for_what_it_reads_and_for_nothing_else() {
         (&[property[0], property[1], "--set", &other], true),
         (&[property[0], property[1], "--set", &other], false),
     ] {
-        let plan = master.bootstrap(&[&["plan"], settings].concat()).expect(0);
-        master.bootstrap(&[&["apply"], settings].concat()).expect(0);
-        assert_eq!(invocation() != last, restarts, "{settings:?}\n{}", plan.told());
-        assert_eq!(plan.stdout.contains("restart titus-server-master.service"), restarts, "{}", plan.told());
+        let plan = master.bootstrap(&[&["plan"], settings].concat()).ends_with(0);
+        master.bootstrap(&[&["apply"], settings].concat()).ends_with(0);
+        assert_eq!(invocation() != last, restarts, "{settings:?}\n{}", plan.transcript());
+        assert_eq!(plan.out.contains("restart titus-server-master.service"), restarts, "{}", plan.transcript());
         last = invocation();
     }
     assert!(master.read("/opt/titus-server-master/titusmaster.properties").contains("\ntitus.x=1\n"));

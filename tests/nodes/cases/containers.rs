@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::node::Node;
-use crate::harness::outcome::Outcome;
 use crate::harness::prereqs::{self, Services, ZOOKEEPER};
 use crate::harness::tree::{assert_same, stamps};
 use crate::harness::{services, wait_for, znodes};
+use crate::support::outcome::Outcome;
 
 const KEPT: Option<&str> = Some("data");
 
@@ -15,7 +15,7 @@ fn node() -> (Node, Services) {
     let node = Node::with_engine();
     let services = prereqs::services(&node);
     prereqs::settings(&node, "");
-    node.bootstrap(&["apply"]).expect(0);
+    node.bootstrap(&["apply"]).ends_with(0);
     znodes::write(&node, ZOOKEEPER, "/kept", "data");
     (node, services)
 }
@@ -30,8 +30,8 @@ fn master_answers(node: &Node) -> bool {
 
 #[track_caller]
 fn nothing_changes(node: &Node) {
-    let again = node.bootstrap(&["apply", "--json"]).expect(0);
-    assert_eq!(again.steps("changed"), Vec::<String>::new(), "{}", again.told());
+    let again = node.bootstrap(&["apply", "--json"]).ends_with(0);
+    assert_eq!(again.steps("changed"), Vec::<String>::new(), "{}", again.transcript());
 }
 
 #[test]
@@ -55,18 +55,14 @@ fn a_second_run_asks_the_engine_to_change_nothing() {
 fn both_come_back_with_docker_and_with_the_node() {
     let (mut node, services) = node();
     node.shell("systemctl restart docker");
-    wait_for("both containers after a restart of Docker", Duration::from_secs(60), || {
-        (kept(&node) && master_answers(&node)).then_some(())
-    });
+    wait_for("both containers after a restart of Docker", || (kept(&node) && master_answers(&node)).then_some(()));
     nothing_changes(&node);
     drop(services);
     node.reboot();
     let _services = prereqs::services(&node);
-    wait_for("both containers after a boot", Duration::from_secs(60), || {
-        (kept(&node) && master_answers(&node)).then_some(())
-    });
+    wait_for("both containers after a boot", || (kept(&node) && master_answers(&node)).then_some(()));
     // No run since this boot, and no builder of an image all the same.
-    node.bootstrap(&["seal"]).expect(69).says(&["a node at work", "the container zookeeper is running"]);
+    node.bootstrap(&["seal"]).ends_with(69).tells(&["a node at work", "the container zookeeper is running"]);
     nothing_changes(&node);
     prereqs::check(&node);
 }
@@ -83,12 +79,12 @@ fn what_is_broken_by_hand_is_mended() {
         "docker update --restart=no mesomaster; docker kill mesomaster",
     ] {
         node.shell(damage);
-        node.bootstrap(&["apply"]).expect(0);
+        node.bootstrap(&["apply"]).ends_with(0);
         assert!(kept(&node) && master_answers(&node), "after {damage}");
         assert_eq!(prereqs::containers(&node), ["mesomaster", "zookeeper"], "after {damage}");
         nothing_changes(&node);
     }
-    node.bootstrap(&["verify"]).expect(0);
+    node.bootstrap(&["verify"]).ends_with(0);
 }
 
 #[test]
@@ -97,19 +93,19 @@ fn only_what_changed_is_replaced() {
     let ids = || [prereqs::id(&node, "zookeeper"), prereqs::id(&node, "mesomaster")];
     let before = ids();
     let flag = ["--set", "mesos.zk_path=/titus/other/mesos"];
-    let plan = node.bootstrap(&[&["plan"], &flag[..]].concat()).expect(0);
+    let plan = node.bootstrap(&[&["plan"], &flag[..]].concat()).ends_with(0);
     for words in
         ["replace the container mesomaster (command changed)", "+    \"--zk=zk://localhost:2181/titus/other/mesos\""]
     {
-        assert!(plan.stdout.contains(words), "no {words:?}\n{}", plan.told());
+        assert!(plan.out.contains(words), "no {words:?}\n{}", plan.transcript());
     }
     assert_eq!(ids(), before, "a plan changed something");
-    node.bootstrap(&[&["apply"], &flag[..]].concat()).expect(0);
+    node.bootstrap(&[&["apply"], &flag[..]].concat()).ends_with(0);
     let after = ids();
     assert_eq!(after[0], before[0], "ZooKeeper was replaced for a flag of the Mesos master");
     assert_ne!(after[1], before[1]);
 
-    node.bootstrap(&[&["apply", "--set", "images.zookeeper=jplock/zookeeper:second"], &flag[..]].concat()).expect(0);
+    node.bootstrap(&[&["apply", "--set", "images.zookeeper=jplock/zookeeper:second"], &flag[..]].concat()).ends_with(0);
     assert_ne!(ids()[0], after[0]);
     assert_eq!(ids()[1], after[1]);
     assert!(kept(&node), "the znode is gone with the old container");
@@ -119,8 +115,8 @@ fn only_what_changed_is_replaced() {
     prereqs::settings(&node, "mesos.zk_path = '/titus/other/mesos'\nimages.zookeeper = 'jplock/zookeeper:second'");
     nothing_changes(&node);
     node.shell("docker tag mesosphere/mesos-master:1.0.1-2.0.93.ubuntu1404 before; docker pull --quiet mesosphere/mesos-master:second; docker tag mesosphere/mesos-master:second mesosphere/mesos-master:1.0.1-2.0.93.ubuntu1404");
-    let replaced = node.bootstrap(&["apply"]).expect(0);
-    assert!(replaced.stdout.contains("is another image now"), "{}", replaced.told());
+    let replaced = node.bootstrap(&["apply"]).ends_with(0);
+    assert!(replaced.out.contains("is another image now"), "{}", replaced.transcript());
     nothing_changes(&node);
 }
 
@@ -130,19 +126,19 @@ fn the_old_container_runs_on_if_the_new_one_does_not() {
     let before = [prereqs::id(&node, "zookeeper"), prereqs::id(&node, "mesomaster")];
     let attempt = |setting: &str| -> Outcome {
         let started = Instant::now();
-        let failed = node.bootstrap(&["apply", "--set", setting]).expect(1);
-        // Less than `timeouts.wait`.
-        assert!(started.elapsed() < Duration::from_secs(240), "it waited for what will never be\n{}", failed.told());
-        failed.says(&[" mesos-master: ", "the container that was there before runs again"]);
+        let failed = node.bootstrap(&["apply", "--set", setting, "--set", "timeouts.wait=1h"]).ends_with(1);
+        let took = started.elapsed();
+        assert!(took < Duration::from_secs(3600), "it waited for what will never be\n{}", failed.transcript());
+        let failed = failed.tells(&[" mesos-master: ", "the container that was there before runs again"]);
         assert_eq!([prereqs::id(&node, "zookeeper"), prereqs::id(&node, "mesomaster")], before);
         assert_eq!(prereqs::containers(&node), ["mesomaster", "zookeeper"]);
-        wait_for("the Mesos master", Duration::from_secs(20), || master_answers(&node).then_some(()));
+        wait_for("the Mesos master", || master_answers(&node).then_some(()));
         failed
     };
     // An image without the command.
-    attempt("images.mesos_master=mesosphere/mesos-master:broken").says(&["mesos-master", "not found"]);
+    attempt("images.mesos_master=mesosphere/mesos-master:broken").tells(&["mesos-master", "not found"]);
     // One whose process ends at once, again and again; with its last words.
-    attempt("mesos.zk_path=/titus//mesos").says(&["its process ends", "its last lines:", "zk"]);
+    attempt("mesos.zk_path=/titus//mesos").tells(&["its process ends", "its last lines:", "zk"]);
     assert!(kept(&node));
     nothing_changes(&node);
 }

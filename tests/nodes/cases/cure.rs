@@ -47,26 +47,26 @@ fn each_way_of_breaking_an_agent_is_mended() {
     for (what, how, steps) in WAYS {
         let units = UNITS.map(|unit| node.property(unit, "InvocationID"));
         node.shell(how);
-        node.bootstrap(&["plan", "--detailed-exitcode"]).expect(2);
+        node.bootstrap(&["plan", "--detailed-exitcode"]).ends_with(2);
         let run = agent::apply(&node);
-        assert_eq!(run.steps("changed"), steps, "{what}: {}", run.told());
+        assert_eq!(run.steps("changed"), steps, "{what}: {}", run.transcript());
         for (unit, before) in UNITS.iter().zip(units) {
             let restarted = node.property(unit, "InvocationID") != before;
             assert_eq!(restarted, what == "a unit stopped" && *unit == "mesos-agent.service", "{what}: {unit}");
         }
         agent::check(&node);
         let again = agent::apply(&node);
-        assert_eq!(again.steps("changed"), Vec::<String>::new(), "{what}, once more: {}", again.told());
+        assert_eq!(again.steps("changed"), Vec::<String>::new(), "{what}, once more: {}", again.transcript());
     }
 
     // One that is pinned, and so on hold, is unpacked in that version and stays on hold.
     let version = node.shell("dpkg-query --show --showformat='${Version}' titus-executor");
     let pinned = format!("packages.executor=[\"titus-executor={version}\"]");
-    node.bootstrap(&["apply", "--set", &pinned]).expect(0);
+    node.bootstrap(&["apply", "--set", &pinned]).ends_with(0);
     node.shell(
         "sed -i '/^Package: titus-executor$/,/^$/ s/^Status: .*/Status: hold reinstreq half-installed/' /var/lib/dpkg/status",
     );
-    node.bootstrap(&["apply", "--set", &pinned]).expect(0);
+    node.bootstrap(&["apply", "--set", &pinned]).ends_with(0);
     let state = node.shell("dpkg-query --show --showformat='${db:Status-Abbrev}${Version}' titus-executor");
     assert_eq!(state, format!("hi {version}"));
 }

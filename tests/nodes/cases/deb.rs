@@ -1,16 +1,14 @@
 //! Debs: installed from a path or an address, whatever goes wrong on the way.
 
-use std::time::Duration;
-
 use crate::harness::agent::SETTINGS;
 use crate::harness::debs::{
     self, ADDRESS, BLOCKS, CONFIGURATION, CONTENTS, Deb, GO, Manner, PACKAGE, PLAIN, Server, installed, sum,
 };
 use crate::harness::node::Node;
-use crate::harness::outcome::Outcome;
 use crate::harness::services::{items, serve};
 use crate::harness::tree::{assert_same, stamps, untouched};
 use crate::harness::wait_for;
+use crate::support::outcome::Outcome;
 
 const PATH: &str = "/root/titus.deb";
 const RECORD: &str = "/var/lib/titus-bootstrap/debs/titus-server-master";
@@ -39,15 +37,15 @@ fn apply(node: &Node, deb: &str) -> Outcome {
 /// It says in its report that it did `what`, and dpkg has `version`, with these contents.
 #[track_caller]
 fn installs(node: &Node, deb: &str, what: &str, version: &str, contents: &str) {
-    let run = apply(node, deb).expect(0);
-    assert!(run.stdout.contains(what), "{}", run.told());
+    let run = apply(node, deb).ends_with(0);
+    assert!(run.out.contains(what), "{}", run.transcript());
     assert_eq!(installed(node), format!("{version} installed"));
     assert_eq!(node.read(CONTENTS), contents);
     assert_eq!(cache(node), [""; 0], "something was left in the cache");
     assert_same(
         &stamps(&node.path("/")),
         &{
-            apply(node, deb).expect(0);
+            apply(node, deb).ends_with(0);
             stamps(&node.path("/"))
         },
         "a second run changed",
@@ -60,8 +58,12 @@ fn deb_of_a_path() {
     debs::role(&node);
     PLAIN.put(&node, PATH);
     let deb = from_path();
-    let planned = node.bootstrap(&["plan", "--role", "debs", "--phase", "bake", "--set", &deb]).expect(0);
-    assert!(planned.stdout.contains("install titus-server-master 0.0.1-1 from /root/titus.deb"), "{}", planned.told());
+    let planned = node.bootstrap(&["plan", "--role", "debs", "--phase", "bake", "--set", &deb]).ends_with(0);
+    assert!(
+        planned.out.contains("install titus-server-master 0.0.1-1 from /root/titus.deb"),
+        "{}",
+        planned.transcript()
+    );
     installs(&node, &deb, "install titus-server-master 0.0.1-1 from", "0.0.1-1", "one");
     node.shell("dpkg-query --show libnfnetlink0");
 
@@ -70,8 +72,8 @@ fn deb_of_a_path() {
         "mv /usr/bin/apt-get /usr/bin/apt-get.real; mv {PATH} /root/kept.deb
          printf '#!/bin/sh\\ntouch /run/apt-was-asked\\nexec apt-get.real \"$@\"\\n' > /usr/bin/apt-get; chmod 755 /usr/bin/apt-get"
     ));
-    let run = apply(&node, &deb).expect(0);
-    assert!(run.stdout.contains("nothing to do") && !node.exists("/run/apt-was-asked"), "{}", run.told());
+    let run = apply(&node, &deb).ends_with(0);
+    assert!(run.out.contains("nothing to do") && !node.exists("/run/apt-was-asked"), "{}", run.transcript());
     node.shell(&format!("mv /usr/bin/apt-get.real /usr/bin/apt-get; mv /root/kept.deb {PATH}"));
 
     // Another build of the same version; the administrator's configuration file is kept.
@@ -97,7 +99,7 @@ fn deb_of_a_path() {
     let settings = node.read(SETTINGS).replace("[\"file:/srv/repo\"]", "[\"file:/srv/repo\", \"file:/nowhere\"]");
     node.write(SETTINGS, &settings);
     Deb { contents: b"three", ..PLAIN }.put(&node, PATH);
-    apply(&node, &deb).expect(0).says(&["not every list of apt's sources could be had", "/nowhere"]);
+    apply(&node, &deb).ends_with(0).tells(&["not every list of apt's sources could be had", "/nowhere"]);
     assert_eq!(node.read(CONTENTS), "three");
     PLAIN.put(&node, PATH);
 
@@ -111,8 +113,8 @@ fn deb_of_a_path() {
 #[track_caller]
 fn refuses(node: &Node, deb: &str, code: i32, words: &[&str]) {
     let before = untouched(&node.path("/"));
-    let run = apply(node, deb).expect(code);
-    run.says(words);
+    let run = apply(node, deb).ends_with(code);
+    run.tells(words);
     let mut after = untouched(&node.path("/"));
     // Of a run that was begun, the journal and the cache of a download tell.
     if code == 1 {
@@ -150,7 +152,7 @@ fn deb_that_cannot_be_had_is_told_and_nothing_is_lost() {
     refuses(&node, &unpinned, 78, &[&format!("sha256 = \"{}\"", sum(&good))]);
     assert_eq!(server.asked().len(), 1);
     for command in [&["plan", "--role", "debs", "--phase", "bake"][..], &["check"]] {
-        node.bootstrap(&[command, &["--set", &unpinned]].concat()).expect(78).says(&["has no sha256"]);
+        node.bootstrap(&[command, &["--set", &unpinned]].concat()).ends_with(78).tells(&["has no sha256"]);
     }
     assert_eq!(server.asked().len(), 1, "a plan or check downloads nothing");
     server.serve(b"", Manner::Status("404 Not Found"));
@@ -160,7 +162,7 @@ fn deb_that_cannot_be_had_is_told_and_nothing_is_lost() {
     installs(&node, &path, "install titus-server-master", "0.0.1-1", "one");
     let still_there = || {
         assert_eq!((installed(&node), node.read(CONTENTS)), ("0.0.1-1 installed".into(), "one".into()));
-        apply(&node, &path).expect(0);
+        apply(&node, &path).ends_with(0);
         assert_eq!(cache(&node), [""; 0], "something was left in the cache");
     };
     let newer = Deb { version: "0.0.2-1", ..PLAIN }.build();
@@ -196,11 +198,11 @@ fn deb_of_an_address() {
     let deb = Deb { contents: &noise(40_000), ..PLAIN }.build();
     let half = deb.len() / 2 + 1;
     server.serve(&deb, Manner::Cuts(half));
-    apply(&node, &from_server(&sum(&deb))).expect(0).says(&["again in 1s"]);
+    apply(&node, &from_server(&sum(&deb))).ends_with(0).tells(&["again in 1s"]);
     assert_eq!(installed(&node), "0.0.1-1 installed");
     assert_eq!(starts(&server), [None, Some(half)]);
     let before = stamps(&node.path("/"));
-    apply(&node, &from_server(&sum(&deb))).expect(0);
+    apply(&node, &from_server(&sum(&deb))).ends_with(0);
     assert_same(&before, &stamps(&node.path("/")), "a second run changed");
     assert_eq!(server.asked().len(), 2, "a second run downloads nothing");
 
@@ -211,7 +213,7 @@ fn deb_of_an_address() {
         server.serve(&newer, Manner::Hangs(half));
         let mut run = node.spawn(&[&["titus-bootstrap"], &BAKE[..], &["--set", &deb]].concat());
         let part = format!("/var/cache/titus-bootstrap/{}.part", sum(&newer));
-        wait_for("half of the deb", Duration::from_secs(20), || {
+        wait_for("half of the deb", || {
             std::fs::metadata(node.path(&part)).is_ok_and(|found| found.len() == half as u64).then_some(())
         });
         run.kill();
@@ -222,8 +224,8 @@ fn deb_of_an_address() {
     // A link in the cache leads nowhere.
     node.shell("ln -s /etc/passwd /var/cache/titus-bootstrap/$(printf 0%.0s $(seq 64)).part");
     server.serve(&newer, Manner::Good);
-    let run = apply(&node, &deb).expect(0);
-    assert!(run.stdout.contains("(is 0.0.1-1)"), "what it installed is told: {}", run.told());
+    let run = apply(&node, &deb).ends_with(0);
+    assert!(run.out.contains("(is 0.0.1-1)"), "what it installed is told: {}", run.transcript());
     assert_eq!((installed(&node), starts(&server)), ("0.0.2-1 installed".into(), vec![Some(half)]));
     assert_eq!(cache(&node), [""; 0], "something was left in the cache");
     assert!(node.read("/etc/passwd").contains("root"));
@@ -231,11 +233,11 @@ fn deb_of_an_address() {
     // The same from a server that knows no ranges; and what it installs is older.
     let older = PLAIN.build();
     server.serve(&older, Manner::Good);
-    let run = apply(&node, &from_server(&sum(&older))).expect(0);
-    assert!(run.stdout.contains("(is 0.0.2-1: a downgrade)"), "{}", run.told());
+    let run = apply(&node, &from_server(&sum(&older))).ends_with(0);
+    assert!(run.out.contains("(is 0.0.2-1: a downgrade)"), "{}", run.transcript());
     killed(&server);
     server.serve(&newer, Manner::WithoutRanges);
-    apply(&node, &deb).expect(0);
+    apply(&node, &deb).ends_with(0);
     assert_eq!((installed(&node), starts(&server).len()), ("0.0.2-1 installed".into(), 1));
 
     // A cache without room.
@@ -244,10 +246,10 @@ fn deb_of_an_address() {
     node.shell(
         "mkdir -p /var/cache/titus-bootstrap && mount -t tmpfs -o size=4m,mode=0755 tmpfs /var/cache/titus-bootstrap",
     );
-    apply(&node, &from_server(&sum(&large))).expect(1).says(&["/var/cache/titus-bootstrap", "make room"]);
+    apply(&node, &from_server(&sum(&large))).ends_with(1).tells(&["/var/cache/titus-bootstrap", "make room"]);
     assert_eq!(installed(&node), "0.0.2-1 installed");
     node.shell("umount /var/cache/titus-bootstrap");
-    apply(&node, &from_server(&sum(&large))).expect(0);
+    apply(&node, &from_server(&sum(&large))).ends_with(0);
     assert_eq!(installed(&node), "0.0.3-1 installed");
 }
 
@@ -271,20 +273,20 @@ fn deb_that_was_half_installed_when_all_was_killed() {
         let deb = Deb { scripts: &[(script, BLOCKS)], ..PLAIN };
         deb.put(&node, PATH);
         let run = node.spawn(&[&["titus-bootstrap"], &BAKE[..], &["--set", &from_path()]].concat());
-        wait_for(script, Duration::from_secs(60), || node.exists("/run/deb-script").then_some(()));
+        wait_for(script, || node.exists("/run/deb-script").then_some(()));
         debs::kill(&node, &["titus-bootstrap", "apt-get", "dpkg"]);
         run.end();
         assert_eq!(installed(&node), format!("0.0.1-1 {status}"));
         assert!(!node.exists(RECORD));
         node.write(GO, "");
-        let run = apply(&node, &from_path()).expect(0);
-        assert!(run.stdout.contains(&format!("(it is {status})")), "{}", run.told());
+        let run = apply(&node, &from_path()).ends_with(0);
+        assert!(run.out.contains(&format!("(it is {status})")), "{}", run.transcript());
         assert_eq!(installed(&node), "0.0.1-1 installed");
         assert_eq!(node.shell("dpkg --audit"), "");
         node.shell("dpkg-query --show libnfnetlink0");
         assert_eq!(cache(&node), [""; 0], "something was left in the cache");
         let before = stamps(&node.path("/"));
-        apply(&node, &from_path()).expect(0);
+        apply(&node, &from_path()).ends_with(0);
         assert_same(&before, &stamps(&node.path("/")), "a second run changed");
     }
 }
@@ -295,12 +297,12 @@ fn deb_that_was_half_unpacked_is_replaced_by_another_version() {
     debs::role(&node);
     Deb { scripts: &[("preinst", BLOCKS)], control: "", ..PLAIN }.put(&node, PATH);
     let run = node.spawn(&[&["titus-bootstrap"], &BAKE[..], &["--set", &from_path()]].concat());
-    wait_for("preinst", Duration::from_secs(60), || node.exists("/run/deb-script").then_some(()));
+    wait_for("preinst", || node.exists("/run/deb-script").then_some(()));
     debs::kill(&node, &["titus-bootstrap", "apt-get", "dpkg"]);
     run.end();
     assert_eq!(installed(&node), "0.0.1-1 half-installed");
     Deb { version: "0.0.2-1", control: "Depends: package-of-nobody\n", ..PLAIN }.put(&node, PATH);
-    apply(&node, &from_path()).expect(1).says(&["titus-server-master 0.0.2-1", "package-of-nobody"]);
+    apply(&node, &from_path()).ends_with(1).tells(&["titus-server-master 0.0.2-1", "package-of-nobody"]);
     Deb { version: "0.0.2-1", ..PLAIN }.put(&node, PATH);
     installs(&node, &from_path(), "titus-server-master 0.0.2-1 from /root/titus.deb (it is ", "0.0.2-1", "one");
     node.shell("dpkg-query --show libnfnetlink0");
@@ -314,7 +316,7 @@ fn deb_that_was_not_configured_is_replaced_by_a_build_that_can_be() {
     let broken = Deb { scripts: &[("postinst", "#!/bin/sh\necho words of a script\nexit 1\n")], ..PLAIN };
     broken.put(&node, PATH);
     for _ in 0..2 {
-        apply(&node, &from_path()).expect(1).says(&["titus-server-master 0.0.1-1", "words of a script"]);
+        apply(&node, &from_path()).ends_with(1).tells(&["titus-server-master 0.0.1-1", "words of a script"]);
         assert_eq!(installed(&node), "0.0.1-1 half-configured");
     }
     // Titus's debs have the same version for ever.
@@ -333,13 +335,13 @@ fn deb_whose_run_was_killed_while_apt_goes_on() {
     debs::role(&node);
     Deb { scripts: &[("postinst", BLOCKS)], ..PLAIN }.put(&node, PATH);
     let mut run = node.spawn(&[&["titus-bootstrap"], &BAKE[..], &["--set", &from_path()]].concat());
-    wait_for("postinst", Duration::from_secs(60), || node.exists("/run/deb-script").then_some(()));
+    wait_for("postinst", || node.exists("/run/deb-script").then_some(()));
     run.kill();
     run.end();
     let next = node.spawn(&[&["titus-bootstrap"], &BAKE[..], &["--set", &from_path()]].concat());
-    wait_for("the next run to wait", Duration::from_secs(20), || next.stderr().contains("waiting up to").then_some(()));
+    wait_for("the next run to wait", || next.stderr().contains("waiting up to").then_some(()));
     node.write(GO, "");
-    next.end().expect(0);
+    next.end().ends_with(0);
     assert_eq!(installed(&node), "0.0.1-1 installed");
     assert!(node.exists(RECORD));
 }
@@ -350,7 +352,7 @@ fn deb_that_is_another_restarts_its_unit() {
     let _services = serve(&node, items());
     debs::role(&node);
     PLAIN.put(&node, PATH);
-    let all = |command: &str| node.bootstrap(&[command, "--role", "debs", "--set", &from_path()]).expect(0);
+    let all = |command: &str| node.bootstrap(&[command, "--role", "debs", "--set", &from_path()]).ends_with(0);
     let invocation = || node.property("titus.service", "InvocationID");
     all("apply");
     let first = invocation();
@@ -359,7 +361,7 @@ fn deb_that_is_another_restarts_its_unit() {
     assert_eq!(invocation(), first, "restarted for nothing");
     Deb { contents: b"two", ..PLAIN }.put(&node, PATH);
     let planned = all("plan");
-    assert!(planned.stdout.contains("restart titus.service"), "{}", planned.told());
+    assert!(planned.out.contains("restart titus.service"), "{}", planned.transcript());
     all("apply");
     let second = invocation();
     assert_ne!(second, first, "not restarted");
@@ -378,8 +380,8 @@ fn deb_addresses_keep_their_secrets() {
     let pinned = |deb: &[u8]| from(&format!(", sha256 = \"{}\"", sum(deb)));
     let mut told = String::new();
     let mut run = |arguments: &[&str], deb: &str, code: i32| {
-        let outcome = node.bootstrap(&[arguments, &["--set", deb]].concat()).expect(code);
-        told.push_str(&format!("{}\n{}\n", outcome.stdout, outcome.stderr));
+        let outcome = node.bootstrap(&[arguments, &["--set", deb]].concat()).ends_with(code);
+        told.push_str(&format!("{}\n{}\n", outcome.out, outcome.err));
     };
     let verbose = [&BAKE[..], &["-v"]].concat();
     server.serve(b"", Manner::Status("404 Not Found"));
@@ -399,7 +401,7 @@ fn deb_addresses_keep_their_secrets() {
     run(&["check"], &from(""), 78);
     assert!(!told.contains("canary"), "{told}");
     let files = node.run(&["grep", "-rIl", "canary", "/var", "/etc", "/run", "/root"]);
-    assert_eq!(files.stdout, "", "a file has a secret");
+    assert_eq!(files.out, "", "a file has a secret");
     let journal = node.run(&["journalctl", "--no-pager", "--grep", "canary"]);
-    assert!(!journal.stdout.contains("canary"), "{}", journal.told());
+    assert!(!journal.out.contains("canary"), "{}", journal.transcript());
 }

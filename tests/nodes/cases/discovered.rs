@@ -11,7 +11,7 @@ use titus_bootstrap::host::net::Proxy;
 use titus_bootstrap::titus::instance_types::lookup;
 
 use crate::harness::agent;
-use crate::harness::image::{self, with_engine};
+use crate::harness::image;
 use crate::harness::moto::{Moto, without_tags};
 use crate::harness::network::Network;
 use crate::harness::node::Node;
@@ -78,7 +78,7 @@ fn numbers_of_instance_types_are_those_of_the_table() {
     // What the program's main does first; an error means that another test has done it.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let endpoint = imds::Endpoint::at(&metadata.endpoint()).unwrap();
-    let mut api = Api::new(&endpoint, "eu-west-1", &Proxy::default(), Duration::from_secs(60)).unwrap();
+    let mut api = Api::new(&endpoint, "eu-west-1", &Proxy::default(), Duration::from_secs(60));
     let url = moto.url.clone();
     api.variable = Box::new(move |name| (name == "AWS_ENDPOINT_URL_EC2").then(|| url.clone()));
     for name in ["m4.large", "m5.large", "r4.8xlarge", "c5.18xlarge", "t2.large"] {
@@ -106,22 +106,22 @@ fn a_boot_asks_for_what_nothing_else_tells_and_no_more() {
     let apply = ["env", "AWS_ENDPOINT_URL=http://30.0.100.195:5000", "titus-bootstrap"];
     let calls = || aws.requests().iter().map(|call| call.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>();
 
-    node.run(&apply).expect(0);
+    node.run(&apply).ends_with(0);
     assert!(calls().is_empty(), "with tags in metadata and a known type: {:?}", calls());
 
     for (key, _) in tags {
         services.metadata.set(&format!("meta-data/tags/instance/{key}"), None);
     }
-    node.run(&apply).expect(0);
+    node.run(&apply).ends_with(0);
     assert_eq!(calls(), ["DescribeTags"]);
 
     services.metadata.set("meta-data/instance-type", Some(b"m4.huge".to_vec()));
-    node.run(&apply).expect(0);
+    node.run(&apply).ends_with(0);
     assert_eq!(calls()[1..], ["DescribeTags", "DescribeInstanceTypes"]);
     assert!(
         node.shell("/etc/mesos-attributes.sh").contains("itype:m4.huge;ports:[7150-7200];res:ResourceSet-ENIs-9-31")
     );
-    node.run(&apply).expect(0);
+    node.run(&apply).ends_with(0);
     assert_eq!(calls()[3..], ["DescribeTags"]);
 }
 
@@ -145,7 +145,7 @@ impl Cluster {
 
     /// A new instance at the address of the `n`-th node.
     fn launch(&mut self, n: usize, more: &[(&str, &str)]) -> String {
-        let node = Node::one_of_several(with_engine(), n);
+        let node = Node::one_of_several(&image::fresh().engine, n);
         self.network.join(&node);
         let tags: Vec<(&str, &str)> = [("titus:role", "prereqs")].into_iter().chain(more.iter().copied()).collect();
         let id = self.moto.launch(&node.address, &tags);
@@ -169,9 +169,7 @@ impl Cluster {
     }
 
     fn await_three(&self) {
-        wait_for("three members", Duration::from_secs(60), || {
-            (self.modes() == ["follower", "follower", "leader"]).then_some(())
-        });
+        wait_for("three members", || (self.modes() == ["follower", "follower", "leader"]).then_some(()));
     }
 
     fn modes(&self) -> Vec<String> {
@@ -198,8 +196,8 @@ fn three_nodes_without_an_address_find_each_other() {
     let ids = [all.launch(1, &[]), all.launch(2, &[])];
 
     // With two of three there it waits, and says for whom.
-    let waited = all.nodes[0].run(&[&apply[..], &["--set", "timeouts.wait=1s"]].concat()).expect(75);
-    waited.says(&[
+    let waited = all.nodes[0].run(&[&apply[..], &["--set", "timeouts.wait=1s"]].concat()).ends_with(75);
+    waited.tells(&[
         "2 of 3 instances have the tag titus:role=prereqs in stack mainvpc",
         &ids[1],
         "launch or end instances until there are 3",
@@ -208,7 +206,7 @@ fn three_nodes_without_an_address_find_each_other() {
 
     let third = all.launch(3, &[]);
     let runs: Vec<_> = all.nodes.iter().map(|node| node.spawn(&apply)).collect();
-    runs.into_iter().for_each(|run| drop(run.end().expect(0)));
+    runs.into_iter().for_each(|run| drop(run.end().ends_with(0)));
     assert_eq!(all.modes(), ["follower", "follower", "leader"]);
     let numbers: Vec<String> = all.nodes.iter().map(myid).collect();
     let mut sorted = numbers.clone();
@@ -225,18 +223,18 @@ fn three_nodes_without_an_address_find_each_other() {
         ids.push(all.launch(n, &[]));
     };
     replace(&mut all, &mut ids, "3", 4);
-    all.nodes[2].run(&apply).expect(0);
+    all.nodes[2].run(&apply).ends_with(0);
     assert_eq!(myid(&all.nodes[2]), "3");
     // The others have its address by their next runs, one after the other.
-    all.nodes[..2].iter().for_each(|node| drop(node.run(&apply).expect(0)));
+    all.nodes[..2].iter().for_each(|node| drop(node.run(&apply).ends_with(0)));
     all.await_three();
     assert_eq!(znodes::read(&all.nodes[2], prereqs::ZOOKEEPER, "/written").as_deref(), Some("by the first three"));
 
     // In the place of number 1 the launches would give all of them other numbers: nobody takes one.
     replace(&mut all, &mut ids, "1", 5);
     for node in &all.nodes {
-        let told = node.run(&apply).expect(78);
-        told.says(&["give each instance the tag titus:zookeeper-id with its number"]);
+        let told = node.run(&apply).ends_with(78);
+        told.tells(&["give each instance the tag titus:zookeeper-id with its number"]);
     }
     assert!(!all.nodes[2].exists("/var/lib/zookeeper/myid"));
     for (n, id) in ids.iter().enumerate() {
@@ -244,7 +242,7 @@ fn three_nodes_without_an_address_find_each_other() {
         all.moto.tag(id, "titus:zookeeper-id", &number);
     }
     for n in [2, 0, 1] {
-        all.nodes[n].run(&apply).expect(0);
+        all.nodes[n].run(&apply).ends_with(0);
     }
     assert_eq!(myid(&all.nodes[2]), "1");
     all.await_three();

@@ -1,13 +1,11 @@
 //! Three prereqs nodes are one ensemble, however they came to be.
 
-use std::time::Duration;
-
-use crate::harness::image::with_engine;
+use crate::harness::image;
 use crate::harness::network::Network;
 use crate::harness::node::Node;
-use crate::harness::outcome::Outcome;
 use crate::harness::prereqs::{self, Services, ZOOKEEPER};
 use crate::harness::{services, wait_for, znodes};
+use crate::support::outcome::Outcome;
 
 /// Nodes on one network, each with what is served to it.
 struct Nodes {
@@ -19,7 +17,7 @@ struct Nodes {
 impl Nodes {
     fn three() -> Nodes {
         let network = Network::new();
-        let nodes: Vec<Node> = (1..=3).map(|n| Node::one_of_several(with_engine(), n)).collect();
+        let nodes: Vec<Node> = (1..=3).map(|n| Node::one_of_several(&image::fresh().engine, n)).collect();
         nodes.iter().for_each(|node| network.join(node));
         let services = nodes.iter().map(prereqs::services).collect();
         Nodes { network, nodes, services }
@@ -39,7 +37,7 @@ impl Nodes {
     fn apply(&self, which: &[usize]) -> Vec<Outcome> {
         let runs: Vec<_> =
             which.iter().map(|n| self.nodes[*n].spawn(&["titus-bootstrap", "apply", "--json"])).collect();
-        runs.into_iter().map(|run| run.end().expect(0)).collect()
+        runs.into_iter().map(|run| run.end().ends_with(0)).collect()
     }
 
     fn modes(&self) -> Vec<String> {
@@ -60,10 +58,10 @@ impl Nodes {
     #[track_caller]
     fn check(&self) {
         assert_eq!(self.modes(), ["follower", "follower", "leader"]);
-        wait_for("one leading Mesos master", Duration::from_secs(40), || (self.leaders() == 1).then_some(()));
+        wait_for("one leading Mesos master", || (self.leaders() == 1).then_some(()));
         for node in &self.nodes {
             assert_eq!(prereqs::containers(node), ["mesomaster", "zookeeper"]);
-            node.bootstrap(&["verify"]).expect(0);
+            node.bootstrap(&["verify"]).ends_with(0);
         }
     }
 }
@@ -77,12 +75,12 @@ fn three_at_once_form_one_ensemble_that_bears_the_loss_of_one() {
     znodes::write(&all.nodes[0], ZOOKEEPER, "/written", "on the first");
     assert_eq!(znodes::read(&all.nodes[2], ZOOKEEPER, "/written").as_deref(), Some("on the first"));
     for again in all.apply(&[0, 1, 2]) {
-        assert_eq!(again.steps("changed"), Vec::<String>::new(), "{}", again.told());
+        assert_eq!(again.steps("changed"), Vec::<String>::new(), "{}", again.transcript());
     }
 
     // Without one it serves on; with it back, by its next run, it is whole.
     all.nodes[1].stop();
-    wait_for("the others to serve", Duration::from_secs(40), || {
+    wait_for("the others to serve", || {
         (znodes::read(&all.nodes[0], ZOOKEEPER, "/written").is_some()
             && znodes::read(&all.nodes[2], ZOOKEEPER, "/written").is_some())
         .then_some(())
@@ -98,7 +96,7 @@ fn three_at_once_form_one_ensemble_that_bears_the_loss_of_one() {
     // A changed image, node by node: the others serve all the time.
     for n in 0..3 {
         let node = &all.nodes[n];
-        node.bootstrap(&["apply", "--set", "images.zookeeper=jplock/zookeeper:second"]).expect(0);
+        node.bootstrap(&["apply", "--set", "images.zookeeper=jplock/zookeeper:second"]).ends_with(0);
         assert_eq!(znodes::read(node, ZOOKEEPER, "/written").as_deref(), Some("on the first"));
     }
     assert_eq!(all.modes(), ["follower", "follower", "leader"]);
@@ -106,8 +104,8 @@ fn three_at_once_form_one_ensemble_that_bears_the_loss_of_one() {
     // Without a quorum of the others a server is not stopped.
     all.nodes[1].shell("docker stop zookeeper");
     let old = prereqs::id(&all.nodes[0], "zookeeper");
-    let refused = all.nodes[0].bootstrap(&["apply", "--set", "timeouts.wait=2s"]).expect(1);
-    refused.says(&["waited 2s for this ZooKeeper server's turn", "2 are a quorum", "does not answer"]);
+    let refused = all.nodes[0].bootstrap(&["apply", "--set", "timeouts.wait=2s"]).ends_with(1);
+    refused.tells(&["waited 2s for this ZooKeeper server's turn", "2 are a quorum", "does not answer"]);
     assert_eq!(prereqs::id(&all.nodes[0], "zookeeper"), old);
     assert_eq!(prereqs::containers(&all.nodes[0]), ["mesomaster", "zookeeper"]);
 
@@ -115,10 +113,13 @@ fn three_at_once_form_one_ensemble_that_bears_the_loss_of_one() {
     let swapped = format!("zookeeper.servers=[\"{}:2181\", \"{}:2181\"]", all.nodes[1].address, all.nodes[0].address);
     all.nodes[0]
         .bootstrap(&["apply", "--set", &swapped])
-        .expect(78)
-        .says(&["myid is \"1\"", "leave the others in their order"]);
+        .ends_with(78)
+        .tells(&["myid is \"1\"", "leave the others in their order"]);
     let others = format!("zookeeper.servers=[\"{}:2181\"]", all.nodes[1].address);
-    all.nodes[0].bootstrap(&["apply", "--set", &others]).expect(78).says(&["this node is not in zookeeper.servers"]);
+    all.nodes[0]
+        .bootstrap(&["apply", "--set", &others])
+        .ends_with(78)
+        .tells(&["this node is not in zookeeper.servers"]);
 }
 
 #[test]
@@ -131,18 +132,18 @@ fn one_server_becomes_three_and_loses_nothing() {
 
     all.settings(3);
     // Alone it serves on: without the others it would be no quorum.
-    let waited = all.nodes[0].bootstrap(&["apply", "--set", "timeouts.wait=2s"]).expect(1);
-    waited.says(&["this server serves alone until 1 of the others run"]);
+    let waited = all.nodes[0].bootstrap(&["apply", "--set", "timeouts.wait=2s"]).ends_with(1);
+    waited.tells(&["this server serves alone until 1 of the others run"]);
     assert_eq!(znodes::mode(&all.nodes[0], ZOOKEEPER).as_deref(), Some("standalone"));
     // The third may not start before it: with the second it would be a quorum without the data.
-    let waited = all.nodes[2].bootstrap(&["apply", "--set", "timeouts.wait=2s"]).expect(1);
-    waited.says(&["server 1 serves alone and has the data"]);
+    let waited = all.nodes[2].bootstrap(&["apply", "--set", "timeouts.wait=2s"]).ends_with(1);
+    waited.tells(&["server 1 serves alone and has the data"]);
     assert_eq!(prereqs::containers(&all.nodes[2]), Vec::<String>::new());
 
     let second = all.nodes[1].spawn(&["titus-bootstrap", "apply"]);
     all.apply(&[0]);
     assert_eq!(znodes::read(&all.nodes[0], ZOOKEEPER, "/kept").as_deref(), Some("from when it was alone"));
-    second.end().expect(0);
+    second.end().ends_with(0);
     all.apply(&[2]);
     for node in &all.nodes {
         assert_eq!(znodes::read(node, ZOOKEEPER, "/kept").as_deref(), Some("from when it was alone"));

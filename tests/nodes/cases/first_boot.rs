@@ -1,8 +1,6 @@
 //! What else goes on at a first boot: a network that comes late, upgrades, and an image that was
 //! another instance.
 
-use std::time::Duration;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -14,8 +12,6 @@ use crate::harness::prereqs::metadata_of;
 use crate::harness::services::{items, listen};
 use crate::harness::wait_for;
 use crate::support::metadata::Metadata;
-
-const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What a Mesos agent was started with, each time.
 const STARTS: &str = "/var/lib/agent-starts";
@@ -72,21 +68,21 @@ fn apts_own_services_are_at_work_too() {
          rm /run/slow-package-go /run/slow-package-started
          systemctl start --no-block apt-daily.service apt-daily-upgrade.service",
     );
-    wait_for("apt-daily's update", DEADLINE, || node.exists("/run/updating").then_some(()));
-    node.bootstrap(&[]).expect(0);
+    wait_for("apt-daily's update", || node.exists("/run/updating").then_some(()));
+    node.bootstrap(&[]).ends_with(0);
     assert_eq!(node.read(MARKER), "mainvpc");
     assert_eq!(node.property("apt-daily.service", "ActiveState"), "activating");
 
     node.shell(&format!("dpkg --remove titus-standin-runtime; rm {MARKER}; touch /run/update-go"));
-    wait_for("unattended-upgrades", DEADLINE, || node.exists("/run/slow-package-started").then_some(()));
+    wait_for("unattended-upgrades", || node.exists("/run/slow-package-started").then_some(()));
     let mut run = node.spawn(&["titus-bootstrap"]);
-    wait_for("the run to say for whom it waits", DEADLINE, || {
+    wait_for("the run to say for whom it waits", || {
         assert!(!run.ended(), "{}", run.stderr());
         (run.stderr().contains("waiting") && run.stderr().contains("unattended-upgrade")).then_some(())
     });
     node.write("/run/slow-package-go", "");
-    run.end().expect(0);
-    wait_for("the end of the upgrades", DEADLINE, || {
+    run.end().ends_with(0);
+    wait_for("the end of the upgrades", || {
         (node.property("apt-daily-upgrade.service", "ActiveState") == "inactive").then_some(())
     });
     for unit in ["apt-daily.service", "apt-daily-upgrade.service"] {
@@ -116,7 +112,7 @@ fn an_image_of_an_agent_never_starts_as_that_agent() {
     });
     for (node, id) in nodes.iter().zip(["i-0aaaaaaaaaaaaaaa1", "i-0aaaaaaaaaaaaaaa2"]) {
         // The boot wants to start the agent, and the metadata service does not answer yet.
-        wait_for("the agent's turn", DEADLINE, || {
+        wait_for("the agent's turn", || {
             let moment = node.property("mesos-agent.service", "ConditionTimestampMonotonic");
             moment.parse::<u64>().is_ok_and(|moment| moment > 0).then_some(())
         });
@@ -127,7 +123,7 @@ fn an_image_of_an_agent_never_starts_as_that_agent() {
         items.insert("meta-data/local-ipv4".into(), node.address.clone().into());
         let _metadata = Metadata::serve(listen(node, "169.254.169.254:80"), items);
         node.await_boot();
-        wait_for("the boot unit's end", DEADLINE, || (node.property(UNIT, "ActiveState") == "inactive").then_some(()));
+        wait_for("the boot unit's end", || (node.property(UNIT, "ActiveState") == "inactive").then_some(()));
         assert_eq!(node.property(UNIT, "Result"), "success");
         assert_eq!(node.property("mesos-agent.service", "ActiveState"), "active");
         let starts = node.read(STARTS);

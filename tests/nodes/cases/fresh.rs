@@ -9,15 +9,15 @@ fn a_fresh_node_becomes_an_agent() {
     let services = agent::services(&node);
     agent::settings(&node);
 
-    let planned = node.bootstrap(&["plan", "--detailed-exitcode"]).expect(2);
-    assert!(planned.stdout.contains("titus-executor"), "{}", planned.told());
+    let planned = node.bootstrap(&["plan", "--detailed-exitcode"]).ends_with(2);
+    assert!(planned.out.contains("titus-executor"), "{}", planned.transcript());
     assert!(!node.exists("/etc/mesos-agent.config"), "a plan wrote");
 
     // No role and no setting on the command line: the tag says it, and the image.
-    let run = node.bootstrap(&[]).expect(0);
-    let told = format!("{}{}", run.stdout, run.stderr);
-    assert!(told.contains("titus:role"), "the tag is not named\n{}", run.told());
-    assert!(told.contains("reboot"), "the reboot is not announced\n{}", run.told());
+    let run = node.bootstrap(&[]).ends_with(0);
+    let told = format!("{}{}", run.out, run.err);
+    assert!(told.contains("titus:role"), "the tag is not named\n{}", run.transcript());
+    assert!(told.contains("reboot"), "the reboot is not announced\n{}", run.transcript());
     agent::check(&node);
     assert!(services.metadata.requests().iter().any(|request| request.contains("tags/instance")));
 
@@ -25,7 +25,7 @@ fn a_fresh_node_becomes_an_agent() {
     assert_eq!(report["role"], "agent");
     assert_eq!(report["result"], "converged");
     assert_eq!(report["reboot_required"], true, "net.ifnames=0 is not on the running kernel's command line");
-    node.bootstrap(&["plan", "--detailed-exitcode"]).expect(0);
+    node.bootstrap(&["plan", "--detailed-exitcode"]).ends_with(0);
 }
 
 /// With the argument on the kernel's command line no reboot is due. The agent waits for the run.
@@ -40,7 +40,7 @@ fn of_a_rebooted_agent_only_the_agent_is_to_be_started() {
          mount --bind /run/cmdline /proc/cmdline",
     );
     let report = agent::apply(&node);
-    assert_eq!(report.json()["reboot_required"], false, "{}", report.told());
-    assert_eq!(report.steps("changed"), ["ready", "mesos-agent"], "{}", report.told());
+    assert_eq!(report.json()["reboot_required"], false, "{}", report.transcript());
+    assert_eq!(report.steps("changed"), ["ready", "mesos-agent"], "{}", report.transcript());
     agent::check(&node);
 }

@@ -11,11 +11,11 @@ use crate::harness::debs::{self, ADDRESS, Deb, Manner, PLAIN, Server};
 use crate::harness::image::{converged, program};
 use crate::harness::network::Network;
 use crate::harness::node::Node;
-use crate::harness::outcome::Outcome;
 use crate::harness::prereqs::{self, ZOOKEEPER};
 use crate::harness::running::Running;
 use crate::harness::tree::{complete, contents, differences};
 use crate::harness::znodes;
+use crate::support::outcome::Outcome;
 
 /// How many kills; without a word from `tests/soak` a few.
 pub fn kills() -> u32 {
@@ -82,7 +82,7 @@ fn soak_of_containers() {
     let _services = prereqs::services(&node);
     prereqs::settings(&node, "");
     let started = Instant::now();
-    node.bootstrap(&["apply"]).expect(0);
+    node.bootstrap(&["apply"]).ends_with(0);
     let duration = started.elapsed();
     znodes::write(&node, ZOOKEEPER, "/kept", "from before all kills");
 
@@ -124,7 +124,7 @@ fn soak_of_debs() {
     for (_, deb) in &builds {
         server.serve(deb, Manner::Good);
         let started = Instant::now();
-        node.run(&argv(deb).each_ref().map(String::as_str)).expect(0);
+        node.run(&argv(deb).each_ref().map(String::as_str)).ends_with(0);
         duration = started.elapsed();
     }
     let mut soak = Soak::default();
@@ -162,7 +162,7 @@ fn soak_of_titus(role: &str, place: usize) {
     let others: Vec<Member> =
         ["prereqs", "master"].iter().zip(1..place).map(|(role, n)| member(&network, role, n)).collect();
     let started = Instant::now();
-    others.iter().for_each(|other| drop(other.node.bootstrap(&["apply"]).expect(0)));
+    others.iter().for_each(|other| drop(other.node.bootstrap(&["apply"]).ends_with(0)));
     let mut duration = started.elapsed() / others.len() as u32;
 
     let mut soak = Soak::default();
@@ -172,7 +172,7 @@ fn soak_of_titus(role: &str, place: usize) {
         let (before_its_end, next) = killed(node, &[], after);
         let mut wrong = Vec::new();
         if next.code == 0 {
-            let again = node.bootstrap(&["apply", "--json"]).expect(0);
+            let again = node.bootstrap(&["apply", "--json"]).ends_with(0);
             wrong.extend(again.steps("changed"));
             for check in node.bootstrap(&["verify", "--json"]).json()["checks"].as_array().unwrap() {
                 // No agent of it is here.
@@ -205,7 +205,7 @@ fn killed_by(kill: impl FnOnce(&mut Running), node: &Node, argv: &[&str], after:
     run.end();
     let next = node.run(argv);
     if next.code != 0 {
-        println!("{}", next.told());
+        println!("{}", next.transcript());
     }
     (before_its_end, next)
 }

@@ -1,7 +1,5 @@
 //! Another process holds dpkg's lock: a run waits, and says for whom.
 
-use std::time::Duration;
-
 use crate::harness::agent;
 use crate::harness::node::Node;
 use crate::harness::running::Running;
@@ -13,25 +11,25 @@ fn a_run_waits_for_whoever_holds_dpkgs_lock() {
     let _services = agent::services(&node);
     node.shell("dpkg --remove titus-executor");
     let mut holder = node.spawn(&["sh", "-c", "exec dpkg --install /srv/repo/pool/slow-package_1_all.deb"]);
-    wait_for("dpkg to be at work", Duration::from_secs(20), || node.exists("/run/slow-package-started").then_some(()));
+    wait_for("dpkg to be at work", || node.exists("/run/slow-package-started").then_some(()));
     let pid = node.shell("cd /proc && grep -l ^dpkg$ [0-9]*/comm").trim().replace("/comm", "");
 
     // Past its deadline it fails with the story, and the holder is none the worse.
-    let late = node.bootstrap(&["--set", "timeouts.apt_lock=2s"]).expect(1);
-    late.says(&[&pid, "dpkg --install"]);
+    let late = node.bootstrap(&["--set", "timeouts.apt_lock=2s"]).ends_with(1);
+    late.tells(&[&pid, "dpkg --install"]);
     assert!(!holder.ended(), "dpkg was stopped");
 
     // With patience it waits; meanwhile a second run is told who is at work.
     let run = node.spawn(&["titus-bootstrap"]);
     let told = |run: &Running| run.stderr().contains(&pid) && run.stderr().contains("dpkg --install");
-    wait_for("the run to say for whom it waits", Duration::from_secs(20), || told(&run).then_some(()));
-    let second = node.bootstrap(&["--lock-wait", "0s"]).expect(75);
+    wait_for("the run to say for whom it waits", || told(&run).then_some(()));
+    let second = node.bootstrap(&["--lock-wait", "0s"]).ends_with(75);
     let first = node.read("/run/titus-bootstrap/lock");
-    second.says(&[first.split(' ').next().unwrap()]);
+    second.tells(&[first.split(' ').next().unwrap()]);
     assert!(!holder.ended(), "dpkg was stopped");
 
     node.write("/run/slow-package-go", "");
-    holder.end().expect(0);
-    run.end().expect(0);
+    holder.end().ends_with(0);
+    run.end().ends_with(0);
     agent::check(&node);
 }

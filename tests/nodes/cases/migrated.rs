@@ -55,8 +55,8 @@ fn node(role: &str) -> (Node, crate::support::metadata::Metadata) {
 
 #[track_caller]
 fn apply(node: &Node, waits_for: &str) {
-    let run = node.bootstrap(&["apply", "--set", "timeouts.wait=1s"]).expect(1);
-    run.says(&["waited 1s for", waits_for]);
+    let run = node.bootstrap(&["apply", "--set", "timeouts.wait=1s"]).ends_with(1);
+    run.tells(&["waited 1s for", waits_for]);
 }
 
 /// The role's files, and what systemd is told of its unit.
@@ -82,14 +82,14 @@ fn nodes_of_the_scripts_end_as_fresh_ones() {
         drop(fresh);
 
         let (used, _metadata) = node(role);
-        used.run(&["bash", "-c", SCRIPT, "scripts", role]).expect(0);
+        used.run(&["bash", "-c", SCRIPT, "scripts", role]).ends_with(0);
         assert_eq!(used.read(files[0]).matches("ExecStart=").count(), 2);
         assert_eq!(used.property(&unit, "LoadState"), "bad-setting", "what the scripts left");
-        let plan = used.bootstrap(&["plan", "--detailed-exitcode"]).expect(2);
+        let plan = used.bootstrap(&["plan", "--detailed-exitcode"]).ends_with(2);
         for words in [format!("properties in {}, remove ", files[1]), "-ExecStart=/opt/titus-server".into()] {
-            assert!(plan.stdout.contains(&words), "no {words:?} in\n{}", plan.told());
+            assert!(plan.out.contains(&words), "no {words:?} in\n{}", plan.transcript());
         }
-        assert!(plan.stdout.contains("reinstall"), "what was never checked stays\n{}", plan.told());
+        assert!(plan.out.contains("reinstall"), "what was never checked stays\n{}", plan.transcript());
         apply(&used, waits_for);
         assert_same(&wanted, &of_the_role(&used, &files), &format!("{role}: not as a fresh node"));
         used.shell("systemctl daemon-reload");

@@ -36,8 +36,8 @@ fn two_instances_of_an_image_are_agents_of_their_own() {
         {
             assert!(!node.exists(path), "{path}");
         }
-        let again = node.bootstrap(&["apply", "--json"]).expect(0);
-        assert_eq!(again.steps("changed"), Vec::<String>::new(), "{}", again.told());
+        let again = node.bootstrap(&["apply", "--json"]).ends_with(0);
+        assert_eq!(again.steps("changed"), Vec::<String>::new(), "{}", again.transcript());
         // Nor has the run brought anything of the builder back.
         assert_eq!(marked(node), "");
     }
@@ -54,8 +54,8 @@ fn two_instances_of_an_image_are_agents_of_their_own() {
 fn an_id_where_seal_does_not_clean_fails_the_build() {
     let planted = format!("mkdir -p /usr/share/x && echo 'made on {BUILDER}' > /usr/share/x/about");
     let (outcome, image) = build(&changed(baked(), "planted", &planted), "planted");
-    assert_ne!(outcome.code, 0, "{}", outcome.told());
-    let told = format!("{}{}", outcome.stdout, outcome.stderr);
+    assert_ne!(outcome.code, 0, "{}", outcome.transcript());
+    let told = format!("{}{}", outcome.out, outcome.err);
     assert!(told.contains("/usr/share/x/about: it has the builder's instance id"), "{told}");
     let output = std::process::Command::new("docker").args(["image", "inspect", &image]).output().unwrap();
     assert!(!output.status.success(), "there is an image all the same");

@@ -1,7 +1,5 @@
 //! A reboot is due: by hand it is said, at boot and from user data it is done, and never in a loop.
 
-use std::time::Duration;
-
 use crate::harness::agent;
 use crate::harness::node::Node;
 use crate::harness::wait_for;
@@ -13,7 +11,7 @@ const CLOUD_FINAL: &str = "[Service]\nType=oneshot\n\
     ExecStart=/bin/sh -c 'until [ -e /run/cloud-final-go ]; do sleep 0.1; done'\n";
 
 /// User data as cloud-init runs it, in a node where a reboot leaves a mark instead.
-fn run_user_data(node: &Node) -> crate::harness::outcome::Outcome {
+fn run_user_data(node: &Node) -> crate::support::outcome::Outcome {
     node.write("/var/lib/cloud/part-001", "#!/usr/bin/titus-bootstrap\n");
     node.write(
         "/etc/systemd/system/titus-bootstrap-reboot.service",
@@ -30,14 +28,14 @@ fn a_reboot_is_said_by_hand_and_done_from_user_data() {
     assert_eq!(agent::apply(&node).json()["reboot_required"], true);
     assert!(!node.exists(REBOOTED) && !node.exists("/var/lib/titus-bootstrap/reboots.json"));
 
-    run_user_data(&node).expect(0);
-    wait_for("the reboot", Duration::from_secs(20), || node.exists(REBOOTED).then_some(()));
+    run_user_data(&node).ends_with(0);
+    wait_for("the reboot", || node.exists(REBOOTED).then_some(()));
     assert!(node.read("/var/lib/titus-bootstrap/reboots.json").contains("net.ifnames=0"));
 
     // Two earlier boots asked for the same and it did not help: a failure, not a loop.
     node.shell(&format!("rm {REBOOTED}; echo '[{{' > /var/lib/titus-bootstrap/reboots.json"));
-    let refused = run_user_data(&node).expect(1);
-    refused.says(&["2 reboots have not mended it", "reboots.json"]);
+    let refused = run_user_data(&node).ends_with(1);
+    refused.tells(&["2 reboots have not mended it", "reboots.json"]);
     assert!(!node.exists(REBOOTED));
 
     // At boot only cloud-init is waited for. A container ends where a machine would start again.
@@ -46,8 +44,8 @@ fn a_reboot_is_said_by_hand_and_done_from_user_data() {
         "rm /var/lib/titus-bootstrap/reboots.json /etc/systemd/system/titus-bootstrap-reboot.service
          systemctl daemon-reload; systemctl start --no-block cloud-final",
     );
-    node.bootstrap(&["apply", "--at-boot"]).expect(0).says(&["role agent: converged in ", "a reboot is due"]);
+    node.bootstrap(&["apply", "--at-boot"]).ends_with(0).tells(&["role agent: converged in ", "a reboot is due"]);
     assert_ne!(node.property("titus-bootstrap-reboot.service", "Job"), "", "it does not wait for cloud-init");
     node.write("/run/cloud-final-go", "");
-    wait_for("the node's end", Duration::from_secs(30), || (!node.is_running()).then_some(()));
+    wait_for("the node's end", || (!node.is_running()).then_some(()));
 }

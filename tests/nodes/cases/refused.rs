@@ -1,7 +1,5 @@
 //! What is refused on a node leaves the node as it was.
 
-use std::time::Duration;
-
 use crate::harness::agent;
 use crate::harness::node::Node;
 use crate::harness::services::{self, items};
@@ -13,8 +11,8 @@ use crate::harness::wait_for;
 #[track_caller]
 fn refuses(node: &Node, argv: &[&str], code: i32, words: &[&str]) {
     let before = untouched(&node.path("/"));
-    let run = node.run(argv).expect(code);
-    run.says(words);
+    let run = node.run(argv).ends_with(code);
+    run.tells(words);
     assert_same(&before, &untouched(&node.path("/")), &format!("`{}` changed", argv.join(" ")));
 }
 
@@ -41,7 +39,7 @@ fn a_fresh_node_is_left_alone_when_a_run_is_refused() {
 
     // And the same node is none the worse for it.
     services.metadata.set("meta-data/tags/instance/titus:role", Some(b"agent".to_vec()));
-    node.bootstrap(&[]).expect(0);
+    node.bootstrap(&[]).ends_with(0);
     agent::check(&node);
 }
 
@@ -64,9 +62,7 @@ fn metadata_that_comes_late_is_waited_for() {
     let node = Node::converged();
     let run = node.spawn(&["env", "AWS_EC2_METADATA_SERVICE_ENDPOINT=http://169.254.169.254/", "titus-bootstrap"]);
     // It says what it waits for after three seconds; only then does the service start.
-    wait_for("the run to say that it waits", Duration::from_secs(20), || {
-        run.stderr().contains("169.254.169.254").then_some(())
-    });
+    wait_for("the run to say that it waits", || run.stderr().contains("169.254.169.254").then_some(()));
     let _services = services::serve(&node, items());
-    run.end().expect(0);
+    run.end().ends_with(0);
 }

@@ -49,7 +49,7 @@ fn a_run_killed_between_a_write_and_the_restart_is_made_good() {
 
     replace_systemctl(&node, DEADLY);
     let killed = node.bootstrap(&["apply"]);
-    assert_eq!(killed.code, 137, "not killed: {}", killed.told());
+    assert_eq!(killed.code, -9, "not killed: {}", killed.transcript());
     node.shell("umount /usr/bin/systemctl");
     assert!(node.read("/etc/mesos-agent.config").contains("/titus/othervpc/mesos"), "killed too early");
     assert_eq!(node.property(AGENT, "InvocationID"), before, "killed too late");
@@ -60,7 +60,7 @@ fn a_run_killed_between_a_write_and_the_restart_is_made_good() {
     let environment = node.shell("tr '\\0' '\\n' < /proc/$(systemctl show --value -p MainPID mesos-agent)/environ");
     assert!(environment.contains("/titus/othervpc/mesos"), "{environment}");
     let again = agent::apply(&node);
-    assert_eq!(again.steps("changed"), Vec::<String>::new(), "{}", again.told());
+    assert_eq!(again.steps("changed"), Vec::<String>::new(), "{}", again.transcript());
     assert_eq!(node.property(AGENT, "InvocationID"), after, "restarted twice");
 }
 
@@ -83,7 +83,7 @@ fn what_needs_no_restart_gets_none() {
         node.shell(what);
         let units = UNITS.map(|unit| node.property(unit, "InvocationID"));
         let run = agent::apply(&node);
-        assert_eq!(UNITS.map(|unit| node.property(unit, "InvocationID")), units, "{what}: {}", run.told());
+        assert_eq!(UNITS.map(|unit| node.property(unit, "InvocationID")), units, "{what}: {}", run.transcript());
     }
     assert_eq!(node.read("/etc/mesos-agent.config"), config);
 }
@@ -115,7 +115,7 @@ fn a_clock_set_back_by_an_hour_restarts_nothing_and_loses_nothing() {
     replace_systemctl(&node, EARLIER);
     let units = UNITS.map(|unit| node.property(unit, "InvocationID"));
     let run = agent::apply(&node);
-    assert_eq!(UNITS.map(|unit| node.property(unit, "InvocationID")), units, "{}", run.told());
+    assert_eq!(UNITS.map(|unit| node.property(unit, "InvocationID")), units, "{}", run.transcript());
 
     let settings = node.read(SETTINGS);
     node.write(SETTINGS, &format!("stack = \"othervpc\"\n{settings}"));
@@ -124,5 +124,5 @@ fn a_clock_set_back_by_an_hour_restarts_nothing_and_loses_nothing() {
     assert_eq!(after[..2], units[..2], "Docker or its proxy was restarted");
     assert_ne!(after[2], units[2], "the restart was lost");
     let again = agent::apply(&node);
-    assert_eq!(again.steps("changed"), Vec::<String>::new(), "{}", again.told());
+    assert_eq!(again.steps("changed"), Vec::<String>::new(), "{}", again.transcript());
 }

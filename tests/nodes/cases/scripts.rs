@@ -19,7 +19,7 @@ fn a_node_that_the_scripts_left_converges() {
     assert!(listens(&node, "30.0.100.140:4243"), "the scripts open Docker to everyone");
 
     let before = (stamps(&node.path("/")), processes(&node));
-    let planned = node.bootstrap(&["plan", "--role", "agent", "--detailed-exitcode"]).expect(2);
+    let planned = node.bootstrap(&["plan", "--role", "agent", "--detailed-exitcode"]).ends_with(2);
     assert_same(&before.0, &stamps(&node.path("/")), "a plan changed");
     assert_eq!(before.1, processes(&node), "a plan started or stopped something");
     for word in [
@@ -28,15 +28,15 @@ fn a_node_that_the_scripts_left_converges() {
         "-export EC2_LOCAL_IPV4=$(hostname --ip-address)",
         "-Name=*",
     ] {
-        assert!(planned.stdout.contains(word), "the plan does not say {word:?}\n{}", planned.told());
+        assert!(planned.out.contains(word), "the plan does not say {word:?}\n{}", planned.transcript());
     }
     let run = agent::apply(&node);
     agent::check(&node);
     let found = of_the_role(&contents(&node.path("/")));
-    assert_same(&wanted, &found, &format!("not as a fresh node\n{}", run.told()));
+    assert_same(&wanted, &found, &format!("not as a fresh node\n{}", run.transcript()));
     assert_eq!(node.read("/etc/mesos-agent.config").matches("MESOS_ATTRIBUTES=").count(), 1);
     let again = agent::apply(&node);
-    assert_eq!(again.steps("changed"), Vec::<String>::new(), "{}", again.told());
+    assert_eq!(again.steps("changed"), Vec::<String>::new(), "{}", again.transcript());
 }
 
 /// The units' starts, by their names and main processes.

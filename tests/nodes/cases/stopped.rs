@@ -1,7 +1,5 @@
 //! Stopped by a signal, or by a full disk: what was done stays whole, and the next run goes on.
 
-use std::time::Duration;
-
 use crate::harness::agent;
 use crate::harness::node::Node;
 use crate::harness::wait_for;
@@ -12,20 +10,20 @@ fn a_signal_stops_a_run_at_a_step_and_leaves_apt_alone() {
     let _services = agent::services(&node);
     node.shell("dpkg --remove titus-executor");
     let holder = node.spawn(&["sh", "-c", "exec dpkg --install /srv/repo/pool/slow-package_1_all.deb"]);
-    wait_for("dpkg to be at work", Duration::from_secs(20), || node.exists("/run/slow-package-started").then_some(()));
+    wait_for("dpkg to be at work", || node.exists("/run/slow-package-started").then_some(()));
 
     let run = node.spawn(&["titus-bootstrap", "--json"]);
-    wait_for("the run to wait", Duration::from_secs(20), || run.stderr().contains("dpkg --install").then_some(()));
+    wait_for("the run to wait", || run.stderr().contains("dpkg --install").then_some(()));
     node.shell("kill -TERM $(cut -d' ' -f1 /run/titus-bootstrap/lock)");
-    let outcome = run.end().expect(1);
-    assert_eq!(outcome.json()["result"], "interrupted", "{}", outcome.told());
+    let outcome = run.end().ends_with(1);
+    assert_eq!(outcome.json()["result"], "interrupted", "{}", outcome.transcript());
     assert!(node.read("/var/lib/titus-bootstrap/journal.jsonl").contains("\"event\":\"interrupted\""));
     assert!(node.read("/run/titus-bootstrap/status.json").contains("\"state\":\"interrupted\""));
-    assert!(node.bootstrap(&["status"]).stdout.contains("last run: interrupted"));
+    assert!(node.bootstrap(&["status"]).out.contains("last run: interrupted"));
 
     node.write("/run/slow-package-go", "");
-    holder.end().expect(0);
-    node.bootstrap(&[]).expect(0);
+    holder.end().ends_with(0);
+    node.bootstrap(&[]).ends_with(0);
     agent::check(&node);
 }
 
@@ -40,10 +38,10 @@ fn a_full_disk_leaves_every_file_whole() {
          && (cat /dev/zero > /etc/titus-executor/filler || true) 2> /run/full",
     );
     let broken = node.read("/etc/titus-executor/config.json");
-    node.bootstrap(&[]).expect(1).says(&["config.json", "make room"]);
+    node.bootstrap(&[]).ends_with(1).tells(&["config.json", "make room"]);
     assert_eq!(node.read("/etc/titus-executor/config.json"), broken);
     node.shell("rm /etc/titus-executor/filler");
-    node.bootstrap(&[]).expect(0);
+    node.bootstrap(&[]).ends_with(0);
     assert_eq!(node.read("/etc/titus-executor/config.json"), before);
     let names = node.shell("ls -A /etc/titus-executor");
     assert_eq!(names.split_whitespace().collect::<Vec<_>>(), ["config.json", "config.sh"]);

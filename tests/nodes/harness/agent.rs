@@ -1,12 +1,10 @@
 //! What a node that is a Titus agent is given, and what it must look like: the same
 //! checks after a clean run, a killed one and a cured one.
 
-use std::time::Duration;
-
 use super::node::{ADDRESS, Node, PREREQS};
-use super::outcome::Outcome;
 use super::services::{self, Services, answers, items, listens};
 use super::wait_for;
+use crate::support::outcome::Outcome;
 
 /// Where an operator's settings lie.
 pub const SETTINGS: &str = "/etc/titus-bootstrap/config.toml";
@@ -72,7 +70,7 @@ pub fn settings_text(bucket: &str, more: &str) -> String {
 /// `apply --json` in the node; it must end well.
 #[track_caller]
 pub fn apply(node: &Node) -> Outcome {
-    node.bootstrap(&["apply", "--json"]).expect(0)
+    node.bootstrap(&["apply", "--json"]).ends_with(0)
 }
 
 /// Everything that makes a node a Titus agent.
@@ -87,11 +85,11 @@ pub fn check(node: &Node) {
     assert!(node.path("/var/lib/titus-container-logs").is_dir());
 
     for unit in UNITS {
-        let state = wait_for(unit, Duration::from_secs(30), || {
+        let state = wait_for(unit, || {
             let state = node.property(unit, "ActiveState");
             (state != "activating").then_some(state)
         });
-        assert_eq!(state, "active", "{unit}\n{}", node.run(&["systemctl", "status", unit]).stdout);
+        assert_eq!(state, "active", "{unit}\n{}", node.run(&["systemctl", "status", unit]).out);
     }
     for unit in [
         "docker.service",
@@ -101,7 +99,7 @@ pub fn check(node: &Node) {
         "systemd-networkd.service",
     ] {
         // What the next boot will find: not what systemd knew when it loaded the unit.
-        assert_eq!(node.run(&["systemctl", "is-enabled", unit]).stdout.trim(), "enabled", "{unit}");
+        assert_eq!(node.run(&["systemctl", "is-enabled", unit]).out.trim(), "enabled", "{unit}");
     }
     for unit in ["mesos-slave", "mesos-master"] {
         assert_eq!(node.property(&format!("{unit}.service"), "LoadState"), "masked", "{unit}");
@@ -118,5 +116,5 @@ pub fn check(node: &Node) {
         assert!(line.split_whitespace().any(|word| word == "net.ifnames=0"), "{line}");
     }
     node.shell("/apps/titus-executor/bin/run");
-    node.bootstrap(&["verify"]).expect(0);
+    node.bootstrap(&["verify"]).ends_with(0);
 }

@@ -2,7 +2,7 @@
 //! settings that all of them have.
 
 use super::agent::SETTINGS;
-use super::image::{fresh, with_engine};
+use super::image::fresh;
 use super::network::Network;
 use super::node::Node;
 use super::prereqs;
@@ -61,7 +61,7 @@ pub fn settings() -> String {
 
 /// The `n`-th node of a network, with the tag of this role.
 pub fn member(network: &Network, role: &str, n: usize) -> Member {
-    let image = if role == "prereqs" { with_engine() } else { &fresh().image };
+    let image = if role == "prereqs" { &fresh().engine } else { &fresh().image };
     let node = Node::one_of_several(image, n);
     network.join(&node);
     node.write(SETTINGS, &settings());

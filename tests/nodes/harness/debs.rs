@@ -120,7 +120,7 @@ pub fn role(node: &Node) {
 /// The version that dpkg has, and its status, as `0.0.1-1 installed`.
 pub fn installed(node: &Node) -> String {
     let format = "--showformat=${Version} ${db:Status-Status}";
-    node.run(&["dpkg-query", "--show", format, PACKAGE]).stdout.trim().to_owned()
+    node.run(&["dpkg-query", "--show", format, PACKAGE]).out.trim().to_owned()
 }
 
 /// How the server answers.

@@ -2,12 +2,11 @@
 //! and user data in its NoCloud seed.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use super::image::fresh;
 use super::node::Node;
-use super::outcome::Outcome;
 use super::wait_for;
+use crate::support::outcome::Outcome;
 
 /// The boot unit.
 pub const UNIT: &str = "titus-bootstrap.service";
@@ -79,7 +78,7 @@ pub fn runs(node: &Node) -> usize {
 
 /// Waits until a unit has said these words.
 pub fn await_words(node: &Node, unit: &str, words: &str) {
-    wait_for(&format!("{unit} to say {words:?}"), Duration::from_secs(60), || {
-        node.run(&["journalctl", "--output=cat", "--unit", unit]).stdout.contains(words).then_some(())
+    wait_for(&format!("{unit} to say {words:?}"), || {
+        node.run(&["journalctl", "--output=cat", "--unit", unit]).out.contains(words).then_some(())
     });
 }

@@ -1,13 +1,18 @@
 //! The images that nodes are started from.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use super::agent;
-use super::docker::{docker, label, remove_abandoned};
+use super::debs::sum;
+use super::docker::{LABEL, docker, label, remove_abandoned};
 use super::node::Node;
+use super::tree::contents;
+
+/// The repository of images of converged nodes; a tag is a role and a digest.
+const KEPT: &str = "titus-bootstrap-kept";
 
 /// Debian with systemd, and the apt repository that its nodes see.
 pub struct Fresh {
@@ -19,6 +24,8 @@ pub struct Fresh {
     pub registry: PathBuf,
     /// The name of the same image with cloud-init and unattended-upgrades.
     pub first_boot: String,
+    /// The name of the same image with Docker.
+    pub engine: String,
 }
 
 /// The image of a node on which nothing ever ran; made when there is none yet.
@@ -29,7 +36,7 @@ pub fn fresh() -> &'static Fresh {
         let output = Command::new(build).stderr(Stdio::inherit()).output().unwrap();
         assert!(output.status.success(), "{build} failed: {}", output.status);
         let printed = String::from_utf8(output.stdout).unwrap();
-        let [image, repository, registry, first_boot] = printed.lines().collect::<Vec<_>>()[..] else {
+        let [image, repository, registry, first_boot, engine] = printed.lines().collect::<Vec<_>>()[..] else {
             panic!("{build} printed {printed}");
         };
         remove_abandoned();
@@ -38,6 +45,7 @@ pub fn fresh() -> &'static Fresh {
             repository: repository.into(),
             registry: registry.into(),
             first_boot: first_boot.into(),
+            engine: engine.into(),
         }
     })
 }
@@ -58,7 +66,7 @@ pub fn converged() -> &'static Converged {
         let _services = agent::services(&node);
         agent::settings(&node);
         let started = Instant::now();
-        node.bootstrap(&["apply"]).expect(0);
+        node.bootstrap(&["apply"]).ends_with(0);
         let duration = started.elapsed();
         agent::check(&node);
         docker(&["stop", "--time", "30", &node.id]);
@@ -68,24 +76,43 @@ pub fn converged() -> &'static Converged {
     })
 }
 
-/// A node on which Docker was installed, and nothing else ever ran; made once a test process.
-pub fn with_engine() -> &'static str {
-    static WITH_ENGINE: OnceLock<String> = OnceLock::new();
-    WITH_ENGINE.get_or_init(|| {
-        let node = Node::fresh();
-        node.shell(
-            "list=/etc/apt/sources.list.d/test.list
-             echo 'deb [trusted=yes] file:/srv/repo test main' > $list
-             apt-get -qq update
-             DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends docker.io > /run/installed
-             rm $list
-             systemctl stop docker.socket docker.service containerd.service",
-        );
-        docker(&["stop", "--time", "30", &node.id]);
-        let image = format!("titus-bootstrap-engine:{}", std::process::id());
-        docker(&["commit", "--change", &format!("LABEL {}", label()), &node.id, &image]);
-        image
-    })
+/// The image of a node of a role that a run has converged, kept for the next test process.
+pub struct Kept {
+    name: String,
+}
+
+impl Kept {
+    /// The image for what is there now: its name has a digest of what a run makes a node of, but for the
+    /// program, which is another after every change. Start a node from it with a run.
+    pub fn new(role: &str, settings: &str) -> Kept {
+        let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let trees = ["roles", "systemd", "data"].map(|directory| contents(&project.join(directory)));
+        let defaults = std::fs::read_to_string(project.join("src/settings/defaults.toml")).unwrap();
+        let parts = format!("{}\n{settings}\n{defaults}\n{trees:?}", fresh().image);
+        Kept { name: format!("{KEPT}:{role}-{}", &sum(parts.as_bytes())[..16]) }
+    }
+
+    /// Whether there is one.
+    pub fn exists(&self) -> bool {
+        !docker(&["images", "--quiet", &self.name]).is_empty()
+    }
+
+    /// Its name or, without one, that of the image of a node on which nothing ever ran.
+    pub fn or_fresh(&self) -> &str {
+        if self.exists() { &self.name } else { &fresh().image }
+    }
+
+    /// Makes it from a node that is off. Those of the same role that were made of something else are removed.
+    pub fn keep(&self, node: &Node) {
+        let role = self.name.rsplit_once('-').unwrap().0;
+        for old in docker(&["images", "--format", "{{.Repository}}:{{.Tag}}", KEPT]).lines() {
+            if old.starts_with(role) {
+                // A node that was started from it can be at work.
+                let _ = Command::new("docker").args(["rmi", old]).output();
+            }
+        }
+        docker(&["commit", "--change", &format!("LABEL {LABEL}=image"), &node.id, &self.name]);
+    }
 }
 
 /// The program under test: the release binary that `tests/run` names, else cargo's.

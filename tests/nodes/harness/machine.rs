@@ -15,6 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::agent;
 use super::disk::{Disk, Entry};
 use super::image;
+use super::mortal;
 use super::node::MAC;
 use super::services;
 use super::tree::{Tree, contents};
@@ -133,9 +134,7 @@ impl Machine {
             "user,id=n0,net=169.254.0.0/16,host=169.254.0.1,dhcpstart={ADDRESS},\
              guestfwd=tcp:169.254.169.254:80-cmd:socat - TCP:127.0.0.1:{port}"
         );
-        // It must not outlive the thread that started it.
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+        let mut command = mortal("qemu-system-x86_64");
         command.args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", "2048", "-nodefaults", "-display", "none"]);
         command.args(["-no-reboot", "-smbios", "type=1,manufacturer=Amazon EC2,product=m4.large"]);
         command.arg("-kernel").arg(parts().join("vmlinuz")).arg("-initrd").arg(parts().join("initrd"));

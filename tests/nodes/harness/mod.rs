@@ -14,7 +14,6 @@ pub mod machine;
 pub mod moto;
 pub mod network;
 pub mod node;
-pub mod outcome;
 pub mod packer;
 pub mod prereqs;
 pub mod registry;
@@ -23,19 +22,31 @@ pub mod services;
 pub mod tree;
 pub mod znodes;
 
+use std::process::Command;
 use std::time::{Duration, Instant};
+
+/// How long anything may take. No case is about speed, and a busy machine is slow.
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Waits until `probe` has an answer, looking twenty times a second.
 ///
 /// # Panics
-/// When `deadline` has passed; `what` says what was waited for.
-pub fn wait_for<T>(what: &str, deadline: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+/// When [`PATIENCE`] has run out; `what` says what was waited for.
+#[track_caller]
+pub fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
         if let Some(answer) = probe() {
             return answer;
         }
-        assert!(started.elapsed() < deadline, "waited {deadline:?} in vain for {what}");
+        assert!(started.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain for {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// A command that ends with the thread that starts it: nothing is left of a test that is killed.
+pub fn mortal(program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", program]);
+    command
 }

@@ -1,9 +1,8 @@
 //! moto, an EC2 API that nobody here wrote, and instances in it.
 
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
-use super::wait_for;
+use super::{mortal, wait_for};
 use crate::support::aws::Keys;
 use crate::support::metadata::Items;
 
@@ -37,7 +36,7 @@ impl Moto {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let url = format!("http://{address}:{port}");
         let mut moto = Moto { child, url, network, subnet: String::new() };
-        wait_for("moto", Duration::from_secs(30), || {
+        wait_for("moto", || {
             let probe = in_network(network, "python3")
                 .args(["-c", &format!("import socket; socket.create_connection(('{address}', {port}))")])
                 .stderr(Stdio::null())
@@ -96,15 +95,15 @@ print(made['Instances'][0]['InstanceId'])",
 
 impl Drop for Moto {
     fn drop(&mut self) {
-        // nsenter has become it.
+        // setpriv and nsenter have become it.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 fn in_network(network: Option<u32>, program: &str) -> Command {
-    let Some(pid) = network else { return Command::new(program) };
-    let mut command = Command::new("nsenter");
+    let Some(pid) = network else { return mortal(program) };
+    let mut command = mortal("nsenter");
     command.args(["-t", &pid.to_string(), "-n", program]);
     command
 }

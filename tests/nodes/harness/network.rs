@@ -1,10 +1,9 @@
 //! A network between nodes: a bridge in a namespace of its own, which ends with it.
 
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use super::node::Node;
-use super::wait_for;
+use super::{mortal, wait_for};
 
 /// The bridge; dropped, it and all that is joined by it are gone.
 pub struct Network {
@@ -14,12 +13,12 @@ pub struct Network {
 impl Network {
     /// A bridge with nobody on it.
     pub fn new() -> Network {
-        let mut command = Command::new("unshare");
+        let mut command = mortal("unshare");
         command.args(["--net", "sleep", "infinity"]).stdin(Stdio::null());
         let network = Network { holder: command.spawn().unwrap() };
         let own = std::fs::read_link("/proc/self/ns/net").unwrap();
         let namespace = format!("/proc/{}/ns/net", network.holder.id());
-        wait_for("a network namespace", Duration::from_secs(10), || {
+        wait_for("a network namespace", || {
             std::fs::read_link(&namespace).is_ok_and(|found| found != own).then_some(())
         });
         network.ip(&["link", "add", "bridge0", "type", "bridge"]);
@@ -56,7 +55,7 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        // unshare has become sleep.
+        // setpriv and unshare have become sleep.
         let _ = self.holder.kill();
         let _ = self.holder.wait();
     }

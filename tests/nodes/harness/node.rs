@@ -3,13 +3,12 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use super::docker::{docker, label};
 use super::image;
-use super::outcome::Outcome;
 use super::running::Running;
 use super::wait_for;
+use crate::support::outcome::Outcome;
 
 /// Its own address, that of its metadata, on its only interface.
 pub const ADDRESS: &str = "30.0.100.140";
@@ -58,12 +57,13 @@ impl Node {
 
     /// A node on which only Docker was installed.
     pub fn with_engine() -> Node {
-        Node::start(image::with_engine(), "eth0")
+        Node::start(&image::fresh().engine, "eth0")
     }
 
     /// The `n`-th of several nodes; a network has to join them.
     pub fn one_of_several(image: &str, n: usize) -> Node {
-        Node::start_at(image, "eth0", &format!("30.0.100.1{n}"), &mac_of(n))
+        let (address, mac) = place(n);
+        Node::start_at(image, "eth0", &address, &mac)
     }
 
     /// A node that a run has made an agent, after a reboot and what the boot unit does first: its files are
@@ -77,9 +77,15 @@ impl Node {
     /// A node on which nothing ever ran and that lacks the program, so that its deb can be installed:
     /// dpkg cannot replace a file that is a mount.
     pub fn without_program() -> Node {
-        let mut node = Node::off_with(&image::fresh().image, "eth0", ADDRESS, MAC, &[]);
+        let mut node = Node::off_without_program(&image::fresh().image, None);
         node.boot();
         node
+    }
+
+    /// A node from `image` that was never switched on and lacks the program: alone, or the `n`-th of several.
+    pub fn off_without_program(image: &str, n: Option<usize>) -> Node {
+        let (address, mac) = n.map_or_else(|| (ADDRESS.to_owned(), MAC.to_owned()), place);
+        Node::off_with(image, "eth0", &address, &mac, &[])
     }
 
     /// A node from `image`, whose only interface is `interface`.
@@ -94,7 +100,8 @@ impl Node {
 
     /// The `n`-th of several such nodes.
     pub fn off_of_several(image: &str, n: usize) -> Node {
-        Node::off_at(image, "eth0", &format!("30.0.100.1{n}"), &mac_of(n))
+        let (address, mac) = place(n);
+        Node::off_at(image, "eth0", &address, &mac)
     }
 
     fn start_at(image: &str, interface: &str, address: &str, mac: &str) -> Node {
@@ -169,15 +176,15 @@ impl Node {
     pub fn switch_on(&mut self) {
         docker(&["start", &self.id]);
         self.init = self.first_process();
-        wait_for("systemd", Duration::from_secs(60), || {
-            let state = self.run(&["systemctl", "is-system-running"]).stdout;
+        wait_for("systemd", || {
+            let state = self.run(&["systemctl", "is-system-running"]).out;
             ["initializing", "starting", "running", "degraded"].contains(&state.trim()).then_some(())
         });
     }
 
     /// Waits until it has its addresses, which is long before the end of its boot.
     pub fn await_network(&self) {
-        wait_for("the node's network", Duration::from_secs(60), || {
+        wait_for("the node's network", || {
             (self.property("test-network.service", "ActiveState") == "active").then_some(())
         });
     }
@@ -232,38 +239,54 @@ impl Node {
 
     /// Waits until no unit is starting any more; none may have failed.
     pub fn await_boot(&self) {
-        let mut last = String::new();
-        wait_for("the node's boot", Duration::from_secs(60), || {
-            let state = self.run(&["systemctl", "is-system-running"]);
-            last = state.stdout.trim().to_string();
-            (last == "running" || last == "degraded").then_some(())
-        });
-        let failed = self.run(&["systemctl", "--failed", "--no-legend", "--plain"]).stdout;
-        if last != "running" {
-            let journal = self.run(&["journalctl", "--boot", "--lines", "60", "--no-pager"]);
-            panic!("units failed at boot:\n{failed}\n{}", journal.stdout);
+        if let Err(failed) = self.booted() {
+            panic!("{failed}");
         }
     }
 
-    /// `argv` in the node. With nsenter, because `docker exec` fails once systemd has
+    /// Waits until no unit is starting any more.
+    ///
+    /// # Errors
+    /// Units failed: which, and the journal's end.
+    pub fn booted(&self) -> Result<(), String> {
+        let state = wait_for("the node's boot", || {
+            let state = self.run(&["systemctl", "is-system-running"]).out;
+            ["running", "degraded"].contains(&state.trim()).then_some(state)
+        });
+        if state.trim() == "running" {
+            return Ok(());
+        }
+        let failed = self.run(&["systemctl", "--failed", "--no-legend", "--plain"]).out;
+        let journal = self.run(&["journalctl", "--boot", "--lines", "60", "--no-pager"]).out;
+        Err(format!("units failed at boot:\n{failed}\n{journal}"))
+    }
+
+    /// What a command in the node begins with. nsenter, because `docker exec` fails once systemd has
     /// moved its processes between control groups.
+    pub fn enter(&self) -> Vec<String> {
+        let init = self.init.to_string();
+        let nsenter = ["nsenter", "-t", &init, "-m", "-u", "-i", "-n", "-p", "-r", "-w", "--"];
+        let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        nsenter.into_iter().chain(["env", "-i", path, "HOME=/root"]).map(str::to_owned).collect()
+    }
+
+    /// `argv` in the node.
     pub fn command(&self, argv: &[&str]) -> Command {
-        let mut command = Command::new("nsenter");
-        command.args(["-t", &self.init.to_string(), "-m", "-u", "-i", "-n", "-p", "-r", "-w", "--"]);
-        command.args(["env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"]);
-        command.args(argv).stdin(Stdio::null());
+        let enter = self.enter();
+        let mut command = Command::new(&enter[0]);
+        command.args(&enter[1..]).args(argv).stdin(Stdio::null());
         command
     }
 
     /// Runs `argv` in the node to its end.
     pub fn run(&self, argv: &[&str]) -> Outcome {
-        Outcome::of(&argv.join(" "), &self.command(argv).output().unwrap())
+        Outcome::of(&argv.join(" "), self.command(argv).output().unwrap())
     }
 
     /// Runs a shell script in the node; it must succeed.
     #[track_caller]
     pub fn shell(&self, script: &str) -> String {
-        self.run(&["bash", "-euc", script]).expect(0).stdout
+        self.run(&["bash", "-euc", script]).ends_with(0).out
     }
 
     /// Runs `titus-bootstrap ARGUMENTS` in the node to its end.
@@ -304,12 +327,13 @@ impl Node {
 
     /// One property of a unit, as `systemctl show` prints it.
     pub fn property(&self, unit: &str, property: Property) -> String {
-        self.run(&["systemctl", "show", "--value", "--property", property, unit]).stdout.trim().to_string()
+        self.run(&["systemctl", "show", "--value", "--property", property, unit]).out.trim().to_string()
     }
 }
 
-fn mac_of(n: usize) -> String {
-    format!("0a:1b:2c:3d:4e:{n:02x}")
+/// The addresses of the `n`-th of several nodes, of its interface and of the interface's hardware.
+fn place(n: usize) -> (String, String) {
+    (format!("30.0.100.1{n}"), format!("0a:1b:2c:3d:4e:{n:02x}"))
 }
 
 impl Drop for Node {

@@ -3,17 +3,16 @@
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use super::agent;
 use super::deb::deb;
 use super::docker::{docker, label};
 use super::image::fresh;
 use super::node::Node;
-use super::outcome::Outcome;
 use super::services::{self, Services, in_network, items};
 use super::wait_for;
 use crate::support::metadata::{Items, Metadata};
+use crate::support::outcome::Outcome;
 
 /// The builder's id, which is not that of the sample instance: the program itself has that one.
 pub const BUILDER: &str = "i-0b1d2e3f4a5b6c7d8";
@@ -95,7 +94,7 @@ pub fn build(base: &str, name: &str) -> (Outcome, String) {
     let ended = std::thread::spawn(move || packer.wait_with_output());
 
     // In the builder's own network: the metadata service is there before anything is baked.
-    let listener = wait_for("the builder's network", Duration::from_secs(60), || {
+    let listener = wait_for("the builder's network", || {
         assert!(!ended.is_finished(), "packer ended before its builder had a network");
         let id = docker(&["ps", "--quiet", "--filter", &format!("label={mark}")]);
         let init: i32 =
@@ -104,7 +103,7 @@ pub fn build(base: &str, name: &str) -> (Outcome, String) {
     });
     let _metadata = Metadata::serve(listener, metadata());
     let output = ended.join().unwrap().unwrap();
-    (Outcome::of("packer build", &output), format!("titus-bootstrap-baked:{}-{name}", std::process::id()))
+    (Outcome::of("packer build", output), format!("titus-bootstrap-baked:{}-{name}", std::process::id()))
 }
 
 /// The image of an agent, built on a machine that was an instance; made once a test process.
@@ -113,7 +112,7 @@ pub fn baked() -> &'static str {
     BAKED.get_or_init(|| {
         let base = changed(&fresh().image, "used", &leavings());
         let (outcome, image) = build(&base, "agent");
-        outcome.expect(0);
+        outcome.ends_with(0);
         image
     })
 }

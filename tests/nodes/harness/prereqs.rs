@@ -1,7 +1,5 @@
 //! What a node of role prereqs is given, and what it must look like.
 
-use std::time::Duration;
-
 use super::agent::SETTINGS;
 use super::node::{ADDRESS, Node};
 use super::registry::{self, Registry};
@@ -89,7 +87,7 @@ pub fn as_the_scripts_left(node: &Node) {
 
 /// Waits until ZooKeeper serves.
 pub fn await_zookeeper(node: &Node) {
-    wait_for("ZooKeeper", Duration::from_secs(60), || znodes::mode(node, ZOOKEEPER));
+    wait_for("ZooKeeper", || znodes::mode(node, ZOOKEEPER));
 }
 
 /// Everything that makes a node a lone prereqs node.
@@ -105,8 +103,8 @@ pub fn check(node: &Node) {
     assert!(node.exists("/var/lib/zookeeper/version-2"), "ZooKeeper's data are not on the host");
     assert!(node.exists("/var/log/mesos/mesos-master.INFO"), "the Mesos master's log is not on the host");
     assert!(node.shell("id -nG ubuntu").split_whitespace().any(|g| g == "docker"), "ubuntu is not in group docker");
-    wait_for("the Mesos master to lead", Duration::from_secs(20), || {
+    wait_for("the Mesos master to lead", || {
         services::get(node, &format!("{ADDRESS}:5050"), "/metrics/snapshot").filter(|text| text.contains("elected\":1"))
     });
-    node.bootstrap(&["verify"]).expect(0);
+    node.bootstrap(&["verify"]).ends_with(0);
 }

@@ -1,12 +1,11 @@
 //! A registry in a node's network, which the node's Docker has as mirror of Docker Hub.
 
 use std::io::Write;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, Stdio};
 
 use super::node::Node;
 use super::services::listens;
-use super::{image, wait_for};
+use super::{image, mortal, wait_for};
 
 /// Where the node's Docker looks for it.
 pub const ADDRESS: &str = "127.0.0.1:5000";
@@ -31,11 +30,11 @@ impl Registry {
              maintenance: {{ readonly: {{ enabled: true }} }}\nhttp: {{ addr: \"{address}\" }}\n"
         );
         std::fs::File::create(&configuration).unwrap().write_all(text.as_bytes()).unwrap();
-        let mut command = Command::new("nsenter");
+        let mut command = mortal("nsenter");
         command.args(["-t", &node.init.to_string(), "-n", "docker-registry", "serve"]).arg(&configuration);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let registry = Registry { child, _directory: directory };
-        wait_for("the registry", Duration::from_secs(20), || listens(node, address).then_some(()));
+        wait_for("the registry", || listens(node, address).then_some(()));
         registry
     }
 
@@ -49,7 +48,7 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        // nsenter has become it: without -p it does not fork.
+        // setpriv and nsenter have become it: without -p it does not fork.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -2,7 +2,7 @@
 
 use std::process::{Child, Command};
 
-use super::outcome::Outcome;
+use crate::support::outcome::Outcome;
 
 /// A command that goes on in a node, and what it has printed so far.
 pub struct Running {
@@ -48,7 +48,7 @@ impl Running {
             reader.unwrap().join().unwrap();
             std::mem::take(&mut *text.lock().unwrap())
         });
-        Outcome::of(&self.command, &std::process::Output { status, stdout, stderr })
+        Outcome::of(&self.command, std::process::Output { status, stdout, stderr })
     }
 }
 

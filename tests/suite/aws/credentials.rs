@@ -1,15 +1,14 @@
 //! Credentials and clocks: where they come from, when they are fetched anew, and that nobody is told them.
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use titus_bootstrap::ec2::api::Bucket as Told;
 use titus_bootstrap::error::Kind;
 
-use super::{ID, LONG, Node, SAID, SHORT, held, lifecycle, tells};
+use super::{ID, LONG, Node, SHORT, held, lifecycle, tells};
 use crate::support::aws::account::Bucket;
 use crate::support::aws::{Fault, Keys};
+use crate::support::log::heard;
 use crate::support::metadata;
 
 #[test]
@@ -147,29 +146,11 @@ fn a_wrong_secret_is_an_error_that_shows_none() {
     );
 }
 
-/// Keeps what is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[test]
 fn no_secret_is_told() {
-    let log = Log::default();
-    let writer = log.clone();
-    // `--verbose` has DEBUG; TRACE is more.
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
-    let subscriber = subscriber.with_writer(move || writer.clone()).finish();
     let mut told = String::new();
-    tracing::subscriber::with_default(subscriber, || {
+    // `--verbose` has DEBUG; TRACE is more.
+    let (_, log) = heard(tracing::Level::TRACE, || {
         for fault in [
             Fault::Throttle(1),
             Fault::Deny("DescribeTags"),
@@ -186,8 +167,7 @@ fn no_secret_is_told() {
             }
         }
     });
-    told += &SAID.take().concat();
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let log = log.concat();
     assert!(log.contains("this machine's clock differs from AWS's by 7"), "{log}");
     let keys = Keys::new(1);
     for (name, secret) in [("secret", &keys.secret), ("token", &keys.token)] {

@@ -8,3 +8,5 @@ export EC2_AVAILABILITY_ZONE=us-west-2-lax-1a
 export EC2_OWNER_ID=210987654321
 export EC2_VPC_ID=vpc-0fedcba9876543210
 export EC2_RESERVATION_ID=r-0fedcba9876543210
+export TEAM=media
+export note_1='it'\''s $HOME; \ "x"'

@@ -1,0 +1,61 @@
+//! Where a setting came from.
+
+use std::fmt;
+
+/// The place that gave a setting its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// The defaults of the binary.
+    BuiltIn,
+    /// `--sample`.
+    Sample,
+    /// The defaults of this role.
+    Role(String),
+    /// The file at this path.
+    File(String),
+    /// The instance tag with this key.
+    Tag(String),
+    /// The instance's user data.
+    UserData,
+    /// `--set` with this setting's name.
+    Set(String),
+    /// `--role`.
+    RoleFlag,
+    /// A flag on the first line of user data.
+    FirstLine(Box<Source>),
+    /// The EC2 API's answer to this question.
+    Api(String),
+    /// The setting `prereqs`, which is short for others, in this source.
+    Prereqs(Box<Source>),
+}
+
+impl Source {
+    /// The source of what `prereqs` is short for. Where a value stands under that name alone it is found there.
+    pub(super) fn of_prereqs(&self) -> Source {
+        match self {
+            Source::Set(key) if key == "prereqs" => self.clone(),
+            Source::Tag(key) if key == "titus:prereqs" => self.clone(),
+            Source::FirstLine(flag) if **flag == Source::Set("prereqs".into()) => self.clone(),
+            other => Source::Prereqs(Box::new(other.clone())),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::BuiltIn => f.write_str("built-in"),
+            Source::Sample => f.write_str("sample"),
+            Source::Role(name) => write!(f, "role {name}"),
+            Source::File(path) => f.write_str(path),
+            Source::Tag(key) => write!(f, "tag {key}"),
+            Source::UserData => f.write_str("user data"),
+            // Without the value, which may be a secret.
+            Source::Set(key) => write!(f, "--set {key}"),
+            Source::RoleFlag => f.write_str("--role"),
+            Source::FirstLine(flag) => write!(f, "first line of user data: {flag}"),
+            Source::Api(question) => write!(f, "EC2 API {question}"),
+            Source::Prereqs(other) => write!(f, "prereqs in {other}"),
+        }
+    }
+}

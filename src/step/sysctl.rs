@@ -1,0 +1,336 @@
+//! These kernel parameters are in a drop-in of sysctl.d(5), and in the running kernel.
+
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+use serde_json::{Map, Value as Json};
+
+use super::file::File;
+use super::properties::{rendered, text};
+use super::{Change, Claim, Contents, Origin, Planned, RawKind, State, Work};
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::secrets::shown;
+use crate::settings::values::is_word;
+use crate::template::{Renderer, Templated};
+
+const DROP_INS: &str = "/etc/sysctl.d";
+const KERNEL: &str = "/proc/sys";
+
+/// As a role file has it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Raw {
+    /// The drop-in's name; systemd-sysctl(8) reads all in the order of their names.
+    file: Templated<String>,
+    /// Parameters and their values, the latter templates.
+    set: Map<String, Json>,
+}
+
+/// Kernel parameters.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sysctl {
+    file: File,
+    parameters: Vec<Parameter>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Parameter {
+    /// `net.ipv4.ip_forward`.
+    key: String,
+    /// `/proc/sys/net/ipv4/ip_forward`.
+    path: String,
+    value: String,
+}
+
+impl RawKind for Raw {
+    fn origin(&self, key: &str) -> Option<Origin<'_>> {
+        Some(Origin::Value(self.set.get(key).and_then(Json::as_str).unwrap_or_default()))
+    }
+
+    fn can_restart(&self) -> bool {
+        true
+    }
+}
+
+impl Raw {
+    pub(super) fn resolve(&self, renderer: &Renderer) -> Result<Sysctl> {
+        let name = self.file.get(renderer)?;
+        if !is_word(&name, "._-") || name.starts_with('.') || !name.ends_with(".conf") {
+            return Err(Error::config(format!("{name:?} cannot be the name of a file in {DROP_INS}"))
+                .fix("for example \"60-titus.conf\": letters, digits, `.`, `_` and `-`, and .conf at its end"));
+        }
+        let parameters = rendered(&self.set, renderer)?;
+        let parameters = parameters.into_iter().map(|(key, value)| Parameter::new(&key, &text(&key, value)?));
+        let parameters = parameters.collect::<Result<Vec<_>>>()?;
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = parameters.iter().find(|parameter| !seen.insert(&parameter.path)) {
+            return Err(Error::config(format!("the kernel parameter {} is given twice", twice.key)));
+        }
+        let lines = parameters.iter().map(|Parameter { key, value, .. }| format!("{key} = {value}\n"));
+        let contents = format!("# Written by titus-bootstrap.\n{}", lines.collect::<String>());
+        Ok(Sysctl { file: File::new(format!("{DROP_INS}/{name}"), contents, 0o644), parameters })
+    }
+}
+
+impl Parameter {
+    fn new(key: &str, value: &str) -> Result<Parameter> {
+        let path = path_of(key).ok_or_else(|| {
+            Error::config(format!("{key:?} cannot be a kernel parameter"))
+                .fix("use its name as sysctl(8) has it: net.ipv4.ip_forward; a dot within a part is a slash: net.ipv4.conf.eth0/100.forwarding")
+        })?;
+        let is_plain = !value.chars().any(|c| c.is_control() && c != '\t');
+        let value = words(value);
+        if value.is_empty() || !is_plain {
+            return Err(Error::config(format!("kernel parameter {key}: its value must be one line of text"))
+                .fix("for example \"1\", or \"4096 87380 6291456\""));
+        }
+        Ok(Parameter { key: key.to_owned(), path, value })
+    }
+
+    /// What the running kernel has.
+    fn is(&self, host: &Host) -> Result<Option<String>> {
+        Ok(host.read_text(&self.path)?.map(|text| words(&text)))
+    }
+}
+
+/// The kernel separates numbers with tabs, and reads them with blanks.
+fn words(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The file of a parameter. If the first separator is a dot, dots and slashes change places (sysctl.d(5)).
+fn path_of(key: &str) -> Option<String> {
+    let swapped = |c| match c {
+        '.' => '/',
+        '/' => '.',
+        c => c,
+    };
+    let path: String = match key.chars().find(|c| ['.', '/'].contains(c))? {
+        '.' => key.chars().map(swapped).collect(),
+        _ => key.to_owned(),
+    };
+    let is_part = |part: &str| is_word(part, "_-.:@+") && ![".", ".."].contains(&part);
+    // One that begins with a dash may fail without anyone noticing.
+    (!key.starts_with('-') && path.split('/').all(is_part)).then(|| format!("{KERNEL}/{path}"))
+}
+
+impl Sysctl {
+    /// The parameters that the running kernel has with another value, and that value.
+    fn differing(&self, host: &Host) -> Result<Vec<(&Parameter, Option<String>)>> {
+        let all = self.parameters.iter().map(|parameter| Ok((parameter, parameter.is(host)?)));
+        let all: Vec<_> = all.collect::<Result<_>>()?;
+        Ok(all.into_iter().filter(|(parameter, is)| is.as_ref() != Some(&parameter.value)).collect())
+    }
+}
+
+impl Work for Sysctl {
+    fn refuse(&self, host: &Host) -> Result<()> {
+        let differing = if host.is_live() { self.differing(host)? } else { Vec::new() };
+        let Some((Parameter { key, path, .. }, _)) = differing.iter().find(|(_, is)| is.is_none()) else {
+            return Ok(());
+        };
+        Err(Error::unavailable(format!("this kernel has no parameter {key}"))
+            .cause(format!("{path} is not there"))
+            .fix("check its name; if a module brings it, have that loaded before (modules-load.d(5))"))
+    }
+
+    fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {
+        let mut changes = self.file.changes(host)?;
+        if !host.is_live() && changes.is_empty() {
+            return Ok(State::Deferred("the running kernel is not looked at below --root".into()));
+        }
+        if host.is_live() {
+            changes.extend(self.differing(host)?.into_iter().map(|(Parameter { key, value, .. }, is)| {
+                let is = is.map_or_else(|| "not there".to_owned(), |is| shown(key, &is));
+                Change::new(format!("set {key} = {} (it is {is})", shown(key, value)))
+            }));
+        }
+        Ok(State::from_changes(changes))
+    }
+
+    /// The kernel first: a value that it refuses must not be there at the next boot.
+    fn converge(&self, host: &Host) -> Result<()> {
+        let differing = if host.is_live() { self.differing(host)? } else { Vec::new() };
+        for (Parameter { key, path, value }, _) in differing {
+            let place = |error: Error| error.at(format!("{key} = {}", shown(key, value)));
+            host.write_to_kernel(path, value).map_err(place)?;
+        }
+        self.file.converge(host)
+    }
+
+    fn planned(&self, host: &Host, planned: &Planned) -> Result<Option<(String, Vec<u8>)>> {
+        self.file.planned(host, planned)
+    }
+
+    fn written(&self) -> Option<(&str, Contents)> {
+        let pairs = self.parameters.iter().map(|parameter| (parameter.key.clone(), parameter.value.clone()));
+        Some((&self.file.path, Contents::Pairs(pairs.collect())))
+    }
+
+    fn file(&self) -> Option<&str> {
+        self.file.file()
+    }
+
+    fn claims(&self) -> Vec<Claim> {
+        let of_parameter = |Parameter { path, value, .. }: &Parameter| Claim::new(path, format!("the value {value}"));
+        self.file.claims().into_iter().chain(self.parameters.iter().map(of_parameter)).collect()
+    }
+
+    fn paths(&self) -> Vec<String> {
+        self.file.paths()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::host::fs::Owner;
+    use crate::host::systemd::systemctl::Systemctl;
+
+    const FILE: &str = "/etc/sysctl.d/60-titus.conf";
+
+    fn resolve(set: &str) -> Result<Sysctl> {
+        let raw: Raw = toml::from_str(&format!("file = '60-titus.conf'\nset = {{ {set} }}")).unwrap();
+        raw.resolve(&Renderer::new(json!({ "memory": 4096 })))
+    }
+
+    fn lines(state: State) -> Vec<String> {
+        match state {
+            State::Changes(changes) => changes.into_iter().map(|change| change.line).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn below_a_root_only_the_file_is_written() {
+        let (_directory, host) = Host::temporary();
+        host.write("/proc/sys/net/ipv4/ip_forward", b"0\n", 0o644, Owner::ROOT).unwrap();
+        let step = resolve("'net.ipv4.ip_forward' = 1, 'net.ipv4.tcp_rmem' = \"{{ memory }}\t1  2\"").unwrap();
+        step.refuse(&host).unwrap();
+        let observe = || step.observe(&host, &Planned::new()).unwrap();
+        assert_eq!(lines(observe()), [format!("create {FILE} (0644, 3 lines)")]);
+        step.converge(&host).unwrap();
+        assert!(matches!(observe(), State::Deferred(_)));
+        let text = "# Written by titus-bootstrap.\nnet.ipv4.ip_forward = 1\nnet.ipv4.tcp_rmem = 4096 1 2\n";
+        assert_eq!(host.read_text(FILE).unwrap().unwrap(), text);
+        assert_eq!(host.read("/proc/sys/net/ipv4/ip_forward").unwrap().unwrap(), b"0\n");
+        host.set_attributes(FILE, 0o600, Owner::ROOT).unwrap();
+        assert_eq!(lines(observe()), [format!("{FILE}: mode 0600 -> 0644")]);
+    }
+
+    /// A live machine in a directory, with these files in /proc/sys.
+    fn live(files: &[(&str, &str)]) -> (tempfile::TempDir, Host) {
+        let directory = tempfile::tempdir().unwrap();
+        let host = Host::simulated(directory.path(), Path::new("/nowhere"), Box::<Systemctl>::default()).unwrap();
+        for (path, text) in files {
+            host.write(&format!("{KERNEL}/{path}"), text.as_bytes(), 0o644, Owner::ROOT).unwrap();
+        }
+        (directory, host)
+    }
+
+    #[test]
+    fn the_running_kernel_is_observed_and_set() {
+        let (_directory, host) =
+            live(&[("net/ipv4/tcp_rmem", "4096\t87380\t6291456\n"), ("net/ipv4/ip_forward", "0\n")]);
+        let step = resolve("'net.ipv4.ip_forward' = 1, 'net/ipv4/tcp_rmem' = '4096 87380 6291456'").unwrap();
+        let observe = || step.observe(&host, &Planned::new()).unwrap();
+        let untouched = host.entry("/proc/sys/net/ipv4/tcp_rmem").unwrap();
+        step.refuse(&host).unwrap();
+        let in_kernel = "set net.ipv4.ip_forward = 1 (it is 0)".to_owned();
+        assert_eq!(lines(observe()), [format!("create {FILE} (0644, 3 lines)"), in_kernel.clone()]);
+        step.converge(&host).unwrap();
+        assert_eq!(observe(), State::InSync(None));
+        assert_eq!(host.read("/proc/sys/net/ipv4/ip_forward").unwrap().unwrap(), b"1\n");
+        assert_eq!(host.entry("/proc/sys/net/ipv4/tcp_rmem").unwrap(), untouched, "it was right");
+        // Somebody sets it back: the file alone is not enough.
+        host.write("/proc/sys/net/ipv4/ip_forward", b"0\n", 0o644, Owner::ROOT).unwrap();
+        assert_eq!(lines(observe()), [in_kernel]);
+        step.converge(&host).unwrap();
+        assert_eq!(observe(), State::InSync(None));
+    }
+
+    #[test]
+    fn a_parameter_that_the_kernel_does_not_have_is_refused() {
+        let (_directory, host) = live(&[("net/ipv4/ip_forward", "1\n")]);
+        let step = resolve("'net.ipv4.ip_forward' = 1, 'net.ipv4.ip_forwrad' = 1").unwrap();
+        let refused = step.refuse(&host).unwrap_err();
+        assert_eq!(refused.what, "this kernel has no parameter net.ipv4.ip_forwrad");
+        assert_eq!(refused.kind.exit_code(), 69);
+        // What the kernel does not take is not left for the next boot.
+        step.converge(&host).unwrap_err();
+        assert_eq!(host.entry(FILE).unwrap(), None);
+    }
+
+    #[test]
+    fn a_parameter_that_is_a_secret_is_not_shown() {
+        let (_directory, host) = live(&[("net/ipv6/conf/all/stable_secret", "old\n")]);
+        let step = resolve("'net.ipv6.conf.all.stable_secret' = 'new'").unwrap();
+        let changes = lines(step.observe(&host, &Planned::new()).unwrap());
+        assert_eq!(changes.last().unwrap(), "set net.ipv6.conf.all.stable_secret = *** (it is ***)");
+    }
+
+    #[test]
+    fn names_lead_below_proc_sys_and_nowhere_else() {
+        for (key, path) in [
+            ("net.ipv4.ip_forward", "net/ipv4/ip_forward"),
+            ("net/ipv4/ip_forward", "net/ipv4/ip_forward"),
+            ("net.ipv4.conf.eth0/100.forwarding", "net/ipv4/conf/eth0.100/forwarding"),
+            ("net/ipv4/conf/eth0.100/forwarding", "net/ipv4/conf/eth0.100/forwarding"),
+        ] {
+            assert_eq!(path_of(key), Some(format!("{KERNEL}/{path}")));
+        }
+        for key in [
+            "",
+            "kernel",
+            ".kernel.x",
+            "/kernel/x",
+            "-kernel.x",
+            "kernel..x",
+            "kernel.x.",
+            "kernel/../../etc/passwd",
+            "kernel/./x",
+            "kernel.//.x",
+            "kernel.x y",
+            "kernel.x=1",
+            "net.ipv4.conf.*.forwarding",
+            "kernel.x\n",
+            "kernel.é",
+        ] {
+            assert_eq!(path_of(key), None, "{key}");
+        }
+    }
+
+    #[test]
+    fn what_must_not_be_written_is_refused() {
+        for (set, words) in [
+            ("'kernel' = 1", "\"kernel\""),
+            ("net.ipv4.ip_forward = 1", "quotes"),
+            ("'net.ipv4.ip_forward' = 1, 'net/ipv4/ip_forward' = 0", "twice"),
+            ("'kernel.x' = ''", "kernel.x"),
+            ("'kernel.x' = \"1\\n2\"", "one line"),
+            ("'kernel.x' = \"\\u0000\"", "one line"),
+            ("'kernel.x' = [1]", "\"kernel.x\""),
+        ] {
+            let refused = resolve(set).unwrap_err();
+            assert!(refused.to_string().contains(words), "{set}: {refused}");
+            assert_eq!(refused.kind.exit_code(), 78);
+        }
+        for name in ["60-titus", "../x.conf", ".conf", "a b.conf", ""] {
+            let raw: Raw = toml::from_str(&format!("file = '{name}'\nset = {{}}")).unwrap();
+            raw.resolve(&Renderer::new(json!({}))).unwrap_err();
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_name_leads_out_of_proc_sys(key in "([a-z./-]|\\PC){0,20}") {
+            let parts = path_of(&key).unwrap_or_default();
+            proptest::prop_assert!(parts.split('/').skip(1).all(|part| !["", ".", ".."].contains(&part)), "{parts}");
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Each form of a secret is planted wherever an operator can put one, and looked for in all that the program prints
+//! and keeps. Only the file that a secret is for may hold it.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+use crate::support;
+
+use std::fs;
+
+use support::metadata::{Metadata, sample};
+use support::root::{Outcome, Root, outcome, program, run};
+
+/// What every planted value contains, and nothing else does.
+const CANARY: &str = "c4n4ry";
+
+/// Names of secrets, in the case and with the separators that people write.
+const NAMES: [&str; 14] = [
+    "DB.PASSWORD",
+    "db.secret",
+    "db-pwd",
+    "PassPhrase",
+    "api_key",
+    "API Key",
+    "apikey",
+    "ssh-private-key",
+    "PrivateKey",
+    "OAuth.Token",
+    "aws_credentials",
+    "basic.auth",
+    "X-Signature",
+    "AccessToken",
+];
+
+/// Values that a reader, or a quoting, could break at.
+const VALUES: [&str; 5] = ["c4n4ry-1", "two c4n4ry words", "it's;a=c4n4ry&b", "c4n4ry\\\"c4n4ry", "[c4n4ry, c4n4ry]"];
+
+const ROLES: &str = "/etc/titus-bootstrap/roles";
+
+/// The settings of all roles, as TOML, with a secret of each name.
+fn settings() -> String {
+    let mut text = titus_bootstrap::facts::sample::SETTINGS.to_owned();
+    text += "\n[agent.attributes]\napi_token = \"c4n4ry\"\n";
+    text += "\n[agent.labels]\nDB_PASSWORD = \"it's two c4n4ry words\"\n";
+    text += "\n[proxy]\nhttps = \"http://user:c4n4ry@proxy:3128\"\n";
+    text += "\n[master.properties]\n\"url\" = \"jdbc:db://user:c4n4ry@h/x?password=c4n4ry\"\n";
+    for (name, value) in NAMES.iter().zip(VALUES.iter().cycle()) {
+        text += &format!("\"{name}\" = {}\n", toml::Value::String((*value).to_owned()));
+    }
+    text
+}
+
+/// A role whose files give secrets names that say nothing.
+fn plant_own_role(root: &Root) {
+    root.write(
+        &format!("{ROLES}/own.toml"),
+        "description = ''\n[[step]]\nid = 'env'\nphase = 'boot'\nfile = { path = '/etc/own.env', mode = '0600', template = 'own.env' }\n\
+         [[step]]\nid = 'script'\nphase = 'boot'\nfile = { path = '/etc/own.sh', mode = '0600', template = 'own.sh' }\n\
+         [[step]]\nid = 'keys'\nphase = 'boot'\nproperties = { path = '/etc/own.properties', mode = '0600', \
+         set = { plain = \"{{ 'at ' ~ master.properties['DB.PASSWORD'] }}\" }, more = '{{ master.properties }}' }\n\
+         [[step]]\nid = 'run'\nphase = 'boot'\ncontainer = { name = 'x', image = 'x:1', \
+         environment = [\"DB={{ master.properties['DB.PASSWORD'] }}\"], command = [\"{{ master.properties['db.secret'] }}\"] }\n",
+    );
+    let names = ["DB.PASSWORD", "db.secret", "db-pwd", "PassPhrase"];
+    let lines = |export: &str| -> String {
+        let line = |(n, name): (usize, &&str)| format!("{export}V{n}={{{{ master.properties['{name}'] }}}}\n");
+        names.iter().enumerate().map(line).collect()
+    };
+    root.write(&format!("{ROLES}/files/own.env"), lines("") + "ADDRESS={{ proxy.https }}\n");
+    root.write(&format!("{ROLES}/files/own.sh"), lines("export ") + "TAG={{ instance.tags['titus:db-password'] }}\n");
+}
+
+#[track_caller]
+fn hides(outcome: Outcome, what: &str) -> Outcome {
+    for text in [&outcome.out, &outcome.err] {
+        assert!(!text.contains(CANARY), "{what}:\n{text}");
+    }
+    outcome
+}
+
+/// Nothing that is kept of runs has a secret; nor has any file that others may read.
+#[track_caller]
+fn kept_without_secrets(root: &Root, what: &str) {
+    for (path, look) in root.look().into_iter().filter(|(_, look)| look.contains(CANARY)) {
+        let of_runs = path.starts_with("/var/") || path.starts_with("/run/");
+        let readable = !look.starts_with("0600");
+        let planted = path == "/etc/titus-bootstrap/config.toml" || path.starts_with("/srv/");
+        // The files that attributes and labels are for: what an agent says of itself, which all may read.
+        let meant = ["/etc/mesos-attributes.sh", "/etc/mesos-agent.config", "/etc/titus-executor/config.sh"];
+        assert!(planted || meant.contains(&path.as_str()) || !(of_runs || readable), "{what}: {path}: {look}");
+    }
+    for kept in ["/run/titus-bootstrap/status.json", "/var/log/titus-bootstrap/last.log"] {
+        if root.at(kept).exists() {
+            assert!(!root.read(kept).contains(CANARY), "{what}: {kept}");
+        }
+    }
+}
+
+#[test]
+fn no_command_shows_a_secret_of_the_settings() {
+    for role in ["master", "agent", "own"] {
+        let root = Root::empty();
+        root.write("/etc/titus-bootstrap/config.toml", settings());
+        plant_own_role(&root);
+        let sample = printed_facts(&root);
+        let ask = |words: &[&str]| {
+            let arguments = [words, &["--role", role, "--facts", &sample]].concat();
+            hides(root.run(&arguments).ends_with(0), &format!("{arguments:?}"))
+        };
+        for words in [&["config", "show"][..], &["facts"], &["plan"], &["check"], &["apply", "-v"], &["plan", "-v"]] {
+            ask(words);
+            ask(&[words, &["--json"]].concat());
+        }
+        let before = root.made();
+        // Other values in their place: old ones are secrets as well.
+        root.write("/etc/titus-bootstrap/config.toml", settings().replace(CANARY, "c4n4ry-new"));
+        for words in [&["plan"][..], &["plan", "--json"], &["apply", "--save"]] {
+            ask(words);
+        }
+        assert!(role == "agent" || before != root.made(), "{role}: nothing was changed");
+        for words in [&["status"][..], &["status", "--json"]] {
+            ask(words);
+        }
+        kept_without_secrets(&root, role);
+    }
+}
+
+/// A print of the sample's facts with a secret in a tag.
+fn printed_facts(root: &Root) -> String {
+    let mut facts = run(&["facts", "--sample", "--json"]).ends_with(0).json();
+    facts["instance"]["tags"]["titus:db-password"] = "c4n4ry-tag".into();
+    root.write("/srv/facts.json", facts.to_string());
+    root.at("/srv/facts.json").display().to_string()
+}
+
+#[test]
+fn why_hides_what_config_show_hides() {
+    let root = Root::empty();
+    root.write("/etc/titus-bootstrap/config.toml", settings());
+    plant_own_role(&root);
+    let facts = printed_facts(&root);
+    let role = ["--role", "own", "--facts", &facts];
+    let shown = root.run(&[&["config", "show"][..], &role].concat()).ends_with(0).out;
+    let mut keys: Vec<String> = NAMES.iter().map(|name| format!("master.properties.{name}")).collect();
+    for key in &keys {
+        let line = shown.lines().find(|line| line.starts_with(key)).unwrap_or_else(|| panic!("{key}:\n{shown}"));
+        assert!(line.contains("\"***\""), "{line}");
+    }
+    keys.extend(NAMES.iter().map(|name| format!("master.properties.\"{name}\"")));
+    keys.extend(NAMES.map(str::to_owned));
+    for key in
+        ["plain", "url", "ADDRESS", "V0", "V1", "V2", "V3", "TAG", "instance.tags.titus:db-password", "proxy.https"]
+    {
+        keys.push(key.to_owned());
+    }
+    keys.extend(["master.properties", "master", "instance.tags", "agent.attributes"].map(str::to_owned));
+    for key in &keys {
+        for json in [&[][..], &["--json"]] {
+            let words = [&["why", key][..], &role, json].concat();
+            hides(root.run(&words).ends_with(0), key).prints(&["***"]);
+        }
+    }
+}
+
+#[test]
+fn tags_and_user_data_are_hidden_and_the_print_of_facts_says_so() {
+    let (root, metadata) = (Root::empty(), Metadata::start(sample()));
+    let user_data = format!("#!/usr/bin/titus-bootstrap --role master\n{}", settings());
+    metadata.set("user-data", Some(user_data.into_bytes()));
+    for tag in ["titus:db-password", "App.Secret", "api-key"] {
+        metadata.set(&format!("meta-data/tags/instance/{tag}"), Some(b"c4n4ry-tag".to_vec()));
+    }
+    plant_own_role(&root);
+    for words in
+        [&["facts"][..], &["config", "show"], &["plan"], &["apply", "-v"], &["status"], &["why", "DB.PASSWORD"]]
+    {
+        for json in [&[][..], &["--json"]] {
+            hides(root.ask(&metadata, &[words, json].concat()).ends_with(0), &format!("{words:?}"));
+        }
+    }
+    kept_without_secrets(&root, "user data");
+
+    let printed = root.ask(&metadata, &["facts", "--json"]).ends_with(0);
+    let hidden = ["App.Secret", "api-key", "titus:db-password"].map(|tag| format!("instance.tags.{tag}"));
+    assert_eq!(printed.json()["hidden"], serde_json::json!(hidden));
+    assert_eq!(printed.json()["instance"]["tags"]["titus:db-password"], "***");
+    assert_eq!(printed.json()["instance"]["tags"]["Name"], "titusagent");
+    root.write("/srv/facts.json", &printed.out);
+    let facts = root.at("/srv/facts.json").display().to_string();
+    let again = run(&["facts", "--facts", &facts, "--json"]).ends_with(0).json();
+    assert_eq!(again["hidden"], serde_json::json!(hidden));
+    assert_eq!(again["instance"], printed.json()["instance"]);
+    let plain = run(&["facts", "--sample", "--json"]).ends_with(0).json();
+    assert_eq!(plain.get("hidden"), None, "nothing is hidden: nothing is said");
+}
+
+#[test]
+fn a_refusal_names_the_setting_and_not_its_secret() {
+    let root = Root::empty();
+    for (text, words) in [
+        ("[master.properties]\n\"DB.PASSWORD\" = 47114711\n", &["line 2, column 17"][..]),
+        ("[agent.resources]\ndb_secret = \"c4n4ry\"\n", &["line 2, column 13"]),
+        ("[agent.attributes]\napi_token = \"c4n4ry \\u0007\"\n", &["agent.attributes.api_token"]),
+        ("[master.properties]\n\"db.secret\" = \"c4n4ry\\nc4n4ry\"\n", &["db.secret"]),
+        ("[proxy]\nhttps = \"http://user:c4n4ry@proxy:3128 x\"\n", &["proxy.https"]),
+    ] {
+        root.write("/srv/settings.toml", text);
+        let file = root.at("/srv/settings.toml").display().to_string();
+        let arguments = ["--role", "master", "--sample", "--config", &file];
+        for json in [&[][..], &["--json"], &["--log-format", "json"]] {
+            let refused = hides(root.run(&[&arguments[..], json].concat()).ends_with(78), text);
+            assert!(!refused.err.contains("4711") && !refused.out.contains("4711"), "{}", refused.err);
+            if json != ["--json"] {
+                refused.tells(words);
+            }
+        }
+    }
+    for assignment in ["master.properties.\"DB.PASSWORD\"=[c4n4ry", "agent.resources.db_secret=c4n4ry"] {
+        hides(root.run(&["plan", "--role", "agent", "--sample", "--set", assignment]), assignment);
+    }
+    assert!(!root.at("/var/log").exists());
+}
+
+#[test]
+fn a_value_that_is_not_a_secret_is_shown() {
+    let root = Root::empty();
+    let shown = root.sample(&["config", "show"]).ends_with(0).out;
+    let hidden: Vec<&str> = shown.lines().filter(|line| line.contains("***")).collect();
+    assert_eq!(hidden, [""; 0]);
+    let facts = root.sample(&["facts"]).ends_with(0).out;
+    assert!(!facts.contains("***"), "{facts}");
+    for name in ["agent", "master", "gateway", "prereqs"] {
+        let plan = root.run(&["plan", "--sample", "--role", name]).ends_with(0).out;
+        assert!(!plan.contains("***"), "{name}: {plan}");
+    }
+}
+
+#[test]
+fn a_saved_setting_with_a_secret_is_for_root_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    for name in NAMES {
+        let root = Root::empty();
+        let assignment = format!("master.properties.\"{name}\"=c4n4ry");
+        hides(root.sample(&["--save", "--set", &assignment]).ends_with(0), name);
+        let saved = root.at("/etc/titus-bootstrap/config.d/60-saved.toml");
+        assert_eq!(fs::metadata(saved).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
+    }
+    hides(outcome(program().args(["check", "/dev/null"])).ends_with(0), "check");
+}
