@@ -340,10 +340,15 @@ impl Host {
     /// Runs one command of apt or dpkg to its end.
     fn package_command(&self, argv: &[&str]) -> Result<Output> {
         let output = self.run_command(argv, &self.package_environment(), Patience::Never, Duration::MAX)?;
+        self.forget_packages();
+        Ok(output)
+    }
+
+    /// Forgets what dpkg and systemd said, after something that may have changed it.
+    fn forget_packages(&self) {
         *self.packages.known.borrow_mut() = None;
         *self.packages.asked.borrow_mut() = None;
         self.forget_units();
-        Ok(output)
     }
 
     /// Does `work`, which reads or changes what dpkg has, once nobody else holds a lock of dpkg or apt; again when
@@ -370,6 +375,8 @@ impl Host {
                     Err(holder)
                 }
             };
+            // Whoever it is changes packages, and their units.
+            self.forget_packages();
             if !deadline.pause(PAUSE)? {
                 return outcome.map_err(|holder| not_released(&holder, limit));
             }
