@@ -103,29 +103,30 @@ fn run(mut command: Command, argv: &[&str], patience: Patience, deadline: Durati
 pub struct Started {
     child: Child,
     shown: String,
-    deadline: Deadline,
+    limit: Duration,
 }
 
-fn start(mut command: Command, argv: &[&str], deadline: Duration) -> Result<Started> {
+fn start(mut command: Command, argv: &[&str], limit: Duration) -> Result<Started> {
     let shown = argv.join(" ");
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|e| cannot_run(&shown, &e))?;
-    Ok(Started { child, deadline: Deadline::new(format!("`{shown}`"), deadline), shown })
+    Ok(Started { child, shown, limit })
 }
 
 impl Started {
-    /// Waits for its end.
+    /// Waits for its end. The deadline begins now: a command that ended long ago has its answer.
     ///
     /// # Errors
     /// As [`Host::run_command`].
     pub fn end(mut self) -> Result<Output> {
         let mut collected = Collected::default();
-        let ended = self.collect(&mut collected);
+        let mut deadline = Deadline::new(format!("`{}`", self.shown), self.limit);
+        let ended = self.collect(&mut collected, &mut deadline);
         if let Ok(Some(status)) = ended {
-            return Ok(collected.output(self.shown, status, &self.deadline));
+            return Ok(collected.output(self.shown, status, &deadline));
         }
         stop(&mut self.child);
         ended?;
-        let within = humantime::format_duration(self.deadline.limit());
+        let within = humantime::format_duration(self.limit);
         Err(Error::failed(format!("`{}` did not end within {within}", self.shown))
             .cause(String::from_utf8_lossy(&collected.both))
             .fix("see why it hangs, and run titus-bootstrap again; the settings timeouts.* give it longer"))
@@ -133,7 +134,7 @@ impl Started {
 
     /// Reads both pipes until the process is gone (a daemon that it started may hold them
     /// open for ever). Returns `None` at the deadline.
-    fn collect(&mut self, into: &mut Collected) -> Result<Option<ExitStatus>> {
+    fn collect(&mut self, into: &mut Collected, deadline: &mut Deadline) -> Result<Option<ExitStatus>> {
         let failed = |e: std::io::Error| cannot_run(&self.shown, &e);
         let (mut stdout, mut stderr) = (self.child.stdout.take(), self.child.stderr.take());
         let mut look = Duration::ZERO;
@@ -160,7 +161,7 @@ impl Started {
             {
                 return Ok(Some(status));
             }
-            look = self.deadline.look()?.min(self.deadline.left());
+            look = deadline.look()?.min(deadline.left());
             if look.is_zero() {
                 return Ok(None);
             }
@@ -286,6 +287,14 @@ mod tests {
     fn a_command_that_hangs_is_ended() {
         let told = sh("echo before; exec tail -f /dev/null", Duration::from_millis(200)).unwrap_err().to_string();
         assert!(told.contains("did not end within 200ms") && told.contains("before"), "{told}");
+    }
+
+    #[test]
+    fn an_answer_that_came_long_ago_is_there() {
+        let limit = Duration::from_secs(1);
+        let asked = host().start_command(&["sh", "-c", "echo answer"], &[], limit).unwrap();
+        sh("exec tail -f /dev/null", limit).unwrap_err();
+        assert_eq!(asked.end().unwrap().stdout, "answer\n");
     }
 
     #[test]

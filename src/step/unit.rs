@@ -136,11 +136,11 @@ fn reads(record: Option<&Record>, now: &Record, unit: &systemd::Unit, booted: Op
     }
     let since_1970 = |at: SystemTime| i128::try_from(at.duration_since(UNIX_EPOCH).ok()?.as_nanos()).ok();
     let Some(started) = unit.started.and_then(since_1970) else { return false };
-    // A file that changed in the second before the start may have changed after it: systemd gives the start in whole
-    // seconds, and a file's stamp can lie by some milliseconds. A file that is older than the boot cannot, for PID 1
-    // takes longer than that to its first start. So are the files of an image that is started right after it was made.
-    // A boot that lies after the start is told by a clock that was set forward since, and proves nothing. A clock that
-    // was set back since makes the boot earlier, and fewer files older than it.
+    // A file with a stamp of the second before the start may have changed after it: systemd gives the start in whole
+    // seconds, and a stamp can lie by some milliseconds. A file with a stamp from before the boot cannot: PID 1 needs
+    // longer than that to start its first unit. An image that is started right after it was made has such files.
+    // Setting the clock breaks neither rule. Set forward after the start, it puts the boot after the start, and such a
+    // boot does not count. Set back, it puts the boot earlier, and fewer files are older.
     let booted = booted.and_then(since_1970).filter(|booted| *booted < started + SECOND);
     let is_older = |changed: i128| changed + SECOND <= started || booted.is_some_and(|booted| changed < booted);
     now.stamps.values().all(|(_, changed)| is_older(*changed))

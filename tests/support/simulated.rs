@@ -221,7 +221,10 @@ impl Run {
     /// Its error.
     #[track_caller]
     pub fn fails(&self) -> &Error {
-        self.result.as_ref().expect_err("it ended well")
+        match &self.result {
+            Ok(()) => panic!("it ended well: {:#?}", self.report.steps),
+            Err(error) => error,
+        }
     }
 
     /// Each step's state, as programs read it.

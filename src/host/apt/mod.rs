@@ -340,10 +340,15 @@ impl Host {
     /// Runs one command of apt or dpkg to its end.
     fn package_command(&self, argv: &[&str]) -> Result<Output> {
         let output = self.run_command(argv, &self.package_environment(), Patience::Never, Duration::MAX)?;
+        self.forget_packages();
+        Ok(output)
+    }
+
+    /// Forgets what dpkg and systemd said, after something that may have changed it.
+    fn forget_packages(&self) {
         *self.packages.known.borrow_mut() = None;
         *self.packages.asked.borrow_mut() = None;
         self.forget_units();
-        Ok(output)
     }
 
     /// Does `work`, which reads or changes what dpkg has, once nobody else holds a lock of dpkg or apt; again when
@@ -353,20 +358,27 @@ impl Host {
         let mut deadline = Deadline::new("apt and dpkg", limit);
         let mut known = None;
         loop {
-            let holder = self.package_lock_holder();
-            if let Some(holder) = holder.as_ref().filter(|holder| known != Some(holder.pid)) {
-                tracing::info!("waiting up to {} for {holder}", humantime::format_duration(limit));
-                deadline.name(holder.to_string());
-                known = Some(holder.pid);
-            }
-            let output = if holder.is_none() { Some(work()?) } else { None };
-            match (output, holder) {
-                (Some(output), _) if output.status.success() || !Complaints::of(&output.both).busy => {
-                    return Ok(output);
+            let outcome = match self.package_lock_holder() {
+                None => {
+                    let output = work()?;
+                    if output.status.success() || !Complaints::of(&output.both).busy {
+                        return Ok(output);
+                    }
+                    Ok(output)
                 }
-                (Some(output), _) if !deadline.pause(PAUSE)? => return Ok(output),
-                (None, Some(holder)) if !deadline.pause(PAUSE)? => return Err(not_released(&holder, limit)),
-                _ => {}
+                Some(holder) => {
+                    if known != Some(holder.pid) {
+                        tracing::info!("waiting up to {} for {holder}", humantime::format_duration(limit));
+                        deadline.name(holder.to_string());
+                        known = Some(holder.pid);
+                    }
+                    Err(holder)
+                }
+            };
+            // Whoever it is changes packages, and their units.
+            self.forget_packages();
+            if !deadline.pause(PAUSE)? {
+                return outcome.map_err(|holder| not_released(&holder, limit));
             }
         }
     }

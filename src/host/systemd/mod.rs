@@ -366,7 +366,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_start_of_pid_1_is_told_by_proc() {
+    fn proc_says_how_long_pid_1_has_run() {
         let stat = "1 (sys) temd) S 0 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 1250 170000000 3000";
         assert_eq!(age_of_first_process(stat, "100.50 90.00\n"), Some(Duration::from_secs(88)));
         for (stat, uptime) in

@@ -44,7 +44,7 @@ impl Systemd for Systemctl {
     }
 
     fn units(&self, host: &Host, names: &BTreeSet<String>) -> Result<Vec<Unit>> {
-        let begun = self.asked.take().filter(|(asked, _)| asked == names);
+        let begun = self.asked.borrow_mut().take_if(|(asked, _)| asked == names);
         let started = begun.map_or_else(|| self.start(host, names), |(_, started)| Ok(started))?;
         let output = started.end()?.succeeded()?;
         let units: Vec<Unit> = output.stdout.split("\n\n").map(parse).collect();

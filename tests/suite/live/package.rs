@@ -228,3 +228,14 @@ fn sources_are_asked_as_they_will_stand_and_credentials_stay_out_of_sight() {
     assert!(!machine.root.at("/seen/titus-bootstrap-old.sources").exists());
     assert!(!machine.root.at("/etc/apt/keyrings").exists());
 }
+
+#[test]
+fn what_another_process_installed_meanwhile_is_seen() {
+    let machine = Machine::new();
+    machine.offer("jq", "1.6");
+    // Another apt installs it between the first question and the look-up.
+    machine.fail_first("apt-cache", 1, OUT_OF_SYNC);
+    machine.prepend("apt-cache", "printf 'jq\\t1.6\\tinstalled\\tinstall\\n' >$DPKG");
+    assert_eq!(machine.apply(&machine.steps(&role("'jq'"))).ends_well().states(), ["packages in_sync"]);
+    assert!(calls(&machine).iter().all(|call| !call.contains("install")));
+}

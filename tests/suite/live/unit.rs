@@ -112,7 +112,7 @@ fn a_file_that_is_older_than_the_boot_restarts_nothing() {
         machine.root.write("/proc/uptime", format!("{:.2} 1.00\n", 90.0 + age.as_secs_f64()));
         machine.root.write("/proc/1/stat", format!("1 (systemd) S {} 9000 1 2\n", ["0"; 18].join(" ")));
         let run = machine.apply(&steps).ends_well();
-        // The boot is told by its age: on a machine that is too busy for that it lies after the start.
+        // /proc gives the boot by its age. If this test was held up for long, the boot lies after the start.
         if began.elapsed() < Duration::from_secs(1) {
             assert_eq!(run.lines(), ["enable x.service"]);
             assert_eq!(machine.systemd.jobs(), [""; 0]);
