@@ -98,9 +98,8 @@ impl Ensemble {
         self.servers.iter_mut().for_each(|server| server.serves = false);
         self.leader = None;
         let up = self.all(|server| server.up);
-        let groups = (0..1_usize << self.servers.len()).map(|bits| -> Vec<usize> {
-            up.iter().copied().filter(|n| bits >> n & 1 == 1).collect()
-        });
+        let groups = (0..1_usize << self.servers.len())
+            .map(|bits| -> Vec<usize> { up.iter().copied().filter(|n| bits >> n & 1 == 1).collect() });
         let mut possible: Vec<(usize, Vec<usize>)> = Vec::new();
         for group in groups.filter(|group| group.len() >= self.quorum()) {
             let Some(leader) = group.iter().copied().max_by_key(|n| (self.servers[*n].has, *n)) else { continue };

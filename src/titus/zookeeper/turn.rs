@@ -37,7 +37,9 @@ impl Answer {
         let learns = after("Zookeeper version:").and_then(release).is_none_or(|release| release >= (3, 5));
         match after("Mode:") {
             Some("standalone") => Some(Answer::Standalone),
-            Some(mode @ ("leader" | "follower" | "observer")) => Some(Answer::Member { leads: mode == "leader", learns }),
+            Some(mode @ ("leader" | "follower" | "observer")) => {
+                Some(Answer::Member { leads: mode == "leader", learns })
+            }
             None if text.contains("not currently serving requests") => Some(Answer::Waiting),
             _ => None,
         }
@@ -140,7 +142,8 @@ fn turn_of_member(answers: &[Answer], own: usize, quorum: usize) -> Turn {
         _ => return Turn::IfSteady(STEADY),
     };
     // Runs on several nodes know nothing of each other: followers go by their number, the leader last.
-    let is_before = |n: usize, answer: &Answer| matches!(answer, Answer::Member { leads: false, .. }) && (leads || n < own);
+    let is_before =
+        |n: usize, answer: &Answer| matches!(answer, Answer::Member { leads: false, .. }) && (leads || n < own);
     let place = others().filter(|(n, answer)| is_before(*n, answer)).count();
     let gap = GAP * u32::try_from(place).unwrap_or(u32::MAX);
     // Before 3.5 a server dials those with a lower number, at the addresses of its own list. So a new one that waits can
@@ -171,7 +174,9 @@ mod tests {
     #[test]
     fn modes_and_versions_are_read() {
         let srvr = |version, mode| {
-            Answer::of(&format!("Zookeeper version: {version}\nLatency min/avg/max: 0/0/0\nMode: {mode}\nNode count: 4\n"))
+            Answer::of(&format!(
+                "Zookeeper version: {version}\nLatency min/avg/max: 0/0/0\nMode: {mode}\nNode count: 4\n"
+            ))
         };
         assert_eq!(srvr("3.4.10-39d3a4f", "standalone"), Some(Standalone));
         for (version, mode, expected) in [
