@@ -333,13 +333,21 @@ fn peers_that_are_missing_or_at_odds_are_told() {
     server.metadata.set("meta-data/local-ipv4", Some(b"10.0.0.1".to_vec()));
     server.metadata.set("meta-data/instance-id", Some(b"i-00000000000000001".to_vec()));
     server.run(&[&AGENT[..], &["--role", "prereqs"]].concat()).ends_with(78).tells(&words);
+    // One address is not two servers.
+    let mut one_address = servers(3, |_| Vec::new());
+    one_address[2].address = "10.0.0.1".into();
+    let same = discovering(one_address);
+    same.metadata.set("meta-data/local-ipv4", Some(b"10.0.0.1".to_vec()));
+    same.metadata.set("meta-data/instance-id", Some(b"i-00000000000000001".to_vec()));
+    let told = same.run(&[&AGENT[..], &["--role", "prereqs"]].concat()).ends_with(78);
+    told.tells(&["have one address", "both are at 10.0.0.1", "take the tag"]);
     // A server that is not among them waits until it is.
     let own = discovering(servers(3, |_| Vec::new()));
     let told = own.run(&[&AGENT[..], &["--role", "prereqs"]].concat()).ends_with(75);
     told.tells(&["3 of 3 instances have the tag", "this one is not among them"]);
     let denied = discovering(servers(3, |_| Vec::new())).with(Fault::Deny("DescribeInstances"));
     denied.run(&AGENT).ends_with(78).tells(&["\"Action\": \"ec2:DescribeInstances\""]);
-    for node in [node, many, server, own, denied] {
+    for node in [node, many, server, same, own, denied] {
         assert!(!node.root.at("/etc/mesos-agent.config").exists());
     }
 }

@@ -14,6 +14,9 @@ use crate::support::outcome::Outcome;
 const V3_8: &str = "3.4.10";
 const V3_4: &str = "3.4.14";
 
+/// Where a client of all servers is.
+const CLIENT: &str = "30.0.100.1";
+
 /// Nodes on one network, each with what is served to it.
 struct Nodes {
     network: Network,
@@ -233,7 +236,7 @@ fn one_becomes_three_and_five(tag: &'static str) {
     all.launch(2);
     all.settings(5);
     all.apply(&[3, 4]);
-    let mut writer = Writer::start(all.network.holder(), &all.addresses(5));
+    let mut writer = Writer::start(all.network.gateway(CLIENT), &all.addresses(5));
     all.apply(&[0, 1, 2]);
     println!("{tag}, three to five: no write for {:?}", writer.longest_gap(0));
 
@@ -264,7 +267,7 @@ fn each_is_replaced(tag: &'static str) {
     let mut all = Nodes::new(3, tag);
     all.settings(3);
     all.apply(&[0, 1, 2]);
-    let mut writer = Writer::start(all.network.holder(), &all.addresses(3));
+    let mut writer = Writer::start(all.network.gateway(CLIENT), &all.addresses(3));
     wait_for("the first writes", || (writer.count() > 5).then_some(()));
 
     // The runs on the others: one after the other, in any order, and at once.
