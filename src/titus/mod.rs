@@ -75,6 +75,10 @@ pub fn notices(settings: &Settings, is_agent: bool, is_server: bool) -> Vec<Stri
             notices.push(format!("agent.docker_listen is {listen}: who reaches it is root on this node"));
         }
     }
+    let numbers = settings.agent.attributes.iter().filter(|(_, value)| is_agent && attributes::is_number(value));
+    notices.extend(numbers.map(|(name, value)| {
+        format!("agent.attributes.{name} is {value}: Mesos reads a number, so whoever looks for a text finds none")
+    }));
     let servers = settings.zookeeper.servers.len();
     if is_server && servers > 1 && servers.is_multiple_of(2) {
         notices.push(format!(
