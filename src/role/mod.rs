@@ -332,6 +332,7 @@ impl Role {
                 }
             }
             let step = raw.resolve(renderer, &files).map_err(at)?;
+            debug_assert_eq!(raw.can_restart(), step.work().file().is_some(), "{}", step.id);
             if let Some(path) = step.work().file() {
                 files.insert(step.id.clone(), path.to_owned());
             }
