@@ -13,7 +13,7 @@ use crate::host::signals;
 use crate::prepare::{FactSource, FirstLine, Phases, Request};
 use crate::run::report::{ErrorReport, Reporter};
 use crate::run::{Options, Trigger};
-use crate::secrets::masked;
+use crate::secrets::{Masked, masked};
 
 /// Runs the program; returns its exit code.
 pub fn run(arguments: Vec<OsString>) -> u8 {
@@ -141,7 +141,8 @@ fn log(global: &Global) {
         (_, true) => tracing::Level::DEBUG,
         _ => tracing::Level::INFO,
     };
-    let subscriber = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
+    let subscriber =
+        tracing_subscriber::fmt().with_max_level(level).with_writer(|| Masked(std::io::stderr())).with_target(false);
     // Only a second subscriber in one process could make this fail.
     let _ = match global.log_format {
         LogFormat::Json => tracing::subscriber::set_global_default(subscriber.json().finish()),

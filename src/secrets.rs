@@ -4,6 +4,7 @@
 //! something with the name of a secret ([`learn`]), wherever that value is written.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value as Json, json};
@@ -95,6 +96,21 @@ pub fn masked(text: &str) -> String {
         text = text.replace(&value, HIDDEN);
     }
     text.split_inclusive('\n').map(without_assigned).collect()
+}
+
+/// Writes messages without secrets. Each is written as a whole, as loggers do.
+#[derive(Debug)]
+pub struct Masked<W>(pub W);
+
+impl<W: Write> Write for Masked<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.write_all(masked(&String::from_utf8_lossy(bytes)).as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Whether an address has user info or a query that signs for it.
@@ -354,6 +370,13 @@ mod tests {
         assert!(
             is_known("xZm9vYmFy") && !is_known("no") && has_credentials("http://u@h") && !has_credentials("Zm9vYmFy")
         );
+    }
+
+    #[test]
+    fn messages_are_written_without_secrets() {
+        let mut written = Vec::new();
+        Masked(&mut written).write_all("{\"message\":\"token=two words\",\"x\":\"é\"}\n".as_bytes()).unwrap();
+        assert_eq!(String::from_utf8(written).unwrap(), "{\"message\":\"token=***\",\"x\":\"é\"}\n");
     }
 
     proptest::proptest! {

@@ -113,7 +113,7 @@ impl Renderer {
     /// Adds a template file.
     ///
     /// # Errors
-    /// When it is no template.
+    /// When it is not a template.
     pub fn add_file(&mut self, name: &str, text: &str) -> Result<()> {
         self.environment
             .add_template_owned(name.to_owned(), text.to_owned())
@@ -151,7 +151,7 @@ impl Renderer {
         let template = self
             .environment
             .template_from_named_str(name, text)
-            .map_err(|e| Error::config(format!("`{text}` is no template")).cause(e))?;
+            .map_err(|e| Error::config(format!("`{text}` is not a template")).cause(e))?;
         let names = template.undeclared_variables(true);
         template.render(&self.context).map_err(|e| self.explain(&format!("`{text}`"), names, &e))
     }
@@ -165,7 +165,7 @@ impl Renderer {
         let compiled = self
             .environment
             .compile_expression(expression)
-            .map_err(|e| Error::config(format!("{place} is no expression")).cause(e))?;
+            .map_err(|e| Error::config(format!("{place} is not an expression")).cause(e))?;
         let names = compiled.undeclared_variables(true);
         let undefined = || minijinja::Error::new(ErrorKind::UndefinedError, "it has no value");
         let value = compiled
@@ -178,7 +178,7 @@ impl Renderer {
     /// The names of facts and settings in an expression, a text or a template file.
     ///
     /// # Errors
-    /// When it cannot be read, or a name is no fact or setting.
+    /// When it cannot be read, or a name is not a fact or a setting.
     pub fn names(&self, source: &Source<'_>) -> Result<BTreeSet<String>> {
         let names = match source {
             Source::Expression(text) => self.environment.compile_expression(text).map(|e| e.undeclared_variables(true)),
@@ -233,7 +233,7 @@ impl Renderer {
     }
 }
 
-/// The name of a text that is no file's content: a path, a unit's name.
+/// The name of a text that is not the content of a file: a path, a unit's name.
 const PLAIN_TEXT: &str = "text";
 
 /// Where a setting can be set, in words.

@@ -70,7 +70,8 @@ pub struct Settings {
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Lifecycle {
-    /// Name of the hook that holds a new instance until it is told how this run ended; unset: none is told.
+    /// Name of the lifecycle hook that holds a new instance until the run reports its result; unset: no hook is
+    /// notified.
     pub hook: Option<String>,
 }
 

@@ -1,5 +1,4 @@
-//! `config template`, `config show` and `config schema`: the settings, told to people
-//! and to editors.
+//! `config template`, `config show` and `config schema`: the settings for people and for editors.
 
 use std::collections::{BTreeMap, BTreeSet};
 

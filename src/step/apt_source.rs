@@ -175,9 +175,9 @@ impl AptSources {
             Key::Fingerprint(key) => host.download(&key.url, KEY_LIMIT)?,
         };
         let binary =
-            openpgp::binary(&bytes).map_err(|e| Error::config(format!("{place} is no OpenPGP key")).cause(e))?;
-        let prints =
-            openpgp::fingerprints(&binary).map_err(|e| Error::config(format!("{place} is no OpenPGP key")).cause(e))?;
+            openpgp::binary(&bytes).map_err(|e| Error::config(format!("{place} is not an OpenPGP key")).cause(e))?;
+        let prints = openpgp::fingerprints(&binary)
+            .map_err(|e| Error::config(format!("{place} is not an OpenPGP key")).cause(e))?;
         if let Key::Fingerprint(key) = &source.key
             && prints.iter().any(|print| !print.eq_ignore_ascii_case(&key.fingerprint))
         {

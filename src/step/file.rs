@@ -76,7 +76,7 @@ impl Attributes {
             Some(text) => u32::from_str_radix(&text, 8)
                 .ok()
                 .filter(|mode| *mode <= 0o7777)
-                .ok_or_else(|| Error::config(format!("mode {text:?} is no file mode")).fix("give it as \"0644\""))?,
+                .ok_or_else(|| Error::config(format!("mode {text:?} is not a file mode")).fix("give it as \"0644\""))?,
         };
         Ok(Attributes { mode, owner: name(owner)?, group: name(group)? })
     }
@@ -132,7 +132,7 @@ pub(super) fn checked_path(path: String) -> Result<String> {
     if plain && !path.split('/').any(|part| part == "..") {
         Ok(path)
     } else {
-        Err(Error::config(format!("{path:?} is no absolute path without `..`")))
+        Err(Error::config(format!("{path:?} is not an absolute path without `..`")))
     }
 }
 

@@ -32,7 +32,7 @@ impl FromStr for ResourceSet {
                 .split_once('-')
                 .and_then(|(enis, addresses)| Some(ResourceSet::Exact(number(enis)?, number(addresses)?)))
                 .ok_or_else(|| {
-                    Error::config(format!("{text:?} is no way to count a resource set")).fix(
+                    Error::config(format!("{text:?} does not say how to count a resource set")).fix(
                         "use \"instance\" (all interfaces), \"schedulable\" (all but the node's own), \
                          or \"E-I\", interfaces and addresses on each, such as \"7-29\"",
                     )

@@ -22,7 +22,7 @@ pub struct Input {
     pub name: String,
     /// The value that was used.
     pub value: String,
-    /// Where it stands, if it is no fact and no setting.
+    /// Where it stands, if it is neither a fact nor a setting.
     pub source: Option<String>,
 }
 

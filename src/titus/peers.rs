@@ -24,7 +24,7 @@ pub fn of_stack(peers: Vec<Peer>, stack: &str) -> Result<Vec<Peer>> {
 /// the places that are left.
 ///
 /// # Errors
-/// When a tag is no number of a place, or two have the same.
+/// When a tag is not the number of a place, or two have the same.
 pub fn in_order(mut peers: Vec<Peer>) -> Result<Vec<Peer>> {
     let wrong = |peer: &Peer, cause: String| {
         Error::config(format!("instance {}: its tag {ID_TAG} cannot be used", peer.id)).cause(cause).fix(format!(

@@ -105,7 +105,7 @@ pub fn turn(answers: &[Answer], own: usize, data: Data) -> Turn {
         Data::Member if count(&[Answer::Member]) >= quorum.min(answers.len() - 1) => Turn::Yes,
         Data::Member if answers.get(own) != Some(&Answer::Member) => Turn::IfSteady,
         Data::Member => Turn::NotYet(format!(
-            "without this server {} of {} would serve, and {quorum} are a quorum; mend or start the others first",
+            "without this server {} of {} would serve, and {quorum} are a quorum; fix or start the others first",
             count(&[Answer::Member]),
             answers.len()
         )),

@@ -87,7 +87,7 @@ pub struct Line {
 }
 
 /// The names of facts and settings in the line of a template that gives this line of the result. A line
-/// that only means something within a block is looked at with it, and if none can be told, the whole template.
+/// that only means something within a block is looked at with it, and if none is found, with the whole template.
 pub fn names(renderer: &Renderer, template: &str, line: &Line) -> BTreeSet<String> {
     let lines: Vec<&str> = template.lines().collect();
     let having = |fits: &dyn Fn(&str, &str) -> bool| -> Vec<usize> {
@@ -121,7 +121,7 @@ fn of_block(renderer: &Renderer, lines: &[&str], n: usize) -> BTreeSet<String> {
     found.or_else(|| of_text(renderer, &lines.join("\n"))).unwrap_or_default()
 }
 
-/// `None`: it is no template, or names what is no fact or setting.
+/// `None`: it is not a template, or names what is no fact or setting.
 pub fn of_text(renderer: &Renderer, text: &str) -> Option<BTreeSet<String>> {
     if is_template(text) { renderer.names(&Source::Text(text)).ok() } else { Some(BTreeSet::new()) }
 }

@@ -23,7 +23,7 @@ impl fmt::Display for Answer {
 }
 
 impl Answer {
-    /// Whether it is derived of what is not derived itself: one line tells it.
+    /// Whether it is derived of what is not derived itself: one line says it.
     fn is_sum(&self) -> bool {
         self.source == Provenance::Derived && !self.from.is_empty() && self.from.iter().all(|part| part.from.is_empty())
     }

@@ -4,4 +4,5 @@ mod deb;
 mod engine;
 mod kernel_argument;
 mod package;
+mod sysctl;
 mod unit;

@@ -3,15 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-mod files;
 use crate::support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use files::{ATTRIBUTES, FILES};
 use serde_json::json;
+use support::agent::{ATTRIBUTES, FILES};
 use support::root::{Root, assert_same, outcome, program};
 
 fn lines(text: &str) -> Vec<&str> {

@@ -4,12 +4,12 @@
 
 use crate::support;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::process::Stdio;
 
-use flate2::{Compression, write::GzEncoder};
 use serde_json::{Value, json};
+use support::gzip;
 use support::metadata::{Fault, Metadata, sample};
 use support::root::{Outcome, Root, ask, assert_same, run};
 
@@ -218,12 +218,6 @@ fn facts_that_are_none() {
     refused_for_facts(|facts| facts["instance"]["tpye"] = json!("x"), &["--role", "agent"], 78, &["tpye"]);
     refused(&["--role", "agent", "--facts", "/nowhere.json"], 78, &["/nowhere.json"]);
     refused(&[&AGENT[..], &["--facts", "/nowhere.json"]].concat(), 64, &["--sample"]);
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
 }
 
 #[test]

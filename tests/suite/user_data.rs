@@ -5,14 +5,14 @@
 use crate::support;
 
 use std::fs;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
-use flate2::{Compression, write::GzEncoder};
+use support::gzip;
 use support::metadata::{Metadata, sample};
 use support::root::{Outcome, Root, ask, isolated, told};
 
@@ -25,12 +25,6 @@ fn serving(user_data: impl Into<Vec<u8>>, tags: &[(&str, &str)]) -> Metadata {
         metadata.set(&format!("meta-data/tags/instance/{key}"), Some((*value).into()));
     }
     metadata
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
 }
 
 fn base64(bytes: &[u8]) -> Vec<u8> {

@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -10,9 +9,8 @@ use std::process::{Command, Output};
 
 use super::metadata::Metadata;
 pub use super::outcome::Outcome;
-
-/// Path to what stands there, in words; made to be compared and printed.
-pub type Look = BTreeMap<String, String>;
+use super::tree;
+pub use super::tree::{Tree as Look, assert_same};
 
 /// The program, with nothing in its environment that could reach a metadata service.
 pub fn program() -> Command {
@@ -165,48 +163,11 @@ impl Root {
 
     /// Files that a killed run left half-written, /run included.
     pub fn half_written(&self) -> Vec<String> {
-        let mut found = Vec::new();
-        visit(self.path(), &mut |file, _| {
-            let name = file.file_name().unwrap().to_string_lossy();
-            if name.starts_with(".titus-bootstrap-") {
-                found.push(file.display().to_string());
-            }
-        });
-        found
+        let all = tree::walk(self.path(), &[], |_, _| Ok(String::new()));
+        all.into_keys().filter(|path| path.rsplit('/').next().unwrap().starts_with(".titus-bootstrap-")).collect()
     }
 
     fn walk(&self, describe: impl Fn(&fs::Metadata, &Path) -> String) -> Look {
-        let mut look = Look::new();
-        visit(self.path(), &mut |file, data| {
-            let path = format!("/{}", file.strip_prefix(self.path()).unwrap().display());
-            if path != "/run" && !path.starts_with("/run/") {
-                look.insert(path, describe(data, file));
-            }
-        });
-        look
+        tree::walk(self.path(), &["/run"], |_, file| Ok(describe(&file.symlink_metadata()?, file)))
     }
-}
-
-fn visit(directory: &Path, seen: &mut dyn FnMut(&Path, &fs::Metadata)) {
-    for entry in fs::read_dir(directory).unwrap() {
-        let file = entry.unwrap().path();
-        let data = file.symlink_metadata().unwrap();
-        seen(&file, &data);
-        if data.is_dir() {
-            visit(&file, seen);
-        }
-    }
-}
-
-/// Asserts that two looks are the same, and prints what is not.
-#[track_caller]
-pub fn assert_same(before: &Look, after: &Look, what: &str) {
-    let paths: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
-    let of = |look: &Look, path| look.get(path).cloned().unwrap_or_else(|| "nothing".into());
-    let differences: Vec<String> = paths
-        .into_iter()
-        .filter(|path| before.get(*path) != after.get(*path))
-        .map(|path| format!("{path}:\n  - {}\n  + {}", of(before, path), of(after, path)))
-        .collect();
-    assert!(differences.is_empty(), "{what}:\n{}", differences.join("\n"));
 }

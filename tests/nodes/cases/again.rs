@@ -2,7 +2,7 @@
 
 use crate::harness::agent::{self, UNITS};
 use crate::harness::node::Node;
-use crate::harness::tree::{assert_same, stamps};
+use crate::support::tree::{assert_same, stamps};
 
 /// Programs of apt and dpkg that a run without work has no need of.
 const TOOLS: [&str; 8] = ["apt", "apt-get", "apt-cache", "apt-config", "apt-mark", "dpkg", "dpkg-deb", "dpkg-divert"];

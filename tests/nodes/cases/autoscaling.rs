@@ -201,8 +201,8 @@ fn an_agent_in_a_warm_pool_is_whole_on_disk_and_joins_when_it_leaves() {
     let banner = "role agent: waits in a warm pool (Warmed:Running) after ";
     assert!(said(&node).contains(banner), "{}", said(&node));
     assert!(node.read("/run/titus-bootstrap/status.json").contains("\"state\":\"warm_pool\""));
-    for (path, _) in agent::FILES {
-        assert!(node.exists(path), "{path}");
+    for (path, _) in agent::files() {
+        assert!(node.exists(&path), "{path}");
     }
     let enabled = node.run(&["systemctl", "is-enabled", "mesos-agent.service", "docker-tcp-proxy.socket"]).out;
     assert_eq!(enabled, "enabled\nenabled\n");

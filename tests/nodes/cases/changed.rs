@@ -2,8 +2,8 @@
 
 use crate::harness::agent::{self, SETTINGS, UNITS};
 use crate::harness::node::{Node, PREREQS};
-use crate::harness::tree::{differences, stamps};
 use crate::support::outcome::Outcome;
+use crate::support::tree::{differences, stamps};
 
 #[test]
 fn a_bucket_changes_one_line_and_restarts_nothing() {

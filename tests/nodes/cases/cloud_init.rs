@@ -1,16 +1,12 @@
 //! Real cloud-init hands user data to the program, while the boot unit is at work too.
 
-use std::io::Write;
-
-use flate2::Compression;
-use flate2::write::GzEncoder;
-
 use crate::harness::agent::{self, SETTINGS};
 use crate::harness::first_boot::{self, MARKER, UNIT, cloud_init, cloud_init_again, runs};
 use crate::harness::node::Node;
 use crate::harness::prereqs::metadata_of;
 use crate::harness::services::listen;
 use crate::harness::wait_for;
+use crate::support::gzip;
 
 const OUTPUT: &str = "/var/log/cloud-init-output.log";
 
@@ -69,12 +65,6 @@ fn message(node: &Node, kind: &str, ours: &str) -> String {
     let of = |file: &str, kind: &str| format!("--attach /run/parts/{file}:{kind}");
     let parts = [of("config", "cloud-config"), of("ours", kind), of("other", "x-shellscript")].join(" ");
     node.shell(&format!("cloud-init devel make-mime --force {parts}"))
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
 }
 
 #[test]

@@ -4,8 +4,8 @@
 use crate::harness::cluster::{Cluster, DEBS, GROUP, member};
 use crate::harness::network::Network;
 use crate::harness::node::Node;
-use crate::harness::tree::{assert_same, stamps};
 use crate::harness::{services, wait_for};
+use crate::support::tree::{assert_same, stamps};
 
 fn state(gateway: &Node) -> Option<String> {
     let path = format!("/api/v3/agent/instanceGroups/{GROUP}");

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use crate::harness::node::Node;
 use crate::harness::prereqs::{self, Services, ZOOKEEPER};
-use crate::harness::tree::{assert_same, stamps};
 use crate::harness::{services, wait_for, znodes};
 use crate::support::outcome::Outcome;
+use crate::support::tree::{assert_same, stamps};
 
 const KEPT: Option<&str> = Some("data");
 

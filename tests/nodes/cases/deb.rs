@@ -6,9 +6,9 @@ use crate::harness::debs::{
 };
 use crate::harness::node::Node;
 use crate::harness::services::{items, serve};
-use crate::harness::tree::{assert_same, stamps, untouched};
 use crate::harness::wait_for;
 use crate::support::outcome::Outcome;
+use crate::support::tree::{assert_same, stamps, untouched};
 
 const PATH: &str = "/root/titus.deb";
 const RECORD: &str = "/var/lib/titus-bootstrap/debs/titus-server-master";

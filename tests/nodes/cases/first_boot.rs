@@ -4,13 +4,13 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::harness::agent::ATTRIBUTES;
 use crate::harness::first_boot::{self, MARKER, UNIT, await_words};
 use crate::harness::image::{converged, fresh};
 use crate::harness::node::Node;
 use crate::harness::prereqs::metadata_of;
 use crate::harness::services::{items, listen};
 use crate::harness::wait_for;
+use crate::support::agent::ATTRIBUTES;
 use crate::support::metadata::Metadata;
 
 /// What a Mesos agent was started with, each time.

@@ -13,9 +13,9 @@ use crate::harness::network::Network;
 use crate::harness::node::Node;
 use crate::harness::prereqs::{self, ZOOKEEPER};
 use crate::harness::running::Running;
-use crate::harness::tree::{complete, contents, differences};
 use crate::harness::znodes;
 use crate::support::outcome::Outcome;
+use crate::support::tree::{complete, contents, differences};
 
 /// How many kills; without a word from `tests/soak` a few.
 pub fn kills() -> u32 {

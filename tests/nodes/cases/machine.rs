@@ -8,10 +8,10 @@ use std::time::Duration;
 use titus_bootstrap::run::journal::Event;
 
 use super::killed::{kills, random_part};
-use crate::harness::agent::{FILES, SETTINGS};
+use crate::harness::agent::{SETTINGS, files};
 use crate::harness::disk::{Disk, Entry};
 use crate::harness::machine::{ADDRESS, End, Machine};
-use crate::harness::tree::{Tree, differences};
+use crate::support::tree::{Tree, differences};
 
 /// Nothing is left to do, and what is to run runs.
 const CHECK: &str = "test -z \"$(dpkg --audit)\"
@@ -24,7 +24,7 @@ struct Undisturbed {
     /// The work that it took until the reboot.
     work: Duration,
     tree: Tree,
-    files: Vec<Option<Vec<u8>>>,
+    files: Vec<(Option<Vec<u8>>, String)>,
 }
 
 /// One test, for all of it needs what an undisturbed machine came to.
@@ -68,8 +68,8 @@ fn an_agent_after_one_reboot(machine: &mut Machine) -> Undisturbed {
     machine.power_off();
 
     let disk = machine.recovered();
-    let files: Vec<_> = FILES.iter().map(|(path, _)| disk.read(path)).collect();
-    for ((path, _), file) in FILES.iter().zip(&files) {
+    let files: Vec<_> = files().into_iter().map(|(path, _)| (disk.read(&path), path)).collect();
+    for (file, path) in &files {
         assert!(file.is_some(), "{path} is not there");
     }
     Undisturbed { work, tree: machine.tree(), files }
@@ -102,7 +102,7 @@ fn a_power_cut(wanted: &Undisturbed, after: Duration) -> bool {
     let what = format!("a power cut after {after:?} of work");
 
     let left = machine.recovered();
-    for ((path, _), whole) in FILES.iter().zip(&wanted.files) {
+    for (whole, path) in &wanted.files {
         let found = left.read(path);
         assert!(found.is_none() || found == *whole, "{what}: {path} is {found:?}");
     }

@@ -4,7 +4,7 @@ use crate::harness::agent::SETTINGS;
 use crate::harness::cluster::{self, FILES};
 use crate::harness::node::Node;
 use crate::harness::prereqs;
-use crate::harness::tree::{Tree, assert_same, contents};
+use crate::support::tree::{Tree, assert_same, contents};
 
 /// What the scripts do, to `$1`, the role: the deb unchecked, then lines appended, and a unit.
 const SCRIPT: &str = r#"

@@ -3,8 +3,8 @@
 use crate::harness::agent;
 use crate::harness::node::Node;
 use crate::harness::services::{self, items};
-use crate::harness::tree::{assert_same, untouched};
 use crate::harness::wait_for;
+use crate::support::tree::{assert_same, untouched};
 
 /// A node, settings and metadata on which `arguments` must end with `code`, say
 /// `words` and change nothing.

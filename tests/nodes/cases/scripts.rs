@@ -1,9 +1,9 @@
 //! A node as the proof of concept's scripts left it ends as a fresh one does.
 
-use crate::harness::agent::{self, FILES};
+use crate::harness::agent;
 use crate::harness::node::Node;
 use crate::harness::services::listens;
-use crate::harness::tree::{Tree, assert_same, contents, stamps};
+use crate::support::tree::{Tree, assert_same, contents, stamps};
 
 #[test]
 fn a_node_that_the_scripts_left_converges() {
@@ -47,6 +47,7 @@ fn processes(node: &Node) -> String {
 /// The part of a tree that the role answers for: its files, and what is enabled and
 /// masked.
 fn of_the_role(tree: &Tree) -> Tree {
-    let ours = |path: &str| path.starts_with("/etc/systemd/system/") || FILES.iter().any(|(file, _)| *file == path);
+    let files = agent::files();
+    let ours = |path: &str| path.starts_with("/etc/systemd/system/") || files.iter().any(|(file, _)| file == path);
     tree.iter().filter(|(path, _)| ours(path)).map(|(path, look)| (path.clone(), look.clone())).collect()
 }

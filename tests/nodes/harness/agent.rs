@@ -1,9 +1,11 @@
 //! What a node that is a Titus agent is given, and what it must look like: the same
 //! checks after a clean run, a killed one and a cured one.
 
+use super::image::SOURCE;
 use super::node::{ADDRESS, Node, PREREQS};
 use super::services::{self, Services, answers, items, listens};
 use super::wait_for;
+use crate::support::agent::{ATTRIBUTES, FILES};
 use crate::support::outcome::Outcome;
 
 /// Where an operator's settings lie.
@@ -12,32 +14,15 @@ pub const SETTINGS: &str = "/etc/titus-bootstrap/config.toml";
 /// The units that the role starts, in the order of its checks.
 pub const UNITS: [&str; 3] = ["docker.service", "docker-tcp-proxy.socket", "mesos-agent.service"];
 
-/// The files of the role's table, with their modes.
-pub const FILES: [(&str, u32); 19] = [
-    ("/etc/titus-shared.env", 0o644),
-    ("/etc/disable-atlas-titus-agent", 0o644),
-    ("/etc/systemd/system/docker.service.d/10-docker-config.conf", 0o644),
-    ("/usr/lib/systemd/system/docker-tcp-proxy.service", 0o644),
-    ("/usr/lib/systemd/system/docker-tcp-proxy.socket", 0o644),
-    ("/usr/lib/systemd/system/mesos-agent.service", 0o644),
-    ("/etc/systemd/system/mesos-agent.service.d/10-titus-bootstrap.conf", 0o644),
-    ("/etc/profile.d/titus_environment.sh", 0o755),
-    ("/etc/titus-executor/config.sh", 0o644),
-    ("/etc/mesos-attributes.sh", 0o755),
-    ("/etc/mesos-agent.config", 0o644),
-    ("/etc/systemd/network/10-ens3.network", 0o644),
-    ("/etc/systemd/network/10-eth0.network", 0o644),
-    ("/etc/systemd/network/20-else.network", 0o644),
-    ("/etc/systemd/network/05-titus-primary.network", 0o644),
-    ("/etc/titus-executor/config.json", 0o644),
-    ("/metatron", 0o644),
-    ("/etc/apt/sources.list.d/titus-bootstrap-test.sources", 0o644),
-    ("/etc/apt/keyrings/titus-bootstrap-test.gpg", 0o644),
-];
-
-/// The attributes of the sample instance.
-pub const ATTRIBUTES: &str = "MESOS_ATTRIBUTES=\"region:eu-west-1;zone:eu-west-1a;id:i-0123456789abcdef0;\
-    asg:titusagent;stack:mainvpc;itype:m4.large;ports:[7150-7200];res:ResourceSet-ENIs-2-10\"";
+/// The files that the role makes, as a node has them, with their modes.
+pub fn files() -> Vec<(String, u32)> {
+    let of_the_tests =
+        ["/etc/apt/sources.list.d/titus-bootstrap-test.sources", "/etc/apt/keyrings/titus-bootstrap-test.gpg"];
+    // No part of a path in a node may be an absolute link, and /lib can be one.
+    let merged = |path: &str| path.strip_prefix("/lib/").map_or(path.to_owned(), |rest| format!("/usr/lib/{rest}"));
+    let of_the_role = FILES.iter().map(|(path, mode, _)| (merged(path), *mode));
+    of_the_role.chain(of_the_tests.map(|path| (path.to_owned(), 0o644))).collect()
+}
 
 /// Serves the sample instance's metadata, and a Mesos master.
 pub fn services(node: &Node) -> Services {
@@ -62,8 +47,7 @@ pub fn settings_text(bucket: &str, more: &str) -> String {
          [agent]\nlog_bucket = \"{bucket}\"\n\n\
          [docker]\ndaemon = \"/usr/sbin/dockerd\"\n\n\
          [packages]\ndocker = [\"docker.io\"]\n\n\
-         [[apt.sources]]\nname = \"test\"\nuris = [\"file:/srv/repo\"]\nsuites = [\"test\"]\n\
-         components = [\"main\"]\nkey = \"/srv/repo/key.asc\"\n"
+         {SOURCE}"
     )
 }
 
@@ -76,12 +60,12 @@ pub fn apply(node: &Node) -> Outcome {
 /// Everything that makes a node a Titus agent.
 #[track_caller]
 pub fn check(node: &Node) {
-    for (path, mode) in FILES {
-        let data = node.path(path).symlink_metadata().unwrap_or_else(|e| panic!("{path}: {e}"));
+    for (path, mode) in files() {
+        let data = node.path(&path).symlink_metadata().unwrap_or_else(|e| panic!("{path}: {e}"));
         let found = std::os::unix::fs::MetadataExt::mode(&data) & 0o7777;
         assert_eq!(format!("{found:o}"), format!("{mode:o}"), "mode of {path}");
     }
-    assert_eq!(node.shell("/etc/mesos-attributes.sh").trim_end(), ATTRIBUTES);
+    assert_eq!(node.shell("/etc/mesos-attributes.sh").trim_end(), ATTRIBUTES.trim_end());
     assert!(node.path("/var/lib/titus-container-logs").is_dir());
 
     for unit in UNITS {

@@ -2,7 +2,7 @@
 //! settings that all of them have.
 
 use super::agent::SETTINGS;
-use super::image::fresh;
+use super::image::{SOURCE, fresh};
 use super::network::Network;
 use super::node::Node;
 use super::prereqs;
@@ -54,8 +54,7 @@ pub fn settings() -> String {
          [agent]\nlog_bucket = \"titus-log-bucket-terraform-example\"\n\n\
          [docker]\ndaemon = \"/usr/sbin/dockerd\"\n\n\
          [packages]\ndocker = [\"docker.io\"]\n\n\
-         [[apt.sources]]\nname = \"test\"\nuris = [\"file:/srv/repo\"]\nsuites = [\"test\"]\n\
-         components = [\"main\"]\nkey = \"/srv/repo/key.asc\"\n"
+         {SOURCE}"
     )
 }
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use sha2::{Digest, Sha256};
 
 use super::agent::SETTINGS;
+use super::image::SOURCE;
 use super::node::Node;
 use super::services::listen;
 
@@ -110,11 +111,7 @@ pub fn role(node: &Node) {
          [[step]]\nid = \"unit\"\nphase = \"boot\"\n\
          unit = { name = \"titus.service\", active = true, restart_on = [\"unit-file\", \"titus\"] }\n",
     );
-    node.write(
-        SETTINGS,
-        "[[apt.sources]]\nname = \"test\"\nuris = [\"file:/srv/repo\"]\nsuites = [\"test\"]\n\
-         components = [\"main\"]\nkey = \"/srv/repo/key.asc\"\n",
-    );
+    node.write(SETTINGS, SOURCE);
 }
 
 /// The version that dpkg has, and its status, as `0.0.1-1 installed`.

@@ -9,10 +9,14 @@ use super::agent;
 use super::debs::sum;
 use super::docker::{LABEL, docker, label, remove_abandoned};
 use super::node::Node;
-use super::tree::contents;
+use crate::support::tree::contents;
 
 /// The repository of images of converged nodes; a tag is a role and a digest.
 const KEPT: &str = "titus-bootstrap-kept";
+
+/// The settings that name the repository of the nodes, for the end of a file of settings.
+pub const SOURCE: &str = "[[apt.sources]]\nname = \"test\"\nuris = [\"file:/srv/repo\"]\nsuites = [\"test\"]\n\
+    components = [\"main\"]\nkey = \"/srv/repo/key.asc\"\n";
 
 /// Debian with systemd, and the apt repository that its nodes see.
 pub struct Fresh {

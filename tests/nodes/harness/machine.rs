@@ -18,8 +18,8 @@ use super::image;
 use super::mortal;
 use super::node::MAC;
 use super::services;
-use super::tree::{Tree, contents};
 use crate::support::metadata::Metadata;
+use crate::support::tree::{Tree, contents};
 
 /// The address that it has from the emulator's DHCP server; the metadata service has to be in the same network.
 pub const ADDRESS: &str = "169.254.0.15";

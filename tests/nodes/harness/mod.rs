@@ -19,7 +19,6 @@ pub mod prereqs;
 pub mod registry;
 pub mod running;
 pub mod services;
-pub mod tree;
 pub mod znodes;
 
 use std::process::Command;

@@ -1,6 +1,7 @@
 //! What a node of role prereqs is given, and what it must look like.
 
 use super::agent::SETTINGS;
+use super::image::SOURCE;
 use super::node::{ADDRESS, Node};
 use super::registry::{self, Registry};
 use super::services::{self, answers, items, listen};
@@ -45,8 +46,7 @@ pub fn services(node: &Node) -> Services {
 pub fn settings(node: &Node, more: &str) {
     let text = format!(
         "{more}\n[packages]\ndocker = [\"docker.io\"]\n\n\
-         [[apt.sources]]\nname = \"test\"\nuris = [\"file:/srv/repo\"]\nsuites = [\"test\"]\n\
-         components = [\"main\"]\nkey = \"/srv/repo/key.asc\"\n"
+         {SOURCE}"
     );
     node.write(SETTINGS, &text);
 }

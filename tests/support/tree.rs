@@ -118,7 +118,8 @@ fn look(path: &str, file: &Path) -> std::io::Result<String> {
     Ok(format!("{:o} {}:{} {what}", data.permissions().mode(), data.uid(), data.gid()))
 }
 
-fn walk(root: &Path, but: &[&str], look: impl Fn(&str, &Path) -> std::io::Result<String>) -> Tree {
+/// Every file below `root`, but for these and what is below them, by what `look` makes of its path and where it lies.
+pub fn walk(root: &Path, but: &[&str], look: impl Fn(&str, &Path) -> std::io::Result<String>) -> Tree {
     let mut tree = Tree::new();
     let mut directories = vec![PathBuf::from("/")];
     while let Some(directory) = directories.pop() {
