@@ -165,11 +165,12 @@ impl Machine {
         report.role = "test".into();
         report.step_count = steps.len();
         let before = self.events().len();
-        let result = engine::ask(&host, steps)
-            .and_then(|()| engine::refuse_online(&host, "test", steps))
-            .and_then(|()| engine::begin(&host, steps))
-            .and_then(|()| engine::converge(&host, steps, &mut journal, &mut report, &silent()));
-        let _ = host.forget_candidates();
+        let result =
+            engine::ask(&host, steps).and_then(|()| engine::refuse_online(&host, "test", steps)).and_then(|()| {
+                engine::begin(&host, steps)
+                    .and_then(|()| engine::converge(&host, steps, &mut journal, &mut report, &silent()))
+                    .and(host.forget_candidates())
+            });
         Run { result, report, events: self.events().split_off(before) }
     }
 
