@@ -51,7 +51,7 @@ pub(super) fn gather_for(request: &Request, role: Option<&str>, host: &Host) -> 
     let detected = detect::role(role, &layers.merged(None)?, Some(&facts))?;
     let role = Role::load(host, &detected.role)?;
     let mut merged = layers.merged(Some(&role))?;
-    if !request.bakes() {
+    if request.asks_instance() {
         let settings = merged.settings()?;
         let found = cloud::peers(cloud.as_mut(), &facts, &merged, &settings, &role, deadlines(&merged).wait)?;
         found.iter().for_each(|layer| merged.add(layer));
@@ -110,7 +110,7 @@ fn ask(request: &Request, merged: &Merged) -> Result<Asked> {
     let live = Host::live(Deadlines::default());
     let mut sources = BTreeMap::new();
     let image = machine::image(&live, &mut sources)?;
-    if request.bakes() {
+    if !request.asks_instance() {
         return Ok(Facts { schema_version: SCHEMA_VERSION, instance: None, image, sources, hidden: Vec::new() }.into());
     }
     let endpoint = imds::Endpoint::from_env()?;

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use crate::error::{Error, Kind, Result};
 use crate::secrets::shown;
 use crate::titus::instance_types::InstanceType;
+use crate::titus::vpc_driver::Limits;
 use crate::titus::{is_name, is_ranges, whole};
 
 /// How the interfaces and addresses that Titus may hand to containers are counted:
@@ -14,7 +15,8 @@ use crate::titus::{is_name, is_ranges, whole};
 pub enum ResourceSet {
     /// All interfaces of the instance, the node's own included. As the proof of concept counts.
     Instance,
-    /// Without the node's own interface. As `titus-vpc-tool genconf` of May 2018 counts.
+    /// Without the node's own interface, and no more than the driver attaches. As `titus-vpc-tool genconf` of May 2018
+    /// counts.
     Schedulable,
     /// These interfaces, and these addresses on each.
     Exact(u32, u32),
@@ -42,15 +44,19 @@ impl FromStr for ResourceSet {
 }
 
 /// The value of the attribute `res`: `ResourceSet-ENIs-2-10`, interfaces and IPv4
-/// addresses on each. Titus places at most that many containers' addresses on the node.
+/// addresses on each. Titus places at most that many containers' addresses on the node. `driver`: what the VPC driver
+/// attaches at most, where it has a table.
 ///
 /// # Errors
 /// When the numbers leave no interface for containers.
-pub fn resource_set(kind: ResourceSet, t: &InstanceType) -> Result<String> {
+pub fn resource_set(kind: ResourceSet, t: &InstanceType, driver: Option<Limits>) -> Result<String> {
     let (enis, addresses) = match kind {
         ResourceSet::Instance => (t.max_enis, t.ipv4_per_eni),
         // The executor attaches container interface n to device n + 1: device 0 is the node's own.
-        ResourceSet::Schedulable => (t.max_enis.saturating_sub(1), t.ipv4_per_eni),
+        ResourceSet::Schedulable => {
+            let Limits { interfaces, ipv4, .. } = driver.unwrap_or(Limits::NONE);
+            (t.max_enis.min(interfaces).saturating_sub(1), t.ipv4_per_eni.min(ipv4))
+        }
         ResourceSet::Exact(enis, addresses) => (enis, addresses),
     };
     if enis == 0 || addresses == 0 {
@@ -63,6 +69,9 @@ pub fn resource_set(kind: ResourceSet, t: &InstanceType) -> Result<String> {
     }
     Ok(format!("ResourceSet-ENIs-{enis}-{addresses}"))
 }
+
+/// What Titus and its scheduler read, each as text: a number would be an empty text to them.
+const READ_AS_TEXT: [&str; 7] = ["region", "zone", "id", "asg", "stack", "itype", "cluster"];
 
 /// Each pair as `name:value`, in the given order, checked so that no value can
 /// forge a further attribute or say something to a shell.
@@ -96,6 +105,11 @@ fn check_value(name: &str, value: &str) -> Result<()> {
     if value.is_empty() {
         return Err(Error::config(format!("the Mesos attribute {name} has no value")));
     }
+    if READ_AS_TEXT.contains(&name) && is_number(value) {
+        return Err(Error::config(format!("the Mesos attribute {name} must not be {:?}", shown(name, value)))
+            .cause("it reads as a number: to Mesos that is a scalar, and to Titus, which reads text, an empty value")
+            .fix(format!("use a text, for example \"v{value}\": change the tag or setting that {name} comes from")));
+    }
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_./-+=,@%".contains(c);
     let Some(offender) = value.chars().find(|c| !allowed(*c)) else {
         return Ok(());
@@ -111,12 +125,23 @@ fn check_value(name: &str, value: &str) -> Result<()> {
         .fix(format!("change the tag or setting that {name} comes from")))
 }
 
+/// Whether Mesos reads a value as a scalar: what lexical_cast makes a double of, and hexadecimal ("Attributes &
+/// Resources", and stout's numify).
+pub(super) fn is_number(value: &str) -> bool {
+    let digits = value.trim_start_matches(['+', '-']);
+    let hexadecimal = digits.strip_prefix("0x").or(digits.strip_prefix("0X"));
+    value.parse::<f64>().is_ok()
+        || hexadecimal
+            .is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit() || b == b'.'))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
     use crate::titus::instance_types::lookup;
+    use crate::titus::vpc_driver;
 
     fn pair(name: &str, value: &str) -> (String, String) {
         (name.to_owned(), value.to_owned())
@@ -126,12 +151,30 @@ mod tests {
     fn the_three_ways_to_count() {
         let m4_large = lookup("m4.large").unwrap();
         let r4_8xlarge = lookup("r4.8xlarge").unwrap();
-        let count = |kind: &str, t| resource_set(kind.parse().unwrap(), t).unwrap();
+        let count = |kind: &str, t| resource_set(kind.parse().unwrap(), t, None).unwrap();
         assert_eq!(count("instance", &m4_large), "ResourceSet-ENIs-2-10");
         assert_eq!(count("schedulable", &m4_large), "ResourceSet-ENIs-1-10");
         assert_eq!(count("instance", &r4_8xlarge), "ResourceSet-ENIs-8-30");
         assert_eq!(count("schedulable", &r4_8xlarge), "ResourceSet-ENIs-7-30");
         assert_eq!(count("7-29", &r4_8xlarge), "ResourceSet-ENIs-7-29");
+    }
+
+    #[test]
+    fn what_can_be_scheduled_is_the_smaller_of_both_numbers() {
+        for (name, set) in [
+            ("c5.4xlarge", "3-30"),
+            ("c5.9xlarge", "3-30"),
+            ("c5.18xlarge", "3-50"),
+            ("m5.24xlarge", "14-30"),
+            ("m4.large", "1-10"),
+        ] {
+            let (numbers, driver) = (lookup(name).unwrap(), vpc_driver::may_2018(name));
+            let count = |kind: ResourceSet| resource_set(kind, &numbers, driver).unwrap();
+            assert_eq!(count(ResourceSet::Schedulable), format!("ResourceSet-ENIs-{set}"), "{name}");
+            // What EC2 says, as the proof of concept counts.
+            let whole = format!("ResourceSet-ENIs-{}-{}", numbers.max_enis, numbers.ipv4_per_eni);
+            assert_eq!(count(ResourceSet::Instance), whole, "{name}");
+        }
     }
 
     #[test]
@@ -148,7 +191,7 @@ mod tests {
     fn a_type_with_one_interface_has_nothing_to_schedule_on() {
         for max_enis in [0, 1] {
             let t = InstanceType { max_enis, ipv4_per_eni: 4, network_mbps: None };
-            assert_eq!(resource_set(ResourceSet::Schedulable, &t).unwrap_err().kind, Kind::Unavailable);
+            assert_eq!(resource_set(ResourceSet::Schedulable, &t, None).unwrap_err().kind, Kind::Unavailable);
         }
     }
 
@@ -156,6 +199,18 @@ mod tests {
     fn attributes_keep_their_order() {
         let pairs = [pair("zone", "eu-west-1a"), pair("id", "i-0123456789abcdef0"), pair("ports", "[7150-7200]")];
         assert_eq!(attributes(&pairs).unwrap(), ["zone:eu-west-1a", "id:i-0123456789abcdef0", "ports:[7150-7200]"]);
+    }
+
+    #[test]
+    fn a_value_that_reads_as_a_number_is_refused_with_the_reason() {
+        for value in ["2018", "-1", "1e3", ".5", "0x1F", "inf", "NaN"] {
+            let error = attributes(&[pair("asg", value)]).unwrap_err();
+            assert!(error.cause.unwrap().contains("scalar") && error.kind == Kind::Config, "{value}");
+        }
+        for value in ["v2018", "2018-05", "1.2.3", "0xg", "[1-2]", "30.0.100.140"] {
+            attributes(&[pair("asg", value)]).unwrap();
+        }
+        attributes(&[pair("distrelease", "16.04")]).unwrap();
     }
 
     #[test]
@@ -204,7 +259,7 @@ mod tests {
         fn any_numbers_are_counted_or_refused(max_enis: u32, ipv4_per_eni: u32, e: u32, i: u32) {
             let t = InstanceType { max_enis, ipv4_per_eni, network_mbps: None };
             for kind in [ResourceSet::Instance, ResourceSet::Schedulable, ResourceSet::Exact(e, i)] {
-                let _ = resource_set(kind, &t);
+                let _ = resource_set(kind, &t, None);
             }
         }
     }
