@@ -125,6 +125,8 @@ pub const FILES: [(&str, u32, &[&str]); 18] = [
         &[
             "MESOS_MASTER=zk://30.0.100.194:2181/titus/mainvpc/mesos",
             "MESOS_PORT=5051",
+            "MESOS_IP=30.0.100.140",
+            "MESOS_HOSTNAME=30.0.100.140",
             "MESOS_RECOVER=reconnect",
             "MESOS_WORK_DIR=/var/lib/mesos",
             "MESOS_STRICT=false",
