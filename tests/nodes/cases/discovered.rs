@@ -182,7 +182,7 @@ impl Cluster {
 
 /// All that the nodes are told of each other.
 const DISCOVER: &str =
-    "timeouts.wait = \"90s\"\n[zookeeper.discover]\ntag = \"titus:role\"\nvalue = \"prereqs\"\nexpected = 3\n";
+    "timeouts.wait = \"30m\"\n[zookeeper.discover]\ntag = \"titus:role\"\nvalue = \"prereqs\"\nexpected = 3\n";
 
 fn myid(node: &Node) -> String {
     node.shell("cat /var/lib/zookeeper/myid").trim().to_owned()

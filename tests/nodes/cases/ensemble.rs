@@ -27,7 +27,7 @@ impl Nodes {
     fn settings(&self, n: usize) {
         let servers: Vec<String> = self.nodes[..n].iter().map(|node| format!("\"{}:2181\"", node.address)).collect();
         for node in &self.nodes {
-            let more = format!("zookeeper.servers = [{}]\ntimeouts.wait = \"60s\"", servers.join(", "));
+            let more = format!("zookeeper.servers = [{}]\ntimeouts.wait = \"30m\"", servers.join(", "));
             prereqs::settings(node, &more);
         }
     }

@@ -250,7 +250,7 @@ impl Node {
     /// Units failed: which, and the journal's end.
     pub fn booted(&self) -> Result<(), String> {
         let state = wait_for("the node's boot", || {
-            let state = self.run(&["systemctl", "is-system-running"]).out;
+            let state = self.run(&["timeout", "60", "systemctl", "is-system-running", "--wait"]).out;
             ["running", "degraded"].contains(&state.trim()).then_some(state)
         });
         if state.trim() == "running" {
