@@ -238,4 +238,20 @@ pub struct Image {
     pub architecture: String,
     /// The running kernel's release.
     pub kernel: String,
+    /// The version of the cgroup hierarchy in force; absent where none is, as below --root.
+    #[serde(default)]
+    pub cgroup: Option<Cgroup>,
+    /// systemd's version, `252`; absent where it is unknown, as before 231, and in prints that are older than this fact.
+    #[serde(default)]
+    pub systemd: Option<u32>,
+}
+
+/// A version of the cgroup hierarchy (cgroups(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cgroup {
+    /// A hierarchy for each controller, also beside an empty one of version 2 (systemd's "hybrid").
+    V1,
+    /// One hierarchy for all controllers (systemd's "unified").
+    V2,
 }

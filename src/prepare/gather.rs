@@ -109,7 +109,9 @@ pub fn facts(request: &Request, merged: &Merged) -> Result<Asked> {
 fn ask(request: &Request, merged: &Merged) -> Result<Asked> {
     let live = Host::live(Deadlines::default());
     let mut sources = BTreeMap::new();
-    let image = machine::image(&live, &mut sources)?;
+    let mut image = machine::image(&live, &mut sources)?;
+    // Of what is below --root where that is given: this machine's own says nothing of it.
+    machine::hierarchy(&request.host()?, &mut image, &mut sources)?;
     if request.bakes() {
         return Ok(Facts { schema_version: SCHEMA_VERSION, instance: None, image, sources, hidden: Vec::new() }.into());
     }

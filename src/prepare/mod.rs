@@ -24,7 +24,7 @@ use crate::settings::{Merged, Settings};
 use crate::step::Step;
 use crate::step::health::Check;
 use crate::template::{Renderer, how_to_set};
-use crate::titus::{self, Values};
+use crate::titus::{self, Values, cgroup};
 
 /// How long the look-up of a ZooKeeper server's name may take; each is looked up once, before anything is changed.
 const LOOKUP: Duration = Duration::from_secs(10);
@@ -90,6 +90,14 @@ pub fn from_gathered(request: &Request, gathered: Gathered, host: &mut Host) -> 
             Values::of_prereqs(&settings, instance, &resolve)?
         }
         _ => Values::of_settings(&settings),
+    };
+    let values = if role.vpc_driver {
+        let booted = facts.instance.as_ref().filter(|_| !request.bakes());
+        let running = booted.map(|instance| instance.kernel_command_line.as_str());
+        cgroup::refuse(&settings, &facts.image, running)?;
+        values.with_kernel(&settings, &facts.image, running)
+    } else {
+        values
     };
     if !request.bakes() {
         refuse_without_required(&role, &settings).map_err(|error| cloud::with_tags(error, &facts))?;

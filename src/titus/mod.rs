@@ -8,6 +8,7 @@
 
 pub mod agent;
 pub mod attributes;
+pub mod cgroup;
 pub mod checks;
 pub mod instance_groups;
 pub mod instance_types;
@@ -44,6 +45,11 @@ pub struct Values {
     pub zookeeper_hosts: Option<Vec<String>>,
     /// Where this node's server takes clients.
     pub zookeeper_port: Option<u16>,
+    /// Arguments of an agent's kernel: `agent.kernel_arguments`, and what it needs to boot with cgroup v1.
+    pub kernel_arguments: Option<Vec<String>>,
+    /// What an agent's running kernel was started with, and those arguments for cgroup v1 that it does not need, for
+    /// v1 is in force.
+    pub kernel_command_line: Option<String>,
     /// What each of these was made of, by its name without `titus.`.
     #[serde(skip)]
     pub parts: BTreeMap<&'static str, Vec<Part>>,
@@ -74,6 +80,7 @@ pub fn notices(settings: &Settings, is_agent: bool, is_server: bool) -> Vec<Stri
             notices.push(format!("agent.docker_listen is {listen}: who reaches it is root on this node"));
         }
     }
+    notices.extend(cgroup::notice(settings).filter(|_| is_agent));
     let servers = settings.zookeeper.servers.len();
     if is_server && servers > 1 && servers.is_multiple_of(2) {
         notices.push(format!(
@@ -86,8 +93,8 @@ pub fn notices(settings: &Settings, is_agent: bool, is_server: bool) -> Vec<Stri
     notices
 }
 
-/// Names that settings alone give their value, so that an image may have them.
-pub const OF_SETTINGS: [&str; 1] = ["titus.mesos_master"];
+/// Names to which settings and facts of the image give their value, so that an image may have them.
+pub const OF_SETTINGS: [&str; 2] = ["titus.mesos_master", "titus.kernel_arguments"];
 
 /// Whether Titus's VPC driver knows this instance family, going by
 /// `agent.supported_families`; the entry `any` stands for all of them.
