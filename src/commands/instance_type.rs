@@ -9,10 +9,10 @@ use crate::error::Result;
 use crate::prepare::{Layers, Request, cloud};
 use crate::role::Role;
 use crate::run::report::{Reporter, say};
-use crate::settings::schema::Families;
 use crate::titus::agent::type_numbers;
 use crate::titus::attributes::{ResourceSet, resource_set};
-use crate::titus::{instance_types, supported_family};
+use crate::titus::instance_types;
+use crate::titus::vpc_driver::{self, Known, Limits};
 
 /// Prints the numbers of a type.
 ///
@@ -31,31 +31,41 @@ pub fn run(request: &Request, reporter: Reporter, name: &str) -> Result<u8> {
             (number, setting.unwrap_or_else(fact))
         })
         .collect();
-    let set = |kind| resource_set(kind, &numbers).unwrap_or_else(|error| error.what);
+    let limits = vpc_driver::limits(&settings, name);
+    let set = |kind| resource_set(kind, &numbers, limits).unwrap_or_else(|error| error.what);
     let family = instance_types::family(name);
-    let supported = match &settings.agent.supported_families {
-        Some(Families::Listed(listed)) => supported_family(family, listed),
-        _ => true,
+    let (supported, driver) = match vpc_driver::known(&settings, name) {
+        Known::WithLimits(Limits { interfaces, ipv4, network_mbps }) => (
+            true,
+            format!(
+                "Titus's VPC driver of 2018-05 attaches {interfaces} interfaces with {ipv4} addresses each, and shapes to {network_mbps} Mbit/s"
+            ),
+        ),
+        Known::Unlimited => (true, format!("Titus's VPC driver knows {name}, as the settings say")),
+        Known::Not { what, knows } => (false, format!("{what}: {knows}")),
     };
     let (as_instance, schedulable) = (set(ResourceSet::Instance), set(ResourceSet::Schedulable));
     if reporter.json {
         let document = json!({
             "schema_version": SCHEMA_VERSION, "instance_type": name, "max_enis": numbers.max_enis,
             "ipv4_per_eni": numbers.ipv4_per_eni, "network_mbps": numbers.network_mbps, "family": family,
-            "supported": supported, "resource_set": { "instance": as_instance, "schedulable": schedulable },
+            "supported": supported, "vpc_driver": limits.map(|limits| json!({ "release": "2018-05", "interfaces": limits.interfaces, "ipv4": limits.ipv4, "network_mbps": limits.network_mbps })),
+            "resource_set": { "instance": as_instance, "schedulable": schedulable },
             "sources": sources,
         });
         say(&format!("{document:#}\n"));
         return Ok(0);
     }
     let network = numbers.network_mbps.map_or("unknown".into(), |mbps| format!("{mbps} Mbit/s"));
-    let driver = if supported { "knows" } else { "does not know" };
     say(&format!(
         "{name}: {} interfaces, {} IPv4 addresses each, baseline network {network}\n\
          resource set \"instance\":    {as_instance}\nresource set \"schedulable\": {schedulable}\n\
-         Titus's VPC driver {driver} the family {family} (setting agent.supported_families)\n",
+         {driver} (setting agent.vpc_driver)\n",
         numbers.max_enis, numbers.ipv4_per_eni,
     ));
+    if let Some(notice) = vpc_driver::notice(name, numbers.ipv4_per_eni) {
+        say(&format!("notice: {notice}\n"));
+    }
     let mut of_source: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (number, source) in &sources {
         of_source.entry(source).or_default().push(number);

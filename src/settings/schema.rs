@@ -193,6 +193,12 @@ pub struct Agent {
     pub labels: BTreeMap<EnvironmentName, Line>,
     /// Instance families that Titus's VPC driver knows, or "any".
     pub supported_families: Option<Families>,
+    /// The instance types that Titus's VPC driver knows: those of its release of "2018-05", "any", or a list of types.
+    /// Default: as supported_families says; where that is not set either, "2018-05".
+    #[schemars(example = "2018-05")]
+    pub vpc_driver: Option<VpcDriver>,
+    /// Units that titus-executor's package enables and does not start; each is started if it is there.
+    pub executor_units: Vec<String>,
     /// Where the Docker API listens for titus-executor; other than loopback gives
     /// root on the node to whoever reaches it.
     pub docker_listen: Option<String>,
@@ -218,6 +224,26 @@ pub enum Families {
     Any(Any),
     /// These.
     Listed(Vec<String>),
+}
+
+/// What Titus's VPC driver knows.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "expected \"2018-05\", \"any\", or a list of types such as [\"m4.large\", \"t3.large\"]")]
+pub enum VpcDriver {
+    /// The types of this release.
+    Release(DriverRelease),
+    /// Every type.
+    Any(Any),
+    /// These types.
+    Types(Vec<String>),
+}
+
+/// Releases of the driver whose table of types this program has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DriverRelease {
+    /// titus-executor of May 2018.
+    #[serde(rename = "2018-05")]
+    May2018,
 }
 
 /// The word "any".

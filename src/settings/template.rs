@@ -15,7 +15,15 @@ const DERIVED: [(&str, &[&str]); 5] = [
     ("titus.mesos_master", &["prereqs", "zookeeper.servers", "mesos.zk_path"]),
     (
         "titus.attributes",
-        &["agent.asg", "stack", "agent.ports", "agent.attributes", "agent.resource_set", "agent.supported_families"],
+        &[
+            "agent.asg",
+            "stack",
+            "agent.ports",
+            "agent.attributes",
+            "agent.resource_set",
+            "agent.supported_families",
+            "agent.vpc_driver",
+        ],
     ),
     ("titus.resources", &["agent.resources", "agent.reserve"]),
     ("titus.resource_set", &["agent.resource_set"]),

@@ -4,25 +4,25 @@ use super::attributes::{ResourceSet, attributes, resource_set};
 use super::instance_types::{self, InstanceType};
 use super::part::{Input, Part};
 use super::resources::{disk, mem, resources};
-use super::{Values, supported_family};
+use super::{Values, vpc_driver};
 use crate::error::{Error, Result};
 use crate::facts::{Instance, TypeNumbers};
 use crate::settings::Settings;
-use crate::settings::schema::Families;
 use crate::template::how_to_set;
 
 impl Values {
     /// Everything, for an agent.
     ///
     /// # Errors
-    /// 69 for a family that Titus's VPC driver does not know; 78 for an instance type without
+    /// 69 for a type that Titus's VPC driver does not know; 78 for an instance type without
     /// numbers, a missing Auto Scaling group, or a value that would forge attributes.
     pub fn of_agent(settings: &Settings, instance: &Instance) -> Result<Values> {
-        refuse_family(settings, instance)?;
+        vpc_driver::refuse_unknown(settings, &instance.instance_type)?;
+        let driver = vpc_driver::limits(settings, &instance.instance_type);
         let (numbers, places) = type_numbers(settings, &instance.instance_type, instance.type_numbers)?;
         let way = default_of("agent.resource_set", &settings.agent.resource_set)?;
         let kind = way.parse::<ResourceSet>()?;
-        let set = resource_set(kind, &numbers)?;
+        let set = resource_set(kind, &numbers, driver)?;
         let attributes_of_it = attributes_of(settings, instance, &set)?;
         let offered = resources_of(settings, instance, places.network_mbps)?;
         let pairs = |parts: &[Part]| parts.iter().map(Part::pair).collect::<Vec<_>>();
@@ -36,7 +36,12 @@ impl Values {
             counted = counted.of(places.max_enis).of(places.ipv4_per_eni);
         }
         if kind == ResourceSet::Schedulable {
-            counted = counted.how("without the node's own interface");
+            if let Some(driver) = driver {
+                let row = || Some(format!("the VPC driver's own table of 2018-05, row {}", instance.instance_type));
+                let input = |name: &str, number| Input { source: row(), ..Input::named(name, number) };
+                counted = counted.of(input("interfaces", driver.interfaces)).of(input("ipv4", driver.ipv4));
+            }
+            counted = counted.how("the smaller of both, without the node's own interface");
         }
         values.resource_set = Some(set);
         values.parts.extend([
@@ -70,26 +75,10 @@ impl Places {
     }
 }
 
-fn refuse_family(settings: &Settings, instance: &Instance) -> Result<()> {
-    let Some(Families::Listed(supported)) = &settings.agent.supported_families else { return Ok(()) };
-    let family = instance_types::family(&instance.instance_type);
-    if supported_family(family, supported) {
-        return Ok(());
-    }
-    Err(Error::unavailable(format!(
-        "instance type {:?}: Titus's VPC driver does not know the family {family}",
-        instance.instance_type
-    ))
-    .cause(format!("supported are: {}", supported.join(", ")))
-    .fix(
-        "use an instance type of one of these families; if your driver knows more, say so in agent.supported_families",
-    ))
-}
-
-/// Whether somebody else has to be asked for the numbers of the instance's type. Nobody is for a family that
+/// Whether somebody else has to be asked for the numbers of the instance's type. Nobody is for a type that
 /// will be refused.
 pub fn lacks_numbers(settings: &Settings, instance: &Instance) -> bool {
-    refuse_family(settings, instance).is_ok()
+    vpc_driver::refuse_unknown(settings, &instance.instance_type).is_ok()
         && type_numbers(settings, &instance.instance_type, instance.type_numbers).is_err()
 }
 

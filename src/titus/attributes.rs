@@ -6,6 +6,7 @@ use std::str::FromStr;
 use crate::error::{Error, Kind, Result};
 use crate::secrets::shown;
 use crate::titus::instance_types::InstanceType;
+use crate::titus::vpc_driver::Limits;
 use crate::titus::{is_name, is_ranges, whole};
 
 /// How the interfaces and addresses that Titus may hand to containers are counted:
@@ -14,7 +15,8 @@ use crate::titus::{is_name, is_ranges, whole};
 pub enum ResourceSet {
     /// All interfaces of the instance, the node's own included. As the proof of concept counts.
     Instance,
-    /// Without the node's own interface. As `titus-vpc-tool genconf` of May 2018 counts.
+    /// Without the node's own interface, and no more than the driver attaches. As `titus-vpc-tool genconf` of May 2018
+    /// counts.
     Schedulable,
     /// These interfaces, and these addresses on each.
     Exact(u32, u32),
@@ -42,15 +44,19 @@ impl FromStr for ResourceSet {
 }
 
 /// The value of the attribute `res`: `ResourceSet-ENIs-2-10`, interfaces and IPv4
-/// addresses on each. Titus places at most that many containers' addresses on the node.
+/// addresses on each. Titus places at most that many containers' addresses on the node. `driver`: what the VPC driver
+/// attaches at most, where it has a table.
 ///
 /// # Errors
 /// When the numbers leave no interface for containers.
-pub fn resource_set(kind: ResourceSet, t: &InstanceType) -> Result<String> {
+pub fn resource_set(kind: ResourceSet, t: &InstanceType, driver: Option<Limits>) -> Result<String> {
     let (enis, addresses) = match kind {
         ResourceSet::Instance => (t.max_enis, t.ipv4_per_eni),
         // The executor attaches container interface n to device n + 1: device 0 is the node's own.
-        ResourceSet::Schedulable => (t.max_enis.saturating_sub(1), t.ipv4_per_eni),
+        ResourceSet::Schedulable => {
+            let Limits { interfaces, ipv4, .. } = driver.unwrap_or(Limits::NONE);
+            (t.max_enis.min(interfaces).saturating_sub(1), t.ipv4_per_eni.min(ipv4))
+        }
         ResourceSet::Exact(enis, addresses) => (enis, addresses),
     };
     if enis == 0 || addresses == 0 {
@@ -117,6 +123,7 @@ mod tests {
 
     use super::*;
     use crate::titus::instance_types::lookup;
+    use crate::titus::vpc_driver;
 
     fn pair(name: &str, value: &str) -> (String, String) {
         (name.to_owned(), value.to_owned())
@@ -126,12 +133,30 @@ mod tests {
     fn the_three_ways_to_count() {
         let m4_large = lookup("m4.large").unwrap();
         let r4_8xlarge = lookup("r4.8xlarge").unwrap();
-        let count = |kind: &str, t| resource_set(kind.parse().unwrap(), t).unwrap();
+        let count = |kind: &str, t| resource_set(kind.parse().unwrap(), t, None).unwrap();
         assert_eq!(count("instance", &m4_large), "ResourceSet-ENIs-2-10");
         assert_eq!(count("schedulable", &m4_large), "ResourceSet-ENIs-1-10");
         assert_eq!(count("instance", &r4_8xlarge), "ResourceSet-ENIs-8-30");
         assert_eq!(count("schedulable", &r4_8xlarge), "ResourceSet-ENIs-7-30");
         assert_eq!(count("7-29", &r4_8xlarge), "ResourceSet-ENIs-7-29");
+    }
+
+    #[test]
+    fn what_can_be_scheduled_is_the_smaller_of_both_numbers() {
+        for (name, set) in [
+            ("c5.4xlarge", "3-30"),
+            ("c5.9xlarge", "3-30"),
+            ("c5.18xlarge", "3-50"),
+            ("m5.24xlarge", "14-30"),
+            ("m4.large", "1-10"),
+        ] {
+            let (numbers, driver) = (lookup(name).unwrap(), vpc_driver::may_2018(name));
+            let count = |kind: ResourceSet| resource_set(kind, &numbers, driver).unwrap();
+            assert_eq!(count(ResourceSet::Schedulable), format!("ResourceSet-ENIs-{set}"), "{name}");
+            // What EC2 says, as the proof of concept counts.
+            let whole = format!("ResourceSet-ENIs-{}-{}", numbers.max_enis, numbers.ipv4_per_eni);
+            assert_eq!(count(ResourceSet::Instance), whole, "{name}");
+        }
     }
 
     #[test]
@@ -148,7 +173,7 @@ mod tests {
     fn a_type_with_one_interface_has_nothing_to_schedule_on() {
         for max_enis in [0, 1] {
             let t = InstanceType { max_enis, ipv4_per_eni: 4, network_mbps: None };
-            assert_eq!(resource_set(ResourceSet::Schedulable, &t).unwrap_err().kind, Kind::Unavailable);
+            assert_eq!(resource_set(ResourceSet::Schedulable, &t, None).unwrap_err().kind, Kind::Unavailable);
         }
     }
 
@@ -204,7 +229,7 @@ mod tests {
         fn any_numbers_are_counted_or_refused(max_enis: u32, ipv4_per_eni: u32, e: u32, i: u32) {
             let t = InstanceType { max_enis, ipv4_per_eni, network_mbps: None };
             for kind in [ResourceSet::Instance, ResourceSet::Schedulable, ResourceSet::Exact(e, i)] {
-                let _ = resource_set(kind, &t);
+                let _ = resource_set(kind, &t, None);
             }
         }
     }

@@ -10,8 +10,8 @@ use serde_json::{Value as Json, json};
 use crate::error::{Error, Kind, Result};
 use crate::host::Host;
 
-/// Where the gateway of this node answers.
-pub const GATEWAY: &str = "http://localhost:7001";
+/// The list of groups.
+const GROUPS: &str = "http://localhost:7001/api/v3/agent/instanceGroups";
 
 /// The state that tasks are scheduled in.
 pub const ACTIVE: &str = "Active";
@@ -26,8 +26,11 @@ const TRY: Duration = Duration::from_secs(10);
 pub fn state(host: &Host, name: &str) -> Result<Option<String>> {
     let url = address(name);
     let answer = host.http_get(&url, TRY)?.map_err(|answer| no_answer(&url, &answer))?;
-    if answer.status == 404 {
-        return Ok(None);
+    match answer.status {
+        404 => return Ok(None),
+        // rc.57 answers 500 for a group that no agent has registered for; other failures are 500, too.
+        500 if !known(host)?.iter().any(|known| known == name) => return Ok(None),
+        _ => {}
     }
     let text = understood(&url, answer.status, &answer.body)?;
     let document: Json = serde_json::from_str(&text).unwrap_or_default();
@@ -38,6 +41,22 @@ pub fn state(host: &Host, name: &str) -> Result<Option<String>> {
             .fix("see whether this gateway serves Titus's API v3")
     })?;
     Ok(Some(state))
+}
+
+/// The ids of the groups that the Titus master knows.
+fn known(host: &Host) -> Result<Vec<String>> {
+    let answer = host.http_get(GROUPS, TRY)?.map_err(|answer| no_answer(GROUPS, &answer))?;
+    understood(GROUPS, answer.status, &answer.body)?;
+    let document: Json = serde_json::from_slice(&answer.body)
+        .map_err(|e| Error::failed(format!("{GROUPS}: the answer is not JSON")).cause(e))?;
+    Ok(ids(&document))
+}
+
+/// The ids in a list of groups. The list is the document's one field; without a group it has none.
+fn ids(document: &Json) -> Vec<String> {
+    let lists = document.as_object().into_iter().flat_map(|fields| fields.values()).filter_map(Json::as_array);
+    let groups = document.as_array().into_iter().chain(lists).flatten();
+    groups.filter_map(|group| Some(group.get("id")?.as_str()?.to_owned())).collect()
 }
 
 /// Makes a group that the Titus master knows active.
@@ -52,7 +71,7 @@ pub fn activate(host: &Host, name: &str) -> Result<()> {
 }
 
 fn address(name: &str) -> String {
-    format!("{GATEWAY}/api/v3/agent/instanceGroups/{}", encoded(name))
+    format!("{GROUPS}/{}", encoded(name))
 }
 
 /// One segment of a path (RFC 3986, unreserved characters as they are).
@@ -72,8 +91,8 @@ fn understood(url: &str, status: u16, body: &[u8]) -> Result<String> {
     let text = String::from_utf8_lossy(body.get(..2048).unwrap_or(body)).into_owned();
     match status {
         200..=299 => Ok(text),
-        // The gateway's master is restarted, or not there.
-        502..=504 => Err(Error::new(Kind::TemporaryFailure, format!("{url}: status {status}"))
+        // Not yet: the gateway's master is restarted, not ready, or did not answer in time.
+        408 | 429 | 502..=504 => Err(Error::new(Kind::TemporaryFailure, format!("{url}: status {status}"))
             .cause(text)
             .fix("see whether the Titus master runs, and whether master.address is its address")),
         _ => {
@@ -93,9 +112,21 @@ mod tests {
     }
 
     #[test]
+    fn a_list_has_its_ids_and_none_is_no_field() {
+        let two = json!({ "agentInstanceGroups": [{ "id": "a", "lifecycleStatus": {} }, { "id": "b" }, {}] });
+        assert_eq!(ids(&two), ["a", "b"]);
+        assert_eq!(ids(&json!([{ "id": "a" }])), ["a"]);
+        assert_eq!(ids(&json!({})), [""; 0]);
+        assert_eq!(ids(&json!({ "agentInstanceGroups": "x" })), [""; 0]);
+    }
+
+    #[test]
     fn answers_are_told_apart() {
         assert_eq!(understood("u", 204, b"").unwrap(), "");
-        assert_eq!(understood("u", 503, b"no master").unwrap_err().kind, Kind::TemporaryFailure);
+        for not_yet in [408, 429, 502, 503, 504] {
+            assert_eq!(understood("u", not_yet, b"no master").unwrap_err().kind, Kind::TemporaryFailure);
+        }
+        assert_eq!(understood("u", 500, b"INTERNAL").unwrap_err().kind, Kind::Failed);
         assert_eq!(understood("u", 400, &[0xff; 4096]).unwrap_err().kind, Kind::Failed);
     }
 }

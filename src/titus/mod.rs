@@ -15,6 +15,7 @@ pub mod instance_types;
 pub mod part;
 pub mod peers;
 pub mod resources;
+pub mod vpc_driver;
 pub mod zookeeper;
 
 use std::collections::BTreeMap;
@@ -96,12 +97,6 @@ pub fn notices(settings: &Settings, is_agent: bool, is_server: bool) -> Vec<Stri
 /// Names to which settings and facts of the image give their value, so that an image may have them.
 pub const OF_SETTINGS: [&str; 2] = ["titus.mesos_master", "titus.kernel_arguments"];
 
-/// Whether Titus's VPC driver knows this instance family, going by
-/// `agent.supported_families`; the entry `any` stands for all of them.
-pub fn supported_family(family: &str, supported: &[String]) -> bool {
-    supported.iter().any(|known| known == family || known == "any")
-}
-
 /// Whether Mesos takes this as the name of an attribute or resource: letters,
 /// digits, `_`, `.`, `/`, `-` (the grammar's `labelString`, Mesos documentation,
 /// "Attributes & Resources").
@@ -128,16 +123,6 @@ fn whole(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn families_are_compared_whole() {
-        let supported = ["m4".to_owned(), "r4".to_owned()];
-        assert!(supported_family("m4", &supported));
-        assert!(!supported_family("m4x", &supported));
-        assert!(!supported_family("t2", &supported));
-        assert!(!supported_family("t2", &[]));
-        assert!(supported_family("t2", &["any".to_owned()]));
-    }
 
     #[test]
     fn ranges_are_pairs_of_whole_numbers() {

@@ -1,0 +1,184 @@
+//! Which instance types Titus's VPC driver knows, and how many interfaces and addresses it attaches on them.
+
+use super::instance_types::family;
+use crate::error::{Error, Result};
+use crate::settings::Settings;
+use crate::settings::schema::{DriverRelease, Families, VpcDriver};
+
+/// `data/vpc-driver-2018-05.csv`: the table inside titus-executor of May 2018. It panics on every other type, also of
+/// these families, and attaches no more than this, also where EC2 allows more.
+const MAY_2018: &str = include_str!("../../data/vpc-driver-2018-05.csv");
+
+/// Types on which an interface can have more addresses than may reach the metadata service, VPC DNS and the time service:
+/// those from the 32nd on cannot ("IP addresses per network interface per instance type", EC2 user guide).
+const UNREACHABLE: [&str; 5] = ["f1.16xlarge", "g3.16xlarge", "h1.16xlarge", "i3.16xlarge", "r4.16xlarge"];
+const REACHABLE: u32 = 31;
+
+/// What the driver attaches on an instance type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Network interfaces, the node's own included.
+    pub interfaces: u32,
+    /// IPv4 addresses of one interface.
+    pub ipv4: u32,
+    /// What it shapes the instance's traffic to, Mbit/s.
+    pub network_mbps: u32,
+}
+
+impl Limits {
+    /// No limits but EC2's.
+    pub const NONE: Limits = Limits { interfaces: u32::MAX, ipv4: u32::MAX, network_mbps: u32::MAX };
+}
+
+/// Whether the driver knows a type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Known {
+    /// It does, and attaches no more than this.
+    WithLimits(Limits),
+    /// It does, as the settings say; only EC2 limits it.
+    Unlimited,
+    /// It does not; why, and what it knows.
+    Not {
+        /// `Titus's VPC driver of 2018-05 does not know m5.8xlarge`.
+        what: String,
+        /// The types or families that it knows.
+        knows: String,
+    },
+}
+
+/// What the driver of May 2018 attaches on this type; none: it panics.
+pub fn may_2018(name: &str) -> Option<Limits> {
+    rows().find(|(known, _)| *known == name).map(|(_, limits)| limits)
+}
+
+fn rows() -> impl Iterator<Item = (&'static str, Limits)> {
+    MAY_2018.lines().skip(1).filter_map(|row| {
+        let (name, numbers) = row.split_once(',')?;
+        let mut numbers = numbers.split(',').map(|number| number.parse().ok());
+        let limits = Limits { interfaces: numbers.next()??, ipv4: numbers.next()??, network_mbps: numbers.next()?? };
+        Some((name, limits))
+    })
+}
+
+/// Whether the driver of these settings knows a type: by `agent.vpc_driver`; where that is not set, by
+/// `agent.supported_families`; where neither is, as the driver of May 2018.
+pub fn known(settings: &Settings, name: &str) -> Known {
+    let of = family(name);
+    match (&settings.agent.vpc_driver, &settings.agent.supported_families) {
+        (Some(VpcDriver::Any(_)), _) | (None, Some(Families::Any(_))) => Known::Unlimited,
+        (Some(VpcDriver::Types(types)), _) if types.iter().any(|known| known == name) => Known::Unlimited,
+        (Some(VpcDriver::Types(types)), _) => Known::Not {
+            what: format!("Titus's VPC driver does not know {name}"),
+            knows: format!("agent.vpc_driver has {}", types.join(", ")),
+        },
+        // As the settings of earlier versions have it, `any` may be an entry, too.
+        (None, Some(Families::Listed(families))) if families.iter().any(|known| known == of || known == "any") => {
+            Known::Unlimited
+        }
+        (None, Some(Families::Listed(families))) => Known::Not {
+            what: format!("Titus's VPC driver does not know the family {of}"),
+            knows: format!("agent.supported_families has {}", families.join(", ")),
+        },
+        (None | Some(VpcDriver::Release(DriverRelease::May2018)), _) => match may_2018(name) {
+            Some(limits) => Known::WithLimits(limits),
+            None => unknown_in_2018(name),
+        },
+    }
+}
+
+/// What the driver attaches at most on a type, where its table says so.
+pub fn limits(settings: &Settings, name: &str) -> Option<Limits> {
+    if let Known::WithLimits(limits) = known(settings, name) { Some(limits) } else { None }
+}
+
+fn unknown_in_2018(name: &str) -> Known {
+    let of = family(name);
+    let same: Vec<&str> = rows().map(|(known, _)| known).filter(|known| family(known) == of).collect();
+    if !same.is_empty() {
+        return Known::Not {
+            what: format!("Titus's VPC driver of May 2018 does not know {name}"),
+            knows: format!("of the family {of} it knows {}", same.join(", ")),
+        };
+    }
+    let mut families: Vec<&str> = rows().map(|(known, _)| family(known)).collect();
+    families.dedup();
+    Known::Not {
+        what: format!("Titus's VPC driver of May 2018 does not know the family {of}"),
+        knows: format!("it knows types of {}", families.join(", ")),
+    }
+}
+
+/// Refuses a type on which the first task would make the driver panic.
+///
+/// # Errors
+/// 69, with the types that work.
+pub fn refuse_unknown(settings: &Settings, name: &str) -> Result<()> {
+    let Known::Not { what, knows } = known(settings, name) else { return Ok(()) };
+    Err(Error::unavailable(format!("instance type {name:?}: {what}")).cause(knows).fix(
+        "use one of these instance types; if your driver is a later one, say what it knows in agent.vpc_driver \
+         (\"any\", or a list of types; agent.supported_families takes families)",
+    ))
+}
+
+/// What an operator should know of an instance type's addresses.
+pub fn notice(name: &str, addresses: u32) -> Option<String> {
+    (UNREACHABLE.contains(&name) && addresses > REACHABLE).then(|| {
+        format!(
+            "on {name}, addresses of an interface from the 32nd on cannot reach the metadata service, VPC DNS and the time \
+             service (EC2 user guide, \"IP addresses per network interface\"): use at most {REACHABLE}, for example \
+             agent.resource_set = \"14-{REACHABLE}\""
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(text: &str) -> Settings {
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn every_row_has_its_numbers() {
+        assert_eq!(rows().count(), MAY_2018.lines().count() - 1);
+        assert_eq!(rows().count(), 27);
+        let c5 = may_2018("c5.18xlarge").unwrap();
+        assert_eq!((c5.interfaces, c5.ipv4, c5.network_mbps), (4, 50, 23000));
+    }
+
+    #[test]
+    fn the_driver_knows_types_and_not_families() {
+        for (text, name, words) in [
+            ("", "m4.large", None),
+            ("", "m5.24xlarge", None),
+            ("", "m5.8xlarge", Some(["m5.8xlarge", "of the family m5 it knows m5.large, m5.xlarge"])),
+            ("", "m5.metal", Some(["m5.metal", "m5.24xlarge"])),
+            ("", "c5.24xlarge", Some(["c5.24xlarge", "c5.18xlarge"])),
+            ("", "t2.large", Some(["the family t2", "m4, m5, r4, p2, c5"])),
+            ("agent.vpc_driver = '2018-05'", "m5.12xlarge", None),
+            ("agent.vpc_driver = '2018-05'\nagent.supported_families = 'any'", "t2.large", Some(["t2", "m4"])),
+            ("agent.vpc_driver = 'any'", "t2.large", None),
+            ("agent.vpc_driver = ['t3.large']", "t3.large", None),
+            ("agent.vpc_driver = ['t3.large']", "m4.large", Some(["m4.large", "t3.large"])),
+            ("agent.supported_families = 'any'", "t2.large", None),
+            ("agent.supported_families = ['t2']", "t2.large", None),
+            ("agent.supported_families = ['t2']", "m4.large", Some(["the family m4", "t2"])),
+        ] {
+            let refused = refuse_unknown(&settings(text), name);
+            assert_eq!(refused.is_err(), words.is_some(), "{text} {name}: {refused:?}");
+            if let (Err(error), Some(words)) = (refused, words) {
+                assert_eq!(error.kind.exit_code(), 69);
+                let shown = error.to_string();
+                assert!(words.iter().all(|word| shown.contains(word)), "{shown}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_some_types_have_addresses_that_reach_nothing() {
+        assert!(notice("r4.16xlarge", 50).unwrap().contains("32nd"));
+        assert_eq!(notice("r4.16xlarge", 31), None);
+        assert_eq!(notice("c5.18xlarge", 50), None);
+    }
+}
