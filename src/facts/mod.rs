@@ -149,6 +149,9 @@ pub struct Instance {
     pub kernel_command_line: String,
     /// /proc/sys/kernel/random/boot_id.
     pub boot_id: String,
+    /// `HttpTokens` of the instance's metadata options; absent where it was not asked for, or is unknown.
+    #[serde(default)]
+    pub http_tokens: Option<HttpTokens>,
     /// The network numbers of an instance type that the program's table lacks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub type_numbers: Option<TypeNumbers>,
@@ -195,6 +198,16 @@ impl fmt::Display for TagSource {
             TagSource::Unanswered(why) => write!(f, "{NOT_KNOWN} for now: {why}"),
         }
     }
+}
+
+/// Whether the metadata service answers requests without a token, those of its version 1 ("MetadataOptions", EC2 API).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HttpTokens {
+    /// It answers both versions.
+    Optional,
+    /// It answers version 2 alone.
+    Required,
 }
 
 /// Network numbers of an instance type, of its default network card.

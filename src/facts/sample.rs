@@ -33,6 +33,7 @@ pub fn facts() -> Facts {
                                   console=tty1 console=ttyS0"
                 .into(),
             boot_id: "01234567-89ab-cdef-0123-456789abcdef".into(),
+            http_tokens: None,
             type_numbers: None,
         }),
         image: Image {

@@ -185,7 +185,12 @@ impl Prepared {
     /// What an operator should know and no step tells.
     pub fn notices(&self, host: &Host) -> Vec<String> {
         let mut notices: Vec<String> = self.put_off().into_iter().collect();
-        notices.extend(titus::notices(&self.settings, self.role.vpc_driver, self.role.zookeeper_server));
+        notices.extend(titus::notices(
+            &self.settings,
+            self.facts.instance.as_ref(),
+            self.role.vpc_driver,
+            self.role.zookeeper_server,
+        ));
         if !host.is_live() && !host.may_chown() {
             notices.push("owners are not set: this process is not root".into());
         }

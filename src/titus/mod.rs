@@ -22,7 +22,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use self::checks::Finding;
 use self::part::{Input, Part};
+use crate::facts::Instance;
 use crate::settings::Settings;
 
 /// The names `titus.*`; what cannot be derived for this role or phase has no value.
@@ -72,9 +74,15 @@ impl Values {
     }
 }
 
-/// What an operator should know of the settings of an agent, or of a server of ZooKeeper.
-pub fn notices(settings: &Settings, is_agent: bool, is_server: bool) -> Vec<String> {
+/// What an operator should know of the settings and the instance of an agent, or of the settings of a server of
+/// ZooKeeper.
+pub fn notices(settings: &Settings, instance: Option<&Instance>, is_agent: bool, is_server: bool) -> Vec<String> {
     let mut notices = Vec::new();
+    if let Some(Finding::Bad(text)) =
+        instance.filter(|_| is_agent).map(|instance| vpc_driver::metadata(settings, instance))
+    {
+        notices.push(text);
+    }
     if let Some(listen) = settings.agent.docker_listen.as_ref().filter(|_| is_agent) {
         let loopback = listen.starts_with("127.") || listen.starts_with("[::1]") || listen.starts_with("localhost:");
         if !loopback {
