@@ -56,7 +56,7 @@ fn everything_that_is_needed_is_asked_for_once() {
     assert!(outcome.err.contains(&format!("the metadata service is {}", metadata.endpoint())), "{}", outcome.err);
     assert_eq!(metadata.connections(), 1);
     let requests = metadata.requests();
-    assert!(requests.len() <= 14 && requests[0] == "PUT /latest/api/token", "{requests:#?}");
+    assert!(requests.len() <= 15 && requests[0] == "PUT /latest/api/token", "{requests:#?}");
     assert!(root.read("/etc/mesos-attributes.sh").contains("id:i-0123456789abcdef0"));
     assert!(root.read("/etc/mesos-agent.config").contains("MESOS_RESOURCES=mem:8000;disk:8000;network:450\n"));
 }
