@@ -53,7 +53,7 @@ pub(super) fn gather_for(request: &Request, role: Option<&str>, host: &Host) -> 
     let detected = detect::role(role, &layers.merged(None)?, Some(&facts))?;
     let role = Role::load(host, &detected.role)?;
     let mut merged = layers.merged(Some(&role))?;
-    if !request.bakes() {
+    if request.asks_instance() {
         let settings = merged.settings()?;
         let is_wanted = role.vpc_driver && vpc_driver::asks_version_1(&settings);
         if let Some(metadata) = metadata.filter(|_| is_wanted) {
@@ -128,7 +128,7 @@ fn ask(request: &Request, merged: &Merged) -> Result<Asked> {
     let mut image = machine::image(&live, &mut sources)?;
     // Of what is below --root where that is given: this machine's own says nothing of it.
     machine::hierarchy(&request.host()?, &mut image, &mut sources)?;
-    if request.bakes() {
+    if !request.asks_instance() {
         return Ok(Facts { schema_version: SCHEMA_VERSION, instance: None, image, sources, hidden: Vec::new() }.into());
     }
     let endpoint = imds::Endpoint::from_env()?;

@@ -82,24 +82,24 @@ pub fn from_gathered(request: &Request, gathered: Gathered, host: &mut Host) -> 
     }
     host.bar = request.draws_progress && std::io::stderr().is_terminal();
     let values = match &facts.instance {
-        Some(instance) if role.vpc_driver && !request.bakes() => {
+        Some(instance) if role.vpc_driver && request.asks_instance() => {
             Values::of_agent(&settings, instance).map_err(|error| cloud::with_tags(error, &facts))?
         }
-        Some(instance) if role.zookeeper_server && !request.bakes() => {
+        Some(instance) if role.zookeeper_server && request.asks_instance() => {
             let resolve = |name: &str| host.addresses(name, LOOKUP).ok().and_then(Result::ok).unwrap_or_default();
             Values::of_prereqs(&settings, instance, &resolve)?
         }
         _ => Values::of_settings(&settings),
     };
     let values = if role.vpc_driver {
-        let booted = facts.instance.as_ref().filter(|_| !request.bakes());
+        let booted = facts.instance.as_ref().filter(|_| request.asks_instance());
         let running = booted.map(|instance| instance.kernel_command_line.as_str());
         cgroup::refuse(&settings, &facts.image, running)?;
         values.with_kernel(&settings, &facts.image, running)
     } else {
         values
     };
-    if !request.bakes() {
+    if request.asks_instance() {
         refuse_without_required(&role, &settings).map_err(|error| cloud::with_tags(error, &facts))?;
     }
     let renderer = role.renderer(host, known_names(&facts, &settings, &values))?;

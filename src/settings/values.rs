@@ -23,7 +23,7 @@ const OF_BASH: [&str; 15] = [
 ];
 
 /// What the names of bash's, the loader's, Titus's and this program's own variables begin with.
-const OWN: [&str; 7] = ["BASH", "EC2_", "LD_", "MESOS_", "METATRON_", "NETFLIX_", "TITUS_"];
+const OWN: [&str; 8] = ["BASH", "EC2_", "LD_", "MESOS_", "METATRON_", "NETFLIX_", "SHORT_CIRCUIT_", "TITUS_"];
 
 /// The name of a variable that an operator may export: bash takes it, and nobody else relies on it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]

@@ -331,6 +331,8 @@ macro_rules! kinds {
             pub phase: Option<Phase>,
             /// An expression; false: the step is left out.
             pub when: Option<String>,
+            /// An expression for a list: a step for each of it, which its templates call `item`.
+            pub each: Option<String>,
             $($name: Option<$name::Raw>,)*
         }
 

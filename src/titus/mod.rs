@@ -90,6 +90,10 @@ pub fn notices(settings: &Settings, instance: Option<&Instance>, is_agent: bool,
         }
     }
     notices.extend(cgroup::notice(settings).filter(|_| is_agent));
+    let numbers = settings.agent.attributes.iter().filter(|(_, value)| is_agent && attributes::is_number(value));
+    notices.extend(numbers.map(|(name, value)| {
+        format!("agent.attributes.{name} is {value}: Mesos reads a number, so whoever looks for a text finds none")
+    }));
     let servers = settings.zookeeper.servers.len();
     if is_server && servers > 1 && servers.is_multiple_of(2) {
         notices.push(format!(
