@@ -16,7 +16,7 @@ use crate::harness::moto::{Moto, without_tags};
 use crate::harness::network::Network;
 use crate::harness::node::Node;
 use crate::harness::registry::{self, Registry};
-use crate::harness::services::{items, listen};
+use crate::harness::services::{self, items, listen};
 use crate::harness::{prereqs, wait_for, znodes};
 use crate::support::aws::account::Account;
 use crate::support::aws::{Aws, Keys};
@@ -156,7 +156,7 @@ impl Cluster {
             format!("{}.eu-west-1.compute.internal", node.hostname()).into(),
         );
         let items = without_tags(items, &id, &self.moto.vpc());
-        let metadata = Metadata::serve(listen(&node, "169.254.169.254:80"), items);
+        let metadata = services::metadata(&node, items);
         let served = (metadata, Registry::serve(&node, registry::ADDRESS));
         prereqs::settings(&node, DISCOVER);
         self.nodes.push(node);

@@ -7,6 +7,7 @@ pub mod deb;
 pub mod debs;
 pub mod disk;
 pub mod docker;
+pub mod engine;
 pub mod first_boot;
 pub mod image;
 pub mod line;
@@ -19,6 +20,7 @@ pub mod prereqs;
 pub mod registry;
 pub mod running;
 pub mod services;
+pub mod terraform;
 pub mod znodes;
 
 use std::process::Command;
