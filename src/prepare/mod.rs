@@ -178,8 +178,11 @@ impl Prepared {
 
     /// Why what joins a cluster is put off, if it is.
     pub fn put_off(&self) -> Option<String> {
-        let state = self.warm_pool()?;
-        Some(format!("this instance is in a warm pool ({state}): it joins when it leaves it"))
+        let in_pool = self.warm_pool();
+        let in_pool =
+            in_pool.map(|state| format!("this instance is in a warm pool ({state}): it joins when it leaves it"));
+        let is_agent = self.role.vpc_driver && self.facts.instance.is_some();
+        in_pool.or_else(|| cgroup::put_off(&self.settings, &self.facts.image).filter(|_| is_agent))
     }
 
     /// What an operator should know and no step tells.

@@ -88,6 +88,12 @@ pub fn refuse(settings: &Settings, image: &Image, running: Option<&str>) -> Resu
     Ok(())
 }
 
+/// Why an agent does not join yet: nothing that it starts runs with the hierarchy in force.
+pub fn put_off(settings: &Settings, image: &Image) -> Option<String> {
+    let lacks_v1 = image.cgroup == Some(Cgroup::V2) && !choose_v2(&settings.agent.kernel_arguments);
+    lacks_v1.then(|| "cgroup v2 is in force: this node joins after the reboot that brings v1".to_owned())
+}
+
 /// What an operator should know who has chosen v2.
 pub fn notice(settings: &Settings) -> Option<String> {
     choose_v2(&settings.agent.kernel_arguments).then(|| {
@@ -171,6 +177,20 @@ mod tests {
         let baked = Values::default().with_kernel(&settings("a"), &image(Some(252), Some(Cgroup::V2)), None);
         assert_eq!(baked.kernel_arguments.unwrap().join(" "), format!("a {BOTH}"));
         assert_eq!(baked.kernel_command_line, None);
+    }
+
+    #[test]
+    fn a_node_joins_with_v1_alone_unless_its_operator_has_chosen_v2() {
+        for (own, cgroup, expected) in [
+            ("", Some(Cgroup::V1), false),
+            ("", None, false),
+            ("", Some(Cgroup::V2), true),
+            ("systemd.unified_cgroup_hierarchy=1", Some(Cgroup::V2), false),
+        ] {
+            let (settings, image) = (settings(own), image(Some(252), cgroup));
+            assert_eq!(put_off(&settings, &image).is_some(), expected, "{own} {cgroup:?}");
+            assert_eq!(notice(&settings).is_some(), !own.is_empty(), "{own}");
+        }
     }
 
     #[test]
