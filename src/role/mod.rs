@@ -343,6 +343,7 @@ impl Role {
             }
             let Some(each) = &raw.each else {
                 let step = raw.resolve(renderer, &files).map_err(at)?;
+                debug_assert_eq!(raw.can_restart(), step.work().file().is_some(), "{}", step.id);
                 if let Some(path) = step.work().file() {
                     files.insert(step.id.clone(), path.to_owned());
                 }

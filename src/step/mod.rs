@@ -136,7 +136,7 @@ pub enum Origin<'a> {
     Table(&'a str, &'a str),
 }
 
-/// What a kind of step does. Only `observe` and `converge` must be said: what else a kind has is told where it is.
+/// What a kind of step does. Only `observe` and `converge` are required.
 pub trait Work: std::fmt::Debug {
     /// Looks, and changes nothing.
     ///

@@ -193,6 +193,11 @@ fn unit_files_are_read_anew_once_and_before_the_start() {
     assert_eq!(machine.systemd.jobs(), ["daemon-reload"]);
     machine.apply(&steps).ends_well();
     assert_eq!(machine.systemd.jobs(), [""; 0]);
+    // Where an image is built, no systemd runs.
+    std::fs::remove_dir(machine.root.at("/run/systemd/system")).unwrap();
+    std::fs::remove_file(machine.root.at("/etc/systemd/system/x.service")).unwrap();
+    machine.apply(&steps[..1]).ends_well();
+    assert_eq!(machine.systemd.jobs(), [""; 0]);
 }
 
 #[test]
