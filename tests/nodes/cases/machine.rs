@@ -19,6 +19,9 @@ const CHECK: &str = "test -z \"$(dpkg --audit)\"
     systemctl is-active mesos-agent.service
     titus-bootstrap plan --detailed-exitcode";
 
+/// What is there with cgroup v2 alone.
+const V2: &str = "/sys/fs/cgroup/cgroup.controllers";
+
 /// What a first boot that nobody disturbed came to.
 struct Undisturbed {
     /// The work that it took until the reboot.
@@ -45,6 +48,7 @@ fn soak_of_machines() {
 
 fn an_agent_after_one_reboot(machine: &mut Machine) -> Undisturbed {
     machine.start();
+    machine.shell(&format!("test -e {V2}"));
     let first_boot = machine.shell("cat /proc/sys/kernel/random/boot_id");
     let interface = machine.shell("until ip -4 -o address show dev ens3 2> /dev/null | grep inet; do sleep 0.2; done");
     assert_eq!(machine.end_of_boot(), End::Reboot);
@@ -61,6 +65,10 @@ fn an_agent_after_one_reboot(machine: &mut Machine) -> Undisturbed {
         assert!(address.contains(&format!("inet {ADDRESS}/")), "{address}");
     }
     assert!(renamed.contains("05-titus-primary.network"), "{renamed}");
+    // It had v2; the agent, as the real one, does not start without v1.
+    let console = machine.console();
+    assert!(console.contains("this node joins after the reboot that brings v1"), "{console}");
+    machine.shell(&format!("test ! -e {V2} && test -d /sys/fs/cgroup/systemd && test -d /sys/fs/cgroup/pids"));
     machine.shell(CHECK);
     assert_eq!(machine.start_unit(), End::Unit(0));
     let counted = machine.shell("cat /var/lib/titus-bootstrap/reboots.json");
@@ -97,6 +105,7 @@ fn a_reboot_that_does_not_help_is_not_repeated(mut machine: Machine) {
 fn a_power_cut(wanted: &Undisturbed, after: Duration) -> bool {
     // One reboot was shown; that this machine does without makes it quicker.
     let mut machine = Machine::fresh("reboot = \"never\"");
+    machine.has_v1 = true;
     machine.start();
     let cut = machine.cut(after);
     let what = format!("a power cut after {after:?} of work");
