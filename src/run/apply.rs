@@ -152,7 +152,17 @@ impl Run<'_> {
         report.step_count = steps.len();
         refuse_machine(host, request.phases)?;
         engine::ask(host, &steps)?;
-        engine::refuse_online(host, &prepared.names(), &steps)?;
+        let mut journal = Journal::for_role(&prepared, journal::JOURNAL);
+        report.run = journal.run().into();
+        if let Err(refusal) = engine::refuse_online(host, &prepared.names(), &steps) {
+            if refusal.kind == Kind::Interrupted {
+                // It may have waited for long, for another one's apt: who asks what became of it finds this.
+                report.end(Some(&refusal), false);
+                journal.event(host, "interrupted", None, std::slice::from_ref(&refusal.what))?;
+                status::write(host, report, report.result)?;
+            }
+            return Err(refusal);
+        }
         report.notices.extend(notice_of_next_boot(request, options, host, &prepared, &steps)?);
         if options.save {
             save(request, host, &prepared)?;
@@ -163,8 +173,6 @@ impl Run<'_> {
         }
 
         self.reporter.heading(report);
-        let mut journal = Journal::for_role(&prepared, journal::JOURNAL);
-        report.run = journal.run().into();
         status::write(host, report, RunState::Running)?;
         self.begun = true;
         let reboots = reboot::is_wished(host, &prepared.settings, options.trigger);

@@ -192,6 +192,7 @@ pub struct Agent {
     #[schemars(example = json!({ "TEAM": "media" }))]
     pub labels: BTreeMap<EnvironmentName, Line>,
     /// Instance families that Titus's VPC driver knows, or "any".
+    #[schemars(example = json!(["m4", "m5"]))]
     pub supported_families: Option<Families>,
     /// The instance types that Titus's VPC driver knows: those of its release of "2018-05", "any", or a list of types.
     /// Default: as supported_families says; where that is not set either, "2018-05".

@@ -15,9 +15,6 @@ use crate::titus::zookeeper::{Answer, Data, Turn, turn};
 /// connections that it took too early (seen: 3.8), so the next try must not come late.
 const TRY: Duration = Duration::from_secs(2);
 
-/// A server that is stopped to become a member answers again well within this, and an election ends.
-const STEADY: Duration = Duration::from_secs(10);
-
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// As a role file has it.
@@ -88,10 +85,11 @@ impl Ensemble {
             }
             let missing = match turn(&answers, self.own, self.own_data(host, &answers, adopts)?) {
                 Turn::Yes => return Ok(()),
-                Turn::IfSteady if steady_since.elapsed() >= STEADY => return Ok(()),
-                Turn::IfSteady => {
-                    "servers that do not serve now may soon, and it has to be seen whether they do".to_owned()
-                }
+                Turn::IfSteady(time) if steady_since.elapsed() >= time => return Ok(()),
+                Turn::IfSteady(time) => format!(
+                    "all answers must have stayed the same for {}: a server that does not serve now may soon, and another may be restarted first",
+                    humantime::format_duration(time)
+                ),
                 Turn::NotYet(missing) => missing,
                 Turn::Never(why) => return Err(self.would_lose_data(&why)),
             };
@@ -121,14 +119,14 @@ impl Ensemble {
     /// # Errors
     /// When a server says that it has another number.
     pub fn refuse_numbers(&self, host: &Host) -> Result<()> {
-        if self.servers.len() < 2 || host.entry(&format!("{}/myid", self.data))?.is_some() {
+        if self.servers.len() < 2 || self.data_on_disk(host)? == Data::Member {
             return Ok(());
         }
         for (n, server) in self.servers.iter().enumerate().filter(|(n, _)| *n != self.own) {
             // One that serves alone has the number 0; what does not answer, or does not serve, has no say.
             let said =
                 host.ask_tcp(server, "conf", TRY)?.ok().and_then(|text| number_of(&text)).filter(|said| *said > 0);
-            if said.is_none() && ask(host, server)? == Ok(Answer::Member) {
+            if said.is_none() && ask(host, server)?.is_ok_and(Answer::is_member) {
                 return Err(Error::new(Kind::TemporaryFailure, format!("{server} does not tell its number"))
                     .cause("it serves as a member, and its answer to `conf` has no serverId")
                     .fix("run titus-bootstrap there first: its zoo.cfg must have conf in 4lw.commands.whitelist"));
@@ -146,27 +144,37 @@ impl Ensemble {
         self.servers.iter().map(|address| Ok(ask(host, address)?.unwrap_or(Answer::Nothing))).collect()
     }
 
-    /// A server that serves alone writes no epoch; one of an ensemble does before it first serves
-    /// (ZooKeeper's QuorumPeer).
     fn own_data(&self, host: &Host, answers: &[Answer], adopts: bool) -> Result<Data> {
         if adopts || answers.get(self.own) == Some(&Answer::Standalone) {
             return Ok(Data::Standalone);
         }
-        let names = host.list(&format!("{}/version-2", self.data))?;
-        Ok(if names.iter().any(|name| name == "currentEpoch") {
-            Data::Member
-        } else if names.iter().any(|name| name.starts_with("log.") || name.starts_with("snapshot.")) {
-            Data::Standalone
-        } else {
-            Data::Fresh
-        })
+        self.data_on_disk(host)
+    }
+
+    /// A server that serves alone writes no epoch. One of an ensemble writes 0 while it waits, and the leader's, from 1
+    /// on, when it is in step with it (ZooKeeper's QuorumPeer and Learner). Files have the number of their first
+    /// transaction, in whose upper half is the epoch: 0 and a lower half are what a lone server wrote. A snapshot 0 is
+    /// that of an empty server; since 3.5 one writes it before it serves.
+    fn data_on_disk(&self, host: &Host) -> Result<Data> {
+        let directory = format!("{}/version-2", self.data);
+        let epoch = host.read_text(&format!("{directory}/currentEpoch"))?.unwrap_or_default();
+        if epoch.trim().parse::<u64>().is_ok_and(|epoch| epoch > 0) {
+            return Ok(Data::Member);
+        }
+        let was_alone = |name: &String| {
+            let number = name.strip_prefix("log.").or_else(|| name.strip_prefix("snapshot."));
+            let number = number.and_then(|number| u64::from_str_radix(number.split('.').next()?, 16).ok());
+            number.is_some_and(|number| (1..1 << 32).contains(&number))
+        };
+        Ok(if host.list(&directory)?.iter().any(was_alone) { Data::Standalone } else { Data::Fresh })
     }
 
     fn told(&self, answers: &[Answer]) -> String {
         let each = self.servers.iter().zip(answers).enumerate().map(|(n, (server, answer))| {
             let word = match answer {
                 Answer::Standalone => "serves alone",
-                Answer::Member => "serves as a member",
+                Answer::Member { leads: true, .. } => "leads",
+                Answer::Member { .. } => "serves as a member",
                 Answer::Waiting => "waits for a quorum",
                 Answer::Nothing => "does not answer",
             };
@@ -216,7 +224,7 @@ mod tests {
     #[test]
     fn what_is_no_zookeeper_is_told() {
         let (_directory, host) = tree();
-        assert_eq!(ask(&host, &server("Mode: leader\n")).unwrap(), Ok(Answer::Member));
+        assert!(ask(&host, &server("Mode: leader\n")).unwrap().is_ok_and(Answer::is_member));
         assert!(ask(&host, &server("HTTP/1.1 400 Bad Request\r\n")).unwrap().unwrap_err().contains("HTTP/1.1 400"));
         assert!(ask(&host, &server("")).unwrap().unwrap_err().contains("closed"));
     }
@@ -229,7 +237,7 @@ mod tests {
         ensemble.wait_for_turn(&host, false).unwrap();
         let data = directory.path().join("var/lib/zookeeper/version-2");
         std::fs::create_dir_all(&data).unwrap();
-        std::fs::write(data.join("snapshot.0"), "").unwrap();
+        std::fs::write(data.join("log.1"), "").unwrap();
         let told = ensemble.wait_for_turn(&host, false).unwrap_err().to_string();
         assert!(told.contains("servers 2, 3 are an ensemble without it"), "{told}");
         ensemble.refuse_loss(&host, false).unwrap_err();
@@ -237,6 +245,36 @@ mod tests {
         std::fs::write(data.join("currentEpoch"), "1").unwrap();
         ensemble.wait_for_turn(&host, false).unwrap();
         ensemble.wait_for_turn(&host, true).unwrap_err();
+    }
+
+    #[test]
+    fn what_a_server_wrote_says_what_its_data_are() {
+        // As seen on 3.4.14 and 3.8.0.
+        for (epoch, files, expected) in [
+            (None, vec![], Data::Fresh),
+            (None, vec!["snapshot.0"], Data::Fresh),
+            (None, vec!["log.1"], Data::Standalone),
+            (None, vec!["snapshot.2f", "log.30"], Data::Standalone),
+            (None, vec!["snapshot.2f.gz"], Data::Standalone),
+            // It waits for a quorum.
+            (Some("0"), vec!["acceptedEpoch"], Data::Fresh),
+            (Some("0"), vec!["acceptedEpoch", "snapshot.0"], Data::Fresh),
+            (Some("0"), vec!["acceptedEpoch", "log.1", "snapshot.0"], Data::Standalone),
+            // It was killed while it got the data of the leader.
+            (Some("0"), vec!["acceptedEpoch", "snapshot.0", "snapshot.100000000"], Data::Fresh),
+            (Some("1"), vec!["acceptedEpoch"], Data::Member),
+            (Some("12\n"), vec!["acceptedEpoch", "log.1", "snapshot.c00000000"], Data::Member),
+        ] {
+            let (directory, host) = tree();
+            let ensemble = Ensemble { servers: Vec::new(), own: 0, data: "/var/lib/zookeeper".into() };
+            let data = directory.path().join("var/lib/zookeeper/version-2");
+            if epoch.is_some() || !files.is_empty() {
+                std::fs::create_dir_all(&data).unwrap();
+            }
+            epoch.iter().for_each(|epoch| std::fs::write(data.join("currentEpoch"), epoch).unwrap());
+            files.iter().for_each(|file| std::fs::write(data.join(file), "").unwrap());
+            assert_eq!(ensemble.data_on_disk(&host).unwrap(), expected, "{epoch:?} {files:?}");
+        }
     }
 
     #[test]
@@ -253,9 +291,14 @@ mod tests {
         let moved = ensemble(vec![conf(2), conf(3), server("")]);
         let told = moved.refuse_numbers(&host).unwrap_err().to_string();
         assert!(told.contains("is number 2, and in the list 1") && told.contains("titus:zookeeper-id"), "{told}");
-        // One that has its number keeps it.
-        std::fs::create_dir_all(directory.path().join("var/lib/zookeeper")).unwrap();
+        // A number that never served is not one's own.
+        let data = directory.path().join("var/lib/zookeeper/version-2");
+        std::fs::create_dir_all(&data).unwrap();
         std::fs::write(directory.path().join("var/lib/zookeeper/myid"), "3\n").unwrap();
+        std::fs::write(data.join("currentEpoch"), "0").unwrap();
+        moved.refuse_numbers(&host).unwrap_err();
+        // One that served keeps its number.
+        std::fs::write(data.join("currentEpoch"), "1").unwrap();
         moved.refuse_numbers(&host).unwrap();
     }
 

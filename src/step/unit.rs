@@ -232,7 +232,13 @@ impl Unit {
             }
             Due::Enable => host.enable_unit(name),
             Due::Disable => host.links_that_enable(name)?.iter().try_for_each(|path| host.remove(path)),
-            Due::Start(_) => host.change_unit(Job::Start(name)),
+            Due::Start(now) => {
+                // Earlier starts may have been too many: that was with what the files had then.
+                if *now == Active::Failed {
+                    host.change_unit(Job::ResetFailed(name))?;
+                }
+                host.change_unit(Job::Start(name))
+            }
             Due::Restart(_) => host.change_unit(Job::Restart(name)),
             Due::StartAgain(service) => host.change_unit(Job::Start(service)),
         }

@@ -215,8 +215,11 @@ fn any(addresses: &str, ask: impl Fn(&str) -> Result<Result<(), String>>) -> Res
 
 fn serves(host: &Host, address: &str, ensemble: bool) -> Result<Result<(), String>> {
     Ok(ensemble::ask(host, address)?.and_then(|answer| match (answer, ensemble) {
-        (Answer::Member, true) | (Answer::Standalone, false) => Ok(()),
-        (Answer::Waiting, _) => Err("it runs, and waits for a quorum".into()),
+        (Answer::Member { .. }, true) | (Answer::Standalone, false) => Ok(()),
+        (Answer::Waiting, true) => {
+            Err("it runs, and waits for a quorum: run titus-bootstrap on the other servers, with the same list".into())
+        }
+        (Answer::Waiting, false) => Err("it runs, and waits for a quorum".into()),
         (Answer::Standalone, true) => Err("it serves alone".into()),
         (_, _) => Err("it serves as one of several".into()),
     }))

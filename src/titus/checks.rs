@@ -77,7 +77,7 @@ fn slaves(host: &Host, master: &str) -> Result<Vec<Value>, String> {
 fn decisive_line(output: &str) -> Option<&str> {
     let lines = || output.lines().map(str::trim).filter(|line| !line.is_empty());
     let starts = |words: &'static str| lines().find(|line| line.starts_with(words));
-    starts("panic:").or_else(|| starts("fatal error:")).or_else(|| lines().last())
+    starts("panic:").or_else(|| starts("fatal error:")).or_else(|| lines().next_back())
 }
 
 /// `pid` is `slave(1)@10.0.0.1:5051`: the address that the agent itself advertises.

@@ -24,7 +24,7 @@ pub fn of_stack(peers: Vec<Peer>, stack: &str) -> Result<Vec<Peer>> {
 /// the places that are left.
 ///
 /// # Errors
-/// When a tag is not the number of a place, or two have the same.
+/// When a tag is not the number of a place, or two instances have the same number or address.
 pub fn in_order(mut peers: Vec<Peer>) -> Result<Vec<Peer>> {
     let wrong = |peer: &Peer, cause: String| {
         Error::config(format!("instance {}: its tag {ID_TAG} cannot be used", peer.id)).cause(cause).fix(format!(
@@ -32,6 +32,13 @@ pub fn in_order(mut peers: Vec<Peer>) -> Result<Vec<Peer>> {
             peer.id
         ))
     };
+    for (n, peer) in peers.iter().enumerate() {
+        if let Some(other) = peers.iter().take(n).find(|other| other.address == peer.address) {
+            return Err(Error::config(format!("instances {} and {} have one address", other.id, peer.id))
+                .cause(format!("both are at {}, and each server needs a node of its own", peer.address))
+                .fix("take the tag by which servers are found from the one that is not meant"));
+        }
+    }
     peers.sort_by(|a, b| (&a.launched, &a.id).cmp(&(&b.launched, &b.id)));
     let count = peers.len();
     let mut places: Vec<Option<Peer>> = (0..count).map(|_| None).collect();
@@ -57,7 +64,7 @@ mod tests {
 
     fn peer(id: &str, launched: &str, tags: &[(&str, &str)]) -> Peer {
         let tags = tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        Peer { id: id.into(), address: format!("10.0.0.{}", id.len()), launched: launched.into(), tags }
+        Peer { id: id.into(), address: format!("10.0.0.{}", &id[2..]), launched: launched.into(), tags }
     }
 
     fn ids(peers: &[Peer]) -> Vec<&str> {
@@ -72,6 +79,15 @@ mod tests {
         let replaced = vec![peer("i-9", c, &[(ID_TAG, "1")]), peer("i-2", a, &[]), peer("i-3", b, &[(ID_TAG, "3")])];
         assert_eq!(ids(&in_order(replaced).unwrap()), ["i-9", "i-2", "i-3"]);
         assert!(in_order(Vec::new()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn one_address_is_not_two_servers() {
+        let moved = Peer { address: "10.0.0.1".into(), ..peer("i-2", "b", &[]) };
+        let error = in_order(vec![peer("i-1", "a", &[]), moved, peer("i-3", "c", &[])]).unwrap_err();
+        assert_eq!(error.kind, crate::error::Kind::Config);
+        let message = error.to_string();
+        assert!(message.contains("i-1 and i-2 have one address") && message.contains("10.0.0.1"), "{message}");
     }
 
     #[test]

@@ -62,7 +62,7 @@ fn accepted(root: &Root, run: Outcome, what: &str) -> bool {
 fn nothing_is_forged(root: &Root, what: &str) {
     let environment = environment_file::read(&root.read("/etc/mesos-agent.config"));
     let names: Vec<_> = environment.iter().map(|(name, _)| name.as_str()).collect();
-    let expected = ["MASTER", "PORT", "RECOVER", "WORK_DIR", "STRICT", "RESOURCES", "ATTRIBUTES"]
+    let expected = ["MASTER", "PORT", "IP", "HOSTNAME", "RECOVER", "WORK_DIR", "STRICT", "RESOURCES", "ATTRIBUTES"]
         .map(|name| format!("MESOS_{name}"));
     assert_eq!(names, expected, "{what}");
     let attributes = &environment.last().unwrap().1;

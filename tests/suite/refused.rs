@@ -77,7 +77,18 @@ fn an_instance_family_that_the_vpc_driver_does_not_know() {
 #[test]
 fn an_instance_type_that_nobody_knows() {
     let unknown = |facts: &mut Value| facts["instance"]["type"] = json!("m4.gigantic");
-    refused_for_facts(unknown, &["--role", "agent"], 78, &["[instance_types.\"m4.gigantic\"]", "max_enis"]);
+    let later = ["--role", "agent", "--set", "agent.vpc_driver=any"];
+    refused_for_facts(unknown, &later, 78, &["[instance_types.\"m4.gigantic\"]", "max_enis"]);
+}
+
+#[test]
+fn an_instance_type_of_a_known_family_that_the_vpc_driver_does_not_know() {
+    for name in ["m5.8xlarge", "c5.24xlarge", "m5.metal", "r4.metal"] {
+        let change = |facts: &mut Value| facts["instance"]["type"] = json!(name);
+        let family = name.split('.').next().unwrap();
+        let works = format!("{family}.large, {family}.xlarge, {family}.2xlarge");
+        refused_for_facts(change, &["--role", "agent"], 69, &[name, "May 2018", &works, "agent.vpc_driver"]);
+    }
 }
 
 #[test]

@@ -42,19 +42,7 @@ fn each_role_is_made_but_for_what_joins() {
         ("gateway", &["ready", "titus-master-answers", "titus-gateway", "titus-gateway-answers", "instance-groups"]),
         (
             "agent",
-            &[
-                "ready",
-                "docker-tcp-proxy-socket",
-                "docker-tcp-proxy",
-                "docker-api",
-                "executor:titus-setup-networking.timer",
-                "executor:titus-reaper.service",
-                "executor:titus-darion.service",
-                "executor:titus-launchguard.service",
-                "executor:titus-vpc-gc.timer",
-                "mesos-agent",
-                "mesos-agent-port",
-            ],
+            &["ready", "docker-tcp-proxy-socket", "docker-tcp-proxy", "docker-api", "mesos-agent", "mesos-agent-port"],
         ),
     ];
     for (role, joins) in roles {

@@ -341,6 +341,7 @@ impl Systemd for Units {
             Job::Start(name) => ("start", name),
             Job::Stop(name) => ("stop", name),
             Job::Restart(name) => ("restart", name),
+            Job::ResetFailed(name) => ("reset-failed", name),
             Job::Reload => ("daemon-reload", ""),
             Job::Reboot => ("reboot", ""),
         };
@@ -351,6 +352,13 @@ impl Systemd for Units {
         }
         match job {
             Job::Start(_) if self.get(name).is_active() => {}
+            Job::Start(_) | Job::Restart(_) if self.get(name).result == "start-limit-hit" => {
+                return Err(Error::new(Kind::Failed, format!("{name}: start request repeated too quickly")));
+            }
+            Job::ResetFailed(_) => self.change(name, |unit| {
+                unit.active = Active::Inactive;
+                unit.result = "success".into();
+            }),
             Job::Start(_) | Job::Restart(_) => self.start(name),
             Job::Stop(_) => self.change(name, |unit| unit.active = Active::Inactive),
             Job::Reload => self.0.borrow_mut().units.values_mut().for_each(|unit| unit.needs_reload = false),

@@ -129,6 +129,8 @@ fn a_boot_asks_for_what_nothing_else_tells_and_no_more() {
 struct Cluster {
     network: Network,
     moto: Moto,
+    /// Of ZooKeeper's image.
+    tag: &'static str,
     nodes: Vec<Node>,
     served: Vec<(Metadata, Registry)>,
 }
@@ -136,11 +138,11 @@ struct Cluster {
 const GATEWAY: &str = "30.0.100.1";
 
 impl Cluster {
-    fn new() -> Cluster {
+    fn new(tag: &'static str) -> Cluster {
         let network = Network::new();
         let holder = network.gateway(GATEWAY);
         let moto = Moto::serve(Some(holder), GATEWAY, 5000);
-        Cluster { network, moto, nodes: Vec::new(), served: Vec::new() }
+        Cluster { network, moto, tag, nodes: Vec::new(), served: Vec::new() }
     }
 
     /// A new instance at the address of the `n`-th node.
@@ -158,7 +160,7 @@ impl Cluster {
         let items = without_tags(items, &id, &self.moto.vpc());
         let metadata = services::metadata(&node, items);
         let served = (metadata, Registry::serve(&node, registry::ADDRESS));
-        prereqs::settings(&node, DISCOVER);
+        prereqs::settings(&node, &format!("images.zookeeper = \"jplock/zookeeper:{}\"\n{DISCOVER}", self.tag));
         self.nodes.push(node);
         self.served.push(served);
         id
@@ -182,7 +184,7 @@ impl Cluster {
 
 /// All that the nodes are told of each other.
 const DISCOVER: &str =
-    "timeouts.wait = \"90s\"\n[zookeeper.discover]\ntag = \"titus:role\"\nvalue = \"prereqs\"\nexpected = 3\n";
+    "timeouts.wait = \"30m\"\n[zookeeper.discover]\ntag = \"titus:role\"\nvalue = \"prereqs\"\nexpected = 3\n";
 
 fn myid(node: &Node) -> String {
     node.shell("cat /var/lib/zookeeper/myid").trim().to_owned()
@@ -190,7 +192,16 @@ fn myid(node: &Node) -> String {
 
 #[test]
 fn three_nodes_without_an_address_find_each_other() {
-    let mut all = Cluster::new();
+    three_find_each_other("3.4.10");
+}
+
+#[test]
+fn three_nodes_without_an_address_find_each_other_with_3_4() {
+    three_find_each_other("3.4.14");
+}
+
+fn three_find_each_other(tag: &'static str) {
+    let mut all = Cluster::new(tag);
     let command = all.command();
     let apply: Vec<&str> = command.iter().map(String::as_str).chain(["apply"]).collect();
     let ids = [all.launch(1, &[]), all.launch(2, &[])];
@@ -241,9 +252,10 @@ fn three_nodes_without_an_address_find_each_other() {
         let number = if n == 2 { "1".into() } else { myid(&all.nodes[n]) };
         all.moto.tag(id, "titus:zookeeper-id", &number);
     }
-    for n in [2, 0, 1] {
-        all.nodes[n].run(&apply).ends_with(0);
-    }
+    // Before ZooKeeper 3.5 the new one waits until others have restarted with its address.
+    let new = all.nodes[2].spawn(&apply);
+    all.nodes[..2].iter().for_each(|node| drop(node.run(&apply).ends_with(0)));
+    new.end().ends_with(0);
     assert_eq!(myid(&all.nodes[2]), "1");
     all.await_three();
     assert_eq!(znodes::read(&all.nodes[2], prereqs::ZOOKEEPER, "/written").as_deref(), Some("by the first three"));

@@ -1,42 +1,87 @@
-//! Three prereqs nodes are one ensemble, however they came to be.
+//! Several prereqs nodes are one ensemble, however they came to be, and whichever of them is replaced. Each case runs
+//! on ZooKeeper 3.8 and on 3.4.14.
 
 use crate::harness::image;
 use crate::harness::network::Network;
 use crate::harness::node::Node;
 use crate::harness::prereqs::{self, Services, ZOOKEEPER};
+use crate::harness::running::Running;
+use crate::harness::znodes::Writer;
 use crate::harness::{services, wait_for, znodes};
 use crate::support::outcome::Outcome;
+
+/// The images' tags.
+const V3_8: &str = "3.4.10";
+const V3_4: &str = "3.4.14";
 
 /// Nodes on one network, each with what is served to it.
 struct Nodes {
     network: Network,
+    /// Of ZooKeeper's image.
+    tag: &'static str,
     nodes: Vec<Node>,
     services: Vec<Services>,
+    /// How many nodes there ever were: each has an address of its own.
+    launched: usize,
 }
 
 impl Nodes {
-    fn three() -> Nodes {
-        let network = Network::new();
-        let nodes: Vec<Node> = (1..=3).map(|n| Node::one_of_several(&image::fresh().engine, n)).collect();
-        nodes.iter().for_each(|node| network.join(node));
-        let services = nodes.iter().map(prereqs::services).collect();
-        Nodes { network, nodes, services }
+    fn new(count: usize, tag: &'static str) -> Nodes {
+        let mut all = Nodes { network: Network::new(), tag, nodes: Vec::new(), services: Vec::new(), launched: 0 };
+        all.launch(count);
+        all
+    }
+
+    fn one(&mut self) -> (Node, Services) {
+        self.launched += 1;
+        let node = Node::one_of_several(&image::fresh().engine, self.launched);
+        self.network.join(&node);
+        let services = prereqs::services(&node);
+        (node, services)
+    }
+
+    /// More of them.
+    fn launch(&mut self, count: usize) {
+        for _ in 0..count {
+            let (node, services) = self.one();
+            self.nodes.push(node);
+            self.services.push(services);
+        }
+    }
+
+    /// A new node, with another address, in the place of one, which is gone.
+    fn replace(&mut self, n: usize) {
+        let (node, services) = self.one();
+        let before = (std::mem::replace(&mut self.nodes[n], node), std::mem::replace(&mut self.services[n], services));
+        drop(before);
+        self.settings(self.nodes.len());
+    }
+
+    fn addresses(&self, count: usize) -> Vec<String> {
+        self.nodes[..count].iter().map(|node| format!("{}:2181", node.address)).collect()
     }
 
     /// The settings of all, with the first `n` of them as servers.
     fn settings(&self, n: usize) {
-        let servers: Vec<String> = self.nodes[..n].iter().map(|node| format!("\"{}:2181\"", node.address)).collect();
         for node in &self.nodes {
-            let more = format!("zookeeper.servers = [{}]\ntimeouts.wait = \"60s\"", servers.join(", "));
+            let more = format!(
+                "zookeeper.servers = {:?}\nimages.zookeeper = \"jplock/zookeeper:{}\"\ntimeouts.wait = \"30m\"",
+                self.addresses(n),
+                self.tag
+            );
             prereqs::settings(node, &more);
         }
+    }
+
+    /// Begins `apply` on a node.
+    fn begin(&self, n: usize) -> Running {
+        self.nodes[n].spawn(&["titus-bootstrap", "apply", "--json"])
     }
 
     /// `apply` on these nodes at once; all must end well.
     #[track_caller]
     fn apply(&self, which: &[usize]) -> Vec<Outcome> {
-        let runs: Vec<_> =
-            which.iter().map(|n| self.nodes[*n].spawn(&["titus-bootstrap", "apply", "--json"])).collect();
+        let runs: Vec<_> = which.iter().map(|n| self.begin(*n)).collect();
         runs.into_iter().map(|run| run.end().ends_with(0)).collect()
     }
 
@@ -57,7 +102,15 @@ impl Nodes {
 
     #[track_caller]
     fn check(&self) {
-        assert_eq!(self.modes(), ["follower", "follower", "leader"]);
+        let mut modes = vec!["follower"; self.nodes.len() - 1];
+        modes.push("leader");
+        // Another one's restart can have made one look for a leader.
+        wait_for("all to serve", || (self.modes() == modes).then_some(()));
+        let version = if self.tag == V3_4 { "3.4.14-" } else { "3.8.0-" };
+        for node in &self.nodes {
+            let srvr = znodes::four_letters(node, ZOOKEEPER, "srvr").unwrap_or_default();
+            assert!(srvr.starts_with(&format!("Zookeeper version: {version}")), "{srvr}");
+        }
         wait_for("one leading Mesos master", || (self.leaders() == 1).then_some(()));
         for node in &self.nodes {
             assert_eq!(prereqs::containers(node), ["mesomaster", "zookeeper"]);
@@ -68,7 +121,16 @@ impl Nodes {
 
 #[test]
 fn three_at_once_form_one_ensemble_that_bears_the_loss_of_one() {
-    let mut all = Nodes::three();
+    three_at_once(V3_8);
+}
+
+#[test]
+fn three_at_once_form_one_ensemble_that_bears_the_loss_of_one_with_3_4() {
+    three_at_once(V3_4);
+}
+
+fn three_at_once(tag: &'static str) {
+    let mut all = Nodes::new(3, tag);
     all.settings(3);
     all.apply(&[2, 0, 1]);
     all.check();
@@ -93,10 +155,17 @@ fn three_at_once_form_one_ensemble_that_bears_the_loss_of_one() {
     assert_eq!(znodes::read(&all.nodes[1], ZOOKEEPER, "/meanwhile").as_deref(), Some("without the second"));
     all.check();
 
+    // What people watch an ensemble with.
+    for (word, answer) in [("ruok", "imok"), ("mntr", "zk_server_state"), ("stat", "Mode: "), ("isro", "rw")] {
+        let told = znodes::four_letters(&all.nodes[0], ZOOKEEPER, word).unwrap_or_default();
+        assert!(told.contains(answer), "{word}: {told}");
+    }
+
     // A changed image, node by node: the others serve all the time.
+    let second = format!("images.zookeeper=jplock/zookeeper:{}", if tag == V3_4 { "3.4.14-second" } else { "second" });
     for n in 0..3 {
         let node = &all.nodes[n];
-        node.bootstrap(&["apply", "--set", "images.zookeeper=jplock/zookeeper:second"]).ends_with(0);
+        node.bootstrap(&["apply", "--set", &second]).ends_with(0);
         assert_eq!(znodes::read(node, ZOOKEEPER, "/written").as_deref(), Some("on the first"));
     }
     assert_eq!(all.modes(), ["follower", "follower", "leader"]);
@@ -123,12 +192,23 @@ fn three_at_once_form_one_ensemble_that_bears_the_loss_of_one() {
 }
 
 #[test]
-fn one_server_becomes_three_and_loses_nothing() {
-    let all = Nodes::three();
-    let first = format!("zookeeper.servers = [\"{}:2181\"]", all.nodes[0].address);
-    prereqs::settings(&all.nodes[0], &first);
+fn one_server_becomes_three_and_five_and_loses_nothing() {
+    one_becomes_three_and_five(V3_8);
+}
+
+#[test]
+fn one_server_becomes_three_and_five_and_loses_nothing_with_3_4() {
+    one_becomes_three_and_five(V3_4);
+}
+
+fn one_becomes_three_and_five(tag: &'static str) {
+    let mut all = Nodes::new(3, tag);
+    all.settings(1);
     all.apply(&[0]);
     znodes::write(&all.nodes[0], ZOOKEEPER, "/kept", "from when it was alone");
+    // Alone it answers what its release does by itself.
+    let ruok = znodes::four_letters(&all.nodes[0], ZOOKEEPER, "ruok").unwrap();
+    assert_eq!(ruok == "imok", tag == V3_4, "{ruok}");
 
     all.settings(3);
     // Alone it serves on: without the others it would be no quorum.
@@ -140,13 +220,68 @@ fn one_server_becomes_three_and_loses_nothing() {
     waited.tells(&["server 1 serves alone and has the data"]);
     assert_eq!(prereqs::containers(&all.nodes[2]), Vec::<String>::new());
 
-    let second = all.nodes[1].spawn(&["titus-bootstrap", "apply"]);
+    let second = all.begin(1);
     all.apply(&[0]);
-    assert_eq!(znodes::read(&all.nodes[0], ZOOKEEPER, "/kept").as_deref(), Some("from when it was alone"));
+    let kept = |node: &Node| znodes::read(node, ZOOKEEPER, "/kept");
+    assert_eq!(kept(&all.nodes[0]).as_deref(), Some("from when it was alone"));
     second.end().ends_with(0);
     all.apply(&[2]);
-    for node in &all.nodes {
-        assert_eq!(znodes::read(node, ZOOKEEPER, "/kept").as_deref(), Some("from when it was alone"));
-    }
+    all.nodes.iter().for_each(|node| assert_eq!(kept(node).as_deref(), Some("from when it was alone")));
     all.check();
+
+    // The new ones join as they are; then the old ones, all runs at once.
+    all.launch(2);
+    all.settings(5);
+    all.apply(&[3, 4]);
+    let mut writer = Writer::start(all.network.holder(), &all.addresses(5));
+    all.apply(&[0, 1, 2]);
+    println!("{tag}, three to five: no write for {:?}", writer.longest_gap(0));
+
+    // One of the five with another address.
+    let from = writer.count();
+    all.replace(1);
+    writer.knows(&all.addresses(5));
+    let new = all.begin(1);
+    all.apply(&[4, 2, 0, 3]);
+    new.end().ends_with(0);
+    println!("{tag}, server 2 of 5 replaced: no write for {:?}", writer.longest_gap(from));
+    all.check();
+    all.nodes.iter().for_each(|node| assert_eq!(kept(node).as_deref(), Some("from when it was alone")));
+    all.nodes.iter().for_each(|node| writer.all_are_on(node, ZOOKEEPER));
+}
+
+#[test]
+fn each_of_three_is_replaced_while_a_client_writes() {
+    each_is_replaced(V3_8);
+}
+
+#[test]
+fn each_of_three_is_replaced_while_a_client_writes_with_3_4() {
+    each_is_replaced(V3_4);
+}
+
+fn each_is_replaced(tag: &'static str) {
+    let mut all = Nodes::new(3, tag);
+    all.settings(3);
+    all.apply(&[0, 1, 2]);
+    let mut writer = Writer::start(all.network.holder(), &all.addresses(3));
+    wait_for("the first writes", || (writer.count() > 5).then_some(()));
+
+    // The runs on the others: one after the other, in any order, and at once.
+    for (replaced, others) in [(0, vec![vec![1], vec![2]]), (1, vec![vec![2], vec![0]]), (2, vec![vec![0, 1]])] {
+        let from = writer.count();
+        all.replace(replaced);
+        writer.knows(&all.addresses(3));
+        let new = all.begin(replaced);
+        others.iter().for_each(|at_once| drop(all.apply(at_once)));
+        new.end().ends_with(0);
+        let after = writer.count();
+        wait_for("more writes", || (writer.count() > after + 5).then_some(()));
+        println!("{tag}, server {} of 3 replaced: no write for {:?}", replaced + 1, writer.longest_gap(from));
+        all.check();
+        for again in all.apply(&[0, 1, 2]) {
+            assert_eq!(again.steps("changed"), Vec::<String>::new(), "{}", again.transcript());
+        }
+    }
+    all.nodes.iter().for_each(|node| writer.all_are_on(node, ZOOKEEPER));
 }

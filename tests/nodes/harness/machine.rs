@@ -139,7 +139,7 @@ impl Machine {
              guestfwd=tcp:169.254.169.254:80-cmd:socat - TCP:127.0.0.1:{port}"
         );
         let mut command = mortal("qemu-system-x86_64");
-        command.args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", "2048", "-nodefaults", "-display", "none"]);
+        command.args(["-accel", "tcg", "-m", "2048", "-nodefaults", "-display", "none"]);
         command.args(["-no-reboot", "-smbios", "type=1,manufacturer=Amazon EC2,product=m4.large"]);
         command.arg("-kernel").arg(parts().join("vmlinuz")).arg("-initrd").arg(parts().join("initrd"));
         command.args(["-append", &arguments]);
@@ -178,8 +178,10 @@ impl Machine {
     /// Waits until the boot unit has ended or the machine goes down.
     pub fn end_of_boot(&mut self) -> End {
         let deadline = Instant::now() + PATIENCE;
+        // A look at the units is a second's work for an emulated processor: it waits by itself first.
         let script = format!(
-            "systemctl show --property=ActiveState,ExecMainExitTimestampMonotonic,ExecMainStatus {UNIT}
+            "systemctl is-system-running --wait > /dev/null || true
+             systemctl show --property=ActiveState,ExecMainExitTimestampMonotonic,ExecMainStatus {UNIT}
              systemctl list-jobs --no-legend --plain"
         );
         // When the machine goes down, its shell may be gone long before it.

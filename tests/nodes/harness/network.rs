@@ -48,6 +48,11 @@ impl Network {
         self.holder.id()
     }
 
+    /// The process in whose network the bridge is.
+    pub fn holder(&self) -> u32 {
+        self.holder.id()
+    }
+
     fn ip(&self, arguments: &[&str]) {
         run("nsenter", &[&["-t", &self.holder.id().to_string(), "-n", "ip"], arguments].concat());
     }

@@ -1,0 +1,178 @@
+//! ZooKeeper's servers: what one says of itself, and when one may be stopped or first started.
+
+use std::net::IpAddr;
+
+use super::Values;
+use super::part::{Input, Part};
+use crate::error::{Error, Kind, Result};
+use crate::facts::Instance;
+use crate::settings::values::host_port;
+use crate::settings::{Settings, ZOOKEEPER_PORT};
+
+#[cfg(test)]
+mod simulation;
+mod turn;
+
+pub use turn::{Answer, Data, Turn, turn};
+
+impl Values {
+    /// Everything, for a node of role prereqs. `resolve` looks a name up.
+    ///
+    /// # Errors
+    /// 78 when the node is not in `zookeeper.servers`, or a node is there twice, also by two names.
+    pub fn of_prereqs(
+        settings: &Settings,
+        instance: &Instance,
+        resolve: &dyn Fn(&str) -> Vec<IpAddr>,
+    ) -> Result<Values> {
+        let path = settings.mesos.zk_path.clone().unwrap_or_default();
+        let servers = &settings.zookeeper.servers;
+        let hosts: Vec<&str> = servers.iter().filter_map(|server| Some(host_port(server)?.0)).collect();
+        let addresses: Vec<Vec<IpAddr>> = hosts.iter().map(|host| addresses(host, instance, resolve)).collect();
+        refuse_twice(&hosts, &addresses)?;
+        let own = place(&hosts, &addresses, instance);
+        let Some(own) = own.or(servers.is_empty().then_some(0)) else {
+            return Err(not_listed(servers, instance));
+        };
+        let port = servers.get(own).and_then(|server| host_port(server)).map_or(ZOOKEEPER_PORT, |(_, port)| port);
+        let alone = servers.len() < 2;
+        let mut values = Values::of_settings(settings);
+        if alone {
+            values.mesos_master = Some(format!("zk://localhost:{port}{path}"));
+        }
+        values.ensemble = Some(!alone);
+        values.quorum = Some(servers.len().max(1) / 2 + 1);
+        values.zookeeper_id = Some(own + 1);
+        // Its own name may lead to loopback on the node itself, and a server binds what it leads to.
+        let bound = |(n, host): (usize, &&str)| if n == own { &instance.local_ipv4 } else { *host }.to_owned();
+        values.zookeeper_hosts = Some(hosts.iter().enumerate().map(bound).collect());
+        values.zookeeper_port = Some(port);
+        values.parts.extend(made_of(settings, instance, alone));
+        Ok(values)
+    }
+}
+
+/// What the values of a prereqs node are made of.
+fn made_of(settings: &Settings, instance: &Instance, alone: bool) -> Vec<(&'static str, Vec<Part>)> {
+    let servers = || Part::default().of(Input::named("zookeeper.servers", settings.zookeeper.servers.join(",")));
+    let own = |part: Part| {
+        part.of(Input { word: "this node is", ..Input::named("instance.local_ipv4", &instance.local_ipv4) })
+    };
+    let mut made = vec![
+        ("ensemble", servers().how("whether there are several")),
+        ("quorum", servers().how("more than half of them")),
+        (
+            "zookeeper_id",
+            own(servers()).of(Input::named("instance.hostname", &instance.hostname)).how("its place in the list"),
+        ),
+        ("zookeeper_hosts", own(servers())),
+        ("zookeeper_port", own(servers()).how(format!("its port, or {ZOOKEEPER_PORT}"))),
+    ];
+    if alone {
+        let path = settings.mesos.zk_path.clone().unwrap_or_default();
+        let part = servers().of(Input::named("mesos.zk_path", path)).how("a lone server, asked on the node itself");
+        made.push(("mesos_master", part));
+    }
+    made.into_iter().map(|(name, part)| (name, vec![part])).collect()
+}
+
+/// Whether a server's host is this node, by what it is called.
+fn is_own(host: &str, instance: &Instance) -> bool {
+    let short = instance.hostname.split('.').next().unwrap_or_default();
+    let names = [instance.local_ipv4.as_str(), instance.hostname.as_str(), short];
+    names.iter().any(|name| name.eq_ignore_ascii_case(host))
+}
+
+/// Where a host is reached by others. A node's own name may lead to loopback on the node.
+fn addresses(host: &str, instance: &Instance, resolve: &dyn Fn(&str) -> Vec<IpAddr>) -> Vec<IpAddr> {
+    if is_own(host, instance) {
+        return instance.local_ipv4.parse().into_iter().collect();
+    }
+    let literal = host.parse().map(|address| vec![address]);
+    literal.unwrap_or_else(|_| resolve(host).into_iter().filter(|address| !address.is_loopback()).collect())
+}
+
+/// One node that is two servers would make a quorum of fewer nodes than it seems.
+fn refuse_twice(hosts: &[&str], addresses: &[Vec<IpAddr>]) -> Result<()> {
+    let fix = "name each server once: each runs on a node of its own";
+    for (n, host) in hosts.iter().enumerate() {
+        for (other, its) in hosts.iter().zip(addresses).take(n) {
+            if other.eq_ignore_ascii_case(host) {
+                return Err(Error::config(format!("zookeeper.servers has {host} twice")).fix(fix));
+            }
+            if let Some(both) = addresses.get(n).into_iter().flatten().find(|address| its.contains(address)) {
+                return Err(Error::config("zookeeper.servers has one node twice")
+                    .cause(format!("{other} and {host} both lead to {both}"))
+                    .fix(format!("{fix}; a name that leads to the wrong node is corrected in DNS or /etc/hosts")));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn place(hosts: &[&str], addresses: &[Vec<IpAddr>], instance: &Instance) -> Option<usize> {
+    let loopback = |host: &str| hosts.len() == 1 && ["localhost", "127.0.0.1"].contains(&host);
+    hosts.iter().position(|host| loopback(host) || is_own(host, instance)).or_else(|| {
+        let address: IpAddr = instance.local_ipv4.parse().ok()?;
+        addresses.iter().position(|its| its.contains(&address))
+    })
+}
+
+fn not_listed(servers: &[String], instance: &Instance) -> Error {
+    Error::new(Kind::Config, "this node is not in zookeeper.servers")
+        .cause(format!(
+            "the node is {} ({}), the servers are {}",
+            instance.local_ipv4,
+            instance.hostname,
+            servers.join(", ")
+        ))
+        .fix("add this node at the end of zookeeper.servers (the order numbers the servers), on every node; or give it another role")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::sample;
+
+    /// The sample's instance with these servers; `zk-N` leads to 10.0.0.N, and `here` to the instance.
+    fn of_servers(servers: &[&str]) -> Result<Values> {
+        let instance = sample::facts().instance.unwrap();
+        let mut settings = Settings::built_in().unwrap();
+        settings.zookeeper.servers = servers.iter().map(|host| format!("{host}:2181")).collect();
+        let own: IpAddr = instance.local_ipv4.parse().unwrap();
+        Values::of_prereqs(&settings, &instance, &|name| match name.strip_prefix("zk-") {
+            Some(number) => vec![format!("10.0.0.{number}").parse().unwrap()],
+            None if name == "here" => vec![own, "127.0.1.1".parse().unwrap()],
+            None if name.starts_with("loop") => vec!["127.0.1.1".parse().unwrap()],
+            None => Vec::new(),
+        })
+    }
+
+    #[test]
+    fn a_node_is_one_server() {
+        let instance = sample::facts().instance.unwrap();
+        let (own, hostname) = (instance.local_ipv4.as_str(), instance.hostname.as_str());
+        for (servers, id) in [
+            (vec!["zk-1", "here", "zk-3"], 2),
+            (vec![own, "zk-2", "10.0.0.3"], 1),
+            // Names that lead nowhere, or only to the node itself, say nothing.
+            (vec!["unknown", "other", hostname], 3),
+            (vec!["loop1", "loop2", own], 3),
+        ] {
+            assert_eq!(of_servers(&servers).unwrap().zookeeper_id, Some(id), "{servers:?}");
+        }
+        for (servers, words) in [
+            (vec![own, "zk-2", "zk-2"], "zk-2 twice"),
+            (vec![own, "zk-2", "ZK-2"], "ZK-2 twice"),
+            (vec![own, "zk-2", "10.0.0.2"], "zk-2 and 10.0.0.2 both lead to 10.0.0.2"),
+            (vec![own, "zk-2", "here"], "and here both lead to"),
+            (vec![hostname, own, "zk-2"], "both lead to"),
+            (vec!["here", "zk-3", hostname], "here and"),
+        ] {
+            let error = of_servers(&servers).unwrap_err();
+            assert_eq!(error.kind, Kind::Config);
+            let message = error.to_string();
+            assert!(message.contains(words) && message.contains("name each server once"), "{message}");
+        }
+    }
+}
