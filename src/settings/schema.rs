@@ -203,7 +203,8 @@ pub struct Agent {
     /// Where the Docker API listens for titus-executor; other than loopback gives
     /// root on the node to whoever reaches it.
     pub docker_listen: Option<String>,
-    /// Arguments of the kernel's command line.
+    /// Arguments of the kernel's command line. Where systemd boots with cgroup v2, those for v1 are added; an own
+    /// systemd.unified_cgroup_hierarchy=… overrides that.
     pub kernel_arguments: Vec<String>,
 }
 

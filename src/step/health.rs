@@ -13,6 +13,7 @@ use crate::host::systemd::Active;
 use crate::settings::Settings;
 use crate::template::{Renderer, Templated};
 use crate::titus::checks::{Finding, active};
+use crate::titus::vpc_driver;
 
 /// As a role file has it: an id and exactly one question.
 #[derive(Debug, Clone, Deserialize)]
@@ -28,6 +29,8 @@ pub struct Raw {
     mesos_agent: bool,
     #[serde(default)]
     vpc_tool: bool,
+    #[serde(default)]
+    driver_metadata: bool,
     #[serde(default)]
     log_bucket: bool,
 }
@@ -72,6 +75,8 @@ pub enum Question {
     },
     /// titus-vpc-tool agrees with our resource set.
     VpcTool(String),
+    /// Titus's VPC driver has answers from the metadata service; facts say it.
+    DriverMetadata(Finding),
     /// The bucket for the logs of containers is there; that it is not is only a warning.
     LogBucket {
         /// Its name.
@@ -117,6 +122,10 @@ impl Raw {
         if self.vpc_tool {
             asked.push(Question::VpcTool(renderer.render_text("{{ titus.resource_set }}")?));
         }
+        if self.driver_metadata {
+            let instance = facts.instance.clone().unwrap_or_default();
+            asked.push(Question::DriverMetadata(vpc_driver::metadata(settings, &instance)));
+        }
         if self.log_bucket {
             let region = facts.instance.as_ref().map(|i| i.region.clone()).unwrap_or_default();
             asked.push(Question::LogBucket { name: renderer.render_text("{{ agent.log_bucket }}")?, region });
@@ -138,7 +147,7 @@ impl Kept {
             Kept::UnitsActive(names) => units(host, names)?,
             Kept::Answers(wait) => match wait.ask(host)? {
                 Ok(()) => Finding::Good(format!("asked {}: it does", wait.what())),
-                Err(answer) => Finding::Bad(format!("asked {}: {answer}", wait.what())),
+                Err(answer) => Finding::Bad(format!("asked {}: {}", wait.what(), answer.told())),
             },
             Kept::Container(name) => container(host, name)?,
             Kept::InstanceGroups(groups) => match groups.states(host) {

@@ -77,7 +77,7 @@ fn nothing_is_forged(root: &Root, what: &str) {
     let network = root.read("/etc/systemd/network/05-titus-primary.network");
     assert_eq!(network.lines().filter(|line| line.contains('=') || line.starts_with('[')).count(), 8, "{what}");
     let proxy = root.read("/etc/systemd/system/docker.service.d/10-docker-config.conf");
-    assert_eq!(proxy.lines().filter(|line| line.contains('=')).count(), 5, "{what}");
+    assert_eq!(proxy.lines().filter(|line| line.contains('=')).count(), 6, "{what}");
 }
 
 #[test]

@@ -17,6 +17,7 @@ pub const FILES: [(&str, u32, &[&str]); 19] = [
             "ExecStart=",
             "ExecStart=/usr/bin/dockerd --log-level=info -H fd:// --init-path=/apps/titus-executor/bin/tini-static \
              --iptables=false --storage-driver=overlay2",
+            "Environment=DOCKER_MIN_API_VERSION=1.24",
             "Restart=always",
             "StartLimitInterval=0",
             "RestartSec=5",

@@ -20,6 +20,9 @@ const CHECK: &str = "test -z \"$(dpkg --audit)\"
 /// How many power cuts there are in one boot.
 const CUTS: usize = 2;
 
+/// What is there with cgroup v2 alone.
+const V2: &str = "/sys/fs/cgroup/cgroup.controllers";
+
 /// What a first boot that nobody disturbed came to.
 struct Undisturbed {
     tree: Tree,
@@ -51,6 +54,7 @@ fn soak_of_machines() {
 fn an_agent_after_one_reboot(machine: &mut Machine) -> (Undisturbed, Vec<Cut>) {
     machine.start();
     let cuts = machine.power_cuts(CUTS);
+    machine.shell(&format!("test -e {V2}"));
     let first_boot = machine.shell("cat /proc/sys/kernel/random/boot_id");
     let interface = machine.shell("until ip -4 -o address show dev ens3 2> /dev/null | grep inet; do sleep 0.2; done");
     assert_eq!(machine.end_of_boot(), End::Reboot);
@@ -66,6 +70,10 @@ fn an_agent_after_one_reboot(machine: &mut Machine) -> (Undisturbed, Vec<Cut>) {
         assert!(address.contains(&format!("inet {ADDRESS}/")), "{address}");
     }
     assert!(renamed.contains("05-titus-primary.network"), "{renamed}");
+    // It had v2; the agent, as the real one, does not start without v1.
+    let console = machine.console();
+    assert!(console.contains("this node joins after the reboot that brings v1"), "{console}");
+    machine.shell(&format!("test ! -e {V2} && test -d /sys/fs/cgroup/systemd && test -d /sys/fs/cgroup/pids"));
     machine.shell(CHECK);
     assert_eq!(machine.start_unit(), End::Unit(0));
     let counted = machine.shell("cat /var/lib/titus-bootstrap/reboots.json");
@@ -102,6 +110,7 @@ fn a_reboot_that_does_not_help_is_not_repeated(mut machine: Machine) {
 fn a_power_cut(wanted: &Undisturbed, cut: &Cut) {
     let mut machine = Machine::of(&cut.disk.path);
     // One reboot was shown; that this machine does without makes it quicker.
+    machine.has_v1 = true;
     machine.metadata.set("user-data", Some("#titus-bootstrap\nreboot = \"never\"\n".into()));
     let what = format!("a power cut after {:?} of work", cut.work);
 

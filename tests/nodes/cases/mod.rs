@@ -23,6 +23,7 @@ mod interfaces;
 mod killed;
 mod locked;
 mod machine;
+mod metadata;
 mod migrated;
 mod names;
 mod packer;

@@ -53,6 +53,8 @@ pub struct Machine {
     pub metadata: Metadata,
     /// An argument that its boot loader does not hand over.
     pub lost_argument: Option<&'static str>,
+    /// Whether it boots with cgroup v1, whatever its grub.cfg has; Debian 12 by itself boots with v2.
+    pub has_v1: bool,
     /// The processor time that the emulator used until the machine went down: how far it came, on a
     /// busy host too.
     pub worked: Duration,
@@ -110,7 +112,9 @@ impl Machine {
         let mut items = services::items();
         items.insert("meta-data/local-ipv4".into(), ADDRESS.into());
         let metadata = Metadata::start(items);
-        let machine = Machine { power: None, metadata, lost_argument: None, worked: Duration::ZERO, directory };
+        metadata.require_tokens(false);
+        let machine =
+            Machine { power: None, metadata, lost_argument: None, has_v1: false, worked: Duration::ZERO, directory };
         Disk::copy(disk, &machine.path("disk"));
         machine
     }
@@ -180,7 +184,7 @@ impl Machine {
         let line = text.lines().map(str::trim).find(|line| line.starts_with("linux\t") || line.starts_with("linux "));
         let line = line.unwrap_or_else(|| panic!("no kernel in grub.cfg:\n{text}"));
         let kept = line.split_whitespace().skip(2).filter(|argument| Some(*argument) != self.lost_argument);
-        kept.collect::<Vec<_>>().join(" ")
+        kept.chain(self.has_v1.then_some("systemd.unified_cgroup_hierarchy=0")).collect::<Vec<_>>().join(" ")
     }
 
     /// Starts the boot unit once more.
