@@ -63,8 +63,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
         }
         Command::Status { wait } => commands::status::run(&whole, reporter, wait),
         Command::Verify => commands::verify::run(&whole, reporter),
-        // As for an image: no instance is asked.
-        Command::Keep => commands::keep::run(&Request { phases: Phases::Bake, ..whole }, reporter),
+        Command::Keep => commands::keep::run(&Request { phases: Phases::Keep, ..whole }, reporter),
         Command::Seal { check } => commands::seal::run(&whole, reporter, check),
         Command::Activate { names } => commands::activate::run(&whole, reporter, &names),
         Command::Check { files } => commands::check::run(&whole, reporter, &files),

@@ -84,7 +84,7 @@ impl<T: DeserializeOwned + Clone> Templated<T> {
 }
 
 /// Templates and what they can know.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Renderer {
     environment: Environment<'static>,
     /// Everything that can be named, `null` where it has no value.
@@ -108,6 +108,16 @@ impl Renderer {
         environment.set_formatter(format_value);
         let context = Value::from(minijinja::value::Serde(without_nulls(&known)));
         Renderer { environment, known, context }
+    }
+
+    /// The same with `item`, one of a step's `each`.
+    pub fn with_item(&self, item: Json) -> Renderer {
+        let mut known = self.known.clone();
+        if let Json::Object(names) = &mut known {
+            names.insert("item".to_owned(), item);
+        }
+        let context = Value::from(minijinja::value::Serde(without_nulls(&known)));
+        Renderer { environment: self.environment.clone(), known, context }
     }
 
     /// Adds a template file.

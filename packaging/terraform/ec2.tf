@@ -119,7 +119,7 @@ resource "aws_instance" "gateway" {
   vpc_security_group_ids = [aws_security_group.titus["gateway"].id]
   iam_instance_profile   = aws_iam_instance_profile.node["titusnodeInstanceProfile"].name
   ebs_optimized          = true
-  user_data              = "#!/usr/bin/titus-bootstrap\n"
+  user_data              = "#!/usr/bin/titus-bootstrap --set master.default_iam_role=${aws_iam_role.app["titusappwiths3InstanceProfile"].arn} --set master.default_security_groups=${aws_security_group.titus["app"].id}\n"
 
   metadata_options {
     http_endpoint          = "enabled"

@@ -20,7 +20,7 @@ pub fn run(request: &Request, reporter: Reporter) -> Result<u8> {
     let to_people = !reporter.json && !reporter.quiet;
     let prepared = prepare::prepare(request, &mut host)?;
     let mut checks = prepared.checks()?;
-    if let Some(why) = prepared.put_off() {
+    if let Some(why) = prepared.put_off().filter(|_| prepared.warm_pool().is_some()) {
         // What is put off is not there to be asked.
         checks.clear();
         if to_people {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Image, Instance};
+use super::{Cgroup, Image, Instance};
 use crate::error::{Error, Result};
 use crate::host::Host;
 
@@ -46,7 +46,40 @@ pub fn image(host: &Host, sources: &mut BTreeMap<String, String>) -> Result<Imag
         codename: value("VERSION_CODENAME")?.unwrap_or_default(),
         architecture,
         kernel,
+        ..Image::default()
     })
+}
+
+/// Adds systemd's version and the cgroup hierarchy in force to what is known of the image; each with its source.
+///
+/// # Errors
+/// When a directory cannot be listed.
+pub fn hierarchy(host: &Host, image: &mut Image, sources: &mut BTreeMap<String, String>) -> Result<()> {
+    const CGROUPS: &str = "/sys/fs/cgroup";
+    let mounted = host.list(CGROUPS)?;
+    image.cgroup = match mounted.iter().any(|name| name == "cgroup.controllers") {
+        true => Some(Cgroup::V2),
+        false => (!mounted.is_empty()).then_some(Cgroup::V1),
+    };
+    sources.insert("image.cgroup".into(), CGROUPS.into());
+    // A directory costs less than dpkg's list of packages, or a process. Debian moved the library to the second.
+    let directories = ["/usr/lib/systemd".to_owned(), format!("/usr/lib/{}-linux-gnu/systemd", image.architecture)];
+    for directory in directories.into_iter().chain(["/lib/systemd".to_owned()]) {
+        if let Some((version, file)) = host.list(&directory)?.iter().find_map(|name| Some((library(name)?, name))) {
+            image.systemd = Some(version);
+            sources.insert("image.systemd".into(), format!("{directory}/{file}"));
+            return Ok(());
+        }
+    }
+    sources.insert("image.systemd".into(), "there is no libsystemd-shared".into());
+    Ok(())
+}
+
+/// The version in the name of systemd's own library, which is there since 231: `libsystemd-shared-252.so`, or
+/// `libsystemd-shared-257.9-1.so` where the distribution puts all of its version there.
+fn library(name: &str) -> Option<u32> {
+    let rest = name.strip_prefix("libsystemd-shared-")?.strip_suffix(".so")?;
+    rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 /// The value of an os-release variable that is a lower-case identifier: os-release(5)
@@ -198,6 +231,30 @@ mod tests {
         let (_root, host) = machine(&[("usr/lib/os-release", "# sid\nID='debian'\n")]);
         let sid = image(&host, &mut BTreeMap::new()).unwrap();
         assert_eq!((&*sid.distribution, &*sid.release, &*sid.codename), ("debian", "", ""));
+    }
+
+    #[test]
+    fn the_hierarchy_and_systemds_version_are_names_of_files() {
+        for (files, cgroup, systemd) in [
+            (&[][..], None, None),
+            (
+                &["sys/fs/cgroup/cgroup.controllers", "usr/lib/systemd/libsystemd-shared-249.so"],
+                Some(Cgroup::V2),
+                Some(249),
+            ),
+            (&["sys/fs/cgroup/memory/tasks", "lib/systemd/libsystemd-shared-232.so"], Some(Cgroup::V1), Some(232)),
+            (&["sys/fs/cgroup/unified/cgroup.controllers"], Some(Cgroup::V1), None),
+            (&["usr/lib/x86_64-linux-gnu/systemd/libsystemd-shared-257.9-1.so"], None, Some(257)),
+            (&["usr/lib/systemd/libsystemd-shared-.so", "usr/lib/systemd/libsystemd-core-252.so"], None, None),
+            (&["usr/lib/systemd/libsystemd-shared-99999999999.so"], None, None),
+        ] {
+            let (_root, host) = machine(&files.iter().map(|path| (*path, "")).collect::<Vec<_>>());
+            let (mut image, mut sources) =
+                (Image { architecture: "x86_64".into(), ..Image::default() }, BTreeMap::new());
+            hierarchy(&host, &mut image, &mut sources).unwrap();
+            assert_eq!((image.cgroup, image.systemd), (cgroup, systemd), "{files:?}");
+            assert_eq!(sources.len(), 2);
+        }
     }
 
     #[test]

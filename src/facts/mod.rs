@@ -149,6 +149,9 @@ pub struct Instance {
     pub kernel_command_line: String,
     /// /proc/sys/kernel/random/boot_id.
     pub boot_id: String,
+    /// `HttpTokens` of the instance's metadata options; absent where it was not asked for, or is unknown.
+    #[serde(default)]
+    pub http_tokens: Option<HttpTokens>,
     /// The network numbers of an instance type that the program's table lacks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub type_numbers: Option<TypeNumbers>,
@@ -197,6 +200,16 @@ impl fmt::Display for TagSource {
     }
 }
 
+/// Whether the metadata service answers requests without a token, those of its version 1 ("MetadataOptions", EC2 API).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HttpTokens {
+    /// It answers both versions.
+    Optional,
+    /// It answers version 2 alone.
+    Required,
+}
+
 /// Network numbers of an instance type, of its default network card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -238,4 +251,20 @@ pub struct Image {
     pub architecture: String,
     /// The running kernel's release.
     pub kernel: String,
+    /// The version of the cgroup hierarchy in force; absent where none is, as below --root.
+    #[serde(default)]
+    pub cgroup: Option<Cgroup>,
+    /// systemd's version, `252`; absent where it is unknown, as before 231, and in prints that are older than this fact.
+    #[serde(default)]
+    pub systemd: Option<u32>,
+}
+
+/// A version of the cgroup hierarchy (cgroups(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cgroup {
+    /// A hierarchy for each controller, also beside an empty one of version 2 (systemd's "hybrid").
+    V1,
+    /// One hierarchy for all controllers (systemd's "unified").
+    V2,
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Facts, Image, Instance};
+use super::{Cgroup, Facts, Image, Instance};
 
 /// The facts of an m4.large in eu-west-1a, as its metadata service and an Ubuntu
 /// 16.04 on it would say them.
@@ -33,6 +33,7 @@ pub fn facts() -> Facts {
                                   console=tty1 console=ttyS0"
                 .into(),
             boot_id: "01234567-89ab-cdef-0123-456789abcdef".into(),
+            http_tokens: None,
             type_numbers: None,
         }),
         image: Image {
@@ -41,6 +42,8 @@ pub fn facts() -> Facts {
             codename: "xenial".into(),
             architecture: "x86_64".into(),
             kernel: "4.4.0-1057-aws".into(),
+            cgroup: Some(Cgroup::V1),
+            systemd: Some(229),
         },
         sources: BTreeMap::from([
             ("instance".into(), "the built-in sample".into()),

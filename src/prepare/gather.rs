@@ -9,13 +9,15 @@ use super::detect::{self, Detected};
 use super::layers::{Layers, deadlines, early_proxy, fact_timeout, may_ask_for_tags};
 use super::request::{FactSource, Request};
 use crate::SCHEMA_VERSION;
-use crate::ec2::imds;
+use crate::ec2::imds::{self, Session};
 use crate::error::{Error, Result};
 use crate::facts::{Facts, GROUP_TAG, machine, sample};
 use crate::host::{Deadlines, Host};
 use crate::role::Role;
 use crate::settings::Merged;
-use crate::titus::agent;
+use crate::titus::{agent, vpc_driver};
+
+const TOKENS: &str = "instance.http_tokens";
 
 /// What is known before anything is refused.
 pub struct Gathered {
@@ -40,7 +42,7 @@ pub fn gather(request: &Request, host: &Host) -> Result<Gathered> {
 /// The same, with this role instead of that of the request.
 pub(super) fn gather_for(request: &Request, role: Option<&str>, host: &Host) -> Result<Gathered> {
     let mut layers = Layers::read(request, host)?;
-    let Asked { mut facts, user_data, mut cloud } = facts(request, &layers.merged(None)?)?;
+    let Asked { mut facts, user_data, mut cloud, metadata } = facts(request, &layers.merged(None)?)?;
     if let Some(bytes) = user_data {
         layers.take_user_data(request, &bytes)?;
     }
@@ -51,8 +53,12 @@ pub(super) fn gather_for(request: &Request, role: Option<&str>, host: &Host) -> 
     let detected = detect::role(role, &layers.merged(None)?, Some(&facts))?;
     let role = Role::load(host, &detected.role)?;
     let mut merged = layers.merged(Some(&role))?;
-    if !request.bakes() {
+    if request.asks_instance() {
         let settings = merged.settings()?;
+        let is_wanted = role.vpc_driver && vpc_driver::asks_version_1(&settings);
+        if let Some(metadata) = metadata.filter(|_| is_wanted) {
+            ask_for_tokens(metadata, &mut facts)?;
+        }
         let found = cloud::peers(cloud.as_mut(), &facts, &merged, &settings, &role, deadlines(&merged).wait)?;
         found.iter().for_each(|layer| merged.add(layer));
         if let Some(instance) = facts.instance.as_ref().filter(|_| role.vpc_driver)
@@ -78,6 +84,14 @@ fn ask_for_tags(cloud: &mut Cloud, facts: &mut Facts, role: Option<&str>, merged
     cloud.tags(facts, enough, !has_role)
 }
 
+/// Asks whether the VPC driver will have answers from the metadata service.
+fn ask_for_tokens(mut metadata: Session, facts: &mut Facts) -> Result<()> {
+    let Some(instance) = &mut facts.instance else { return Ok(()) };
+    instance.http_tokens = metadata.http_tokens()?;
+    facts.sources.insert(TOKENS.into(), "IMDS instance-id, asked for without a token".into());
+    Ok(())
+}
+
 /// What the instance and the machine say.
 pub struct Asked {
     /// Facts.
@@ -86,11 +100,13 @@ pub struct Asked {
     user_data: Option<Vec<u8>>,
     /// Who can be asked for more; nobody where facts are made up, or an image is baked.
     pub cloud: Option<Cloud>,
+    /// The connection to the metadata service.
+    metadata: Option<Session>,
 }
 
 impl From<Facts> for Asked {
     fn from(facts: Facts) -> Asked {
-        Asked { facts, user_data: None, cloud: None }
+        Asked { facts, user_data: None, cloud: None, metadata: None }
     }
 }
 
@@ -109,8 +125,10 @@ pub fn facts(request: &Request, merged: &Merged) -> Result<Asked> {
 fn ask(request: &Request, merged: &Merged) -> Result<Asked> {
     let live = Host::live(Deadlines::default());
     let mut sources = BTreeMap::new();
-    let image = machine::image(&live, &mut sources)?;
-    if request.bakes() {
+    let mut image = machine::image(&live, &mut sources)?;
+    // Of what is below --root where that is given: this machine's own says nothing of it.
+    machine::hierarchy(&request.host()?, &mut image, &mut sources)?;
+    if !request.asks_instance() {
         return Ok(Facts { schema_version: SCHEMA_VERSION, instance: None, image, sources, hidden: Vec::new() }.into());
     }
     let endpoint = imds::Endpoint::from_env()?;
@@ -124,13 +142,15 @@ fn ask(request: &Request, merged: &Merged) -> Result<Asked> {
     }
     let limit = fact_timeout(merged);
     let deadline = Instant::now() + limit;
-    let answers = imds::read(&endpoint, limit)?;
+    let mut metadata = Session::open(&endpoint, limit)?;
+    let answers = metadata.read()?;
     let mut instance = answers.instance;
     sources.extend(answers.sources);
+    sources.insert(TOKENS.into(), "not asked: only a run of a role with vpc_driver = true needs it".into());
     machine::complete(&live, &mut instance, &mut sources)?;
     let cloud = Cloud::new(endpoint, &instance.region, early_proxy(merged), deadline);
     let facts = Facts { schema_version: SCHEMA_VERSION, instance: Some(instance), image, sources, hidden: Vec::new() };
-    Ok(Asked { facts, user_data: answers.user_data, cloud: Some(cloud) })
+    Ok(Asked { facts, user_data: answers.user_data, cloud: Some(cloud), metadata: Some(metadata) })
 }
 
 fn read_print(path: &Path) -> Result<Facts> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::request::{FactSource, Request};
+use super::request::{FactSource, Phases, Request};
 use crate::error::{Error, Result};
 use crate::facts::sample;
 use crate::host::net::Proxy;
@@ -36,7 +36,11 @@ impl Layers {
         if request.facts == FactSource::Sample {
             below.push(Layer::parse(Source::Sample, sample::SETTINGS)?);
         }
-        below.extend(Layer::files(host)?);
+        match Layer::of_last_run(host)?.filter(|_| request.phases == Phases::Keep) {
+            // All that the run was given, also by files: they may have changed since.
+            Some(handed_down) => below.push(handed_down),
+            None => below.extend(Layer::files(host)?),
+        }
         let mut above = Vec::new();
         for path in request.user_data.iter().chain(&request.config) {
             above.push(Layer::file(path)?);

@@ -24,7 +24,7 @@ use crate::settings::{Merged, Settings};
 use crate::step::Step;
 use crate::step::health::Check;
 use crate::template::{Renderer, how_to_set};
-use crate::titus::{self, Values};
+use crate::titus::{self, Values, cgroup};
 
 /// How long the look-up of a ZooKeeper server's name may take; each is looked up once, before anything is changed.
 const LOOKUP: Duration = Duration::from_secs(10);
@@ -82,16 +82,24 @@ pub fn from_gathered(request: &Request, gathered: Gathered, host: &mut Host) -> 
     }
     host.bar = request.draws_progress && std::io::stderr().is_terminal();
     let values = match &facts.instance {
-        Some(instance) if role.vpc_driver && !request.bakes() => {
+        Some(instance) if role.vpc_driver && request.asks_instance() => {
             Values::of_agent(&settings, instance).map_err(|error| cloud::with_tags(error, &facts))?
         }
-        Some(instance) if role.zookeeper_server && !request.bakes() => {
+        Some(instance) if role.zookeeper_server && request.asks_instance() => {
             let resolve = |name: &str| host.addresses(name, LOOKUP).ok().and_then(Result::ok).unwrap_or_default();
             Values::of_prereqs(&settings, instance, &resolve)?
         }
         _ => Values::of_settings(&settings),
     };
-    if !request.bakes() {
+    let values = if role.vpc_driver {
+        let booted = facts.instance.as_ref().filter(|_| request.asks_instance());
+        let running = booted.map(|instance| instance.kernel_command_line.as_str());
+        cgroup::refuse(&settings, &facts.image, running)?;
+        values.with_kernel(&settings, &facts.image, running)
+    } else {
+        values
+    };
+    if request.asks_instance() {
         refuse_without_required(&role, &settings).map_err(|error| cloud::with_tags(error, &facts))?;
     }
     let renderer = role.renderer(host, known_names(&facts, &settings, &values))?;
@@ -170,14 +178,22 @@ impl Prepared {
 
     /// Why what joins a cluster is put off, if it is.
     pub fn put_off(&self) -> Option<String> {
-        let state = self.warm_pool()?;
-        Some(format!("this instance is in a warm pool ({state}): it joins when it leaves it"))
+        let in_pool = self.warm_pool();
+        let in_pool =
+            in_pool.map(|state| format!("this instance is in a warm pool ({state}): it joins when it leaves it"));
+        let is_agent = self.role.vpc_driver && self.facts.instance.is_some();
+        in_pool.or_else(|| cgroup::put_off(&self.settings, &self.facts.image).filter(|_| is_agent))
     }
 
     /// What an operator should know and no step tells.
     pub fn notices(&self, host: &Host) -> Vec<String> {
         let mut notices: Vec<String> = self.put_off().into_iter().collect();
-        notices.extend(titus::notices(&self.settings, self.role.vpc_driver, self.role.zookeeper_server));
+        notices.extend(titus::notices(
+            &self.settings,
+            self.facts.instance.as_ref(),
+            self.role.vpc_driver,
+            self.role.zookeeper_server,
+        ));
         if !host.is_live() && !host.may_chown() {
             notices.push("owners are not set: this process is not root".into());
         }

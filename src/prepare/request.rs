@@ -41,7 +41,7 @@ pub enum FactSource {
     Sample,
 }
 
-/// Phases that a run can be limited to. Phase `keep` has a timer and a command of its own.
+/// Phases that a run can be limited to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phases {
     /// What is the same on every node, while an image is built. No instance is asked.
@@ -50,6 +50,8 @@ pub enum Phases {
     Boot,
     /// Both.
     All,
+    /// What must be kept for ever; for its timer. No instance is asked.
+    Keep,
 }
 
 /// What the `#!` line of user data asks for.
@@ -68,6 +70,7 @@ impl Phases {
             Phases::Bake => &[Phase::Bake],
             Phases::Boot => &[Phase::Boot],
             Phases::All => &[Phase::Bake, Phase::Boot],
+            Phases::Keep => &[Phase::Keep],
         }
     }
 }
@@ -90,8 +93,8 @@ impl Request {
         self.roles.first().map(String::as_str)
     }
 
-    /// Whether an image is baked: no instance is asked.
-    pub fn bakes(&self) -> bool {
-        self.phases == Phases::Bake
+    /// Whether the steps depend on the instance, which is asked then.
+    pub fn asks_instance(&self) -> bool {
+        matches!(self.phases, Phases::Boot | Phases::All)
     }
 }

@@ -29,7 +29,7 @@ const BUILT_IN: [(&str, &str); 4] = [
 ];
 
 /// The templates that the binary carries. Units stand in systemd/, everything else in roles/files/.
-const TEMPLATES: [(&str, &str); 22] = [
+const TEMPLATES: [(&str, &str); 23] = [
     ("docker.conf", include_str!("../../roles/files/docker.conf")),
     ("docker-proxy.conf", include_str!("../../roles/files/docker-proxy.conf")),
     ("docker-tcp-proxy.service", include_str!("../../systemd/docker-tcp-proxy.service")),
@@ -47,6 +47,7 @@ const TEMPLATES: [(&str, &str); 22] = [
     ("20-else.network", include_str!("../../roles/files/20-else.network")),
     ("ready.conf", include_str!("../../roles/files/ready.conf")),
     ("zoo.cfg", include_str!("../../roles/files/zoo.cfg")),
+    ("titus-server-master.env", include_str!("../../roles/files/titus-server-master.env")),
     ("titus-server-master.service", include_str!("../../systemd/titus-server-master.service")),
     ("titus-server-gateway.service", include_str!("../../systemd/titus-server-gateway.service")),
     ("titus-instance-groups.service", include_str!("../../systemd/titus-instance-groups.service")),
@@ -172,7 +173,7 @@ impl Role {
                 };
                 return Err(at(Error::config(format!("step {}: restart_on names {id:?}, {what}", step.id)).fix(fix)));
             }
-            if seen.insert(step.id.as_str(), step.can_restart()).is_some() {
+            if seen.insert(step.id.as_str(), step.can_restart() && step.each.is_none()).is_some() {
                 return Err(at(Error::config(format!("two steps have the id {:?}", step.id))));
             }
         }
@@ -190,6 +191,11 @@ impl Role {
     /// Whether the binary carries it.
     pub fn is_built_in(&self) -> bool {
         self.source == BUILT_IN_SOURCE
+    }
+
+    /// Whether a step of it has this phase.
+    pub fn has_phase(&self, phase: Phase) -> bool {
+        self.file.step.iter().any(|step| step.phase == Some(phase))
     }
 
     /// The role file, as it was read.
@@ -280,13 +286,15 @@ impl Role {
         let raw = tables.get("step").and_then(toml::Value::as_array);
         for (step, table) in self.file.step.iter().zip(raw.into_iter().flatten()) {
             let at = |error: Error| error.at(format!("role {}: step {}", self.name, step.id));
+            let with_item = step.each.as_ref().map(|_| renderer.with_item(Json::String(String::new())));
+            let renderer = with_item.as_ref().unwrap_or(renderer);
             let mut texts = Vec::new();
             strings(table, &mut texts);
             let sources = texts
                 .into_iter()
                 .filter(|text| is_template(text))
                 .map(Source::Text)
-                .chain(step.when.iter().map(|when| Source::Expression(when)))
+                .chain(step.when.iter().chain(&step.each).map(|expression| Source::Expression(expression)))
                 .chain(step.template().map(Source::File));
             for source in sources {
                 let names = renderer.names(&source).map_err(at)?;
@@ -299,7 +307,7 @@ impl Role {
                             .fix("no instance is asked then: only a step of phase = \"boot\" knows it")));
                     }
                 }
-                all.extend(names);
+                all.extend(names.into_iter().filter(|name| name != "item"));
             }
         }
         if self.file.verify.iter().any(|check| check.asks_mesos()) {
@@ -313,12 +321,14 @@ impl Role {
     /// # Errors
     /// When a value is missing or wrong; the step is named.
     pub fn steps(&self, renderer: &Renderer, phases: &[Phase]) -> Result<Vec<Step>> {
+        let wanted = self.file.step.iter().filter(|raw| phases.contains(&raw.phase.unwrap_or(Phase::Boot)));
+        let read: BTreeSet<&str> = wanted.flat_map(RawStep::restart_on).map(String::as_str).collect();
         let mut files = BTreeMap::new();
         let mut steps = Vec::new();
         for raw in &self.file.step {
             let phase = raw.phase.unwrap_or(Phase::Boot);
-            // Steps of the image are resolved for a boot too: its units depend on their files.
-            if phases.iter().all(|wanted| phase > *wanted) {
+            // Of the others, only those whose files the wanted ones read: their values may not be known now.
+            if !phases.contains(&phase) && !read.contains(raw.id.as_str()) {
                 continue;
             }
             let at = |error: Error| error.at(format!("step {}", raw.id));
@@ -331,11 +341,20 @@ impl Role {
                     }
                 }
             }
-            let step = raw.resolve(renderer, &files).map_err(at)?;
-            if let Some(path) = step.work().file() {
-                files.insert(step.id.clone(), path.to_owned());
-            }
-            if phases.contains(&phase) {
+            let Some(each) = &raw.each else {
+                let step = raw.resolve(renderer, &files).map_err(at)?;
+                debug_assert_eq!(raw.can_restart(), step.work().file().is_some(), "{}", step.id);
+                if let Some(path) = step.work().file() {
+                    files.insert(step.id.clone(), path.to_owned());
+                }
+                if phases.contains(&phase) {
+                    steps.push(step);
+                }
+                continue;
+            };
+            for item in list(renderer.evaluate(each).map_err(at)?, each).map_err(at)? {
+                let mut step = raw.resolve(&renderer.with_item(Json::String(item.clone())), &files).map_err(at)?;
+                step.id = format!("{}:{item}", raw.id);
                 steps.push(step);
             }
         }
@@ -355,6 +374,12 @@ impl Role {
             .collect::<Result<_>>()
             .map_err(|error| error.at(format!("role {}", self.name)))
     }
+}
+
+/// The texts of a list, for a step's `each`.
+fn list(value: Json, expression: &str) -> Result<Vec<String>> {
+    serde_json::from_value(value)
+        .map_err(|e| Error::config(format!("each = {expression:?} is not a list of texts")).cause(e))
 }
 
 /// Everything that a template can name: facts, settings, and what Titus derives of them.

@@ -14,6 +14,7 @@ use crate::host::Host;
 use crate::host::lock::LOCK;
 use crate::prepare::{self, Layers, Prepared, Request, detect};
 use crate::settings::Layer;
+use crate::step::Phase;
 use crate::step::Step;
 use crate::step::warm_pool::READY;
 
@@ -151,22 +152,34 @@ impl Run<'_> {
         report.step_count = steps.len();
         refuse_machine(host, request.phases)?;
         engine::ask(host, &steps)?;
-        engine::refuse_online(host, &prepared.names(), &steps)?;
+        let mut journal = Journal::for_role(&prepared, journal::JOURNAL);
+        report.run = journal.run().into();
+        if let Err(refusal) = engine::refuse_online(host, &prepared.names(), &steps) {
+            if refusal.kind == Kind::Interrupted {
+                // It may have waited for long, for another one's apt: who asks what became of it finds this.
+                report.end(Some(&refusal), false);
+                journal.event(host, "interrupted", None, std::slice::from_ref(&refusal.what))?;
+                status::write(host, report, report.result)?;
+            }
+            return Err(refusal);
+        }
         report.notices.extend(notice_of_next_boot(request, options, host, &prepared, &steps)?);
         if options.save {
             save(request, host, &prepared)?;
         }
         prepare::cloud::remember(host, &prepared.facts)?;
+        if request.asks_instance() && prepared.role.has_phase(Phase::Keep) {
+            prepared.merged.hand_down(host, &prepared.role.name)?;
+        }
 
         self.reporter.heading(report);
-        let mut journal = Journal::for_role(&prepared, journal::JOURNAL);
-        report.run = journal.run().into();
         status::write(host, report, RunState::Running)?;
         self.begun = true;
+        let reboots = reboot::is_wished(host, &prepared.settings, options.trigger);
         let mut result = engine::begin(host, &steps)
-            .and_then(|()| engine::converge(host, &steps, &mut journal, report, &self.reporter))
+            .and_then(|()| engine::converge(host, &steps, reboots, &mut journal, report, &self.reporter))
             .and(host.forget_candidates());
-        let wished = reboot::is_wished(host, &prepared.settings, &report.reboot_reasons, options.trigger);
+        let wished = reboots && !report.reboot_reasons.is_empty();
         if result.is_ok() && wished {
             result = reboot::count(host, &prepared.instance_id(), &report.reboot_reasons);
         }

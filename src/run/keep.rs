@@ -9,11 +9,8 @@ use super::report::{Report, Reporter, StepState};
 use crate::error::{Kind, Result};
 use crate::host::lock::KEEP_LOCK;
 use crate::prepare::{self, Request};
-use crate::step::Phase;
 
-/// Looks, and changes what is not as it should be. `request` is that of an image: its phases are [`Bake`].
-///
-/// [`Bake`]: crate::prepare::Phases::Bake
+/// Looks, and changes what is not as it should be. The settings are those of the last run.
 ///
 /// # Errors
 /// 75 when a step could not be looked at now; 1 when one failed.
@@ -28,7 +25,7 @@ pub fn keep(request: &Request, report: &mut Report, reporter: Reporter) -> Resul
     };
     let prepared = prepare::prepare(request, &mut host)?;
     report.introduce(&prepared, &host);
-    let steps = prepared.role.steps(&prepared.renderer, &[Phase::Keep])?;
+    let steps = prepared.steps(request.phases)?;
     report.step_count = steps.len();
     let silent = Reporter { quiet: true, ..reporter };
     engine::observe(&host, &steps, report, &silent)?;
@@ -38,6 +35,6 @@ pub fn keep(request: &Request, report: &mut Report, reporter: Reporter) -> Resul
     report.steps.clear();
     let mut journal = Journal::for_role(&prepared, KEEP_JOURNAL);
     report.run = journal.run().into();
-    engine::converge(&host, &steps, &mut journal, report, &silent)?;
+    engine::converge(&host, &steps, false, &mut journal, report, &silent)?;
     journal.event(&host, "ended", None, &[])
 }

@@ -27,9 +27,9 @@ struct Asked {
     cause: String,
 }
 
-/// Whether there is a reason, and the settings wish it: by hand they do not unless they say so.
-pub fn is_wished(host: &Host, settings: &Settings, reasons: &[String], trigger: Trigger) -> bool {
-    host.is_live() && !reasons.is_empty() && settings.reboot.unwrap_or(trigger.reboot()) == Reboot::IfNeeded
+/// Whether this run reboots when there is a reason: by hand it does not unless the settings say so.
+pub fn is_wished(host: &Host, settings: &Settings, trigger: Trigger) -> bool {
+    host.is_live() && settings.reboot.unwrap_or(trigger.reboot()) == Reboot::IfNeeded
 }
 
 /// Counts this boot's wish, before it is done; runs of one boot count once.

@@ -6,6 +6,7 @@ use crate::host::Host;
 use crate::host::fs::look::{Entry, EntryKind};
 use crate::host::image::clear::Clear;
 use crate::run::journal;
+use crate::settings::OF_LAST_RUN;
 
 use Clear::{Contents, Emptied, Files, Whole};
 
@@ -21,7 +22,7 @@ pub struct Rule {
 }
 
 /// Paths that are the same on every builder; a `*` stands for any part of the last name.
-const LEFT: [(&str, Clear, &str); 44] = [
+const LEFT: [(&str, Clear, &str); 45] = [
     // machine-id(5): an image has an empty one.
     ("/etc/machine-id", Emptied, "machine id"),
     ("/etc/ssh/ssh_host_*", Whole, "ssh host key"),
@@ -55,6 +56,7 @@ const LEFT: [(&str, Clear, &str); 44] = [
     ("/var/lib/titus-container-logs", Contents, "log of containers"),
     (journal::JOURNAL, Whole, "journal"),
     (journal::KEEP_JOURNAL, Whole, "journal"),
+    (OF_LAST_RUN, Whole, "settings"),
     ("/var/lib/titus-bootstrap/reboots.json", Whole, "count of reboots"),
     ("/var/lib/titus-bootstrap/.titus-bootstrap-*", Whole, "temporary file"),
     ("/var/cache/titus-bootstrap", Contents, "download"),

@@ -39,6 +39,9 @@ pub const ZOOKEEPER_PORT: u16 = 2181;
 /// Likewise.
 pub const MESOS_PORT: u16 = 5050;
 
+/// The settings of the last run on this node, for what runs later without its tags, user data and flags.
+pub const OF_LAST_RUN: &str = "/var/lib/titus-bootstrap/settings.toml";
+
 /// Settings from one source.
 #[derive(Debug, Clone)]
 pub struct Layer {
@@ -116,6 +119,14 @@ impl Layer {
         let text = String::from_utf8(bytes)
             .map_err(|e| Error::config(format!("{path}: is not UTF-8")).cause(e.utf8_error()))?;
         Layer::parse(Source::File(path), &text)
+    }
+
+    /// The settings of the last run; none: there was no run.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn of_last_run(host: &Host) -> Result<Option<Layer>> {
+        host.read(OF_LAST_RUN)?.map(|bytes| Layer::of_file(OF_LAST_RUN.to_owned(), bytes)).transpose()
     }
 
     /// One `--set key=value`. The value is TOML; what is not TOML, or has a type that the
@@ -222,6 +233,39 @@ impl Merged {
             }
         }
         merge(&mut self.table, &layer.table, "", &layer.source, &mut self.sources);
+    }
+
+    /// Writes what this run was given beyond the defaults, whoever gave it, for [`Layer::of_last_run`].
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn hand_down(&self, host: &Host, role: &str) -> Result<()> {
+        let mut given = self.given(&self.table, "");
+        given.insert("role".to_owned(), Value::String(role.to_owned()));
+        let text = format!("# Written by titus-bootstrap at each run, for titus-bootstrap keep.\n{given}");
+        if host.read(OF_LAST_RUN)?.as_deref() == Some(text.as_bytes()) {
+            return Ok(());
+        }
+        host.write(OF_LAST_RUN, text.as_bytes(), 0o600, crate::host::fs::Owner::ROOT)
+    }
+
+    /// The values of a table that are not defaults.
+    fn given(&self, table: &Table, at: &str) -> Table {
+        let mut given = Table::new();
+        for (key, value) in table {
+            let path = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
+            match value {
+                Value::Table(below) => {
+                    let below = self.given(below, &path);
+                    if !below.is_empty() {
+                        given.insert(key.clone(), Value::Table(below));
+                    }
+                }
+                _ if matches!(self.sources.get(&path), Some(Source::BuiltIn | Source::Role(_))) => {}
+                _ => drop(given.insert(key.clone(), value.clone())),
+            }
+        }
+        given
     }
 
     /// The checked sum of the layers.

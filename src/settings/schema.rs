@@ -192,6 +192,7 @@ pub struct Agent {
     #[schemars(example = json!({ "TEAM": "media" }))]
     pub labels: BTreeMap<EnvironmentName, Line>,
     /// Instance families that Titus's VPC driver knows, or "any".
+    #[schemars(example = json!(["m4", "m5"]))]
     pub supported_families: Option<Families>,
     /// The instance types that Titus's VPC driver knows: those of its release of "2018-05", "any", or a list of types.
     /// Default: as supported_families says; where that is not set either, "2018-05".
@@ -202,7 +203,8 @@ pub struct Agent {
     /// Where the Docker API listens for titus-executor; other than loopback gives
     /// root on the node to whoever reaches it.
     pub docker_listen: Option<String>,
-    /// Arguments of the kernel's command line.
+    /// Arguments of the kernel's command line. Where systemd boots with cgroup v2, those for v1 are added; an own
+    /// systemd.unified_cgroup_hierarchy=… overrides that.
     pub kernel_arguments: Vec<String>,
 }
 

@@ -11,7 +11,7 @@ use crate::facts::leaves;
 use crate::secrets::hide;
 
 /// Names `titus.*` and the settings that they are derived of.
-const DERIVED: [(&str, &[&str]); 4] = [
+const DERIVED: [(&str, &[&str]); 5] = [
     ("titus.mesos_master", &["prereqs", "zookeeper.servers", "mesos.zk_path"]),
     (
         "titus.attributes",
@@ -27,6 +27,7 @@ const DERIVED: [(&str, &[&str]); 4] = [
     ),
     ("titus.resources", &["agent.resources", "agent.reserve"]),
     ("titus.resource_set", &["agent.resource_set"]),
+    ("titus.kernel_arguments", &["agent.kernel_arguments"]),
 ];
 
 /// The JSON Schema of the settings.

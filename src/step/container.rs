@@ -497,7 +497,7 @@ impl Container {
                 None => "it has just started".into(),
                 Some(ready) => match ready.ask(host)? {
                     Ok(()) => return Ok(()),
-                    Err(answer) => answer,
+                    Err(answer) => answer.words,
                 },
             };
             if !deadline.pause(PAUSE)? {

@@ -4,13 +4,16 @@ use serde::Deserialize;
 
 use super::container::is_ours;
 use super::instance_group::{self, InstanceGroups};
+use super::unit::service_of;
 use super::wait::{self, Wait};
 use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::host::Host;
+use crate::host::systemd::Active;
 use crate::settings::Settings;
 use crate::template::{Renderer, Templated};
 use crate::titus::checks::{Finding, active};
+use crate::titus::vpc_driver;
 
 /// As a role file has it: an id and exactly one question.
 #[derive(Debug, Clone, Deserialize)]
@@ -18,6 +21,7 @@ use crate::titus::checks::{Finding, active};
 pub struct Raw {
     id: String,
     unit: Option<String>,
+    units: Option<Templated<Vec<String>>>,
     wait: Option<wait::Raw>,
     container: Option<String>,
     instance_group: Option<instance_group::Raw>,
@@ -25,6 +29,8 @@ pub struct Raw {
     mesos_agent: bool,
     #[serde(default)]
     vpc_tool: bool,
+    #[serde(default)]
+    driver_metadata: bool,
     #[serde(default)]
     log_bucket: bool,
 }
@@ -43,6 +49,8 @@ pub struct Check {
 pub enum Kept {
     /// The unit is active.
     UnitActive(String),
+    /// Those of the units that are there are active.
+    UnitsActive(Vec<String>),
     /// What a step waits for answers.
     Answers(Wait),
     /// The container is ours and runs.
@@ -67,6 +75,8 @@ pub enum Question {
     },
     /// titus-vpc-tool agrees with our resource set.
     VpcTool(String),
+    /// Titus's VPC driver has answers from the metadata service; facts say it.
+    DriverMetadata(Finding),
     /// The bucket for the logs of containers is there; that it is not is only a warning.
     LogBucket {
         /// Its name.
@@ -93,6 +103,9 @@ impl Raw {
         if let Some(unit) = &self.unit {
             asked.push(Question::Kept(Kept::UnitActive(renderer.render_text(unit)?)));
         }
+        if let Some(units) = &self.units {
+            asked.push(Question::Kept(Kept::UnitsActive(units.get(renderer)?)));
+        }
         if let Some(wait) = &self.wait {
             asked.push(Question::Kept(Kept::Answers(wait.resolve(renderer)?)));
         }
@@ -108,6 +121,10 @@ impl Raw {
         }
         if self.vpc_tool {
             asked.push(Question::VpcTool(renderer.render_text("{{ titus.resource_set }}")?));
+        }
+        if self.driver_metadata {
+            let instance = facts.instance.clone().unwrap_or_default();
+            asked.push(Question::DriverMetadata(vpc_driver::metadata(settings, &instance)));
         }
         if self.log_bucket {
             let region = facts.instance.as_ref().map(|i| i.region.clone()).unwrap_or_default();
@@ -126,18 +143,11 @@ impl Kept {
     /// When it cannot be asked at all.
     pub fn ask(&self, host: &Host) -> Result<Finding> {
         Ok(match self {
-            Kept::UnitActive(name) => {
-                let unit = host.unit(name)?;
-                let text = format!("{name} is {} ({})", unit.active, unit.sub);
-                if unit.is_active() {
-                    Finding::Good(text)
-                } else {
-                    Finding::Bad(format!("{text}\n{}", host.unit_journal(name)))
-                }
-            }
+            Kept::UnitActive(name) => unit(host, name)?,
+            Kept::UnitsActive(names) => units(host, names)?,
             Kept::Answers(wait) => match wait.ask(host)? {
                 Ok(()) => Finding::Good(format!("asked {}: it does", wait.what())),
-                Err(answer) => Finding::Bad(format!("asked {}: {answer}", wait.what())),
+                Err(answer) => Finding::Bad(format!("asked {}: {}", wait.what(), answer.told())),
             },
             Kept::Container(name) => container(host, name)?,
             Kept::InstanceGroups(groups) => match groups.states(host) {
@@ -146,6 +156,45 @@ impl Kept {
             },
         })
     }
+}
+
+/// A unit is good if it is active, and what it starts, if it is a timer, did not fail last time.
+fn unit(host: &Host, name: &str) -> Result<Finding> {
+    let unit = host.unit(name)?;
+    let text = format!("{name} is {} ({})", unit.active, unit.sub);
+    if !unit.is_active() {
+        return Ok(Finding::Bad(format!("{text}\n{}", host.unit_journal(name))));
+    }
+    let Some(service) = service_of(name) else { return Ok(Finding::Good(text)) };
+    Ok(match host.unit(&service)?.active {
+        Active::Failed => {
+            Finding::Bad(format!("{text}, and {service} failed last time\n{}", host.unit_journal(&service)))
+        }
+        _ => Finding::Good(text),
+    })
+}
+
+/// Units that a release of a package may lack; that all are lacking is not good.
+fn units(host: &Host, names: &[String]) -> Result<Finding> {
+    let (mut good, mut bad, mut lacking) = (Vec::new(), Vec::new(), Vec::new());
+    for name in names {
+        if host.unit_file(name)?.is_none() {
+            lacking.push(name.as_str());
+            continue;
+        }
+        match unit(host, name)? {
+            Finding::Bad(text) => bad.push(text),
+            Finding::Good(text) | Finding::Warning(text) => good.push(text),
+        }
+    }
+    if !lacking.is_empty() {
+        good.push(format!("not there: {}", lacking.join(", ")));
+    }
+    Ok(match (bad.is_empty(), lacking.len() == names.len() && !names.is_empty()) {
+        (false, _) => Finding::Bad(bad.join("\n")),
+        (true, true) => Finding::Bad(format!("none of these is there: {}", lacking.join(", "))),
+        (true, false) => Finding::Good(good.join(", ")),
+    })
 }
 
 fn container(host: &Host, name: &str) -> Result<Finding> {

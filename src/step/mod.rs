@@ -136,7 +136,7 @@ pub enum Origin<'a> {
     Table(&'a str, &'a str),
 }
 
-/// What a kind of step does. Only `observe` and `converge` must be said: what else a kind has is told where it is.
+/// What a kind of step does. Only `observe` and `converge` are required.
 pub trait Work: std::fmt::Debug {
     /// Looks, and changes nothing.
     ///
@@ -331,6 +331,8 @@ macro_rules! kinds {
             pub phase: Option<Phase>,
             /// An expression; false: the step is left out.
             pub when: Option<String>,
+            /// An expression for a list: a step for each of it, which its templates call `item`.
+            pub each: Option<String>,
             $($name: Option<$name::Raw>,)*
         }
 

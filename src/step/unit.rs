@@ -30,6 +30,9 @@ pub struct Raw {
     masked: bool,
     #[serde(default)]
     active: bool,
+    /// Whether a node without this unit is in sync: releases of a package differ in what they bring.
+    #[serde(default)]
+    if_present: bool,
     /// Ids of file and deb steps: the unit is restarted when one of their contents is not that of its last start.
     #[serde(default)]
     restart_on: Vec<String>,
@@ -45,6 +48,7 @@ pub struct Unit {
     enabled: Option<bool>,
     masked: bool,
     active: bool,
+    if_present: bool,
     files: Vec<String>,
     restart_costs: Option<String>,
 }
@@ -74,6 +78,8 @@ enum Due {
     /// Start it; what it is now.
     Start(Active),
     Restart(Contents),
+    /// Start what a timer starts: it failed last time.
+    StartAgain(String),
 }
 
 /// How the contents of a unit's files stand to those that it was started with.
@@ -146,6 +152,11 @@ fn reads(record: Option<&Record>, now: &Record, unit: &systemd::Unit, booted: Op
     now.stamps.values().all(|(_, changed)| is_older(*changed))
 }
 
+/// The service that a timer starts.
+pub(super) fn service_of(name: &str) -> Option<String> {
+    Some(format!("{}.service", name.strip_suffix(".timer")?))
+}
+
 /// Names one start of a unit.
 fn invocation(unit: &systemd::Unit) -> String {
     if unit.invocation.is_empty() { format!("{:?}", unit.started) } else { unit.invocation.clone() }
@@ -167,6 +178,7 @@ impl Raw {
             enabled: self.enabled.as_ref().map(|enabled| enabled.get(renderer)).transpose()?,
             masked: self.masked,
             active: self.active,
+            if_present: self.if_present,
             // A step that its `when` left out has no file to read.
             files: self.restart_on.iter().filter_map(|id| files.get(id).cloned()).collect(),
             restart_costs: self.restart_costs.clone(),
@@ -177,6 +189,12 @@ impl Raw {
 impl Unit {
     fn record_path(&self) -> String {
         format!("/run/titus-bootstrap/units/{}", self.name)
+    }
+
+    /// What a timer starts, if that failed last time (systemd.timer(5), "Unit=": the service of the timer's name).
+    fn failed_service(&self, host: &Host) -> Result<Option<Due>> {
+        let Some(service) = service_of(&self.name).filter(|_| self.active) else { return Ok(None) };
+        Ok((host.unit(&service)?.active == Active::Failed).then_some(Due::StartAgain(service)))
     }
 
     /// Whether systemd has to be asked about it.
@@ -214,8 +232,15 @@ impl Unit {
             }
             Due::Enable => host.enable_unit(name),
             Due::Disable => host.links_that_enable(name)?.iter().try_for_each(|path| host.remove(path)),
-            Due::Start(_) => host.change_unit(Job::Start(name)),
+            Due::Start(now) => {
+                // Earlier starts may have been too many: that was with what the files had then.
+                if *now == Active::Failed {
+                    host.change_unit(Job::ResetFailed(name))?;
+                }
+                host.change_unit(Job::Start(name))
+            }
             Due::Restart(_) => host.change_unit(Job::Restart(name)),
+            Due::StartAgain(service) => host.change_unit(Job::Start(service)),
         }
     }
 
@@ -230,6 +255,7 @@ impl Unit {
             Due::Enable => format!("enable {name}"),
             Due::Disable => format!("disable {name}"),
             Due::Start(now) => format!("start {name} (it is {now})"),
+            Due::StartAgain(service) => format!("start {service}, which {name} starts and which failed last time"),
             Due::Restart(contents) => {
                 let why = match contents {
                     Contents::Planned => "its files will have changed",
@@ -307,6 +333,12 @@ impl Work for Unit {
             Ok(is_planned || host.unit_file(name)?.is_some() || host.mask_of(name)?.is_some())
         };
         if !self.masked && !is_there()? {
+            if self.if_present && host.is_live() {
+                // Dpkg is about to bring packages: which units those have is not known yet.
+                let is_known = !planned.contains_key(super::package::STATUS);
+                let why = format!("{name} is not there");
+                return Ok(if is_known { State::InSync(Some(why)) } else { State::Blocked(format!("{why} yet")) });
+            }
             return Ok(match (host.is_live(), self.enabled) {
                 (_, Some(false)) if !self.active => State::InSync(None),
                 (true, _) => State::Blocked(format!("{name} is not there yet: the package that brings it comes first")),
@@ -320,6 +352,7 @@ impl Work for Unit {
             let unit = host.unit(name)?;
             let (_, contents) = self.compare(host, &unit, planned)?;
             due.extend(running_due(self.active, &unit, contents));
+            due.extend(self.failed_service(host)?);
         } else if due.is_empty() && self.active {
             return Ok(State::Deferred(format!("{name} is not started below --root")));
         }
@@ -341,6 +374,10 @@ impl Work for Unit {
         }
         // The record is that of before the start: a file that changes meanwhile must show as changed.
         let (record, contents) = self.compare(host, &unit, &nothing)?;
+        if let Some(due) = self.failed_service(host)? {
+            tracing::info!("{}", self.change(&due).line);
+            self.settle(host, &due)?;
+        }
         let Some(due) = running_due(self.active, &unit, contents) else { return Ok(()) };
         tracing::info!("{}", self.change(&due).line);
         self.settle(host, &due)?;
@@ -354,6 +391,7 @@ impl Work for Unit {
     fn ask(&self, host: &Host) -> Result<()> {
         if self.is_asked_for() {
             host.watch_units([self.name.as_str()].into_iter());
+            host.watch_units(service_of(&self.name).filter(|_| self.active).iter().map(String::as_str));
         }
         Ok(())
     }

@@ -19,6 +19,8 @@ pub struct Raw {
     tcp: Option<Templated<String>>,
     http: Option<Templated<String>>,
     docker: Option<Templated<String>>,
+    /// With `docker`: the version of the API that it must answer, for a client that asks for no other: `1.26`.
+    api_version: Option<Templated<String>>,
     zookeeper: Option<Templated<String>>,
     mesos_leader: Option<Templated<Vec<String>>>,
     /// With `zookeeper`: whether it must serve as one of several, or alone.
@@ -33,7 +35,12 @@ pub enum Wait {
     /// GET on this address is answered with 200.
     Http(String),
     /// A Docker Engine answers at `tcp://host:port`.
-    Docker(String),
+    Docker {
+        /// Where.
+        address: String,
+        /// The minor number of the API's version 1 that it must answer.
+        api_version: Option<u32>,
+    },
     /// ZooKeeper serves at one of `host:port,host:port`.
     Zookeeper {
         /// Where.
@@ -44,6 +51,35 @@ pub enum Wait {
     /// Of these Mesos masters, each `host:port`, one leads, and only one.
     MesosLeader(Vec<String>),
 }
+
+/// Why there is not the answer that is awaited.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoAnswer {
+    /// The last answer.
+    pub words: String,
+    /// What to do about it, where waiting will not help.
+    pub fix: Option<String>,
+}
+
+impl From<String> for NoAnswer {
+    fn from(words: String) -> NoAnswer {
+        NoAnswer { words, fix: None }
+    }
+}
+
+impl NoAnswer {
+    /// The answer, and what to do about it.
+    pub fn told(&self) -> String {
+        self.fix.as_ref().map_or_else(|| self.words.clone(), |fix| format!("{}\n{fix}", self.words))
+    }
+}
+
+/// What to do about an engine that refuses old versions of its API (moby's daemon/command/daemon.go, 29.3: the variable
+/// wins over daemon.json, and goes down to 1.24).
+const OLD_API: &str = "let it answer older versions: Environment=DOCKER_MIN_API_VERSION=1.24 for docker.service, which no other drop-in \
+                       may override (systemctl show --property=Environment docker)\n\
+                       or install an older engine: the last that needs no such variable is 28.5.2 (apt-cache madison docker-ce has its \
+                       whole version: packages.docker = [\"docker-ce=5:28.5.2-1~…\"])";
 
 /// One try; a service on the node or in its cluster answers in far less.
 const TRY: Duration = Duration::from_secs(5);
@@ -61,12 +97,22 @@ impl Raw {
         match (&self.tcp, &self.http, &self.docker, &self.zookeeper, &self.mesos_leader) {
             (Some(tcp), None, None, None, None) => Ok(Wait::Tcp(tcp.get(renderer)?)),
             (None, Some(http), None, None, None) => Ok(Wait::Http(http.get(renderer)?)),
-            (None, None, Some(docker), None, None) => Ok(Wait::Docker(docker.get(renderer)?)),
+            (None, None, Some(docker), None, None) => {
+                let version = self.api_version.as_ref().map(|version| version.get(renderer)).transpose()?;
+                let api_version = version.map(|version| minor(&version)).transpose()?;
+                Ok(Wait::Docker { address: docker.get(renderer)?, api_version })
+            }
             (None, None, None, Some(address), None) => zookeeper(address),
             (None, None, None, None, Some(masters)) => Ok(Wait::MesosLeader(masters.get(renderer)?)),
             _ => Err(Error::config("wait needs one of tcp, http, docker, zookeeper, mesos_leader")),
         }
     }
+}
+
+/// The minor number of a version of the engine's API.
+fn minor(version: &str) -> Result<u32> {
+    let number = version.strip_prefix("1.").and_then(|minor| minor.parse().ok());
+    number.ok_or_else(|| Error::config(format!("api_version must not be {version:?}")).fix("api_version = \"1.26\""))
 }
 
 impl Wait {
@@ -75,7 +121,10 @@ impl Wait {
         match self {
             Wait::Tcp(address) => format!("{address} to accept connections"),
             Wait::Http(url) => format!("{url} to answer 200"),
-            Wait::Docker(address) => format!("the Docker Engine at {address}"),
+            Wait::Docker { address, api_version: None } => format!("the Docker Engine at {address}"),
+            Wait::Docker { address, api_version: Some(minor) } => {
+                format!("the Docker Engine at {address} to answer API 1.{minor}")
+            }
             Wait::Zookeeper { address, ensemble: false } => format!("ZooKeeper at {address} to serve alone"),
             Wait::Zookeeper { address, ensemble: true } => {
                 format!("ZooKeeper at {address} to serve as leader or follower")
@@ -87,18 +136,30 @@ impl Wait {
     /// Whether it answers as it should.
     ///
     /// # Errors
-    /// Outside: a signal. Inside: the last answer, in words.
-    pub fn ask(&self, host: &Host) -> Result<Result<(), String>> {
-        match self {
+    /// Outside: a signal. Inside: the last answer.
+    pub fn ask(&self, host: &Host) -> Result<Result<(), NoAnswer>> {
+        let answer = match self {
             Wait::Tcp(addresses) => any(addresses, |address| host.connect_tcp(address, TRY)),
             Wait::Http(url) => Ok(host.http_get(url, TRY)?.and_then(|answer| match answer.status {
                 200 => Ok(()),
                 status => Err(format!("status {status}")),
             })),
-            Wait::Docker(address) => host.ping_docker(address, TRY),
+            Wait::Docker { address, api_version: None } => host.ping_docker(address, TRY),
+            Wait::Docker { address, api_version: Some(minor) } => {
+                let refusal = match host.ping_docker(address, TRY)? {
+                    Ok(()) => host.docker_refuses(address, *minor, TRY)?,
+                    Err(answer) => Err(answer),
+                };
+                return Ok(match refusal {
+                    Ok(None) => Ok(()),
+                    Ok(Some(words)) => Err(NoAnswer { words, fix: Some(OLD_API.to_owned()) }),
+                    Err(answer) => Err(answer.into()),
+                });
+            }
             Wait::Zookeeper { address, ensemble } => any(address, |address| serves(host, address, *ensemble)),
             Wait::MesosLeader(masters) => one_leads(host, masters),
-        }
+        };
+        Ok(answer?.map_err(NoAnswer::from))
     }
 }
 
@@ -111,7 +172,9 @@ impl Work for Wait {
         }
         Ok(match self.ask(host)? {
             Ok(()) => State::InSync(None),
-            Err(answer) => State::Changes(vec![Change::new(format!("wait for {} (now: {answer})", self.what()))]),
+            Err(answer) => {
+                State::Changes(vec![Change::new(format!("wait for {} (now: {})", self.what(), answer.words))])
+            }
         })
     }
 
@@ -119,7 +182,10 @@ impl Work for Wait {
         let mut deadline = Deadline::new(self.what(), host.deadlines.wait);
         let mut pause = Duration::from_millis(20);
         loop {
-            let Err(answer) = self.ask(host)? else { return Ok(()) };
+            let Err(NoAnswer { words: answer, fix }) = self.ask(host)? else { return Ok(()) };
+            if let Some(fix) = fix {
+                return Err(Error::failed(format!("waiting for {} does not help", self.what())).cause(answer).fix(fix));
+            }
             if !deadline.pause(pause)? {
                 return Err(Error::failed(deadline.waited())
                     .cause(format!("the last answer: {answer}"))
@@ -185,4 +251,40 @@ fn is_elected(host: &Host, master: &str) -> Result<Result<bool, String>> {
         let elected = document.get("master/elected").and_then(Value::as_f64);
         elected.map(|elected| elected > 0.5).ok_or_else(|| "its answer has no master/elected".into())
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Deadlines;
+    use crate::host::docker::fake;
+
+    #[test]
+    fn an_engine_that_refuses_the_clients_api_for_good_is_not_waited_for() {
+        let too_old = "client version 1.26 is too old. Minimum supported API version is 1.44";
+        let fake = fake::engine(move |request| match request {
+            "GET /version" => fake::version("29.0.0", "1.52", "1.44"),
+            _ => (400, format!("{{\"message\":\"{too_old}\"}}")),
+        });
+        let host = Host::live(Deadlines::all(Duration::from_secs(3600)));
+        let wait = Wait::Docker { address: fake.address.clone(), api_version: Some(26) };
+        let State::Changes(changes) = wait.observe(&host, &Planned::new()).unwrap() else { panic!("in sync") };
+        assert!(changes[0].line.contains(too_old), "{changes:?}");
+        fake.asked.lock().unwrap().clear();
+        let error = wait.converge(&host).unwrap_err();
+        assert_eq!(error.cause.as_deref(), Some(too_old));
+        assert!(error.fix.unwrap().contains("DOCKER_MIN_API_VERSION=1.24"));
+        assert_eq!(*fake.asked.lock().unwrap(), ["GET /version", "GET /v1.26/info"]);
+
+        let any = Wait::Docker { address: fake.address, api_version: None };
+        assert_eq!(any.observe(&host, &Planned::new()).unwrap(), State::InSync(None));
+    }
+
+    #[test]
+    fn a_version_of_the_api_is_1_and_a_minor_number() {
+        assert_eq!(minor("1.26").unwrap(), 26);
+        for bad in ["", "26", "1.", "2.26", "1.x", "v1.26"] {
+            assert!(minor(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -17,6 +17,9 @@ pub(super) const ENGINE: &str = "docker.service";
 impl Step {
     /// The step with what it starts, or what it waits for, put off; `why` is said instead.
     pub fn put_off(mut self, why: &str) -> Step {
+        if self.put_off.is_some() {
+            return self;
+        }
         let joins = self.kind.work_mut().put_off();
         self.put_off = joins.then(|| why.to_owned());
         self

@@ -37,7 +37,7 @@ impl Values {
         }
         if kind == ResourceSet::Schedulable {
             if let Some(driver) = driver {
-                let row = || Some(format!("the VPC driver's own table of 2018-05, row {}", instance.instance_type));
+                let row = || Some(format!("the VPC driver's table of 2018-05, row {}", instance.instance_type));
                 let input = |name: &str, number| Input { source: row(), ..Input::named(name, number) };
                 counted = counted.of(input("interfaces", driver.interfaces)).of(input("ipv4", driver.ipv4));
             }

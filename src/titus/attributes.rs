@@ -70,6 +70,9 @@ pub fn resource_set(kind: ResourceSet, t: &InstanceType, driver: Option<Limits>)
     Ok(format!("ResourceSet-ENIs-{enis}-{addresses}"))
 }
 
+/// What Titus and its scheduler read, each as text: a number would be an empty text to them.
+const READ_AS_TEXT: [&str; 7] = ["region", "zone", "id", "asg", "stack", "itype", "cluster"];
+
 /// Each pair as `name:value`, in the given order, checked so that no value can
 /// forge a further attribute or say something to a shell.
 ///
@@ -102,6 +105,11 @@ fn check_value(name: &str, value: &str) -> Result<()> {
     if value.is_empty() {
         return Err(Error::config(format!("the Mesos attribute {name} has no value")));
     }
+    if READ_AS_TEXT.contains(&name) && is_number(value) {
+        return Err(Error::config(format!("the Mesos attribute {name} must not be {:?}", shown(name, value)))
+            .cause("it reads as a number: to Mesos that is a scalar, and to Titus, which reads text, an empty value")
+            .fix(format!("use a text, for example \"v{value}\": change the tag or setting that {name} comes from")));
+    }
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_./-+=,@%".contains(c);
     let Some(offender) = value.chars().find(|c| !allowed(*c)) else {
         return Ok(());
@@ -115,6 +123,16 @@ fn check_value(name: &str, value: &str) -> Result<()> {
              so only letters, digits, _ . / - + = , @ % and ranges such as [7150-7200] can stand in a value"
         ))
         .fix(format!("change the tag or setting that {name} comes from")))
+}
+
+/// Whether Mesos reads a value as a scalar: what lexical_cast makes a double of, and hexadecimal ("Attributes &
+/// Resources", and stout's numify).
+pub(super) fn is_number(value: &str) -> bool {
+    let digits = value.trim_start_matches(['+', '-']);
+    let hexadecimal = digits.strip_prefix("0x").or(digits.strip_prefix("0X"));
+    value.parse::<f64>().is_ok()
+        || hexadecimal
+            .is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit() || b == b'.'))
 }
 
 #[cfg(test)]
@@ -181,6 +199,18 @@ mod tests {
     fn attributes_keep_their_order() {
         let pairs = [pair("zone", "eu-west-1a"), pair("id", "i-0123456789abcdef0"), pair("ports", "[7150-7200]")];
         assert_eq!(attributes(&pairs).unwrap(), ["zone:eu-west-1a", "id:i-0123456789abcdef0", "ports:[7150-7200]"]);
+    }
+
+    #[test]
+    fn a_value_that_reads_as_a_number_is_refused_with_the_reason() {
+        for value in ["2018", "-1", "1e3", ".5", "0x1F", "inf", "NaN"] {
+            let error = attributes(&[pair("asg", value)]).unwrap_err();
+            assert!(error.cause.unwrap().contains("scalar") && error.kind == Kind::Config, "{value}");
+        }
+        for value in ["v2018", "2018-05", "1.2.3", "0xg", "[1-2]", "30.0.100.140"] {
+            attributes(&[pair("asg", value)]).unwrap();
+        }
+        attributes(&[pair("distrelease", "16.04")]).unwrap();
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::instance_groups::ACTIVE;
 use crate::host::Host;
-use crate::host::command::{Output, Patience};
+use crate::host::command::Patience;
 
 const TRY: Duration = Duration::from_secs(10);
 
@@ -72,6 +72,14 @@ fn slaves(host: &Host, master: &str) -> Result<Vec<Value>, String> {
     document.get("slaves").and_then(Value::as_array).cloned().ok_or_else(|| "its answer has no agents".into())
 }
 
+/// The line of a Go program's output that says what is wrong: the panic, which a trace of hundreds of lines follows,
+/// else a fatal error, else the last line.
+fn decisive_line(output: &str) -> Option<&str> {
+    let lines = || output.lines().map(str::trim).filter(|line| !line.is_empty());
+    let starts = |words: &'static str| lines().find(|line| line.starts_with(words));
+    starts("panic:").or_else(|| starts("fatal error:")).or_else(|| lines().next_back())
+}
+
 /// `pid` is `slave(1)@10.0.0.1:5051`: the address that the agent itself advertises.
 fn is_agent(slave: &Value, address: &str, port: u16) -> bool {
     let pid = slave.get("pid").and_then(Value::as_str).unwrap_or_default();
@@ -82,9 +90,12 @@ fn is_agent(slave: &Value, address: &str, port: u16) -> bool {
 /// Whether the driver on the node, which is the authority on what it can attach, counts as we do.
 pub fn vpc_tool(host: &Host, ours: &str) -> Finding {
     let argv = ["/apps/titus-executor/bin/titus-vpc-tool", "genconf", "--resource-sets-only"];
-    let output = match host.run_command(&argv, &[], Patience::Ends, Duration::from_secs(60)).and_then(Output::succeeded)
-    {
-        Ok(output) => output,
+    let output = match host.run_command(&argv, &[], Patience::Ends, Duration::from_secs(60)) {
+        Ok(output) if output.status.success() => output,
+        Ok(output) => {
+            let why = decisive_line(&output.both).unwrap_or("it printed nothing");
+            return Finding::Bad(format!("`{}` failed ({}): {why}", argv.join(" "), output.status));
+        }
         Err(error) => return Finding::Bad(error.to_string()),
     };
     let theirs = output
@@ -105,6 +116,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn of_a_panic_the_first_line_says_what_is_wrong() {
+        let trace = "time=\"x\" level=info\npanic: Unknown subtype for family: m5\n\ngoroutine 1 [running]:\nmain.main()\n\t/x.go:1 +0x1\nexit status 2\n";
+        assert_eq!(decisive_line(trace), Some("panic: Unknown subtype for family: m5"));
+        assert_eq!(decisive_line("fatal error: x\ntrace"), Some("fatal error: x"));
+        assert_eq!(decisive_line("one\nEC2MetadataError: 401\n\n"), Some("EC2MetadataError: 401"));
+        assert_eq!(decisive_line("\n"), None);
+    }
 
     #[test]
     fn an_agent_is_known_by_its_own_address_and_port() {

@@ -8,6 +8,7 @@
 
 pub mod agent;
 pub mod attributes;
+pub mod cgroup;
 pub mod checks;
 pub mod instance_groups;
 pub mod instance_types;
@@ -21,7 +22,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use self::checks::Finding;
 use self::part::{Input, Part};
+use crate::facts::Instance;
 use crate::settings::Settings;
 
 /// The names `titus.*`; what cannot be derived for this role or phase has no value.
@@ -45,6 +48,11 @@ pub struct Values {
     pub zookeeper_hosts: Option<Vec<String>>,
     /// Where this node's server takes clients.
     pub zookeeper_port: Option<u16>,
+    /// Arguments of an agent's kernel: `agent.kernel_arguments`, and what it needs to boot with cgroup v1.
+    pub kernel_arguments: Option<Vec<String>>,
+    /// What an agent's running kernel was started with, and those arguments for cgroup v1 that it does not need, for
+    /// v1 is in force.
+    pub kernel_command_line: Option<String>,
     /// What each of these was made of, by its name without `titus.`.
     #[serde(skip)]
     pub parts: BTreeMap<&'static str, Vec<Part>>,
@@ -66,15 +74,26 @@ impl Values {
     }
 }
 
-/// What an operator should know of the settings of an agent, or of a server of ZooKeeper.
-pub fn notices(settings: &Settings, is_agent: bool, is_server: bool) -> Vec<String> {
+/// What an operator should know of the settings and the instance of an agent, or of the settings of a server of
+/// ZooKeeper.
+pub fn notices(settings: &Settings, instance: Option<&Instance>, is_agent: bool, is_server: bool) -> Vec<String> {
     let mut notices = Vec::new();
+    if let Some(Finding::Bad(text)) =
+        instance.filter(|_| is_agent).map(|instance| vpc_driver::metadata(settings, instance))
+    {
+        notices.push(text);
+    }
     if let Some(listen) = settings.agent.docker_listen.as_ref().filter(|_| is_agent) {
         let loopback = listen.starts_with("127.") || listen.starts_with("[::1]") || listen.starts_with("localhost:");
         if !loopback {
             notices.push(format!("agent.docker_listen is {listen}: who reaches it is root on this node"));
         }
     }
+    notices.extend(cgroup::notice(settings).filter(|_| is_agent));
+    let numbers = settings.agent.attributes.iter().filter(|(_, value)| is_agent && attributes::is_number(value));
+    notices.extend(numbers.map(|(name, value)| {
+        format!("agent.attributes.{name} is {value}: Mesos reads a number, so whoever looks for a text finds none")
+    }));
     let servers = settings.zookeeper.servers.len();
     if is_server && servers > 1 && servers.is_multiple_of(2) {
         notices.push(format!(
@@ -87,8 +106,8 @@ pub fn notices(settings: &Settings, is_agent: bool, is_server: bool) -> Vec<Stri
     notices
 }
 
-/// Names that settings alone give their value, so that an image may have them.
-pub const OF_SETTINGS: [&str; 1] = ["titus.mesos_master"];
+/// Names to which settings and facts of the image give their value, so that an image may have them.
+pub const OF_SETTINGS: [&str; 2] = ["titus.mesos_master", "titus.kernel_arguments"];
 
 /// Whether Mesos takes this as the name of an attribute or resource: letters,
 /// digits, `_`, `.`, `/`, `-` (the grammar's `labelString`, Mesos documentation,

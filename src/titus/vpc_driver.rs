@@ -1,7 +1,9 @@
 //! Which instance types Titus's VPC driver knows, and how many interfaces and addresses it attaches on them.
 
+use super::checks::Finding;
 use super::instance_types::family;
 use crate::error::{Error, Result};
+use crate::facts::{HttpTokens, Instance};
 use crate::settings::Settings;
 use crate::settings::schema::{DriverRelease, Families, VpcDriver};
 
@@ -49,6 +51,32 @@ pub enum Known {
 /// What the driver of May 2018 attaches on this type; none: it panics.
 pub fn may_2018(name: &str) -> Option<Limits> {
     rows().find(|(known, _)| *known == name).map(|(_, limits)| limits)
+}
+
+/// Whether the driver asks the metadata service by version 1 alone: its AWS SDK is of 2018, and knows no tokens.
+pub fn asks_version_1(settings: &Settings) -> bool {
+    matches!(settings.agent.vpc_driver, None | Some(VpcDriver::Release(DriverRelease::May2018)))
+}
+
+/// Whether the driver will have answers from the metadata service, going by the instance's metadata options.
+pub fn metadata(settings: &Settings, instance: &Instance) -> Finding {
+    let Instance { id, region, .. } = instance;
+    match instance.http_tokens {
+        _ if !asks_version_1(settings) => {
+            Finding::Good("agent.vpc_driver is a later one, which may know tokens".into())
+        }
+        Some(HttpTokens::Optional) => {
+            Finding::Good("the metadata service answers without a token, as the driver asks".into())
+        }
+        Some(HttpTokens::Required) => Finding::Bad(format!(
+            "the metadata service demands a token (IMDSv2), and titus-executor of May 2018 knows none: no task with a \
+             network starts. Run: aws ec2 modify-instance-metadata-options --region {region} --instance-id {id} \
+             --http-tokens optional. If your titus-executor is a later one that knows tokens, set agent.vpc_driver"
+        )),
+        None => Finding::Warning(
+            "whether the metadata service answers without a token, as titus-executor asks, is unknown".into(),
+        ),
+    }
 }
 
 fn rows() -> impl Iterator<Item = (&'static str, Limits)> {
@@ -137,6 +165,31 @@ mod tests {
 
     fn settings(text: &str) -> Settings {
         toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn a_driver_without_tokens_needs_a_metadata_service_that_answers_without() {
+        let (optional, required) = (Some(HttpTokens::Optional), Some(HttpTokens::Required));
+        for (text, http_tokens, expected) in [
+            ("", optional, "good"),
+            ("", required, "failed"),
+            ("agent.vpc_driver = '2018-05'", required, "failed"),
+            ("agent.supported_families = ['m4']", required, "failed"),
+            ("", None, "warning"),
+            ("agent.vpc_driver = 'any'", required, "good"),
+            ("agent.vpc_driver = ['m5.8xlarge']", None, "good"),
+        ] {
+            let instance = Instance { id: "i-1".into(), region: "r-1".into(), http_tokens, ..Instance::default() };
+            let found = match metadata(&settings(text), &instance) {
+                Finding::Good(_) => "good",
+                Finding::Warning(_) => "warning",
+                Finding::Bad(text) => {
+                    assert!(text.contains("--region r-1 --instance-id i-1 --http-tokens optional"), "{text}");
+                    "failed"
+                }
+            };
+            assert_eq!(found, expected, "{text} {http_tokens:?}");
+        }
     }
 
     #[test]

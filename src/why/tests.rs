@@ -51,7 +51,9 @@ fn what_is_derived_is_told_down_to_its_sources() {
         )
     );
     let set = "agent.resource_set schedulable (file), max_enis 2 (built-in table, row m4.large), \
-               ipv4_per_eni 10 (built-in table, row m4.large), without the node's own interface";
+               ipv4_per_eni 10 (built-in table, row m4.large), interfaces 2 (the VPC driver's table of 2018-05, row m4.large), \
+               ipv4 10 (the VPC driver's table of 2018-05, row m4.large), the smaller of both, without the node's own \
+               interface";
     assert_eq!(agent.told("titus.resource_set"), format!("titus.resource_set = ResourceSet-ENIs-1-10\n  from {set}\n"));
     assert_eq!(
         agent.told("res"),
@@ -86,7 +88,7 @@ fn numbers_come_from_the_settings_the_table_or_ec2() {
     instance.instance_type = "m4.new".into();
     instance.type_numbers = Some(TypeNumbers { max_enis: 9, ipv4_per_eni: 8, network_mbps: Some(7) });
     facts.sources.insert("instance.type_numbers".into(), "EC2 API DescribeInstanceTypes".into());
-    let text = "[instance_types.\"m4.new\"]\nmax_enis = 5\n";
+    let text = "agent.vpc_driver = 'any'\n[instance_types.\"m4.new\"]\nmax_enis = 5\n";
     let agent = agent(facts, text);
     assert_eq!(
         agent.told("titus.resource_set").lines().last().unwrap(),

@@ -189,8 +189,18 @@ fn instance_types() {
         "ENIs-2-10",
         "ENIs-1-10",
         "450 Mbit/s",
-        "knows the family m4",
+        "attaches 2 interfaces with 10 addresses each, and shapes to 100 Mbit/s",
     ]);
+    // The driver attaches less there than EC2 allows; of other types of a known family it knows nothing.
+    let driver = run(&["instance-type", "m5.24xlarge", "--json"]).ends_with(0).json();
+    assert_eq!(driver["resource_set"]["instance"], "ResourceSet-ENIs-15-50");
+    assert_eq!(driver["resource_set"]["schedulable"], "ResourceSet-ENIs-14-30");
+    assert_eq!((&driver["vpc_driver"]["ipv4"], &driver["ipv4_per_eni"]), (&30.into(), &50.into()));
+    for name in ["m5.8xlarge", "c5.24xlarge", "m5.metal"] {
+        let unknown = format!("does not know {name}");
+        run(&["instance-type", name]).ends_with(0).prints(&[&unknown, "agent.vpc_driver"]);
+    }
+    run(&["instance-type", "r4.16xlarge"]).ends_with(0).prints(&["notice: ", "from the 32nd on"]);
     run(&["instance-type", "m9.large"]).ends_with(78).tells(&["[instance_types.\"m9.large\"]"]);
     let own = "instance_types.\"m9.large\"={ max_enis = 4, ipv4_per_eni = 9 }";
     let told = run(&["instance-type", "m9.large", "--json", "--set", own]).ends_with(0).json();

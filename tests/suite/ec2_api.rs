@@ -15,6 +15,9 @@ const ID: &str = "i-0123456789abcdef0";
 const TYPE: &str = "meta-data/instance-type";
 /// What an agent needs and no tag of the tests says.
 const NEEDS: [&str; 4] = ["--set", "agent.log_bucket=logs", "--set", "prereqs=10.0.0.1"];
+/// The same with a VPC driver that knows types which the program does not.
+const LATER_DRIVER: [&str; 6] =
+    ["--set", "agent.log_bucket=logs", "--set", "prereqs=10.0.0.1", "--set", "agent.vpc_driver=any"];
 
 /// An instance without tags in its metadata, and the account that it is in.
 struct Node {
@@ -87,19 +90,19 @@ fn an_unknown_type_is_asked_for_once() {
         account.types.insert("m4.huge".into(), TypeNumbers { max_enis: 9, ipv4_per_eni: 31, network_mbps: Some(7000) })
     });
     // A plan asks, and keeps nothing.
-    node.run(&[&["plan"], &NEEDS[..]].concat()).ends_with(0);
+    node.run(&[&["plan"], &LATER_DRIVER[..]].concat()).ends_with(0);
     assert_same(&Default::default(), &node.root.look(), "a plan wrote something");
-    node.run(&NEEDS).ends_with(0);
+    node.run(&LATER_DRIVER).ends_with(0);
     assert!(node.root.read("/etc/mesos-attributes.sh").contains("res:ResourceSet-ENIs-9-31"));
     assert!(node.root.read("/etc/mesos-agent.config").contains("network:7000"));
     assert_eq!(node.calls(), ["DescribeTags", "DescribeInstanceTypes", "DescribeTags", "DescribeInstanceTypes"]);
 
-    node.run(&NEEDS).ends_with(0).prints(&["0 of"]);
+    node.run(&LATER_DRIVER).ends_with(0).prints(&["0 of"]);
     assert_eq!(node.calls()[4..], ["DescribeTags"]);
     outcome(&mut node.root.program(&["instance-type", "m4.huge"])).ends_with(0).prints(&["9 interfaces, 31 IPv4"]);
     // What is broken is asked for again.
     node.root.write("/var/lib/titus-bootstrap/instance-types.json", "{\"m4.huge\": 7");
-    node.run(&NEEDS).ends_with(0);
+    node.run(&LATER_DRIVER).ends_with(0);
     assert_eq!(node.calls()[5..], ["DescribeTags", "DescribeInstanceTypes"]);
     assert!(node.root.read("/var/lib/titus-bootstrap/instance-types.json").contains("\"max_enis\":9"));
 }
@@ -108,17 +111,17 @@ fn an_unknown_type_is_asked_for_once() {
 fn a_type_that_ec2_does_not_tell_of_is_refused_before_anything_is_changed() {
     let node = Node::tagged(&[("titus:role", "agent")]);
     node.metadata.set(TYPE, Some(b"m4.huge".to_vec()));
-    node.run(&NEEDS)
+    node.run(&LATER_DRIVER)
         .ends_with(78)
         .tells(&["instance type \"m4.huge\" is not in the table", "[instance_types.\"m4.huge\"]"]);
     node.aws.fault(Fault::Deny("DescribeInstanceTypes"));
-    node.run(&NEEDS).ends_with(78).tells(&[
+    node.run(&LATER_DRIVER).ends_with(78).tells(&[
         "instance type \"m4.huge\" is not in the table",
         "\"Action\": \"ec2:DescribeInstanceTypes\"",
         "[instance_types.\"m4.huge\"]",
     ]);
     assert_same(&Default::default(), &node.root.look(), "a refused run wrote something");
-    // Of a family that cannot run Titus nothing is asked.
+    // Of a type that cannot run Titus nothing is asked.
     let before = node.calls().len();
     node.metadata.set(TYPE, Some(b"t9.huge".to_vec()));
     node.run(&NEEDS).ends_with(69).tells(&["does not know the family t9"]);
@@ -226,7 +229,7 @@ fn facts_say_what_the_api_said() {
     node.root.write("/print", &print.out);
     let file = node.root.at("/print").display().to_string();
     let why = ["why", "res", "--role", "agent", "--facts", &file, "--set", "agent.resources.network=1"];
-    node.run(&[&why[..], &NEEDS[..]].concat())
+    node.run(&[&why[..], &LATER_DRIVER[..]].concat())
         .ends_with(0)
         .prints(&["ResourceSet-ENIs-9-31", "EC2 API DescribeInstanceTypes"]);
 

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use support::log::hearing;
 use support::metadata::{Fault, Metadata, sample};
-use titus_bootstrap::ec2::imds::{Answers, Endpoint, read};
+use titus_bootstrap::ec2::imds::{Answers, Endpoint, Session, read};
 use titus_bootstrap::error::{Error, Kind, Result};
-use titus_bootstrap::facts::{Instance, sample as built_in};
+use titus_bootstrap::facts::{HttpTokens, Instance, sample as built_in};
 use tracing::Level;
 
 const IDENTITY: &str = "dynamic/instance-identity/document";
@@ -82,6 +82,31 @@ fn everything_is_read_over_one_connection_in_about_a_dozen_requests() {
     assert_eq!(requests[..2], ["PUT /latest/api/token", "GET /latest/dynamic/instance-identity/document"]);
     assert!(requests.len() <= 13, "{requests:#?}");
     assert_eq!(metadata.connections(), 1);
+}
+
+#[test]
+fn whether_tokens_are_demanded_is_asked_once_over_the_same_connection() {
+    install_provider();
+    for (required, fault, expected) in [
+        (false, None, Some(HttpTokens::Optional)),
+        (true, None, Some(HttpTokens::Required)),
+        (true, Some(Fault::Redirect), None),
+        (true, Some(Fault::Unavailable(1)), None),
+        (false, Some(Fault::Huge(5_000_000)), None),
+        (false, Some(Fault::Cut(1)), None),
+        (false, Some(Fault::Hang), None),
+    ] {
+        let metadata = Metadata::start(sample());
+        metadata.require_tokens(required);
+        let mut session = Session::open(&Endpoint::at(&metadata.endpoint()).unwrap(), LONG).unwrap();
+        session.read().unwrap();
+        let before = metadata.requests().len();
+        let what = format!("{required} {fault:?}");
+        fault.into_iter().for_each(|fault| metadata.fault(fault));
+        assert_eq!(session.http_tokens().unwrap(), expected, "{what}");
+        assert_eq!(metadata.requests()[before..], ["GET /latest/meta-data/instance-id"], "{what}");
+        assert_eq!(metadata.connections(), 1, "{what}");
+    }
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod exit_codes;
 mod fleet;
 mod golden;
 mod imds;
+mod keep;
 mod killed;
 mod live;
 mod metadata_run;

@@ -56,9 +56,33 @@ fn everything_that_is_needed_is_asked_for_once() {
     assert!(outcome.err.contains(&format!("the metadata service is {}", metadata.endpoint())), "{}", outcome.err);
     assert_eq!(metadata.connections(), 1);
     let requests = metadata.requests();
-    assert!(requests.len() <= 14 && requests[0] == "PUT /latest/api/token", "{requests:#?}");
+    assert!(requests.len() <= 15 && requests[0] == "PUT /latest/api/token", "{requests:#?}");
     assert!(root.read("/etc/mesos-attributes.sh").contains("id:i-0123456789abcdef0"));
     assert!(root.read("/etc/mesos-agent.config").contains("MESOS_RESOURCES=mem:8000;disk:8000;network:450\n"));
+}
+
+/// The question whether tokens are demanded: nothing else asks for this item.
+const WITHOUT_TOKEN: &str = "GET /latest/meta-data/instance-id";
+
+#[test]
+fn a_service_that_demands_tokens_is_a_notice_with_the_fix() {
+    let notice = "aws ec2 modify-instance-metadata-options --region eu-west-1 --instance-id i-0123456789abcdef0 --http-tokens optional";
+    let asked = |required: bool, arguments: &[&str]| {
+        let (root, metadata) = (Root::empty(), Metadata::start(agent()));
+        metadata.require_tokens(required);
+        let outcome = root.ask(&metadata, &[&SETTINGS, arguments].concat()).ends_with(0);
+        assert_eq!(metadata.connections(), 1);
+        let count = metadata.requests().iter().filter(|request| *request == WITHOUT_TOKEN).count();
+        (count, outcome.out.contains(notice))
+    };
+    for command in ["apply", "plan"] {
+        assert_eq!(asked(true, &[command]), (1, true), "{command}");
+        assert_eq!(asked(false, &[command]), (1, false), "{command}");
+        // A later driver knows tokens; and no other role starts anything that does not.
+        assert_eq!(asked(true, &[command, "--set", "agent.vpc_driver=any"]), (0, false), "{command}");
+    }
+    let prereqs = ["plan", "--role", "prereqs", "--set", "prereqs=30.0.100.140"];
+    assert_eq!(asked(true, &prereqs), (0, false));
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn accepted(root: &Root, run: Outcome, what: &str) -> bool {
 fn nothing_is_forged(root: &Root, what: &str) {
     let environment = environment_file::read(&root.read("/etc/mesos-agent.config"));
     let names: Vec<_> = environment.iter().map(|(name, _)| name.as_str()).collect();
-    let expected = ["MASTER", "PORT", "RECOVER", "WORK_DIR", "STRICT", "RESOURCES", "ATTRIBUTES"]
+    let expected = ["MASTER", "PORT", "IP", "HOSTNAME", "RECOVER", "WORK_DIR", "STRICT", "RESOURCES", "ATTRIBUTES"]
         .map(|name| format!("MESOS_{name}"));
     assert_eq!(names, expected, "{what}");
     let attributes = &environment.last().unwrap().1;
@@ -77,7 +77,7 @@ fn nothing_is_forged(root: &Root, what: &str) {
     let network = root.read("/etc/systemd/network/05-titus-primary.network");
     assert_eq!(network.lines().filter(|line| line.contains('=') || line.starts_with('[')).count(), 8, "{what}");
     let proxy = root.read("/etc/systemd/system/docker.service.d/10-docker-config.conf");
-    assert_eq!(proxy.lines().filter(|line| line.contains('=')).count(), 5, "{what}");
+    assert_eq!(proxy.lines().filter(|line| line.contains('=')).count(), 6, "{what}");
 }
 
 #[test]

@@ -77,7 +77,18 @@ fn an_instance_family_that_the_vpc_driver_does_not_know() {
 #[test]
 fn an_instance_type_that_nobody_knows() {
     let unknown = |facts: &mut Value| facts["instance"]["type"] = json!("m4.gigantic");
-    refused_for_facts(unknown, &["--role", "agent"], 78, &["[instance_types.\"m4.gigantic\"]", "max_enis"]);
+    let later = ["--role", "agent", "--set", "agent.vpc_driver=any"];
+    refused_for_facts(unknown, &later, 78, &["[instance_types.\"m4.gigantic\"]", "max_enis"]);
+}
+
+#[test]
+fn an_instance_type_of_a_known_family_that_the_vpc_driver_does_not_know() {
+    for name in ["m5.8xlarge", "c5.24xlarge", "m5.metal", "r4.metal"] {
+        let change = |facts: &mut Value| facts["instance"]["type"] = json!(name);
+        let family = name.split('.').next().unwrap();
+        let works = format!("{family}.large, {family}.xlarge, {family}.2xlarge");
+        refused_for_facts(change, &["--role", "agent"], 69, &[name, "May 2018", &works, "agent.vpc_driver"]);
+    }
 }
 
 #[test]
@@ -290,4 +301,64 @@ fn a_metadata_service_that_comes_late_is_waited_for() {
     }
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert!(late.is_some() && root.read("/etc/mesos-agent.config").contains("i-0123456789abcdef0"));
+}
+
+const V1: &str = "net.ifnames=0 systemd.unified_cgroup_hierarchy=0 SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1";
+
+/// Facts of a node that boots with cgroup v2, of this systemd.
+fn with_v2(systemd: u32) -> impl Fn(&mut Value) {
+    move |facts| {
+        facts["image"]["cgroup"] = json!("v2");
+        facts["image"]["systemd"] = json!(systemd);
+    }
+}
+
+#[test]
+fn a_node_that_cannot_have_cgroup_v1() {
+    let words =
+        ["need cgroup v1", "systemd 258 knows cgroup v2 alone", "Debian 11 to 13", "unified_cgroup_hierarchy=1"];
+    refused_for_facts(with_v2(258), &["--role", "agent"], 69, &words);
+    let in_vain = |facts: &mut Value| {
+        with_v2(252)(facts);
+        facts["instance"]["kernel_command_line"] = json!(format!("quiet {V1}"));
+    };
+    refused_for_facts(in_vain, &["--role", "agent"], 69, &["in force all the same", "/proc/cmdline"]);
+    let unknown = |facts: &mut Value| {
+        with_v2(0)(facts);
+        facts["image"]["systemd"] = Value::Null;
+    };
+    refused_for_facts(unknown, &["--role", "agent"], 69, &["of unknown version", "agent.kernel_arguments"]);
+}
+
+/// What the agent's plan is for these facts, and what is in the GRUB drop-in that it makes.
+fn plan_with(change: impl Fn(&mut Value), arguments: &[&str]) -> (Outcome, String) {
+    let root = Root::empty();
+    let mut facts = run(&["facts", "--sample", "--json"]).ends_with(0).json();
+    change(&mut facts);
+    root.write("/srv/facts.json", facts.to_string());
+    root.write("/srv/settings.toml", titus_bootstrap::facts::sample::SETTINGS);
+    let (facts, settings) = (root.at("/srv/facts.json"), root.at("/srv/settings.toml"));
+    let given = ["--role", "agent", "--facts", facts.to_str().unwrap(), "--config", settings.to_str().unwrap()];
+    let outcome = root.run(&[&given, arguments].concat()).ends_with(0);
+    let drop_in = root.read("/etc/default/grub.d/90-titus-bootstrap.cfg");
+    (outcome, drop_in.lines().last().unwrap().to_owned())
+}
+
+#[test]
+fn a_node_that_boots_with_cgroup_v2_gets_v1_and_joins_after_that() {
+    let (outcome, drop_in) = plan_with(with_v2(252), &[]);
+    assert!(drop_in.ends_with(&format!(" {V1}\"")), "{drop_in}");
+    assert!(outcome.out.contains("this node joins after the reboot that brings v1"), "{}", outcome.out);
+    // As prints were before, and as nodes with v1 are.
+    let old = |facts: &mut Value| {
+        let image = facts["image"].as_object_mut().unwrap();
+        image.remove("cgroup");
+        image.remove("systemd");
+    };
+    let (outcome, drop_in) = plan_with(old, &[]);
+    assert!(drop_in.ends_with(" net.ifnames=0\"") && !outcome.out.contains("cgroup"), "{drop_in}\n{}", outcome.out);
+    let own = "agent.kernel_arguments=[\"systemd.unified_cgroup_hierarchy=1\"]";
+    let (outcome, drop_in) = plan_with(with_v2(258), &["--set", own]);
+    assert!(drop_in.ends_with(" systemd.unified_cgroup_hierarchy=1\""), "{drop_in}");
+    assert!(outcome.out.contains("do not run with cgroup v2"), "{}", outcome.out);
 }

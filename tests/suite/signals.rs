@@ -226,7 +226,7 @@ fn wait_for(wait: &str, server: &str) -> Result<String> {
         "pull" => host.join_pull("jplock/zookeeper:3.4.10").map(drop),
         "engine" => host.engine().map(drop),
         "http" => Wait::Http(url).converge(&host),
-        "docker" => Wait::Docker(host.docker.clone()).converge(&host),
+        "docker" => Wait::Docker { address: host.docker.clone(), api_version: None }.converge(&host),
         "zookeeper" => Wait::Zookeeper { address: server.into(), ensemble: true }.converge(&host),
         "mesos" => Wait::MesosLeader(vec![server.into()]).converge(&host),
         "observed" => ensemble::ask(&host, server).map(drop),

@@ -5,9 +5,10 @@ pub const ATTRIBUTES: &str = "MESOS_ATTRIBUTES=\"region:eu-west-1;zone:eu-west-1
                           stack:mainvpc;itype:m4.large;ports:[7150-7200];res:ResourceSet-ENIs-2-10\"\n";
 
 /// Every file: mode, and its lines without comments. Where the scripts' and these differ, README.md says why.
-pub const FILES: [(&str, u32, &[&str]); 18] = [
+pub const FILES: [(&str, u32, &[&str]); 19] = [
     ("/etc/titus-shared.env", 0o644, &["SHORT_CIRCUIT_QUITELITE=true"]),
     ("/etc/disable-atlas-titus-agent", 0o644, &[]),
+    ("/etc/tmpfiles.d/titus-bootstrap.conf", 0o644, &["f /run/titus.env 0644 root root -"]),
     (
         "/etc/systemd/system/docker.service.d/10-docker-config.conf",
         0o644,
@@ -16,6 +17,7 @@ pub const FILES: [(&str, u32, &[&str]); 18] = [
             "ExecStart=",
             "ExecStart=/usr/bin/dockerd --log-level=info -H fd:// --init-path=/apps/titus-executor/bin/tini-static \
              --iptables=false --storage-driver=overlay2",
+            "Environment=DOCKER_MIN_API_VERSION=1.24",
             "Restart=always",
             "StartLimitInterval=0",
             "RestartSec=5",
@@ -92,6 +94,7 @@ pub const FILES: [(&str, u32, &[&str]); 18] = [
         "/etc/titus-executor/config.sh",
         0o644,
         &[
+            "export SHORT_CIRCUIT_QUITELITE=true",
             "export NETFLIX_STACK=mainvpc",
             "export EC2_INSTANCE_ID=i-0123456789abcdef0",
             "export EC2_REGION=eu-west-1",
@@ -125,6 +128,8 @@ pub const FILES: [(&str, u32, &[&str]); 18] = [
         &[
             "MESOS_MASTER=zk://30.0.100.194:2181/titus/mainvpc/mesos",
             "MESOS_PORT=5051",
+            "MESOS_IP=30.0.100.140",
+            "MESOS_HOSTNAME=30.0.100.140",
             "MESOS_RECOVER=reconnect",
             "MESOS_WORK_DIR=/var/lib/mesos",
             "MESOS_STRICT=false",

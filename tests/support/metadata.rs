@@ -106,6 +106,12 @@ impl Metadata {
         self.shared.state().items.insert(path.to_owned(), value);
     }
 
+    /// Whether a request needs a token (the instance's `HttpTokens`): at first it does. What is optional is
+    /// checked all the same when it is there.
+    pub fn require_tokens(&self, required: bool) {
+        self.shared.state().tokens_optional = !required;
+    }
+
     /// Switches a fault on, from the next request on.
     pub fn fault(&self, fault: Fault) {
         self.shared.state().faults.push(fault);
@@ -148,6 +154,7 @@ struct State {
     requests: Vec<String>,
     /// How often each token was used; the n-th is called `token-n`.
     tokens: Vec<u32>,
+    tokens_optional: bool,
     closed: bool,
 }
 
@@ -296,7 +303,11 @@ impl State {
         if self.has(|fault| matches!(fault, Fault::V1Only)) {
             return true;
         }
-        let number = request.header("x-aws-ec2-metadata-token").and_then(|token| token.strip_prefix("token-"));
+        let token = request.header("x-aws-ec2-metadata-token");
+        if token.is_none() && self.tokens_optional {
+            return true;
+        }
+        let number = token.and_then(|token| token.strip_prefix("token-"));
         let index = number.and_then(|number| number.parse::<usize>().ok()?.checked_sub(1));
         let Some(uses) = index.and_then(|index| self.tokens.get_mut(index)) else {
             return false;

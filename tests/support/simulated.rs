@@ -165,11 +165,12 @@ impl Machine {
         report.role = "test".into();
         report.step_count = steps.len();
         let before = self.events().len();
-        let result = engine::ask(&host, steps)
-            .and_then(|()| engine::refuse_online(&host, "test", steps))
-            .and_then(|()| engine::begin(&host, steps))
-            .and_then(|()| engine::converge(&host, steps, &mut journal, &mut report, &silent()));
-        let _ = host.forget_candidates();
+        let result =
+            engine::ask(&host, steps).and_then(|()| engine::refuse_online(&host, "test", steps)).and_then(|()| {
+                engine::begin(&host, steps)
+                    .and_then(|()| engine::converge(&host, steps, false, &mut journal, &mut report, &silent()))
+                    .and(host.forget_candidates())
+            });
         Run { result, report, events: self.events().split_off(before) }
     }
 
@@ -251,6 +252,7 @@ pub struct Units(Rc<RefCell<State>>);
 struct State {
     units: BTreeMap<String, Unit>,
     jobs: Vec<String>,
+    begun: Vec<String>,
     asked: Vec<String>,
     failing: BTreeMap<String, Kind>,
     /// Units that do not remain active.
@@ -289,6 +291,11 @@ impl Units {
         std::mem::take(&mut self.0.borrow_mut().jobs)
     }
 
+    /// The questions that were begun since the last call.
+    pub fn begun(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.borrow_mut().begun)
+    }
+
     /// The questions since the last call: the units that each was about.
     pub fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.0.borrow_mut().asked)
@@ -310,10 +317,18 @@ impl Units {
     }
 }
 
+fn joined(names: &BTreeSet<String>) -> String {
+    names.iter().map(String::as_str).collect::<Vec<_>>().join(" ")
+}
+
 impl Systemd for Units {
+    fn ask(&self, _host: &Host, names: &BTreeSet<String>) -> Result<()> {
+        self.0.borrow_mut().begun.push(joined(names));
+        Ok(())
+    }
+
     fn units(&self, _host: &Host, names: &BTreeSet<String>) -> Result<Vec<Unit>> {
-        let all: Vec<&str> = names.iter().map(String::as_str).collect();
-        self.0.borrow_mut().asked.push(all.join(" "));
+        self.0.borrow_mut().asked.push(joined(names));
         Ok(names.iter().map(|name| self.get(name)).collect())
     }
 
@@ -326,6 +341,7 @@ impl Systemd for Units {
             Job::Start(name) => ("start", name),
             Job::Stop(name) => ("stop", name),
             Job::Restart(name) => ("restart", name),
+            Job::ResetFailed(name) => ("reset-failed", name),
             Job::Reload => ("daemon-reload", ""),
             Job::Reboot => ("reboot", ""),
         };
@@ -336,6 +352,13 @@ impl Systemd for Units {
         }
         match job {
             Job::Start(_) if self.get(name).is_active() => {}
+            Job::Start(_) | Job::Restart(_) if self.get(name).result == "start-limit-hit" => {
+                return Err(Error::new(Kind::Failed, format!("{name}: start request repeated too quickly")));
+            }
+            Job::ResetFailed(_) => self.change(name, |unit| {
+                unit.active = Active::Inactive;
+                unit.result = "success".into();
+            }),
             Job::Start(_) | Job::Restart(_) => self.start(name),
             Job::Stop(_) => self.change(name, |unit| unit.active = Active::Inactive),
             Job::Reload => self.0.borrow_mut().units.values_mut().for_each(|unit| unit.needs_reload = false),

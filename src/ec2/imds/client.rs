@@ -1,5 +1,6 @@
 //! The requests to the metadata service: tokens, and what each status means.
 
+use std::borrow::BorrowMut;
 use std::time::Duration;
 
 use reqwest::header::{HeaderValue, LOCATION};
@@ -23,20 +24,20 @@ const BACKOFF: Backoff = |failures| full_jitter(Duration::from_millis(200), Dura
 
 const TOKEN: &str = "api/token";
 
-/// Asks for items, one after another over one connection, until one deadline.
-pub struct Client<'a> {
-    endpoint: &'a Endpoint,
-    deadline: &'a mut Deadline,
+/// Asks for items, one after another over one connection, until one deadline, which is its own or another's.
+pub struct Client<D> {
+    endpoint: Endpoint,
+    deadline: D,
     exchange: Exchange,
     token: Option<HeaderValue>,
 }
 
-impl<'a> Client<'a> {
+impl<D: BorrowMut<Deadline>> Client<D> {
     /// A client that goes through no proxy, follows no redirect and reads no certificates.
     ///
     /// # Errors
     /// `Unavailable` when the endpoint is disabled.
-    pub fn new(endpoint: &'a Endpoint, deadline: &'a mut Deadline) -> Result<Client<'a>> {
+    pub fn new(endpoint: &Endpoint, deadline: D) -> Result<Client<D>> {
         if endpoint.is_disabled() {
             return Err(Error::unavailable("instance metadata: AWS_EC2_METADATA_DISABLED=true forbids asking for it")
                 .fix("unset the variable, or give the facts with --facts FILE"));
@@ -44,7 +45,7 @@ impl<'a> Client<'a> {
         let http = reqwest::Client::builder().no_proxy().tls_certs_only([]);
         let exchange = Exchange::new(http, PATIENCE, LIMIT)
             .map_err(|e| Error::failed("instance metadata: no HTTP client could be made").cause(e))?;
-        Ok(Client { endpoint, deadline, exchange, token: None })
+        Ok(Client { endpoint: endpoint.clone(), deadline, exchange, token: None })
     }
 
     /// Returns an item that an instance may lack: `None` as soon as the service says so.
@@ -64,19 +65,37 @@ impl<'a> Client<'a> {
         Ok(self.ask(item, false)?.unwrap_or_default())
     }
 
+    /// Asks for an item as version 1 did, without a token, once. Returns whether the service gives it so; `None` when
+    /// its answer does not say.
+    ///
+    /// # Errors
+    /// `Interrupted` when a signal came.
+    pub fn answers_version_1(&mut self, item: &str) -> Result<Option<bool>> {
+        let deadline = self.deadline.borrow_mut();
+        deadline.name(format!("the instance metadata service at {} ({item}, without a token)", self.endpoint));
+        let request = self.exchange.request(Method::GET, self.endpoint.item(item)?);
+        let answer = self.exchange.send(request, deadline)?;
+        Ok(answer.ok().and_then(|answer| match answer.status {
+            StatusCode::OK => Some(true),
+            StatusCode::UNAUTHORIZED => Some(false),
+            _ => None,
+        }))
+    }
+
     /// Asks until there is an answer or the time is over, and for a token whenever there is none.
     fn ask(&mut self, item: &str, optional: bool) -> Result<Option<Vec<u8>>> {
+        let deadline = self.deadline.borrow_mut();
         let what = format!("the instance metadata service at {} ({item})", self.endpoint);
-        let mut tries = Tries::new(what, BACKOFF, self.deadline);
+        let mut tries = Tries::new(what, BACKOFF, deadline);
         // What to do about the last answer, where that is known.
         let mut hint = None;
-        while !self.deadline.left().is_zero() {
+        while !deadline.left().is_zero() {
             let (asked, method, header, value) = match self.token.clone() {
                 Some(token) => (item, Method::GET, "X-aws-ec2-metadata-token", token),
                 None => (TOKEN, Method::PUT, "X-aws-ec2-metadata-token-ttl-seconds", TOKEN_TTL),
             };
             let request = self.exchange.request(method, self.endpoint.item(asked)?).header(header, value);
-            let verdict = match self.exchange.send(request, self.deadline)? {
+            let verdict = match self.exchange.send(request, deadline)? {
                 Err(NoAnswer::TooLarge(why, start)) => return Err(refuse(asked, &start, why)),
                 Err(why) => Verdict::Passing(why.to_string()),
                 Ok(answer) => match answer.status {
@@ -94,11 +113,11 @@ impl<'a> Client<'a> {
                     }
                 },
             };
-            if let Some(body) = tries.settle(verdict, self.deadline)? {
+            if let Some(body) = tries.settle(verdict, deadline)? {
                 return Ok(body);
             }
         }
-        let limit = humantime::format_duration(self.deadline.limit());
+        let limit = humantime::format_duration(deadline.limit());
         let what = format!("instance metadata: no usable answer from {} within {limit}", self.endpoint);
         let cause = format!("asked for {item}, {} times; the last answer: {}", tries.count(), tries.last());
         Err(Error::new(Kind::TemporaryFailure, what).cause(cause).fix(hint.unwrap_or(
@@ -125,7 +144,7 @@ fn hint_of(status: StatusCode) -> Option<&'static str> {
              aws ec2 modify-instance-metadata-options --instance-id ID --http-endpoint enabled",
         ),
         StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {
-            Some("use a metadata service that speaks version 2 (IMDSv2); version 1 is never asked")
+            Some("use a metadata service that speaks version 2 (IMDSv2); no fact is read by version 1")
         }
         _ => None,
     }

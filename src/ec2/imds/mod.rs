@@ -1,4 +1,4 @@
-//! The instance metadata service of EC2, version 2 only.
+//! The instance metadata service of EC2. All is read by version 2; version 1 is asked for nothing but whether it answers.
 //!
 //! Everything is read in one go, one request after another, under one deadline. What
 //! goes wrong on the way is tried again until then: refused connections, silence,
@@ -21,7 +21,7 @@ pub use self::endpoint::Endpoint;
 use self::client::Client;
 use self::value::{Form, refuse};
 use crate::error::{Error, Result};
-use crate::facts::{GROUP_TAG, Instance};
+use crate::facts::{GROUP_TAG, HttpTokens, Instance};
 use crate::host::wait::Deadline;
 
 /// Region, zone, type and ids in one answer.
@@ -47,8 +47,38 @@ pub struct Answers {
 /// `TemporaryFailure` when the time is over, `Config` when an answer must not be used, `Unavailable` when the endpoint
 /// is disabled, `Interrupted` when a signal came.
 pub fn read(endpoint: &Endpoint, limit: Duration) -> Result<Answers> {
-    let mut deadline = Deadline::new("", limit);
-    Reader { client: Client::new(endpoint, &mut deadline)?, sources: BTreeMap::new() }.everything()
+    Session::open(endpoint, limit)?.read()
+}
+
+/// A connection to the metadata service that is kept for a question after the reading.
+pub struct Session(Client<Deadline>);
+
+impl Session {
+    /// Connects nowhere yet.
+    ///
+    /// # Errors
+    /// `Unavailable` when the endpoint is disabled.
+    pub fn open(endpoint: &Endpoint, limit: Duration) -> Result<Session> {
+        Ok(Session(Client::new(endpoint, Deadline::new("", limit))?))
+    }
+
+    /// Reads everything.
+    ///
+    /// # Errors
+    /// As [`read`].
+    pub fn read(&mut self) -> Result<Answers> {
+        Reader { client: &mut self.0, sources: BTreeMap::new() }.everything()
+    }
+
+    /// Whether the instance's metadata options demand tokens, by one request without one; `None` when the answer does
+    /// not say.
+    ///
+    /// # Errors
+    /// `Interrupted` when a signal came.
+    pub fn http_tokens(&mut self) -> Result<Option<HttpTokens>> {
+        let answers = self.0.answers_version_1("meta-data/instance-id")?;
+        Ok(answers.map(|answers| if answers { HttpTokens::Optional } else { HttpTokens::Required }))
+    }
 }
 
 /// The public keys of the instance's key pair, `ssh-ed25519 AAAA… NAME` each; most instances have one or none.
@@ -135,7 +165,7 @@ struct Identity {
 }
 
 struct Reader<'a> {
-    client: Client<'a>,
+    client: &'a mut Client<Deadline>,
     sources: BTreeMap<String, String>,
 }
 

@@ -386,13 +386,37 @@ impl Host {
     pub fn ping_docker(&self, address: &str, deadline: Duration) -> Result<Result<(), String>> {
         Ok(Engine::connect(address, deadline)?.map(drop))
     }
+
+    /// Whether the engine at this address refuses API 1.`minor` to a client that asks for no other; its words, if it does.
+    ///
+    /// # Errors
+    /// Outside: a signal. Inside: that it does not answer, in words.
+    pub fn docker_refuses(
+        &self,
+        address: &str,
+        minor: u32,
+        deadline: Duration,
+    ) -> Result<Result<Option<String>, String>> {
+        let what = format!("the Docker Engine at {address} to answer API 1.{minor}");
+        Deadline::new(what, deadline).ask(&runtime()?, refuses(address, minor))
+    }
 }
 
-/// A client that puts the agreed version of the API before every path, and the engine's own version.
+async fn refuses(address: &str, minor: u32) -> Result<Option<String>, String> {
+    use bollard::errors::Error::{DockerResponseServerError, JsonDataError};
+    match client(address, &Arc::new(AtomicU32::new(minor)))?.info().await {
+        // What it is beyond that, an old client knows how to read.
+        Ok(_) | Err(JsonDataError { .. }) => Ok(None),
+        Err(DockerResponseServerError { status_code: 400, message }) => Ok(Some(message.trim().to_owned())),
+        Err(other) => Err(words(&other)),
+    }
+}
+
+/// A client that puts a version of the API before every path once it is agreed, that is, not 0.
 ///
 /// bollard 0.21 asks without a version whatever it has negotiated; the engine then answers
 /// as its newest API does, which need not be one that this program knows.
-pub(super) async fn open(address: &str) -> Result<(bollard::Docker, String), String> {
+fn client(address: &str, agreed: &Arc<AtomicU32>) -> Result<bollard::Docker, String> {
     let seconds = ACTION.as_secs();
     let version = bollard::API_DEFAULT_VERSION;
     let client = match address.split_once("://") {
@@ -400,9 +424,8 @@ pub(super) async fn open(address: &str) -> Result<(bollard::Docker, String), Str
         Some(("tcp" | "http", _)) => bollard::Docker::connect_with_http(address, seconds, version),
         _ => return Err("its address must begin with unix:// or tcp://".into()),
     };
-    let agreed = Arc::new(AtomicU32::new(0));
-    let minor = Arc::clone(&agreed);
-    let client = client.map_err(|e| words(&e))?.with_request_modifier(move |mut request| {
+    let minor = Arc::clone(agreed);
+    Ok(client.map_err(|e| words(&e))?.with_request_modifier(move |mut request| {
         let minor = minor.load(Ordering::Relaxed);
         let mut parts = request.uri().clone().into_parts();
         let path = parts.path_and_query.as_ref().map_or("/", |path| path.as_str());
@@ -411,7 +434,13 @@ pub(super) async fn open(address: &str) -> Result<(bollard::Docker, String), Str
             *request.uri_mut() = uri;
         }
         request
-    });
+    }))
+}
+
+/// A client that has agreed on a version of the API, and the engine's own version.
+pub(super) async fn open(address: &str) -> Result<(bollard::Docker, String), String> {
+    let agreed = Arc::new(AtomicU32::new(0));
+    let client = client(address, &agreed)?;
     let engine = client.version().await.map_err(|e| words(&e))?;
     let of = |text: Option<String>| text.and_then(|text| text.strip_prefix("1.")?.parse::<u32>().ok());
     let newest = of(engine.api_version).ok_or("it does not say which version of the API it has")?;
@@ -534,6 +563,21 @@ mod tests {
             let told = Engine::connect(address, SECONDS).unwrap().unwrap_err();
             assert!(told.contains(words), "{address}: {told}");
         }
+    }
+
+    #[test]
+    fn an_engine_that_refuses_an_old_api_says_so() {
+        let host = Host::temporary().1;
+        let fake = fake::engine(|request| match request {
+            "GET /v1.24/info" => (500, "{\"message\":\"not yet\"}".into()),
+            "GET /v1.26/info" => (400, "{\"message\":\"client version 1.26 is too old.\"}".into()),
+            // A value that bollard does not know.
+            _ => (200, "{\"CgroupDriver\":\"other\"}".into()),
+        });
+        let refuses = |minor| host.docker_refuses(&fake.address, minor, SECONDS).unwrap();
+        assert_eq!(refuses(26).unwrap().unwrap(), "client version 1.26 is too old.");
+        assert_eq!(refuses(44).unwrap(), None);
+        assert_eq!(refuses(24).unwrap_err(), "not yet");
     }
 
     #[test]

@@ -88,6 +88,8 @@ pub enum Job<'a> {
     Stop(&'a str),
     /// Restart this unit, or start it.
     Restart(&'a str),
+    /// Forget that this unit failed, and how often it was started: systemd refuses a start after too many.
+    ResetFailed(&'a str),
     /// Read all unit files anew: daemon-reload.
     Reload,
     /// Reboot the machine.
@@ -299,6 +301,7 @@ impl Host {
             Job::Start(name) => ("start", name),
             Job::Stop(name) => ("stop", name),
             Job::Restart(name) => ("restart", name),
+            Job::ResetFailed(name) => ("reset-failed", name),
             Job::Reload | Job::Reboot => return self.run_job(job),
         };
         self.run_job(job).map_err(|error| {

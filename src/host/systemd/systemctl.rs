@@ -104,6 +104,7 @@ fn argv(job: Job<'_>) -> Vec<&str> {
         Job::Start(name) => vec!["systemctl", "start", "--", name],
         Job::Stop(name) => vec!["systemctl", "stop", "--", name],
         Job::Restart(name) => vec!["systemctl", "restart", "--", name],
+        Job::ResetFailed(name) => vec!["systemctl", "reset-failed", "--", name],
         Job::Reload => vec!["systemctl", "daemon-reload"],
         Job::Reboot => vec!["systemctl", "reboot"],
     }

@@ -7,7 +7,7 @@ use crate::harness::autoscaling::{Answer, AutoScaling, ENDPOINT, with_profile};
 use crate::harness::first_boot::{self, UNIT};
 use crate::harness::node::Node;
 use crate::harness::prereqs;
-use crate::harness::services::{items, listen};
+use crate::harness::services::{self, items, listen};
 use crate::harness::wait_for;
 use crate::support::metadata::Metadata;
 use crate::support::outcome::Outcome;
@@ -43,7 +43,7 @@ fn node_with(settings: &str) -> (Node, Metadata, AutoScaling) {
     node.write("/etc/titus-bootstrap/roles/agent.toml", ROLE);
     node.write(SETTINGS, settings);
     let api = AutoScaling::serve(&node);
-    let metadata = Metadata::serve(listen(&node, "169.254.169.254:80"), with_profile(items()));
+    let metadata = services::metadata(&node, with_profile(items()));
     (node, metadata, api)
 }
 

@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::harness::agent::{self, SETTINGS};
 use crate::harness::deb::{deb, install};
 use crate::harness::node::Node;
-use crate::harness::services::{items, listen};
+use crate::harness::services::{self, items};
 use crate::harness::wait_for;
 use crate::support::metadata::{Items, Metadata};
 
@@ -65,7 +65,7 @@ fn instance(id: &str, role: Option<&str>) -> Items {
 }
 
 fn serve(node: &Node, id: &str, role: Option<&str>) -> Metadata {
-    Metadata::serve(listen(node, "169.254.169.254:80"), instance(id, role))
+    services::metadata(node, instance(id, role))
 }
 
 fn with_role() -> Node {

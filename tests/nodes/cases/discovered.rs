@@ -16,7 +16,7 @@ use crate::harness::moto::{Moto, without_tags};
 use crate::harness::network::Network;
 use crate::harness::node::Node;
 use crate::harness::registry::{self, Registry};
-use crate::harness::services::{items, listen};
+use crate::harness::services::{self, items, listen};
 use crate::harness::{prereqs, wait_for, znodes};
 use crate::support::aws::account::Account;
 use crate::support::aws::{Aws, Keys};
@@ -158,7 +158,7 @@ impl Cluster {
             format!("{}.eu-west-1.compute.internal", node.hostname()).into(),
         );
         let items = without_tags(items, &id, &self.moto.vpc());
-        let metadata = Metadata::serve(listen(&node, "169.254.169.254:80"), items);
+        let metadata = services::metadata(&node, items);
         let served = (metadata, Registry::serve(&node, registry::ADDRESS));
         prereqs::settings(&node, &format!("images.zookeeper = \"jplock/zookeeper:{}\"\n{DISCOVER}", self.tag));
         self.nodes.push(node);
@@ -184,7 +184,7 @@ impl Cluster {
 
 /// All that the nodes are told of each other.
 const DISCOVER: &str =
-    "timeouts.wait = \"90s\"\n[zookeeper.discover]\ntag = \"titus:role\"\nvalue = \"prereqs\"\nexpected = 3\n";
+    "timeouts.wait = \"30m\"\n[zookeeper.discover]\ntag = \"titus:role\"\nvalue = \"prereqs\"\nexpected = 3\n";
 
 fn myid(node: &Node) -> String {
     node.shell("cat /var/lib/zookeeper/myid").trim().to_owned()

@@ -68,7 +68,7 @@ impl Nodes {
     fn settings(&self, n: usize) {
         for node in &self.nodes {
             let more = format!(
-                "zookeeper.servers = {:?}\nimages.zookeeper = \"jplock/zookeeper:{}\"\ntimeouts.wait = \"120s\"",
+                "zookeeper.servers = {:?}\nimages.zookeeper = \"jplock/zookeeper:{}\"\ntimeouts.wait = \"30m\"",
                 self.addresses(n),
                 self.tag
             );

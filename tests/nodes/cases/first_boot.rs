@@ -8,10 +8,9 @@ use crate::harness::first_boot::{self, MARKER, UNIT, await_words};
 use crate::harness::image::{converged, fresh};
 use crate::harness::node::Node;
 use crate::harness::prereqs::metadata_of;
-use crate::harness::services::{items, listen};
+use crate::harness::services::{self, items};
 use crate::harness::wait_for;
 use crate::support::agent::ATTRIBUTES;
-use crate::support::metadata::Metadata;
 
 /// What a Mesos agent was started with, each time.
 const STARTS: &str = "/var/lib/agent-starts";
@@ -33,7 +32,7 @@ fn a_network_that_comes_late_brings_user_data() {
     let of = |stack: &str| format!("#titus-bootstrap\nrole = \"agent\"\nstack = \"{stack}\"\n");
     let mut items = items();
     items.insert("user-data".into(), of("plain").into());
-    let metadata = Metadata::serve(listen(&node, "169.254.169.254:80"), items);
+    let metadata = services::metadata(&node, items);
     node.await_boot();
     assert_eq!(node.read(MARKER), "plain");
 
@@ -121,7 +120,7 @@ fn an_image_of_an_agent_never_starts_as_that_agent() {
         let mut items = items();
         items.insert("meta-data/instance-id".into(), id.into());
         items.insert("meta-data/local-ipv4".into(), node.address.clone().into());
-        let _metadata = Metadata::serve(listen(node, "169.254.169.254:80"), items);
+        let _metadata = services::metadata(node, items);
         node.await_boot();
         wait_for("the boot unit's end", || (node.property(UNIT, "ActiveState") == "inactive").then_some(()));
         assert_eq!(node.property(UNIT, "Result"), "success");

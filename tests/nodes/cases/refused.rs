@@ -33,6 +33,15 @@ fn a_fresh_node_is_left_alone_when_a_run_is_refused() {
     services.metadata.set("meta-data/tags/instance/titus:role", None);
     refuses(&node, &["titus-bootstrap"], 78, &["--role", "titus:role", "instance-metadata-tags"]);
 
+    node.write("/usr/lib/systemd/libsystemd-shared-258.so", "");
+    refuses(
+        &node,
+        &["titus-bootstrap", "--role", "agent"],
+        69,
+        &["systemd 258 knows cgroup v2 alone", "Debian 11 to 13"],
+    );
+    node.shell("rm /usr/lib/systemd/libsystemd-shared-258.so");
+
     node.shell("mv /usr/bin/apt-get /usr/bin/apt-get.away");
     refuses(&node, &["titus-bootstrap", "--role", "agent"], 69, &["apt"]);
     node.shell("mv /usr/bin/apt-get.away /usr/bin/apt-get");

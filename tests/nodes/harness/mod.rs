@@ -7,6 +7,7 @@ pub mod deb;
 pub mod debs;
 pub mod disk;
 pub mod docker;
+pub mod engine;
 pub mod first_boot;
 pub mod image;
 pub mod line;
@@ -19,28 +20,38 @@ pub mod prereqs;
 pub mod registry;
 pub mod running;
 pub mod services;
+pub mod terraform;
 pub mod znodes;
 
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How long anything may take. No case is about speed, and a busy machine is slow.
 pub const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Waits until `probe` has an answer, looking twenty times a second.
+/// Waits until `probe` has an answer: it looks at once, and ever less often, but four times a second.
 ///
 /// # Panics
 /// When [`PATIENCE`] has run out; `what` says what was waited for.
 #[track_caller]
 pub fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
+    let mut pause = Duration::from_millis(20);
     loop {
         if let Some(answer) = probe() {
             return answer;
         }
         assert!(started.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain for {what}");
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(pause);
+        // Most probes start processes in a node.
+        pause = (pause * 3 / 2).min(Duration::from_millis(250));
     }
+}
+
+/// A random number below `limit`; the clock's nanoseconds are random enough.
+pub fn random(limit: usize) -> usize {
+    let nanoseconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos();
+    nanoseconds.wrapping_mul(2_654_435_761) as usize % limit
 }
 
 /// A command that ends with the thread that starts it: nothing is left of a test that is killed.

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use super::docker::{docker, label};
 use super::image;
 use super::running::Running;
+use super::services;
 use super::wait_for;
 use crate::support::outcome::Outcome;
 
@@ -67,10 +68,18 @@ impl Node {
     }
 
     /// A node that a run has made an agent, after a reboot and what the boot unit does first: its files are
-    /// those of this instance, and the agent that waited for that is started.
+    /// those of this instance, and the agent that waited for that is started. Its network interfaces were set up,
+    /// for which it had metadata for a while.
     pub fn converged() -> Node {
-        let node = Node::start(&image::converged().image, "eth0");
-        node.shell("mkdir /run/titus-bootstrap; touch /run/titus-bootstrap/ready; systemctl start mesos-agent");
+        let mut node = Node::off(&image::converged().image);
+        node.switch_on();
+        node.await_network();
+        let _metadata = services::metadata(&node, services::items());
+        node.await_boot();
+        node.shell(
+            "mkdir /run/titus-bootstrap; touch /run/titus-bootstrap/ready
+             systemctl start mesos-agent titus-setup-networking.service",
+        );
         node
     }
 
@@ -147,7 +156,9 @@ impl Node {
         add(&["--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"]);
         add(&["--volume", "/sys/fs/cgroup:/sys/fs/cgroup:rw", "--volume", "/var/lib/docker"]);
         add(&["--tmpfs", "/run", "--tmpfs", "/tmp:exec,mode=1777", "--env", "container=docker"]);
-        add(&["--hostname", &format!("ip-{}", address.replace('.', "-"))]);
+        let hostname = format!("ip-{}", address.replace('.', "-"));
+        // As cloud-init's manage_etc_hosts has it on Debian.
+        add(&["--hostname", &hostname, "--add-host", &format!("{hostname}:127.0.1.1")]);
         for variable in
             [format!("NODE_INTERFACE={interface}"), format!("NODE_ADDRESS={address}"), format!("NODE_MAC={mac}")]
         {
@@ -244,21 +255,37 @@ impl Node {
         }
     }
 
-    /// Waits until no unit is starting any more.
+    /// Waits until no unit is starting any more. The network interfaces of tasks can be set up only with metadata,
+    /// which a test may serve late; their timer tries that again until it succeeds.
     ///
     /// # Errors
     /// Units failed: which, and the journal's end.
     pub fn booted(&self) -> Result<(), String> {
-        let state = wait_for("the node's boot", || {
+        let failed = wait_for("the node's boot", || {
             let state = self.run(&["systemctl", "is-system-running"]).out;
-            ["running", "degraded"].contains(&state.trim()).then_some(state)
+            let failed = self.failed();
+            let retried = failed.lines().all(|line| line.starts_with("titus-setup-networking.service "));
+            match state.trim() {
+                "running" => Some(String::new()),
+                "degraded" => (!retried || failed.is_empty()).then_some(failed),
+                _ => None,
+            }
         });
-        if state.trim() == "running" {
+        if failed.is_empty() {
             return Ok(());
         }
-        let failed = self.run(&["systemctl", "--failed", "--no-legend", "--plain"]).out;
         let journal = self.run(&["journalctl", "--boot", "--lines", "60", "--no-pager"]).out;
         Err(format!("units failed at boot:\n{failed}\n{journal}"))
+    }
+
+    /// Gives `/var/log` the owner and mode that Ubuntu's has.
+    pub fn log_directory_of_ubuntu(&self) {
+        self.shell("groupadd --system syslog && chown root:syslog /var/log && chmod 0775 /var/log");
+    }
+
+    /// The units that have failed, a line each.
+    pub fn failed(&self) -> String {
+        self.run(&["systemctl", "--failed", "--no-legend", "--plain"]).out
     }
 
     /// What a command in the node begins with. nsenter, because `docker exec` fails once systemd has

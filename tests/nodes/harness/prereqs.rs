@@ -4,7 +4,7 @@ use super::agent::SETTINGS;
 use super::image::SOURCE;
 use super::node::{ADDRESS, Node};
 use super::registry::{self, Registry};
-use super::services::{self, answers, items, listen};
+use super::services::{self, answers, items};
 use super::{wait_for, znodes};
 use crate::support::metadata::Metadata;
 
@@ -33,7 +33,7 @@ pub fn metadata_of(node: &Node, role: &str) -> Metadata {
     items.insert("meta-data/tags/instance/titus:role".into(), role.into());
     items.insert("meta-data/local-ipv4".into(), node.address.clone().into());
     items.insert("meta-data/local-hostname".into(), format!("{}.eu-west-1.compute.internal", node.hostname()).into());
-    Metadata::serve(listen(node, "169.254.169.254:80"), items)
+    services::metadata(node, items)
 }
 
 /// Serves metadata, and a registry with the images.

@@ -33,14 +33,21 @@ pub fn items() -> Items {
     items
 }
 
+/// Serves metadata to a node. Both versions of the protocol are served, as packaging/terraform has it for nodes of Titus.
+pub fn metadata(node: &Node, items: Items) -> Metadata {
+    let metadata = Metadata::serve(listen(node, "169.254.169.254:80"), items);
+    metadata.require_tokens(false);
+    metadata
+}
+
 /// Serves metadata, and a Mesos master that knows the node's agent.
 pub fn serve(node: &Node, items: Items) -> Services {
-    let metadata = Metadata::serve(listen(node, "169.254.169.254:80"), items);
+    let metadata = metadata(node, items);
     let master = listen(node, &format!("{PREREQS}:5050"));
-    let init = node.init;
+    let (init, hostname) = (node.init, node.hostname());
     std::thread::spawn(move || {
         for stream in master.incoming().flatten() {
-            let _ = answer_as_master(stream, init);
+            let _ = answer_as_master(stream, init, &hostname);
         }
     });
     Services { metadata }
@@ -88,7 +95,7 @@ pub fn in_network<T: Send>(init: i32, work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-fn answer_as_master(mut stream: TcpStream, init: i32) -> std::io::Result<()> {
+fn answer_as_master(mut stream: TcpStream, init: i32, hostname: &str) -> std::io::Result<()> {
     let mut request = String::new();
     let mut reader = BufReader::new(stream.try_clone()?);
     reader.read_line(&mut request)?;
@@ -97,7 +104,7 @@ fn answer_as_master(mut stream: TcpStream, init: i32) -> std::io::Result<()> {
         header.clear();
     }
     let (status, body) = match request.split(' ').nth(1) {
-        Some("/slaves") => ("200 OK", slaves(init).to_string()),
+        Some("/slaves") => ("200 OK", slaves(init, hostname).to_string()),
         _ => ("404 Not Found", String::new()),
     };
     let length = body.len();
@@ -108,8 +115,8 @@ fn answer_as_master(mut stream: TcpStream, init: i32) -> std::io::Result<()> {
 }
 
 /// `GET /slaves` as Mesos 1.0 answers it: the agent that runs in the node, from its
-/// environment, or none.
-fn slaves(init: i32) -> serde_json::Value {
+/// environment, or none. Without an address in its environment it has that of its host's name.
+fn slaves(init: i32, own_name: &str) -> serde_json::Value {
     let environment = agent_environment(init);
     let variable = |name: &str| {
         let text = environment.split('\0').find_map(|v| v.strip_prefix(name)?.strip_prefix('='));
@@ -124,7 +131,11 @@ fn slaves(init: i32) -> serde_json::Value {
         .filter_map(|a| a.split_once(':'))
         .map(|(key, value)| (key.into(), value.into()))
         .collect();
-    let ip = variable("MESOS_IP").unwrap_or_else(|| ADDRESS.into());
+    let ip = variable("MESOS_IP").or_else(|| variable("LIBPROCESS_IP")).unwrap_or_else(|| {
+        let hosts = std::fs::read_to_string(format!("/proc/{init}/root/etc/hosts")).unwrap_or_default();
+        let line = hosts.lines().find(|line| line.split_whitespace().skip(1).any(|name| name == own_name));
+        line.and_then(|line| line.split_whitespace().next()).unwrap_or_default().to_owned()
+    });
     let hostname = variable("MESOS_HOSTNAME").unwrap_or_else(|| "ip-30-0-100-140.eu-west-1.compute.internal".into());
     serde_json::json!({
         "slaves": [{

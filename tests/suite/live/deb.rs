@@ -35,6 +35,7 @@ fn a_deb_is_installed_once_and_again_when_it_is_another() {
     assert_eq!(machine.plan(&steps).ends_well().lines()[0], "install titus 1.0 from /root/titus.deb");
     let first = machine.apply(&steps).ends_well();
     assert_eq!(first.states(), ["titus changed", "unit changed"]);
+    assert!(machine.calls().iter().any(|call| call.ends_with(" update")), "it may depend on what a source has");
     assert_eq!(machine.installed("titus"), "1.0 installed install");
     assert!(machine.root.at(RECORD).exists() && machine.root.at(MARK).exists());
     let debs: Vec<String> = machine.root.look().into_keys().filter(|path| path.ends_with(".deb")).collect();
@@ -117,6 +118,11 @@ fn apt_that_ends_well_and_installed_nothing_is_a_failure() {
     let run = machine.apply(&machine.steps(STEP));
     assert!(run.fails().what.contains("apt ended well, and titus 1.0 is not installed"), "{}", run.fails());
     assert!(!machine.root.at(RECORD).exists() && !machine.root.at(MARK).exists());
+    // Nor is another version of it the deb.
+    machine.command("apt-get", "printf 'titus\\t0.9\\tinstalled\\tinstall\\n' >$DPKG");
+    let words = machine.apply(&machine.steps(STEP)).fails().to_string();
+    assert!(words.contains("titus 1.0 is not installed") && words.contains("dpkg has 0.9, installed"), "{words}");
+    assert!(!machine.root.at(RECORD).exists());
 }
 
 #[test]

@@ -9,6 +9,7 @@ use titus_bootstrap::host::Host;
 use titus_bootstrap::run::engine;
 use titus_bootstrap::run::journal;
 
+use crate::support::root::Root;
 use crate::support::simulated::Machine;
 
 /// Three files; one step each.
@@ -263,9 +264,12 @@ fn a_download_begins_before_the_first_step() {
     engine::begin(&machine.host, &steps).unwrap();
     let request = requests.recv_timeout(Duration::from_secs(60)).unwrap();
     assert!(request.starts_with("GET /x.deb "), "{request}");
-    // In a tree nothing is fetched, and so nothing has to be there.
-    let tree = Host::tree(machine.root.path(), Default::default()).unwrap();
-    engine::begin(&tree, &steps).unwrap();
+    // In a tree nothing is fetched, and the cache is left alone.
+    let tree = Root::empty();
+    let cached = format!("/var/cache/titus-bootstrap/{}.deb", "b".repeat(64));
+    tree.write(&cached, "");
+    engine::begin(&Host::tree(tree.path(), Default::default()).unwrap(), &steps).unwrap();
+    assert!(tree.at(&cached).exists());
 }
 
 #[test]
@@ -285,6 +289,8 @@ fn systemd_and_dpkg_are_each_asked_once_for_everything() {
          [[step]]\nid = 'b'\nphase = 'boot'\nunit = { name = 'b.service', active = true }\n",
     );
     assert_eq!(machine.apply(&steps).ends_well().states().len(), 4);
+    // Begun at once, and answered where it is needed.
+    assert_eq!(machine.systemd.begun(), ["a.service b.service"]);
     assert_eq!(machine.systemd.asked(), ["a.service b.service"]);
     let calls = machine.calls();
     assert_eq!(calls.len(), 1, "{calls:?}");

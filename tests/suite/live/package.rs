@@ -47,6 +47,7 @@ fn what_lacks_is_looked_up_and_installed_in_one_go() {
     assert_eq!(machine.installed("jq"), "1.6 installed install");
     assert_eq!(machine.installed("mesos"), "1.0 installed hold");
     assert!(!machine.root.at("/var/cache/titus-bootstrap").exists(), "the lists of the run are left");
+    assert!(!machine.root.at("/var/lib/titus-bootstrap/no-candidate").exists());
     assert_eq!(machine.apply(&steps).ends_well().states(), ["packages in_sync"]);
     assert_eq!(calls(&machine), [""; 0], "a run that lacks nothing asks apt nothing");
     // A version that is there and not held, and another one.

@@ -169,6 +169,10 @@ fn a_unit_that_is_being_started_is_waited_for_and_then_looked_at() {
     machine.systemd.set(NAME, Unit { active: Active::Activating, sub: "start".into(), ..Unit::default() });
     machine.apply(&machine.steps(&role("two"))).ends_well();
     assert_eq!(machine.systemd.jobs(), ["start x.service", "restart x.service"]);
+    // One that was started too often is started all the same.
+    machine.systemd.set(NAME, Unit { active: Active::Failed, result: "start-limit-hit".into(), ..Unit::default() });
+    machine.apply(&machine.steps(&role("two"))).ends_well();
+    assert_eq!(machine.systemd.jobs(), ["reset-failed x.service", "start x.service"]);
     // One that failed and waits for its next try is started at once.
     machine.systemd.set(NAME, Unit { active: Active::Activating, sub: "auto-restart".into(), ..Unit::default() });
     machine.apply(&machine.steps(&role("two"))).ends_well();
@@ -192,6 +196,11 @@ fn unit_files_are_read_anew_once_and_before_the_start() {
     ));
     assert_eq!(machine.systemd.jobs(), ["daemon-reload"]);
     machine.apply(&steps).ends_well();
+    assert_eq!(machine.systemd.jobs(), [""; 0]);
+    // Where an image is built, no systemd runs.
+    std::fs::remove_dir(machine.root.at("/run/systemd/system")).unwrap();
+    std::fs::remove_file(machine.root.at("/etc/systemd/system/x.service")).unwrap();
+    machine.apply(&steps[..1]).ends_well();
     assert_eq!(machine.systemd.jobs(), [""; 0]);
 }
 

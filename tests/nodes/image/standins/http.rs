@@ -39,7 +39,7 @@ pub fn serve(listener: &TcpListener, respond: impl Fn(&str, &str, &str) -> Answe
 }
 
 fn answer(mut stream: &TcpStream, respond: &impl Fn(&str, &str, &str) -> Answer) -> io::Result<()> {
-    let (first, _, body) = receive(stream)?;
+    let (first, _, body) = receive(stream, TIMEOUT)?;
     let mut words = first.split_whitespace();
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let Answer(status, header, body) = respond(method, target, body.trim());
@@ -48,8 +48,8 @@ fn answer(mut stream: &TcpStream, respond: &impl Fn(&str, &str, &str) -> Answer)
 }
 
 /// The first line, the header lines, and the body.
-fn receive(stream: &TcpStream) -> io::Result<(String, String, String)> {
-    stream.set_read_timeout(Some(TIMEOUT))?;
+fn receive(stream: &TcpStream, patience: Duration) -> io::Result<(String, String, String)> {
+    stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     let mut lines = BufReader::new(stream.take(SIZE_LIMIT));
     let (mut first, mut header, mut length, mut body) = (String::new(), String::new(), 0, String::new());
@@ -74,11 +74,23 @@ pub fn connect(address: &str) -> io::Result<TcpStream> {
 }
 
 /// Asks what is at the other end of a connection to `address`.
-pub fn ask(mut stream: &TcpStream, address: &str, method: &str, target: &str, body: &str) -> io::Result<Answer> {
+pub fn ask(stream: &TcpStream, address: &str, method: &str, target: &str, body: &str) -> io::Result<Answer> {
+    ask_within(TIMEOUT, stream, address, method, target, body)
+}
+
+/// As [`ask`], with a limit for the answer.
+pub fn ask_within(
+    patience: Duration,
+    mut stream: &TcpStream,
+    address: &str,
+    method: &str,
+    target: &str,
+    body: &str,
+) -> io::Result<Answer> {
     let header = format!("Host: {address}\r\nContent-Length: {}\r\nConnection: close", body.len());
     stream.set_write_timeout(Some(TIMEOUT))?;
     stream.write_all(format!("{method} {target} HTTP/1.1\r\n{header}\r\n\r\n{body}").as_bytes())?;
-    let (first, header, body) = receive(stream)?;
+    let (first, header, body) = receive(stream, patience)?;
     let (_, status) = first.trim_end().split_once(' ').ok_or(ErrorKind::UnexpectedEof)?;
     Ok(Answer(status.to_owned(), header, body))
 }

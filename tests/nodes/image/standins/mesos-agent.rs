@@ -1,8 +1,9 @@
 //! A stand-in for Mesos's agent: it checks its environment as far as the real one
-//! would notice, refuses to recover another configuration than its last, listens on
+//! would notice, demands a systemd with version 1 of control groups unless it is told to leave
+//! systemd alone, refuses to recover another configuration than its last, listens on
 //! its port, and ends on SIGUSR1 or SIGTERM (their default action). It follows the leading
-//! master as the real one does, and tells it of itself every second; one that is not to be
-//! found is none of its concern.
+//! master as the real one does, and tells it of itself every second: at the address that
+//! libprocess advertises. One that is not to be found is none of its concern.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, TcpListener};
@@ -11,8 +12,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{env, fs, io, process, thread};
 
+use json::quoted;
+
+mod address;
 mod http;
+mod json;
 mod zookeeper;
+
+/// As much of version 1 of control groups as the agent looks for (Mesos 1.0.1, src/linux/systemd.cpp).
+const HIERARCHY: &str = "/sys/fs/cgroup/systemd";
 
 fn main() {
     let Err(why) = run();
@@ -29,9 +37,13 @@ fn run() -> Result<Infallible, String> {
     let attributes = variable("MESOS_ATTRIBUTES")?;
     check_attributes(&attributes)?;
     let port: u16 = variable("MESOS_PORT")?.parse().map_err(|e| format!("MESOS_PORT: {e}"))?;
+    let (bound, ip) = address::own(&["MESOS_IP", "LIBPROCESS_IP"])?;
+    if env::var("MESOS_SYSTEMD_ENABLE_SUPPORT").as_deref() != Ok("false") && !Path::new(HIERARCHY).exists() {
+        return Err("Failed to initialize systemd: Failed to locate systemd cgroups hierarchy: does not exist".into());
+    }
     recover(Path::new(&variable("MESOS_WORK_DIR")?))?;
 
-    let listener = TcpListener::bind(("0.0.0.0", port)).map_err(|e| format!("port {port}: {e}"))?;
+    let listener = TcpListener::bind((bound, port)).map_err(|e| format!("Failed to bind on {bound}:{port}: {e}"))?;
     let leader = Arc::new(Mutex::new(None));
     let found = Arc::clone(&leader);
     thread::spawn(move || zookeeper::follow(&servers, &path, &found));
@@ -40,7 +52,7 @@ fn run() -> Result<Infallible, String> {
     thread::spawn(move || {
         loop {
             if let Some(master) = leader.lock().ok().and_then(|address| address.clone()) {
-                let _ = register(&master, &id, port, &attributes);
+                let _ = register(&master, &id, ip, port, &attributes);
             }
             thread::sleep(Duration::from_secs(1));
         }
@@ -49,18 +61,23 @@ fn run() -> Result<Infallible, String> {
 }
 
 /// Tells the master of this agent, in the words of its own `GET /slaves`.
-fn register(master: &str, id: &str, port: u16, attributes: &str) -> io::Result<()> {
-    let stream = http::connect(master)?;
-    let own = stream.local_addr()?.ip();
-    let ip = env::var("MESOS_IP").ok().and_then(|text| text.parse::<IpAddr>().ok()).unwrap_or(own);
+fn register(master: &str, id: &str, ip: IpAddr, port: u16, attributes: &str) -> io::Result<()> {
     let name = fs::read_to_string("/proc/sys/kernel/hostname")?;
-    let hostname = env::var("MESOS_HOSTNAME").unwrap_or_else(|_| name.trim().to_owned());
-    let attributes = attributes.replace('\\', r"\\");
+    let hostname = quoted(&env::var("MESOS_HOSTNAME").unwrap_or_else(|_| name.trim().to_owned()));
     let pairs = attributes.split(';').filter_map(|a| a.split_once(':'));
-    let attributes: Vec<_> = pairs.map(|(key, value)| format!(r#""{key}":"{value}""#)).collect();
+    let attributes: Vec<_> = pairs.map(|(key, value)| format!("{}:{}", quoted(key), attribute(value))).collect();
     let rest = format!(r#""active":true,"version":"1.0.1","attributes":{{{}}}"#, attributes.join(","));
-    let own = format!(r#""id":"{id}","hostname":"{hostname}","port":{port},"pid":"slave(1)@{ip}:{port}""#);
+    let own = format!(r#""id":"{id}","hostname":{hostname},"port":{port},"pid":"slave(1)@{ip}:{port}""#);
+    let stream = http::connect(master)?;
     http::ask(&stream, master, "POST", "/stand-in/slaves", &format!("{{{own},{rest}}}")).map(|_| ())
+}
+
+/// A value of an attribute in JSON: what reads as a number is one, which Mesos calls a scalar.
+fn attribute(value: &str) -> String {
+    match value.parse::<f64>() {
+        Ok(number) if number.is_finite() => format!("{number:?}"),
+        _ => quoted(value),
+    }
 }
 
 fn variable(name: &str) -> Result<String, String> {

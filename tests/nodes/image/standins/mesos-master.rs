@@ -7,7 +7,9 @@
 //! contend. It also ends when it follows and its session expires, takes no flags from its
 //! environment, and refuses arguments that are no flags. It knows of no agents but those
 //! of `POST /stand-in/slaves`: a test gives an array, which replaces the last one; an agent
-//! gives an object, itself, again and again.
+//! gives an object, itself, again and again. One whose pid does not lead back to it is dropped at
+//! once, which takes Mesos five pings of 15 s. A framework asks for offers, `POST /stand-in/offers`
+//! with its own pid, and gets the agents; one that cannot be reached gets none.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -21,9 +23,12 @@ use std::time::{Duration, Instant};
 use std::{env, iter, process, thread};
 
 use http::Answer;
-use zookeeper::{Connection, Error, LABEL, address_of, field, is_host};
+use json::field;
+use zookeeper::{Connection, Error, LABEL, address_of, is_host};
 
+mod address;
 mod http;
+mod json;
 mod zookeeper;
 
 const KNOWN: [&str; 8] = ["zk", "work_dir", "quorum", "log_dir", "logging_level", "ip", "hostname", "port"];
@@ -243,6 +248,8 @@ impl Master {
 
     fn respond(&self, method: &str, target: &str, body: &str) -> Answer {
         let json = |body| Answer::json("200 OK", body);
+        // Asked before others have to wait for the lock.
+        let reachable = method == "POST" && field(body, "pid").is_some_and(address::is_reachable);
         let mut view = self.view();
         let serves = view.elected && view.recovered;
         let slaves = view.slaves();
@@ -260,14 +267,21 @@ impl Master {
                 let (info, active) = (self.info.trim_end_matches('}'), count(&slaves));
                 json(format!(r#"{info},"activated_slaves":{active}.0,"slaves":{slaves},"frameworks":[]}}"#))
             }
-            ("GET", "/slaves" | "/state") => match view.leader.as_deref().and_then(address_of) {
-                Some(_) if view.elected => Answer::plain("503 Service Unavailable", "Master has not finished recovery"),
-                Some(to) => {
-                    let location = format!("Location: //{to}{target}\r\n");
-                    Answer("307 Temporary Redirect".to_owned(), location, String::new())
+            ("POST", "/stand-in/offers") if serves => {
+                json(format!(r#"{{"slaves":{}}}"#, if reachable { slaves } else { "[]".into() }))
+            }
+            ("GET", "/slaves" | "/state") | ("POST", "/stand-in/offers") => {
+                match view.leader.as_deref().and_then(address_of) {
+                    Some(_) if view.elected => {
+                        Answer::plain("503 Service Unavailable", "Master has not finished recovery")
+                    }
+                    Some(to) => {
+                        let location = format!("Location: //{to}{target}\r\n");
+                        Answer("307 Temporary Redirect".to_owned(), location, String::new())
+                    }
+                    None => Answer::plain("503 Service Unavailable", "No leader elected"),
                 }
-                None => Answer::plain("503 Service Unavailable", "No leader elected"),
-            },
+            }
             ("POST", "/stand-in/slaves") => {
                 if let Some(given) = body.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
                     view.given = given.trim().to_owned();
@@ -275,7 +289,9 @@ impl Master {
                     if !serves {
                         return Answer::plain("503 Service Unavailable", "Not the leading master");
                     }
-                    view.agents.insert(pid.to_owned(), (body.to_owned(), Instant::now()));
+                    if reachable {
+                        view.agents.insert(pid.to_owned(), (body.to_owned(), Instant::now()));
+                    }
                 } else {
                     return Answer::plain("400 Bad Request", "Expecting a JSON array, or an agent");
                 }

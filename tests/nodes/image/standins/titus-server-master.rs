@@ -1,20 +1,26 @@
 //! A stand-in for the Titus master, for tests: it refuses to start without the properties
-//! that Titus needs, holds a session with ZooKeeper, reads the agents from the Mesos master,
-//! and serves their instance groups. As in the real one, a group is unknown until its first
-//! agent has registered, and whether it is active is forgotten when this ends.
+//! that Titus needs, holds a session with ZooKeeper, gets offers of agents from the Mesos master,
+//! which must reach it at the address that libprocess advertises, and serves their instance groups.
+//! As in the real one (v0.1.0-rc.57), it answers 503 until it leads, a group is unknown until its
+//! first agent has registered, which is 500, whether it is active is forgotten when this ends, and
+//! TERM ends it with 143. Errors are those of the real gateway, which has them from gRPC.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{io, process, thread};
 
 use http::Answer;
-use zookeeper::field;
+use json::{quoted, texts};
 
+mod address;
 mod http;
+mod json;
+mod jvm;
 mod properties;
 mod zookeeper;
 
@@ -37,6 +43,7 @@ const GROUPS: &str = "/api/v3/agent/instanceGroups";
 const LIFECYCLE: &str = "/lifecycle";
 
 fn main() {
+    jvm::end_as_one();
     let Err(why) = run();
     end(&why)
 }
@@ -62,27 +69,42 @@ fn run() -> Result<Infallible, String> {
     let (servers, root) = zookeeper::parse(&url).map_err(|e| format!("ZooKeeper at {url}: {e}"))?;
     let mesos = find_mesos(&properties["mesos.master.location"])?;
 
+    let driver = Driver::start()?;
+    let listener = TcpListener::bind(("0.0.0.0", port)).map_err(|e| format!("port {port}: {e}"))?;
+    let titus = Arc::new(Titus { mesos, driver, leads: AtomicBool::new(false), states: Mutex::default() });
+    log(&format!("listening on port {port}"));
+    let served = Arc::clone(&titus);
+    thread::spawn(move || http::serve(&listener, move |method, target, body| served.respond(method, target, body)));
+
     let (connected, in_zookeeper) = mpsc::channel();
     thread::spawn(move || end(&lead(&servers, &root, &connected)));
     let _ = in_zookeeper.recv();
-    let titus = Arc::new(Titus { mesos, states: Mutex::default() });
+    titus.leads.store(true, Ordering::Relaxed);
+    log("leading");
     let mut told = String::new();
-    while let Err(why) = titus.refresh() {
-        if told != why.to_string() {
-            told = why.to_string();
-            log(&format!("waiting for the Mesos master: {told}"));
-        }
-        thread::sleep(zookeeper::RETRY);
-    }
-    let listener = TcpListener::bind(("0.0.0.0", port)).map_err(|e| format!("port {port}: {e}"))?;
-    log(&format!("serving on port {port}"));
-    let served = Arc::clone(&titus);
-    thread::spawn(move || http::serve(&listener, move |method, target, body| served.respond(method, target, body)));
     loop {
-        thread::sleep(interval);
-        if let Err(why) = titus.refresh() {
-            log(&format!("no agents from the Mesos master: {why}"));
+        let why = titus.refresh().err().map(|why| why.to_string()).unwrap_or_default();
+        if told != why {
+            log(&format!("no offers from the Mesos master: {why}"));
+            told = why;
         }
+        thread::sleep(if told.is_empty() { interval } else { zookeeper::RETRY });
+    }
+}
+
+/// The framework: the Mesos master sends to it, so it must be reachable.
+struct Driver {
+    pid: String,
+}
+
+impl Driver {
+    fn start() -> Result<Driver, String> {
+        let (bound, ip) = address::own(&["LIBPROCESS_IP"])?;
+        let listener = TcpListener::bind((bound, 0)).map_err(|e| format!("Failed to bind on {bound}:0: {e}"))?;
+        let port = listener.local_addr().map_err(|e| e.to_string())?.port();
+        thread::spawn(move || listener.incoming().for_each(drop));
+        log(&format!("the framework's address is {ip}:{port}"));
+        Ok(Driver { pid: format!("scheduler-1@{ip}:{port}") })
     }
 }
 
@@ -130,6 +152,8 @@ fn lead(servers: &[String], root: &str, connected: &Sender<()>) -> String {
 
 struct Titus {
     mesos: Arc<Mutex<Option<String>>>,
+    driver: Driver,
+    leads: AtomicBool,
     /// The state of each instance group of which there ever was an agent.
     states: Mutex<BTreeMap<String, String>>,
 }
@@ -139,22 +163,24 @@ impl Titus {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note of the groups of the agents that the Mesos master has.
+    /// Takes note of the groups of the agents that the Mesos master offers.
     fn refresh(&self) -> io::Result<()> {
         let address = self.mesos.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let address = address.ok_or_else(|| io::Error::other("none leads yet"))?;
-        let mut answer = http::ask(&http::connect(&address)?, &address, "GET", "/slaves", "")?;
+        let own = format!(r#"{{"pid":"{}"}}"#, self.driver.pid);
+        let ask = |address: &str| http::ask(&http::connect(address)?, address, "POST", "/stand-in/offers", &own);
+        let mut answer = ask(&address)?;
         let location = answer.1.lines().find_map(|line| line.strip_prefix("Location: ")?.split_once("//"));
-        if let Some((leader, path)) = location.and_then(|(_, rest)| rest.split_once('/')) {
-            answer = http::ask(&http::connect(leader)?, leader, "GET", &format!("/{path}"), "")?;
+        if let Some((leader, _)) = location.and_then(|(_, rest)| rest.split_once('/')) {
+            answer = ask(leader)?;
         }
         let Answer(status, _, body) = answer;
         if status != "200 OK" {
             return Err(io::Error::other(format!("{status}: {body}")));
         }
-        for (at, _) in body.match_indices("\"asg\":") {
-            let group = field(&body[at..], "asg").unwrap_or_default().to_owned();
-            self.states().entry(group).or_insert_with_key(|group| {
+        // The text of a scalar is empty.
+        for group in texts(&body, "asg") {
+            self.states().entry(group.to_owned()).or_insert_with_key(|group| {
                 log(&format!("found the instance group {group}"));
                 STATES[0].to_owned()
             });
@@ -163,12 +189,14 @@ impl Titus {
     }
 
     /// The state of a group. For one that is unknown, the Mesos master is asked at once.
-    fn state(&self, group: &str) -> Option<String> {
-        let known = self.states().get(group).cloned();
-        known.or_else(|| {
+    fn state(&self, group: &str) -> Result<String, Answer> {
+        let known = |titus: &Titus| titus.states().get(group).cloned();
+        let state = known(self).or_else(|| {
             let _ = self.refresh();
-            self.states().get(group).cloned()
-        })
+            known(self)
+        });
+        let unknown = || format!("AgentManagementException: Instance group {group} not found");
+        state.ok_or_else(|| refuse("500 Internal Server Error", "INTERNAL", &unknown()))
     }
 
     fn respond(&self, method: &str, target: &str, body: &str) -> Answer {
@@ -176,16 +204,18 @@ impl Titus {
         let below = path.strip_prefix(GROUPS).and_then(|rest| rest.strip_prefix('/'));
         match (method, below) {
             ("GET", None) if path == "/health" => Answer::plain("200 OK", ""),
+            _ if !self.leads.load(Ordering::Relaxed) => {
+                refuse("503 Service Unavailable", "UNAVAILABLE", "Titus Master is initializing and not yet available.")
+            }
             ("GET", None) if path == GROUPS => {
                 let all: Vec<_> = self.states().iter().map(|(group, state)| describe(group, state)).collect();
-                Answer::json("200 OK", format!(r#"{{"agentInstanceGroups":[{}]}}"#, all.join(",")))
+                Answer::json("200 OK", format!("{{\n  \"agentInstanceGroups\": [{}]\n}}", all.join(", ")))
             }
-            ("GET", Some(group)) => match self.state(group) {
-                Some(state) => Answer::json("200 OK", describe(group, &state)),
-                None => refuse("404 Not Found", &format!("no instance group {group}")),
-            },
+            ("GET", Some(group)) => {
+                self.state(group).map_or_else(|answer| answer, |state| Answer::json("200 OK", describe(group, &state)))
+            }
             ("PUT", Some(rest)) if rest.ends_with(LIFECYCLE) => self.update(rest.trim_end_matches(LIFECYCLE), body),
-            _ => refuse("404 Not Found", &format!("nothing at {method} {path}")),
+            _ => refuse("404 Not Found", "NOT_FOUND", &format!("nothing at {method} {path}")),
         }
     }
 
@@ -197,10 +227,11 @@ impl Titus {
             body == format!("{{{id},{state}}}") || body == format!("{{{state},{id}}}")
         };
         let Some(state) = STATES.iter().find(is_body) else {
-            return refuse("400 Bad Request", "expected instanceGroupId, as in the address, and lifecycleState");
+            let why = "expected instanceGroupId, as in the address, and lifecycleState";
+            return refuse("400 Bad Request", "INVALID_ARGUMENT", why);
         };
-        if self.state(group).is_none() {
-            return refuse("404 Not Found", &format!("no instance group {group}"));
+        if let Err(unknown) = self.state(group) {
+            return unknown;
         }
         log(&format!("the instance group {group} is {state}"));
         self.states().insert(group.to_owned(), (*state).to_owned());
@@ -208,14 +239,37 @@ impl Titus {
     }
 }
 
+/// A group as protobuf's JSON has it, fields that are 0 among them.
 fn describe(group: &str, state: &str) -> String {
-    let status = format!(r#""lifecycleStatus":{{"state":"{state}","timestamp":"0"}}"#);
-    format!(r#"{{"id":"{group}","instanceType":"m4.large","tier":"Flex",{status},"attributes":{{}}}}"#)
+    let resources = r#"{ "cpu": 0.0, "gpu": 0, "memoryMB": 0, "diskMB": 0, "networkMbps": 0 }"#;
+    let scale = r#"{ "min": 0, "max": 1, "minIdleToKeep": 0, "maxIdleToKeep": 0, "coolDownSec": "600", "priority": 0, "shortfallAdjustingFactor": 1 }"#;
+    let status = format!(r#"{{ "state": "{state}", "detail": "", "timestamp": "0" }}"#);
+    let fields = [
+        ("id", quoted(group)),
+        ("instanceType", quoted("m4.large")),
+        ("instanceResources", resources.to_owned()),
+        ("tier", quoted("Flex")),
+        ("min", "0".to_owned()),
+        ("desired", "1".to_owned()),
+        ("current", "1".to_owned()),
+        ("max", "1".to_owned()),
+        ("isLaunchEnabled", "false".to_owned()),
+        ("isTerminateEnabled", "false".to_owned()),
+        ("autoScaleRule", scale.to_owned()),
+        ("lifecycleStatus", status),
+        ("launchTimestamp", quoted("0")),
+        ("attributes", "{ }".to_owned()),
+    ];
+    let fields: Vec<_> = fields.map(|(name, value)| format!("    \"{name}\": {value}")).into();
+    format!("{{\n{}\n  }}", fields.join(",\n"))
 }
 
-fn refuse(status: &str, why: &str) -> Answer {
-    let why = why.replace(['"', '\\'], "?");
-    Answer::json(status, format!(r#"{{"statusCode":{},"message":"{why}"}}"#, &status[..3]))
+/// What the real gateway makes of a gRPC status.
+fn refuse(status: &str, code: &str, why: &str) -> Answer {
+    Answer::json(
+        status,
+        format!(r#"{{"statusCode":{},"message":{}}}"#, &status[..3], quoted(&format!("{code}: {why}"))),
+    )
 }
 
 /// Without the escapes that an address has.

@@ -11,6 +11,8 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::json::field;
+
 /// How long what failed is left alone.
 pub const RETRY: Duration = Duration::from_millis(200);
 /// What the names of the masters' nodes begin with; a number follows, and the lowest leads.
@@ -52,12 +54,6 @@ pub fn is_address(text: &str) -> bool {
 /// Whether it can be a host's name or IPv4 address.
 pub fn is_host(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
-}
-
-/// The text or number that first has this name in JSON.
-pub fn field<'a>(json: &'a str, name: &str) -> Option<&'a str> {
-    let (_, rest) = json.split_once(&format!("\"{name}\":"))?;
-    rest.split(['"', ',', '}']).map(str::trim).find(|part| !part.is_empty())
 }
 
 /// The address in a master's MasterInfo.
