@@ -10,7 +10,7 @@ use crate::harness::znodes::Writer;
 use crate::harness::{services, wait_for, znodes};
 use crate::support::outcome::Outcome;
 
-/// The images' tags.
+/// The images' tags; that of the default name has Debian's ZooKeeper.
 const V3_8: &str = "3.4.10";
 const V3_4: &str = "3.4.14";
 
@@ -58,6 +58,12 @@ impl Nodes {
         let before = (std::mem::replace(&mut self.nodes[n], node), std::mem::replace(&mut self.services[n], services));
         drop(before);
         self.settings(self.nodes.len());
+    }
+
+    /// Reports how long the client could not write since its write number `from`.
+    fn report(&self, what: &str, writer: &Writer, from: usize) {
+        let version = if self.tag == V3_4 { "3.4.14" } else { "3.8" };
+        println!("ZooKeeper {version}, {what}: no write for {:?}", writer.longest_gap(from));
     }
 
     fn addresses(&self, count: usize) -> Vec<String> {
@@ -238,7 +244,7 @@ fn one_becomes_three_and_five(tag: &'static str) {
     all.apply(&[3, 4]);
     let mut writer = Writer::start(all.network.gateway(CLIENT), &all.addresses(5));
     all.apply(&[0, 1, 2]);
-    println!("{tag}, three to five: no write for {:?}", writer.longest_gap(0));
+    all.report("three to five", &writer, 0);
 
     // One of the five with another address.
     let from = writer.count();
@@ -247,7 +253,7 @@ fn one_becomes_three_and_five(tag: &'static str) {
     let new = all.begin(1);
     all.apply(&[4, 2, 0, 3]);
     new.end().ends_with(0);
-    println!("{tag}, server 2 of 5 replaced: no write for {:?}", writer.longest_gap(from));
+    all.report("server 2 of 5 replaced", &writer, from);
     all.check();
     all.nodes.iter().for_each(|node| assert_eq!(kept(node).as_deref(), Some("from when it was alone")));
     all.nodes.iter().for_each(|node| writer.all_are_on(node, ZOOKEEPER));
@@ -280,7 +286,7 @@ fn each_is_replaced(tag: &'static str) {
         new.end().ends_with(0);
         let after = writer.count();
         wait_for("more writes", || (writer.count() > after + 5).then_some(()));
-        println!("{tag}, server {} of 3 replaced: no write for {:?}", replaced + 1, writer.longest_gap(from));
+        all.report(&format!("server {} of 3 replaced", replaced + 1), &writer, from);
         all.check();
         for again in all.apply(&[0, 1, 2]) {
             assert_eq!(again.steps("changed"), Vec::<String>::new(), "{}", again.transcript());
