@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::harness::agent;
 use crate::harness::cluster::{Member, member};
@@ -12,6 +12,7 @@ use crate::harness::image::{converged, program};
 use crate::harness::network::Network;
 use crate::harness::node::Node;
 use crate::harness::prereqs::{self, ZOOKEEPER};
+use crate::harness::random;
 use crate::harness::running::Running;
 use crate::harness::znodes;
 use crate::support::outcome::Outcome;
@@ -236,8 +237,7 @@ impl Soak {
     }
 }
 
-/// A random part of `duration`; the clock's nanoseconds are random enough.
-pub fn random_part(duration: Duration) -> Duration {
-    let nanoseconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos();
-    duration.mul_f64(f64::from(nanoseconds.wrapping_mul(2_654_435_761) >> 8) / f64::from(1 << 24))
+/// A random part of `duration`.
+fn random_part(duration: Duration) -> Duration {
+    duration.mul_f64(random(1 << 24) as f64 / f64::from(1 << 24))
 }

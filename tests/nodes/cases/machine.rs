@@ -3,14 +3,12 @@
 //! `SOAK=N` makes it N/20 power cuts.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
-
 use titus_bootstrap::run::journal::Event;
 
-use super::killed::{kills, random_part};
-use crate::harness::agent::{SETTINGS, files};
+use super::killed::kills;
+use crate::harness::agent::files;
 use crate::harness::disk::{Disk, Entry};
-use crate::harness::machine::{ADDRESS, End, Machine};
+use crate::harness::machine::{ADDRESS, Cut, End, Machine};
 use crate::support::tree::{Tree, differences};
 
 /// Nothing is left to do, and what is to run runs.
@@ -19,13 +17,14 @@ const CHECK: &str = "test -z \"$(dpkg --audit)\"
     systemctl is-active mesos-agent.service
     titus-bootstrap plan --detailed-exitcode";
 
+/// How many power cuts there are in one boot.
+const CUTS: usize = 2;
+
 /// What is there with cgroup v2 alone.
 const V2: &str = "/sys/fs/cgroup/cgroup.controllers";
 
 /// What a first boot that nobody disturbed came to.
 struct Undisturbed {
-    /// The work that it took until the reboot.
-    work: Duration,
     tree: Tree,
     files: Vec<(Option<Vec<u8>>, String)>,
 }
@@ -33,27 +32,33 @@ struct Undisturbed {
 /// One test, for all of it needs what an undisturbed machine came to.
 #[test]
 fn soak_of_machines() {
-    let mut machine = Machine::fresh("");
-    let wanted = an_agent_after_one_reboot(&mut machine);
+    let mut machine = Machine::fresh();
+    let (wanted, cuts) = an_agent_after_one_reboot(&mut machine);
     std::thread::scope(|scope| {
         scope.spawn(|| a_reboot_that_does_not_help_is_not_repeated(machine));
-        let mut before_the_end = 0;
-        let cuts = (kills() / 20).max(2);
-        for _ in 0..cuts {
-            before_the_end += u32::from(a_power_cut(&wanted, random_part(wanted.work)));
+        let mut count = cuts.len();
+        cuts.iter().for_each(|cut| a_power_cut(&wanted, cut));
+        while count < kills() as usize / 20 {
+            let mut machine = Machine::fresh();
+            machine.start();
+            let cuts = machine.power_cuts(CUTS);
+            assert_eq!(machine.end_of_boot(), End::Reboot);
+            let cuts = cuts.join().unwrap();
+            cuts.iter().for_each(|cut| a_power_cut(&wanted, cut));
+            count += cuts.len();
         }
-        println!("soak of machines: {cuts} power cuts, {before_the_end} of them in the first boot; all converged");
+        println!("soak of machines: {count} power cuts in a first boot; all converged");
     });
 }
 
-fn an_agent_after_one_reboot(machine: &mut Machine) -> Undisturbed {
+fn an_agent_after_one_reboot(machine: &mut Machine) -> (Undisturbed, Vec<Cut>) {
     machine.start();
+    let cuts = machine.power_cuts(CUTS);
     machine.shell(&format!("test -e {V2}"));
     let first_boot = machine.shell("cat /proc/sys/kernel/random/boot_id");
     let interface = machine.shell("until ip -4 -o address show dev ens3 2> /dev/null | grep inet; do sleep 0.2; done");
     assert_eq!(machine.end_of_boot(), End::Reboot);
-    let work = machine.worked;
-    println!("a first boot, until its reboot: {work:?} of work");
+    println!("a first boot, until its reboot: {:?} of work", machine.worked);
     // systemd stops the run that asked for it, which is no failure.
     assert!(!machine.console().contains("stopped by a signal"), "{}", machine.console());
 
@@ -80,7 +85,7 @@ fn an_agent_after_one_reboot(machine: &mut Machine) -> Undisturbed {
     for (file, path) in &files {
         assert!(file.is_some(), "{path} is not there");
     }
-    Undisturbed { work, tree: machine.tree(), files }
+    (Undisturbed { tree: machine.tree(), files }, cuts.join().unwrap())
 }
 
 fn a_reboot_that_does_not_help_is_not_repeated(mut machine: Machine) {
@@ -101,14 +106,13 @@ fn a_reboot_that_does_not_help_is_not_repeated(mut machine: Machine) {
     assert_eq!(machine.start_unit(), End::Unit(1));
 }
 
-/// A first boot whose power is cut after so much work, and what follows. Whether it was cut before its reboot.
-fn a_power_cut(wanted: &Undisturbed, after: Duration) -> bool {
+/// What follows a power cut in the first boot.
+fn a_power_cut(wanted: &Undisturbed, cut: &Cut) {
+    let mut machine = Machine::of(&cut.disk.path);
     // One reboot was shown; that this machine does without makes it quicker.
-    let mut machine = Machine::fresh("reboot = \"never\"");
     machine.has_v1 = true;
-    machine.start();
-    let cut = machine.cut(after);
-    let what = format!("a power cut after {after:?} of work");
+    machine.metadata.set("user-data", Some("#titus-bootstrap\nreboot = \"never\"\n".into()));
+    let what = format!("a power cut after {:?} of work", cut.work);
 
     let left = machine.recovered();
     for (whole, path) in &wanted.files {
@@ -122,10 +126,9 @@ fn a_power_cut(wanted: &Undisturbed, after: Duration) -> bool {
     machine.shell(CHECK);
     machine.power_off();
     let mut differences = differences(&wanted.tree, &machine.tree());
-    differences.retain(|line| !line.starts_with(SETTINGS) && !line.starts_with("/var/lib/dhcp/"));
+    differences.retain(|line| !line.starts_with("/var/lib/dhcp/"));
     assert!(differences.is_empty(), "{what}:\n{}", differences.join("\n"));
     the_journal_tells(&before, &events(&machine.recovered()), &what);
-    cut
 }
 
 /// What was on the disk at the cut is still told, as a run without an end; the last run converged.

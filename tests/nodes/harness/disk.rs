@@ -5,7 +5,8 @@ use std::process::{Command, Output};
 
 /// An image.
 pub struct Disk {
-    path: PathBuf,
+    /// Where it lies.
+    pub path: PathBuf,
 }
 
 /// What is put into one.

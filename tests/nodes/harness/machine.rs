@@ -7,17 +7,20 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::agent;
 use super::disk::{Disk, Entry};
 use super::image;
-use super::mortal;
 use super::node::MAC;
 use super::services;
+use super::{mortal, random, wait_for};
 use crate::support::metadata::Metadata;
 use crate::support::tree::{Tree, contents};
 
@@ -59,6 +62,15 @@ pub struct Machine {
     directory: tempfile::TempDir,
 }
 
+/// A disk as a power cut leaves it.
+pub struct Cut {
+    /// The disk.
+    pub disk: Disk,
+    /// How long the emulator had worked.
+    pub work: Duration,
+    _directory: tempfile::TempDir,
+}
+
 /// An emulator at work.
 struct Power {
     emulator: Child,
@@ -70,17 +82,10 @@ struct Power {
 }
 
 impl Machine {
-    /// A machine that was never switched on, whose tag says `agent`, with these settings before the first table.
-    pub fn fresh(settings: &str) -> Machine {
-        let prefix = format!("{PREFIX}{}-", std::process::id());
-        let directory = tempfile::Builder::new().prefix(&prefix).tempdir_in(parts()).unwrap();
-        let mut items = services::items();
-        items.insert("meta-data/local-ipv4".into(), ADDRESS.into());
-        let metadata = Metadata::start(items);
-        metadata.require_tokens(false);
-        let machine =
-            Machine { power: None, metadata, lost_argument: None, has_v1: false, worked: Duration::ZERO, directory };
-        let disk = Disk::copy(&parts().join("disk"), &machine.path("disk"));
+    /// A machine that was never switched on, whose tag says `agent`.
+    pub fn fresh() -> Machine {
+        let machine = Machine::of(&parts().join("disk"));
+        let disk = machine.disk();
         let program = machine.path("program");
         let strip = Command::new("strip").arg("-o").arg(&program).arg(image::program()).status().unwrap();
         assert!(strip.success(), "strip: {strip}");
@@ -90,7 +95,7 @@ impl Machine {
         });
         disk.put(&[
             Entry::Program("/usr/bin/titus-bootstrap", &program),
-            Entry::Text(agent::SETTINGS, &agent::settings_text("titus-log-bucket-terraform-example", settings)),
+            Entry::Text(agent::SETTINGS, &agent::settings_text("titus-log-bucket-terraform-example", "")),
             Entry::Text(&format!("/usr/lib/systemd/system/{UNIT}"), &unit),
             Entry::Text(&format!("/usr/lib/systemd/system/{RETRY}"), &retry),
             Entry::Link(
@@ -98,6 +103,19 @@ impl Machine {
                 &format!("/lib/systemd/system/{UNIT}"),
             ),
         ]);
+        machine
+    }
+
+    /// A machine with a copy of this disk.
+    pub fn of(disk: &Path) -> Machine {
+        let directory = directory();
+        let mut items = services::items();
+        items.insert("meta-data/local-ipv4".into(), ADDRESS.into());
+        let metadata = Metadata::start(items);
+        metadata.require_tokens(false);
+        let machine =
+            Machine { power: None, metadata, lost_argument: None, has_v1: false, worked: Duration::ZERO, directory };
+        Disk::copy(disk, &machine.path("disk"));
         machine
     }
 
@@ -213,20 +231,27 @@ impl Machine {
         self.await_off(deadline);
     }
 
-    /// Cuts its power when the emulator has worked so long; `false` when it went down by itself before.
-    pub fn cut(&mut self, after: Duration) -> bool {
-        let deadline = Instant::now() + PATIENCE;
-        let mut power = self.power.take().unwrap();
-        loop {
-            if power.work() >= after {
-                return true;
+    /// Takes the disk as power cuts at `n` random moments of this boot would leave it. The machine itself goes on;
+    /// the answer comes when it has gone down.
+    pub fn power_cuts(&self, n: usize) -> JoinHandle<Vec<Cut>> {
+        let (emulator, disk) = (self.power.as_ref().unwrap().emulator.id(), self.path("disk"));
+        std::thread::spawn(move || {
+            let (mut cuts, mut moments, mut next) = (Vec::new(), 0, Duration::ZERO);
+            while let Some(work) = work(emulator) {
+                // Each second of its work is as likely as any other, though nobody knows how many will come.
+                if work >= next {
+                    (moments, next) = (moments + 1, work + Duration::from_secs(1));
+                    let place = random(moments);
+                    if cuts.len() < n {
+                        cuts.extend(cut(emulator, &disk));
+                    } else if place < n {
+                        cuts.splice(place..=place, cut(emulator, &disk));
+                    }
+                }
+                std::thread::sleep(Duration::from_millis(20));
             }
-            if power.emulator.try_wait().unwrap().is_some() {
-                return false;
-            }
-            assert!(Instant::now() < deadline, "the machine does nothing\n{}", self.told("console"));
-            std::thread::sleep(Duration::from_millis(5));
-        }
+            cuts
+        })
     }
 
     /// The end of what it, or its emulator, has said.
@@ -239,7 +264,7 @@ impl Machine {
         let mut power = self.power.take().unwrap();
         self.worked = Duration::ZERO;
         while power.emulator.try_wait().unwrap().is_none() {
-            self.worked = self.worked.max(power.work());
+            self.worked = work(power.emulator.id()).unwrap_or(self.worked);
             assert!(Instant::now() < deadline, "the machine does not go down\n{}", self.told("console"));
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -264,14 +289,41 @@ impl Machine {
     }
 }
 
-impl Power {
-    fn work(&self) -> Duration {
-        // proc_pid_stat(5): fields 14 and 15, in ticks of 10 ms; the name in brackets may have blanks.
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.emulator.id())).unwrap_or_default();
-        let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
-        Duration::from_millis(10 * fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum::<u64>())
-    }
+/// How long an emulator has worked; `None` when it has ended.
+fn work(emulator: u32) -> Option<Duration> {
+    // proc_pid_stat(5): fields 3, 14 and 15, the last two in ticks of 10 ms; the name in brackets may have blanks.
+    let stat = std::fs::read_to_string(format!("/proc/{emulator}/stat")).ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks: u64 = fields.get(11..13)?.iter().filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+    (fields[0] != "Z").then_some(Duration::from_millis(10 * ticks))
+}
 
+/// The disk as it would be left if the emulator were killed now; `None` when it has ended.
+fn cut(emulator: u32, disk: &Path) -> Option<Cut> {
+    let id = Pid::from_raw(i32::try_from(emulator).unwrap());
+    kill(id, Signal::SIGSTOP).ok()?;
+    wait_for("the emulator to stand still", || stands_still(emulator).then_some(()));
+    let directory = directory();
+    let cut = work(emulator).map(|work| Cut {
+        disk: Disk::copy(disk, &directory.path().join("disk")),
+        work,
+        _directory: directory,
+    });
+    let _ = kill(id, Signal::SIGCONT);
+    cut
+}
+
+/// Whether every thread of it is stopped, or it has ended: a write that was begun is then done.
+fn stands_still(emulator: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{emulator}/task")).into_iter().flatten().flatten();
+    let states = threads.filter_map(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).ok()?;
+        stat.rsplit_once(") ")?.1.chars().next()
+    });
+    states.into_iter().all(|state| "TZX".contains(state))
+}
+
+impl Power {
     /// The next line from the machine, or its end.
     fn line(&mut self, deadline: Instant, console: &Path) -> Option<String> {
         loop {
@@ -299,6 +351,12 @@ impl Drop for Power {
         let _ = self.emulator.kill();
         let _ = self.emulator.wait();
     }
+}
+
+/// A directory for a machine or its disk, beside the parts: it is on the same file system.
+fn directory() -> tempfile::TempDir {
+    let prefix = format!("{PREFIX}{}-", std::process::id());
+    tempfile::Builder::new().prefix(&prefix).tempdir_in(parts()).unwrap()
 }
 
 /// The directory with kernel, initramfs and disk; made when there is none yet.

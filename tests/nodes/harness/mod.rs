@@ -24,7 +24,7 @@ pub mod terraform;
 pub mod znodes;
 
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How long anything may take. No case is about speed, and a busy machine is slow.
 pub const PATIENCE: Duration = Duration::from_secs(300);
@@ -46,6 +46,12 @@ pub fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
         // Most probes start processes in a node.
         pause = (pause * 3 / 2).min(Duration::from_millis(250));
     }
+}
+
+/// A random number below `limit`; the clock's nanoseconds are random enough.
+pub fn random(limit: usize) -> usize {
+    let nanoseconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos();
+    nanoseconds.wrapping_mul(2_654_435_761) as usize % limit
 }
 
 /// A command that ends with the thread that starts it: nothing is left of a test that is killed.
