@@ -175,13 +175,16 @@ impl Run<'_> {
         self.reporter.heading(report);
         status::write(host, report, RunState::Running)?;
         self.begun = true;
-        let reboots = reboot::is_wished(host, &prepared.settings, options.trigger);
+        let may_reboot = reboot::is_wished(host, &prepared.settings, options.trigger);
+        let instance = prepared.instance_id();
+        let reboots =
+            |reasons: &[String]| may_reboot && !reasons.is_empty() && reboot::has_tries_left(host, &instance, reasons);
         let mut result = engine::begin(host, &steps)
-            .and_then(|()| engine::converge(host, &steps, reboots, &mut journal, report, &self.reporter))
+            .and_then(|()| engine::converge(host, &steps, &reboots, &mut journal, report, &self.reporter))
             .and(host.forget_candidates());
-        let wished = reboots && !report.reboot_reasons.is_empty();
+        let wished = may_reboot && !report.reboot_reasons.is_empty();
         if result.is_ok() && wished {
-            result = reboot::count(host, &prepared.instance_id(), &report.reboot_reasons);
+            result = reboot::count(host, &instance, &report.reboot_reasons);
         }
         // The run after a reboot will tell the group of this instance.
         if let (Ok(()), false, Some(group)) = (&result, wished, &mut self.group) {

@@ -25,21 +25,21 @@ pub fn observe(host: &Host, steps: &[Step], report: &mut Report, reporter: &Repo
     Ok(())
 }
 
-/// Makes every step so. `reboots`: the run will reboot if a step asks for it; then nothing joins a cluster before.
+/// Makes every step so. `reboots`: whether the run will reboot for these reasons; then nothing joins a cluster before.
 ///
 /// # Errors
 /// At the first step that fails; what was done until then stays, and the next run goes on from there.
 pub fn converge(
     host: &Host,
     steps: &[Step],
-    reboots: bool,
+    reboots: &dyn Fn(&[String]) -> bool,
     journal: &mut Journal,
     report: &mut Report,
     reporter: &Reporter,
 ) -> Result<()> {
     for (n, step) in steps.iter().enumerate() {
         failpoint();
-        let held_back = (reboots && !report.reboot_reasons.is_empty())
+        let held_back = reboots(&report.reboot_reasons)
             .then(|| step.clone().put_off("the node reboots first: it joins after that"));
         let step = held_back.as_ref().unwrap_or(step);
         host.tell_systemd(&format!("{}: step {}/{} {}", report.role, n + 1, steps.len(), step.id));

@@ -35,6 +35,6 @@ pub fn keep(request: &Request, report: &mut Report, reporter: Reporter) -> Resul
     report.steps.clear();
     let mut journal = Journal::for_role(&prepared, KEEP_JOURNAL);
     report.run = journal.run().into();
-    engine::converge(&host, &steps, false, &mut journal, report, &silent)?;
+    engine::converge(&host, &steps, &|_| false, &mut journal, report, &silent)?;
     journal.event(&host, "ended", None, &[])
 }

@@ -32,19 +32,30 @@ pub fn is_wished(host: &Host, settings: &Settings, trigger: Trigger) -> bool {
     host.is_live() && settings.reboot.unwrap_or(trigger.reboot()) == Reboot::IfNeeded
 }
 
+/// This boot's wish, and how often others of the same cause were asked for.
+fn wish(host: &Host, instance_id: &str, reasons: &[String]) -> Result<(Asked, Vec<Asked>, usize)> {
+    let boot_id = host.read_text("/proc/sys/kernel/random/boot_id")?.unwrap_or_default().trim().to_owned();
+    let this = Asked { instance_id: instance_id.to_owned(), boot_id, cause: reasons.join("; ") };
+    let asked = asked(host, &this)?;
+    let same = |before: &&Asked| before.instance_id == this.instance_id && before.cause == this.cause;
+    let tried = asked.iter().filter(same).count();
+    Ok((this, asked, tried))
+}
+
+/// Whether a reboot for this cause has not been tried too often. What cannot be read is reported when it is counted.
+pub fn has_tries_left(host: &Host, instance_id: &str, reasons: &[String]) -> bool {
+    wish(host, instance_id, reasons).is_ok_and(|(this, asked, tried)| asked.contains(&this) || tried < TRIES)
+}
+
 /// Counts this boot's wish, before it is done; runs of one boot count once.
 ///
 /// # Errors
 /// When two reboots have not mended the same cause.
 pub fn count(host: &Host, instance_id: &str, reasons: &[String]) -> Result<()> {
-    let boot_id = host.read_text("/proc/sys/kernel/random/boot_id")?.unwrap_or_default().trim().to_owned();
-    let this = Asked { instance_id: instance_id.to_owned(), boot_id, cause: reasons.join("; ") };
-    let mut asked = asked(host, &this)?;
+    let (this, mut asked, tried) = wish(host, instance_id, reasons)?;
     if asked.contains(&this) {
         return Ok(());
     }
-    let same = |before: &&Asked| before.instance_id == this.instance_id && before.cause == this.cause;
-    let tried = asked.iter().filter(same).count();
     if tried >= TRIES {
         return Err(Error::failed(format!("{tried} reboots have not mended it: {}", this.cause))
             .fix(format!("see why (cat /proc/cmdline /boot/grub/grub.cfg), then remove {COUNTED}")));
@@ -108,6 +119,8 @@ mod tests {
         boot("three\n");
         count("i-1", "other").unwrap();
         count("i-2", "kernel").unwrap();
+        assert!(has_tries_left(&host, "i-1", &["other".to_owned()]));
+        assert!(!has_tries_left(&host, "i-1", &["kernel".to_owned()]));
         assert!(count("i-1", "kernel").unwrap_err().to_string().contains(COUNTED));
     }
 

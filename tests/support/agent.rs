@@ -4,8 +4,11 @@
 pub const ATTRIBUTES: &str = "MESOS_ATTRIBUTES=\"region:eu-west-1;zone:eu-west-1a;id:i-0123456789abcdef0;asg:titusagent;\
                           stack:mainvpc;itype:m4.large;ports:[7150-7200];res:ResourceSet-ENIs-2-10\"\n";
 
+/// The drop-in of a unit that waits for a run.
+const READY: &[&str] = &["[Unit]", "ConditionPathExists=/run/titus-bootstrap/ready"];
+
 /// Every file: mode, and its lines without comments. Where the scripts' and these differ, README.md says why.
-pub const FILES: [(&str, u32, &[&str]); 19] = [
+pub const FILES: [(&str, u32, &[&str]); 24] = [
     ("/etc/titus-shared.env", 0o644, &["SHORT_CIRCUIT_QUITELITE=true"]),
     ("/etc/disable-atlas-titus-agent", 0o644, &[]),
     ("/etc/tmpfiles.d/titus-bootstrap.conf", 0o644, &["f /run/titus.env 0644 root root -"]),
@@ -74,11 +77,12 @@ pub const FILES: [(&str, u32, &[&str]); 19] = [
             "WantedBy=multi-user.target",
         ],
     ),
-    (
-        "/etc/systemd/system/mesos-agent.service.d/10-titus-bootstrap.conf",
-        0o644,
-        &["[Unit]", "ConditionPathExists=/run/titus-bootstrap/ready"],
-    ),
+    ("/etc/systemd/system/titus-setup-networking.timer.d/10-titus-bootstrap.conf", 0o644, READY),
+    ("/etc/systemd/system/titus-reaper.service.d/10-titus-bootstrap.conf", 0o644, READY),
+    ("/etc/systemd/system/titus-darion.service.d/10-titus-bootstrap.conf", 0o644, READY),
+    ("/etc/systemd/system/titus-launchguard.service.d/10-titus-bootstrap.conf", 0o644, READY),
+    ("/etc/systemd/system/titus-vpc-gc.timer.d/10-titus-bootstrap.conf", 0o644, READY),
+    ("/etc/systemd/system/mesos-agent.service.d/10-titus-bootstrap.conf", 0o644, READY),
     (
         "/etc/profile.d/titus_environment.sh",
         0o755,

@@ -168,7 +168,7 @@ impl Machine {
         let result =
             engine::ask(&host, steps).and_then(|()| engine::refuse_online(&host, "test", steps)).and_then(|()| {
                 engine::begin(&host, steps)
-                    .and_then(|()| engine::converge(&host, steps, false, &mut journal, &mut report, &silent()))
+                    .and_then(|()| engine::converge(&host, steps, &|_| false, &mut journal, &mut report, &silent()))
                     .and(host.forget_candidates())
             });
         Run { result, report, events: self.events().split_off(before) }

@@ -61,6 +61,18 @@ fn boot(node: &Node) -> i32 {
     node.property(UNIT, "ExecMainStatus").parse().unwrap()
 }
 
+/// Asserts which calls have come since the last question. On a slow machine a run sends more heartbeats before the rest.
+#[track_caller]
+fn assert_calls(api: &AutoScaling, wanted: &[&str], why: &str) {
+    let mut calls = api.calls();
+    if wanted.first() == Some(&HEARTBEAT) {
+        let heartbeats = calls.iter().take_while(|call| *call == HEARTBEAT).count();
+        let surplus = calls.len().saturating_sub(wanted.len());
+        calls.drain(..surplus.min(heartbeats.saturating_sub(1)));
+    }
+    assert_eq!(calls, wanted, "{why}");
+}
+
 fn said(node: &Node) -> String {
     node.shell("journalctl --unit titus-bootstrap --output cat --no-pager")
 }
@@ -88,12 +100,14 @@ fn a_hook_goes_on_when_the_role_s_checks_are_satisfied_and_not_before() {
 
     // At each later boot no hook holds it, and no check is asked.
     drop(door);
-    assert_eq!((boot(&node), api.calls()), (0, vec![HEARTBEAT.to_owned()]));
+    assert_eq!(boot(&node), 0);
+    assert_calls(&api, &[HEARTBEAT], "a later boot");
 
     // Into a warm pool the hook lets it as it is.
     metadata.set(STATE, Some("Warmed:Stopped".into()));
     api.answer(Answer::Held);
-    assert_eq!((boot(&node), api.calls()), (0, vec![HEARTBEAT.to_owned(), CONTINUE.to_owned()]));
+    assert_eq!(boot(&node), 0);
+    assert_calls(&api, &[HEARTBEAT, CONTINUE], "into a warm pool");
 
     // A run from user data is as good.
     api.answer(Answer::Held);
@@ -103,7 +117,7 @@ fn a_hook_goes_on_when_the_role_s_checks_are_satisfied_and_not_before() {
     {
         node.write(path, "#!/usr/bin/titus-bootstrap\n");
         run(&node, &[path]).ends_with(0);
-        assert_eq!(api.calls(), told, "{path}");
+        assert_calls(&api, told, path);
     }
 }
 
@@ -114,7 +128,7 @@ fn a_failure_of_this_node_s_lets_go_of_it_or_has_it_replaced() {
     node.write("/etc/titus-bootstrap/roles/agent.toml", &failing);
     let called = |code: i32, calls: &[&str]| {
         assert_eq!(boot(&node), code, "{}", said(&node));
-        assert_eq!(api.calls(), calls, "{}", said(&node));
+        assert_calls(&api, calls, &said(&node));
     };
 
     run(&node, &[]).ends_with(1);
@@ -145,7 +159,7 @@ fn a_failure_of_this_node_s_lets_go_of_it_or_has_it_replaced() {
     node.shell(&format!("sed -i 's/3s/5m/' {SETTINGS}; systemctl reset-failed; systemctl start --no-block {UNIT}"));
     wait_for("a heartbeat", || (api.count(HEARTBEAT) > 0).then_some(()));
     node.shell(&format!("systemctl stop {UNIT}"));
-    assert_eq!(api.calls(), [HEARTBEAT]);
+    assert_calls(&api, &[HEARTBEAT], "stopped");
     assert!(node.read("/run/titus-bootstrap/status.json").contains("\"interrupted\""));
 
     // A good run that the policy does not let tell so: it is the policy that is wrong, not the node.

@@ -278,11 +278,6 @@ impl Node {
         Err(format!("units failed at boot:\n{failed}\n{journal}"))
     }
 
-    /// Gives `/var/log` the owner and mode that Ubuntu's has.
-    pub fn log_directory_of_ubuntu(&self) {
-        self.shell("groupadd --system syslog && chown root:syslog /var/log && chmod 0775 /var/log");
-    }
-
     /// The units that have failed, a line each.
     pub fn failed(&self) -> String {
         self.run(&["systemctl", "--failed", "--no-legend", "--plain"]).out
