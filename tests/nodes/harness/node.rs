@@ -78,7 +78,8 @@ impl Node {
         node.await_boot();
         node.shell(
             "mkdir /run/titus-bootstrap; touch /run/titus-bootstrap/ready
-             systemctl start mesos-agent titus-setup-networking.service",
+             systemctl start mesos-agent titus-setup-networking.service titus-setup-networking.timer \
+             titus-reaper titus-darion titus-launchguard titus-vpc-gc.timer",
         );
         node
     }
