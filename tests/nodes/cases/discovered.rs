@@ -103,7 +103,9 @@ fn a_boot_asks_for_what_nothing_else_tells_and_no_more() {
     account.types.insert("m4.huge".into(), TypeNumbers { max_enis: 9, ipv4_per_eni: 31, network_mbps: Some(7000) });
     let aws = Aws::serve(listen(&node, "30.0.100.195:5000"), "eu-west-1", account, &keys);
     keys.items().into_iter().for_each(|(path, value)| services.metadata.set(&path, Some(value)));
-    let apply = ["env", "AWS_ENDPOINT_URL=http://30.0.100.195:5000", "titus-bootstrap"];
+    // A driver that knows more types than the program has.
+    let driver = ["--set", "agent.vpc_driver=any"];
+    let apply = [&["env", "AWS_ENDPOINT_URL=http://30.0.100.195:5000", "titus-bootstrap"], &driver[..]].concat();
     let calls = || aws.requests().iter().map(|call| call.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>();
 
     node.run(&apply).ends_with(0);
