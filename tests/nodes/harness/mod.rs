@@ -20,7 +20,6 @@ pub mod prereqs;
 pub mod registry;
 pub mod running;
 pub mod services;
-pub mod terraform;
 pub mod znodes;
 
 use std::process::Command;
