@@ -28,9 +28,9 @@ fn a_fresh_node_becomes_an_agent() {
     node.bootstrap(&["plan", "--detailed-exitcode"]).ends_with(0);
 }
 
-/// With the argument on the kernel's command line no reboot is due. The agent waits for the run.
+/// With the argument on the kernel's command line no reboot is due. The agent and the executor's units wait for the run.
 #[test]
-fn of_a_rebooted_agent_only_the_agent_is_to_be_started() {
+fn of_a_rebooted_agent_only_what_waits_for_a_run_is_to_be_started() {
     let mut node = Node::converged();
     node.reboot();
     let _services = agent::services(&node);
@@ -41,6 +41,10 @@ fn of_a_rebooted_agent_only_the_agent_is_to_be_started() {
     );
     let report = agent::apply(&node);
     assert_eq!(report.json()["reboot_required"], false, "{}", report.transcript());
-    assert_eq!(report.steps("changed"), ["ready", "mesos-agent"], "{}", report.transcript());
+    let executor =
+        ["setup-networking.timer", "reaper.service", "darion.service", "launchguard.service", "vpc-gc.timer"];
+    let started = executor.map(|unit| format!("executor:titus-{unit}"));
+    let wanted = [&["ready".to_owned()], &started[..], &["mesos-agent".to_owned()]].concat();
+    assert_eq!(report.steps("changed"), wanted, "{}", report.transcript());
     agent::check(&node);
 }
