@@ -133,11 +133,6 @@ fn three_at_once_form_one_ensemble_that_bears_the_loss_of_one() {
     three_at_once(V3_8);
 }
 
-#[test]
-fn three_at_once_form_one_ensemble_that_bears_the_loss_of_one_with_3_4() {
-    three_at_once(V3_4);
-}
-
 fn three_at_once(tag: &'static str) {
     let mut all = Nodes::new(3, tag);
     all.settings(3);
