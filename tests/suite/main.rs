@@ -38,6 +38,8 @@ mod why;
 #[cfg(feature = "nodes")]
 #[path = "../nodes/harness/mod.rs"]
 mod harness;
+#[path = "../hostile/mod.rs"]
+mod hostile;
 #[cfg(feature = "nodes")]
 #[path = "../nodes/cases/mod.rs"]
 mod nodes;
@@ -52,7 +54,12 @@ fn every_file_of_tests_is_in_this_executable() {
         files.filter_map(|name| Some(name.to_str()?.strip_suffix(".rs")?.to_owned())).collect()
     };
     assert_eq!(stems("."), [""; 0], "each would be an executable of its own: move them to tests/suite/");
-    for (directory, modules) in [("suite", "suite/main.rs"), ("nodes/cases", "nodes/cases/mod.rs")] {
+    for (directory, modules) in [
+        ("suite", "suite/main.rs"),
+        ("nodes/cases", "nodes/cases/mod.rs"),
+        ("hostile", "hostile/mod.rs"),
+        ("hostile/nodes", "hostile/nodes/mod.rs"),
+    ] {
         let text = std::fs::read_to_string(tests.join(modules)).unwrap();
         let missing: Vec<String> = stems(directory)
             .into_iter()

@@ -37,3 +37,6 @@ mod refused;
 mod restarted;
 mod scripts;
 mod stopped;
+
+#[path = "../../hostile/nodes/mod.rs"]
+mod hostile;

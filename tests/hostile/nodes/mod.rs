@@ -1,0 +1,4 @@
+//! Attacks that need a node.
+
+mod containers;
+mod users;

@@ -1,0 +1,1 @@
+//! Attacks by a user of the node without privileges.
