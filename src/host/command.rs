@@ -67,7 +67,8 @@ impl Output {
 }
 
 impl Host {
-    /// Runs `argv` with a C locale, no standard input and a process group of its own.
+    /// Runs `argv` with a C locale, no other variables than `environment`, no standard input and a process group of
+    /// its own.
     ///
     /// # Errors
     /// When it cannot be started, or was ended because of its deadline or a signal.
@@ -176,10 +177,13 @@ fn command(host: &Host, argv: &[&str], environment: &[(&str, &str)]) -> Result<C
         Some(below) => Command::new(host.root().join(below)),
         None => Command::new(program),
     };
-    command.args(arguments).env("LC_ALL", "C").env("TZ", "UTC").env("PATH", &host.commands);
+    // The caller's variables are the caller's: `sudo -E` would carry APT_CONFIG, DPKG_ROOT, TMPDIR, LD_PRELOAD.
+    command
+        .env_clear()
+        .args(arguments)
+        .envs([("LC_ALL", "C"), ("LANG", "C"), ("TZ", "UTC")])
+        .env("PATH", &host.commands);
     command.envs(environment.iter().copied());
-    // systemd speaks to us alone.
-    command.env_remove(super::systemd::notify::SOCKET);
     command.stdin(Stdio::null()).process_group(0);
     Ok(command)
 }
@@ -209,7 +213,8 @@ fn to_its_end(argv: &[&str], command: &mut Command) -> Result<Output> {
     let mut collected = Collected::default();
     let mut deadline = Deadline::new(format!("`{shown}`"), Duration::MAX).with_grace(Duration::MAX);
     let failed = |e: std::io::Error| cannot_run(&shown, &e);
-    let mut file = tempfile::tempfile().map_err(failed)?;
+    // Not where TMPDIR says: that is the caller's.
+    let mut file = tempfile::tempfile_in("/tmp").map_err(failed)?;
     let output = || file.try_clone().map_err(failed);
     let mut child = command.stdout(output()?).stderr(output()?).spawn().map_err(failed)?;
     let status = loop {

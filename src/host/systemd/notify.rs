@@ -8,7 +8,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use crate::host::Host;
 
 /// Where systemd listens, if it started this process and wants to be told.
-pub(in crate::host) const SOCKET: &str = "NOTIFY_SOCKET";
+const SOCKET: &str = "NOTIFY_SOCKET";
 
 impl Host {
     /// Tells systemd what the run is at. It is told for people: that nobody listens is no failure.
