@@ -13,7 +13,7 @@ use crate::host::signals;
 use crate::prepare::{FactSource, FirstLine, Phases, Request};
 use crate::run::report::{ErrorReport, Reporter};
 use crate::run::{Options, Trigger};
-use crate::secrets::{Masked, masked};
+use crate::terminal::{self, Form, Messages};
 
 /// Runs the program; returns its exit code.
 pub fn run(arguments: Vec<OsString>) -> u8 {
@@ -22,13 +22,13 @@ pub fn run(arguments: Vec<OsString>) -> u8 {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            let _ = error.print();
-            let code = if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-                0
-            } else {
-                Kind::Usage.exit_code()
-            };
-            return code;
+            // Help is the grammar's own text. An error has the user's words in it, and no colours.
+            if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+                let _ = error.print();
+                return 0;
+            }
+            terminal::write_error(&error.render().to_string());
+            return Kind::Usage.exit_code();
         }
     };
     log(&cli.global);
@@ -38,7 +38,7 @@ pub fn run(arguments: Vec<OsString>) -> u8 {
         Err(error) => {
             let reported = ErrorReport::from(&error);
             match log_format {
-                LogFormat::Text => eprintln!("titus-bootstrap: {}", masked(&error.to_string())),
+                LogFormat::Text => terminal::write_error(&format!("titus-bootstrap: {error}\n")),
                 LogFormat::Json => {
                     let ErrorReport { exit_code, what, cause, fix } = reported;
                     tracing::error!(exit_code, cause, fix, "{what}");
@@ -140,8 +140,12 @@ fn log(global: &Global) {
         (_, true) => tracing::Level::DEBUG,
         _ => tracing::Level::INFO,
     };
+    let form = match global.log_format {
+        LogFormat::Json => Form::Json,
+        LogFormat::Text => Form::Text,
+    };
     let subscriber =
-        tracing_subscriber::fmt().with_max_level(level).with_writer(|| Masked(std::io::stderr())).with_target(false);
+        tracing_subscriber::fmt().with_max_level(level).with_writer(move || Messages(form)).with_target(false);
     // Only a second subscriber in one process could make this fail.
     let _ = match global.log_format {
         LogFormat::Json => tracing::subscriber::set_global_default(subscriber.json().finish()),

@@ -10,7 +10,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 /// Without a command it finds the node's role, from --role, the settings or the instance's
 /// tags, and runs the role's steps: the same as `apply`. Running it again changes nothing.
 #[derive(Debug, Parser)]
-#[command(name = "titus-bootstrap", version, max_term_width = 100, after_help = AFTER_HELP)]
+#[command(name = "titus-bootstrap", bin_name = "titus-bootstrap", version, max_term_width = 100, after_help = AFTER_HELP)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

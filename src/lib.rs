@@ -18,6 +18,7 @@ pub mod secrets;
 pub mod settings;
 pub mod step;
 pub mod template;
+pub mod terminal;
 pub mod titus;
 pub mod userdata;
 pub mod why;

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::SCHEMA_VERSION;
 use crate::error::{Error, Kind, Result};
 use crate::prepare::Request;
-use crate::run::report::{Reporter, say};
+use crate::run::report::{Reporter, say, say_json};
 use crate::titus::instance_groups::{self, ACTIVE};
 
 /// Makes each group active.
@@ -34,7 +34,7 @@ pub fn run(request: &Request, reporter: Reporter, names: &[String]) -> Result<u8
     }
     if reporter.json {
         let document = json!({ "schema_version": SCHEMA_VERSION, "command": "activate", "instance_groups": told });
-        say(&format!("{document:#}\n"));
+        say_json(&document);
     }
     Ok(0)
 }

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::prepare::{Layers, Request, names_of};
 use crate::role::{self, Role};
-use crate::run::report::{Reporter, say};
+use crate::run::report::{Reporter, say, say_json};
 use crate::settings::{Layer, Merged};
 use crate::step;
 
@@ -19,7 +19,7 @@ pub fn run(request: &Request, reporter: Reporter, files: &[PathBuf]) -> Result<u
     let host = request.host()?;
     let good = check(request, &host, files)?;
     if reporter.json {
-        say(&format!("{:#}\n", serde_json::json!({ "schema_version": SCHEMA_VERSION, "good": good })));
+        say_json(&serde_json::json!({ "schema_version": SCHEMA_VERSION, "good": good }));
     } else if !reporter.quiet {
         good.iter().for_each(|what| say(&format!("good: {what}\n")));
     }

@@ -6,12 +6,12 @@ use crate::SCHEMA_VERSION;
 use crate::error::{Error, Kind, Result};
 use crate::prepare::{self, Request, names_of};
 use crate::role::Role;
-use crate::run::report::{Reporter, say};
+use crate::run::report::{Reporter, say, say_json};
 use crate::settings::template;
 
 /// Prints a JSON Schema of the settings.
 pub fn schema() -> u8 {
-    say(&format!("{:#}\n", template::schema()));
+    say_json(&template::schema());
     0
 }
 
@@ -28,7 +28,7 @@ pub fn show(request: &Request, reporter: Reporter) -> Result<u8> {
             .into_iter()
             .map(|(key, (value, source))| (key, json!({ "value": value, "source": source })))
             .collect();
-        say(&format!("{:#}\n", json!({ "schema_version": SCHEMA_VERSION, "settings": settings })));
+        say_json(&json!({ "schema_version": SCHEMA_VERSION, "settings": settings }));
         return Ok(0);
     }
     for (key, (value, source)) in shown {

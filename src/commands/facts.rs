@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::prepare::gather::{self, Asked};
 use crate::prepare::layers::may_ask_for_tags;
 use crate::prepare::{Layers, Request, cloud};
-use crate::run::report::{Reporter, say};
+use crate::run::report::{Reporter, say, say_json};
 
 /// Prints all facts.
 ///
@@ -22,7 +22,7 @@ pub fn run(request: &Request, reporter: Reporter) -> Result<u8> {
     if reporter.json {
         facts.sources.extend(each.into_iter().map(|(name, _, source)| (name, source)));
         let document = serde_json::to_value(&facts).map_err(|e| Error::failed("facts cannot be printed").cause(e))?;
-        say(&format!("{document:#}\n"));
+        say_json(&document);
         return Ok(0);
     }
     for (name, value, source) in each {

@@ -8,7 +8,7 @@ use crate::SCHEMA_VERSION;
 use crate::error::Result;
 use crate::prepare::{Layers, Request, cloud};
 use crate::role::Role;
-use crate::run::report::{Reporter, say};
+use crate::run::report::{Reporter, say, say_json};
 use crate::titus::agent::type_numbers;
 use crate::titus::attributes::{ResourceSet, resource_set};
 use crate::titus::instance_types;
@@ -53,7 +53,7 @@ pub fn run(request: &Request, reporter: Reporter, name: &str) -> Result<u8> {
             "resource_set": { "instance": as_instance, "schedulable": schedulable },
             "sources": sources,
         });
-        say(&format!("{document:#}\n"));
+        say_json(&document);
         return Ok(0);
     }
     let network = numbers.network_mbps.map_or("unknown".into(), |mbps| format!("{mbps} Mbit/s"));

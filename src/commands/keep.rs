@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::error::Result;
 use crate::prepare::Request;
 use crate::run::keep::keep;
-use crate::run::report::{Report, Reporter, StepState, say};
+use crate::run::report::{Report, Reporter, StepState, say, say_json};
 
 /// Looks, and changes what is not as it should be; says nothing when nothing is to be done.
 ///
@@ -18,7 +18,7 @@ pub fn run(request: &Request, reporter: Reporter) -> Result<u8> {
     report.took(started.elapsed());
     report.end(result.as_ref().err(), report.count(StepState::Changed) > 0);
     if reporter.json {
-        say(&format!("{}\n", report.json()));
+        say_json(&report);
     } else if !reporter.quiet {
         for step in report.steps.iter().filter(|step| step.state == StepState::Changed) {
             let lines: Vec<&str> = step.changes.iter().map(|change| change.line.as_str()).collect();

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::SCHEMA_VERSION;
 use crate::error::{Error, Result};
-use crate::run::report::{Reporter, say};
+use crate::run::report::{Reporter, say, say_json};
 
 /// Prints a completion script.
 pub fn completions(mut grammar: clap::Command, shell: clap_complete::Shell) -> u8 {
@@ -32,7 +32,7 @@ pub fn manual(grammar: clap::Command) -> Result<u8> {
 pub fn version(reporter: Reporter) -> u8 {
     let version = env!("CARGO_PKG_VERSION");
     if reporter.json {
-        say(&format!("{:#}\n", json!({ "schema_version": SCHEMA_VERSION, "version": version })));
+        say_json(&json!({ "schema_version": SCHEMA_VERSION, "version": version }));
     } else {
         say(&format!("titus-bootstrap {version}\n"));
     }

@@ -6,7 +6,7 @@ use crate::SCHEMA_VERSION;
 use crate::error::Result;
 use crate::prepare::Request;
 use crate::role::{Role, names};
-use crate::run::report::{Reporter, say};
+use crate::run::report::{Reporter, say, say_json};
 
 /// Prints a role's file.
 ///
@@ -30,7 +30,7 @@ pub fn list(request: &Request, reporter: Reporter) -> Result<u8> {
     if reporter.json {
         let list: Vec<_> =
             roles.iter().map(|r| json!({ "name": r.name, "description": r.description, "source": r.source })).collect();
-        say(&format!("{:#}\n", json!({ "schema_version": SCHEMA_VERSION, "roles": list })));
+        say_json(&json!({ "schema_version": SCHEMA_VERSION, "roles": list }));
     } else {
         roles.iter().for_each(|r| say(&format!("{:<10} {} ({})\n", r.name, r.description, r.source)));
     }

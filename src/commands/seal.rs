@@ -10,7 +10,7 @@ use crate::host::Host;
 use crate::host::lock::{KEEP_LOCK, LOCK};
 use crate::prepare::{FactSource, Layers, Request, gather};
 use crate::run::refusals::{refuse_made_up_facts, refuse_without_root};
-use crate::run::report::{Reporter, say};
+use crate::run::report::{Reporter, say, say_json};
 use crate::seal::builder::Builder;
 use crate::seal::{self, Sealed};
 
@@ -45,7 +45,7 @@ pub fn run(request: &Request, reporter: Reporter, only_look: bool) -> Result<u8>
         if let (Some(document), serde_json::Value::Object(rest)) = (document.as_object_mut(), json!(sealed)) {
             document.extend(rest);
         }
-        say(&format!("{document:#}\n"));
+        say_json(&document);
     } else if !reporter.quiet {
         say(&text(&sealed));
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::error::Result;
 use crate::host::wait::Deadline;
 use crate::prepare::Request;
-use crate::run::report::{Report, Reporter, RunState, say};
+use crate::run::report::{Report, Reporter, RunState, say, say_json};
 use crate::run::{self, BOOT_UNIT, journal, status};
 
 const PAUSE: Duration = Duration::from_millis(200);
@@ -48,7 +48,7 @@ pub fn run(request: &Request, reporter: Reporter, wait: bool) -> Result<u8> {
         let document = serde_json::json!({
             "schema_version": report.schema_version, "last_run": last, "last_state": state.map_or("", RunState::name), "now": report,
         });
-        say(&format!("{document:#}\n"));
+        say_json(&document);
     } else if result.is_ok() {
         reporter.end(&report);
     }

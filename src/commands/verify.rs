@@ -6,7 +6,7 @@ use crate::SCHEMA_VERSION;
 use crate::error::{Error, Kind, Result};
 use crate::prepare::{self, Request};
 use crate::run::health::{Finding, ask};
-use crate::run::report::{Reporter, say};
+use crate::run::report::{Reporter, say, say_json};
 
 /// Runs all checks.
 ///
@@ -46,7 +46,7 @@ pub fn run(request: &Request, reporter: Reporter) -> Result<u8> {
     let role = &prepared.role.name;
     if reporter.json {
         let document = json!({ "schema_version": SCHEMA_VERSION, "command": "verify", "role": role, "warm_pool": prepared.warm_pool(), "satisfied": failed.is_empty(), "checks": reported });
-        say(&format!("{document:#}\n"));
+        say_json(&document);
     }
     if failed.is_empty() {
         return Ok(0);

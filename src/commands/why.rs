@@ -8,7 +8,7 @@ use crate::SCHEMA_VERSION;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::prepare::{self, Gathered, Request};
-use crate::run::report::{Reporter, say};
+use crate::run::report::{Reporter, say, say_json};
 use crate::settings;
 use crate::titus::Values;
 use crate::why::{self, Answer, Known, Written, written};
@@ -41,7 +41,7 @@ pub fn run(request: &Request, reporter: Reporter, key: &str) -> Result<u8> {
         let first = answers.first().map_or(&Json::Null, |answer| &answer.value);
         let value = if answers.iter().all(|answer| answer.value == *first) { first } else { &Json::Null };
         let document = json!({ "schema_version": SCHEMA_VERSION, "key": key, "value": value, "answers": answers });
-        say(&format!("{document:#}\n"));
+        say_json(&document);
         return Ok(0);
     }
     answers.iter().for_each(|answer| say(&answer.to_string()));

@@ -1,6 +1,6 @@
 //! What people and programs read of a run.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +10,7 @@ use crate::host::Host;
 use crate::prepare::Prepared;
 use crate::secrets::masked;
 use crate::step::{Change, State, Step};
+use crate::terminal::{self, Form, printable};
 
 /// What a run found and did.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -319,14 +320,15 @@ impl Report {
     pub fn text(&self) -> String {
         let mut text = self.heading();
         for (n, step) in self.steps.iter().enumerate() {
-            text.push_str(&step_text(n + 1, self, step, false));
+            let (start, (word, _), rest) = step_text(n + 1, self, step);
+            text.extend([start, word, rest]);
         }
         text.push_str(&self.summary());
         if let Some(error) = &self.error {
             text.push_str(&format!("\nfailed: {}", error.what));
         }
         text.push('\n');
-        text
+        printable(&text, Form::Text).into_owned()
     }
 
     fn heading(&self) -> String {
@@ -371,14 +373,20 @@ impl Reporter {
     pub fn step(&self, report: &Report, step: &StepReport) {
         if step.state != StepState::InSync || step.note.is_some() || self.verbose {
             let colour = self.colour && std::io::stdout().is_terminal();
-            self.print(&step_text(report.steps.len() + 1, report, step, colour));
+            let (start, (word, code), rest) = step_text(report.steps.len() + 1, report, step);
+            if !colour || self.json || self.quiet {
+                return self.print(&[start, word, rest].concat());
+            }
+            say(&start);
+            let _ = terminal::write_coloured(code, &word);
+            say(&rest);
         }
     }
 
     /// At the end.
     pub fn end(&self, report: &Report) {
         if self.json {
-            say(&format!("{}\n", report.json()));
+            say_json(report);
         } else {
             self.print(&format!("{}\n", report.summary()));
         }
@@ -387,11 +395,17 @@ impl Reporter {
 
 /// Prints to standard output. A reader that has gone away is no failure of the run.
 pub fn say(text: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let _ = terminal::write_out(text, Form::Text);
 }
 
-fn step_text(n: usize, report: &Report, step: &StepReport, colour: bool) -> String {
+/// The same of a JSON document.
+pub fn say_json(document: &impl Serialize) {
+    let text = serde_json::to_string_pretty(document).unwrap_or_default();
+    let _ = terminal::write_out(&format!("{text}\n"), Form::Json);
+}
+
+/// The lines of a step: what stands before the word for its state, that word with its colour, and what follows it.
+fn step_text(n: usize, report: &Report, step: &StepReport) -> (String, (String, &'static str), String) {
     let (word, code) = match step.state {
         StepState::InSync => ("in sync", "32"),
         StepState::Changed => ("changed", "33"),
@@ -401,8 +415,6 @@ fn step_text(n: usize, report: &Report, step: &StepReport, colour: bool) -> Stri
         StepState::Blocked => ("to follow", "36"),
         StepState::Deferred => ("deferred", "36"),
     };
-    let padded = format!("{word:<12}");
-    let word = if colour { format!("\x1b[{code}m{padded}\x1b[0m") } else { padded };
     let width = report.step_count.to_string().len();
     let start = format!("[{n:>width$}/{}] {:<28} ", report.step_count, step.id);
     let indent = " ".repeat(start.len());
@@ -413,11 +425,12 @@ fn step_text(n: usize, report: &Report, step: &StepReport, colour: bool) -> Stri
     }
     lines.extend(step.note.clone());
     let first = lines.first().cloned().unwrap_or_default();
-    let mut text = format!("{start}{word} {first}").trim_end().to_owned() + "\n";
+    let word = if first.is_empty() { word.to_owned() } else { format!("{word:<12}") };
+    let mut rest = format!(" {first}").trim_end().to_owned() + "\n";
     for line in lines.iter().skip(1) {
-        text.push_str(&format!("{indent}             {line}\n"));
+        rest.push_str(&format!("{indent}             {line}\n"));
     }
-    text
+    (start, (word, code), rest)
 }
 
 #[cfg(test)]

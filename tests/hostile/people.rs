@@ -1,1 +1,169 @@
 //! What users of the machine and writers of tags can make root do, and what they can read.
+
+use std::process::Command;
+
+use crate::support::metadata::{Metadata, sample};
+use crate::support::outcome::Outcome;
+use crate::support::root::{Root, outcome, program};
+use crate::support::simulated::Machine;
+
+/// What a terminal obeys, or an eye is deceived by: a colour, a cleared screen, C1, DEL, right-to-left, width zero.
+const ACTIVE: &str = "\x1b[31mred\x1b[2J\u{9b}2J\u{7f}\u{202e}txt.exe\u{2066}\u{200b}\u{feff}";
+
+/// Nothing of [`ACTIVE`] is left, and what was there can be seen.
+#[track_caller]
+fn is_inert(outcome: &Outcome, shown: &str) {
+    for text in [&outcome.out, &outcome.err] {
+        let active: Vec<char> = text.chars().filter(|c| ACTIVE.contains(*c) && !c.is_ascii_graphic()).collect();
+        assert_eq!(active, [' '; 0], "{}", outcome.transcript());
+    }
+    assert!(format!("{}{}", outcome.out, outcome.err).contains(shown), "{}", outcome.transcript());
+}
+
+/// A text as TOML has it, for control characters are not allowed in its strings.
+fn escaped(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_ascii_graphic() { c.to_string() } else { format!("\\U{:08x}", u32::from(c)) })
+        .collect()
+}
+
+#[test]
+fn the_command_line_reaches_no_terminal_as_it_is() {
+    for arguments in [
+        &[ACTIVE][..],
+        &[&format!("--{ACTIVE}")],
+        &["plan", "--sample", "--role", ACTIVE],
+        &["why", ACTIVE, "--sample", "--role", "agent"],
+        &["config", "show", "--sample", "--set", &format!("{ACTIVE}=1")],
+        &["config", "show", "--sample", "--config", &format!("/{ACTIVE}")],
+        &["instance-type", ACTIVE],
+        &["--log-format", ACTIVE],
+    ] {
+        let root = Root::empty();
+        let refused = root.run(arguments);
+        assert!(refused.code >= 64, "{}", refused.transcript());
+        is_inert(&refused, "red");
+    }
+    use std::os::unix::ffi::OsStrExt;
+    let not_utf8 = std::ffi::OsStr::from_bytes(b"\xff\x1b[2J\x9b");
+    is_inert(&outcome(program().arg(not_utf8)), "\\x1b[2J");
+    is_inert(&outcome(program().args(["plan", "--set"]).arg(not_utf8)), "UTF-8");
+}
+
+#[test]
+fn names_of_files_and_their_differences_reach_no_terminal_as_they_are() {
+    let root = Root::empty();
+    root.write(
+        "/etc/titus-bootstrap/roles/own.toml",
+        format!(
+            "description = \"{}\"\n[[step]]\nid = 'x'\nphase = 'boot'\nfile = {{ path = '/etc/x', content = 'new' }}\n",
+            escaped(ACTIVE)
+        ),
+    );
+    root.write("/etc/x", format!("{ACTIVE}\n"));
+    let words = ["--role", "own", "--sample"];
+    is_inert(&root.run(&[&["plan"][..], &words].concat()).ends_with(0), "\\x1b[31mred");
+    is_inert(&root.run(&["role", "list"]).ends_with(0), "\\x1b[31mred");
+    is_inert(&root.run(&["role", "show", "own"]).ends_with(0), "U0000001b");
+    is_inert(&root.run(&[&["apply"][..], &words].concat()).ends_with(0), "\\x1b[31mred");
+    let kept = root.read("/var/log/titus-bootstrap/last.log");
+    assert!(kept.contains("\\x1b[31mred") && !kept.contains('\x1b') && !kept.contains('\u{202e}'), "{kept}");
+    root.write(&format!("/etc/titus-bootstrap/config.d/{ACTIVE}.toml"), "zzz = 1");
+    for words in [&["check"][..], &["check", "--log-format", "json"]] {
+        is_inert(&root.run(words).ends_with(78), "[31mred");
+    }
+}
+
+#[test]
+fn user_data_and_tags_reach_no_terminal_as_they_are() {
+    let (root, metadata) = (Root::empty(), Metadata::start(sample()));
+    let words = ["plan", "--role", "agent"];
+    let key = format!("#titus-bootstrap\n\"{}\" = 1\n", escaped(ACTIVE));
+    metadata.set("user-data", Some(key.into_bytes()));
+    is_inert(&root.ask(&metadata, &words).ends_with(78), "red");
+    let value = format!("#titus-bootstrap\nstack = \"{}\"\n", escaped(ACTIVE));
+    metadata.set("user-data", Some(value.into_bytes()));
+    is_inert(&root.ask(&metadata, &words).ends_with(78), "red");
+    metadata.set("user-data", None);
+    metadata.set("meta-data/tags/instance/titus:stack", Some(ACTIVE.as_bytes().to_vec()));
+    is_inert(&root.ask(&metadata, &words).ends_with(78), "red");
+}
+
+#[test]
+fn json_escapes_as_json_does() {
+    let root = Root::empty();
+    let mut print = root.run(&["facts", "--sample", "--json"]).ends_with(0).json();
+    print["instance"]["tags"]["Note"] = ACTIVE.into();
+    root.write("/srv/facts.json", print.to_string());
+    let print = root.at("/srv/facts.json").display().to_string();
+    is_inert(&root.run(&["facts", "--facts", &print]).ends_with(0), "\\x1b[31mred");
+    let facts = root.run(&["facts", "--facts", &print, "--json"]).ends_with(0);
+    is_inert(&facts, "\\u001b[31mred");
+    assert_eq!(facts.json()["instance"]["tags"]["Note"], ACTIVE);
+    let log = root.run(&["plan", "--sample", "--role", ACTIVE, "--log-format", "json"]).ends_with(78);
+    is_inert(&log, "[31mred");
+    let line: serde_json::Value = serde_json::from_str(log.err.lines().last().unwrap()).unwrap();
+    assert!(line.to_string().contains("red"), "{line}");
+}
+
+#[test]
+fn colours_of_our_own_are_still_colours() {
+    let root = Root::empty();
+    root.write("/etc/disable-atlas-titus-agent", format!("{ACTIVE}\n"));
+    let command = format!(
+        "{} plan --sample --role agent --root {}",
+        env!("CARGO_BIN_EXE_titus-bootstrap"),
+        root.path().display()
+    );
+    let output = outcome(Command::new("script").args(["-qec", &command, "/dev/null"])).ends_with(0);
+    assert!(output.out.contains("\x1b[33mto change"), "{}", output.transcript());
+    assert!(
+        output.out.contains("-\\x1b[31mred\\x1b[2J") && !output.out.contains("\x1b[31mred"),
+        "{}",
+        output.transcript()
+    );
+}
+
+/// Its variables are the whole process's: this test runs itself once more, with those of a caller.
+#[test]
+fn what_a_run_starts_has_no_variable_of_its_caller() {
+    const CHILD: &str = "TITUS_BOOTSTRAP_TEST_CHILD";
+    let callers = [
+        "APT_CONFIG",
+        "DPKG_ROOT",
+        "DPKG_FORCE",
+        "TMPDIR",
+        "DOCKER_HOST",
+        "SYSTEMD_LOG_LEVEL",
+        "LD_LIBRARY_PATH",
+        "HTTPS_PROXY",
+        "BASH_ENV",
+        "PERL5LIB",
+        "DEBCONF_DB_OVERRIDE",
+        "HOME",
+        "NOTIFY_SOCKET",
+        "AWS_SECRET_ACCESS_KEY",
+    ];
+    if std::env::var_os(CHILD).is_none() {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "hostile::people::what_a_run_starts_has_no_variable_of_its_caller"]).env(CHILD, "1");
+        command.envs(callers.map(|name| (name, "/nonexistent/c4n4ry")));
+        // Of the caller's own PATH nothing is run either.
+        command.env("PATH", "/nonexistent/c4n4ry");
+        outcome(&mut command).ends_with(0);
+        return;
+    }
+    let machine = Machine::new();
+    machine.offer("jq", "1");
+    for name in ["apt-get", "apt-cache", "dpkg-query"] {
+        machine.prepend(name, "tr '\\0' '\\n' </proc/$$/environ >>$ROOT/variables");
+    }
+    let steps = machine.steps("[[step]]\nid = 'jq'\nphase = 'boot'\npackage = { names = ['jq'] }\n");
+    machine.apply(&steps).ends_well();
+    let variables = machine.root.read("/variables");
+    let mut names: Vec<&str> = variables.lines().map(|line| line.split('=').next().unwrap()).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names, ["DEBIAN_FRONTEND", "LANG", "LC_ALL", "NEEDRESTART_SUSPEND", "PATH", "TZ"]);
+    assert!(!variables.contains("c4n4ry"), "{variables}");
+}

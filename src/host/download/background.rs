@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::error::Result;
 use crate::host::Host;
 use crate::host::wait::Deadline;
+use crate::terminal::draw;
 
 /// How long work has, after its deadline, to say by itself what it was waiting for.
 const LAST_WORD: Duration = Duration::from_secs(1);
@@ -123,14 +124,14 @@ impl Host {
                 (None, Ok(_)) if deadline.elapsed() > limit + LAST_WORD => break Ok(None),
                 (None, Ok(look)) => {
                     if self.bar {
-                        eprint!("\r\x1b[K{}", state.progress.bar(name));
+                        draw(&state.progress.bar(name));
                     }
                     state = background.changed.wait_timeout(state, look).unwrap_or_else(PoisonError::into_inner).0;
                 }
             }
         };
         if self.bar {
-            eprint!("\r\x1b[K");
+            draw("");
         }
         outcome
     }
