@@ -78,7 +78,8 @@ pub(crate) fn download_client(proxy: &Proxy) -> Result<reqwest::ClientBuilder, S
             Some(why) => attempt.error(why),
             None => attempt.follow(),
         });
-    let mut builder = reqwest::Client::builder().no_proxy().redirect(policy);
+    // A Referer would carry the query, which signs for an address, to whoever the redirect names.
+    let mut builder = reqwest::Client::builder().no_proxy().referer(false).redirect(policy);
     let without = proxy.no_proxy.as_deref().and_then(reqwest::NoProxy::from_string);
     let proxies = [proxy.http.as_ref().map(reqwest::Proxy::http), proxy.https.as_ref().map(reqwest::Proxy::https)];
     for one in proxies.into_iter().flatten() {
