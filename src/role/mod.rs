@@ -29,9 +29,10 @@ const BUILT_IN: [(&str, &str); 4] = [
 ];
 
 /// The templates that the binary carries. Units stand in systemd/, everything else in roles/files/.
-const TEMPLATES: [(&str, &str); 23] = [
+const TEMPLATES: [(&str, &str); 24] = [
     ("docker.conf", include_str!("../../roles/files/docker.conf")),
     ("docker-proxy.conf", include_str!("../../roles/files/docker-proxy.conf")),
+    ("docker-proxy.env", include_str!("../../roles/files/docker-proxy.env")),
     ("docker-tcp-proxy.service", include_str!("../../systemd/docker-tcp-proxy.service")),
     ("docker-tcp-proxy.socket", include_str!("../../systemd/docker-tcp-proxy.socket")),
     ("mesos-agent.service", include_str!("../../systemd/mesos-agent.service")),

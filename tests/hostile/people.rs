@@ -1,7 +1,14 @@
 //! What users of the machine and writers of tags can make root do, and what they can read.
 
+use std::io::{BufReader, Write};
+use std::net::TcpListener;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use titus_bootstrap::host::{Deadlines, Host};
+
+use crate::support::door::{Door, read_request};
 use crate::support::metadata::{Metadata, sample};
 use crate::support::outcome::Outcome;
 use crate::support::root::{Root, outcome, program};
@@ -166,4 +173,77 @@ fn what_a_run_starts_has_no_variable_of_its_caller() {
     names.dedup();
     assert_eq!(names, ["DEBIAN_FRONTEND", "LANG", "LC_ALL", "NEEDRESTART_SUSPEND", "PATH", "TZ"]);
     assert!(!variables.contains("c4n4ry"), "{variables}");
+}
+
+/// A server that answers every request so, and what it was asked: each request's target and headers.
+fn server(answer: String) -> (Door, String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let asked = Arc::<Mutex<Vec<String>>>::default();
+    let notes = Arc::clone(&asked);
+    let converse = move |mut stream: &std::net::TcpStream| {
+        let mut reader = BufReader::new(stream);
+        while let Some(request) = read_request(&mut reader)? {
+            notes.lock().unwrap().push(format!("{} {:?}", request.target, request.headers));
+            stream.write_all(answer.as_bytes())?;
+        }
+        Ok(())
+    };
+    (Door::open(listener, converse, || ()), address, asked)
+}
+
+/// Another server is whoever an attacker writes into a Location.
+#[test]
+fn a_redirect_tells_another_server_nothing() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let host = Host::live(Deadlines::all(Duration::from_secs(20)));
+    let (_other, other, heard) = server("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".into());
+    for status in ["301 Moved Permanently", "302 Found", "307 Temporary Redirect"] {
+        let to_other = format!("HTTP/1.1 {status}\r\nLocation: http://{other}/x\r\nContent-Length: 0\r\n\r\n");
+        let (_first, first, asked) = server(to_other);
+        let url = format!("http://c4n4ry:c4n4ry@{first}/x.deb?X-Amz-Signature=c4n4ry");
+        host.download(&url, 100).unwrap();
+        host.sum_of_download(&url).unwrap().unwrap();
+        assert!(asked.lock().unwrap().iter().all(|request| request.contains("c4n4ry")));
+        assert!(asked.lock().unwrap().iter().all(|request| request.contains("authorization")));
+    }
+    let heard = heard.lock().unwrap();
+    assert_eq!(heard.len(), 6);
+    for request in heard.iter() {
+        let told = ["c4n4ry", "authorization", "referer", "cookie"].iter().any(|word| request.contains(word));
+        assert!(!told, "{request}");
+    }
+}
+
+/// Everyone can ask systemd for the properties of a unit, and read its files.
+#[test]
+fn no_unit_file_has_the_password_of_a_proxy() {
+    for role in ["agent", "prereqs"] {
+        let root = Root::empty();
+        let set =
+            ["proxy.http=http://user:c4n4ry@h:1", "proxy.https=http://user:c4n4ry@h:2", "proxy.no_proxy=10.0.0.1"];
+        let words: Vec<&str> = set.iter().flat_map(|set| ["--set", set]).collect();
+        root.run(&[&["--sample", "--role", role][..], &words].concat()).ends_with(0);
+        let kept: Vec<String> = root
+            .made()
+            .into_iter()
+            .filter(|(_, look)| look.contains("c4n4ry"))
+            .map(|(path, look)| format!("{} {path}", look.split(' ').next().unwrap()))
+            .collect();
+        assert_eq!(kept, ["0600 /etc/systemd/system/docker.service.d/20-titus-proxy.env"]);
+        let drop_in = root.read("/etc/systemd/system/docker.service.d/20-titus-proxy.conf");
+        assert!(!drop_in.contains("Environment="), "{drop_in}");
+        let variables = root.read("/etc/systemd/system/docker.service.d/20-titus-proxy.env");
+        let read = crate::support::environment_file::read(&variables);
+        let expected = [
+            ("HTTP_PROXY", "http://user:c4n4ry@h:1"),
+            ("HTTPS_PROXY", "http://user:c4n4ry@h:2"),
+            ("NO_PROXY", "10.0.0.1"),
+        ];
+        assert_eq!(read, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        // Without proxies none of it is left, in whatever way an earlier release had it.
+        root.run(&["--sample", "--role", role]).ends_with(0);
+        assert!(!root.at("/etc/systemd/system/docker.service.d/20-titus-proxy.env").exists());
+        assert!(!root.at("/etc/systemd/system/docker.service.d/20-titus-proxy.conf").exists());
+    }
 }
