@@ -249,7 +249,7 @@ const PLAIN_TEXT: &str = "text";
 /// Where a setting can be set, in words.
 pub fn how_to_set(name: &str) -> String {
     let tag = if crate::settings::TAGS.contains(&name) {
-        format!(", or with the instance tag titus:{name}")
+        format!(", or with the instance tag titus:{name} where allowed_tags lists {name}")
     } else {
         String::new()
     };

@@ -6,6 +6,7 @@ use std::fmt;
 use crate::error::{Error, Kind, Result};
 use crate::facts::{Facts, TagSource};
 use crate::settings::Merged;
+use crate::settings::tags::is_allowed;
 
 /// The role's name as it was given, and each place consulted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +59,7 @@ pub fn role(flag: Option<&str>, merged: &Merged, facts: Option<&Facts>) -> Resul
         };
         let answer = match instance.map(|instance| &instance.tags) {
             None => Err("no instance was asked"),
+            Some(Some(_)) if !is_allowed(merged, "role") => Err("the image's allowed_tags lacks role"),
             Some(Some(tags)) => tag(tags, key),
             Some(None) => Err(source.unwrap_or("tags in instance metadata are off")),
         };

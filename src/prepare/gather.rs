@@ -29,6 +29,8 @@ pub struct Gathered {
     pub detected: Detected,
     /// The settings, each with its source.
     pub merged: Merged,
+    /// What is said of tags that are ignored.
+    pub ignored_tags: Vec<String>,
 }
 
 /// From a request to facts, role and settings.
@@ -67,7 +69,7 @@ pub(super) fn gather_for(request: &Request, role: Option<&str>, host: &Host) -> 
             cloud::type_numbers(host, cloud.as_mut(), &mut facts)?;
         }
     }
-    Ok(Gathered { facts, role, detected, merged })
+    Ok(Gathered { facts, role, detected, merged, ignored_tags: layers.ignored_tags() })
 }
 
 fn ask_for_tags(cloud: &mut Cloud, facts: &mut Facts, role: Option<&str>, merged: &Merged) -> Result<()> {

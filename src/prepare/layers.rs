@@ -12,14 +12,17 @@ use crate::host::net::Proxy;
 use crate::host::{Deadlines, Host};
 use crate::role::{Role, known_names};
 use crate::settings::schema::{self, Timeouts};
+use crate::settings::tags::{self, Tags};
 use crate::settings::{Layer, Merged, Source};
 use crate::titus::Values;
 use crate::userdata;
 
 /// All layers but those of the program and the role, which lie below them.
 pub struct Layers {
+    /// What tags may say of what the image leaves open.
+    tags: Tags,
     /// The image's files.
-    below: Vec<Layer>,
+    image: Vec<Layer>,
     /// The instance's user data.
     user_data: Vec<Layer>,
     /// The command line.
@@ -32,14 +35,14 @@ impl Layers {
     /// # Errors
     /// When a file or flag is wrong.
     pub fn read(request: &Request, host: &Host) -> Result<Layers> {
-        let mut below = Vec::new();
+        let mut image = Vec::new();
         if request.facts == FactSource::Sample {
-            below.push(Layer::parse(Source::Sample, sample::SETTINGS)?);
+            image.push(Layer::parse(Source::Sample, sample::SETTINGS)?);
         }
         match Layer::of_last_run(host)?.filter(|_| request.phases == Phases::Keep) {
             // All that the run was given, also by files: they may have changed since.
-            Some(handed_down) => below.push(handed_down),
-            None => below.extend(Layer::files(host)?),
+            Some(handed_down) => image.push(handed_down),
+            None => image.extend(Layer::files(host)?),
         }
         let mut above = Vec::new();
         for path in request.user_data.iter().chain(&request.config) {
@@ -48,7 +51,8 @@ impl Layers {
         for assignment in &request.set {
             above.push(Layer::assignment(assignment)?);
         }
-        Ok(Layers { below, user_data: Vec::new(), above })
+        above.iter().try_for_each(tags::refuse_elsewhere)?;
+        Ok(Layers { tags: Tags::default(), image, user_data: Vec::new(), above })
     }
 
     /// Takes the settings in the instance's user data, and those on its first line.
@@ -59,19 +63,28 @@ impl Layers {
         if let Some(text) = userdata::settings(bytes)? {
             self.user_data.push(Layer::parse(Source::UserData, &text)?);
             self.user_data.extend(first_line(request, &text)?);
+            self.user_data.iter().try_for_each(tags::refuse_elsewhere)?;
         }
         Ok(())
     }
 
-    /// Takes what the instance's tags say; user data overrides it.
+    /// Takes what the instance's tags may say.
     ///
     /// # Errors
     /// When a value has the wrong form.
     pub fn take_tags(&mut self, facts: &crate::facts::Facts) -> Result<()> {
         if let Some(tags) = facts.instance.as_ref().and_then(|instance| instance.tags.as_ref()) {
-            self.below.extend(Layer::tags(tags)?);
+            let mut image = Merged::default();
+            image.add(&Layer::built_in()?);
+            self.image.iter().for_each(|layer| image.add(layer));
+            self.tags = tags::read(tags, &image)?;
         }
         Ok(())
+    }
+
+    /// What an operator should know of tags that are ignored.
+    pub fn ignored_tags(&self) -> Vec<String> {
+        self.tags.ignored.clone()
     }
 
     /// Their sum, over the defaults of a role if it is known.
@@ -84,7 +97,13 @@ impl Layers {
         if let Some(role) = role {
             merged.add(&role.defaults()?);
         }
-        self.below.iter().chain(&self.user_data).chain(&self.above).for_each(|layer| merged.add(layer));
+        self.tags
+            .layers
+            .iter()
+            .chain(&self.image)
+            .chain(&self.user_data)
+            .chain(&self.above)
+            .for_each(|layer| merged.add(layer));
         Ok(merged)
     }
 }
@@ -103,7 +122,8 @@ fn first_line(request: &Request, text: &str) -> Result<Vec<Layer>> {
 /// # Errors
 /// When a name does not exist.
 pub fn names_of(host: &Host, role: &Role) -> Result<(Merged, BTreeSet<String>)> {
-    let merged = Layers { below: Vec::new(), user_data: Vec::new(), above: Vec::new() }.merged(Some(role))?;
+    let merged = Layers { tags: Tags::default(), image: Vec::new(), user_data: Vec::new(), above: Vec::new() }
+        .merged(Some(role))?;
     let known = known_names(&sample::facts(), &merged.settings()?, &Values::default());
     let names = role.names(&role.renderer(host, known)?)?;
     Ok((merged, names))

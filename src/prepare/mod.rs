@@ -43,6 +43,8 @@ pub struct Prepared {
     pub facts: Facts,
     /// What Titus derives of settings and facts.
     pub values: Values,
+    /// What is said of tags that are ignored.
+    pub ignored_tags: Vec<String>,
     /// The role's templates over all of this.
     pub renderer: Renderer,
     /// The same of further roles, for an image of several.
@@ -71,7 +73,7 @@ pub fn prepare(request: &Request, host: &mut Host) -> Result<Prepared> {
 /// # Errors
 /// Everything that can be refused before the machine is looked at.
 pub fn from_gathered(request: &Request, gathered: Gathered, host: &mut Host) -> Result<Prepared> {
-    let Gathered { facts, role, detected, merged } = gathered;
+    let Gathered { facts, role, detected, merged, ignored_tags } = gathered;
     let settings = merged.settings()?;
     role.refuse(&settings, &facts)?;
     host.deadlines = layers::deadlines(&merged);
@@ -100,14 +102,20 @@ pub fn from_gathered(request: &Request, gathered: Gathered, host: &mut Host) -> 
         values
     };
     if request.asks_instance() {
-        refuse_without_required(&role, &settings).map_err(|error| cloud::with_tags(error, &facts))?;
+        refuse_without_required(&role, &settings)
+            .map_err(|error| cloud::with_tags(with_ignored(error, &ignored_tags), &facts))?;
     }
     let renderer = role.renderer(host, known_names(&facts, &settings, &values))?;
     // Those of the binary are checked by its tests.
     if !role.is_built_in() {
         role.names(&renderer)?;
     }
-    Ok(Prepared { role, detected, merged, settings, facts, values, renderer, others: Vec::new() })
+    Ok(Prepared { role, detected, merged, settings, facts, values, ignored_tags, renderer, others: Vec::new() })
+}
+
+/// An error about a value that a tag may have had.
+fn with_ignored(error: Error, ignored: &[String]) -> Error {
+    if ignored.is_empty() { error } else { error.cause(ignored.join("\n")) }
 }
 
 fn refuse_without_required(role: &Role, settings: &Settings) -> Result<()> {
@@ -188,6 +196,11 @@ impl Prepared {
     /// What an operator should know and no step tells.
     pub fn notices(&self, host: &Host) -> Vec<String> {
         let mut notices: Vec<String> = self.put_off().into_iter().collect();
+        let from_tags = self.merged.from_tags();
+        if !from_tags.is_empty() {
+            notices.push(format!("from instance tags: {}", from_tags.join("; ")));
+        }
+        notices.extend(self.ignored_tags.iter().cloned());
         notices.extend(titus::notices(
             &self.settings,
             self.facts.instance.as_ref(),

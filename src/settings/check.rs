@@ -3,13 +3,17 @@
 //! quoting of templates has to hold.
 
 use super::values::{host_port, is_host, is_word, port};
-use super::{MESOS_PORT, Merged, Settings};
+use super::{MESOS_PORT, Merged, Settings, TAGS};
 use crate::error::{Error, Result};
 use crate::secrets::{HIDDEN, is_secret};
 
 type Form = (&'static str, fn(&str) -> bool);
 
 const NAME: Form = ("letters, digits, `.`, `_`, `-`", |s| is_word(s, "._-") && !s.starts_with('-'));
+const TAG_KEY: Form =
+    ("one of role, stack, prereqs, zookeeper.servers, master.address, agent.log_bucket and agent.asg", |s| {
+        TAGS.contains(&s)
+    });
 const ATTRIBUTE: Form =
     ("letters, digits and `._-/@+[]`; `;` and `:` would forge Mesos attributes", |s| is_word(s, "._-/@+[],"));
 const GROUP: Form = ("printable, without quotes, `;`, `:`, `$`, `\\` and blanks", |s| is_word(s, "._-/@+=()#,~"));
@@ -114,6 +118,7 @@ fn values(s: &Settings) -> Vec<(String, String, Form)> {
         found.extend(values.iter().map(|value| (key.to_owned(), value.clone(), form)));
     };
     many("allowed_roles", &s.allowed_roles, NAME);
+    many("allowed_tags", &s.allowed_tags, TAG_KEY);
     many("zookeeper.servers", &s.zookeeper.servers, HOST_PORT);
     many("mesos.masters", &s.mesos.masters, HOST_PORT);
     many("gateway.activate_instance_groups", s.gateway.activate_instance_groups.as_deref().unwrap_or_default(), GROUP);

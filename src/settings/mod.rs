@@ -5,6 +5,7 @@ mod check;
 pub mod name;
 pub mod schema;
 mod source;
+pub mod tags;
 pub mod template;
 pub mod values;
 
@@ -21,6 +22,7 @@ use crate::secrets::{hide, is_secret};
 pub use check::FOLLOWS;
 pub use schema::Settings;
 pub use source::Source;
+pub use tags::TAGS;
 
 /// Where the operator's own settings lie.
 pub const FILE: &str = "/etc/titus-bootstrap/config.toml";
@@ -28,11 +30,6 @@ pub const FILE: &str = "/etc/titus-bootstrap/config.toml";
 pub const DIRECTORY: &str = "/etc/titus-bootstrap/config.d";
 /// What `--save` writes.
 pub const SAVED: &str = "/etc/titus-bootstrap/config.d/60-saved.toml";
-
-/// The settings that an instance tag `titus:KEY` may set. No others: a tag must not be
-/// able to name packages or images.
-pub const TAGS: [&str; 7] =
-    ["role", "stack", "prereqs", "zookeeper.servers", "master.address", "agent.log_bucket", "agent.asg"];
 
 /// Where ZooKeeper and the Mesos masters listen, if nothing else is said.
 pub const ZOOKEEPER_PORT: u16 = 2181;
@@ -164,26 +161,6 @@ impl Layer {
                 if is_meant { as_text.error } else { as_toml.error }
             })
         })
-    }
-
-    /// What the instance's tags say, for the keys that tags may set.
-    ///
-    /// # Errors
-    /// When a value has the wrong form.
-    pub fn tags(tags: &BTreeMap<String, String>) -> Result<Vec<Layer>> {
-        let mut layers = Vec::new();
-        // The role is looked for on its own (detect.rs): there a tag yields to the settings.
-        for key in TAGS.into_iter().filter(|key| *key != "role") {
-            let tag = format!("titus:{key}");
-            let Some(value) = tags.get(&tag) else { continue };
-            let value = if key == "zookeeper.servers" {
-                Value::Array(value.split(',').map(|server| Value::String(server.trim().to_owned())).collect())
-            } else {
-                Value::String(value.clone())
-            };
-            layers.push(Layer::parse(Source::Tag(tag), &format!("{key} = {value}"))?);
-        }
-        Ok(layers)
     }
 
     /// Writes to [`SAVED`] this layer's values over those that are there.
@@ -469,20 +446,6 @@ mod tests {
         }
         let told = Layer::assignment("stakc=x").unwrap_err();
         assert_eq!(told.fix.unwrap(), "did you mean `stack`?");
-    }
-
-    #[test]
-    fn a_tag_sets_only_what_tags_may_set() {
-        let tags = [
-            ("titus:stack", "blue"),
-            ("titus:zookeeper.servers", "10.0.0.1:2181, 10.0.0.2:2181"),
-            ("titus:packages.docker", "evil"),
-        ];
-        let layers = Layer::tags(&tags.map(|(k, v)| (k.to_owned(), v.to_owned())).into()).unwrap();
-        let settings = merged(&layers).settings().unwrap();
-        assert_eq!(settings.zookeeper.servers, ["10.0.0.1:2181", "10.0.0.2:2181"]);
-        assert_eq!(settings.stack, "blue");
-        assert!(settings.packages.docker.is_empty());
     }
 
     #[test]

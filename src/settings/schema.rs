@@ -19,6 +19,9 @@ pub struct Settings {
     pub role: Option<String>,
     /// Roles that this image accepts; empty: all.
     pub allowed_roles: Vec<String>,
+    /// Settings that instance tags titus:KEY may set: of role, stack, prereqs, zookeeper.servers, master.address,
+    /// agent.log_bucket, agent.asg. Only the image's files can say it.
+    pub allowed_tags: Vec<String>,
     /// The Titus stack; part of paths in ZooKeeper and an attribute of agents.
     pub stack: String,
     /// Address of the node that runs ZooKeeper and the Mesos master: short for

@@ -247,3 +247,75 @@ fn no_unit_file_has_the_password_of_a_proxy() {
         assert!(!root.at("/etc/systemd/system/docker.service.d/20-titus-proxy.conf").exists());
     }
 }
+
+/// What packaging/terraform tells an agent by tags.
+const TERRAFORM: [(&str, &str); 4] =
+    [("role", "agent"), ("prereqs", "10.9.9.9"), ("agent.asg", "agents"), ("agent.log_bucket", "their-logs")];
+
+/// An agent with these tags, on an image with these settings.
+fn tagged(image: &str, tags: &[(&str, &str)]) -> (Root, Metadata) {
+    let (root, metadata) = (Root::empty(), Metadata::start(sample()));
+    root.write("/etc/titus-bootstrap/config.toml", image);
+    for (key, value) in tags {
+        metadata.set(&format!("meta-data/tags/instance/titus:{key}"), Some((*value).into()));
+    }
+    (root, metadata)
+}
+
+#[test]
+fn a_tag_does_not_point_an_agent_at_another_master() {
+    let baked = "agent.log_bucket = 'logs'\nzookeeper.servers = ['10.0.0.1:2181']\n";
+    // Not listed; and listed, but against what the image says.
+    for allowed in ["", "allowed_tags = ['role', 'prereqs', 'agent.asg', 'agent.log_bucket']\n"] {
+        let (root, metadata) = tagged(&format!("{allowed}{baked}"), &TERRAFORM);
+        let run = root.ask(&metadata, &["apply"]).ends_with(0);
+        run.prints(&[
+            "notice: from instance tags: agent.asg = \"agents\" (tag titus:agent.asg)",
+            "titus:prereqs",
+            "ignored",
+        ]);
+        let config = root.read("/etc/mesos-agent.config");
+        assert!(config.contains("MESOS_MASTER=zk://10.0.0.1:2181/") && !config.contains("10.9.9.9"), "{config}");
+        assert!(root.read("/etc/profile.d/titus_environment.sh").contains("=logs\n"));
+    }
+    let (root, metadata) = tagged("", &TERRAFORM);
+    root.ask(&metadata, &["apply"]).ends_with(78).tells(&[
+        "role agent needs agent.log_bucket and zookeeper.servers",
+        "allowed_tags = [\"role\", \"stack\", \"agent.asg\", \"prereqs\", \"agent.log_bucket\"]",
+    ]);
+    // What it says to do is enough.
+    let (root, metadata) = tagged(include_str!("../../packaging/terraform/image.toml"), &TERRAFORM);
+    root.ask(&metadata, &["apply"])
+        .ends_with(0)
+        .prints(&["zookeeper.servers = [\"10.9.9.9:2181\"] (tag titus:prereqs)"]);
+    assert!(root.read("/etc/mesos-agent.config").contains("MESOS_MASTER=zk://10.9.9.9:2181/"));
+}
+
+#[test]
+fn only_the_image_says_which_tags_count() {
+    let all = "allowed_tags = ['role', 'prereqs', 'agent.asg', 'agent.log_bucket']";
+    let (root, metadata) = tagged("", &TERRAFORM);
+    metadata.set("meta-data/tags/instance/titus:allowed_tags", Some("prereqs".into()));
+    root.ask(&metadata, &["plan"]).ends_with(78).tells(&["this image does not allow them"]);
+    for user_data in
+        [format!("#titus-bootstrap\n{all}\n"), format!("#!/usr/bin/titus-bootstrap --set {}\n", all.replace(' ', ""))]
+    {
+        metadata.set("user-data", Some(user_data.into_bytes()));
+        root.ask(&metadata, &["plan"])
+            .ends_with(78)
+            .tells(&["user data", "allowed_tags is a setting of the image alone"]);
+    }
+    metadata.set("user-data", None);
+    root.write("/srv/config.toml", all);
+    let config = root.at("/srv/config.toml").display().to_string();
+    for words in [["--set", all], ["--config", &config]] {
+        root.ask(&metadata, &[&["plan"][..], &words].concat())
+            .ends_with(78)
+            .tells(&["is a setting of the image alone"]);
+    }
+    // Nor is a role taken from a tag where the image does not allow that.
+    let (root, metadata) = tagged("allowed_tags = []", &TERRAFORM);
+    root.ask(&metadata, &["plan"])
+        .ends_with(78)
+        .tells(&["instance tag titus:role: the image's allowed_tags lacks role"]);
+}

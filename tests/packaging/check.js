@@ -18,6 +18,9 @@ const TOKENS = {
 // The tags that titus-bootstrap reads: TAGS in src/settings/mod.rs.
 const TAGS = ["role", "stack", "prereqs", "zookeeper.servers", "master.address", "agent.log_bucket", "agent.asg"];
 
+// Those that the image of the example allows.
+const ALLOWED = /^allowed_tags = (\[.*\])$/m.exec(fs.readFileSync(path.join(PACKAGING, "terraform/image.toml"), "utf8"))[1];
+
 /** The texts of a folder's files, by name. */
 function read(folder, ending) {
   const names = fs.readdirSync(path.join(PACKAGING, folder)).filter((name) => name.endsWith(ending));
@@ -72,6 +75,7 @@ async function terraform(files) {
       must(/^[\w+=.,:@-]+$/.test(key), `${name}: tag ${key} cannot be in metadata`);
     }
     for (const key of ours) must(TAGS.includes(key.slice(6)), `${name}: nobody reads the tag ${key}`);
+    for (const key of ours) must(JSON.parse(ALLOWED).includes(key.slice(6)), `${name}: the image ignores the tag ${key}`);
     if (name === "bastion") {
       must(ours.length === 0 && node.user_data === undefined, "bastion: is told to be a node of Titus");
       continue;
@@ -168,6 +172,7 @@ const BROKEN = [
   [terraform, "ec2.tf", /base64encode\("#!/, 'base64encode("#!/bin/bash\\nexec ', /agent: user data is not one line/],
   [terraform, "ec2.tf", /titus-bootstrap\\n/, "titus-bootstrap\\n[agent]\\n", /prereqs: user data is not one line/],
   [terraform, "ec2.tf", /"titus:agent.asg"/, '"titus:agent.group"', /gateway: nobody reads the tag titus:agent.group/],
+  [terraform, "ec2.tf", /"titus:prereqs"/, '"titus:zookeeper.servers"', /the image ignores the tag titus:zookeeper.servers/],
   [terraform, "ec2.tf", /"aws_instance" "bastion"/, '"aws_instance" "bastian"', /the nodes are not/],
   [terraform, "variables.tf", /default {5}= "optional"/, 'default = "required"', /titus_http_tokens is not optional/],
   [terraform, "variables.tf", /variable "public_key"/, 'variable "key"', /variable public_key is missing/],

@@ -7,6 +7,13 @@ use support::root::Root;
 
 const HANDED_DOWN: &str = "/var/lib/titus-bootstrap/settings.toml";
 
+/// An image that lets tags say where the master is.
+fn image() -> Root {
+    let root = Root::empty();
+    root.write("/etc/titus-bootstrap/config.toml", "allowed_tags = ['role', 'master.address', 'agent.asg']\n");
+    root
+}
+
 /// A gateway whose settings come from everywhere but its own files.
 fn gateway() -> Metadata {
     let metadata = Metadata::start(sample());
@@ -22,7 +29,7 @@ fn gateway() -> Metadata {
 
 #[test]
 fn it_has_what_its_run_had() {
-    let root = Root::empty();
+    let root = image();
     let apply = ["apply", "--set", "master.default_security_groups=sg-1", "--json"];
     root.ask(&gateway(), &apply).ends_with(0);
     // No tag, no user data, no flag, no role.
@@ -40,7 +47,7 @@ fn it_has_what_its_run_had() {
 
 #[test]
 fn a_second_run_writes_it_only_if_something_differs() {
-    let root = Root::empty();
+    let root = image();
     let metadata = gateway();
     let apply = ["apply", "--set", "master.default_security_groups=sg-1"];
     root.ask(&metadata, &apply).ends_with(0);

@@ -210,7 +210,11 @@ fn tags_that_are_wrong() {
         let metadata = Metadata::start(sample());
         tagged(&metadata);
         let root = drifted();
-        unchanged(&root, |root| root.ask(&metadata, &[])).ends_with(78).tells(&[key]);
+        root.write(
+            "/etc/titus-bootstrap/config.toml",
+            format!("allowed_tags = [{:?}, 'role']\n", &key["titus:".len()..]),
+        );
+        unchanged(&root, |root| root.ask(&metadata, &[])).ends_with(78).tells(&[key, "cannot be used"]);
     }
 }
 

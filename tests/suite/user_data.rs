@@ -75,6 +75,10 @@ fn one_line_is_enough_where_tags_say_the_rest() {
         ("titus:stack", "blue"),
     ];
     let (root, metadata) = (Root::empty(), serving("#!/usr/bin/titus-bootstrap", &tags));
+    root.write(
+        "/etc/titus-bootstrap/config.toml",
+        "allowed_tags = ['role', 'agent.log_bucket', 'zookeeper.servers', 'agent.asg', 'stack']\n",
+    );
     root.ask(&metadata, &[]).ends_with(0).prints(&["role agent", "instance tag titus:role: Agent"]);
     let config = root.read("/etc/mesos-agent.config");
     assert!(config.contains("zk://10.0.0.1:2181,10.0.0.2:2181,10.0.0.3:2181/titus/blue/mesos\n"), "{config}");
@@ -141,12 +145,12 @@ fn stack(layers: &[&str]) -> (String, String) {
 
 #[test]
 fn a_later_layer_wins_and_says_where_it_is() {
-    let layers = ["file", "directory", "tag", "user data", "--config", "--set"];
+    let layers = ["tag", "file", "directory", "user data", "--config", "--set"];
     for (count, value, source) in [
         (0, "mainvpc", "built-in"),
-        (1, "file", "/etc/titus-bootstrap/config.toml"),
-        (2, "directory", "/etc/titus-bootstrap/config.d/90-last.toml"),
-        (3, "tag", "tag titus:stack"),
+        (1, "tag", "tag titus:stack"),
+        (2, "file", "/etc/titus-bootstrap/config.toml"),
+        (3, "directory", "/etc/titus-bootstrap/config.d/90-last.toml"),
         (4, "user-data", "user data"),
         (5, "given", "GIVEN"),
         (6, "set", "--set stack"),
@@ -154,7 +158,7 @@ fn a_later_layer_wins_and_says_where_it_is() {
         assert_eq!(stack(&layers[..count]), (format!("\"{value}\""), source.into()));
         // Each wins also over the first alone.
         if let Some(last) = layers[..count].last() {
-            assert_eq!(stack(&["file", last]).0, format!("\"{value}\""));
+            assert_eq!(stack(&["tag", last]).0, format!("\"{value}\""));
         }
     }
 }

@@ -60,6 +60,10 @@ fn tags_of_the_api_make_it_the_same_agent() {
     let id = moto.launch("30.0.100.140", &tags);
     let metadata = Metadata::start(without_tags(items(), &id, &moto.vpc()));
     let root = tempfile::tempdir().unwrap();
+    let image = root.path().join("etc/titus-bootstrap");
+    std::fs::create_dir_all(&image).unwrap();
+    let allowed = "allowed_tags = ['role', 'stack', 'prereqs', 'agent.asg', 'agent.log_bucket']\n";
+    std::fs::write(image.join("config.toml"), allowed).unwrap();
     let told = good(&bootstrap(&metadata, &moto, &root, &["apply", "--phase", "boot"]));
     assert!(told.contains("instance tag titus:role (EC2 API DescribeTags): agent"), "{told}");
     let config = std::fs::read_to_string(root.path().join("etc/mesos-agent.config")).unwrap();
