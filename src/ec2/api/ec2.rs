@@ -21,8 +21,8 @@ pub struct Wanted<'a> {
     pub vpc_id: Option<&'a str>,
 }
 
-/// How many pages of one answer are read. One has up to a thousand items: more is a mistake that must end.
-const MOST_PAGES: usize = 16;
+/// How many pages of one answer are read. One has up to a hundred instances: more is a mistake that must end.
+const MOST_PAGES: usize = 32;
 
 impl Api {
     /// All tags of an instance. Somebody's description with a line break in it is left out, as from IMDS.
@@ -68,7 +68,7 @@ impl Api {
         let mut asked = vec![(key.as_str(), wanted.value), ("instance-state-name", "running")];
         asked.extend(wanted.vpc_id.map(|id| ("vpc-id", id)));
         let mut parameters = filters(&asked);
-        parameters.push(("MaxResults".into(), "1000".into()));
+        parameters.push(("MaxResults".into(), "100".into()));
         let mut peers = Vec::new();
         self.pages("DescribeInstances", &parameters, &mut |page| {
             for reservation in items(page, "reservationSet") {
