@@ -118,7 +118,7 @@ fn agents(host: &Host, master: &str, agent: &str) -> Result<Agents, String> {
 
 /// The line of a Go program's output that says what is wrong: the panic, which a trace of hundreds of lines follows,
 /// else a fatal error, else the last line.
-fn decisive_line(output: &str) -> Option<&str> {
+pub(crate) fn decisive_line(output: &str) -> Option<&str> {
     let lines = || output.lines().map(str::trim).filter(|line| !line.is_empty());
     let starts = |words: &'static str| lines().find(|line| line.starts_with(words));
     starts("panic:").or_else(|| starts("fatal error:")).or_else(|| lines().next_back())

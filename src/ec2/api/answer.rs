@@ -98,7 +98,7 @@ impl From<Answer> for Reply {
 }
 
 impl Reply {
-    fn new(status: u16, body: &[u8]) -> Reply {
+    pub(super) fn new(status: u16, body: &[u8]) -> Reply {
         let body = String::from_utf8_lossy(body).into_owned();
         let (code, message) = error_of(&body).unwrap_or_default();
         Reply { status, body, date: None, bucket_region: None, code, message }

@@ -17,6 +17,7 @@ use reqwest::{Method, Url};
 pub use self::answer::{Failure, statement};
 pub use self::autoscaling::{Lifecycle, Outcome};
 pub use self::ec2::Wanted;
+pub(crate) use self::ec2::read_as_any_answer;
 pub use self::endpoint::Service;
 pub use self::s3::Bucket;
 pub use crate::ec2::retry::Backoff;
