@@ -9,6 +9,8 @@ pub mod ec2;
 pub mod error;
 pub mod facts;
 pub mod host;
+#[doc(hidden)]
+pub mod parsers;
 pub mod prepare;
 pub mod properties;
 pub mod role;

@@ -56,7 +56,8 @@ fn is_role(path: &Path) -> Result<bool> {
     let bytes = crate::host::fs::read_named(path)
         .map_err(|e| Error::config(format!("{}: cannot be read", path.display())).cause(e))?;
     let text = String::from_utf8_lossy(&bytes);
-    Ok(text.parse::<toml::Table>().is_ok_and(|table| table.contains_key("step") || table.contains_key("description")))
+    let table = crate::settings::parse_toml::<toml::Table>("", &text);
+    Ok(table.is_ok_and(|table| table.contains_key("step") || table.contains_key("description")))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use reqwest::{ClientBuilder, Method, RequestBuilder, StatusCode, Url, redirect};
 use tokio::runtime::Runtime;
 
 use crate::error::Result;
-use crate::host::net::chain;
+use crate::host::net::{certificate_fix, chain};
 use crate::host::wait::{Deadline, runtime};
 
 /// How long one exchange may take at most, however slow the other side is.
@@ -39,10 +39,22 @@ pub(super) enum NoAnswer {
     Late(Duration),
     /// Nobody answered, or the connection broke.
     #[error("{}", innermost(.0))]
-    Broken(#[from] reqwest::Error),
+    Broken(reqwest::Error),
+    /// The server's certificate is refused, which another try does not change; in words, and the fix.
+    #[error("{0}")]
+    Refused(String, &'static str),
     /// It is larger than the limit, which the text names; its start.
     #[error("{0}")]
     TooLarge(String, Vec<u8>),
+}
+
+impl From<reqwest::Error> for NoAnswer {
+    fn from(error: reqwest::Error) -> NoAnswer {
+        match certificate_fix(&error) {
+            Some(fix) => NoAnswer::Refused(innermost(&error), fix),
+            None => NoAnswer::Broken(error),
+        }
+    }
 }
 
 impl Exchange {

@@ -13,6 +13,7 @@ pub mod failpoint;
 pub mod fs;
 pub mod image;
 pub mod interfaces;
+pub mod json;
 pub mod lock;
 pub mod net;
 pub mod ports;

@@ -9,23 +9,28 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::Host;
+use super::json::Bounded;
 use super::wait::{Deadline, runtime};
 use crate::error::{Error, Kind, Result};
 
 /// What an HTTP server said.
 #[derive(Debug)]
-pub struct Answer {
+pub struct Answer<T = ()> {
     /// Status code.
     pub status: u16,
     /// The header `Location`.
     pub location: Option<String>,
-    /// The body, at most [`ANSWER_LIMIT`].
-    pub body: Vec<u8>,
+    /// The first 2 KiB of the body.
+    pub start: String,
+    /// What was read of the body.
+    pub read: T,
 }
 
-/// More of an answer than this is not read, bytes. A Mesos master of a thousand
-/// agents answers `/slaves` with some 2 MiB.
-pub const ANSWER_LIMIT: usize = 64 << 20;
+/// More of an answer than this is not read, bytes. A Mesos master answers `/slaves` with some 10 KiB an agent.
+pub const ANSWER_LIMIT: usize = 256 << 20;
+
+/// How much of an answer is kept where only its start is wanted, bytes.
+const START: usize = 2 << 10;
 
 /// Proxies for downloads; settings `proxy.*`.
 #[derive(Debug, Clone, Default)]
@@ -59,6 +64,36 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         next = source.source();
     }
     text
+}
+
+/// What to do where a server's certificate is refused, which no other try changes. A certificate that is not valid
+/// yet may be the fault of a clock that is not set yet: that passes.
+pub(crate) fn certificate_fix(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    use rustls::CertificateError::{
+        Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet, NotValidYetContext,
+    };
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(rustls::Error::InvalidCertificate(why)) = error.downcast_ref() {
+            return match why {
+                NotValidYet | NotValidYetContext { .. } => None,
+                Expired | ExpiredContext { .. } => Some(
+                    "see whether this machine's clock is right (date --utc); else the server needs a new certificate",
+                ),
+                NotValidForName | NotValidForNameContext { .. } => {
+                    Some("use a name in the address that the server's certificate is for")
+                }
+                _ => Some(
+                    "install the package ca-certificates; where the server, or a proxy, has a certificate of your own \
+                     authority, add that to /usr/local/share/ca-certificates and run update-ca-certificates",
+                ),
+            };
+        }
+        // The source of an `io::Error` is that of the error in it, which it skips.
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        next = wrapped.map(|inner| inner as &(dyn std::error::Error + 'static)).or_else(|| error.source());
+    }
+    None
 }
 
 /// A client without TLS or proxy, for the node itself and for the cluster.
@@ -121,30 +156,75 @@ async fn connect(address: &str) -> Result<TcpStream, String> {
     Err(last)
 }
 
-fn http(
-    url: &str,
+/// Sends a request, and has the answer's body read.
+async fn http<T>(
     request: impl FnOnce(reqwest::Client) -> reqwest::RequestBuilder,
-    deadline: Duration,
-) -> Result<Result<Answer, String>> {
-    ask(format!("{url} to answer"), deadline, async {
-        // Whoever asks names the address.
-        let mut response = request(plain_client()?).send().await.map_err(|e| chain(&e.without_url()))?;
-        let body = body(&mut response, ANSWER_LIMIT).await?;
-        let location = response.headers().get("location").and_then(|v| v.to_str().ok()).map(str::to_owned);
-        Ok(Answer { status: response.status().as_u16(), location, body })
-    })
+    read: impl AsyncFnOnce(&mut reqwest::Response) -> Result<(String, T), String>,
+) -> Result<Answer<T>, String> {
+    // Whoever asks names the address.
+    let mut response = request(plain_client()?).send().await.map_err(|e| chain(&e.without_url()))?;
+    let location = response.headers().get("location").and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let status = response.status().as_u16();
+    let (start, read) = read(&mut response).await?;
+    Ok(Answer { status, location, start, read })
 }
 
-/// What an answer carries, at most so many bytes.
-async fn body(response: &mut reqwest::Response, limit: usize) -> Result<Vec<u8>, String> {
-    let mut body = Vec::new();
+/// The start of a body.
+async fn start(response: &mut reqwest::Response) -> Result<(String, ()), String> {
+    let mut start = Vec::new();
+    while start.len() < START
+        && let Some(chunk) = response.chunk().await.map_err(|e| chain(&e.without_url()))?
+    {
+        start.extend(chunk.iter().take(START - start.len()));
+    }
+    Ok((String::from_utf8_lossy(&start).into_owned(), ()))
+}
+
+/// Gives a body to `read` while it comes.
+async fn stream<T: Send + 'static>(
+    response: &mut reqwest::Response,
+    read: impl FnOnce(&mut dyn std::io::Read) -> serde_json::Result<T> + Send + 'static,
+) -> Result<(String, Result<T, String>), String> {
+    // Without room for a chunk more, so that what comes fast waits for what reads slowly.
+    let (sender, receiver) = std::sync::mpsc::sync_channel(0);
+    let reader = std::thread::spawn(move || {
+        let mut chunks = Bounded::new(Received { receiver, chunk: Vec::new(), position: 0 });
+        let read = read(&mut chunks).map_err(|e| format!("it is not the JSON that was asked for: {e}"));
+        (chunks.start(), read)
+    });
+    let mut length = 0_usize;
     while let Some(chunk) = response.chunk().await.map_err(|e| chain(&e.without_url()))? {
-        body.extend_from_slice(&chunk);
-        if body.len() > limit {
-            return Err(format!("the answer is larger than {limit} bytes"));
+        length = length.saturating_add(chunk.len());
+        if length > ANSWER_LIMIT {
+            return Err(format!("the answer is larger than {} MiB", ANSWER_LIMIT >> 20));
+        }
+        // One that has read enough has hung up.
+        if sender.send(chunk.to_vec()).is_err() {
+            break;
         }
     }
-    Ok(body)
+    drop(sender);
+    reader.join().map_err(|_| "the answer could not be read".into())
+}
+
+/// The chunks of a body, one after another.
+struct Received {
+    receiver: std::sync::mpsc::Receiver<Vec<u8>>,
+    chunk: Vec<u8>,
+    position: usize,
+}
+
+impl std::io::Read for Received {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        while self.position == self.chunk.len() {
+            let Ok(chunk) = self.receiver.recv() else { return Ok(0) };
+            (self.chunk, self.position) = (chunk, 0);
+        }
+        let mut rest = self.chunk.get(self.position..).unwrap_or_default();
+        let count = std::io::Read::read(&mut rest, buffer)?;
+        self.position += count;
+        Ok(count)
+    }
 }
 
 impl Host {
@@ -181,9 +261,23 @@ impl Host {
     /// GET without proxy; a redirect is an answer like any other.
     ///
     /// # Errors
-    /// Outside: a signal. Inside: the last answer, in words. A status that tells of a failure is not an error.
+    /// Outside: a signal. Inside: the last answer, in words. A status that reports a failure is not an error.
     pub fn http_get(&self, url: &str, deadline: Duration) -> Result<Result<Answer, String>> {
-        http(url, |client| client.get(url), deadline)
+        ask(format!("{url} to answer"), deadline, http(|client| client.get(url), start))
+    }
+
+    /// GET of a JSON document, as [`Host::http_get`]. `read` gets it while it comes, and keeps what is wanted of it.
+    ///
+    /// # Errors
+    /// As there. In the answer: why the document could not be read, in words.
+    pub fn http_get_json<T: Send + 'static>(
+        &self,
+        url: &str,
+        deadline: Duration,
+        read: impl FnOnce(&mut dyn std::io::Read) -> serde_json::Result<T> + Send + 'static,
+    ) -> Result<Result<Answer<Result<T, String>>, String>> {
+        let read = async |response: &mut reqwest::Response| stream(response, read).await;
+        ask(format!("{url} to answer"), deadline, http(|client| client.get(url), read))
     }
 
     /// PUT of a JSON document, as [`Host::http_get`].
@@ -192,27 +286,58 @@ impl Host {
     /// As there.
     pub fn http_put(&self, url: &str, document: &Json, deadline: Duration) -> Result<Result<Answer, String>> {
         let body = document.to_string();
-        http(url, |client| client.put(url).header("content-type", "application/json").body(body), deadline)
+        let request = |client: reqwest::Client| client.put(url).header("content-type", "application/json").body(body);
+        ask(format!("{url} to answer"), deadline, http(request, start))
     }
 
     /// Downloads at most `limit` bytes. A redirect from https to http is not followed.
     ///
     /// # Errors
-    /// When it cannot be had, or is larger. Credentials in the address are not shown. `Interrupted` when a signal came.
+    /// `TemporaryFailure` when it cannot be had now; `Failed` when another try would not help: it is larger, the
+    /// server refuses it or its certificate is refused. Credentials in the address are not shown. `Interrupted` when a
+    /// signal came.
     pub fn download(&self, url: &str, limit: usize) -> Result<Vec<u8>> {
-        let shown = crate::secrets::masked(url);
-        let download = async {
-            let client = download_client(&self.proxy)?.build().map_err(|e| chain(&e))?;
-            let response = client.get(url).send().await.map_err(|e| chain(&e.without_url()))?;
-            let mut response = response.error_for_status().map_err(|e| chain(&e.without_url()))?;
-            body(&mut response, limit).await
+        let failure = |kind, cause: String, fix: Option<&str>| {
+            Error::new(kind, format!("{}: cannot be downloaded", crate::secrets::masked(url))).cause(cause).fix(
+                fix.unwrap_or(
+                    "check the address and the way there (settings proxy.*), or give a path instead of an address",
+                ),
+            )
         };
-        ask(format!("the download of {shown}"), self.deadlines.download, download)?.map_err(|cause| {
-            Error::new(Kind::TemporaryFailure, format!("{shown}: cannot be downloaded"))
-                .cause(cause)
-                .fix("check the address and the way there (settings proxy.*), or give a path instead of an address")
-        })
+        let sent = |error: reqwest::Error| {
+            let fix = certificate_fix(&error);
+            let passing = fix.is_none()
+                && !error.is_redirect()
+                && !error.is_builder()
+                && error.status().is_none_or(|status| may_pass(status.as_u16()));
+            let kind = if passing { Kind::TemporaryFailure } else { Kind::Failed };
+            failure(kind, chain(&error.without_url()), fix)
+        };
+        let download = async {
+            let client = download_client(&self.proxy).and_then(|client| client.build().map_err(|e| chain(&e)));
+            let client = client.map_err(|why| failure(Kind::Failed, why, None))?;
+            let mut response =
+                client.get(url).send().await.and_then(reqwest::Response::error_for_status).map_err(sent)?;
+            let mut body = Vec::new();
+            while let Some(chunk) = response.chunk().await.map_err(sent)? {
+                body.extend_from_slice(&chunk);
+                if body.len() > limit {
+                    return Err(failure(Kind::Failed, format!("it is larger than {limit} bytes"), None));
+                }
+            }
+            Ok(body)
+        };
+        let what = format!("the download of {}", crate::secrets::masked(url));
+        let limit = self.deadlines.download;
+        let late = || format!("no answer within {}", humantime::format_duration(limit));
+        let done = Deadline::new(what, limit).block_on(&runtime()?, download)?;
+        done.unwrap_or_else(|| Err(failure(Kind::TemporaryFailure, late(), None)))
     }
+}
+
+/// Whether a status is one that another try may not meet.
+pub(crate) fn may_pass(status: u16) -> bool {
+    matches!(status, 408 | 425 | 429 | 500..)
 }
 
 #[cfg(test)]
@@ -279,8 +404,59 @@ mod tests {
     }
 
     #[test]
-    fn an_error_page_is_not_a_download() {
-        let address = answering(b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\npage");
-        assert!(host().download(&format!("http://{address}/"), 100).is_err());
+    fn an_error_page_is_not_a_download_and_may_pass_or_not() {
+        for (status, kind) in
+            [("404 Not Found", Kind::Failed), ("403 Forbidden", Kind::Failed), ("503 Busy", Kind::TemporaryFailure)]
+        {
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 4\r\n\r\npage");
+            let address = answering(answer.leak().as_bytes());
+            assert_eq!(host().download(&format!("http://{address}/"), 100).unwrap_err().kind, kind, "{status}");
+        }
+        let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        assert_eq!(host().download(&format!("http://{nobody}/"), 100).unwrap_err().kind, Kind::TemporaryFailure);
+    }
+
+    /// A server with a certificate that nobody signed, for any number of connections.
+    fn with_own_certificate() -> SocketAddr {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::Pkcs8(own.signing_key.serialize_der().into());
+        let config = rustls::ServerConfig::builder().with_no_client_auth();
+        let config = std::sync::Arc::new(config.with_single_cert(vec![own.cert.der().clone()], key).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut connection = rustls::ServerConnection::new(std::sync::Arc::clone(&config)).unwrap();
+                while connection.is_handshaking() && connection.complete_io(&mut stream).is_ok() {}
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn a_certificate_that_is_refused_ends_a_download_at_once() {
+        let url = format!("https://localhost:{}/key", with_own_certificate().port());
+        let error = host().download(&url, 100).unwrap_err();
+        assert_eq!(error.kind, Kind::Failed, "{error}");
+        assert!(error.fix.unwrap().contains("ca-certificates"));
+        // With a pause between tries that no test would wait for.
+        let failure = host().sum_of_download(&url).unwrap().unwrap_err();
+        assert!(matches!(failure, crate::host::download::Failure::Refused(..)), "{failure:?}");
+    }
+
+    #[test]
+    fn each_fault_of_a_certificate_has_its_fix() {
+        use rustls::CertificateError as Fault;
+        let fix = |fault| {
+            let inner = std::io::Error::new(std::io::ErrorKind::InvalidData, rustls::Error::InvalidCertificate(fault));
+            certificate_fix(&std::io::Error::other(inner))
+        };
+        assert!(fix(Fault::Expired).unwrap().contains("date --utc"));
+        assert!(fix(Fault::NotValidForName).unwrap().contains("a name in the address"));
+        assert!(fix(Fault::UnknownIssuer).unwrap().contains("update-ca-certificates"));
+        assert!(fix(Fault::Revoked).is_some() && fix(Fault::BadEncoding).is_some());
+        assert_eq!(fix(Fault::NotValidYet), None);
+        assert_eq!(certificate_fix(&std::io::Error::other("refused")), None);
     }
 }

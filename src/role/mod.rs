@@ -150,7 +150,7 @@ impl Role {
         Role::parse(&name, &shown, text)
     }
 
-    fn parse(name: &str, source: &str, text: String) -> Result<Role> {
+    pub(crate) fn parse(name: &str, source: &str, text: String) -> Result<Role> {
         let shown = if source == BUILT_IN_SOURCE { format!("role {name}") } else { source.to_owned() };
         let file: File = parse_toml(&shown, &text)?;
         let mut seen: BTreeMap<&str, bool> = BTreeMap::new();

@@ -313,14 +313,42 @@ pub fn parse_toml<T: DeserializeOwned>(source: &str, text: &str) -> Result<T> {
     read_toml(source, text).map_err(|misread| misread.error)
 }
 
+/// The most lists and inline tables within one another.
+const DEPTH: usize = 64;
+
+/// Where a text opens one list or inline table too many. The library has a limit, too, but loses count in a text with
+/// faults (`{ {}{}{} …`), and then ends the process for want of stack.
+fn first_too_deep(text: &str) -> Option<usize> {
+    use toml_parser::lexer::TokenKind::{LeftCurlyBracket, LeftSquareBracket, RightCurlyBracket, RightSquareBracket};
+    let mut open = Vec::new();
+    for token in toml_parser::Source::new(text).lex() {
+        match token.kind() {
+            LeftCurlyBracket | LeftSquareBracket if open.len() == DEPTH => return Some(token.span().start()),
+            LeftCurlyBracket => open.push(RightCurlyBracket),
+            LeftSquareBracket => open.push(RightSquareBracket),
+            other => drop(open.pop_if(|closing| *closing == other)),
+        }
+    }
+    None
+}
+
 fn read_toml<T: DeserializeOwned>(source: &str, text: &str) -> Result<T, Misread> {
+    let place = |before: &str| {
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        format!(", line {}, column {column}", before.matches('\n').count() + 1)
+    };
+    if let Some(start) = first_too_deep(text) {
+        let place = place(text.get(..start).unwrap_or_default());
+        let error = Error::config(format!("{source}{place}: more than {DEPTH} lists or tables within one another"))
+            .fix("look for a bracket before it that is not closed");
+        return Err(Misread { error, is_unknown_key: false });
+    }
     toml::from_str(text).map_err(|error| {
         let before = error.span().and_then(|span| text.get(..span.start));
         let line = before.and_then(|before| before.rsplit('\n').next()).unwrap_or_default();
-        let place = before.map_or_else(String::new, |before| {
-            format!(", line {}, column {}", before.matches('\n').count() + 1, line.chars().count() + 1)
-        });
-        let message = error.message().trim();
+        let place = before.map_or_else(String::new, place);
+        // A name or value can be as long as the file.
+        let message = error.message().trim().split('`').map(shortened).collect::<Vec<_>>().join("`");
         let (problem, expected) = message.split_at(message.find(", expected").unwrap_or(message.len()));
         // The library tells an unknown key by the words of serde's message alone, and has the known ones only there.
         let is_unknown_key = problem.starts_with("unknown field");
@@ -345,6 +373,11 @@ pub fn did_you_mean<'a>(unknown: &str, known: impl Iterator<Item = &'a str> + Cl
     }
 }
 
+/// What fits into a message.
+fn shortened(text: &str) -> String {
+    if text.len() <= 2000 { text.to_owned() } else { text.chars().take(60).chain(['…']).collect() }
+}
+
 /// The name that is most like this one, if it is like it at all.
 pub fn nearest<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     known
@@ -367,6 +400,30 @@ mod tests {
         merged.add(&Layer::built_in().unwrap());
         layers.iter().for_each(|layer| merged.add(layer));
         merged
+    }
+
+    #[test]
+    fn a_text_that_nests_without_end_is_refused_where_it_does() {
+        let parse = |text: &str| Layer::parse(Source::UserData, text);
+        let refused = |text: &str| parse(text).unwrap_err().what;
+        let expected = "user data, line 2, column 65: more than 64 lists or tables within one another";
+        assert_eq!(refused(&format!("\n{}", "[".repeat(60_000))), expected);
+        // Each `{}` below its limit makes the library forget one that is open.
+        let forgetful = format!("x = {}{}", "{a=".repeat(80), "{} {a ".repeat(60_000));
+        assert!(refused(&forgetful).contains("more than 64"));
+        assert!(refused(&"[x\n".repeat(1000)).contains("line 65"));
+        // Brackets in a text and in a comment open nothing, and what is closed is not open.
+        let text = format!("[agent]\nasg = \"{0}\" # {0}\n{1}", "{".repeat(100), "# [\n".repeat(100));
+        parse(&text).unwrap();
+        let many = format!("tags.role = [{}]", "\"a\", ".repeat(1000));
+        parse(&many).unwrap();
+    }
+
+    #[test]
+    fn an_error_is_short_however_long_the_key_is() {
+        let error = Layer::parse(Source::UserData, &format!("{} = 1", "9".repeat(60_000))).unwrap_err();
+        assert!(error.to_string().len() < 1000 && error.what.contains("unknown field `999"), "{error}");
+        assert!(error.fix.unwrap().contains("agent"));
     }
 
     #[test]

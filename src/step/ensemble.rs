@@ -57,7 +57,7 @@ pub fn ask(host: &Host, address: &str) -> Result<Result<Answer, String>> {
 }
 
 /// The number in what a server answers to `conf` (ZooKeeper Administrator's Guide, "The Four Letter Words").
-fn number_of(text: &str) -> Option<usize> {
+pub(crate) fn number_of(text: &str) -> Option<usize> {
     text.lines().find_map(|line| line.trim().strip_prefix("serverId=")?.trim().parse().ok())
 }
 

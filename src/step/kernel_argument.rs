@@ -55,7 +55,7 @@ fn grub_due<'a>(arguments: &'a [String], grub_cfg: &str, drop_in_changes: bool) 
 }
 
 /// Arguments that some `linux` line of grub.cfg lacks.
-fn lacking_in_grub<'a>(arguments: &'a [String], grub_cfg: &str) -> Vec<&'a str> {
+pub(crate) fn lacking_in_grub<'a>(arguments: &'a [String], grub_cfg: &str) -> Vec<&'a str> {
     let lines: Vec<Vec<&str>> = grub_cfg
         .lines()
         .map(|line| line.split_whitespace().collect::<Vec<_>>())

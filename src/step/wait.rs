@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::{Change, Planned, RawKind, State, Work, ensemble};
 use crate::error::{Error, Result};
@@ -242,13 +241,21 @@ fn one_leads(host: &Host, masters: &[String]) -> Result<Result<(), String>> {
     })
 }
 
+/// The one metric that is read.
+#[derive(Deserialize)]
+pub(crate) struct Metrics {
+    #[serde(rename = "master/elected")]
+    elected: Option<f64>,
+}
+
 fn is_elected(host: &Host, master: &str) -> Result<Result<bool, String>> {
-    Ok(host.http_get(&format!("http://{master}/metrics/snapshot"), TRY)?.and_then(|answer| {
+    let url = format!("http://{master}/metrics/snapshot");
+    let asked = host.http_get_json(&url, TRY, |answer| serde_json::from_reader::<_, Metrics>(answer))?;
+    Ok(asked.and_then(|answer| {
         if answer.status != 200 {
             return Err(format!("status {}", answer.status));
         }
-        let document: Value = serde_json::from_slice(&answer.body).map_err(|e| format!("no JSON: {e}"))?;
-        let elected = document.get("master/elected").and_then(Value::as_f64);
+        let elected = answer.read?.elected;
         elected.map(|elected| elected > 0.5).ok_or_else(|| "its answer has no master/elected".into())
     }))
 }

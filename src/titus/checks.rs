@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde::Deserialize;
 
 use super::instance_groups::ACTIVE;
 use crate::host::Host;
 use crate::host::command::Patience;
+use crate::host::json::each_item;
 
 const TRY: Duration = Duration::from_secs(10);
 
@@ -38,13 +39,14 @@ pub fn active(states: &[(&str, Option<String>)]) -> Finding {
 /// Whether one of the masters, or the leader that it names, has this agent in `/slaves`.
 pub fn registered(host: &Host, masters: &[String], address: &str, port: u16) -> Finding {
     let mut answers = Vec::new();
+    let agent = format!("{address}:{port}");
     for master in masters {
-        match slaves(host, master) {
-            Ok(slaves) if slaves.iter().any(|slave| is_agent(slave, address, port)) => {
-                return Finding::Good(format!("the Mesos master at {master} has the agent {address}:{port}"));
+        match agents(host, master, &agent) {
+            Ok(Agents { has_it: true, .. }) => {
+                return Finding::Good(format!("the Mesos master at {master} has the agent {agent}"));
             }
-            Ok(slaves) => {
-                answers.push(format!("{master} has {} agents, {address}:{port} is none of them", slaves.len()))
+            Ok(Agents { count, .. }) => {
+                answers.push(format!("{master} has {count} agents, {agent} is none of them"));
             }
             Err(answer) => answers.push(format!("{master}: {answer}")),
         }
@@ -55,36 +57,71 @@ pub fn registered(host: &Host, masters: &[String], address: &str, port: u16) -> 
     Finding::Bad(format!("no Mesos master has this agent: {}", answers.join("; ")))
 }
 
-fn slaves(host: &Host, master: &str) -> Result<Vec<Value>, String> {
-    let mut answer = host.http_get(&format!("http://{master}/slaves"), TRY).map_err(|signal| signal.what).flatten()?;
+/// The agents that a master has.
+#[derive(Default)]
+pub(crate) struct Agents {
+    count: usize,
+    /// Whether the one that is looked for is among them, and active.
+    has_it: bool,
+}
+
+/// One of them. Its `pid` is `slave(1)@10.0.0.1:5051`: the address that the agent itself advertises.
+#[derive(Deserialize)]
+struct Slave {
+    pid: Option<String>,
+    active: Option<bool>,
+}
+
+impl Slave {
+    fn is_active_at(&self, agent: &str) -> bool {
+        let pid = self.pid.as_deref().unwrap_or_default();
+        self.active.unwrap_or(true) && pid.rsplit('@').next() == Some(agent)
+    }
+}
+
+/// Counts the agents of a master's answer; `None` where it has no list of them.
+///
+/// # Errors
+/// When it is not JSON of this form.
+pub(crate) fn count_agents(answer: impl std::io::Read, agent: &str) -> serde_json::Result<Option<Agents>> {
+    let mut agents = Agents::default();
+    let found = each_item(
+        answer,
+        |key| key == "slaves",
+        |slave: Slave| {
+            agents.count += 1;
+            agents.has_it |= slave.is_active_at(agent);
+        },
+    )?;
+    Ok(found.then_some(agents))
+}
+
+fn agents(host: &Host, master: &str, agent: &str) -> Result<Agents, String> {
+    let ask = |url: &str| {
+        let agent = agent.to_owned();
+        host.http_get_json(url, TRY, move |answer| count_agents(answer, &agent)).map_err(|signal| signal.what).flatten()
+    };
+    let mut answer = ask(&format!("http://{master}/slaves"))?;
     // A master that is not the leader sends to it: `Location: //host:5050/slaves`.
     if let (300..400, Some(location)) = (answer.status, answer.location.clone()) {
         let url = if location.starts_with("//") { format!("http:{location}") } else { location };
         if !url.starts_with("http://") {
             return Err(format!("redirects to {url}"));
         }
-        answer = host.http_get(&url, TRY).map_err(|signal| signal.what).flatten()?;
+        answer = ask(&url)?;
     }
     if answer.status != 200 {
         return Err(format!("status {}", answer.status));
     }
-    let document: Value = serde_json::from_slice(&answer.body).map_err(|e| format!("no JSON: {e}"))?;
-    document.get("slaves").and_then(Value::as_array).cloned().ok_or_else(|| "its answer has no agents".into())
+    answer.read?.ok_or_else(|| "its answer has no agents".into())
 }
 
 /// The line of a Go program's output that says what is wrong: the panic, which a trace of hundreds of lines follows,
 /// else a fatal error, else the last line.
-fn decisive_line(output: &str) -> Option<&str> {
+pub(crate) fn decisive_line(output: &str) -> Option<&str> {
     let lines = || output.lines().map(str::trim).filter(|line| !line.is_empty());
     let starts = |words: &'static str| lines().find(|line| line.starts_with(words));
     starts("panic:").or_else(|| starts("fatal error:")).or_else(|| lines().next_back())
-}
-
-/// `pid` is `slave(1)@10.0.0.1:5051`: the address that the agent itself advertises.
-fn is_agent(slave: &Value, address: &str, port: u16) -> bool {
-    let pid = slave.get("pid").and_then(Value::as_str).unwrap_or_default();
-    let active = slave.get("active").and_then(Value::as_bool).unwrap_or(true);
-    active && pid.rsplit('@').next() == Some(format!("{address}:{port}").as_str())
 }
 
 /// Whether the driver on the node, which is the authority on what it can attach, counts as we do.
@@ -113,8 +150,6 @@ pub fn vpc_tool(host: &Host, ours: &str) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -128,11 +163,20 @@ mod tests {
 
     #[test]
     fn an_agent_is_known_by_its_own_address_and_port() {
-        let slave = json!({ "id": "S0", "hostname": "other", "pid": "slave(1)@10.0.0.7:5051", "active": true });
-        assert!(is_agent(&slave, "10.0.0.7", 5051));
-        assert!(!is_agent(&slave, "10.0.0.7", 5052));
-        assert!(!is_agent(&slave, "0.0.0.7", 5051));
-        assert!(!is_agent(&json!({ "pid": "slave(1)@10.0.0.7:5051", "active": false }), "10.0.0.7", 5051));
-        assert!(!is_agent(&json!({}), "10.0.0.7", 5051));
+        let answer = |slaves: &str| format!(r#"{{"slaves": [{{}}, {slaves}], "recovered_slaves": []}}"#);
+        let at = r#"{"id": "S0", "hostname": "other", "pid": "slave(1)@10.0.0.7:5051", "active": true}"#;
+        let gone = r#"{"pid": "slave(1)@10.0.0.7:5051", "active": false}"#;
+        for (slaves, agent, expected) in [
+            (at, "10.0.0.7:5051", true),
+            (at, "10.0.0.7:5052", false),
+            (at, "0.0.0.7:5051", false),
+            (gone, "10.0.0.7:5051", false),
+            (r#"{"pid": "slave(1)@10.0.0.7:5051"}"#, "10.0.0.7:5051", true),
+        ] {
+            let agents = count_agents(answer(slaves).as_bytes(), agent).unwrap().unwrap();
+            assert_eq!((agents.count, agents.has_it), (2, expected), "{slaves}");
+        }
+        assert!(count_agents(&b"{}"[..], "x").unwrap().is_none());
+        assert!(count_agents(&b"<html>"[..], "x").is_err());
     }
 }

@@ -5,10 +5,12 @@
 
 use std::time::Duration;
 
-use serde_json::{Value as Json, json};
+use serde::Deserialize;
+use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
 use crate::host::Host;
+use crate::host::json::each_item;
 
 /// The list of groups.
 const GROUPS: &str = "http://localhost:7001/api/v3/agent/instanceGroups";
@@ -25,38 +27,55 @@ const TRY: Duration = Duration::from_secs(10);
 /// 75 when the gateway or its master does not answer; 1 when the answer cannot be understood.
 pub fn state(host: &Host, name: &str) -> Result<Option<String>> {
     let url = address(name);
-    let answer = host.http_get(&url, TRY)?.map_err(|answer| no_answer(&url, &answer))?;
+    let asked = host.http_get_json(&url, TRY, |answer| serde_json::from_reader::<_, Group>(answer))?;
+    let answer = asked.map_err(|answer| no_answer(&url, &answer))?;
     match answer.status {
         404 => return Ok(None),
         // rc.57 answers 500 for a group that no agent has registered for; other failures are 500, too.
-        500 if !known(host)?.iter().any(|known| known == name) => return Ok(None),
+        500 if !is_known(host, name)? => return Ok(None),
         _ => {}
     }
-    let text = understood(&url, answer.status, &answer.body)?;
-    let document: Json = serde_json::from_str(&text).unwrap_or_default();
-    let state = document.pointer("/lifecycleStatus/state").and_then(Json::as_str).map(str::to_owned);
-    let state = state.ok_or_else(|| {
+    understood(&url, answer.status, &answer.start)?;
+    let wrong = |why: String| {
         Error::failed(format!("{url}: the answer has no lifecycleStatus.state"))
-            .cause(text)
+            .cause(why)
             .fix("see whether this gateway serves Titus's API v3")
-    })?;
-    Ok(Some(state))
+    };
+    let group = answer.read.map_err(wrong)?;
+    let state = group.lifecycle_status.and_then(|status| status.state);
+    state.map(Some).ok_or_else(|| wrong(answer.start))
 }
 
-/// The ids of the groups that the Titus master knows.
-fn known(host: &Host) -> Result<Vec<String>> {
-    let answer = host.http_get(GROUPS, TRY)?.map_err(|answer| no_answer(GROUPS, &answer))?;
-    understood(GROUPS, answer.status, &answer.body)?;
-    let document: Json = serde_json::from_slice(&answer.body)
-        .map_err(|e| Error::failed(format!("{GROUPS}: the answer is not JSON")).cause(e))?;
-    Ok(ids(&document))
+/// A group, as far as it is read.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Group {
+    id: Option<String>,
+    lifecycle_status: Option<Status>,
 }
 
-/// The ids in a list of groups. The list is the document's one field; without a group it has none.
-fn ids(document: &Json) -> Vec<String> {
-    let lists = document.as_object().into_iter().flat_map(|fields| fields.values()).filter_map(Json::as_array);
-    let groups = document.as_array().into_iter().chain(lists).flatten();
-    groups.filter_map(|group| Some(group.get("id")?.as_str()?.to_owned())).collect()
+#[derive(Deserialize)]
+struct Status {
+    state: Option<String>,
+}
+
+/// Whether the Titus master knows a group.
+fn is_known(host: &Host, name: &str) -> Result<bool> {
+    let wanted = name.to_owned();
+    let asked = host.http_get_json(GROUPS, TRY, move |answer| has_group(answer, &wanted))?;
+    let answer = asked.map_err(|answer| no_answer(GROUPS, &answer))?;
+    understood(GROUPS, answer.status, &answer.start)?;
+    answer.read.map_err(|e| Error::failed(format!("{GROUPS}: the answer cannot be read")).cause(e))
+}
+
+/// Whether a list of groups has one. The list is the document's one field; without a group it has none.
+///
+/// # Errors
+/// When it is not JSON of this form.
+pub(crate) fn has_group(answer: impl std::io::Read, name: &str) -> serde_json::Result<bool> {
+    let mut has_it = false;
+    each_item(answer, |_| true, |group: Group| has_it |= group.id.as_deref() == Some(name))?;
+    Ok(has_it)
 }
 
 /// Makes a group that the Titus master knows active.
@@ -67,7 +86,7 @@ pub fn activate(host: &Host, name: &str) -> Result<()> {
     let url = format!("{}/lifecycle", address(name));
     let wish = json!({ "instanceGroupId": name, "lifecycleState": ACTIVE });
     let answer = host.http_put(&url, &wish, TRY)?.map_err(|answer| no_answer(&url, &answer))?;
-    understood(&url, answer.status, &answer.body).map(drop)
+    understood(&url, answer.status, &answer.start)
 }
 
 fn address(name: &str) -> String {
@@ -86,17 +105,16 @@ fn no_answer(url: &str, answer: &str) -> Error {
         .fix("see whether it runs: systemctl status titus-server-gateway")
 }
 
-/// The body of an answer that tells of success.
-fn understood(url: &str, status: u16, body: &[u8]) -> Result<String> {
-    let text = String::from_utf8_lossy(body.get(..2048).unwrap_or(body)).into_owned();
+/// Fails where the status of an answer reports a failure.
+fn understood(url: &str, status: u16, start: &str) -> Result<()> {
     match status {
-        200..=299 => Ok(text),
+        200..=299 => Ok(()),
         // Not yet: the gateway's master is restarted, not ready, or did not answer in time.
         408 | 429 | 502..=504 => Err(Error::new(Kind::TemporaryFailure, format!("{url}: status {status}"))
-            .cause(text)
+            .cause(start)
             .fix("see whether the Titus master runs, and whether master.address is its address")),
         _ => {
-            Err(Error::failed(format!("{url}: status {status}")).cause(text).fix("journalctl -u titus-server-gateway"))
+            Err(Error::failed(format!("{url}: status {status}")).cause(start).fix("journalctl -u titus-server-gateway"))
         }
     }
 }
@@ -112,21 +130,22 @@ mod tests {
     }
 
     #[test]
-    fn a_list_has_its_ids_and_none_is_no_field() {
-        let two = json!({ "agentInstanceGroups": [{ "id": "a", "lifecycleStatus": {} }, { "id": "b" }, {}] });
-        assert_eq!(ids(&two), ["a", "b"]);
-        assert_eq!(ids(&json!([{ "id": "a" }])), ["a"]);
-        assert_eq!(ids(&json!({})), [""; 0]);
-        assert_eq!(ids(&json!({ "agentInstanceGroups": "x" })), [""; 0]);
+    fn a_list_has_a_group_or_not() {
+        let has = |text: &str| has_group(text.as_bytes(), "b").unwrap();
+        assert!(has(r#"{ "agentInstanceGroups": [{ "id": "a", "lifecycleStatus": {} }, { "id": "b" }, {}] }"#));
+        assert!(has(r#"[{ "id": "b" }]"#));
+        for none in ["{}", r#"{ "agentInstanceGroups": "b" }"#, r#"{ "agentInstanceGroups": [{ "id": "ab" }] }"#] {
+            assert!(!has(none), "{none}");
+        }
     }
 
     #[test]
     fn answers_are_told_apart() {
-        assert_eq!(understood("u", 204, b"").unwrap(), "");
+        understood("u", 204, "").unwrap();
         for not_yet in [408, 429, 502, 503, 504] {
-            assert_eq!(understood("u", not_yet, b"no master").unwrap_err().kind, Kind::TemporaryFailure);
+            assert_eq!(understood("u", not_yet, "no master").unwrap_err().kind, Kind::TemporaryFailure);
         }
-        assert_eq!(understood("u", 500, b"INTERNAL").unwrap_err().kind, Kind::Failed);
-        assert_eq!(understood("u", 400, &[0xff; 4096]).unwrap_err().kind, Kind::Failed);
+        assert_eq!(understood("u", 500, "INTERNAL").unwrap_err().kind, Kind::Failed);
+        assert_eq!(understood("u", 400, "").unwrap_err().kind, Kind::Failed);
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// the room itself.
 const FLOORS: [&[&str]; 16] = [
     &["main"],
-    &["app"],
+    &["app", "parsers"],
     &["cli", "commands"],
     &["seal", "why"],
     &["run"],

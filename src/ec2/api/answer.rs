@@ -98,7 +98,7 @@ impl From<Answer> for Reply {
 }
 
 impl Reply {
-    fn new(status: u16, body: &[u8]) -> Reply {
+    pub(super) fn new(status: u16, body: &[u8]) -> Reply {
         let body = String::from_utf8_lossy(body).into_owned();
         let (code, message) = error_of(&body).unwrap_or_default();
         Reply { status, body, date: None, bucket_region: None, code, message }
@@ -152,7 +152,7 @@ impl Reply {
 
 /// Code and message of an error's document: EC2 has it in `Response`, S3 bare.
 fn error_of(body: &str) -> Option<(String, String)> {
-    let document = Document::parse(body).ok()?;
+    let document = document(body).ok()?;
     let is_error = ["Response", "ErrorResponse", "Error"].contains(&document.root_element().tag_name().name());
     let text = |name: &str| {
         let found = document.descendants().find(|node| node.tag_name().name() == name);
@@ -166,6 +166,25 @@ fn error_of(body: &str) -> Option<(String, String)> {
     let is_held = code != "ValidationError" || !message.starts_with("No active Lifecycle Action");
     let code = if is_held { code } else { NOT_HELD.to_owned() };
     (is_error && !code.is_empty()).then(|| (code, message.trim().chars().take(400).collect()))
+}
+
+/// The longest tag of a document, bytes: its attributes are compared with one another.
+const TAG: usize = 1 << 10;
+
+/// The most tags and attributes. A page of a hundred instances has some 25,000.
+const MARKS: usize = 60_000;
+
+/// Reads XML whose tree needs no more than some MiB.
+///
+/// # Errors
+/// When it is not XML, or would need more; in words.
+fn document(body: &str) -> Result<Document<'_>, String> {
+    let marks = memchr::memchr2_iter(b'<', b'=', body.as_bytes()).count();
+    let longest = body.split('<').skip(1).filter_map(|tag| tag.find('>').or(Some(tag.len()))).max();
+    if marks > MARKS || longest > Some(TAG) {
+        return Err(format!("it has more than {MARKS} tags, or one of more than {TAG} bytes"));
+    }
+    Document::parse(body).map_err(|e| format!("it is not XML ({e})"))
 }
 
 fn plain(text: &str) -> String {
@@ -200,7 +219,7 @@ pub fn statement(service: Service, action: &str) -> String {
 /// Reads an action's answer; one that has another form came from something else.
 pub(super) fn parse<'a>(what: &str, action: &str, body: &'a str) -> Result<Document<'a>> {
     let wrong = |why: String| foreign(what, &why, body.as_bytes());
-    let document = Document::parse(body).map_err(|e| wrong(format!("it is no XML ({e})")))?;
+    let document = document(body).map_err(wrong)?;
     let name = document.root_element().tag_name().name().to_owned();
     if name == format!("{action}Response") {
         Ok(document)
@@ -261,7 +280,14 @@ mod tests {
             let error = parse("EC2", "DescribeTags", other).unwrap_err();
             assert_eq!(error.what, "EC2 gave an answer that is none of its own");
         }
-        let deep = "<a>".repeat(1 << 20);
+        let attributes: String = (0..MARKS).map(|n| format!(" a{n}=''")).collect();
+        for large in ["<a>".repeat(1 << 20), "<a/>".repeat(1 << 20), "<a".repeat(1 << 20), format!("<a{attributes}/>")]
+        {
+            let error = parse("EC2", "DescribeTags", &large).unwrap_err();
+            assert!(error.cause.unwrap().contains("more than"));
+        }
+        // Deep and not large: the parser has a limit of its own.
+        let deep = "<a>".repeat(MARKS / 2) + &"</a>".repeat(MARKS / 2);
         parse("EC2", "DescribeTags", &deep).unwrap_err();
     }
 

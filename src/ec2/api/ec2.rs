@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use roxmltree::Node;
 
-use super::answer::parse;
+use super::answer::{Reply, http_date, parse, refused};
 use super::{Api, Failure, Service};
 use crate::ec2::imds::{self, value::Form};
 use crate::error::{Error, Result};
@@ -21,8 +21,8 @@ pub struct Wanted<'a> {
     pub vpc_id: Option<&'a str>,
 }
 
-/// How many pages of one answer are read. One has up to a thousand items: more is a mistake that must end.
-const MOST_PAGES: usize = 16;
+/// How many pages of one answer are read. One has up to a hundred instances: more is a mistake that must end.
+const MOST_PAGES: usize = 32;
 
 impl Api {
     /// All tags of an instance. Somebody's description with a line break in it is left out, as from IMDS.
@@ -68,7 +68,7 @@ impl Api {
         let mut asked = vec![(key.as_str(), wanted.value), ("instance-state-name", "running")];
         asked.extend(wanted.vpc_id.map(|id| ("vpc-id", id)));
         let mut parameters = filters(&asked);
-        parameters.push(("MaxResults".into(), "1000".into()));
+        parameters.push(("MaxResults".into(), "100".into()));
         let mut peers = Vec::new();
         self.pages("DescribeInstances", &parameters, &mut |page| {
             for reservation in items(page, "reservationSet") {
@@ -138,6 +138,20 @@ fn tag(item: Node<'_, '_>) -> Option<(String, Result<String>)> {
         Error { what: format!("the instance's tag {key} cannot be used"), ..error }.fix("change the instance's tag")
     });
     Some((key.to_owned(), value))
+}
+
+/// For [`crate::parsers`].
+pub(crate) fn read_as_any_answer(bytes: &[u8]) {
+    let reply = Reply::new(400, bytes);
+    for action in ["DescribeTags", "DescribeInstanceTypes", "DescribeInstances"] {
+        let Ok(document) = parse("EC2", action, &reply.body) else { continue };
+        let page = document.root_element();
+        let _ = items(page, "tagSet").filter_map(tag).count();
+        let _ = items(page, "instanceTypeSet").filter_map(numbers).count();
+        let instances = items(page, "reservationSet").flat_map(|reservation| items(reservation, "instancesSet"));
+        let _ = instances.map(peer).count();
+    }
+    let _ = (http_date(&reply.body), refused(Service::Ec2, "EC2", "DescribeTags", "eu-west-1", &reply));
 }
 
 fn numbers(item: Node<'_, '_>) -> Option<TypeNumbers> {

@@ -17,6 +17,7 @@ use reqwest::{Method, Url};
 pub use self::answer::{Failure, statement};
 pub use self::autoscaling::{Lifecycle, Outcome};
 pub use self::ec2::Wanted;
+pub(crate) use self::ec2::read_as_any_answer;
 pub use self::endpoint::Service;
 pub use self::s3::Bucket;
 pub use crate::ec2::retry::Backoff;
@@ -121,6 +122,10 @@ impl Api {
             let verdict = match self.send(what, &request, &url, &mut deadline)? {
                 Ok(answer) => Reply::from(answer).judge(&self.region, self.now()),
                 Err(NoAnswer::TooLarge(why, start)) => return Err(foreign(what, &why, &start).into()),
+                Err(NoAnswer::Refused(why, fix)) => {
+                    let what = format!("{what} at {} cannot be asked", origin(&url));
+                    return Err(Error::config(what).cause(why).fix(fix).into());
+                }
                 Err(why) => Verdict::Passing(why.to_string()),
             };
             let stale = if let Verdict::Stale(reply) = &verdict { Some(reply.date) } else { None };

@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 use crate::host::net::{self, Proxy};
 use crate::host::wait::Deadline;
 
-/// The most that an answer may have, bytes: a page of a thousand instances has some 3 MiB.
-const LIMIT: usize = 8 << 20;
+/// The most that an answer may have, bytes: a page of a hundred instances has some 300 KiB.
+const LIMIT: usize = 2 << 20;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -152,6 +152,15 @@ pub(super) fn access(endpoint: &Endpoint, deadline: &mut Deadline) -> Result<Opt
     Ok(Some(Access { credentials, domain }))
 }
 
+/// For [`crate::parsers`].
+pub(crate) fn read_as_any_item(bytes: &[u8]) {
+    use Form::{Account, HostName, Id, InstanceType, Ipv4, LifecycleState, Mac, Place, Text};
+    for form in [Id("i"), InstanceType, Place, Ipv4, Mac, HostName, Account, LifecycleState, Text] {
+        let _ = form.read("x", bytes);
+    }
+    let _ = (serde_json::from_slice::<Keys>(bytes), serde_json::from_slice::<Identity>(bytes));
+}
+
 /// The signed document about the instance; what is not needed is not read.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -94,7 +94,7 @@ fn ask(host: &Host, argv: &[&str]) -> Result<Output> {
 
 /// The fields, each in the form that Debian's policy gives it (5.6.1, 5.6.12): they end in paths and
 /// on command lines of root.
-fn parse(text: &str) -> Result<Deb, String> {
+pub(crate) fn parse(text: &str) -> Result<Deb, String> {
     let field = |name: &str, first: fn(char) -> bool, also: &str| {
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).unwrap_or_default();
         let fits = |c: char| c.is_ascii_alphanumeric() || also.contains(c);

@@ -478,6 +478,11 @@ fn lists_option() -> String {
     format!("Dir::State::lists={PRIVATE}/lists")
 }
 
+/// For [`crate::parsers`].
+pub(crate) fn read_as_any_output(text: &str) {
+    let _ = (parse_installed(text), parse_policy(text), Complaints::of(text));
+}
+
 fn parse_installed(text: &str) -> BTreeMap<String, Installed> {
     let mut found: BTreeMap<String, Installed> = BTreeMap::new();
     for line in text.lines() {

@@ -22,8 +22,8 @@ pub enum Failure {
     Checksum(String, u64),
     /// It is larger than [`LIMIT`].
     TooLarge,
-    /// The server does not give it, and another try would not help; in words.
-    Refused(String),
+    /// The server does not give it, and another try would not help; in words, and the fix where that is known.
+    Refused(String, Option<&'static str>),
     /// It did not come in time; the last answer.
     Late(String),
     /// It could not be written.
@@ -92,9 +92,13 @@ impl Failure {
                 .fix(format!("if that file is to be trusted, set sha256 = \"{is}\" in {setting}; else see why it changed")),
             Failure::TooLarge => Error::failed(format!("{shown} is larger than {} MiB", LIMIT >> 20))
                 .fix(format!("check the address: the setting {setting}")),
-            Failure::Refused(answer) => Error::failed(format!("{shown} cannot be downloaded"))
-                .cause(answer)
-                .fix(format!("check the address (the setting {setting}) and the way there (settings proxy.*)")),
+            Failure::Refused(answer, fix) => {
+                let fix = fix.map_or_else(
+                    || format!("check the address (the setting {setting}) and the way there (settings proxy.*)"),
+                    str::to_owned,
+                );
+                Error::failed(format!("{shown} cannot be downloaded")).cause(answer).fix(fix)
+            }
             Failure::Late(answer) => Error::failed(format!(
                 "{shown} could not be downloaded within {}",
                 humantime::format_duration(deadline)

@@ -12,7 +12,7 @@ use crate::host::Host;
 use crate::host::download::cache::{CACHE, Growing, LIMIT, Target};
 use crate::host::download::{Download, Failure};
 use crate::host::fs::io_error;
-use crate::host::net::{Proxy, chain, download_client};
+use crate::host::net::{Proxy, certificate_fix, chain, download_client, may_pass};
 use crate::host::wait::{self, Deadline};
 
 /// One download, and how patient it is.
@@ -71,13 +71,13 @@ impl Transfer {
                 Growing::open(&target.part).map_err(|e| disk(&e))?
             }
         };
-        let runtime = wait::runtime().map_err(|e| Failure::Refused(e.to_string()))?;
+        let runtime = wait::runtime().map_err(|e| Failure::Refused(e.to_string(), None))?;
         let fetched = runtime.block_on(self.fetch(&mut growing, download));
         let Some(target) = &self.target else { return fetched };
         match &fetched {
             Ok(_) => growing.finish(target).map_err(|e| disk(&e))?,
             // What came is kept, for the next run to go on from; not what is wrong, nor on a full disk.
-            Err(Failure::Refused(_) | Failure::Late(_)) if growing.length > 0 => {}
+            Err(Failure::Refused(..) | Failure::Late(_)) if growing.length > 0 => {}
             Err(_) => {
                 let _ = std::fs::remove_file(&target.part);
             }
@@ -92,7 +92,7 @@ impl Transfer {
                 let patient = builder.connect_timeout(self.stall).read_timeout(self.stall);
                 patient.build().map_err(|e| chain(&e.without_url()))
             })
-            .map_err(Failure::Refused)?;
+            .map_err(|why| Failure::Refused(why, None))?;
         let deadline = Deadline::new(&self.shown, self.deadline);
         let (mut pause, mut anew) = (self.pause, false);
         loop {
@@ -186,12 +186,13 @@ impl Transfer {
                     return Ok(response);
                 }
                 206 | 416 if growing.length > 0 => growing.restart().map_err(|e| Trial::End(disk(&e)))?,
-                408 | 425 | 429 | 500.. => {
-                    return Err(Trial::Again(format!("its server answers {}", response.status())));
-                }
-                _ => {
+                status => {
                     let answer = format!("its server answers {}", response.status());
-                    return Err(Trial::End(Failure::Refused(answer)));
+                    return Err(if may_pass(status) {
+                        Trial::Again(answer)
+                    } else {
+                        Trial::End(Failure::Refused(answer, None))
+                    });
                 }
             }
         }
@@ -204,9 +205,10 @@ fn disk(error: &std::io::Error) -> Failure {
 
 impl Trial {
     fn of(error: reqwest::Error) -> Trial {
-        let refused = error.is_redirect() || error.is_builder();
+        let fix = certificate_fix(&error);
+        let refused = fix.is_some() || error.is_redirect() || error.is_builder();
         let answer = chain(&error.without_url());
-        if refused { Trial::End(Failure::Refused(answer)) } else { Trial::Again(answer) }
+        if refused { Trial::End(Failure::Refused(answer, fix)) } else { Trial::Again(answer) }
     }
 }
 
@@ -450,7 +452,7 @@ mod tests {
         for (line, asked) in [("404 Not Found", 1), ("403 Forbidden", 1), ("304 Not Modified", 1)] {
             let server = serve(move |_, _| status(line));
             let (failure, told) = case(&server).fails();
-            assert!(matches!(failure, Failure::Refused(_)) && told.contains(line), "{told}");
+            assert!(matches!(failure, Failure::Refused(..)) && told.contains(line), "{told}");
             assert_eq!(server.starts().len(), asked);
         }
     }

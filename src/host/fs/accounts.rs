@@ -71,7 +71,7 @@ impl Host {
 }
 
 /// The fields of the line of passwd(5) or group(5) that begins with `name`.
-fn record<'a>(text: &'a str, name: &str) -> Option<Vec<&'a str>> {
+pub(crate) fn record<'a>(text: &'a str, name: &str) -> Option<Vec<&'a str>> {
     text.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| fields.first() == Some(&name))
 }
 

@@ -72,7 +72,7 @@ impl Host {
 }
 
 impl Mounts {
-    pub(in crate::host) fn of(text: &str, root: &str) -> Mounts {
+    pub(crate) fn of(text: &str, root: &str) -> Mounts {
         let mut points = BTreeMap::new();
         for line in text.lines() {
             // `36 35 98:0 /ROOT /POINT rw,noatime master:1 - ext3 /dev/root rw` (proc(5)).

@@ -136,6 +136,11 @@ fn parse(block: &str) -> Unit {
     unit
 }
 
+/// For [`crate::parsers`].
+pub(crate) fn read_as_any_output(text: &str) {
+    let _ = (parse(text), parse_definition(text));
+}
+
 fn active(value: &str) -> Active {
     match value {
         "active" => Active::Active,

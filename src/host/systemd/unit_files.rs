@@ -155,7 +155,7 @@ impl Host {
 }
 
 /// Keys and values of [Install], lists taken apart.
-fn install_section(text: &str) -> Vec<(String, String)> {
+pub(crate) fn install_section(text: &str) -> Vec<(String, String)> {
     let joined = text.replace("\\\n", " ");
     let mut inside = false;
     let mut found = Vec::new();

@@ -4,7 +4,8 @@
 use crate::harness::cluster::{Cluster, DEBS, GROUP, member};
 use crate::harness::network::Network;
 use crate::harness::node::Node;
-use crate::harness::{services, wait_for};
+use crate::harness::terraform::Member;
+use crate::harness::{services, wait_for, wait_for_or};
 use crate::support::tree::{assert_same, stamps};
 
 fn state(gateway: &Node) -> Option<String> {
@@ -82,6 +83,95 @@ fn four_nodes_with_their_tags_become_a_cluster() {
         node.bootstrap(&["apply"]).ends_with(0);
     }
     await_active(gateway);
+}
+
+/// The moment, since the node's boot, at which the last pass over the instance groups began.
+fn last_pass(gateway: &Node) -> String {
+    gateway.property("titus-instance-groups.service", "ExecMainStartTimestampMonotonic")
+}
+
+/// Waits until the timer has begun and ended so many passes more, each well.
+#[track_caller]
+fn await_passes(gateway: &Node, count: usize) {
+    for _ in 0..count {
+        let last = last_pass(gateway);
+        wait_for("another pass over the instance groups", || {
+            let ended = gateway.property("titus-instance-groups.service", "ActiveState") != "activating";
+            (ended && last_pass(gateway) != last).then_some(())
+        });
+        assert_eq!(gateway.property("titus-instance-groups.service", "Result"), "success", "{:?}", said(gateway));
+    }
+}
+
+/// Nothing has failed on these nodes since they were first switched on, not for a moment.
+#[track_caller]
+fn assert_nothing_failed(stage: &str, members: &[&Member]) {
+    for member in members {
+        let failures = member.failures();
+        let journal = || member.node.run(&["journalctl", "--no-pager", "--lines", "80"]).out;
+        assert_eq!(failures, "", "{stage}: {}\n{}", member.node.hostname(), journal());
+        assert_eq!(member.node.run(&["systemctl", "is-system-running"]).out.trim(), "running", "{stage}");
+    }
+}
+
+/// As packaging/terraform has it: tags and one line of user data, and nobody on the nodes.
+#[test]
+fn nodes_of_terraform_become_a_cluster_in_any_order_and_stay_one() {
+    let network = Network::new();
+    let [mut prereqs, mut master, mut gateway, mut agent] = ["prereqs", "master", "gateway", "agent"].map(Member::new);
+
+    // The gateway first, and the agent long after all others.
+    gateway.boot(&network);
+    prereqs.boot(&network);
+    prereqs.node.await_boot();
+    master.boot(&network);
+    master.node.await_boot();
+    gateway.node.await_boot();
+    assert_nothing_failed("without an agent", &[&prereqs, &master, &gateway]);
+    await_passes(&gateway.node, 3);
+    for member in [&prereqs, &master, &gateway] {
+        let status = member.node.bootstrap(&["status"]).ends_with(0);
+        assert!(!status.out.contains("degraded"), "{}", status.transcript());
+    }
+    assert_nothing_failed("passes without an agent", &[&prereqs, &master, &gateway]);
+
+    agent.boot(&network);
+    agent.node.await_boot();
+    await_active(&gateway.node);
+    let all = |stage: &str, prereqs: &Member, master: &Member, gateway: &Member, agent: &Member| {
+        for member in [prereqs, master, gateway, agent] {
+            let verify = || member.node.bootstrap(&["verify"]);
+            wait_for_or("verify to be green", || verify().transcript(), || (verify().code == 0).then_some(()));
+            let again = member.node.bootstrap(&["plan", "--detailed-exitcode"]);
+            assert_eq!(again.code, 0, "{stage}: {}", again.transcript());
+        }
+        assert_nothing_failed(stage, &[prereqs, master, gateway, agent]);
+    };
+    all("with an agent", &prereqs, &master, &gateway, &agent);
+    let activated = || said(&gateway.node).iter().filter(|line| line.contains("activate the instance group")).count();
+    assert_eq!(activated(), 1, "{:?}", said(&gateway.node));
+
+    // The Titus master forgets it at each restart, and is reminded.
+    for restart in 1..=2 {
+        master.node.shell("systemctl restart titus-server-master");
+        wait_for("the group to be activated again", || (activated() > restart).then_some(()));
+        await_active(&gateway.node);
+        all("after a restart of the Titus master", &prereqs, &master, &gateway, &agent);
+    }
+
+    // Its node too, while which the gateway has nobody to ask, and the gateway's.
+    let before = activated();
+    master.node.stop();
+    await_passes(&gateway.node, 1);
+    master.boot(&network);
+    master.node.await_boot();
+    wait_for("the group to be activated again", || (activated() > before).then_some(()));
+    assert_nothing_failed("with a Titus master that came back", &[&gateway]);
+    gateway.node.stop();
+    gateway.boot(&network);
+    gateway.node.await_boot();
+    await_active(&gateway.node);
+    all("after reboots", &prereqs, &master, &gateway, &agent);
 }
 
 #[test]

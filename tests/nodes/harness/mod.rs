@@ -20,6 +20,7 @@ pub mod prereqs;
 pub mod registry;
 pub mod running;
 pub mod services;
+pub mod terraform;
 pub mod znodes;
 
 use std::process::Command;
@@ -33,14 +34,23 @@ pub const PATIENCE: Duration = Duration::from_secs(300);
 /// # Panics
 /// When [`PATIENCE`] has run out; `what` says what was waited for.
 #[track_caller]
-pub fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+pub fn wait_for<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {
+    wait_for_or(what, String::new, probe)
+}
+
+/// The same, for what has reasons that only the end of the wait shows: `explain` reports them.
+///
+/// # Panics
+/// When [`PATIENCE`] has run out.
+#[track_caller]
+pub fn wait_for_or<T>(what: &str, explain: impl Fn() -> String, mut probe: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     let mut pause = Duration::from_millis(20);
     loop {
         if let Some(answer) = probe() {
             return answer;
         }
-        assert!(started.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain for {what}");
+        assert!(started.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain for {what}\n{}", explain());
         std::thread::sleep(pause);
         // Most probes start processes in a node.
         pause = (pause * 3 / 2).min(Duration::from_millis(250));

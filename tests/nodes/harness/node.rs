@@ -8,7 +8,7 @@ use super::docker::{docker, label};
 use super::image;
 use super::running::Running;
 use super::services;
-use super::wait_for;
+use super::{wait_for, wait_for_or};
 use crate::support::outcome::Outcome;
 
 /// Its own address, that of its metadata, on its only interface.
@@ -250,6 +250,7 @@ impl Node {
     }
 
     /// Waits until no unit is starting any more; none may have failed.
+    #[track_caller]
     pub fn await_boot(&self) {
         if let Err(failed) = self.booted() {
             panic!("{failed}");
@@ -261,22 +262,40 @@ impl Node {
     ///
     /// # Errors
     /// Units failed: which, and the journal's end.
+    ///
+    /// # Panics
+    /// When units are still starting after [`super::PATIENCE`]; it names them.
+    #[track_caller]
     pub fn booted(&self) -> Result<(), String> {
-        let failed = wait_for("the node's boot", || {
-            let state = self.run(&["systemctl", "is-system-running"]).out;
-            let failed = self.failed();
-            let retried = failed.lines().all(|line| line.starts_with("titus-setup-networking.service "));
-            match state.trim() {
-                "running" => Some(String::new()),
-                "degraded" => (!retried || failed.is_empty()).then_some(failed),
-                _ => None,
-            }
-        });
+        let failed = wait_for_or(
+            "the node's boot",
+            || self.unfinished(),
+            || {
+                let state = self.run(&["systemctl", "is-system-running"]).out;
+                let failed = self.failed();
+                let retried = failed.lines().all(|line| line.starts_with("titus-setup-networking.service "));
+                match state.trim() {
+                    "running" => Some(String::new()),
+                    "degraded" => (!retried || failed.is_empty()).then_some(failed),
+                    _ => None,
+                }
+            },
+        );
         if failed.is_empty() {
             return Ok(());
         }
-        let journal = self.run(&["journalctl", "--boot", "--lines", "60", "--no-pager"]).out;
-        Err(format!("units failed at boot:\n{failed}\n{journal}"))
+        Err(format!("units failed at boot:\n{failed}\n{}", self.journal_end()))
+    }
+
+    /// What keeps its boot from its end: systemd's jobs, the units that have failed, and the journal's end.
+    pub fn unfinished(&self) -> String {
+        let jobs = self.run(&["systemctl", "list-jobs", "--no-legend", "--no-pager"]).out;
+        let (failed, journal) = (self.failed(), self.journal_end());
+        format!("{}: jobs of systemd:\n{jobs}\nfailed units:\n{failed}\n{journal}", self.hostname())
+    }
+
+    fn journal_end(&self) -> String {
+        self.run(&["journalctl", "--boot", "--lines", "60", "--no-pager"]).out
     }
 
     /// The units that have failed, a line each.

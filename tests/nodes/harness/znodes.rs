@@ -29,10 +29,17 @@ pub fn write(node: &Node, address: &str, path: &str, data: &str) {
     assert_eq!(answer.unwrap_or_else(|e| panic!("{address}: {e}")).0, 0, "the error of creating {path}");
 }
 
-/// A znode's data by the server at `address`; `None`: there is no such znode, or no server.
+/// A znode's data by the server at `address`, with all that was written before by any server; `None`: there is no such
+/// znode, or the server does not serve.
 pub fn read(node: &Node, address: &str, path: &str) -> Option<String> {
     let request = [text(path), vec![0]].concat();
-    let (error, answer) = in_network(node.init, || ask(address, GET_DATA, &request)).ok()?;
+    let ask = || {
+        let mut session = Session::begin(connect(address)?)?;
+        // A follower may lag behind the others.
+        session.ask(SYNC, &text("/"))?;
+        session.ask(GET_DATA, &request)
+    };
+    let (error, answer) = in_network(node.init, ask).ok()?;
     let length = i32::from_be_bytes(answer.get(..4)?.try_into().ok()?);
     (error == 0).then(|| String::from_utf8(answer[4..4 + usize::try_from(length).unwrap()].to_vec()).unwrap())
 }

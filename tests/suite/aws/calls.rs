@@ -106,7 +106,7 @@ fn peers_are_the_running_ones_with_the_tag_in_the_vpc() {
         assert_eq!(
             node.aws.requests()[0],
             "DescribeInstances Filter.1.Name=tag:titus:ensemble Filter.1.Value.1=a Filter.2.Name=instance-state-name \
-             Filter.2.Value.1=running Filter.3.Name=vpc-id Filter.3.Value.1=vpc-1 MaxResults=1000"
+             Filter.2.Value.1=running Filter.3.Name=vpc-id Filter.3.Value.1=vpc-1 MaxResults=100"
         );
     }
 }
