@@ -15,6 +15,8 @@ use super::{cluster, first_boot, wait_for};
 use crate::support::metadata::{Items, Metadata};
 
 const EC2: &str = include_str!("../../../packaging/terraform/ec2.tf");
+/// What its README has the image's settings contain.
+const IMAGE: &str = include_str!("../../../packaging/terraform/image.toml");
 const VARIABLES: &str = include_str!("../../../packaging/terraform/variables.tf");
 
 /// The resources' names, which are the roles', in the order of their addresses.
@@ -47,7 +49,7 @@ const MADE: [(&str, &str); 6] = [
 /// The settings that an image of packaging/packer has for all its nodes.
 fn settings() -> String {
     format!(
-        "[debs]\nmaster = {{ path = \"{0}/titus-server-master_0.0.1-1_all.deb\" }}\n\
+        "{IMAGE}\n[debs]\nmaster = {{ path = \"{0}/titus-server-master_0.0.1-1_all.deb\" }}\n\
          gateway = {{ path = \"{0}/titus-server-gateway_0.0.1-1_all.deb\" }}\n\n\
          [docker]\ndaemon = \"/usr/sbin/dockerd\"\n\n\
          [packages]\ndocker = [\"docker.io\"]\n\n\
