@@ -75,6 +75,11 @@ impl Error {
         Error::new(Kind::Unavailable, what)
     }
 
+    /// The same of a file of settings, roles or facts.
+    pub fn as_config(self) -> Self {
+        Error { kind: Kind::Config, ..self }
+    }
+
     /// Says why.
     pub fn cause(mut self, cause: impl fmt::Display) -> Self {
         self.cause = Some(cause.to_string());

@@ -353,7 +353,10 @@ impl Container {
                     "to let it be replaced, its data copied to the host first: --set containers.adopt=true; or rename it: docker rename {name} {name}-before"
                 )));
         }
-        self.copies(found).try_for_each(|(to, _)| host.refuse_other_data(&found.id, to))
+        self.copies(found).try_for_each(|(to, inside)| {
+            host.refuse_other_data(&found.id, to)?;
+            host.refuse_link(&found.id, inside)
+        })
     }
 
     /// Whether its ports may be taken by the container itself, under whichever name.
@@ -610,6 +613,11 @@ impl Work for Container {
                 self.change_over(host, engine, &found, &new)
             }
         }
+    }
+
+    fn shared(&self) -> Vec<String> {
+        let writable = self.made_of.binds.iter().filter(|bind| !bind.ends_with(":ro"));
+        writable.filter_map(|bind| Some(split_bind(bind)?.0.to_owned())).collect()
     }
 
     fn put_off(&mut self) -> bool {

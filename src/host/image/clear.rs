@@ -212,7 +212,7 @@ fn entries(directory: OwnedFd) -> nix::Result<Vec<(CString, bool)>> {
         .collect()
 }
 
-fn clear_at(
+pub(in crate::host) fn clear_at(
     parent: BorrowedFd,
     name: &CStr,
     path: &str,
