@@ -309,9 +309,10 @@ fn no_step_begins_after_a_signal() {
         return;
     }
     let machine = Machine::new();
+    let steps = machine.steps(FILES);
     titus_bootstrap::host::signals::listen().unwrap();
     nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM).unwrap();
-    let run = machine.apply(&machine.steps(FILES));
+    let run = machine.apply(&steps);
     assert_eq!(run.fails().kind, Kind::Interrupted);
     assert!(run.fails().what.starts_with("test: step 1/3 one: "), "{}", run.fails());
     assert_eq!(run.events, ["interrupted one"]);
