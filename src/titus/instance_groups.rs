@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::host::Host;
 
 /// The list of groups.
@@ -81,7 +81,7 @@ fn encoded(name: &str) -> String {
 }
 
 fn no_answer(url: &str, answer: &str) -> Error {
-    Error::new(Kind::TemporaryFailure, format!("{url}: the Titus gateway does not answer"))
+    Error::not_yet(format!("{url}: the Titus gateway does not answer"))
         .cause(answer)
         .fix("see whether it runs: systemctl status titus-server-gateway")
 }
@@ -92,7 +92,7 @@ fn understood(url: &str, status: u16, body: &[u8]) -> Result<String> {
     match status {
         200..=299 => Ok(text),
         // Not yet: the gateway's master is restarted, not ready, or did not answer in time.
-        408 | 429 | 502..=504 => Err(Error::new(Kind::TemporaryFailure, format!("{url}: status {status}"))
+        408 | 429 | 502..=504 => Err(Error::not_yet(format!("{url}: status {status}"))
             .cause(text)
             .fix("see whether the Titus master runs, and whether master.address is its address")),
         _ => {
@@ -104,6 +104,7 @@ fn understood(url: &str, status: u16, body: &[u8]) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
 
     #[test]
     fn a_name_is_one_segment_of_a_path() {
@@ -124,7 +125,7 @@ mod tests {
     fn answers_are_told_apart() {
         assert_eq!(understood("u", 204, b"").unwrap(), "");
         for not_yet in [408, 429, 502, 503, 504] {
-            assert_eq!(understood("u", not_yet, b"no master").unwrap_err().kind, Kind::TemporaryFailure);
+            assert_eq!(understood("u", not_yet, b"no master").unwrap_err().kind, Kind::NotYet);
         }
         assert_eq!(understood("u", 500, b"INTERNAL").unwrap_err().kind, Kind::Failed);
         assert_eq!(understood("u", 400, &[0xff; 4096]).unwrap_err().kind, Kind::Failed);
