@@ -48,8 +48,8 @@ pub fn converge(
             journal.event(host, event, Some(&step.id), std::slice::from_ref(&error.what));
             record_failure(report, reporter, step, &error);
             let mut error = at(error, report, n, steps);
-            // From 64 on, nothing was changed; here something may have been.
-            if error.kind != Kind::Interrupted {
+            // The kind of a refusal says that nothing was changed; here something may have been.
+            if !matches!(error.kind, Kind::Interrupted | Kind::NotYet) {
                 error.kind = Kind::Failed;
             }
             error

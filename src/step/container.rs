@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
 use super::file::{checked_path, diff};
-use super::wait::{self, Wait};
+use super::wait::{self, NoAnswer, Wait};
 use super::{Change, Planned, RawKind, State, Work, ensemble, hex};
 use crate::error::{Error, Kind, Result};
 use crate::host::Host;
@@ -494,17 +494,20 @@ impl Container {
             if ended {
                 return Err(self.not_running(engine, id, &format!("its process ends ({})", found.told())));
             }
-            let answer = match ready {
-                _ if !found.is_running() => found.told(),
+            let answer: NoAnswer = match ready {
+                _ if !found.is_running() => found.told().into(),
                 None if deadline.elapsed() >= STEADY => return Ok(()),
-                None => "it has just started".into(),
+                None => "it has just started".to_owned().into(),
                 Some(ready) => match ready.ask(host)? {
                     Ok(()) => return Ok(()),
-                    Err(answer) => answer.words,
+                    Err(answer) => answer,
                 },
             };
             if !deadline.pause(PAUSE)? {
-                let why = format!("{}; the last answer: {answer}", deadline.waited());
+                if answer.waits_for_others {
+                    return Err(answer.not_yet(&deadline).at(format!("the container {}", self.name)));
+                }
+                let why = format!("{}; the last answer: {}", deadline.waited(), answer.words);
                 return Err(self.not_running(engine, id, &why));
             }
         }

@@ -234,7 +234,8 @@ fn an_answer_that_is_none_of_the_api_s_is_refused_at_once() {
         (200, "<DescribeInstancesResponse/>".into(), "it is a document \"DescribeInstancesResponse\""),
         (200, String::new(), "it is not XML ("),
         (200, "{\"tags\":\n\t[]}".into(), "the answer begins with \"{\\\"tags\\\":[]}\""),
-        (200, "<a>".repeat(1 << 20), "it is not XML ("),
+        (200, "<a>".repeat(1 << 20), "it has more than 2048 KiB"),
+        (200, "<a>".repeat(1 << 17), "it has more than 60000 tags"),
         (200, "x".repeat(9 << 20), "it has more than 2048 KiB; the answer begins with \"xxxx"),
         (
             200,
