@@ -110,13 +110,8 @@ fn understood(url: &str, status: u16, start: &str) -> Result<()> {
     match status {
         200..=299 => Ok(()),
         // Not yet: the gateway's master is restarted, not ready, or did not answer in time.
-<<<<<<< HEAD
-        408 | 429 | 502..=504 => Err(Error::new(Kind::TemporaryFailure, format!("{url}: status {status}"))
-            .cause(start)
-=======
         408 | 429 | 502..=504 => Err(Error::not_yet(format!("{url}: status {status}"))
-            .cause(text)
->>>>>>> walk
+            .cause(start)
             .fix("see whether the Titus master runs, and whether master.address is its address")),
         _ => {
             Err(Error::failed(format!("{url}: status {status}")).cause(start).fix("journalctl -u titus-server-gateway"))
@@ -149,11 +144,7 @@ mod tests {
     fn answers_are_told_apart() {
         understood("u", 204, "").unwrap();
         for not_yet in [408, 429, 502, 503, 504] {
-<<<<<<< HEAD
-            assert_eq!(understood("u", not_yet, "no master").unwrap_err().kind, Kind::TemporaryFailure);
-=======
             assert_eq!(understood("u", not_yet, b"no master").unwrap_err().kind, Kind::NotYet);
->>>>>>> walk
         }
         assert_eq!(understood("u", 500, "INTERNAL").unwrap_err().kind, Kind::Failed);
         assert_eq!(understood("u", 400, "").unwrap_err().kind, Kind::Failed);

@@ -385,11 +385,11 @@ impl Host {
     fn check_way(&self, found: &FileStat, last: bool, directory: &Path) -> Result<()> {
         let mode = found.st_mode & 0o7777;
         // In a tree owners and groups are the image's, and of nobody here.
-        let own = self.is_own_root();
-        let foreign = own && !self.is_trusted(found.st_uid, 0);
-        let by_group = own && mode & 0o020 != 0 && found.st_gid != 0 && !is_system_group(found.st_gid);
-        let sticky = !last && mode & 0o1000 != 0;
-        if foreign || ((mode & 0o002 != 0 || by_group) && !sticky) {
+        let (foreign, gid) = match self.is_own_root() {
+            true => (!self.is_trusted(found.st_uid, 0), found.st_gid),
+            false => (false, 0),
+        };
+        if foreign || lets_others_in(mode, gid, last) {
             let how = format!("mode {mode:04o}, owner {}, group {}", found.st_uid, found.st_gid);
             return Err(Error::other(Unsafe { directory: directory.to_path_buf(), how }));
         }
@@ -422,6 +422,14 @@ impl Host {
     }
 }
 
+/// Whether another than its owner could put something of theirs into a directory, and we would take it for ours.
+/// `last`: a file is made in it. Further up, what we go into belongs to root, and a sticky bit keeps that in its place.
+fn lets_others_in(mode: u32, gid: u32, last: bool) -> bool {
+    let by_group = mode & 0o020 != 0 && gid != 0 && !is_system_group(gid);
+    let kept_in_place = !last && mode & 0o1000 != 0;
+    (mode & 0o002 != 0 || by_group) && !kept_in_place
+}
+
 /// Whether a group is one of a distribution's own, in which no ordinary user is.
 fn is_system_group(gid: u32) -> bool {
     gid < FIRST_GID && gid != USERS
@@ -435,4 +443,111 @@ fn components(path: &Path) -> VecDeque<OsString> {
             _ => None,
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// Directories of Debian 11 to 13 and Ubuntu 16.04 to 24.04, as base-files, base-passwd and the packages of a
+    /// server make them: mode, group.
+    const STANDARD: [(&str, u32, u32); 20] = [
+        ("/", 0o755, 0),
+        ("/etc", 0o755, 0),
+        ("/opt", 0o755, 0),
+        ("/run", 0o755, 0),
+        ("/root", 0o700, 0),
+        ("/usr/local (until Debian 12)", 0o2775, 50),
+        ("/var/local", 0o2775, 50),
+        ("/var/log (Debian)", 0o755, 0),
+        ("/var/log (Ubuntu, syslog)", 0o775, 104),
+        ("/var/log (Ubuntu 24.04, syslog)", 0o775, 102),
+        ("/var/log/journal (systemd-journal)", 0o2755, 999),
+        ("/var/log/apt", 0o755, 0),
+        ("/var/log/unattended-upgrades (adm)", 0o750, 4),
+        ("/var/mail", 0o2775, 8),
+        ("/var/spool/cron/crontabs (kept in place)", 0o1730, 105),
+        ("/var/cache/man (Ubuntu)", 0o2755, 12),
+        ("/var/lib/dpkg", 0o755, 0),
+        ("/lib/systemd/system", 0o755, 0),
+        ("/home", 0o755, 0),
+        ("/srv", 0o755, 0),
+    ];
+
+    #[test]
+    fn directories_of_a_distribution_may_be_written_in() {
+        for (path, mode, gid) in STANDARD {
+            assert!(!lets_others_in(mode, gid, true), "{path}");
+            assert!(!lets_others_in(mode, gid, false), "{path}");
+        }
+    }
+
+    #[test]
+    fn directories_that_others_may_write_to_are_not() {
+        for (why, mode, gid, last) in [
+            ("/tmp itself", 0o1777, 0, true),
+            ("/var/crash of Ubuntu itself", 0o3777, 117, true),
+            ("all, without a sticky bit", 0o777, 0, false),
+            ("all but root's group", 0o757, 0, false),
+            ("a user's own group", 0o775, 1000, false),
+            ("a user's own group", 0o775, 1000, true),
+            ("users, in which everybody is", 0o775, USERS, false),
+            ("nogroup", 0o775, 65534, false),
+        ] {
+            assert!(lets_others_in(mode, gid, last), "{why}");
+        }
+        // What is ours in there cannot be moved by others, and is looked at itself.
+        for (mode, gid) in [(0o1777, 0), (0o3777, 117), (0o1775, 1000)] {
+            assert!(!lets_others_in(mode, gid, false), "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_walk_step_by_step_finds_what_one_call_of_the_kernel_finds() {
+        let (directory, host) = Host::temporary();
+        std::fs::create_dir_all(directory.path().join("a/b")).unwrap();
+        std::fs::write(directory.path().join("a/b/file"), "x").unwrap();
+        symlink("b", directory.path().join("a/link")).unwrap();
+        for path in ["/a/b/file", "/a/b", "/a", "/a/b/none", "a/b/../b/file", "/a/link/file"] {
+            for walk in [Walk::Stay, Walk::Follow] {
+                let inode = |place: Option<Place>| place.unwrap().look().unwrap().map(|found| found.st_ino);
+                let both = [
+                    inode(host.walk(path, walk).unwrap()),
+                    inode(host.step_by_step(components(Path::new(path)), walk).unwrap()),
+                ];
+                assert_eq!(both[0], both[1], "{path} {walk:?}");
+            }
+        }
+        assert!(host.walk("/a/none/x", Walk::Stay).unwrap().is_none());
+        assert!(host.step_by_step(components(Path::new("/a/none/x")), Walk::Stay).unwrap().is_none());
+    }
+
+    #[test]
+    fn links_in_a_container_s_directory_are_not_followed_and_the_way_to_it_is() {
+        let (directory, host) = Host::temporary();
+        let at = |path: &str| directory.path().join(path);
+        std::fs::create_dir_all(at("disk/data/below")).unwrap();
+        std::fs::write(at("secret"), "secret").unwrap();
+        symlink("/disk/data", at("data")).unwrap();
+        symlink("/secret", at("disk/data/link")).unwrap();
+        symlink("/secret", at("disk/data/below/link")).unwrap();
+        std::fs::write(at("disk/data/file"), "x").unwrap();
+        let links = ["/data/link", "/data/below/link", "/disk/data/link"];
+        for link in links {
+            assert_eq!(host.read(link).unwrap().unwrap(), b"secret");
+        }
+        assert!(host.is_ours("/data/file").unwrap());
+        host.share(["/data".to_owned()]);
+        for link in links {
+            let refused = host.read(link).unwrap_err();
+            assert!(refused.cause.as_deref().unwrap_or_default().contains("not followed"), "{refused}");
+        }
+        assert_eq!(host.read("/data/file").unwrap().unwrap(), b"x");
+        assert!(!host.is_ours("/data/file").unwrap());
+        // Another name of a file may have been given to it by anybody who may write to its directory.
+        std::fs::hard_link(at("secret"), at("other")).unwrap();
+        assert!(!host.is_ours("/other").unwrap());
+    }
 }
