@@ -19,6 +19,7 @@ pub mod net;
 pub mod ports;
 pub mod signals;
 pub mod systemd;
+pub mod trust;
 pub mod wait;
 
 use std::cell::{OnceCell, RefCell};

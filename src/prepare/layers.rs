@@ -47,6 +47,7 @@ impl Layers {
         }
         let mut above = Vec::new();
         for path in request.user_data.iter().chain(&request.config) {
+            host.refuse_untrusted(path)?;
             above.push(Layer::file(path)?);
         }
         for assignment in &request.set {

@@ -1,6 +1,7 @@
 //! Roles: a TOML file each, read and checked as a whole, then rendered to steps.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -131,8 +132,11 @@ impl Role {
         };
         let text = match BUILT_IN.iter().find(|(known, _)| known == name && source == BUILT_IN_SOURCE) {
             Some((_, text)) => (*text).to_owned(),
-            None => String::from_utf8(host.read(source).map_err(Error::as_config)?.unwrap_or_default())
-                .map_err(|e| Error::config(format!("{source}: is not UTF-8")).cause(e))?,
+            None => {
+                host.refuse_untrusted(Path::new(source))?;
+                String::from_utf8(host.read(source).map_err(Error::as_config)?.unwrap_or_default())
+                    .map_err(|e| Error::config(format!("{source}: is not UTF-8")).cause(e))?
+            }
         };
         Role::parse(name, source, text)
     }
@@ -260,6 +264,7 @@ impl Role {
             if name.contains('/') {
                 return Err(Error::config(format!("role {}: template {name:?} must be a plain name", self.name)));
             }
+            host.refuse_untrusted(Path::new(&own))?;
             match (host.read_text(&own).map_err(Error::as_config)?, built_in_template(name)) {
                 (Some(text), _) => renderer.add_file(name, &text)?,
                 (None, Some(text)) => renderer.add_file(name, text)?,

@@ -95,6 +95,7 @@ impl Layer {
         let names = host.list(DIRECTORY)?.into_iter().filter(|name| name.ends_with(".toml"));
         let mut layers = Vec::new();
         for path in std::iter::once(FILE.to_owned()).chain(names.map(|name| format!("{DIRECTORY}/{name}"))) {
+            host.refuse_untrusted(Path::new(&path))?;
             if let Some(bytes) = host.read(&path).map_err(Error::as_config)? {
                 layers.push(Layer::of_file(path, bytes)?);
             }

@@ -1,6 +1,7 @@
 //! Sources of packages, each a deb822 file with its pinned key (sources.list(5)).
 
 use std::cell::RefCell;
+use std::path::Path;
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -160,9 +161,12 @@ impl AptSources {
         let place = format!("apt.sources: key of {}", source.name);
         let wrong = |cause: String| Error::config(format!("{place} is not the pinned one")).cause(cause);
         let bytes = match &source.key {
-            Key::Path(path) => host.read(path)?.ok_or_else(|| {
-                Error::config(format!("{place}: {path} is not there")).fix("put the key there, or set apt.sources")
-            })?,
+            Key::Path(path) => {
+                host.refuse_untrusted(Path::new(path))?;
+                host.read(path)?.ok_or_else(|| {
+                    Error::config(format!("{place}: {path} is not there")).fix("put the key there, or set apt.sources")
+                })?
+            }
             Key::Sha256(key) => {
                 let bytes = host.download(&key.url, KEY_LIMIT)?;
                 let is = hex(&Sha256::digest(&bytes));

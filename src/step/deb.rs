@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::cmp::Ordering;
+use std::path::Path;
 
 use serde::Deserialize;
 
@@ -126,6 +127,7 @@ impl Deb {
         if self.is_in_sync(host)? {
             return Ok(());
         }
+        host.refuse_untrusted(Path::new(path))?;
         let sum = self.sum(host, path)?.ok_or_else(|| self.absent(path))?;
         self.refuse_other_sum(path, &sum)?;
         self.refuse_other_machine(host, &self.read(host, path)?)

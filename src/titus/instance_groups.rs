@@ -144,7 +144,7 @@ mod tests {
     fn answers_are_told_apart() {
         understood("u", 204, "").unwrap();
         for not_yet in [408, 429, 502, 503, 504] {
-            assert_eq!(understood("u", not_yet, b"no master").unwrap_err().kind, Kind::NotYet);
+            assert_eq!(understood("u", not_yet, "no master").unwrap_err().kind, Kind::NotYet);
         }
         assert_eq!(understood("u", 500, "INTERNAL").unwrap_err().kind, Kind::Failed);
         assert_eq!(understood("u", 400, "").unwrap_err().kind, Kind::Failed);
