@@ -16,8 +16,19 @@ use crate::run::report::{ErrorReport, Reporter};
 use crate::run::{Options, Trigger};
 use crate::terminal::{self, Form, Messages};
 
-/// Runs the program; returns its exit code.
+/// Runs the program; returns its exit code. What was asked for and could not be printed is a failure, too.
 pub fn run(arguments: Vec<OsString>) -> u8 {
+    let code = run_command(arguments);
+    match terminal::lost() {
+        Some(why) if code == 0 || code == commands::plan::CHANGES => {
+            terminal::write_error(&format!("titus-bootstrap: standard output cannot be written\n  cause: {why}\n"));
+            Kind::Failed.exit_code()
+        }
+        _ => code,
+    }
+}
+
+fn run_command(arguments: Vec<OsString>) -> u8 {
     let arguments = split_shebang(arguments);
     let roles = arguments.iter().take_while(|word| *word != "--").filter(|word| is_role_flag(word)).count();
     let cli = match Cli::try_parse_from(arguments) {
@@ -25,7 +36,7 @@ pub fn run(arguments: Vec<OsString>) -> u8 {
         Err(error) => {
             // Help is the grammar's own text. An error has the user's words in it, and no colours.
             if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-                let _ = error.print();
+                terminal::remember(error.print());
                 return 0;
             }
             terminal::write_error(&error.render().to_string());
