@@ -359,3 +359,24 @@ fn a_reader_that_has_gone_away_is_no_failure() {
         assert_eq!(output.status.code(), Some(expected), "{words}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
+
+#[test]
+fn an_option_on_both_sides_of_the_command_is_refused_and_not_lost() {
+    let root = Root::empty();
+    let path = root.path().to_str().unwrap();
+    for [name, before, after] in [
+        ["--set", "stack=a", "agent.asg=b"],
+        ["--role", "agent", "agent"],
+        ["--root", path, path],
+        ["--config", "/dev/null", "/dev/null"],
+        ["--facts", "/dev/null", "/dev/null"],
+        ["--log-format", "json", "text"],
+    ] {
+        let refused = run(&[name, before, "plan", name, after]).ends_with(64);
+        refused.tells(&[&format!("{name} stands before the command and after it")]);
+        let joined = [&format!("{name}={before}"), "plan", &format!("{name}={after}")];
+        assert_ne!(run(&joined).code, 0, "{joined:?}");
+    }
+    root.sample(&["--set", "stack=a", "--set", "agent.asg=b", "plan"]).ends_with(0);
+    root.sample(&["plan", "--set", "stack=--set", "--set", "agent.asg=b"]).ends_with(0);
+}
