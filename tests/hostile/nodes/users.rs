@@ -50,7 +50,8 @@ fn a_lock_that_a_user_holds_is_named_and_cannot_be_taken_again() {
     }
     // Who may not read it is told so, and no more.
     let status = as_nobody(&node, &["titus-bootstrap", "status"]);
-    assert!(status.err.contains("a record of the runs is lacking"), "{}", status.transcript());
+    assert!(status.err.contains("a run record is unavailable"), "{}", status.transcript());
+    assert!(status.out.contains("the result of the last run is unknown"), "{}", status.transcript());
 }
 
 #[test]
@@ -58,8 +59,9 @@ fn a_file_below_a_directory_of_a_user_s_goes_nowhere_else() {
     let node = Node::fresh();
     let _metadata = services::metadata(&node, items());
     node.shell("install -d -o nobody -g nogroup /srv/app; install -d -m 1777 /srv/open");
-    let attacks: [(&str, &str, &str); 4] = [
-        ("/srv/app/conf/stolen", "ln -sfn /etc /srv/app/conf", "chown root:root /srv/app"),
+    let attacks: [(&str, &str, &str); 5] = [
+        ("/srv/app/own/below/stolen", "mkdir /srv/app/own", "chown root:root /srv/app"),
+        ("/srv/app/conf/stolen", "ln -sfn /etc /srv/app/conf", "not followed"),
         ("/srv/open/conf/stolen", "ln -sfn /etc /srv/open/conf", "not followed"),
         ("/srv/open/mine/stolen", "mkdir -p /srv/open/mine", "chown root:root /srv/open/mine"),
         ("/srv/open/stolen", "ln -sfn /etc/stolen /srv/open/stolen", "chmod go-w /srv/open"),
