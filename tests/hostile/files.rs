@@ -223,7 +223,8 @@ fn a_signal_ends_the_wait_for_a_pipe() {
 
 /// Puts each sort of thing that is not ours in the place of a record, and runs.
 fn records(path: &str) {
-    let sorts: [(&str, fn(&Root, &str)); 5] = [
+    type Make = fn(&Root, &str);
+    let sorts: [(&str, Make); 5] = [
         ("a pipe", pipe),
         ("a directory", |root, path| fs::create_dir_all(root.at(path)).unwrap()),
         ("a directory with something in it", |root, path| root.write(&format!("{path}/x"), "")),

@@ -298,9 +298,11 @@ impl Host {
             if last && walk != Walk::Follow {
                 return Ok(Some(Place { parent: at.try_clone()?, name, real: real(&way).join(part) }));
             }
-            // What is there itself, a link too: its owner and its target are of one and the same link then.
-            let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-            let next = match openat(at, name.as_c_str(), flags, Mode::empty()) {
+            // As a directory first: only so is an automount triggered (open(2), O_PATH). Then what is there itself, a
+            // link too: its owner and its target are of one and the same link then.
+            let itself = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let open = |flags| openat(at, name.as_c_str(), flags, Mode::empty());
+            let next = match open(WAY).or_else(|e| if e == Errno::ENOTDIR { open(itself) } else { Err(e) }) {
                 Ok(next) => next,
                 Err(Errno::ENOENT) if last => {
                     return Ok(Some(Place { parent: at.try_clone()?, name, real: real(&way).join(part) }));
