@@ -156,7 +156,7 @@ impl Run<'_> {
         let (request, options) = (self.request, self.options);
         let prepared = prepare::prepare(request, host)?;
         let warm = prepared.warm_pool().is_some();
-        let last = status::read(host);
+        let last = status::read(host).inspect_err(journal::warn).ok().flatten();
         let was_warm =
             options.trigger.is_retried() && last.as_ref().is_some_and(|last| last.state == RunState::WarmPool);
         let mut group = Group::new(host, &prepared.facts, &prepared.settings, options.trigger, request.phases);

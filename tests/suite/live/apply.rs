@@ -46,7 +46,7 @@ fn run(machine: &Machine, options: Options) -> Result<()> {
 
 /// How the last run ended, as `status` has it.
 fn recorded(machine: &Machine) -> String {
-    let status = status::read(&machine.host).unwrap();
+    let status = status::read(&machine.host).unwrap().unwrap();
     serde_json::to_value(status.state).unwrap().as_str().unwrap().to_owned()
 }
 
@@ -99,7 +99,7 @@ fn a_run_that_is_refused_changes_nothing_and_the_boot_unit_s_is_recorded() {
     needs_root!(machine);
     machine.root.write("/etc/titus-bootstrap/config.toml", "agnet.asg = 'x'\n");
     assert_eq!(run(&machine, PERSON).unwrap_err().kind, Kind::Config);
-    assert!(status::read(&machine.host).is_none(), "who asked for it has read it");
+    assert!(status::read(&machine.host).unwrap().is_none(), "who asked for it has read it");
     assert_eq!(run(&machine, BOOT).unwrap_err().kind, Kind::Config);
     assert_eq!(recorded(&machine), "refused");
     assert!(!machine.root.at("/etc/small").exists());
@@ -114,7 +114,7 @@ fn a_run_does_not_begin_while_another_has_the_lock() {
     let lock = first.lock(titus_bootstrap::host::lock::LOCK, Duration::ZERO, &mut |_| {}).unwrap();
     let error = run(&machine, PERSON).unwrap_err();
     assert_eq!(error.kind, Kind::TemporaryFailure);
-    assert!(!machine.root.at("/etc/small").exists() && status::read(&machine.host).is_none());
+    assert!(!machine.root.at("/etc/small").exists() && status::read(&machine.host).unwrap().is_none());
     drop(lock);
     run(&machine, PERSON).unwrap();
 }
