@@ -1,7 +1,7 @@
 //! Parses, listens for signals and dispatches: alone knows both the grammar and the commands.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -9,6 +9,7 @@ use clap::error::ErrorKind;
 use crate::cli::{Apply, Cli, Command, Config, Global, LogFormat, Phase, Role, Steps, grammar};
 use crate::commands;
 use crate::error::{Error, Kind, Result};
+use crate::host::fs::peek_named;
 use crate::host::signals;
 use crate::prepare::{FactSource, FirstLine, Phases, Request};
 use crate::run::report::{ErrorReport, Reporter};
@@ -228,7 +229,7 @@ fn usage(what: &str, fix: &str) -> Error {
 fn split_shebang(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let [_, words, script, ..] = arguments.as_slice() else { return arguments };
     let Some(words) = words.to_str().filter(|text| text.contains(' ')) else { return arguments };
-    if read(&PathBuf::from(script)).starts_with(b"#!") {
+    if peek_named(Path::new(script)).starts_with(b"#!") {
         let words: Vec<OsString> = words.split_whitespace().map(OsString::from).collect();
         arguments.splice(1..2, words);
     }
@@ -237,11 +238,6 @@ fn split_shebang(mut arguments: Vec<OsString>) -> Vec<OsString> {
 
 /// Whether CONFIG is user data: a script with `#!` and our name, as cloud-init runs it.
 fn is_user_data(path: &Path) -> bool {
-    let text = read(path);
+    let text = peek_named(path);
     text.starts_with(b"#!") && matches!(crate::userdata::settings(&text), Ok(Some(_)))
-}
-
-/// The file, or nothing: what cannot be read is refused where it is needed.
-fn read(path: &Path) -> Vec<u8> {
-    crate::host::fs::read_named(path).unwrap_or_default()
 }

@@ -31,7 +31,7 @@ const AFTER_HELP: &str = "Examples:
 
 Exit codes: 0 done; 1 a step or check failed; 2 changes (plan --detailed-exitcode);
 64 wrong command line; 69 this role cannot run here; 75 try again later; 77 not root;
-78 wrong settings. From 64 on, nothing was changed.";
+78 wrong settings. From 64 on, nothing was changed, but by a 75 that waits for another node.";
 
 /// Options of every command.
 #[derive(Debug, Clone, Args)]

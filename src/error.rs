@@ -16,6 +16,9 @@ pub enum Kind {
     Unavailable,
     /// Facts could not be had in time, or another run holds the lock.
     TemporaryFailure,
+    /// A step waits for what only another node can bring: the next run goes on from there. Something may have been
+    /// changed.
+    NotYet,
     /// Not root.
     NotPermitted,
     /// Settings, a role file, user data, or a value in the facts that must not be written.
@@ -31,7 +34,7 @@ impl Kind {
             Kind::Failed | Kind::Interrupted => 1,
             Kind::Usage => 64,
             Kind::Unavailable => 69,
-            Kind::TemporaryFailure => 75,
+            Kind::TemporaryFailure | Kind::NotYet => 75,
             Kind::NotPermitted => 77,
             Kind::Config | Kind::NoRole => 78,
         }
@@ -65,6 +68,11 @@ impl Error {
         Error::new(Kind::Failed, what)
     }
 
+    /// A step that waits for another node.
+    pub fn not_yet(what: impl Into<String>) -> Self {
+        Error::new(Kind::NotYet, what)
+    }
+
     /// Settings, role files, user data, values in facts.
     pub fn config(what: impl Into<String>) -> Self {
         Error::new(Kind::Config, what)
@@ -73,6 +81,11 @@ impl Error {
     /// This role cannot run on this machine.
     pub fn unavailable(what: impl Into<String>) -> Self {
         Error::new(Kind::Unavailable, what)
+    }
+
+    /// The same of a file of settings, roles or facts.
+    pub fn as_config(self) -> Self {
+        Error { kind: Kind::Config, ..self }
     }
 
     /// Says why.

@@ -22,7 +22,7 @@ pub fn run(request: &Request, reporter: Reporter, wait: bool) -> Result<u8> {
     while wait && (host.is_under_way(BOOT_UNIT)? || host.lock_holder()?.is_some()) {
         deadline.pause(PAUSE)?;
     }
-    let last = status::read(&host)?;
+    let last = status::read(&host);
     let holder = host.lock_holder()?;
     // A run that says that it is at work, and holds no lock, was killed.
     let state = last.as_ref().map(|last| match (last.state, &holder) {
@@ -37,7 +37,8 @@ pub fn run(request: &Request, reporter: Reporter, wait: bool) -> Result<u8> {
             }
             _ => say("no run since this boot\n"),
         }
-        if let Some(last) = journal::events(&host, journal::JOURNAL)?.last() {
+        let events = journal::events(&host, journal::JOURNAL).inspect_err(journal::warn).unwrap_or_default();
+        if let Some(last) = events.last() {
             say(&format!("last change: {} ({} {})\n", last.time, last.event, last.step.clone().unwrap_or_default()));
         }
     }

@@ -1,12 +1,12 @@
 //! The locks that `apply` and `keep` take: flock(2) on a file under /run, so that it goes
 //! with the process that held it.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::{Duration, SystemTime};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 
 use super::Host;
 use super::fs::Owner;
@@ -29,27 +29,21 @@ pub struct Lock {
 
 impl Host {
     /// Takes the lock at `path`, waiting at most `patience` for whoever has it. `say` is told
-    /// once who that is.
+    /// once who that is. The file is root's alone: flock(2) asks for no more than the right to read, so that any
+    /// user who may open it can hold it.
     ///
     /// # Errors
-    /// 75 when another run still holds it then; it is named. `Interrupted` when a signal came.
+    /// 75 when another process still holds it then; it is named. `Interrupted` when a signal came.
     pub fn lock(&self, path: &str, patience: Duration, say: &mut dyn FnMut(&str)) -> Result<Lock> {
         let cannot = |e: &dyn std::fmt::Display| Error::failed(format!("{path}: cannot be taken")).cause(e);
         if self.entry("/run/titus-bootstrap")?.is_none() {
             self.make_directory("/run/titus-bootstrap", 0o755, Owner::ROOT)?;
         }
-        let place = self.place(path)?.1;
+        let place = self.place(path)?;
         let mut deadline = Deadline::new("another run", patience);
-        let mut file = std::fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o644)
-            // A pipe in its place must not hold us.
-            .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK)
-            .open(place)
-            .map_err(|e| cannot(&e))?;
+        let mut file = place.open(OFlag::O_RDWR | OFlag::O_CREAT, 0o600).map_err(|e| cannot(&e))?;
+        // An earlier version made it readable for all.
+        file.set_permissions(Permissions::from_mode(0o600)).map_err(|e| cannot(&e))?;
         let mut told = false;
         loop {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -62,19 +56,26 @@ impl Host {
                         .map_err(|e| cannot(&e))?;
                     return Ok(Lock { _held: held });
                 }
-                Err((mut back, nix::errno::Errno::EWOULDBLOCK)) => {
-                    let holder = holder(&mut back);
+                Err((back, nix::errno::Errno::EWOULDBLOCK)) => {
+                    let found = back.metadata().map_err(|e| cannot(&e))?;
+                    let holder = Holder::find(&written(&back), found.ino(), found.dev());
+                    let shown = holder.as_ref().map_or_else(|| "one that has just ended".to_owned(), Holder::describe);
                     if !told && !patience.is_zero() {
                         say(&format!(
-                            "waiting up to {} for another run: {holder}",
+                            "waiting up to {} for another run: {shown}",
                             humantime::format_duration(patience)
                         ));
                         told = true;
                     }
-                    deadline.name(format!("another run: {holder}"));
+                    deadline.name(format!("another run: {shown}"));
                     if !deadline.pause(PAUSE)? {
-                        return Err(Error::new(Kind::TemporaryFailure, format!("another run is at work: {holder}"))
-                            .fix("wait for it, or let this run wait: --lock-wait 15m"));
+                        let error = Error::new(Kind::TemporaryFailure, format!("another run is at work: {shown}"));
+                        return Err(match holder.as_ref().and_then(Holder::foreign) {
+                            None => error.fix("wait for it, or let this run wait: --lock-wait 15m"),
+                            Some(foreign) => error
+                                .cause(format!("{path} is held by {foreign}, which is not titus-bootstrap"))
+                                .fix("end that process, or let this run wait: --lock-wait 15m"),
+                        });
                     }
                     file = back;
                 }
@@ -86,35 +87,105 @@ impl Host {
     /// Who holds the lock now, if anyone does. Takes nothing.
     ///
     /// # Errors
-    /// When /proc/locks cannot be read.
+    /// When the lock cannot be looked at.
     pub fn lock_holder(&self) -> Result<Option<String>> {
-        let Some(entry) = self.entry(LOCK)? else { return Ok(None) };
+        Ok(self.holder(LOCK)?.map(|holder| holder.describe()))
+    }
+
+    /// Whether a process that is not one of ours holds the lock at `path`.
+    ///
+    /// # Errors
+    /// When the lock cannot be looked at.
+    pub fn is_lock_foreign(&self, path: &str) -> Result<bool> {
+        Ok(self.holder(path)?.is_some_and(|holder| holder.foreign().is_some()))
+    }
+
+    fn holder(&self, path: &str) -> Result<Option<Holder>> {
+        let Some(entry) = self.entry(path)? else { return Ok(None) };
+        // Who may not read it learns from the kernel who holds it.
+        let text = self.read_text(path).ok().flatten().unwrap_or_default();
+        Ok(Holder::find(&text, entry.inode, entry.device))
+    }
+}
+
+/// Who holds a lock: as the kernel says, and as the file says, which only root writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Holder {
+    /// What the file says: its process and since when.
+    written: Option<(String, String)>,
+    pid: String,
+    /// Its name and its user's number; none: it has ended, or is not to be seen from here.
+    process: Option<(String, u32)>,
+}
+
+impl Holder {
+    fn find(text: &str, inode: u64, device: u64) -> Option<Holder> {
         let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-        let text = self.read_text(LOCK)?.unwrap_or_default();
-        let pid = text.split(' ').next().unwrap_or_default();
-        // `1: FLOCK  ADVISORY  WRITE 4242 00:1a:1234 0 EOF`
-        let held = locks.lines().any(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            fields.contains(&"FLOCK")
-                && fields.contains(&pid)
-                && fields.iter().any(|field| field.ends_with(&format!(":{}", entry.inode)))
-        });
-        Ok(held.then(|| describe(&text)))
+        let written = text.split_once(' ').map(|(pid, since)| (pid.to_owned(), since.trim().to_owned()));
+        let pid = holding(&locks, inode, device, written.as_ref().map_or("", |(pid, _)| pid.as_str()))?.to_owned();
+        let process = name(&pid).zip(std::fs::metadata(format!("/proc/{pid}")).ok().map(|found| found.uid()));
+        Some(Holder { written, pid, process })
+    }
+
+    fn describe(&self) -> String {
+        let shown = match &self.process {
+            Some((name, uid)) => format!("{name}, user {}", user_name(*uid)),
+            None => "which cannot be seen from here".into(),
+        };
+        match &self.written {
+            Some((pid, since)) if *pid == self.pid => format!("process {pid}, since {since} ({shown})"),
+            Some((pid, since)) if self.process.is_none() => format!("process {pid}, since {since}"),
+            Some((pid, since)) => {
+                format!("process {pid}, since {since}; the kernel names process {} ({shown})", self.pid)
+            }
+            None => format!("process {} ({shown})", self.pid),
+        }
+    }
+
+    /// The process in words, if it is not one of ours: another user's, or another program.
+    fn foreign(&self) -> Option<String> {
+        let ours = match &self.process {
+            Some((program, uid)) => *uid == nix::unistd::geteuid().as_raw() && Some(program) == name("self").as_ref(),
+            None => false,
+        };
+        (!ours).then(|| match &self.process {
+            Some((name, uid)) => format!("process {} ({name}, user {})", self.pid, user_name(*uid)),
+            None => format!("process {}, which cannot be seen from here", self.pid),
+        })
     }
 }
 
-fn holder(file: &mut File) -> String {
+/// The process that holds this file's lock, of the lines of /proc/locks:
+/// `1: FLOCK  ADVISORY  WRITE 4242 00:1a:1234 0 EOF`. A file system with layers shows the device of another one there;
+/// then it is `known` who may hold it.
+fn holding<'a>(locks: &'a str, inode: u64, device: u64, known: &str) -> Option<&'a str> {
+    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let whole = format!("{major:02x}:{minor:02x}:{inode}");
+    let end = format!(":{inode}");
+    locks.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().filter(|field| *field != "->").collect();
+        let [_, "FLOCK", _, _, pid, file, ..] = fields.as_slice() else { return None };
+        // A process that waits for the lock has a line of its own.
+        let waits = line.contains("->");
+        (!waits && (*file == whole || (file.ends_with(&end) && *pid == known))).then_some(*pid)
+    })
+}
+
+fn name(pid: &str) -> Option<String> {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).ok().map(|name| name.trim_end().to_owned())
+}
+
+fn user_name(uid: u32) -> String {
+    users::get_user_by_uid(uid).map_or_else(|| uid.to_string(), |user| user.name().to_string_lossy().into_owned())
+}
+
+/// What the lock's file says.
+fn written(file: &File) -> String {
     let mut text = String::new();
+    let mut file = file;
     let _ = file.rewind();
-    let _ = Read::by_ref(file).take(200).read_to_string(&mut text);
-    describe(&text)
-}
-
-fn describe(text: &str) -> String {
-    match text.split_once(' ') {
-        Some((pid, since)) => format!("process {pid}, since {}", since.trim()),
-        None => "a process that has just taken the lock".into(),
-    }
+    let _ = file.take(200).read_to_string(&mut text);
+    text
 }
 
 #[cfg(test)]
@@ -148,5 +219,29 @@ mod tests {
         .unwrap();
         let refused = host.lock(LOCK, Duration::ZERO, &mut |_| {}).unwrap_err();
         assert!(refused.what.contains("another run is at work"), "{refused}");
+    }
+    #[test]
+    fn the_kernel_s_lines_name_who_holds_a_file_and_not_who_waits() {
+        let locks = "1: POSIX  ADVISORY  WRITE 1 08:01:77 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 4242 00:1a:77 0 EOF\n\
+                     2: -> FLOCK  ADVISORY  WRITE 4243 00:1a:77 0 EOF\n\
+                     3: FLOCK  ADVISORY  WRITE 5 00:2b:78 0 EOF\nnonsense\n";
+        let device = nix::sys::stat::makedev(0, 0x1a);
+        assert_eq!(holding(locks, 77, device, ""), Some("4242"));
+        assert_eq!(holding(locks, 78, device, ""), None);
+        assert_eq!(holding(locks, 78, device, "5"), Some("5"));
+        assert_eq!(holding(locks, 79, device, "5"), None);
+    }
+
+    #[test]
+    fn a_holder_that_is_another_program_or_another_user_is_named() {
+        let own = name("self").unwrap();
+        let euid = nix::unistd::geteuid().as_raw();
+        let holder = |process| Holder { written: None, pid: "7".into(), process };
+        assert_eq!(holder(Some((own.clone(), euid))).foreign(), None);
+        for process in [Some(("sleep".into(), euid)), Some((own, euid + 1)), None] {
+            let foreign = holder(process).foreign().unwrap();
+            assert!(foreign.contains("process 7"), "{foreign}");
+        }
     }
 }

@@ -22,7 +22,7 @@ pub mod systemd;
 pub mod trust;
 pub mod wait;
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -52,6 +52,8 @@ pub struct Host {
     pub(crate) pulls: docker::pull::Pulls,
     /// Debs that are being downloaded.
     pub(crate) downloads: download::Downloads,
+    /// Directories that containers write, as the role's steps say: see `fs::door`.
+    pub(crate) shared: RefCell<Vec<String>>,
     /// The state of units, asked once for all.
     pub(crate) units: systemd::Units,
     /// What dpkg said of the packages, asked once for all.
@@ -153,6 +155,7 @@ impl Host {
             engine: OnceCell::new(),
             pulls: docker::pull::Pulls::default(),
             downloads: download::Downloads::default(),
+            shared: RefCell::default(),
             units: systemd::Units::default(),
             packages: apt::Packages::default(),
         }

@@ -1,4 +1,5 @@
-//! SIGTERM, SIGINT and SIGHUP end whatever a run waits for, and the run with it; see `wait`.
+//! SIGTERM, SIGINT and SIGHUP end whatever a run waits for, and the run with it; see `wait`. The second one ends the
+//! process.
 
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -8,7 +9,8 @@ use crate::error::{Error, Kind, Result};
 
 static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// From here on these signals no longer end the process; they are noted.
+/// From here on the first of these signals does not end the process; it is noted. A second one ends it at once, as if
+/// nobody listened: the kernel may hold an open or a read that no look at a flag ends.
 ///
 /// # Errors
 /// When the handlers cannot be installed.
@@ -16,7 +18,9 @@ pub fn listen() -> Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let stop = STOP.get_or_init(Arc::default);
     for signal in [SIGTERM, SIGINT, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(stop))
+        // In this order: the first signal finds the flag down.
+        signal_hook::flag::register_conditional_default(signal, Arc::clone(stop))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(stop)))
             .map_err(|e| Error::failed("signal handlers cannot be installed").cause(e))?;
     }
     Ok(())

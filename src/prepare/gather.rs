@@ -10,7 +10,7 @@ use super::layers::{Layers, deadlines, early_proxy, fact_timeout, may_ask_for_ta
 use super::request::{FactSource, Request};
 use crate::SCHEMA_VERSION;
 use crate::ec2::imds::{self, Session};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::facts::{Facts, GROUP_TAG, machine, sample};
 use crate::host::{Deadlines, Host};
 use crate::role::Role;
@@ -162,7 +162,10 @@ fn read_print(path: &Path) -> Result<Facts> {
             .cause(cause)
             .fix("make one with: titus-bootstrap facts --json")
     };
-    let text = crate::host::fs::read_named(path).map_err(|e| wrong(&e))?;
+    let text = crate::host::fs::read_named(path).map_err(|e| match e.kind {
+        Kind::Interrupted => e,
+        _ => wrong(&e.cause.unwrap_or(e.what)),
+    })?;
     let mut facts: Facts = serde_json::from_slice(&text).map_err(|e| wrong(&e))?;
     if facts.schema_version != SCHEMA_VERSION {
         return Err(wrong(&format!("its schema_version is {}", facts.schema_version)));

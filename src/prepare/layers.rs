@@ -39,7 +39,8 @@ impl Layers {
         if request.facts == FactSource::Sample {
             image.push(Layer::parse(Source::Sample, sample::SETTINGS)?);
         }
-        match Layer::of_last_run(host)?.filter(|_| request.phases == Phases::Keep) {
+        let handed_down = if request.phases == Phases::Keep { Layer::of_last_run(host)? } else { None };
+        match handed_down {
             // All that the run was given, also by files: they may have changed since.
             Some(handed_down) => image.push(handed_down),
             None => image.extend(Layer::files(host)?),

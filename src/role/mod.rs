@@ -134,7 +134,7 @@ impl Role {
             Some((_, text)) => (*text).to_owned(),
             None => {
                 host.refuse_untrusted(Path::new(source))?;
-                String::from_utf8(host.read(source)?.unwrap_or_default())
+                String::from_utf8(host.read(source).map_err(Error::as_config)?.unwrap_or_default())
                     .map_err(|e| Error::config(format!("{source}: is not UTF-8")).cause(e))?
             }
         };
@@ -148,7 +148,7 @@ impl Role {
     pub fn from_file(path: &std::path::Path) -> Result<Role> {
         let shown = path.display().to_string();
         let cannot = |e: &dyn std::fmt::Display| Error::config(format!("{shown}: cannot be read")).cause(e);
-        let bytes = crate::host::fs::read_named(path).map_err(|e| cannot(&e))?;
+        let bytes = crate::host::fs::read_named(path)?;
         let text = String::from_utf8(bytes).map_err(|e| cannot(&e))?;
         let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         Role::parse(&name, &shown, text)
@@ -265,7 +265,7 @@ impl Role {
                 return Err(Error::config(format!("role {}: template {name:?} must be a plain name", self.name)));
             }
             host.refuse_untrusted(Path::new(&own))?;
-            match (host.read_text(&own)?, built_in_template(name)) {
+            match (host.read_text(&own).map_err(Error::as_config)?, built_in_template(name)) {
                 (Some(text), _) => renderer.add_file(name, &text)?,
                 (None, Some(text)) => renderer.add_file(name, text)?,
                 (None, None) => {

@@ -36,6 +36,8 @@ struct Run<'a> {
     reporter: Reporter,
     report: Report,
     started: Instant,
+    /// Whether it has the lock. Another run is at work before that, and says itself what becomes of the node.
+    locked: bool,
     /// Whether it came to its first step. Before that nothing is changed.
     begun: bool,
     /// The instance's Auto Scaling group, once the instance is known.
@@ -51,7 +53,17 @@ struct Run<'a> {
 pub fn apply(request: &Request, options: Options, reporter: Reporter) -> Result<()> {
     let report = Report::new("apply");
     let started = Instant::now();
-    let mut run = Run { request, options, reporter, report, started, begun: false, group: None, waits_again: false };
+    let mut run = Run {
+        request,
+        options,
+        reporter,
+        report,
+        started,
+        locked: false,
+        begun: false,
+        group: None,
+        waits_again: false,
+    };
     let result = run.under_lock();
     let Err(error) = &result else { return Ok(()) };
     if !run.begun {
@@ -69,7 +81,7 @@ pub fn apply(request: &Request, options: Options, reporter: Reporter) -> Result<
         run.banner();
     }
     // When all is said: the instance may have little time left then.
-    if options.trigger.informs_group() && !run.may_be_mended() && group::is_final(error) {
+    if run.locked && options.trigger.informs_group() && !run.may_be_mended() && group::is_final(error) {
         let group = run.group.or_else(|| Group::of_early_failure(request, options.trigger));
         if let Some(mut group) = group {
             group.give_up();
@@ -107,6 +119,7 @@ impl Run<'_> {
             tracing::info!("{line}");
             host.tell_systemd(line);
         })?;
+        self.locked = true;
         host.tell_systemd("asking the instance and its metadata service");
         let result = self.converge(&mut host).map_err(|error| self.or_no_role(&host, error));
         if let Err(error) = &result
@@ -115,8 +128,7 @@ impl Run<'_> {
         {
             self.report.end(Some(error), false);
             let state = if trigger.forgives(error) { RunState::NoRole } else { self.report.result };
-            // The run ends for its own reason; that programs cannot read of it adds nothing.
-            let _ = status::write(&host, &self.report, state);
+            status::write(&host, &self.report, state);
         }
         host.tell_systemd(format!("{} {}", self.report.role, self.report.result.name()).trim());
         result
@@ -137,7 +149,7 @@ impl Run<'_> {
         let (request, options) = (self.request, self.options);
         let prepared = prepare::prepare(request, host)?;
         let warm = prepared.warm_pool().is_some();
-        let last = status::read(host)?;
+        let last = status::read(host);
         let was_warm =
             options.trigger.is_retried() && last.as_ref().is_some_and(|last| last.state == RunState::WarmPool);
         let mut group = Group::new(host, &prepared.facts, &prepared.settings, options.trigger, request.phases);
@@ -158,8 +170,8 @@ impl Run<'_> {
             if refusal.kind == Kind::Interrupted {
                 // It may have waited for long, for another one's apt: who asks what became of it finds this.
                 report.end(Some(&refusal), false);
-                journal.event(host, "interrupted", None, std::slice::from_ref(&refusal.what))?;
-                status::write(host, report, report.result)?;
+                journal.event(host, "interrupted", None, std::slice::from_ref(&refusal.what));
+                status::write(host, report, report.result);
             }
             return Err(refusal);
         }
@@ -173,7 +185,7 @@ impl Run<'_> {
         }
 
         self.reporter.heading(report);
-        status::write(host, report, RunState::Running)?;
+        status::write(host, report, RunState::Running);
         self.begun = true;
         let may_reboot = reboot::is_wished(host, &prepared.settings, options.trigger);
         let instance = prepared.instance_id();
@@ -193,10 +205,8 @@ impl Run<'_> {
         }
         self.report.took(self.started.elapsed());
         self.report.end(result.as_ref().err(), true);
-        let kept = keep(host, &mut journal, &self.report);
+        keep(host, &mut journal, &self.report);
         self.reporter.end(&self.report);
-        let result = result.and(kept);
-        self.report.end(result.as_ref().err(), true);
         self.banner();
         result?;
         if wished {
@@ -238,13 +248,13 @@ fn save(request: &Request, host: &Host, prepared: &Prepared) -> Result<()> {
     Layer::save(host, &layers)
 }
 
-fn keep(host: &Host, journal: &mut Journal, report: &Report) -> Result<()> {
-    status::write(host, report, report.result)?;
-    if !journal.is_open() {
-        return Ok(());
+/// Keeps what is known of the run: evidence, so that whether it can be kept decides nothing.
+fn keep(host: &Host, journal: &mut Journal, report: &Report) {
+    status::write(host, report, report.result);
+    if journal.is_open() {
+        journal.event(host, "ended", None, &[report.result.name().to_owned()]);
+        journal::keep_last(host, &report.text(), &report.json());
     }
-    journal.event(host, "ended", None, &[report.result.name().to_owned()])?;
-    journal::keep_last(host, &report.text(), &report.json())
 }
 
 /// Fills in a report of what is and what should be. Nothing is changed.

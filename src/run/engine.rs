@@ -45,12 +45,11 @@ pub fn converge(
         host.tell_systemd(&format!("{}: step {}/{} {}", report.role, n + 1, steps.len(), step.id));
         converge_step(host, steps, step, journal, report, reporter).map_err(|error| {
             let event = if error.kind == Kind::Interrupted { "interrupted" } else { "failed" };
-            // The run fails for its own reason; that the journal failed too adds nothing.
-            let _ = journal.event(host, event, Some(&step.id), std::slice::from_ref(&error.what));
+            journal.event(host, event, Some(&step.id), std::slice::from_ref(&error.what));
             record_failure(report, reporter, step, &error);
             let mut error = at(error, report, n, steps);
-            // From 64 on, nothing was changed; here something may have been.
-            if error.kind != Kind::Interrupted {
+            // The kind of a refusal says that nothing was changed; here something may have been.
+            if !matches!(error.kind, Kind::Interrupted | Kind::NotYet) {
                 error.kind = Kind::Failed;
             }
             error
@@ -93,7 +92,7 @@ fn converge_step(
     if !journal.is_open() {
         record_running(host, steps)?;
     }
-    journal.event(host, "started", Some(&step.id), &lines)?;
+    journal.event(host, "started", Some(&step.id), &lines);
     failpoint();
     tracing::debug!(step = %step.id, "converging");
     step.work().converge(host)?;
@@ -109,7 +108,7 @@ fn converge_step(
         State::Blocked(why) => return Err(Error::failed("did not converge").cause(why)),
         State::InSync(_) | State::AfterReboot(_) | State::Deferred(_) => {}
     }
-    journal.event(host, "finished", Some(&step.id), &[])?;
+    journal.event(host, "finished", Some(&step.id), &[]);
     let mut made = StepReport::new(step, &state, true);
     made.note = StepReport::new(step, &after, false).note;
     if let State::AfterReboot(why) = after {
@@ -120,11 +119,12 @@ fn converge_step(
     Ok(())
 }
 
-/// Asks systemd and dpkg once for everything. The answers are fetched where they are needed.
+/// Notes what containers write, and asks systemd and dpkg once for everything. The answers are fetched where they are needed.
 ///
 /// # Errors
 /// When they cannot be asked.
 pub fn ask(host: &Host, steps: &[Step]) -> Result<()> {
+    host.share(steps.iter().flat_map(|step| step.work().shared()));
     for step in steps {
         step.work().ask(host)?;
     }

@@ -224,8 +224,8 @@ fn is_in_group(facts: &Facts) -> bool {
 
 /// Whether an error is this node's: not one that the retry timer, or whoever stopped the run, will see to.
 pub fn is_final(error: &Error) -> bool {
-    use Kind::{Interrupted, NoRole, NotPermitted, TemporaryFailure, Usage};
-    !matches!(error.kind, TemporaryFailure | Interrupted | NoRole | NotPermitted | Usage)
+    use Kind::{Interrupted, NoRole, NotPermitted, NotYet, TemporaryFailure, Usage};
+    !matches!(error.kind, TemporaryFailure | NotYet | Interrupted | NoRole | NotPermitted | Usage)
         && !signals::interrupted()
         && !goes_down()
 }
@@ -530,7 +530,7 @@ mod tests {
         for kind in [Kind::Failed, Kind::Unavailable, Kind::Config] {
             assert!(is_final(&Error::new(kind, "")), "{kind:?}");
         }
-        for kind in [Kind::TemporaryFailure, Kind::Interrupted, Kind::NoRole] {
+        for kind in [Kind::TemporaryFailure, Kind::NotYet, Kind::Interrupted, Kind::NoRole] {
             assert!(!is_final(&Error::new(kind, "")), "{kind:?}");
         }
     }

@@ -59,6 +59,8 @@ pub struct Journal {
     path: &'static str,
     template: Event,
     opened: bool,
+    /// Whether a write failed: then no more is tried.
+    broken: bool,
 }
 
 impl Journal {
@@ -87,6 +89,7 @@ impl Journal {
                 lines: Vec::new(),
             },
             opened: false,
+            broken: false,
         }
     }
 
@@ -95,19 +98,27 @@ impl Journal {
         &self.template.run
     }
 
-    /// Whether anything was written.
+    /// Whether anything was to be written.
     pub fn is_open(&self) -> bool {
         self.opened
     }
 
-    /// Writes an event and syncs it.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub fn event(&mut self, host: &Host, event: &str, step: Option<&str>, lines: &[String]) -> Result<()> {
+    /// Writes an event and syncs it. A journal that cannot be written is a warning, once a run: no run ends for it.
+    pub fn event(&mut self, host: &Host, event: &str, step: Option<&str>, lines: &[String]) {
+        if self.broken {
+            return;
+        }
+        if let Err(error) = self.write(host, event, step, lines) {
+            self.broken = true;
+            warn(&error);
+        }
+    }
+
+    fn write(&mut self, host: &Host, event: &str, step: Option<&str>, lines: &[String]) -> Result<()> {
         if !self.opened {
-            open(host, self.path)?;
+            // What happens from here on is a change, whether it can be written or not.
             self.opened = true;
+            open(host, self.path)?;
         }
         let event = Event {
             time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
@@ -153,15 +164,18 @@ pub fn events(host: &Host, path: &str) -> Result<Vec<Event>> {
     Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
 }
 
-/// Keeps what a run that changed something printed.
-///
-/// # Errors
-/// When the files cannot be written.
-pub fn keep_last(host: &Host, log: &str, json: &str) -> Result<()> {
+/// Keeps what a run that changed something printed; what cannot be written is a warning.
+pub fn keep_last(host: &Host, log: &str, json: &str) {
     for (path, text) in [(LAST_LOG, log), (LAST_JSON, json)] {
-        host.write(path, text.as_bytes(), 0o640, Owner::ROOT)?;
+        if let Err(error) = host.write(path, text.as_bytes(), 0o640, Owner::ROOT) {
+            warn(&error);
+        }
     }
-    Ok(())
+}
+
+/// Reports that a record of runs could not be written or read. Records are evidence: the run is what it is without.
+pub fn warn(error: &Error) {
+    tracing::warn!("a record of the runs is lacking: {error}");
 }
 
 #[cfg(test)]
@@ -175,15 +189,15 @@ mod tests {
         for n in 0..60 {
             let mut journal = Journal::new(JOURNAL, "agent", "d".into(), "b", "i");
             journal.template.run = format!("run-{n}");
-            journal.event(&host, "started", Some("step"), &["x".into()]).unwrap();
-            journal.event(&host, "finished", Some("step"), &[]).unwrap();
+            journal.event(&host, "started", Some("step"), &["x".into()]);
+            journal.event(&host, "finished", Some("step"), &[]);
         }
         let path = directory.path().join(JOURNAL.trim_start_matches('/'));
         let mut text = std::fs::read_to_string(&path).unwrap();
         text.push_str("{\"torn");
         std::fs::write(&path, text).unwrap();
         let mut journal = Journal::new(JOURNAL, "agent", "d".into(), "b", "i");
-        journal.event(&host, "started", None, &[]).unwrap();
+        journal.event(&host, "started", None, &[]);
         let events = events(&host, JOURNAL).unwrap();
         let runs: BTreeSet<&str> = events.iter().map(|event| event.run.as_str()).collect();
         assert_eq!(runs.len(), KEPT_RUNS);

@@ -13,14 +13,14 @@ use crate::prepare::{self, Request};
 /// Looks, and changes what is not as it should be. The settings are those of the last run.
 ///
 /// # Errors
-/// 75 when a step could not be looked at now; 1 when one failed.
+/// 75 when a step could not be looked at now, or a process that is not `keep` holds the lock; 1 when one failed.
 pub fn keep(request: &Request, report: &mut Report, reporter: Reporter) -> Result<()> {
     refuse_made_up_facts(request)?;
     let mut host = request.host()?;
     refuse_without_root(&host)?;
     let _lock = match host.lock(KEEP_LOCK, Duration::ZERO, &mut |_| {}) {
-        // Another one does the same.
-        Err(error) if error.kind == Kind::TemporaryFailure => return Ok(()),
+        // Another one does the same. Any other process would keep it from being done, unseen.
+        Err(error) if error.kind == Kind::TemporaryFailure && !host.is_lock_foreign(KEEP_LOCK)? => return Ok(()),
         lock => lock?,
     };
     let prepared = prepare::prepare(request, &mut host)?;
@@ -36,5 +36,6 @@ pub fn keep(request: &Request, report: &mut Report, reporter: Reporter) -> Resul
     let mut journal = Journal::for_role(&prepared, KEEP_JOURNAL);
     report.run = journal.run().into();
     engine::converge(&host, &steps, &|_| false, &mut journal, report, &silent)?;
-    journal.event(&host, "ended", None, &[])
+    journal.event(&host, "ended", None, &[]);
+    Ok(())
 }

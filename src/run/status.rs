@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::journal;
 use super::report::{ErrorReport, LifecycleAction, Report, RunState};
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -37,19 +38,22 @@ pub struct Status {
     pub error: Option<ErrorReport>,
 }
 
-/// The status that the last run since this boot left; none: there was no run, or what it left cannot be read.
-///
-/// # Errors
-/// When the file is there and cannot be opened.
-pub fn read(host: &Host) -> Result<Option<Status>> {
-    Ok(host.read(STATUS)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+/// The status that the last run since this boot left; none: there was no run, or what it left cannot be read. What is
+/// there and cannot be opened is a warning.
+pub fn read(host: &Host) -> Option<Status> {
+    let bytes = host.read(STATUS).inspect_err(journal::warn).ok().flatten()?;
+    serde_json::from_slice(&bytes).ok()
 }
 
-/// Writes the status of a run.
-///
-/// # Errors
-/// When the file cannot be written.
-pub fn write(host: &Host, report: &Report, state: RunState) -> Result<()> {
+/// Writes the status of a run, for root and its group: it says why a run failed, and what commands printed. One that
+/// cannot be written is a warning.
+pub fn write(host: &Host, report: &Report, state: RunState) {
+    if let Err(error) = try_write(host, report, state) {
+        journal::warn(&error);
+    }
+}
+
+fn try_write(host: &Host, report: &Report, state: RunState) -> Result<()> {
     let status = Status {
         schema_version: report.schema_version,
         state,
@@ -64,7 +68,7 @@ pub fn write(host: &Host, report: &Report, state: RunState) -> Result<()> {
         error: report.error.clone(),
     };
     let text = serde_json::to_string(&status).map_err(|e| Error::failed("the status cannot be printed").cause(e))?;
-    host.write(STATUS, format!("{text}\n").as_bytes(), 0o644, Owner::ROOT)
+    host.write(STATUS, format!("{text}\n").as_bytes(), 0o640, Owner::ROOT)
 }
 
 #[cfg(test)]
@@ -74,15 +78,15 @@ mod tests {
     #[test]
     fn what_was_written_is_read_and_what_is_damaged_is_none() {
         let (_directory, host) = Host::temporary();
-        assert!(read(&host).unwrap().is_none());
+        assert!(read(&host).is_none());
         let mut report = Report::new("apply");
         report.lifecycle_action = Some(LifecycleAction::Continue);
         report.end(Some(&Error::config("x")), false);
-        write(&host, &report, report.result).unwrap();
-        let status = read(&host).unwrap().unwrap();
+        write(&host, &report, report.result);
+        let status = read(&host).unwrap();
         assert_eq!((status.state, status.lifecycle_action), (RunState::Refused, Some(LifecycleAction::Continue)));
         assert_eq!(status.error.unwrap().exit_code, 78);
         host.write(STATUS, b"{\"state\":", 0o644, Owner::ROOT).unwrap();
-        assert!(read(&host).unwrap().is_none());
+        assert!(read(&host).is_none());
     }
 }

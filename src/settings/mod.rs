@@ -96,7 +96,7 @@ impl Layer {
         let mut layers = Vec::new();
         for path in std::iter::once(FILE.to_owned()).chain(names.map(|name| format!("{DIRECTORY}/{name}"))) {
             host.refuse_untrusted(Path::new(&path))?;
-            if let Some(bytes) = host.read(&path)? {
+            if let Some(bytes) = host.read(&path).map_err(Error::as_config)? {
                 layers.push(Layer::of_file(path, bytes)?);
             }
         }
@@ -109,8 +109,7 @@ impl Layer {
     /// When it cannot be read or is wrong.
     pub fn file(path: &Path) -> Result<Layer> {
         let shown = path.display().to_string();
-        let cannot = |e| Error::config(format!("{shown}: cannot be read")).cause(e);
-        Layer::of_file(shown.clone(), crate::host::fs::read_named(path).map_err(cannot)?)
+        Layer::of_file(shown, crate::host::fs::read_named(path)?)
     }
 
     fn of_file(path: String, bytes: Vec<u8>) -> Result<Layer> {
@@ -124,7 +123,10 @@ impl Layer {
     /// # Errors
     /// When the file cannot be read.
     pub fn of_last_run(host: &Host) -> Result<Option<Layer>> {
-        host.read(OF_LAST_RUN)?.map(|bytes| Layer::of_file(OF_LAST_RUN.to_owned(), bytes)).transpose()
+        host.read(OF_LAST_RUN)
+            .map_err(Error::as_config)?
+            .map(|bytes| Layer::of_file(OF_LAST_RUN.to_owned(), bytes))
+            .transpose()
     }
 
     /// One `--set key=value`. The value is TOML; what is not TOML, or has a type that the

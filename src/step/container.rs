@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
 use super::file::{checked_path, diff};
-use super::wait::{self, Wait};
+use super::wait::{self, NoAnswer, Wait};
 use super::{Change, Planned, RawKind, State, Work, ensemble, hex};
 use crate::error::{Error, Kind, Result};
 use crate::host::Host;
@@ -353,7 +353,10 @@ impl Container {
                     "to let it be replaced, its data copied to the host first: --set containers.adopt=true; or rename it: docker rename {name} {name}-before"
                 )));
         }
-        self.copies(found).try_for_each(|(to, _)| host.refuse_other_data(&found.id, to))
+        self.copies(found).try_for_each(|(to, inside)| {
+            host.refuse_other_data(&found.id, to)?;
+            host.refuse_link(&found.id, inside)
+        })
     }
 
     /// Whether its ports may be taken by the container itself, under whichever name.
@@ -491,17 +494,20 @@ impl Container {
             if ended {
                 return Err(self.not_running(engine, id, &format!("its process ends ({})", found.told())));
             }
-            let answer = match ready {
-                _ if !found.is_running() => found.told(),
+            let answer: NoAnswer = match ready {
+                _ if !found.is_running() => found.told().into(),
                 None if deadline.elapsed() >= STEADY => return Ok(()),
-                None => "it has just started".into(),
+                None => "it has just started".to_owned().into(),
                 Some(ready) => match ready.ask(host)? {
                     Ok(()) => return Ok(()),
-                    Err(answer) => answer.words,
+                    Err(answer) => answer,
                 },
             };
             if !deadline.pause(PAUSE)? {
-                let why = format!("{}; the last answer: {answer}", deadline.waited());
+                if answer.waits_for_others {
+                    return Err(answer.not_yet(&deadline).at(format!("the container {}", self.name)));
+                }
+                let why = format!("{}; the last answer: {}", deadline.waited(), answer.words);
                 return Err(self.not_running(engine, id, &why));
             }
         }
@@ -610,6 +616,11 @@ impl Work for Container {
                 self.change_over(host, engine, &found, &new)
             }
         }
+    }
+
+    fn shared(&self) -> Vec<String> {
+        let writable = self.made_of.binds.iter().filter(|bind| !bind.ends_with(":ro"));
+        writable.filter_map(|bind| Some(split_bind(bind)?.0.to_owned())).collect()
     }
 
     fn put_off(&mut self) -> bool {

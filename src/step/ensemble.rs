@@ -66,7 +66,7 @@ impl Ensemble {
     /// in a container of someone else's, which served alone.
     ///
     /// # Errors
-    /// When data would be lost, and at the deadline.
+    /// When data would be lost, and `NotYet` at the deadline.
     pub fn wait_for_turn(&self, host: &Host, adopts: bool) -> Result<()> {
         let mut deadline = Deadline::new("this ZooKeeper server's turn", host.deadlines.wait);
         let (mut before, mut steady_since) = (Vec::new(), Instant::now());
@@ -94,7 +94,7 @@ impl Ensemble {
                 Turn::Never(why) => return Err(self.would_lose_data(&why)),
             };
             if !deadline.pause(PAUSE)? {
-                return Err(Error::failed(deadline.waited())
+                return Err(Error::not_yet(deadline.waited())
                     .cause(format!("{missing}\nthe servers are {}", self.told(&answers)))
                     .fix("do what it says, and run titus-bootstrap here again; nothing was stopped"));
             }

@@ -202,7 +202,12 @@ impl File {
         let mut changes = Vec::new();
         if is != want.contents {
             let (before, after) = (String::from_utf8_lossy(&is), String::from_utf8_lossy(&want.contents));
-            changes.push(Change { line: format!("change {path}"), diff: Some(diff(&before, &after)) });
+            if host.is_ours(path)? {
+                changes.push(Change { line: format!("change {path}"), diff: Some(diff(&before, &after)) });
+            } else {
+                // What another than root wrote may be anything.
+                changes.push(Change::new(format!("change {path} (what is there is not root's, and not shown)")));
+            }
         }
         changes.extend(want.attributes.differences(host, path, &entry)?);
         Ok(changes)
@@ -255,12 +260,22 @@ impl Work for File {
         let Some(why) = &self.constant else { return Ok(()) };
         let (path, wanted) = (&self.path, self.text());
         let wanted = wanted.trim();
-        match host.read_text(path)? {
-            Some(is) if is.trim() != wanted => {
-                Err(Error::config(format!("{path} is {:?}, and would become {wanted:?}", is.trim())).fix(why))
-            }
-            _ => Ok(()),
+        let refuse = |is: &str| Err(Error::config(format!("{path} is {is}, and would become {wanted:?}")).fix(why));
+        match host.entry(path)?.map(|entry| entry.kind) {
+            None => return Ok(()),
+            Some(EntryKind::File) => {}
+            // Not read: a container that has the directory may have made it.
+            Some(EntryKind::Link(_)) => return refuse("a symbolic link, which is not followed"),
+            Some(EntryKind::Directory | EntryKind::Other) => return refuse("not a regular file"),
         }
+        let Some(is) = host.read_text(path)? else { return Ok(()) };
+        let is = is.trim();
+        if is == wanted {
+            return Ok(());
+        }
+        // A number is what we write there.
+        let is_number = !is.is_empty() && is.len() < 20 && is.bytes().all(|byte| byte.is_ascii_digit());
+        if is_number || host.is_ours(path)? { refuse(&format!("{is:?}")) } else { refuse("something else") }
     }
 
     fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {

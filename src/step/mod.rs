@@ -231,6 +231,11 @@ pub trait Work: std::fmt::Debug {
         Vec::new()
     }
 
+    /// Directories of the host that a container of this step may write: no link in them is followed.
+    fn shared(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Takes away what makes the node join a cluster; whether there was anything.
     fn put_off(&mut self) -> bool {
         false

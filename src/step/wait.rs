@@ -58,15 +58,24 @@ pub struct NoAnswer {
     pub words: String,
     /// What to do about it, where waiting will not help.
     pub fix: Option<String>,
+    /// Whether what is asked does its part, and waits for other nodes.
+    pub waits_for_others: bool,
 }
 
 impl From<String> for NoAnswer {
     fn from(words: String) -> NoAnswer {
-        NoAnswer { words, fix: None }
+        NoAnswer { words, fix: None, waits_for_others: false }
     }
 }
 
 impl NoAnswer {
+    /// The error at the deadline of a wait for what waits for other nodes.
+    pub(super) fn not_yet(&self, deadline: &Deadline) -> Error {
+        Error::not_yet(deadline.waited())
+            .cause(format!("the last answer: {}", self.words))
+            .fix("once the others run, run titus-bootstrap here again: it goes on from here; the boot unit does so each minute")
+    }
+
     /// The answer, and what to do about it.
     pub fn told(&self) -> String {
         self.fix.as_ref().map_or_else(|| self.words.clone(), |fix| format!("{}\n{fix}", self.words))
@@ -137,28 +146,30 @@ impl Wait {
     /// # Errors
     /// Outside: a signal. Inside: the last answer.
     pub fn ask(&self, host: &Host) -> Result<Result<(), NoAnswer>> {
-        let answer = match self {
+        match self {
             Wait::Tcp(addresses) => any(addresses, |address| host.connect_tcp(address, TRY)),
-            Wait::Http(url) => Ok(host.http_get(url, TRY)?.and_then(|answer| match answer.status {
-                200 => Ok(()),
-                status => Err(format!("status {status}")),
-            })),
-            Wait::Docker { address, api_version: None } => host.ping_docker(address, TRY),
+            Wait::Http(url) => {
+                let answer = host.http_get(url, TRY)?.and_then(|answer| match answer.status {
+                    200 => Ok(()),
+                    status => Err(format!("status {status}")),
+                });
+                Ok(answer.map_err(NoAnswer::from))
+            }
+            Wait::Docker { address, api_version: None } => Ok(host.ping_docker(address, TRY)?.map_err(NoAnswer::from)),
             Wait::Docker { address, api_version: Some(minor) } => {
                 let refusal = match host.ping_docker(address, TRY)? {
                     Ok(()) => host.docker_refuses(address, *minor, TRY)?,
                     Err(answer) => Err(answer),
                 };
-                return Ok(match refusal {
+                Ok(match refusal {
                     Ok(None) => Ok(()),
-                    Ok(Some(words)) => Err(NoAnswer { words, fix: Some(OLD_API.to_owned()) }),
+                    Ok(Some(words)) => Err(NoAnswer { fix: Some(OLD_API.to_owned()), ..NoAnswer::from(words) }),
                     Err(answer) => Err(answer.into()),
-                });
+                })
             }
             Wait::Zookeeper { address, ensemble } => any(address, |address| serves(host, address, *ensemble)),
-            Wait::MesosLeader(masters) => one_leads(host, masters),
-        };
-        Ok(answer?.map_err(NoAnswer::from))
+            Wait::MesosLeader(masters) => Ok(one_leads(host, masters)?.map_err(NoAnswer::from)),
+        }
     }
 }
 
@@ -181,13 +192,17 @@ impl Work for Wait {
         let mut deadline = Deadline::new(self.what(), host.deadlines.wait);
         let mut pause = Duration::from_millis(20);
         loop {
-            let Err(NoAnswer { words: answer, fix }) = self.ask(host)? else { return Ok(()) };
-            if let Some(fix) = fix {
-                return Err(Error::failed(format!("waiting for {} does not help", self.what())).cause(answer).fix(fix));
+            let Err(answer) = self.ask(host)? else { return Ok(()) };
+            if let Some(fix) = answer.fix {
+                let what = format!("waiting for {} does not help", self.what());
+                return Err(Error::failed(what).cause(answer.words).fix(fix));
             }
             if !deadline.pause(pause)? {
+                if answer.waits_for_others {
+                    return Err(answer.not_yet(&deadline));
+                }
                 return Err(Error::failed(deadline.waited())
-                    .cause(format!("the last answer: {answer}"))
+                    .cause(format!("the last answer: {}", answer.words))
                     .fix("see why it does not answer (systemctl status, journalctl); the setting timeouts.wait gives it longer"));
             }
             pause = (pause * 2).min(Duration::from_secs(1));
@@ -200,28 +215,38 @@ impl Work for Wait {
 }
 
 /// Whether one of `addresses`, with commas between them, answers as it should.
-fn any(addresses: &str, ask: impl Fn(&str) -> Result<Result<(), String>>) -> Result<Result<(), String>> {
-    let mut answers = Vec::new();
+fn any<E: Into<NoAnswer>>(
+    addresses: &str,
+    ask: impl Fn(&str) -> Result<Result<(), E>>,
+) -> Result<Result<(), NoAnswer>> {
+    let (mut answers, mut waits_for_others) = (Vec::new(), false);
     for address in addresses.split(',') {
-        match ask(address)? {
-            Ok(()) => return Ok(Ok(())),
-            Err(answer) if addresses == address => return Ok(Err(answer)),
-            Err(answer) => answers.push(format!("{address}: {answer}")),
+        let Err(answer) = ask(address)?.map_err(Into::into) else { return Ok(Ok(())) };
+        if addresses == address {
+            return Ok(Err(answer));
         }
+        waits_for_others |= answer.waits_for_others;
+        answers.push(format!("{address}: {}", answer.words));
     }
-    Ok(Err(answers.join("; ")))
+    Ok(Err(NoAnswer { waits_for_others, ..NoAnswer::from(answers.join("; ")) }))
 }
 
-fn serves(host: &Host, address: &str, ensemble: bool) -> Result<Result<(), String>> {
-    Ok(ensemble::ask(host, address)?.and_then(|answer| match (answer, ensemble) {
-        (Answer::Member { .. }, true) | (Answer::Standalone, false) => Ok(()),
+fn serves(host: &Host, address: &str, ensemble: bool) -> Result<Result<(), NoAnswer>> {
+    let answer = match ensemble::ask(host, address)? {
+        Ok(answer) => answer,
+        Err(words) => return Ok(Err(words.into())),
+    };
+    let words = match (answer, ensemble) {
+        (Answer::Member { .. }, true) | (Answer::Standalone, false) => return Ok(Ok(())),
         (Answer::Waiting, true) => {
-            Err("it runs, and waits for a quorum: run titus-bootstrap on the other servers, with the same list".into())
+            "it runs, and waits for a quorum: run titus-bootstrap on the other servers, with the same list"
         }
-        (Answer::Waiting, false) => Err("it runs, and waits for a quorum".into()),
-        (Answer::Standalone, true) => Err("it serves alone".into()),
-        (_, _) => Err("it serves as one of several".into()),
-    }))
+        (Answer::Waiting, false) => "it runs, and waits for a quorum",
+        (Answer::Standalone, true) => "it serves alone",
+        (_, _) => "it serves as one of several",
+    };
+    let waits_for_others = ensemble && answer == Answer::Waiting;
+    Ok(Err(NoAnswer { waits_for_others, ..NoAnswer::from(words.to_owned()) }))
 }
 
 /// Mesos masters tell by the metric `master/elected` who leads them (Mesos documentation, "Monitoring").

@@ -117,11 +117,12 @@ fn agents(host: &Host, master: &str, agent: &str) -> Result<Agents, String> {
 }
 
 /// The line of a Go program's output that says what is wrong: the panic, which a trace of hundreds of lines follows,
-/// else a fatal error, else the last line.
+/// else a fatal error, else the first error that it logged, else the last line.
 pub(crate) fn decisive_line(output: &str) -> Option<&str> {
     let lines = || output.lines().map(str::trim).filter(|line| !line.is_empty());
     let starts = |words: &'static str| lines().find(|line| line.starts_with(words));
-    starts("panic:").or_else(|| starts("fatal error:")).or_else(|| lines().next_back())
+    let logged = || lines().find(|line| line.split(' ').any(|word| matches!(word, "level=error" | "level=fatal")));
+    starts("panic:").or_else(|| starts("fatal error:")).or_else(logged).or_else(|| lines().next_back())
 }
 
 /// Whether the driver on the node, which is the authority on what it can attach, counts as we do.
@@ -158,6 +159,12 @@ mod tests {
         assert_eq!(decisive_line(trace), Some("panic: Unknown subtype for family: m5"));
         assert_eq!(decisive_line("fatal error: x\ntrace"), Some("fatal error: x"));
         assert_eq!(decisive_line("one\nEC2MetadataError: 401\n\n"), Some("EC2MetadataError: 401"));
+        // What follows the first error of a log only says what it led to.
+        let refused = "level=error msg=\"EC2MetadataError: status code: 401\" origin=aws";
+        let log = format!("time=x level=info msg=a\n{refused}\nlevel=warning msg=b\nUnable to get the type\n");
+        assert_eq!(decisive_line(&log), Some(refused));
+        assert_eq!(decisive_line("time=x level=fatal msg=a\nb"), Some("time=x level=fatal msg=a"));
+        assert_eq!(decisive_line("the level=errors\nb"), Some("b"));
         assert_eq!(decisive_line("\n"), None);
     }
 

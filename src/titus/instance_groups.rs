@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::json::each_item;
 
@@ -100,7 +100,7 @@ fn encoded(name: &str) -> String {
 }
 
 fn no_answer(url: &str, answer: &str) -> Error {
-    Error::new(Kind::TemporaryFailure, format!("{url}: the Titus gateway does not answer"))
+    Error::not_yet(format!("{url}: the Titus gateway does not answer"))
         .cause(answer)
         .fix("see whether it runs: systemctl status titus-server-gateway")
 }
@@ -110,7 +110,7 @@ fn understood(url: &str, status: u16, start: &str) -> Result<()> {
     match status {
         200..=299 => Ok(()),
         // Not yet: the gateway's master is restarted, not ready, or did not answer in time.
-        408 | 429 | 502..=504 => Err(Error::new(Kind::TemporaryFailure, format!("{url}: status {status}"))
+        408 | 429 | 502..=504 => Err(Error::not_yet(format!("{url}: status {status}"))
             .cause(start)
             .fix("see whether the Titus master runs, and whether master.address is its address")),
         _ => {
@@ -122,6 +122,7 @@ fn understood(url: &str, status: u16, start: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
 
     #[test]
     fn a_name_is_one_segment_of_a_path() {
@@ -143,7 +144,7 @@ mod tests {
     fn answers_are_told_apart() {
         understood("u", 204, "").unwrap();
         for not_yet in [408, 429, 502, 503, 504] {
-            assert_eq!(understood("u", not_yet, "no master").unwrap_err().kind, Kind::TemporaryFailure);
+            assert_eq!(understood("u", not_yet, "no master").unwrap_err().kind, Kind::NotYet);
         }
         assert_eq!(understood("u", 500, "INTERNAL").unwrap_err().kind, Kind::Failed);
         assert_eq!(understood("u", 400, "").unwrap_err().kind, Kind::Failed);

@@ -229,18 +229,19 @@ fn a_wait_in_the_background_is_silent() {
 #[test]
 fn an_answer_that_is_none_of_the_api_s_is_refused_at_once() {
     let cases = [
-        (200, "<!DOCTYPE html><title>Log in</title>".into(), "it is no XML ("),
+        (200, "<!DOCTYPE html><title>Log in</title>".into(), "it is not XML ("),
         (200, "<html xmlns=\"http://www.w3.org/1999/xhtml\"><body/></html>".into(), "it is a document \"html\""),
         (200, "<DescribeInstancesResponse/>".into(), "it is a document \"DescribeInstancesResponse\""),
-        (200, String::new(), "it is no XML ("),
+        (200, String::new(), "it is not XML ("),
         (200, "{\"tags\":\n\t[]}".into(), "the answer begins with \"{\\\"tags\\\":[]}\""),
-        (200, "<a>".repeat(1 << 20), "it is no XML ("),
-        (200, "x".repeat(9 << 20), "it has more than 8192 KiB; the answer begins with \"xxxx"),
+        (200, "<a>".repeat(1 << 20), "it has more than 2048 KiB"),
+        (200, "<a>".repeat(1 << 17), "it has more than 60000 tags"),
+        (200, "x".repeat(9 << 20), "it has more than 2048 KiB; the answer begins with \"xxxx"),
         (
             200,
             "<!DOCTYPE a [<!ENTITY b \"bbbb\"><!ENTITY c \"&b;&b;\">]><DescribeTagsResponse>&c;</DescribeTagsResponse>"
                 .into(),
-            "it is no XML (",
+            "it is not XML (",
         ),
         (302, "moved".into(), "status 302; the answer begins with \"moved\""),
         (404, "<html>no</html>".into(), "status 404; the answer begins with \"<html>no"),
@@ -257,7 +258,7 @@ fn an_answer_that_is_none_of_the_api_s_is_refused_at_once() {
 #[test]
 fn a_body_without_end_is_left_at_once() {
     let node = Node::with(Fault::Endless);
-    node.fails(LONG, Kind::Config, &["none of its own", "it has more than 8192 KiB; the answer begins with \"aaaa"]);
+    node.fails(LONG, Kind::Config, &["none of its own", "it has more than 2048 KiB; the answer begins with \"aaaa"]);
     assert_eq!(node.calls(), 1);
 }
 

@@ -1,8 +1,20 @@
 //! Data that lie in a container of someone else's, copied to a directory of the host.
 
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::ffi::CString;
+use std::fs::{File, Permissions};
+use std::io::{ErrorKind, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Component, Path};
 use std::time::Duration;
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{Mode, futimens, mkdirat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, fchownat, linkat, symlinkat};
 
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -42,6 +54,24 @@ impl Host {
             )))
     }
 
+    /// Whether the directory that would be copied is one: a container may have put a link in its place, which leads
+    /// anywhere on the host once it is unpacked.
+    ///
+    /// # Errors
+    /// When it is a link.
+    pub fn refuse_link(&self, container: &str, from: &str) -> Result<()> {
+        // An engine that does not answer is reported by whoever needs it.
+        let Ok(engine) = self.engine()? else { return Ok(()) };
+        match engine.link_at(container, from) {
+            Some(target) => Err(Error::unavailable(format!("{from} in the container to be replaced is a symbolic link"))
+                .cause(format!("it leads to {target}, and no link of a container is followed"))
+                .fix(format!(
+                    "see what that is (docker cp {container}:{from}/. ./data), put its data where the role binds them, and remove the container"
+                ))),
+            None => Ok(()),
+        }
+    }
+
     /// Copies the directory `from` of a stopped container to `to`, whatever was copied there before
     /// from the same one. One that the container lacks is no error.
     ///
@@ -49,40 +79,34 @@ impl Host {
     /// When other data are there, or the copy cannot be made.
     pub fn copy_out(&self, engine: &Engine, container: &str, from: &str, to: &str) -> Result<()> {
         self.refuse_other_data(container, to)?;
-        let failed = |e: &std::io::Error| io_error("filled from a container", to, e);
-        let real = self
-            .resolve(to, true, false)
-            .and_then(|found| found.ok_or_else(|| ErrorKind::NotFound.into()))
-            .map_err(|e| failed(&e))?;
+        let failed = |e: std::io::Error| io_error("filled from a container", to, &e);
         // Others must not be able to swap what is unpacked as root.
-        self.place(&format!("{to}/{MARK}"))?;
-        let unpacked = real.join(UNPACKED);
-        remove(&unpacked).and_then(|()| std::fs::create_dir(&unpacked)).map_err(|e| failed(&e))?;
+        let unpacked = self.place(&format!("{to}/{UNPACKED}"))?;
+        let into = unpacked
+            .remove_all()
+            .and_then(|()| unpacked.make_directory(0o700))
+            .and_then(|()| unpacked.open(OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0))
+            .map_err(failed)?;
         failpoint();
-        if !self.unpack(engine, container, from, &unpacked)? {
-            return remove(&unpacked).map_err(|e| failed(&e));
+        if !self.unpack(engine, container, from, into.try_clone().map_err(failed)?.into())? {
+            return unpacked.remove_all().map_err(failed);
         }
         self.write(&format!("{to}/{MARK}"), container.as_bytes(), 0o600, Owner::ROOT)?;
         failpoint();
         let move_in = || -> std::io::Result<()> {
-            for entry in std::fs::read_dir(&real)? {
-                let entry = entry?;
-                let name = entry.file_name();
-                if ![MARK, UNPACKED, OF_FILE_SYSTEMS].iter().any(|kept| name == *kept) {
-                    remove(&entry.path())?;
-                }
+            let is_ours = |name: &str| [MARK, UNPACKED, OF_FILE_SYSTEMS].contains(&name);
+            for name in self.list(to).map_err(std::io::Error::other)?.iter().filter(|name| !is_ours(name)) {
+                self.place(&format!("{to}/{name}")).map_err(std::io::Error::other)?.remove_all()?;
             }
-            let top = unpacked.join(Path::new(from).file_name().unwrap_or_default());
-            for entry in std::fs::read_dir(top)? {
-                let entry = entry?;
-                std::fs::rename(entry.path(), real.join(entry.file_name()))?;
+            for name in names(&into)? {
+                renameat(&into, name.as_c_str(), unpacked.directory(), name.as_c_str())?;
                 failpoint();
             }
-            remove(&unpacked)?;
-            nix::unistd::syncfs(std::fs::File::open(&real)?)?;
+            unpacked.remove_all()?;
+            nix::unistd::syncfs(&into)?;
             Ok(())
         };
-        move_in().map_err(|e| failed(&e))
+        move_in().map_err(failed)
     }
 
     /// Says that the data of `to` are the host's own now.
@@ -94,16 +118,14 @@ impl Host {
     }
 
     /// Whether there was something to unpack.
-    fn unpack(&self, engine: &Engine, container: &str, from: &str, into: &PathBuf) -> Result<bool> {
-        let (reader, mut writer) = std::io::pipe().map_err(|e| Error::failed("a pipe cannot be made").cause(e))?;
+    fn unpack(&self, engine: &Engine, container: &str, from: &str, into: OwnedFd) -> Result<bool> {
+        let (mut reader, mut writer) = std::io::pipe().map_err(|e| Error::failed("a pipe cannot be made").cause(e))?;
+        let chown = self.may_chown();
         let (copied, unpacked) = std::thread::scope(|scope| {
             let unpacking = scope.spawn(move || {
-                let mut archive = tar::Archive::new(reader);
-                archive.set_preserve_ownerships(nix::unistd::geteuid().is_root());
-                // Never out of `into`, by whatever name or link.
-                let done = archive.unpack(into);
+                let done = unpack(&mut reader, &into, chown);
                 // What follows the archive's end is read too, or its writer would wait for ever.
-                let _ = std::io::copy(&mut archive.into_inner(), &mut std::io::sink());
+                let _ = std::io::copy(&mut reader, &mut std::io::sink());
                 done
             });
             let copied = engine.archive(container, from, COPY, &mut writer);
@@ -117,21 +139,177 @@ impl Host {
         }
         match unpacked {
             Ok(Ok(())) => Ok(true),
-            Ok(Err(e)) => Err(io_error("unpacked", &into.display().to_string(), &e)),
+            Ok(Err(e)) => Err(Error::failed(format!("{from} of a container cannot be unpacked")).cause(e)),
             Err(_) => Err(Error::failed("the archive of a container's data cannot be read")),
         }
     }
 }
 
-/// Removes a file, a link or a whole directory; nothing there is well.
-fn remove(path: &Path) -> std::io::Result<()> {
-    let removed = match std::fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => std::fs::remove_dir_all(path),
-        Ok(_) => std::fs::remove_file(path),
-        Err(e) => Err(e),
-    };
-    match removed {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-        removed => removed,
+/// Unpacks a directory that a container made, without its own name, into one that is open. Each name of the archive is
+/// walked from there by descriptors, and no link is followed, of the archive or not. Devices and pipes are left out, and
+/// so are the bits that give a program its owner's rights.
+fn unpack(archive: &mut impl Read, into: &OwnedFd, chown: bool) -> std::io::Result<()> {
+    for entry in tar::Archive::new(archive).entries()? {
+        let mut entry = entry?;
+        let path = entry.path()?.into_owned();
+        let kind = entry.header().entry_type();
+        if kind.is_pax_global_extensions() {
+            continue;
+        }
+        let Some((parent, name)) = place(into, &path)? else {
+            // The directory itself, whose mode is not the container's business.
+            if kind.is_dir() {
+                continue;
+            }
+            return Err(std::io::Error::other(format!("{} is not a directory, or a link", path.display())));
+        };
+        let (mode, name) = (entry.header().mode()? & 0o777, name.as_c_str());
+        let id = |id: u64| u32::try_from(id).map_err(std::io::Error::other);
+        let (uid, gid) = (id(entry.header().uid()?)?, id(entry.header().gid()?)?);
+        let attribute = |made: &File| -> std::io::Result<()> {
+            if chown {
+                std::os::unix::fs::fchown(made, Some(uid), Some(gid))?;
+            }
+            made.set_permissions(Permissions::from_mode(mode))
+        };
+        if kind.is_dir() {
+            match mkdirat(&parent, name, Mode::S_IRWXU) {
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+            attribute(&File::from(openat(&parent, name, DIRECTORY, Mode::empty())?))?;
+        } else if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() {
+            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let mut file = File::from(openat(&parent, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
+            std::io::copy(&mut entry, &mut file)?;
+            attribute(&file)?;
+            let time = i64::try_from(entry.header().mtime()?).map_err(std::io::Error::other)?;
+            futimens(&file, &TimeSpec::new(time, 0), &TimeSpec::new(time, 0))?;
+        } else if kind.is_symlink() {
+            let target = entry.link_name()?.ok_or(ErrorKind::InvalidData)?;
+            symlinkat(target.as_ref(), &parent, name)?;
+            if chown {
+                let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+                fchownat(&parent, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            }
+        } else if kind.is_hard_link() {
+            let target = entry.link_name()?.ok_or(ErrorKind::InvalidData)?.into_owned();
+            let (other, other_name) = place(into, &target)?.ok_or(ErrorKind::InvalidData)?;
+            linkat(&other, other_name.as_c_str(), &parent, name, AtFlags::empty())?;
+        } else {
+            tracing::warn!("{} of the container is a device or a pipe, and is not copied", path.display());
+        }
+    }
+    Ok(())
+}
+
+const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
+/// The directory below `into`, and the name in it, of a path of the archive; none: the archive's directory itself.
+fn place(into: &OwnedFd, path: &Path) -> std::io::Result<Option<(OwnedFd, CString)>> {
+    let mut parts = Vec::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(part) => parts.push(CString::new(part.as_bytes())?),
+            Component::CurDir => {}
+            _ => return Err(std::io::Error::other(format!("{}: leads out of its directory", path.display()))),
+        }
+    }
+    let [_, parents @ .., name] = parts.as_slice() else { return Ok(None) };
+    let mut at = into.try_clone()?;
+    for part in parents {
+        match mkdirat(&at, part.as_c_str(), Mode::S_IRWXU) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        at = openat(&at, part.as_c_str(), DIRECTORY, Mode::empty())?;
+    }
+    Ok(Some((at, name.clone())))
+}
+
+/// What is in a directory.
+fn names(directory: &File) -> std::io::Result<Vec<CString>> {
+    let mut directory = Dir::from_fd(directory.try_clone()?.into())?;
+    let names = directory.iter().map(|entry| Ok(entry?.file_name().to_owned())).collect::<nix::Result<Vec<_>>>()?;
+    Ok(names.into_iter().filter(|name| name.as_c_str() != c"." && name.as_c_str() != c"..").collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    /// An archive with entries of these kinds, paths, contents and targets.
+    fn archive(entries: &[(tar::EntryType, &str, &str)]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (kind, path, text) in entries {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(*kind);
+            header.set_mode(0o4755);
+            header.set_uid(u64::from(nix::unistd::geteuid().as_raw()));
+            header.set_gid(u64::from(nix::unistd::getegid().as_raw()));
+            header.set_mtime(1_500_000_000);
+            // Set by hand: the builder refuses what an attacker would write.
+            header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
+            let contents = if kind.is_file() { text.as_bytes() } else { b"" };
+            if kind.is_symlink() || kind.is_hard_link() {
+                header.as_mut_bytes()[157..157 + text.len()].copy_from_slice(text.as_bytes());
+            }
+            header.set_size(contents.len() as u64);
+            header.set_cksum();
+            builder.append(&header, contents).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    fn unpacked(entries: &[(tar::EntryType, &str, &str)]) -> (tempfile::TempDir, std::io::Result<()>) {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("into")).unwrap();
+        std::fs::write(directory.path().join("victim"), "precious").unwrap();
+        let into = File::open(directory.path().join("into")).unwrap().into();
+        let done = unpack(&mut archive(entries).as_slice(), &into, nix::unistd::geteuid().is_root());
+        assert_eq!(std::fs::read(directory.path().join("victim")).unwrap(), b"precious");
+        (directory, done)
+    }
+
+    #[test]
+    fn data_are_unpacked_with_their_modes_and_without_the_bits_that_give_rights() {
+        use tar::EntryType::{Char, Directory, Fifo, Link, Regular, Symlink};
+        let (directory, done) = unpacked(&[
+            (Directory, "master/", ""),
+            (Directory, "master/a/", ""),
+            (Regular, "master/a/file", "text"),
+            (Link, "master/hard", "master/a/file"),
+            (Symlink, "master/soft", "/etc/shadow"),
+            (Fifo, "master/pipe", ""),
+            (Char, "master/device", ""),
+        ]);
+        done.unwrap();
+        let into = directory.path().join("into");
+        assert_eq!(std::fs::read(into.join("hard")).unwrap(), b"text");
+        let found = std::fs::metadata(into.join("a/file")).unwrap();
+        assert_eq!((found.permissions().mode() & 0o7777, found.mtime()), (0o755, 1_500_000_000));
+        assert_eq!(std::fs::read_link(into.join("soft")).unwrap(), Path::new("/etc/shadow"));
+        assert!(!into.join("pipe").exists() && !into.join("device").exists());
+    }
+
+    #[test]
+    fn nothing_is_unpacked_beside_its_directory() {
+        use tar::EntryType::{Directory, Link, Regular, Symlink};
+        for entries in [
+            &[(Symlink, "master", "/etc")][..],
+            &[(Regular, "master", "text")],
+            &[(Regular, "master/../../victim", "text")],
+            &[(Regular, "/victim", "text")],
+            &[(Directory, "master/", ""), (Symlink, "master/out", "../.."), (Regular, "master/out/victim", "text")],
+            &[(Directory, "master/", ""), (Symlink, "master/out", ".."), (Directory, "master/out/", "")],
+            &[(Directory, "master/", ""), (Symlink, "master/file", "../victim"), (Regular, "master/file", "text")],
+            &[(Directory, "master/", ""), (Link, "master/file", "../victim")],
+            &[(Directory, "master/", ""), (Symlink, "master/out", "../.."), (Link, "master/f", "master/out/victim")],
+        ] {
+            let (_directory, done) = unpacked(entries);
+            done.unwrap_err();
+        }
     }
 }

@@ -16,8 +16,8 @@ use bollard::models::{
     RestartPolicyNameEnum,
 };
 use bollard::query_parameters::{
-    CreateContainerOptions, DownloadFromContainerOptions, InspectContainerOptions, LogsOptions, RemoveContainerOptions,
-    RenameContainerOptions, StartContainerOptions, StopContainerOptions,
+    ContainerArchiveInfoOptions, CreateContainerOptions, DownloadFromContainerOptions, InspectContainerOptions,
+    LogsOptions, RemoveContainerOptions, RenameContainerOptions, StartContainerOptions, StopContainerOptions,
 };
 use futures_util::StreamExt;
 use serde::Serialize;
@@ -270,6 +270,15 @@ impl Engine {
             Ok(lines)
         });
         collected.unwrap_or_else(|error| error.to_string())
+    }
+
+    /// Where the link at `path` in a container leads; none: it is not a link, or the engine does not say.
+    pub fn link_at(&self, id: &str, path: &str) -> Option<String> {
+        let options = ContainerArchiveInfoOptions { path: path.to_owned() };
+        let asked = self.wait(&format!("look at {path} in the container"), QUESTION, async {
+            self.client.get_container_archive_info(id, Some(options)).await
+        });
+        asked.ok().map(|found| found.link_target).filter(|target| !target.is_empty())
     }
 
     /// What is at `path` in a container, as a tar archive, which is written to `to`; whether it is there.

@@ -173,7 +173,7 @@ impl Host {
     /// # Errors
     /// When it cannot be looked at.
     pub fn stamp(&self, path: &str) -> Result<Option<Stamp>> {
-        Ok(self.open_file(path)?.map(|(_, stamp)| stamp))
+        Ok(self.open_deb(path)?.map(|(_, stamp)| stamp))
     }
 
     /// The SHA-256 of the file that `path` leads to; `None`: it is not there.
@@ -181,7 +181,7 @@ impl Host {
     /// # Errors
     /// When it is no regular file, cannot be read, or is larger than [`LIMIT`].
     pub fn sum_of_file(&self, path: &str) -> Result<Option<(String, Stamp)>> {
-        let Some((mut file, stamp)) = self.open_file(path)? else { return Ok(None) };
+        let Some((mut file, stamp)) = self.open_deb(path)? else { return Ok(None) };
         let mut digest = Sha256::new();
         copy(&mut file, &mut digest, &mut std::io::sink()).map_err(|e| io_error("read", path, &e))?;
         Ok(Some((crate::host::hex(&digest.finalize()), stamp)))
@@ -193,11 +193,12 @@ impl Host {
     /// # Errors
     /// As [`Host::sum_of_file`], or when the copy cannot be written.
     pub fn copy_to_cache(&self, path: &str) -> Result<Option<(String, Stamp)>> {
-        let Some((mut file, stamp)) = self.open_file(path)? else { return Ok(None) };
-        let (parent, _) = self.place(&cached("copy"))?;
+        let Some((mut file, stamp)) = self.open_deb(path)? else { return Ok(None) };
+        let copy_place = self.place(&cached("copy"))?;
+        let parent = copy_place.real.parent().unwrap_or(Path::new("/"));
         let mut copied = || -> std::io::Result<String> {
             failpoint();
-            let mut copied = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(&parent)?;
+            let mut copied = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(parent)?;
             let mut digest = Sha256::new();
             let length = copy(&mut file, &mut digest, &mut copied)?;
             failpoint();
@@ -209,29 +210,20 @@ impl Host {
             failpoint();
             copied.persist(parent.join(format!("{sha256}.deb"))).map_err(|e| e.error)?;
             failpoint();
-            sync_directory(&parent)?;
+            sync_directory(parent)?;
             Ok(sha256)
         };
         let sha256 = copied().map_err(|e| io_error("filled with a copy", CACHE, &e))?;
         Ok(Some((sha256, stamp)))
     }
 
-    fn open_file(&self, path: &str) -> Result<Option<(File, Stamp)>> {
-        let open = || -> std::io::Result<Option<(File, std::fs::Metadata)>> {
-            let Some(real) = self.resolve(path, true, false)? else { return Ok(None) };
-            // A pipe in its place must not hold us.
-            let file = match File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(real) {
-                Ok(file) => file,
-                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
-                Err(e) => return Err(e),
-            };
-            let found = file.metadata()?;
-            Ok(Some((file, found)))
-        };
-        let Some((file, found)) = open().map_err(|e| io_error("read", path, &e))? else { return Ok(None) };
-        if !found.is_file() {
-            return Err(Error::config(format!("{path} is no regular file")));
-        }
+    fn open_deb(&self, path: &str) -> Result<Option<(File, Stamp)>> {
+        let opened = self.open_file(path).map_err(|e| match e.kind() {
+            ErrorKind::IsADirectory | ErrorKind::Other => Error::config(format!("{path} is no regular file")).cause(e),
+            _ => io_error("read", path, &e),
+        });
+        let Some(file) = opened? else { return Ok(None) };
+        let found = file.metadata().map_err(|e| io_error("read", path, &e))?;
         if found.len() > LIMIT {
             return Err(Error::config(format!("{path} is larger than {} MiB", LIMIT >> 20)));
         }
@@ -240,8 +232,8 @@ impl Host {
 
     /// Where a download with this SHA-256 goes.
     pub(super) fn place_in_cache(&self, sha256: &str) -> Result<Target> {
-        let part = self.place(&format!("{CACHE}/{sha256}.part"))?.1;
-        Ok(Target { sha256: sha256.to_owned(), part, whole: self.place(&cached(sha256))?.1 })
+        let part = self.place(&format!("{CACHE}/{sha256}.part"))?.real;
+        Ok(Target { sha256: sha256.to_owned(), part, whole: self.place(&cached(sha256))?.real })
     }
 
     /// Removes debs from the cache, whole or not, but for those with these SHA-256.

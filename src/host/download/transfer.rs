@@ -316,8 +316,9 @@ mod tests {
         let (part, whole) = (target.part.clone(), target.whole.clone());
         let url = format!("http://someone:secret@{}/x.deb?X-Amz-Signature=secret", server.address);
         let transfer = Transfer {
-            deadline: Duration::from_secs(10),
-            stall: Duration::from_millis(200),
+            // A busy machine may be slow to answer itself; who holds its answers back in a test sets another stall.
+            deadline: Duration::from_secs(300),
+            stall: Duration::from_secs(60),
             pause: Duration::from_millis(1),
             ..Transfer::new(&host, &url, Some(target))
         };
@@ -380,9 +381,14 @@ mod tests {
             2 => cut(&partial(start), 1) + &HOLD.to_string(),
             _ => partial(start),
         });
-        case(&server).succeeds();
-        assert_eq!(server.starts(), [None, Some(5), Some(9), Some(10)]);
-        assert!(server.asked.lock().unwrap()[1].contains("if-range: \"one\""));
+        let mut case = case(&server);
+        case.transfer.stall = Duration::from_millis(500);
+        case.succeeds();
+        // One that is slow to answer by itself is asked for the same again.
+        let mut starts = server.starts();
+        starts.dedup();
+        assert_eq!(starts, [None, Some(5), Some(9), Some(10)]);
+        assert!(server.asked.lock().unwrap().iter().any(|request| request.contains("if-range: \"one\"")));
     }
 
     #[test]
@@ -477,10 +483,14 @@ mod tests {
         let server = serve(|n, start| cut(&if start > 0 { partial(start) } else { ok(BODY) }, usize::from(n < 3)));
         let mut case = case(&server);
         case.transfer.deadline = Duration::from_millis(100);
-        let (failure, told) = case.fails();
-        assert!(matches!(failure, Failure::Late(_)) && told.contains("goes on where it stopped"), "{told}");
-        assert_eq!(std::fs::read_to_string(&case.part).unwrap(), BODY[..3]);
+        // How far one run comes depends on how busy the machine is; each goes on where the last one stopped.
+        while std::fs::read_to_string(&case.part).unwrap_or_default() != BODY[..3] {
+            let (failure, told) = case.fails();
+            assert!(matches!(failure, Failure::Late(_)) && told.contains("goes on where it stopped"), "{told}");
+            assert!(BODY[..3].starts_with(&std::fs::read_to_string(&case.part).unwrap_or_default()));
+        }
         // Nobody there at all.
+        case.transfer.deadline = Duration::from_secs(2);
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         case.transfer.url = format!("http://someone:secret@{closed}/");
         assert!(case.fails().1.contains("refused"));

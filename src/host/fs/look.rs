@@ -1,14 +1,15 @@
 //! Looking at what is below the root: links are followed there and nowhere else.
 
-use std::collections::VecDeque;
-use std::ffi::OsString;
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::SFlag;
 
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::host::fs::{io_error, sync_directory};
+use crate::host::fs::door::{self, Walk};
+use crate::host::fs::io_error;
 
 /// More than any file that is read here may have; a larger one is an error.
 const READ_LIMIT: u64 = 64 << 20;
@@ -28,6 +29,8 @@ pub struct Entry {
     pub size: u64,
     /// Inode number.
     pub inode: u64,
+    /// The device that it is on.
+    pub device: u64,
     /// Last change of contents or inode, nanoseconds since 1970.
     pub changed_ns: i128,
 }
@@ -46,59 +49,14 @@ pub enum EntryKind {
 }
 
 impl Host {
-    /// Resolves links in `path` below the root, in the last place too if `follow`.
-    /// `Ok(None)`: a directory on the way is not there. `make`: it is made.
-    pub(in crate::host) fn resolve(&self, path: &str, follow: bool, make: bool) -> std::io::Result<Option<PathBuf>> {
-        let mut left: VecDeque<OsString> = components(Path::new(path));
-        let mut real = self.root().to_path_buf();
-        let mut links = 0;
-        while let Some(part) = left.pop_front() {
-            if part == ".." {
-                if real != self.root() {
-                    real.pop();
-                }
-                continue;
-            }
-            let last = left.is_empty();
-            real.push(&part);
-            if last && !follow {
-                break;
-            }
-            match std::fs::symlink_metadata(&real) {
-                Ok(found) if found.is_symlink() => {
-                    links += 1;
-                    if links > 40 {
-                        return Err(std::io::Error::other("too many symbolic links"));
-                    }
-                    let target = std::fs::read_link(&real)?;
-                    real.pop();
-                    if target.is_absolute() {
-                        real = self.root().to_path_buf();
-                    }
-                    let mut parts = components(&target);
-                    parts.append(&mut left);
-                    left = parts;
-                }
-                Ok(_) => {}
-                Err(e) if e.kind() == ErrorKind::NotFound && last => {}
-                Err(e) if e.kind() == ErrorKind::NotFound && make => {
-                    std::fs::DirBuilder::new().mode(0o755).create(&real)?;
-                    sync_directory(real.parent().unwrap_or(self.root()))?;
-                }
-                Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(Some(real))
-    }
-
     /// Whether `path` leads to a directory, links followed below the root.
     ///
     /// # Errors
     /// When it cannot be looked at.
     pub fn is_directory(&self, path: &str) -> Result<bool> {
-        let real = self.resolve(path, true, false).map_err(|e| io_error("looked at", path, &e))?;
-        Ok(real.is_some_and(|real| real.is_dir()))
+        let look = || self.walk(path, Walk::Follow)?.map_or(Ok(None), |place| place.look());
+        let found = look().or_else(absent).map_err(|e| io_error("looked at", path, &e))?;
+        Ok(found.is_some_and(|found| door::kind(&found) == SFlag::S_IFDIR))
     }
 
     /// What stands at `path`, or `None`.
@@ -107,46 +65,45 @@ impl Host {
     /// When it cannot be looked at.
     pub fn entry(&self, path: &str) -> Result<Option<Entry>> {
         let look = || -> std::io::Result<Option<Entry>> {
-            let Some(real) = self.resolve(path, false, false)? else { return Ok(None) };
-            let found = match std::fs::symlink_metadata(&real) {
-                Ok(found) => found,
-                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
-                Err(e) => return Err(e),
-            };
-            let kind = if found.is_symlink() {
-                EntryKind::Link(std::fs::read_link(&real)?)
-            } else if found.is_dir() {
-                EntryKind::Directory
-            } else if found.is_file() {
-                EntryKind::File
-            } else {
-                EntryKind::Other
+            let Some(place) = self.walk(path, Walk::Stay)? else { return Ok(None) };
+            let Some(found) = place.look()? else { return Ok(None) };
+            let kind = match door::kind(&found) {
+                SFlag::S_IFLNK => EntryKind::Link(place.target()?),
+                SFlag::S_IFDIR => EntryKind::Directory,
+                SFlag::S_IFREG => EntryKind::File,
+                _ => EntryKind::Other,
             };
             Ok(Some(Entry {
                 kind,
-                mode: found.mode() & 0o7777,
-                uid: found.uid(),
-                gid: found.gid(),
-                size: found.size(),
-                inode: found.ino(),
-                changed_ns: i128::from(found.ctime()) * 1_000_000_000 + i128::from(found.ctime_nsec()),
+                mode: found.st_mode & 0o7777,
+                uid: found.st_uid,
+                gid: found.st_gid,
+                size: u64::try_from(found.st_size).unwrap_or_default(),
+                inode: found.st_ino,
+                device: found.st_dev,
+                changed_ns: i128::from(found.st_ctime) * 1_000_000_000 + i128::from(found.st_ctime_nsec),
             }))
         };
-        look().map_err(|e| io_error("looked at", path, &e))
+        look().or_else(absent).map_err(|e| io_error("looked at", path, &e))
     }
 
-    /// The contents at `path`, links followed below the root; `None` if nothing is there.
+    /// Opens the regular file to which `path` leads; none: nothing is there.
     ///
     /// # Errors
-    /// When it is there and cannot be read, or is larger than 64 MiB.
+    /// When something else is there, or the system refuses.
+    pub(in crate::host) fn open_file(&self, path: &str) -> std::io::Result<Option<std::fs::File>> {
+        let open = || self.walk(path, Walk::Follow)?.map(|place| place.open_file(OFlag::O_RDONLY, 0)).transpose();
+        open().or_else(absent)
+    }
+
+    /// The contents of the regular file at `path`, links followed below the root as [`door`] says; `None` if nothing
+    /// is there.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read, is something else, or is larger than 64 MiB.
     pub fn read(&self, path: &str) -> Result<Option<Vec<u8>>> {
         let read = || -> std::io::Result<Option<Vec<u8>>> {
-            let Some(real) = self.resolve(path, true, false)? else { return Ok(None) };
-            let file = match std::fs::File::open(&real) {
-                Ok(file) => file,
-                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
-                Err(e) => return Err(e),
-            };
+            let Some(file) = self.open_file(path)? else { return Ok(None) };
             let mut bytes = Vec::new();
             file.take(READ_LIMIT + 1).read_to_end(&mut bytes)?;
             if bytes.len() as u64 > READ_LIMIT {
@@ -171,20 +128,19 @@ impl Host {
     /// When it is there and cannot be listed.
     pub fn list(&self, path: &str) -> Result<Vec<String>> {
         let list = || -> std::io::Result<Vec<String>> {
-            let Some(real) = self.resolve(path, true, false)? else { return Ok(Vec::new()) };
-            let found = match std::fs::read_dir(&real) {
-                Ok(found) => found,
-                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Vec::new()),
-                Err(e) => return Err(e),
-            };
+            let Some(place) = self.walk(path, Walk::Follow)? else { return Ok(Vec::new()) };
+            let mut directory = nix::dir::Dir::from_fd(place.open(OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0)?.into())?;
             let mut names = Vec::new();
-            for entry in found {
-                names.push(entry?.file_name().to_string_lossy().into_owned());
+            for entry in directory.iter() {
+                let name = entry?.file_name().to_string_lossy().into_owned();
+                if name != "." && name != ".." {
+                    names.push(name);
+                }
             }
             names.sort();
             Ok(names)
         };
-        list().map_err(|e| io_error("listed", path, &e))
+        list().or_else(absent).map_err(|e| io_error("listed", path, &e))
     }
 
     /// Bytes of the file system of `path`, or of its nearest parent that exists.
@@ -192,21 +148,24 @@ impl Host {
     /// # Errors
     /// When the file system cannot be asked.
     pub fn file_system_bytes(&self, path: &str) -> Result<u64> {
-        let mut real = self.root().to_path_buf();
-        real.extend(components(Path::new(path)));
-        while !real.exists() && real.pop() {}
-        let found = nix::sys::statvfs::statvfs(&real)
-            .map_err(|e| Error::failed(format!("{path}: its file system cannot be asked")).cause(e))?;
-        Ok(found.blocks() * found.fragment_size())
+        let asked = || -> std::io::Result<u64> {
+            let mut nearest = Path::new(path);
+            loop {
+                let place = self.walk(&nearest.to_string_lossy(), Walk::Follow).or_else(absent)?;
+                if let Some(place) = place
+                    && place.look()?.is_some()
+                {
+                    let found = nix::sys::statvfs::fstatvfs(&place.open(OFlag::O_PATH, 0)?)?;
+                    return Ok(found.blocks() * found.fragment_size());
+                }
+                nearest = nearest.parent().ok_or(ErrorKind::NotFound)?;
+            }
+        };
+        asked().map_err(|e| Error::failed(format!("{path}: its file system cannot be asked")).cause(e))
     }
 }
 
-fn components(path: &Path) -> VecDeque<OsString> {
-    path.components()
-        .filter_map(|part| match part {
-            Component::Normal(name) => Some(name.to_owned()),
-            Component::ParentDir => Some("..".into()),
-            _ => None,
-        })
-        .collect()
+/// Nothing, where the error says that nothing is there.
+fn absent<T: Default>(error: std::io::Error) -> std::io::Result<T> {
+    if door::is_absent(&error) { Ok(T::default()) } else { Err(error) }
 }

@@ -1,23 +1,39 @@
 //! Writing below the root, so that no reader and no power cut ever sees half of a file.
 
 pub mod accounts;
+pub mod door;
 pub mod look;
 pub mod mounts;
 
 use std::ffi::OsStr;
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::failpoint::failpoint;
+use crate::host::fs::door::{Place, Walk};
+use crate::host::fs::look::EntryKind;
+use crate::host::wait::Deadline;
 
 /// What temporary files begin with, so that a later run can sweep a dead one's.
 pub(super) const TEMPORARY: &str = ".titus-bootstrap-";
 
 /// The largest file that the command line may name, bytes. Settings, facts and role files are far smaller.
 const NAMED_LIMIT: u64 = 16 << 20;
+
+/// How long such a file may take, if it is a pipe.
+const NAMED_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether a signal came, milliseconds.
+const LOOK: u16 = 100;
 
 /// Owner and group of a file, by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +50,12 @@ impl Owner {
 }
 
 pub(super) fn io_error(what: &str, path: &str, error: &std::io::Error) -> Error {
+    if let Some(found) = error.get_ref().and_then(|inner| inner.downcast_ref::<door::Unsafe>()) {
+        let directory = found.directory.display();
+        return Error::failed(format!("{path}: not {what}: others may write to its directory, or to one above it"))
+            .cause(found)
+            .fix(format!("chown root:root {directory} && chmod go-w {directory}"));
+    }
     let made = Error::failed(format!("{path}: cannot be {what}")).cause(error);
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
@@ -45,37 +67,64 @@ pub(super) fn io_error(what: &str, path: &str, error: &std::io::Error) -> Error 
     }
 }
 
-/// Reads a file that the command line names: a path of the caller's, which is not resolved below the root.
+/// Reads a file that the command line names: a path of the caller's, which is not resolved below the root. It may be a
+/// pipe, as of `<(command)`; then whoever writes it has a minute.
 ///
 /// # Errors
-/// When it cannot be read, or is larger than 16 MiB.
-pub fn read_named(path: &Path) -> std::io::Result<Vec<u8>> {
+/// 78 when it cannot be read, or is larger than 16 MiB. `Interrupted` when a signal came.
+pub fn read_named(path: &Path) -> Result<Vec<u8>> {
+    let cannot =
+        |cause: &dyn std::fmt::Display| Error::config(format!("{}: cannot be read", path.display())).cause(cause);
+    let mut file = open_named(path).map_err(|e| cannot(&e))?;
+    let mut deadline = Deadline::new(path.to_string_lossy(), NAMED_PATIENCE);
     let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(NAMED_LIMIT + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > NAMED_LIMIT {
-        return Err(std::io::Error::new(ErrorKind::FileTooLarge, "it is larger than 16 MiB"));
+    let mut part = vec![0; 64 << 10];
+    loop {
+        // A named pipe that nobody has opened to write yet has no end to read.
+        let mut ready = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
+        let is_ready = match poll(&mut ready, PollTimeout::from(LOOK)) {
+            Ok(n) => n > 0,
+            Err(Errno::EINTR) => false,
+            Err(e) => return Err(cannot(&e)),
+        };
+        if !deadline.pause(Duration::ZERO)? {
+            return Err(cannot(&format!("nothing more came: {}", deadline.waited())));
+        }
+        if !is_ready {
+            continue;
+        }
+        match file.read(&mut part) {
+            Ok(0) => return Ok(bytes),
+            Ok(n) => bytes.extend_from_slice(part.get(..n).unwrap_or_default()),
+            Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
+            Err(e) => return Err(cannot(&e)),
+        }
+        if bytes.len() as u64 > NAMED_LIMIT {
+            return Err(cannot(&"it is larger than 16 MiB"));
+        }
     }
-    Ok(bytes)
+}
+
+/// The same of a regular file only, for a first look; nothing: it is something else, or cannot be read. What a pipe
+/// gives can be read once.
+pub fn peek_named(path: &Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let read = open_named(path).and_then(|file| {
+        if file.metadata()?.is_file() { file.take(NAMED_LIMIT).read_to_end(&mut bytes) } else { Ok(0) }
+    });
+    if read.is_ok() { bytes } else { Vec::new() }
+}
+
+fn open_named(path: &Path) -> std::io::Result<std::fs::File> {
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    std::fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
 }
 
 impl Host {
-    /// The real directory and name under which `path` is to be written.
-    pub(super) fn place(&self, path: &str) -> Result<(PathBuf, PathBuf)> {
-        let real = self
-            .resolve(path, false, true)
-            .and_then(|found| found.ok_or_else(|| ErrorKind::NotFound.into()))
-            .map_err(|e| io_error("written", path, &e))?;
-        let parent = real.parent().unwrap_or(self.root()).to_path_buf();
-        let found = std::fs::metadata(&parent).map_err(|e| io_error("written", path, &e))?;
-        // Group 0 is root's own. In a tree an ordinary user's group bits are nobody's business.
-        let writable_by_group = self.is_own_root() && found.gid() != 0 && found.mode() & 0o020 != 0;
-        let foreign = self.is_own_root() && found.uid() != 0 && found.uid() != nix::unistd::geteuid().as_raw();
-        if found.mode() & 0o002 != 0 || writable_by_group || foreign {
-            return Err(Error::failed(format!("{path}: not written: others may write to its directory"))
-                .cause(format!("{} has mode {:04o}, owner {}", parent.display(), found.mode() & 0o7777, found.uid()))
-                .fix(format!("chown root:root {0} && chmod go-w {0}", parent.display())));
-        }
-        Ok((parent, real))
+    /// The place at which `path` is to be written. Directories on the way are made, 0755.
+    pub(super) fn place(&self, path: &str) -> Result<Place> {
+        let place = self.walk(path, Walk::Write).and_then(|found| found.ok_or_else(|| ErrorKind::NotFound.into()));
+        place.map_err(|e| io_error("written", path, &e))
     }
 
     /// Puts a file with these contents, mode and owner at `path`, all at once: a
@@ -86,22 +135,23 @@ impl Host {
     /// When others may write to the directory, or the system refuses.
     pub fn write(&self, path: &str, contents: &[u8], mode: u32, owner: Owner) -> Result<()> {
         self.note_unit_file(path)?;
-        let (parent, real) = self.place(path)?;
+        let place = self.place(path)?;
         let write = || -> std::io::Result<()> {
             failpoint();
-            let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(&parent)?;
+            place.replace(Place::new_file, |mut file| {
+                failpoint();
+                file.write_all(contents)?;
+                failpoint();
+                if self.may_chown() {
+                    std::os::unix::fs::fchown(&file, Some(owner.uid), Some(owner.gid))?;
+                }
+                file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+                file.sync_all()?;
+                failpoint();
+                Ok(())
+            })?;
             failpoint();
-            file.write_all(contents)?;
-            failpoint();
-            if self.may_chown() {
-                std::os::unix::fs::fchown(file.as_file(), Some(owner.uid), Some(owner.gid))?;
-            }
-            file.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
-            file.as_file().sync_all()?;
-            failpoint();
-            file.persist(&real).map_err(|e| e.error)?;
-            failpoint();
-            sync_directory(&parent)
+            place.sync()
         };
         write().map_err(|e| io_error("written", path, &e))
     }
@@ -112,8 +162,8 @@ impl Host {
     /// When it is not there, or the kernel does not take the line.
     pub fn write_to_kernel(&self, path: &str, line: &str) -> Result<()> {
         let write = || -> std::io::Result<()> {
-            let real = self.resolve(path, true, false)?.ok_or(ErrorKind::NotFound)?;
-            let mut file = std::fs::OpenOptions::new().write(true).truncate(true).open(real)?;
+            let place = self.walk(path, Walk::Follow)?.ok_or(ErrorKind::NotFound)?;
+            let mut file = place.open_file(OFlag::O_WRONLY | OFlag::O_TRUNC, 0)?;
             file.write_all(format!("{line}\n").as_bytes())
         };
         write().map_err(|e| io_error("written", path, &e))
@@ -124,17 +174,10 @@ impl Host {
     /// # Errors
     /// As [`Host::write`].
     pub fn append(&self, path: &str, line: &str) -> Result<()> {
-        let (_, real) = self.place(path)?;
+        let place = self.place(path)?;
         let append = || -> std::io::Result<()> {
             use std::io::{Seek, SeekFrom};
-            use std::os::unix::fs::OpenOptionsExt;
-            let mut file = std::fs::OpenOptions::new()
-                .read(true)
-                .append(true)
-                .create(true)
-                .mode(0o600)
-                .custom_flags(nix::libc::O_NOFOLLOW)
-                .open(&real)?;
+            let mut file = place.open_file(OFlag::O_RDWR | OFlag::O_APPEND | OFlag::O_CREAT, 0o600)?;
             let mut last = [b'\n'];
             if file.metadata()?.len() > 0 {
                 file.seek(SeekFrom::End(-1))?;
@@ -153,23 +196,15 @@ impl Host {
     /// # Errors
     /// When the system refuses.
     pub fn set_attributes(&self, path: &str, mode: u32, owner: Owner) -> Result<()> {
-        let (parent, real) = self.place(path)?;
+        let place = self.place(path)?;
         let set = || -> std::io::Result<()> {
-            // Opened without following a link, so that none can be swapped in between.
-            let file = std::fs::File::from(nix::fcntl::open(
-                &real,
-                nix::fcntl::OFlag::O_RDONLY
-                    | nix::fcntl::OFlag::O_NOFOLLOW
-                    | nix::fcntl::OFlag::O_NONBLOCK
-                    | nix::fcntl::OFlag::O_CLOEXEC,
-                nix::sys::stat::Mode::empty(),
-            )?);
+            let file = place.open(OFlag::O_RDONLY, 0)?;
             if self.may_chown() {
                 std::os::unix::fs::fchown(&file, Some(owner.uid), Some(owner.gid))?;
             }
             file.set_permissions(std::fs::Permissions::from_mode(mode))?;
             file.sync_all()?;
-            sync_directory(&parent)
+            place.sync()
         };
         set().map_err(|e| io_error("given its mode and owner", path, &e))
     }
@@ -179,11 +214,11 @@ impl Host {
     /// # Errors
     /// When the system refuses, or something else is there.
     pub fn make_directory(&self, path: &str, mode: u32, owner: Owner) -> Result<()> {
-        let (parent, real) = self.place(path)?;
+        let place = self.place(path)?;
         let make = || -> std::io::Result<()> {
             failpoint();
-            std::fs::DirBuilder::new().mode(mode).create(&real)?;
-            sync_directory(&parent)
+            place.make_directory(mode)?;
+            place.sync()
         };
         make().map_err(|e| io_error("made", path, &e))?;
         failpoint();
@@ -199,9 +234,9 @@ impl Host {
             return Ok(());
         }
         self.note_unit_file(path)?;
-        let (parent, real) = self.place(path)?;
+        let place = self.place(path)?;
         failpoint();
-        std::fs::remove_file(&real).and_then(|()| sync_directory(&parent)).map_err(|e| io_error("removed", path, &e))
+        place.unlink().and_then(|()| place.sync()).map_err(|e| io_error("removed", path, &e))
     }
 
     /// Removes a directory that is ours, with all that is in it, and its parent if that is empty then.
@@ -212,10 +247,12 @@ impl Host {
         if self.entry(path)?.is_none() {
             return Ok(());
         }
-        let (parent, real) = self.place(path)?;
-        std::fs::remove_dir_all(&real).map_err(|e| io_error("removed", path, &e))?;
-        // Refused when something is in it, as it should be.
-        let _ = std::fs::remove_dir(parent);
+        let place = self.place(path)?;
+        place.remove_all().map_err(|e| io_error("removed", path, &e))?;
+        if let Some(parent) = Path::new(path).parent().and_then(Path::to_str) {
+            // Refused when something is in it, as it should be.
+            let _ = self.place(parent)?.remove_directory();
+        }
         Ok(())
     }
 
@@ -224,16 +261,18 @@ impl Host {
     /// # Errors
     /// As [`Host::write`].
     pub fn link(&self, path: &str, target: &str) -> Result<()> {
-        let (parent, real) = self.place(path)?;
+        let place = self.place(path)?;
         let link = || -> std::io::Result<()> {
             failpoint();
-            let made = tempfile::Builder::new()
-                .prefix(TEMPORARY)
-                .make_in(&parent, |temporary| std::os::unix::fs::symlink(target, temporary))?;
+            place.replace(
+                |parent, name| nix::unistd::symlinkat(target, parent, name),
+                |()| {
+                    failpoint();
+                    Ok(())
+                },
+            )?;
             failpoint();
-            made.persist(&real).map_err(|e| e.error)?;
-            failpoint();
-            sync_directory(&parent)
+            place.sync()
         };
         link().map_err(|e| io_error("linked", path, &e))
     }
@@ -244,7 +283,7 @@ impl Host {
     /// When the system refuses.
     pub fn move_aside(&self, path: &str) -> Result<String> {
         self.note_unit_file(path)?;
-        let (parent, real) = self.place(path)?;
+        let place = self.place(path)?;
         let aside = (0..100)
             .map(|n| if n == 0 { format!("{path}.saved") } else { format!("{path}.saved.{n}") })
             .find(|name| matches!(self.entry(name), Ok(None)))
@@ -253,9 +292,7 @@ impl Host {
             })?;
         let name = Path::new(&aside).file_name().unwrap_or(OsStr::new("saved"));
         failpoint();
-        std::fs::rename(&real, parent.join(name))
-            .and_then(|()| sync_directory(&parent))
-            .map_err(|e| io_error("moved aside", path, &e))?;
+        place.rename(name).and_then(|()| place.sync()).map_err(|e| io_error("moved aside", path, &e))?;
         Ok(aside)
     }
 
@@ -276,7 +313,11 @@ impl Host {
         parents.extend(wants.map(|name| format!("{units}/{name}")));
         for parent in parents {
             for name in self.list(&parent)?.into_iter().filter(|name| name.starts_with(TEMPORARY)) {
-                self.remove(&format!("{}/{name}", parent.trim_end_matches('/')))?;
+                let path = format!("{}/{name}", parent.trim_end_matches('/'));
+                // A run leaves no directory. A container could, in one that it may write to.
+                if self.entry(&path)?.is_some_and(|entry| entry.kind != EntryKind::Directory) {
+                    self.remove(&path)?;
+                }
             }
         }
         Ok(())
@@ -290,7 +331,6 @@ pub(super) fn sync_directory(path: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::fs::look::EntryKind;
 
     #[test]
     fn a_link_in_the_last_place_is_replaced_and_never_followed() {

@@ -90,6 +90,15 @@ impl Host {
         Err(Errno::EINVAL)
     }
 
+    /// Opens a directory below the root to which no link leads.
+    pub(super) fn open_without_links(&self, path: &std::path::Path) -> std::io::Result<OwnedFd> {
+        let mut at = open(self.root(), DIRECTORY, Mode::empty())?;
+        for part in path.components() {
+            at = openat(&at, part.as_os_str(), DIRECTORY, Mode::empty())?;
+        }
+        Ok(at)
+    }
+
     /// Removes what is at `path`. What cannot be removed is told, and the rest goes all the same.
     pub fn clear(&self, path: &str, what: Clear, mounts: &Mounts, cleared: &mut Cleared) {
         if mounts.elsewhere_above(path).is_some() {
@@ -179,7 +188,7 @@ impl Host {
 }
 
 /// What stands there, no link followed.
-fn kind(parent: impl AsFd, name: &CStr) -> nix::Result<Option<Type>> {
+pub(super) fn kind(parent: impl AsFd, name: &CStr) -> nix::Result<Option<Type>> {
     let found = match fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(found) => found,
         Err(Errno::ENOENT) => return Ok(None),
@@ -212,7 +221,7 @@ fn entries(directory: OwnedFd) -> nix::Result<Vec<(CString, bool)>> {
         .collect()
 }
 
-fn clear_at(
+pub(in crate::host) fn clear_at(
     parent: BorrowedFd,
     name: &CStr,
     path: &str,

@@ -1,14 +1,19 @@
 //! Searching every file of a tree for a few texts, in bounded memory. No symbolic link is followed.
 
+use std::ffi::{CStr, CString, OsStr};
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use memchr::memmem::Finder;
+use nix::dir::{Dir, Type};
+use nix::fcntl::{OFlag, openat, readlinkat};
+use nix::sys::stat::Mode;
 
 use crate::host::Host;
 use crate::host::fs::mounts::Mounts;
+use crate::host::image::clear::kind;
 
 /// What is read of a file at once.
 const PART: usize = 1 << 20;
@@ -89,37 +94,31 @@ impl Host {
     ) {
         let mut buffer = vec![0; PART + texts.iter().map(Text::len).max().unwrap_or(0) + 2];
         let (mut files, mut bytes) = (0, 0);
-        let mut directories = vec![(String::new(), self.root().to_path_buf())];
-        while let Some((at, real)) = directories.pop() {
-            let listing = match std::fs::read_dir(&real) {
+        let mut directories = vec![(String::new(), PathBuf::new())];
+        while let Some((at, way)) = directories.pop() {
+            let listing = self.open_without_links(&way).and_then(|open| Ok((entries(open.try_clone()?)?, open)));
+            let (entries, directory) = match listing {
                 Ok(listing) => listing,
                 Err(error) => {
                     tell(Found::Unreadable(if at.is_empty() { "/" } else { &at }, error));
                     continue;
                 }
             };
-            for entry in listing {
-                let entry = match entry {
-                    Ok(entry) => entry,
-                    Err(error) => {
-                        tell(Found::Unreadable(&at, error));
-                        break;
-                    }
-                };
-                let path = format!("{at}/{}", entry.file_name().to_string_lossy());
+            for (file, kind) in entries {
+                let path = format!("{at}/{}", file.to_string_lossy());
                 if mounts.elsewhere(&path).is_some() || passes_over(&path) {
                     continue;
                 }
-                name(texts, &path, entry.file_name().as_bytes(), tell);
-                match entry.file_type() {
-                    Ok(kind) if kind.is_dir() => directories.push((path, entry.path())),
-                    Ok(kind) if kind.is_symlink() => {
-                        if let Ok(target) = std::fs::read_link(entry.path()) {
-                            name(texts, &path, target.as_os_str().as_bytes(), tell);
+                name(texts, &path, file.to_bytes(), tell);
+                match kind {
+                    Some(Type::Directory) => directories.push((path, way.join(OsStr::from_bytes(file.to_bytes())))),
+                    Some(Type::Symlink) => {
+                        if let Ok(target) = readlinkat(&directory, file.as_c_str()) {
+                            name(texts, &path, target.as_bytes(), tell);
                         }
                     }
-                    Ok(kind) if kind.is_file() => {
-                        match contents(texts, entry.path(), &mut buffer, &mut |read| {
+                    Some(Type::File) => {
+                        match contents(texts, &directory, &file, &mut buffer, &mut |read| {
                             bytes += read;
                             tell(Found::Progress(files, bytes));
                         }) {
@@ -130,13 +129,27 @@ impl Host {
                         }
                         files += 1;
                     }
-                    Ok(_) => {}
-                    Err(error) => tell(Found::Unreadable(&path, error)),
+                    _ => {}
                 }
             }
         }
         tell(Found::Progress(files, bytes));
     }
+}
+
+/// What is in a directory, and of which kind.
+fn entries(directory: OwnedFd) -> std::io::Result<Vec<(CString, Option<Type>)>> {
+    let copy = directory.try_clone()?;
+    let mut found = Vec::new();
+    for entry in Dir::from_fd(directory)?.iter() {
+        let entry = entry?;
+        let name = entry.file_name().to_owned();
+        if name.as_c_str() != c"." && name.as_c_str() != c".." {
+            let known = entry.file_type().map_or_else(|| kind(&copy, &name), |known| Ok(Some(known)))?;
+            found.push((name, known));
+        }
+    }
+    Ok(found)
 }
 
 fn name(texts: &[Text], path: &str, bytes: &[u8], tell: &mut dyn FnMut(Found)) {
@@ -148,12 +161,13 @@ fn name(texts: &[Text], path: &str, bytes: &[u8], tell: &mut dyn FnMut(Found)) {
 /// The numbers of the texts that are found in a file.
 fn contents(
     texts: &[Text],
-    path: PathBuf,
+    directory: &OwnedFd,
+    name: &CStr,
     buffer: &mut [u8],
     read: &mut dyn FnMut(u64),
 ) -> std::io::Result<Vec<usize>> {
-    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
-    let mut file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let mut file = std::fs::File::from(openat(directory, name, flags, Mode::empty())?);
     if !file.metadata()?.is_file() {
         return Ok(Vec::new());
     }

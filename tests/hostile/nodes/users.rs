@@ -1,8 +1,13 @@
 //! Attacks by a user of the node without privileges.
 
-use crate::harness::agent;
+use crate::harness::agent::{self, SETTINGS};
+use crate::harness::autoscaling::{Answer, AutoScaling, ENDPOINT, with_profile};
+use crate::harness::first_boot::{self, UNIT};
 use crate::harness::node::Node;
-
+use crate::harness::running::Running;
+use crate::harness::services::{self, items};
+use crate::harness::{prereqs, wait_for};
+use crate::support::outcome::Outcome;
 const CONFIG: &str = "/etc/titus-bootstrap/config.toml";
 
 /// Who has no privileges on a node.
@@ -88,4 +93,127 @@ fn a_user_of_the_node_finds_no_password_of_a_proxy() {
     assert!(seen.contains("EnvironmentFile=/etc/systemd/system/docker.service.d/20-titus-proxy.env"));
     let found: Vec<&str> = seen.lines().filter(|line| line.contains(CANARY)).collect();
     assert_eq!(found, [""; 0]);
+}
+
+// Files, links and locks.
+
+fn as_nobody(node: &Node, words: &[&str]) -> Outcome {
+    node.run(&[&["runuser", "-u", "nobody", "--"], words].concat())
+}
+
+/// A role with a file at this path, and what it needs.
+fn role(path: &str) -> String {
+    format!(
+        "description = \"A small role\"\n\
+         [[step]]\nid = \"small\"\nphase = \"boot\"\nfile = {{ path = \"{path}\", content = \"made by root\" }}\n"
+    )
+}
+
+#[test]
+fn a_lock_that_a_user_holds_is_named_and_cannot_be_taken_again() {
+    let node = Node::fresh();
+    node.write("/etc/titus-bootstrap/roles/agent.toml", &role("/etc/small-role"));
+    let _metadata = services::metadata(&node, items());
+    for (lock, arguments) in [("lock", &["apply"][..]), ("keep.lock", &["keep"])] {
+        let path = format!("/run/titus-bootstrap/{lock}");
+        // As an earlier version made it.
+        node.shell(&format!("mkdir -p /run/titus-bootstrap; install -m 0644 /dev/null {path}"));
+        let _holder = node.spawn(&["runuser", "-u", "nobody", "--", "flock", &path, "sleep", "1000"]);
+        wait_for("the lock to be held", || (node.run(&["flock", "-n", &path, "true"]).code == 1).then_some(()));
+        let refused = node.bootstrap(arguments).ends_with(75);
+        refused.tells(&["user nobody", "is not titus-bootstrap", &path]);
+        let pids = node.shell("pidof sleep");
+        node.shell(&format!("kill {pids}"));
+        wait_for("the lock to be free", || (node.run(&["flock", "-n", &path, "true"]).code == 0).then_some(()));
+        // From now on no user can open it.
+        assert_ne!(as_nobody(&node, &["flock", "-n", &path, "true"]).code, 0);
+        assert_eq!(node.shell(&format!("stat -c %a {path}")), "600\n");
+    }
+    node.bootstrap(&["apply"]).ends_with(0);
+    // What a run says of itself is for root.
+    for path in ["/run/titus-bootstrap/status.json", "/run/titus-bootstrap/lock", "/var/log/titus-bootstrap/last.log"] {
+        assert_ne!(as_nobody(&node, &["cat", path]).code, 0, "{path}");
+    }
+    // Who may not read it is told so, and no more.
+    let status = as_nobody(&node, &["titus-bootstrap", "status"]);
+    assert!(status.err.contains("a record of the runs is lacking"), "{}", status.transcript());
+}
+
+#[test]
+fn a_file_below_a_directory_of_a_user_s_goes_nowhere_else() {
+    let node = Node::fresh();
+    let _metadata = services::metadata(&node, items());
+    node.shell("install -d -o nobody -g nogroup /srv/app; install -d -m 1777 /srv/open");
+    let attacks: [(&str, &str, &str); 4] = [
+        ("/srv/app/conf/stolen", "ln -sfn /etc /srv/app/conf", "chown root:root /srv/app"),
+        ("/srv/open/conf/stolen", "ln -sfn /etc /srv/open/conf", "not followed"),
+        ("/srv/open/mine/stolen", "mkdir -p /srv/open/mine", "chown root:root /srv/open/mine"),
+        ("/srv/open/stolen", "ln -sfn /etc/stolen /srv/open/stolen", "chmod go-w /srv/open"),
+    ];
+    for (path, attack, told) in attacks {
+        node.write("/etc/titus-bootstrap/roles/agent.toml", &role(path));
+        as_nobody(&node, &["sh", "-c", attack]).ends_with(0);
+        let refused = node.bootstrap(&["apply"]).ends_with(1);
+        let refused = refused.tells(&[told]);
+        assert!(!node.exists("/etc/stolen"), "{path}: {}", refused.transcript());
+    }
+    // Below a directory of root's, as /tmp/root's is, there is nothing to fear.
+    node.shell("install -d /srv/open/of-root");
+    node.write("/etc/titus-bootstrap/roles/agent.toml", &role("/srv/open/of-root/file"));
+    node.bootstrap(&["apply"]).ends_with(0);
+    assert_eq!(node.read("/srv/open/of-root/file"), "made by root");
+}
+
+#[test]
+fn the_modes_of_ubuntu_s_directories_are_no_reason_to_refuse() {
+    let node = Node::with_engine();
+    let _services = prereqs::services(&node);
+    prereqs::settings(&node, "");
+    node.shell(
+        "groupadd --system syslog; chgrp syslog /var/log; chmod 0775 /var/log
+         install -d -m 2775 -g staff /var/local /usr/local/lib",
+    );
+    node.bootstrap(&["apply"]).ends_with(0);
+    prereqs::check(&node);
+    assert_eq!(node.shell("stat -c '%a %G' /var/log /var/log/mesos"), "775 syslog\n750 root\n");
+    // A group of users is another thing.
+    node.shell(
+        "groupadd --gid 1500 people; chgrp people /var/log; rm -rf /var/log/titus-bootstrap; chmod 0755 /var/log/mesos",
+    );
+    let refused = node.bootstrap(&["apply"]).ends_with(1);
+    refused.tells(&["/var/log/mesos", "group 1500", "chown root:root /var/log && chmod go-w /var/log"]);
+    node.shell("chown root:root /var/log && chmod go-w /var/log");
+    node.bootstrap(&["apply"]).ends_with(0);
+}
+
+const CONTINUE: &str = "CompleteLifecycleAction titusagent launch CONTINUE";
+const ABANDON: &str = "CompleteLifecycleAction titusagent launch ABANDON";
+
+#[test]
+fn first_runs_at_once_tell_the_group_to_go_on_once_and_never_to_abandon() {
+    let node = Node::fresh();
+    first_boot::install(&node);
+    node.write("/etc/titus-bootstrap/roles/agent.toml", &role("/etc/small-role"));
+    node.write(SETTINGS, "lifecycle.hook = \"launch\"\n");
+    let api = AutoScaling::serve(&node);
+    let _metadata = services::metadata(&node, with_profile(items()));
+    let script = "/var/lib/cloud/instance/scripts/part-001";
+    node.write(script, "#!/usr/bin/titus-bootstrap\n");
+    let variable = format!("AWS_ENDPOINT_URL_AUTO_SCALING={ENDPOINT}");
+    for (turn, others) in [1, 1, 1, 1, 1, 9].into_iter().enumerate() {
+        node.shell("rm -rf /run/titus-bootstrap /var/lib/titus-bootstrap /var/log/titus-bootstrap /etc/small-role");
+        node.run(&["systemctl", "reset-failed", UNIT]);
+        api.answer(Answer::Held);
+        let unit = node.spawn(&["systemctl", "start", UNIT]);
+        let runs: Vec<Running> =
+            (0..others).map(|_| node.spawn(&["env", &variable, "titus-bootstrap", script])).collect();
+        for run in runs {
+            run.end().ends_with(0);
+        }
+        unit.end().ends_with(0);
+        assert_eq!(node.property(UNIT, "ExecMainStatus"), "0", "turn {turn}");
+        let calls = api.calls();
+        let count = |call: &str| calls.iter().filter(|made| *made == call).count();
+        assert_eq!((count(CONTINUE), count(ABANDON)), (1, 0), "turn {turn}: {calls:?}");
+    }
 }

@@ -19,8 +19,10 @@ fn metadata_that_demand_tokens_are_a_notice_and_then_a_failed_check_with_the_fix
         assert!(run.out.contains(fix), "{command}: {}", run.out);
     }
     let verified = node.bootstrap(&["verify"]).ends_with(1);
-    let line = verified.out.lines().find(|line| line.contains("vpc-metadata")).unwrap();
-    assert!(line.starts_with("failed") && line.contains(fix), "{line}");
+    let line = |check: &str| verified.out.lines().find(|line| line.contains(check)).unwrap();
+    assert!(line("vpc-metadata").starts_with("failed") && line("vpc-metadata").contains(fix), "{}", verified.out);
+    // The tool's own words, and of those the ones that say why.
+    assert!(line("vpc-tool").starts_with("failed") && line("vpc-tool").contains("401"), "{}", verified.out);
 
     services.metadata.require_tokens(false);
     node.bootstrap(&["verify"]).ends_with(0);

@@ -58,7 +58,7 @@ fn pages_without_end_are_left() {
     let body = "<DescribeTagsResponse><tagSet/><nextToken>again</nextToken></DescribeTagsResponse>";
     let node = Node::with(Fault::Text(200, body.into()));
     node.fails(LONG, Kind::Config, &["the EC2 API (DescribeTags) gave an answer that does not end"]);
-    assert_eq!(node.calls(), 16);
+    assert_eq!(node.calls(), 32);
 }
 
 /// Seven servers of which four are wanted.

@@ -120,6 +120,64 @@ fn an_error_of_any_kind_is_a_failed_step_but_for_an_interruption() {
     }
 }
 
+/// A ZooKeeper server that answers to everything what it is told to.
+fn zookeeper() -> (String, std::sync::mpsc::Sender<&'static str>) {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap().to_string();
+    let (sender, words) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut answer = "";
+        while let Ok((mut stream, _)) = server.accept() {
+            let _ = stream.read(&mut [0; 4]);
+            answer = words.try_iter().last().unwrap_or(answer);
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    (address, sender)
+}
+
+#[test]
+fn what_only_another_node_can_bring_is_not_yet_and_the_next_run_goes_on() {
+    const WAITS: &str = "This ZooKeeper instance is not currently serving requests\n";
+    let mut machine = Machine::new();
+    machine.host.deadlines.wait = Duration::from_millis(10);
+    let (address, says) = zookeeper();
+    let step = |servers: &str, ensemble: bool| {
+        format!(
+            "{FILES}[[step]]\nid = 'serves'\nphase = 'boot'\nwait = {{ zookeeper = '{servers}', ensemble = {ensemble} }}\n"
+        )
+    };
+    let steps = machine.steps(&step(&address, true));
+    says.send(WAITS).unwrap();
+    let run = machine.apply(&steps);
+    assert_eq!((run.fails().kind, run.fails().kind.exit_code()), (Kind::NotYet, 75));
+    let words = run.fails().to_string();
+    assert!(words.contains("step 4/4 serves: waited 10ms for ZooKeeper at"), "{words}");
+    assert!(words.contains("waits for a quorum") && words.contains("it goes on from here"), "{words}");
+    // What was done until then stays, and is in the journal.
+    assert_eq!(run.states(), ["one changed", "two changed", "three changed", "serves failed"]);
+    assert_eq!(run.events.last().unwrap(), "failed serves");
+    // One of several waits.
+    let run = machine.apply(&machine.steps(&step(&format!("127.0.0.1:1,{address}"), true)));
+    assert_eq!(run.fails().kind, Kind::NotYet, "{}", run.fails());
+
+    // Other nodes bring none of these.
+    for (says_so, servers, ensemble) in [
+        ("Mode: standalone\n", address.as_str(), true),
+        ("Mode: follower\n", &address, false),
+        (WAITS, &address, false),
+        ("HTTP/1.1 400 Bad Request\r\n", &address, true),
+        (WAITS, "127.0.0.1:1", true),
+    ] {
+        says.send(says_so).unwrap();
+        let run = machine.apply(&machine.steps(&step(servers, ensemble)));
+        assert_eq!(run.fails().kind, Kind::Failed, "{says_so} {servers} {ensemble}: {}", run.fails());
+    }
+
+    says.send("Mode: follower\n").unwrap();
+    assert_eq!(machine.apply(&steps).ends_well().states().last().unwrap(), "serves in_sync");
+}
+
 #[test]
 fn a_step_without_words_of_its_own_says_how_to_go_on() {
     let machine = Machine::new();
@@ -309,9 +367,10 @@ fn no_step_begins_after_a_signal() {
         return;
     }
     let machine = Machine::new();
+    let steps = machine.steps(FILES);
     titus_bootstrap::host::signals::listen().unwrap();
     nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM).unwrap();
-    let run = machine.apply(&machine.steps(FILES));
+    let run = machine.apply(&steps);
     assert_eq!(run.fails().kind, Kind::Interrupted);
     assert!(run.fails().what.starts_with("test: step 1/3 one: "), "{}", run.fails());
     assert_eq!(run.events, ["interrupted one"]);

@@ -1,0 +1,553 @@
+//! The door to files: a path is walked from the root, one descriptor after another, so that nothing that another
+//! process swaps meanwhile leads out of the root, and no link is followed that another than root may have made.
+//!
+//! **Links.** A link is followed below the root if its owner is trusted, and so is the directory that it lies in: not
+//! one into which anybody may write, nor one that a container writes (root in a container is root here). Who is
+//! trusted: root, the user of this process, and in a tree the owner of its root.
+//!
+//! **Ways to what is written.** Each directory on the way is checked, as systemd-tmpfiles(8) refuses an "unsafe path
+//! transition": its owner is trusted, and nobody else may put another directory into the next one's place. So it is not
+//! writable for all unless it has a sticky bit (/tmp), nor for a group unless that is a system group. Ubuntu's /var/log
+//! is root:syslog 0775, Debian's /usr/local and /var/local are root:staff 2775, /var/mail is root:mail 2775: a process
+//! of such a group may rename what is ours there, but not make anything that belongs to root, and each directory that
+//! we go into belongs to root. The directory in which a file is made may not be writable for all, sticky or not.
+
+use std::collections::VecDeque;
+use std::ffi::{CStr, CString, OsStr, OsString};
+use std::fmt;
+use std::fs::File;
+use std::io::{Error, ErrorKind, Result};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat, renameat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use super::TEMPORARY;
+use crate::host::Host;
+use crate::host::fs::mounts::Mounts;
+use crate::host::image::clear::{Clear, Cleared, clear_at};
+
+/// Groups below are a distribution's: of daemons, and of administrators (Debian Policy 9.2.2; login.defs(5), GID_MIN).
+const FIRST_GID: u32 = 1000;
+
+/// `users`, in which adduser puts every user since Debian 12 and Ubuntu 24.04 (adduser.conf(5), EXTRA_GROUPS).
+const USERS: u32 = 100;
+
+/// As many as the kernel follows (path_resolution(7)).
+const LINKS: u32 = 40;
+
+/// Deeper directories than these are nobody's.
+const DEEPEST: usize = 4096;
+
+const WAY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
+/// For whatever is opened: a pipe must not hold us, and a terminal must not become ours.
+const CAREFUL: OFlag = OFlag::O_NOFOLLOW.union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY).union(OFlag::O_CLOEXEC);
+
+/// What a path is walked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::host) enum Walk {
+    /// To look at what is there; a link in the last place is followed.
+    Follow,
+    /// To look at what is there, a link too.
+    Stay,
+    /// To write: directories that lack are made, and each one on the way is checked. A link in the last place stays.
+    Write,
+}
+
+/// A directory that is open, and a name in it.
+#[derive(Debug)]
+pub(in crate::host) struct Place {
+    parent: OwnedFd,
+    name: CString,
+    /// Where that is. Nobody but root may change what it leads to if it was walked to write.
+    pub real: PathBuf,
+}
+
+/// A directory on the way to what is written in which others could put something into the next one's place.
+#[derive(Debug)]
+pub(super) struct Unsafe {
+    /// Where it is.
+    pub directory: PathBuf,
+    /// How it is.
+    pub how: String,
+}
+
+impl fmt::Display for Unsafe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} has {}", self.directory.display(), self.how)
+    }
+}
+
+impl std::error::Error for Unsafe {}
+
+/// What stands at a place, by its mode.
+pub(super) fn kind(found: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT
+}
+
+/// The error about something else in a regular file's place.
+fn not_a_file(found: &FileStat) -> Error {
+    match kind(found) {
+        SFlag::S_IFDIR => Errno::EISDIR.into(),
+        SFlag::S_IFLNK => Error::other("it is a symbolic link, which is not followed"),
+        SFlag::S_IFIFO => Error::other("it is a pipe, not a regular file"),
+        SFlag::S_IFSOCK => Error::other("it is a socket, not a regular file"),
+        _ => Error::other("it is a device, not a regular file"),
+    }
+}
+
+/// Whether what is at a path is not there, as far as a reader is concerned.
+pub(super) fn is_absent(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+fn c_string(name: &OsStr) -> Result<CString> {
+    CString::new(name.as_bytes()).map_err(|_| ErrorKind::InvalidInput.into())
+}
+
+impl Place {
+    /// What stands there, no link followed.
+    pub fn look(&self) -> Result<Option<FileStat>> {
+        match fstatat(&self.parent, self.name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(found) => Ok(Some(found)),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Where the link there leads.
+    pub fn target(&self) -> Result<PathBuf> {
+        Ok(readlinkat(&self.parent, self.name.as_c_str())?.into())
+    }
+
+    /// Opens what stands there, whatever it is; no link is followed, and no pipe waited for.
+    pub fn open(&self, flags: OFlag, mode: u32) -> Result<File> {
+        let opened = openat(&self.parent, self.name.as_c_str(), flags | CAREFUL, Mode::from_bits_truncate(mode))?;
+        Ok(File::from(opened))
+    }
+
+    /// Opens a regular file.
+    pub fn open_file(&self, flags: OFlag, mode: u32) -> Result<File> {
+        // To open a device may do something by itself.
+        if let Some(found) = self.look()?.filter(|found| kind(found) != SFlag::S_IFREG) {
+            return Err(not_a_file(&found));
+        }
+        let file = self.open(flags, mode)?;
+        let found = fstat(&file)?;
+        if kind(&found) == SFlag::S_IFREG { Ok(file) } else { Err(not_a_file(&found)) }
+    }
+
+    /// Makes something under a name that nothing has, and gives it the name of this place at once.
+    pub fn replace<T>(
+        &self,
+        make: impl Fn(&OwnedFd, &CStr) -> nix::Result<T>,
+        fill: impl FnOnce(T) -> Result<()>,
+    ) -> Result<()> {
+        let mut tries = 0;
+        let (temporary, made) = loop {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let name = format!("{TEMPORARY}{:x}-{:x}", std::process::id(), now.as_nanos());
+            let name = c_string(OsStr::new(&name))?;
+            match make(&self.parent, &name) {
+                Err(Errno::EEXIST) if tries < 100 => tries += 1,
+                made => break (name, made?),
+            }
+        };
+        let put = fill(made)
+            .and_then(|()| Ok(renameat(&self.parent, temporary.as_c_str(), &self.parent, self.name.as_c_str())?));
+        if put.is_err() {
+            // The first error is the one to tell.
+            let _ = unlinkat(&self.parent, temporary.as_c_str(), UnlinkatFlags::NoRemoveDir);
+        }
+        put
+    }
+
+    /// A new file of nobody else's, for [`Place::replace`].
+    pub fn new_file(parent: &OwnedFd, name: &CStr) -> nix::Result<File> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | CAREFUL;
+        openat(parent, name, flags, Mode::S_IRUSR | Mode::S_IWUSR).map(File::from)
+    }
+
+    /// Makes a directory; that another run makes it at the same moment is well.
+    pub fn make_directory(&self, mode: u32) -> Result<()> {
+        match mkdirat(&self.parent, self.name.as_c_str(), Mode::from_bits_truncate(mode)) {
+            Err(Errno::EEXIST) if self.look()?.is_some_and(|found| kind(&found) == SFlag::S_IFDIR) => Ok(()),
+            made => Ok(made?),
+        }
+    }
+
+    /// Removes the file or link there.
+    pub fn unlink(&self) -> Result<()> {
+        Ok(unlinkat(&self.parent, self.name.as_c_str(), UnlinkatFlags::NoRemoveDir)?)
+    }
+
+    /// Removes the directory there, if nothing is in it.
+    pub fn remove_directory(&self) -> Result<()> {
+        Ok(unlinkat(&self.parent, self.name.as_c_str(), UnlinkatFlags::RemoveDir)?)
+    }
+
+    /// Removes what is there, with all that is in it; nothing there is well.
+    pub fn remove_all(&self) -> Result<()> {
+        let mut cleared = Cleared::default();
+        clear_at(self.parent.as_fd(), &self.name, "", Clear::Whole, &Mounts::default(), &mut cleared)?;
+        match cleared.left.first() {
+            None => Ok(()),
+            Some((path, why)) => Err(Error::other(format!("{path}: {why}"))),
+        }
+    }
+
+    /// Gives what is there another name beside it.
+    pub fn rename(&self, name: &OsStr) -> Result<()> {
+        Ok(renameat(&self.parent, self.name.as_c_str(), &self.parent, c_string(name)?.as_c_str())?)
+    }
+
+    /// Writes to disk what was done in the directory.
+    pub fn sync(&self) -> Result<()> {
+        let directory = openat(&self.parent, c".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | CAREFUL, Mode::empty())?;
+        File::from(directory).sync_all()
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &OwnedFd {
+        &self.parent
+    }
+}
+
+impl Host {
+    /// The place of `path`; none: a directory on the way is not there.
+    ///
+    /// # Errors
+    /// When the system refuses, a link on the way is not to be followed, or, to write, a directory is not safe.
+    pub(in crate::host) fn walk(&self, path: &str, walk: Walk) -> Result<Option<Place>> {
+        let left = components(Path::new(path));
+        if walk == Walk::Write {
+            return self.step_by_step(left, walk);
+        }
+        if let Some(place) = self.at_once(&left)? {
+            // What is in the last place is looked at by its name again, and opened without following a link.
+            if walk == Walk::Stay || place.look()?.is_none_or(|found| kind(&found) != SFlag::S_IFLNK) {
+                return Ok(Some(place));
+            }
+        }
+        self.step_by_step(left, walk)
+    }
+
+    /// The place of a path without links, by one call of a kernel that has openat2(2), 5.6 or later. Whatever else it
+    /// is, or in a container whose filter refuses the call, the walk step by step says.
+    fn at_once(&self, parts: &VecDeque<OsString>) -> Result<Option<Place>> {
+        let Some((name, parents)) = parts.iter().collect::<Vec<_>>().split_last().map(|(n, p)| (*n, p.to_vec())) else {
+            return Ok(None);
+        };
+        if parts.iter().any(|part| part == "..") {
+            return Ok(None);
+        }
+        let way: PathBuf =
+            std::iter::once(OsStr::new(".")).chain(parents.iter().map(|part| part.as_os_str())).collect();
+        let how = OpenHow::new().flags(WAY).resolve(
+            ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS,
+        );
+        let root = self.open_root()?;
+        let Ok(parent) = openat2(&root, &way, how) else { return Ok(None) };
+        let real = self.root().join(way.strip_prefix(".").unwrap_or(&way)).join(name);
+        Ok(Some(Place { parent, name: c_string(name)?, real }))
+    }
+
+    fn open_root(&self) -> Result<OwnedFd> {
+        Ok(nix::fcntl::open(self.root(), WAY & !OFlag::O_NOFOLLOW, Mode::empty())?)
+    }
+
+    fn step_by_step(&self, mut left: VecDeque<OsString>, walk: Walk) -> Result<Option<Place>> {
+        // Each directory that is open, so that `..` leads where we came from, and never out of the root.
+        let root = self.open_root()?;
+        let mut way = vec![(root, OsString::new())];
+        let mut links = 0;
+        let real = |way: &[(OwnedFd, OsString)]| -> PathBuf {
+            way.iter().fold(
+                self.root().to_path_buf(),
+                |real, (_, name)| {
+                    if name.is_empty() { real } else { real.join(name) }
+                },
+            )
+        };
+        let owner_of_root = fstat(&way.first().ok_or(ErrorKind::NotFound)?.0)?.st_uid;
+        loop {
+            let (at, _) = way.last().ok_or(ErrorKind::NotFound)?;
+            let Some(part) = left.pop_front() else {
+                let parent = at.try_clone()?;
+                return Ok(Some(Place { parent, name: c".".to_owned(), real: real(&way) }));
+            };
+            if part == ".." {
+                if way.len() > 1 {
+                    way.pop();
+                }
+                continue;
+            }
+            let last = left.is_empty();
+            if walk == Walk::Write {
+                self.check_way(&fstat(at)?, last, &real(&way))?;
+            }
+            let name = c_string(&part)?;
+            if last && walk != Walk::Follow {
+                return Ok(Some(Place { parent: at.try_clone()?, name, real: real(&way).join(part) }));
+            }
+            // What is there itself, a link too: its owner and its target are of one and the same link then.
+            let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let next = match openat(at, name.as_c_str(), flags, Mode::empty()) {
+                Ok(next) => next,
+                Err(Errno::ENOENT) if last => {
+                    return Ok(Some(Place { parent: at.try_clone()?, name, real: real(&way).join(part) }));
+                }
+                Err(Errno::ENOENT) if walk == Walk::Write => {
+                    let place = Place { parent: at.try_clone()?, name, real: real(&way).join(&part) };
+                    place.make_directory(0o755)?;
+                    place.sync()?;
+                    left.push_front(part);
+                    continue;
+                }
+                Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
+            let found = fstat(&next)?;
+            match kind(&found) {
+                SFlag::S_IFLNK => {
+                    links += 1;
+                    if links > LINKS {
+                        return Err(Error::other("too many symbolic links"));
+                    }
+                    let holder = fstat(at)?;
+                    let is_trusted = |uid| self.is_trusted(uid, owner_of_root);
+                    if !is_trusted(found.st_uid)
+                        || !is_trusted(holder.st_uid)
+                        || holder.st_mode & 0o002 != 0
+                        || self.is_shared(at)
+                    {
+                        return Err(Error::other(format!(
+                            "{} is a symbolic link that another than root may have made, and it is not followed",
+                            real(&way).join(part).display()
+                        )));
+                    }
+                    let target = PathBuf::from(readlinkat(&next, c"")?);
+                    if target.is_absolute() {
+                        way.truncate(1);
+                    }
+                    let mut parts = components(&target);
+                    parts.append(&mut left);
+                    left = parts;
+                }
+                SFlag::S_IFDIR => way.push((next, part)),
+                _ if last => return Ok(Some(Place { parent: at.try_clone()?, name, real: real(&way).join(part) })),
+                _ => return Err(Errno::ENOTDIR.into()),
+            }
+        }
+    }
+
+    fn is_trusted(&self, uid: u32, owner_of_root: u32) -> bool {
+        uid == 0 || uid == nix::unistd::geteuid().as_raw() || uid == owner_of_root
+    }
+
+    /// Whether a directory is one that a container writes, or below one.
+    fn is_shared(&self, directory: &OwnedFd) -> bool {
+        let id = |found: FileStat| (found.st_dev, found.st_ino);
+        // What the paths lead to: one may be a link to another disk. It is not itself below a container's directory.
+        let others = Host::below(self.root().to_path_buf(), Default::default());
+        let shared: Vec<_> = self.shared.borrow().iter().filter_map(|path| others.open_directory(path).ok()?).collect();
+        let shared: Vec<_> = shared.iter().filter_map(|directory| fstat(directory).ok().map(id)).collect();
+        let root = self.open_root().and_then(|root| Ok(id(fstat(root)?))).ok();
+        let mut at = directory.try_clone();
+        for _ in 0..DEEPEST {
+            // What cannot be looked at is not trusted.
+            let Ok(open) = at else { return true };
+            let Ok(here) = fstat(&open).map(id) else { return true };
+            if shared.contains(&here) {
+                return true;
+            }
+            if shared.is_empty() || Some(here) == root {
+                return false;
+            }
+            at = openat(&open, c"..", WAY, Mode::empty()).map_err(Error::from);
+        }
+        true
+    }
+
+    /// Opens the directory to which `path` leads, to find things in it; none: it is not there, or is something else.
+    fn open_directory(&self, path: &str) -> Result<Option<OwnedFd>> {
+        let Some(place) = self.walk(path, Walk::Follow)? else { return Ok(None) };
+        Ok(openat(&place.parent, place.name.as_c_str(), WAY, Mode::empty()).ok())
+    }
+
+    /// Refuses a directory on the way to what is written, or, `last`, the one in which that is.
+    fn check_way(&self, found: &FileStat, last: bool, directory: &Path) -> Result<()> {
+        let mode = found.st_mode & 0o7777;
+        // In a tree owners and groups are the image's, and of nobody here.
+        let (foreign, gid) = match self.is_own_root() {
+            true => (!self.is_trusted(found.st_uid, 0), found.st_gid),
+            false => (false, 0),
+        };
+        if foreign || lets_others_in(mode, gid, last) {
+            let how = format!("mode {mode:04o}, owner {}, group {}", found.st_uid, found.st_gid);
+            return Err(Error::other(Unsafe { directory: directory.to_path_buf(), how }));
+        }
+        Ok(())
+    }
+
+    /// Whether nobody but root may have written what is there: then it may be quoted.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn is_ours(&self, path: &str) -> crate::error::Result<bool> {
+        let look = || -> Result<bool> {
+            let Some(place) = self.walk(path, Walk::Stay)? else { return Ok(false) };
+            let Some(found) = place.look()? else { return Ok(false) };
+            let by_others =
+                found.st_mode & 0o002 != 0 || (found.st_mode & 0o020 != 0 && found.st_gid != 0 && self.is_own_root());
+            let owner_of_root = fstat(self.open_root()?)?.st_uid;
+            Ok(kind(&found) == SFlag::S_IFREG
+                && self.is_trusted(found.st_uid, owner_of_root)
+                && !by_others
+                && found.st_nlink == 1
+                && !self.is_shared(&place.parent))
+        };
+        look().map_err(|e| super::io_error("looked at", path, &e))
+    }
+
+    /// From here on these directories count as a container's own: no link below them is followed.
+    pub fn share(&self, directories: impl IntoIterator<Item = String>) {
+        self.shared.borrow_mut().extend(directories);
+    }
+}
+
+/// Whether another than its owner could put something of theirs into a directory, and we would take it for ours.
+/// `last`: a file is made in it. Further up, what we go into belongs to root, and a sticky bit keeps that in its place.
+fn lets_others_in(mode: u32, gid: u32, last: bool) -> bool {
+    let by_group = mode & 0o020 != 0 && gid != 0 && !is_system_group(gid);
+    let kept_in_place = !last && mode & 0o1000 != 0;
+    (mode & 0o002 != 0 || by_group) && !kept_in_place
+}
+
+/// Whether a group is one of a distribution's own, in which no ordinary user is.
+fn is_system_group(gid: u32) -> bool {
+    gid < FIRST_GID && gid != USERS
+}
+
+fn components(path: &Path) -> VecDeque<OsString> {
+    path.components()
+        .filter_map(|part| match part {
+            Component::Normal(name) => Some(name.to_owned()),
+            Component::ParentDir => Some(OsString::from_vec(b"..".to_vec())),
+            _ => None,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// Directories of Debian 11 to 13 and Ubuntu 16.04 to 24.04, as base-files, base-passwd and the packages of a
+    /// server make them: mode, group.
+    const STANDARD: [(&str, u32, u32); 20] = [
+        ("/", 0o755, 0),
+        ("/etc", 0o755, 0),
+        ("/opt", 0o755, 0),
+        ("/run", 0o755, 0),
+        ("/root", 0o700, 0),
+        ("/usr/local (until Debian 12)", 0o2775, 50),
+        ("/var/local", 0o2775, 50),
+        ("/var/log (Debian)", 0o755, 0),
+        ("/var/log (Ubuntu, syslog)", 0o775, 104),
+        ("/var/log (Ubuntu 24.04, syslog)", 0o775, 102),
+        ("/var/log/journal (systemd-journal)", 0o2755, 999),
+        ("/var/log/apt", 0o755, 0),
+        ("/var/log/unattended-upgrades (adm)", 0o750, 4),
+        ("/var/mail", 0o2775, 8),
+        ("/var/spool/cron/crontabs (kept in place)", 0o1730, 105),
+        ("/var/cache/man (Ubuntu)", 0o2755, 12),
+        ("/var/lib/dpkg", 0o755, 0),
+        ("/lib/systemd/system", 0o755, 0),
+        ("/home", 0o755, 0),
+        ("/srv", 0o755, 0),
+    ];
+
+    #[test]
+    fn directories_of_a_distribution_may_be_written_in() {
+        for (path, mode, gid) in STANDARD {
+            assert!(!lets_others_in(mode, gid, true), "{path}");
+            assert!(!lets_others_in(mode, gid, false), "{path}");
+        }
+    }
+
+    #[test]
+    fn directories_that_others_may_write_to_are_not() {
+        for (why, mode, gid, last) in [
+            ("/tmp itself", 0o1777, 0, true),
+            ("/var/crash of Ubuntu itself", 0o3777, 117, true),
+            ("all, without a sticky bit", 0o777, 0, false),
+            ("all but root's group", 0o757, 0, false),
+            ("a user's own group", 0o775, 1000, false),
+            ("a user's own group", 0o775, 1000, true),
+            ("users, in which everybody is", 0o775, USERS, false),
+            ("nogroup", 0o775, 65534, false),
+        ] {
+            assert!(lets_others_in(mode, gid, last), "{why}");
+        }
+        // What is ours in there cannot be moved by others, and is looked at itself.
+        for (mode, gid) in [(0o1777, 0), (0o3777, 117), (0o1775, 1000)] {
+            assert!(!lets_others_in(mode, gid, false), "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_walk_step_by_step_finds_what_one_call_of_the_kernel_finds() {
+        let (directory, host) = Host::temporary();
+        std::fs::create_dir_all(directory.path().join("a/b")).unwrap();
+        std::fs::write(directory.path().join("a/b/file"), "x").unwrap();
+        symlink("b", directory.path().join("a/link")).unwrap();
+        for path in ["/a/b/file", "/a/b", "/a", "/a/b/none", "a/b/../b/file", "/a/link/file"] {
+            for walk in [Walk::Stay, Walk::Follow] {
+                let inode = |place: Option<Place>| place.unwrap().look().unwrap().map(|found| found.st_ino);
+                let both = [
+                    inode(host.walk(path, walk).unwrap()),
+                    inode(host.step_by_step(components(Path::new(path)), walk).unwrap()),
+                ];
+                assert_eq!(both[0], both[1], "{path} {walk:?}");
+            }
+        }
+        assert!(host.walk("/a/none/x", Walk::Stay).unwrap().is_none());
+        assert!(host.step_by_step(components(Path::new("/a/none/x")), Walk::Stay).unwrap().is_none());
+    }
+
+    #[test]
+    fn links_in_a_container_s_directory_are_not_followed_and_the_way_to_it_is() {
+        let (directory, host) = Host::temporary();
+        let at = |path: &str| directory.path().join(path);
+        std::fs::create_dir_all(at("disk/data/below")).unwrap();
+        std::fs::write(at("secret"), "secret").unwrap();
+        symlink("/disk/data", at("data")).unwrap();
+        symlink("/secret", at("disk/data/link")).unwrap();
+        symlink("/secret", at("disk/data/below/link")).unwrap();
+        std::fs::write(at("disk/data/file"), "x").unwrap();
+        let links = ["/data/link", "/data/below/link", "/disk/data/link"];
+        for link in links {
+            assert_eq!(host.read(link).unwrap().unwrap(), b"secret");
+        }
+        assert!(host.is_ours("/data/file").unwrap());
+        host.share(["/data".to_owned()]);
+        for link in links {
+            let refused = host.read(link).unwrap_err();
+            assert!(refused.cause.as_deref().unwrap_or_default().contains("not followed"), "{refused}");
+        }
+        assert_eq!(host.read("/data/file").unwrap().unwrap(), b"x");
+        assert!(!host.is_ours("/data/file").unwrap());
+        // Another name of a file may have been given to it by anybody who may write to its directory.
+        std::fs::hard_link(at("secret"), at("other")).unwrap();
+        assert!(!host.is_ours("/other").unwrap());
+    }
+}
