@@ -11,14 +11,64 @@ use serde_json::{Value as Json, json};
 /// What is shown in the place of a secret.
 pub const HIDDEN: &str = "***";
 
-/// What the names of secrets contain.
-const WORDS: [&str; 8] = ["pass", "pwd", "secret", "token", "credential", "auth", "private", "signature"];
+/// What the names of secrets contain, in any case.
+const WORDS: [&str; 9] = ["pass", "pwd", "secret", "token", "credential", "auth", "private", "signature", "key"];
 
-/// The same, whatever separates the words: `key` alone names much that is not a secret.
+/// Words that contain one of [`WORDS`] and name no secret.
+const FRIENDS: [&str; 19] = [
+    "author",
+    "authority",
+    "authorities",
+    "authors",
+    "bypass",
+    "compass",
+    "passive",
+    "passthrough",
+    "secretary",
+    "keyboard",
+    "keyring",
+    "keyrings",
+    "keyserver",
+    "keyspace",
+    "keystore",
+    "keyword",
+    "keywords",
+    "monkey",
+    "tokenizer",
+];
+
+/// What the last word of a name says of a key that is none itself: where it is, how it is called, how it is checked.
+const OF_KEYS: [&str; 14] = [
+    "url",
+    "uri",
+    "path",
+    "file",
+    "fingerprint",
+    "sha256",
+    "ring",
+    "server",
+    "algorithm",
+    "type",
+    "size",
+    "length",
+    "name",
+    "prefix",
+];
+
+/// Keys that are secrets whatever is said of them, without what separates their words.
 const KEYS: [&str; 6] = ["apikey", "accesskey", "encryptionkey", "masterkey", "signingkey", "sshkey"];
+
+/// The setting that names the public key of an apt source.
+const PUBLIC_KEY: &str = "apt.sources.key";
 
 /// What a message, as opposed to a line of a file, must contain before a colon to be read as a name and its value.
 const WORDS_OF_MESSAGES: [&str; 3] = ["password", "token", "secret"];
+
+/// What begins a private key in PEM (RFC 7468), in OpenSSH's form and in OpenPGP's, after `BEGIN` and its algorithm.
+const PEM: &str = "PRIVATE KEY";
+
+/// Headers whose values are secrets (RFC 9110, RFC 6265); so is that of any other whose name has a `-` and is a secret's.
+const HEADERS: [&str; 4] = ["authorization", "proxy-authorization", "cookie", "set-cookie"];
 
 /// A shorter value is hidden only under its name: as a part of other texts it would hide too much.
 const SHORTEST: usize = 6;
@@ -28,9 +78,30 @@ static KNOWN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// Whether the value of what has this name must not be shown. In doubt it is a secret.
 pub fn is_secret(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    let joined: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
-    WORDS.iter().any(|word| name.contains(word)) || KEYS.iter().any(|key| joined.contains(key))
+    let lower = name.to_ascii_lowercase();
+    let joined: String = lower.chars().filter(char::is_ascii_alphanumeric).collect();
+    if KEYS.iter().any(|key| joined.contains(key)) {
+        return true;
+    }
+    let words: Vec<&str> = lower.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    let mut suspects = words.iter().filter(|word| !FRIENDS.contains(word));
+    let is_of_key =
+        |name: &str| name.contains("key") && !WORDS.iter().any(|word| *word != "key" && name.contains(word));
+    // `key` alone names much that is not a secret.
+    if is_of_key(&joined) && (matches!(words.as_slice(), ["key" | "keys"]) || is_public_key(&lower, &words)) {
+        return false;
+    }
+    suspects.any(|word| WORDS.iter().any(|secret| word.contains(secret)))
+}
+
+/// Of a name with `key` in it.
+fn is_public_key(name: &str, words: &[&str]) -> bool {
+    let said = words.last().is_some_and(|last| {
+        OF_KEYS
+            .iter()
+            .any(|of_key| last == of_key || last.strip_suffix(of_key).is_some_and(|rest| rest.ends_with("key")))
+    });
+    said || name == PUBLIC_KEY || words.iter().any(|word| word.starts_with("public"))
 }
 
 /// A value as it may be shown: hidden by the names in it, and its texts by their form.
@@ -56,7 +127,7 @@ pub fn learn(name: &str, value: &Json) {
     match value {
         Json::Object(table) => table.iter().for_each(|(key, value)| learn(&join(name, key), value)),
         Json::Array(list) => list.iter().for_each(|value| learn(name, value)),
-        Json::String(text) if is_secret(name) => learn_text(text),
+        Json::String(text) if is_secret(name) || text.contains(PEM) => learn_text(text),
         Json::String(text) => user_infos(text).for_each(|info| {
             learn_text(info);
             info.split(':').skip(1).for_each(learn_text);
@@ -87,7 +158,8 @@ fn join(name: &str, key: &str) -> String {
 /// Hides what must not be read: values of secrets; in an address its user info and its query, which signs for what it
 /// asks for (an address that S3 has signed); and what is assigned to the name of a secret.
 pub fn masked(text: &str) -> String {
-    without_known(&without_user_infos(text)).split_inclusive('\n').map(without_assigned).collect()
+    let text = without_known(&without_private_keys(&without_user_infos(text)));
+    text.split_inclusive('\n').map(|line| without_schemes(&without_assigned(&without_bare_user_infos(line)))).collect()
 }
 
 /// Hides values of secrets that this process knows, and nothing else.
@@ -109,13 +181,34 @@ pub fn has_credentials(address: &str) -> bool {
 
 fn user_infos(text: &str) -> impl Iterator<Item = &str> {
     text.split("://").skip(1).filter_map(|rest| {
-        let authority = rest.split(is_end_of_authority).next()?;
+        let (authority, _) = rest.split_at(end_of_authority(rest));
         Some(authority.rsplit_once('@')?.0)
     })
 }
 
 fn is_end_of_authority(c: char) -> bool {
     c == '/' || is_end_of_word(c)
+}
+
+/// Where the authority of an address ends. What follows its colon and is no port is a password, which may have a `/`
+/// or a blank in it though it should not.
+fn end_of_authority(text: &str) -> usize {
+    let end = text.find(is_end_of_authority).unwrap_or(text.len());
+    let authority = text.get(..end).unwrap_or(text);
+    let port = authority.rsplit_once(':').filter(|_| !authority.contains(['@', '[']));
+    let Some((_, port)) = port.filter(|(_, port)| !port.is_empty() && !port.bytes().all(|byte| byte.is_ascii_digit()))
+    else {
+        return end;
+    };
+    let line = text.find('\n').unwrap_or(text.len());
+    // Up to the next address: an `@` there is its own.
+    let line = text.find("://").map_or(line, |next| next.min(line));
+    let at = text.get(..line).and_then(|line| line.rfind('@')).filter(|at| *at >= end);
+    at.map_or(end, |at| {
+        let host = text.get(at..).unwrap_or_default();
+        at + host.find(is_end_of_authority).unwrap_or(host.len())
+    })
+    .max(end - port.len())
 }
 
 fn is_end_of_word(c: char) -> bool {
@@ -128,7 +221,7 @@ fn without_user_infos(text: &str) -> String {
     while let Some(at) = rest.find("://") {
         let (before, after) = rest.split_at(at + 3);
         made.push_str(before);
-        let (authority, tail) = after.split_at(after.find(is_end_of_authority).unwrap_or(after.len()));
+        let (authority, tail) = after.split_at(end_of_authority(after));
         let host = match authority.rsplit_once('@') {
             Some((_, host)) => {
                 made.push_str("***@");
@@ -153,6 +246,79 @@ fn without_user_infos(text: &str) -> String {
     made + rest
 }
 
+/// Hides private keys in PEM, also where a text ends within one.
+fn without_private_keys(text: &str) -> String {
+    const BEGIN: &str = "-----BEGIN ";
+    const END: &str = "-----END ";
+    let (mut made, mut rest) = (String::new(), text);
+    while let Some(at) = rest.find(BEGIN) {
+        let (before, after) = rest.split_at(at + BEGIN.len());
+        let label = after.find("-----").and_then(|end| after.get(..end)).filter(|label| label.len() < 64);
+        made.push_str(before);
+        rest = after;
+        if let Some(label) = label.filter(|label| label.contains(PEM)) {
+            made.push_str(&format!("{label}-----{HIDDEN}"));
+            rest = after.find(END).and_then(|end| after.get(end..)).unwrap_or_default();
+        }
+    }
+    made + rest
+}
+
+/// Hides user and password in `user:password@host`, an address without its scheme.
+fn without_bare_user_infos(line: &str) -> String {
+    let is_part = |c: char| !is_end_of_word(c) && !"=,;()<>[]{}".contains(c);
+    let (mut made, mut rest) = (String::new(), line);
+    while let Some(start) = rest.find(is_part) {
+        let (before, after) = rest.split_at(start);
+        // A password ends with the word.
+        let end = after.find(is_end_of_word).unwrap_or(after.len());
+        let (word, tail) = after.split_at(end);
+        let is_user = |user: &str| !user.is_empty() && !user.contains('/');
+        let found = word.rsplit_once('@').filter(|(info, host)| {
+            let user = info.split_once(':').map(|(user, password)| (user.rsplit(|c| !is_part(c)).next(), password));
+            // `name:tag@sha256:…` is an image.
+            !word.contains("://")
+                && host.starts_with(|c: char| c.is_alphanumeric() || c == '[')
+                && !host.starts_with("sha256:")
+                && user.is_some_and(|(user, password)| user.is_some_and(is_user) && !password.is_empty())
+        });
+        made.push_str(before);
+        match found {
+            Some((info, host)) => {
+                let user =
+                    info.split_once(':').map_or(0, |(user, _)| user.rfind(|c| !is_part(c)).map_or(0, |at| at + 1));
+                made.push_str(info.get(..user).unwrap_or_default());
+                made.push_str(&format!("{HIDDEN}@{host}"));
+            }
+            None => made.push_str(word),
+        }
+        rest = tail;
+    }
+    made + rest
+}
+
+/// Hides what follows the name of a scheme of HTTP's authentication: `Bearer abc123`.
+fn without_schemes(line: &str) -> String {
+    let lower = line.to_ascii_lowercase();
+    let (mut made, mut copied) = (String::new(), 0);
+    for (at, scheme) in ["bearer ", "basic "].iter().flat_map(|scheme| lower.match_indices(scheme)) {
+        let start = at + scheme.len();
+        let word = line.get(start..).unwrap_or_default();
+        let word = word
+            .get(..word.find(|c: char| is_end_of_word(c) || ",;".contains(c)).unwrap_or(word.len()))
+            .unwrap_or(word);
+        // Not a word of a sentence.
+        let is_code = word.len() >= 6 && word.chars().skip(1).any(|c| !c.is_ascii_lowercase());
+        let is_scheme = !lower.get(..at).is_some_and(|before| before.ends_with(|c: char| c.is_alphanumeric()));
+        if start >= copied && is_code && is_scheme {
+            made.push_str(line.get(copied..start).unwrap_or_default());
+            made.push_str(HIDDEN);
+            copied = start + word.len();
+        }
+    }
+    made + line.get(copied..).unwrap_or_default()
+}
+
 /// Hides in a line what is assigned to the name of a secret: `password = "…"`, `DB_PWD=…`, `"token":"…"`.
 fn without_assigned(line: &str) -> String {
     // A line of a file, as a diff has it: all that follows the name is the value, blanks too.
@@ -168,8 +334,8 @@ fn without_assigned(line: &str) -> String {
         let value = value.trim_start_matches(' ');
         let in_message = separator == ":" && (blank && !name.is_quoted || name.is_of_path);
         let is_assigned = match of_file && is_first {
-            true => is_secret(before),
-            false if in_message && !of_file => name.is_plain_secret(),
+            true => is_secret(before) || matches!(name.text.to_ascii_lowercase().as_str(), "key" | "keys"),
+            false if in_message && !of_file => name.is_plain_secret() || name.is_header(),
             false => is_secret(name.text),
         };
         if !is_assigned || value.trim().is_empty() || separator == ":" && value.starts_with("//") {
@@ -180,6 +346,8 @@ fn without_assigned(line: &str) -> String {
             Some('"' | '\'') => quoted(value, None),
             Some('[' | '{') => value.trim_end().len(),
             _ if of_file && is_first => value.trim_end().len(),
+            // The value of a header has blanks.
+            _ if separator == ":" && name.is_header() => value.find(['"', '\'']).unwrap_or(value.trim_end().len()),
             _ => value.find(is_end_of_word).unwrap_or(value.len()),
         };
         // An apostrophe of a message opens nothing.
@@ -207,6 +375,11 @@ impl Name<'_> {
     fn is_plain_secret(&self) -> bool {
         let name = self.text.to_ascii_lowercase();
         !self.is_of_path && WORDS_OF_MESSAGES.iter().any(|word| name.contains(word))
+    }
+
+    fn is_header(&self) -> bool {
+        let name = self.text.to_ascii_lowercase();
+        !self.is_of_path && (HEADERS.contains(&name.as_str()) || name.contains('-') && is_secret(&name))
     }
 
     fn before(text: &str) -> Name<'_> {
@@ -273,6 +446,21 @@ mod tests {
             "X-Amz-Signature",
             "aws_credentials",
             "SessionToken",
+            "PaSsWoRd",
+            "dbPass",
+            "master.properties.key",
+            "stripe.key",
+            "tls-key",
+            "TLS_KEY_PEM",
+            "kms.key.id",
+            "s3Key",
+            "authorized_keys",
+            "authorization",
+            "proxy-authorization",
+            "author.password",
+            "keyring.passphrase",
+            "private_key_path",
+            "public.token",
         ] {
             assert!(is_secret(name), "{name}");
         }
@@ -287,6 +475,22 @@ mod tests {
             "titus.attributes",
             "master.address",
             "keys",
+            "author",
+            "project.authors",
+            "certificate_authority",
+            "keep",
+            "keyring path",
+            "apt.key_url",
+            "apt.sources.key",
+            "apt.sources.key.url",
+            "apt.sources.key.fingerprint",
+            "apt.sources.key.sha256",
+            "ssh_public_key",
+            "publicKey",
+            "keyspace",
+            "key_name",
+            "compass.url",
+            "proxy.bypass",
         ] {
             assert!(!is_secret(name), "{name}");
         }
@@ -330,6 +534,36 @@ mod tests {
             ("unauthorized: authentication required", "unauthorized: authentication required"),
             ("auth://host", "auth://host"),
             ("password =", "password ="),
+            ("http://user:pa@ss@host:1/x y", "http://***@host:1/x y"),
+            ("http://user:pa/ss@host:1/x y", "http://***@host:1/x y"),
+            ("http://user:pa ss@host:1/x y", "http://***@host:1/x y"),
+            ("see http://h:8080/a@b", "see http://h:8080/a@b"),
+            ("https://[::1]:80/a@b", "https://[::1]:80/a@b"),
+            ("proxy user:pw@host:3128 x", "proxy ***@host:3128 x"),
+            ("proxy=user:p:w@ss@host:3128", "proxy=***@host:3128"),
+            ("'user:pw@10.0.0.1'", "'***@10.0.0.1'"),
+            (
+                "jplock/zookeeper:3.4@sha256:ab root@host:path foo@1.service",
+                "jplock/zookeeper:3.4@sha256:ab root@host:path foo@1.service",
+            ),
+            ("zookeeper:3.4@sha256:ab", "zookeeper:3.4@sha256:ab"),
+            ("curl -H 'Authorization: Bearer abc def' x", "curl -H 'Authorization: ***' x"),
+            ("sent Authorization: Basic dXNlcjpwdw==", "sent Authorization: ***"),
+            ("X-Api-Key: abc", "X-Api-Key: ***"),
+            ("x-amz-security-token: abc def", "x-amz-security-token: ***"),
+            ("Cookie: a=b; c=d", "Cookie: ***"),
+            ("with Bearer eyJhbGciOi.x, then", "with Bearer ***, then"),
+            ("basic authentication, bearer tokens", "basic authentication, bearer tokens"),
+            (
+                "a\n-----BEGIN RSA PRIVATE KEY-----\nMIIE\nabc\n-----END RSA PRIVATE KEY-----\nb",
+                "a\n-----BEGIN RSA PRIVATE KEY-----***-----END RSA PRIVATE KEY-----\nb",
+            ),
+            ("+-----BEGIN OPENSSH PRIVATE KEY-----\n+b3Bl", "+-----BEGIN OPENSSH PRIVATE KEY-----***"),
+            (
+                "-----BEGIN CERTIFICATE-----\nMIIE\n-----END CERTIFICATE-----",
+                "-----BEGIN CERTIFICATE-----\nMIIE\n-----END CERTIFICATE-----",
+            ),
+            ("password=\"a \\\" b c\" d", "password=\"***\" d"),
             ("", ""),
         ] {
             assert_eq!(masked(text), shown);
@@ -375,6 +609,7 @@ mod tests {
             masked(&text);
             masked(&format!("password={text}://{text}@{text}"));
             masked(&format!("+{text}token: {text}"));
+            masked(&format!("http://{text}:{text}@{text} Bearer {text}-----BEGIN {text} PRIVATE KEY-----{text}"));
         }
     }
 }

@@ -84,10 +84,14 @@ fn a_user_of_the_node_finds_no_password_of_a_proxy() {
     assert!(variables.contains("HTTP_PROXY=http://user:c4n4ry@127.0.0.1:9"), "{variables}");
     // Whoever asks systemd, the journal, the process table or the files that all may read, has not.
     let user = format!("setpriv --reuid {ALICE} --regid nogroup --clear-groups");
+    // As a pattern that the shell's own command line does not match.
     let seen = node.shell(&format!(
-        "{{ {user} systemctl show '*'; {user} systemctl cat docker.service; journalctl; {user} sh -c 'cat /proc/[0-9]*/cmdline | tr \\\\0 \\\\n'; \
-         {user} grep -rls {CANARY} /etc /run /var /usr/lib/systemd; cat /run/titus-bootstrap/status.json /var/log/titus-bootstrap/last.*; }} 2>/dev/null || true"
+        "{{ {user} systemctl show '*'; {user} systemctl cat docker.service; journalctl
+            {user} sh -c 'cat /proc/[0-9]*/cmdline' | tr '\\000' ' '; echo
+            {user} grep -rs 'c4n[4]ry' /etc /run /var /usr/lib/systemd
+            cat /run/titus-bootstrap/status.json /var/log/titus-bootstrap/last.*; }} 2>/dev/null || true"
     ));
+    assert!(seen.contains("EnvironmentFile=/etc/systemd/system/docker.service.d/20-titus-proxy.env"));
     let found: Vec<&str> = seen.lines().filter(|line| line.contains(CANARY)).collect();
     assert_eq!(found, [""; 0]);
 }
