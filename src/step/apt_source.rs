@@ -10,12 +10,14 @@ use super::file::File;
 use super::{Change, Claim, Kind, Planned, RawKind, State, Work, hex};
 use crate::error::{Error, Result};
 use crate::host::apt::openpgp;
+use crate::host::apt::sources::{Repository, conflict, repositories};
 use crate::host::apt::{self, OUR_SOURCES as OURS, SOURCE_PARTS as SOURCES};
 use crate::host::{Host, is_hex, is_sha256};
 use crate::secrets::{has_credentials, masked};
 use crate::settings::schema::{AptSource, Key};
 use crate::template::{Renderer, Templated};
 
+const SOURCES_LIST: &str = "/etc/apt/sources.list";
 const KEYRINGS: &str = "/etc/apt/keyrings";
 /// A key file is some kilobytes.
 const KEY_LIMIT: usize = 1 << 20;
@@ -192,9 +194,50 @@ impl AptSources {
     }
 }
 
+impl AptSources {
+    /// apt's files that are not ours, in the order in which apt reads them.
+    fn other_files(&self, host: &Host) -> Result<Vec<(String, String)>> {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let list = host.read(SOURCES_LIST)?.map(|bytes| (SOURCES_LIST.to_owned(), text(bytes)));
+        let parts = host.other_sources()?.into_iter().map(|(name, bytes)| (format!("{SOURCES}/{name}"), text(bytes)));
+        Ok(list.into_iter().chain(parts).collect())
+    }
+
+    /// Refuses what would leave apt unusable for the whole node: a repository that another file has with another key.
+    fn refuse_conflicts(&self, others: &[(String, String)]) -> Result<()> {
+        for source in &self.sources {
+            let (file, keyring) = paths(&source.name);
+            let ours = repositories(&file, &text_of(source, &keyring, &[]));
+            for (other, text) in others {
+                let comes_first = other == SOURCES_LIST || *other < file;
+                let theirs = repositories(other, text);
+                let pairs = theirs.iter().flat_map(|theirs| ours.iter().map(move |ours| (theirs, ours)));
+                let conflicts = |(theirs, ours): &(&Repository, &Repository)| {
+                    if comes_first { conflict(theirs, ours) } else { conflict(ours, theirs) }
+                };
+                let Some((theirs, _)) = pairs.into_iter().find(conflicts) else { continue };
+                let (uri, key) = (masked(&theirs.uri), theirs.signed_by.as_deref().unwrap_or("no key"));
+                return Err(Error::unavailable(format!("{other} has {uri} {} with another key", theirs.suite))
+                    .cause(format!(
+                        "its Signed-By is {key}, ours would be {keyring}; apt refuses both together, and then works for no package at all"
+                    ))
+                    .fix(format!(
+                        "leave that repository to one of them: remove it from {other}, or remove {} from the setting apt.sources",
+                        source.name
+                    )));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl RawKind for Raw {}
 
 impl Work for AptSources {
+    fn refuse(&self, host: &Host) -> Result<()> {
+        if host.is_live() { self.refuse_conflicts(&self.other_files(host)?) } else { Ok(()) }
+    }
+
     fn sources(&self, host: &Host) -> Result<Vec<apt::Source>> {
         self.prepare(host)
     }
@@ -252,6 +295,29 @@ impl Work for AptSources {
 mod tests {
     use super::*;
     use crate::host::fs::Owner;
+
+    #[test]
+    fn a_repository_that_another_file_has_with_another_key_is_refused() {
+        let sources = AptSources { sources: vec![source("'/k.asc'")], prepared: RefCell::default() };
+        let uri = sources.sources[0].uris[0].clone();
+        let suite = sources.sources[0].suites[0].clone();
+        let line = |options: &str| format!("deb {options} {uri} {suite} stable\n");
+        let at = |name: &str| format!("{SOURCES}/{name}");
+        let refused = |path: String, text: String| sources.refuse_conflicts(&[(path, text)]).err();
+        let error = refused(at("docker.list"), line("[arch=amd64 signed-by=/etc/apt/keyrings/docker.asc]")).unwrap();
+        assert_eq!(error.kind, crate::error::Kind::Unavailable);
+        assert!(
+            error.what.contains("docker.list") && error.to_string().contains("/etc/apt/keyrings/docker.asc"),
+            "{error}"
+        );
+        assert!(error.fix.unwrap().contains("remove x from the setting apt.sources"));
+        assert!(refused(SOURCES_LIST.to_owned(), line("[signed-by=/a]")).is_some());
+        // Without a key of its own, one that apt reads first takes ours.
+        assert!(refused(at("docker.list"), line("")).is_none());
+        assert!(refused(at("zz.list"), line("")).is_some());
+        assert!(refused(at("docker.list"), line("[signed-by=/etc/apt/keyrings/titus-bootstrap-x.gpg]")).is_none());
+        assert!(refused(at("other.list"), "deb [signed-by=/a] http://other x main\n".to_owned()).is_none());
+    }
 
     fn source(key: &str) -> AptSource {
         toml::from_str(&format!(

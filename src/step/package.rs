@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use super::{Change, Claim, Need, Planned, RawKind, State, Step, Work};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::host::Host;
-use crate::host::apt::{Installed, OUR_SOURCES, SOURCE_PARTS, Source, Status};
+use crate::host::apt::{Installed, OUR_SOURCES, Policy, SOURCE_PARTS, Source, Status};
 use crate::host::fs::Owner;
 use crate::template::{Renderer, Templated};
 
@@ -147,14 +147,14 @@ enum Verdict<'a> {
     Missing(&'a str, Option<&'a str>),
 }
 
-fn verdict<'a>(needs: &[Need<'a>], candidates: impl Fn(&str) -> Vec<String>) -> Verdict<'a> {
+fn verdict<'a>(needs: &[Need<'a>], policy: impl Fn(&str) -> Policy) -> Verdict<'a> {
     let mut without = Vec::new();
     for need in needs {
         let Need::Package { name, optional, setting } = *need else { continue };
-        let versions = candidates(bare(name));
+        let policy = policy(bare(name));
         let is_there = match name.split_once('=') {
-            Some((_, version)) => versions.iter().any(|known| known == version),
-            None => !versions.is_empty(),
+            Some((_, version)) => policy.versions.iter().any(|known| known == version),
+            None => policy.candidate.is_some(),
         };
         match (is_there, optional) {
             (true, _) => {}
@@ -200,7 +200,7 @@ fn ask_apt(host: &Host, sources: &[Source], needs: &[Need<'_>], given_up: &mut V
         |need: &Need<'_>| if let Need::Package { name, .. } = *need { Some(bare(name).to_owned()) } else { None };
     let names: Vec<String> = needs.iter().filter_map(name).collect();
     let complaint = host.look_up_candidates(sources, &names.iter().map(String::as_str).collect::<Vec<_>>())?;
-    match verdict(needs, |name| host.candidates(name)) {
+    match verdict(needs, |name| host.policy(name)) {
         Verdict::Missing(name, setting) => {
             let what = format!("no source has the package {name}");
             let files: Vec<&str> = sources.iter().map(|source| source.file.as_str()).collect();
@@ -212,7 +212,11 @@ fn ask_apt(host: &Host, sources: &[Source], needs: &[Need<'_>], given_up: &mut V
                 }
                 None => Error::unavailable(what).cause(asked),
             }
-            .fix(format!("check {setting} and apt.sources: `titus-bootstrap config show`")))
+            .fix(format!(
+                "check {setting} and apt.sources (`titus-bootstrap config show`), and what apt makes of them and of its \
+                 pins: apt-cache policy {}",
+                bare(name)
+            )))
         }
         Verdict::GoWithout(new) => {
             let is_new = !new.is_empty();
@@ -319,14 +323,17 @@ mod tests {
     #[test]
     fn what_no_source_has_is_refused_unless_it_is_optional() {
         let candidates = |name: &str| match name {
-            "mesos" => vec!["1.1".to_owned(), "1.0".to_owned()],
-            _ => Vec::new(),
+            "mesos" => Policy { candidate: Some("1.1".into()), versions: vec!["1.1".into(), "1.0".into()] },
+            "pinned" => Policy { candidate: None, versions: vec!["1.0".into()] },
+            _ => Policy::default(),
         };
         let need = |name, optional| Need::Package { name, optional, setting: Some("packages") };
         for (needs, wanted) in [
             (vec![], Verdict::GoWithout(vec![])),
             (vec![Need::Dependencies], Verdict::GoWithout(vec![])),
             (vec![need("mesos", false), need("mesos=1.0", false)], Verdict::GoWithout(vec![])),
+            (vec![need("pinned=1.0", false)], Verdict::GoWithout(vec![])),
+            (vec![need("pinned", false)], Verdict::Missing("pinned", Some("packages"))),
             (vec![need("mesos=2", false)], Verdict::Missing("mesos=2", Some("packages"))),
             (vec![need("mesos=2", true), need("jq", true)], Verdict::GoWithout(vec!["mesos=2", "jq"])),
             (vec![need("jq", true), need("mesos", false), need("x", false)], Verdict::Missing("x", Some("packages"))),

@@ -29,9 +29,24 @@ impl Complaints {
     }
 }
 
+/// The packages that apt would remove, as it lists them, in one line.
+pub fn to_be_removed(output: &str) -> String {
+    let lines = output.lines().skip_while(|line| *line != "The following packages will be REMOVED:").skip(1);
+    let names = lines.take_while(|line| line.starts_with(' ')).flat_map(str::split_whitespace);
+    let names: Vec<&str> = names.map(|name| name.trim_end_matches('*')).collect();
+    if names.is_empty() { "other packages".to_owned() } else { names.join(" ") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_would_be_removed_is_named() {
+        let output = "Reading…\nThe following packages will be REMOVED:\n  docker.io runc*\n  containerd\nThe following NEW packages will be installed:\n  docker-ce\n";
+        assert_eq!(to_be_removed(output), "docker.io runc containerd");
+        assert_eq!(to_be_removed("E: x"), "other packages");
+    }
 
     #[test]
     fn words_of_apt_and_dpkg_are_told_apart() {

@@ -4,6 +4,7 @@
 mod complaint;
 pub mod dpkg;
 pub mod openpgp;
+pub mod sources;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,8 +64,17 @@ pub(crate) struct Packages {
     watched: RefCell<BTreeSet<String>>,
     asked: RefCell<Option<command::Started>>,
     known: RefCell<Option<BTreeMap<String, Installed>>>,
-    candidates: RefCell<BTreeMap<String, Vec<String>>>,
+    candidates: RefCell<BTreeMap<String, Policy>>,
     without: RefCell<BTreeSet<String>>,
+}
+
+/// What apt's sources have of a package.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// The version that apt would install, if it would install any: a pin can forbid all of them.
+    pub candidate: Option<String>,
+    /// Every version that can be had.
+    pub versions: Vec<String>,
 }
 
 /// A source of packages: its file's name, its text, and its key, as they will stand in /etc/apt.
@@ -217,8 +227,8 @@ impl Host {
         environment
     }
 
-    /// The versions that the last look-up found of a package, the candidate first.
-    pub fn candidates(&self, name: &str) -> Vec<String> {
+    /// What the last look-up found of a package.
+    pub fn policy(&self, name: &str) -> Policy {
         self.packages.candidates.borrow().get(name).cloned().unwrap_or_default()
     }
 
@@ -273,18 +283,29 @@ impl Host {
             "--yes",
             "--quiet",
             "--no-install-recommends",
+            // What the operator installed is not ours to remove, whatever conflicts with it.
+            "--no-remove",
         ]);
         let argv = [&options[..], more, &["install", "--"], wanted].concat();
         let output = self.with_package_lock(|| self.try_to_install(&options, &argv, half_done))?;
-        let unmet = Complaints::of(&output.both).unmet;
-        output.succeeded().map(drop).map_err(|error| NotInstalled { unmet, error })
+        let Complaints { unmet, removal, .. } = Complaints::of(&output.both);
+        let removed = complaint::to_be_removed(&output.both);
+        output.succeeded().map(drop).map_err(|error| {
+            let error = match removal {
+                true => Error::failed(format!("apt would remove {removed} to install {}", wanted.join(" ")))
+                    .cause("they conflict with one another, and a run removes no package")
+                    .fix(format!("decide which of them the node needs: `apt-get remove {removed}`, or leave out the others (settings packages.*, apt.sources)")),
+                false => error,
+            };
+            NotInstalled { unmet, error }
+        })
     }
 
     /// `argv`, and what apt wants done before if it does not take it: `options` are apt-get's.
     fn try_to_install(&self, options: &[&str], argv: &[&str], half_done: Option<&str>) -> Result<Output> {
         let dpkg =
             |what: &[&str]| self.package_command(&[&["dpkg", "--force-confdef", "--force-confold"], what].concat());
-        let repair = |more: &[&str]| self.package_command(&[options, &["--fix-broken"], more, &["install"]].concat());
+        let repair = || self.package_command(&[options, &["--fix-broken", "install"]].concat());
         let mut output = self.package_command(argv)?;
         // What a power cut in the middle of dpkg's work left: apt says what it wants for it.
         if !output.status.success() && Complaints::of(&output.both).broken {
@@ -292,7 +313,7 @@ impl Host {
             // It fails where a dependency is not unpacked yet; the next command brings that. That one
             // fails where a deb is half unpacked that no source has; the last one brings it again.
             dpkg(&["--configure", "-a"])?;
-            repair(&[])?;
+            repair()?;
             output = self.package_command(argv)?;
         }
         // One that was half unpacked in its own version apt passes over, and says that all is well (seen: 2.6).
@@ -314,7 +335,7 @@ impl Host {
         tracing::info!("apt does not take it as it is: dpkg unpacks it first");
         output = dpkg(&["--unpack", path])?;
         if output.status.success() {
-            output = repair(&["--no-remove"])?;
+            output = repair()?;
         }
         // apt would remove it rather; dpkg says what it lacks.
         if Complaints::of(&output.both).removal { dpkg(&["--configure", "-a"]) } else { Ok(output) }
@@ -500,25 +521,33 @@ fn parse_installed(text: &str) -> BTreeMap<String, Installed> {
     found
 }
 
-/// `apt-cache policy`: the candidate, then every version of the table.
-fn parse_policy(text: &str) -> BTreeMap<String, Vec<String>> {
-    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let mut current = None;
+/// `apt-cache policy`: the candidate, then every version of the table with what has it.
+fn parse_policy(text: &str) -> BTreeMap<String, Policy> {
+    let mut found: BTreeMap<String, Policy> = BTreeMap::new();
+    let (mut current, mut version): (Option<String>, Option<String>) = (None, None);
     for line in text.lines() {
         if !line.starts_with(' ') {
-            current = line.strip_suffix(':').map(str::to_owned);
+            (current, version) = (line.strip_suffix(':').map(str::to_owned), None);
             continue;
         }
         let Some(name) = &current else { continue };
-        let candidate = line.strip_prefix("  Candidate: ");
+        let policy = found.entry(name.clone()).or_default();
+        if let Some(candidate) = line.strip_prefix("  Candidate: ") {
+            policy.candidate = Some(candidate.to_owned()).filter(|candidate| candidate != "(none)");
+            continue;
+        }
         // A version stands five columns in, after `***` when it is the installed one; its sources nine.
-        let listed =
-            line.strip_prefix(" *** ").or_else(|| line.strip_prefix("     ").filter(|rest| !rest.starts_with(' ')));
-        if let Some(version) = candidate.or(listed).and_then(|rest| rest.split(' ').next()).filter(|v| *v != "(none)") {
-            let versions = found.entry(name.clone()).or_default();
-            if !versions.iter().any(|known| known == version) {
-                versions.push(version.to_owned());
-            }
+        let installed = line.strip_prefix(" *** ");
+        if let Some(rest) = installed.or_else(|| line.strip_prefix("     ").filter(|rest| !rest.starts_with(' '))) {
+            version = rest.split(' ').next().map(str::to_owned);
+        }
+        // Of a removed package dpkg still knows the version, which nobody can install.
+        let has_source = line.starts_with("      ") && !line.ends_with(" /var/lib/dpkg/status");
+        if let Some(version) = &version
+            && (installed.is_some() || has_source)
+            && !policy.versions.contains(version)
+        {
+            policy.versions.push(version.clone());
         }
     }
     found
@@ -543,7 +572,18 @@ mod tests {
         let found = parse_policy(
             "mesos:\n  Installed: 1.0\n  Candidate: 1.1\n  Version table:\n     1.1 500\n        500 file:/srv/repo ./ Packages\n *** 1.0 100\n        100 /var/lib/dpkg/status\nvirtual:\n  Installed: (none)\n  Candidate: (none)\n  Version table:\n",
         );
-        assert_eq!(found["mesos"], ["1.1", "1.0"]);
-        assert!(!found.contains_key("virtual"));
+        let policy = |candidate: Option<&str>, versions: &[&str]| Policy {
+            candidate: candidate.map(str::to_owned),
+            versions: versions.iter().map(|version| (*version).to_owned()).collect(),
+        };
+        assert_eq!(found["mesos"], policy(Some("1.1"), &["1.1", "1.0"]));
+        assert_eq!(found["virtual"], Policy::default());
+        // Forbidden by a pin; and removed, but not purged, with no source that has it.
+        let found = parse_policy(
+            "pinned:\n  Installed: (none)\n  Candidate: (none)\n  Package pin: 2.0\n  Version table:\n     2.0 -1\n        500 http://d x/main amd64 Packages\n\
+             removed:\n  Installed: (none)\n  Candidate: (none)\n  Version table:\n     1.0 -1\n        100 /var/lib/dpkg/status\n",
+        );
+        assert_eq!(found["pinned"], policy(None, &["2.0"]));
+        assert_eq!(found["removed"], Policy::default());
     }
 }

@@ -2,6 +2,7 @@
 
 mod adopted;
 mod again;
+mod apt_of_others;
 mod autoscaling;
 mod bake;
 mod bench;
