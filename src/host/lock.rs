@@ -171,8 +171,15 @@ fn holding<'a>(locks: &'a str, inode: u64, device: u64, known: &str) -> Option<&
     })
 }
 
+/// The program of a process. Its name is the script's where it is the interpreter of one, as of user data.
 fn name(pid: &str) -> Option<String> {
-    std::fs::read_to_string(format!("/proc/{pid}/comm")).ok().map(|name| name.trim_end().to_owned())
+    let program = std::fs::read_link(format!("/proc/{pid}/exe")).ok().and_then(|path| {
+        let name = path.file_name()?.to_string_lossy().into_owned();
+        // A newer version was installed meanwhile.
+        Some(name.strip_suffix(" (deleted)").unwrap_or(&name).to_owned())
+    });
+    let shown = || std::fs::read_to_string(format!("/proc/{pid}/comm")).ok().map(|name| name.trim_end().to_owned());
+    program.or_else(shown)
 }
 
 fn user_name(uid: u32) -> String {

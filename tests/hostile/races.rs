@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -15,7 +16,7 @@ use nix::unistd::Pid;
 use titus_bootstrap::host::fs::Owner;
 use titus_bootstrap::host::{Deadlines, Host, signals};
 
-use crate::support::root::{Root, told};
+use crate::support::root::{Root, ask, isolated, program, told};
 use crate::support::user::NOBODY;
 
 /// Tells a copy of this test binary which two names to swap.
@@ -222,6 +223,29 @@ fn a_process_that_is_not_ours_and_holds_a_lock_is_named() {
         held.wait().unwrap();
         root.run(arguments).ends_with(0);
     }
+}
+
+#[test]
+fn a_run_from_user_data_that_holds_the_lock_is_one_of_ours() {
+    let root = Root::empty();
+    let script = root.at("/part-001");
+    let program = program();
+    let shebang = format!("#!{} --role agent --root {}\n", program.get_program().display(), root.path().display());
+    fs::write(&script, shebang).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    // It has the lock while it waits for a metadata service that is silent.
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut command = isolated(&script);
+    ask(&mut command, &format!("http://{}", server.local_addr().unwrap()));
+    let mut run = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let connection = server.accept().unwrap();
+    let refused = root.sample(&[]).ends_with(75);
+    let refused = refused.tells(&["another run is at work", &format!("process {}", run.id()), "titus-bootstrap, user"]);
+    assert!(!refused.err.contains("is not titus-bootstrap"), "{}", refused.transcript());
+    kill(Pid::from_raw(run.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    run.wait().unwrap();
+    drop(connection);
+    root.sample(&[]).ends_with(0);
 }
 
 #[test]
