@@ -16,16 +16,27 @@ use crate::run::report::{ErrorReport, Reporter};
 use crate::run::{Options, Trigger};
 use crate::terminal::{self, Form, Messages};
 
-/// Runs the program; returns its exit code.
+/// Runs the program; returns its exit code. What was asked for and could not be printed is a failure, too.
 pub fn run(arguments: Vec<OsString>) -> u8 {
+    let code = run_command(arguments);
+    match terminal::lost() {
+        Some(why) if code == 0 || code == commands::plan::CHANGES => {
+            terminal::write_error(&format!("titus-bootstrap: standard output cannot be written\n  cause: {why}\n"));
+            Kind::Failed.exit_code()
+        }
+        _ => code,
+    }
+}
+
+fn run_command(arguments: Vec<OsString>) -> u8 {
     let arguments = split_shebang(arguments);
-    let roles = arguments.iter().take_while(|word| *word != "--").filter(|word| is_role_flag(word)).count();
+    let words: Vec<OsString> = arguments.iter().take_while(|word| *word != "--").cloned().collect();
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Help is the grammar's own text. An error has the user's words in it, and no colours.
             if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-                let _ = error.print();
+                terminal::remember(error.print());
                 return 0;
             }
             terminal::write_error(&error.render().to_string());
@@ -34,7 +45,7 @@ pub fn run(arguments: Vec<OsString>) -> u8 {
     };
     log(&cli.global);
     let log_format = cli.global.log_format;
-    match signals::listen().and_then(|()| refuse_lost_roles(&cli, roles)).and_then(|()| dispatch(cli)) {
+    match signals::listen().and_then(|()| refuse_lost_options(&cli, &words)).and_then(|()| dispatch(cli)) {
         Ok(code) => code,
         Err(error) => {
             let reported = ErrorReport::from(&error);
@@ -154,16 +165,27 @@ fn log(global: &Global) {
     };
 }
 
-fn is_role_flag(word: &OsString) -> bool {
-    word.to_str().is_some_and(|word| word == "--role" || word.starts_with("--role="))
-}
-
-/// What stands before a command is dropped by clap when the same stands after it.
-fn refuse_lost_roles(cli: &Cli, given: usize) -> Result<()> {
-    if cli.global.role.len() == given {
-        return Ok(());
+/// What stands before the command is dropped by clap when the same option stands after it.
+fn refuse_lost_options(cli: &Cli, words: &[OsString]) -> Result<()> {
+    let Global { role, set, root, config, facts, .. } = &cli.global;
+    for (name, kept) in [
+        ("--role", role.len()),
+        ("--set", set.len()),
+        ("--root", root.iter().count()),
+        ("--config", config.iter().count()),
+        ("--facts", facts.iter().count()),
+        ("--log-format", 1),
+    ] {
+        let is_it = |word: &&OsString| {
+            let rest = word.to_str().and_then(|word| word.strip_prefix(name));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+        };
+        if words.iter().filter(is_it).count() > kept {
+            let what = format!("{name} stands before the command and after it");
+            return Err(usage(&what, &format!("put each {name} after the command")));
+        }
     }
-    Err(usage("--role stands before the command and after it", "put each --role after the command"))
+    Ok(())
 }
 
 /// Several roles share an image, never a node.

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, Write};
+use std::sync::OnceLock;
 
 use crate::secrets::{masked, without_known};
 
@@ -48,23 +49,33 @@ pub fn printable(text: &str, form: Form) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// Writes to standard output.
-///
-/// # Errors
-/// When it cannot be written.
-pub fn write_out(text: &str, form: Form) -> io::Result<()> {
+/// Why something could not be written to standard output, the first time.
+static LOST: OnceLock<String> = OnceLock::new();
+
+/// Writes to standard output. A failure ends nothing: [`lost`] reports it when all is done.
+pub fn write_out(text: &str, form: Form) {
     let text = if form == Form::Text { without_known(text) } else { text.to_owned() };
     let mut out = io::stdout().lock();
-    out.write_all(printable(&text, form).as_bytes())?;
-    out.flush()
+    remember(out.write_all(printable(&text, form).as_bytes()).and_then(|()| out.flush()));
 }
 
-/// Writes a word in a colour (a code of SGR, ECMA-48) to standard output.
-///
-/// # Errors
-/// When it cannot be written.
-pub fn write_coloured(code: &str, word: &str) -> io::Result<()> {
-    write!(io::stdout().lock(), "\x1b[{code}m{}\x1b[0m", printable(word, Form::Text))
+/// Writes a word in a colour (a code of SGR, ECMA-48) to standard output, as [`write_out`].
+pub fn write_coloured(code: &str, word: &str) {
+    remember(write!(io::stdout().lock(), "\x1b[{code}m{}\x1b[0m", printable(word, Form::Text)));
+}
+
+/// Keeps why standard output was not written to. A reader that has gone away has seen what it wanted.
+pub fn remember(written: io::Result<()>) {
+    if let Err(error) = written
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        let _ = LOST.set(error.to_string());
+    }
+}
+
+/// Why a part of the results is lost, if one is.
+pub fn lost() -> Option<&'static str> {
+    LOST.get().map(String::as_str)
 }
 
 /// Writes to standard error. Nobody can be informed when that fails.

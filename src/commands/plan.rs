@@ -4,7 +4,10 @@ use crate::error::Result;
 use crate::prepare::Request;
 use crate::run::report::{Report, Reporter, RunState};
 
-/// Observes every step; 2 if there are changes and the exit code is to say so.
+/// The exit code for changes, where it is to say so.
+pub const CHANGES: u8 = 2;
+
+/// Observes every step; [`CHANGES`] if there are changes and the exit code is to say so.
 ///
 /// # Errors
 /// What `apply` would refuse, but for the packages: apt's lists are not updated for a plan.
@@ -16,5 +19,5 @@ pub fn run(request: &Request, reporter: Reporter, detailed_exitcode: bool) -> Re
         reporter.end(&report);
     }
     result?;
-    Ok(if detailed_exitcode && report.result == RunState::Changes { 2 } else { 0 })
+    Ok(if detailed_exitcode && report.result == RunState::Changes { CHANGES } else { 0 })
 }

@@ -22,7 +22,9 @@ pub fn run(request: &Request, reporter: Reporter, wait: bool) -> Result<u8> {
     while wait && (host.is_under_way(BOOT_UNIT)? || host.lock_holder()?.is_some()) {
         deadline.pause(PAUSE)?;
     }
-    let last = status::read(&host);
+    let read = status::read(&host);
+    let is_known = read.is_ok();
+    let last = read.inspect_err(journal::warn).ok().flatten();
     let holder = host.lock_holder()?;
     // A run that says that it is at work, and holds no lock, was killed.
     let state = last.as_ref().map(|last| match (last.state, &holder) {
@@ -35,6 +37,7 @@ pub fn run(request: &Request, reporter: Reporter, wait: bool) -> Result<u8> {
             (None, Some(last), Some(state)) => {
                 say(&format!("last run: {} at {}, role {}\n", state.name(), last.time, last.role));
             }
+            _ if !is_known => say("the result of the last run is unknown\n"),
             _ => say("no run since this boot\n"),
         }
         let events = journal::events(&host, journal::JOURNAL).inspect_err(journal::warn).unwrap_or_default();

@@ -51,6 +51,15 @@ struct Run<'a> {
 /// # Errors
 /// The first refusal or failure, which the report has already.
 pub fn apply(request: &Request, options: Options, reporter: Reporter) -> Result<()> {
+    let host = refuse_made_up_facts(request).and_then(|()| request.host());
+    apply_on(host, request, options, reporter)
+}
+
+/// Runs the role's steps on a machine, or reports why there is none.
+///
+/// # Errors
+/// As [`apply`].
+pub fn apply_on(mut host: Result<Host>, request: &Request, options: Options, reporter: Reporter) -> Result<()> {
     let report = Report::new("apply");
     let started = Instant::now();
     let mut run = Run {
@@ -64,7 +73,10 @@ pub fn apply(request: &Request, options: Options, reporter: Reporter) -> Result<
         group: None,
         waits_again: false,
     };
-    let result = run.under_lock();
+    let result = match &mut host {
+        Ok(host) => run.under_lock(host),
+        Err(error) => Err(error.clone()),
+    };
     let Err(error) = &result else { return Ok(()) };
     if !run.begun {
         // A refusal, or a failure that no journal has.
@@ -80,8 +92,10 @@ pub fn apply(request: &Request, options: Options, reporter: Reporter) -> Result<
         }
         run.banner();
     }
+    // Whether cloud-init may still bring what the boot unit's run lacked.
+    let may_follow = || options.trigger.is_retried() && host.as_ref().is_ok_and(reboot::awaits_cloud_init);
     // When all is said: the instance may have little time left then.
-    if run.locked && options.trigger.informs_group() && !run.may_be_mended() && group::is_final(error) {
+    if run.locked && options.trigger.informs_group() && (run.begun || !may_follow()) && group::is_final(error) {
         let group = run.group.or_else(|| Group::of_early_failure(request, options.trigger));
         if let Some(mut group) = group {
             group.give_up();
@@ -91,12 +105,6 @@ pub fn apply(request: &Request, options: Options, reporter: Reporter) -> Result<
 }
 
 impl Run<'_> {
-    /// Whether the boot unit's run was refused while cloud-init may still bring what it lacked.
-    fn may_be_mended(&self) -> bool {
-        let under_way = || self.request.host().is_ok_and(|host| reboot::awaits_cloud_init(&host));
-        self.options.trigger.is_retried() && !self.begun && under_way()
-    }
-
     /// The line that a console shows, where nobody reads the report.
     fn banner(&self) {
         let Some(look_further) = self.options.trigger.look_further() else { return };
@@ -109,10 +117,8 @@ impl Run<'_> {
         }
     }
 
-    fn under_lock(&mut self) -> Result<()> {
-        refuse_made_up_facts(self.request)?;
-        let mut host = self.request.host()?;
-        refuse_without_root(&host)?;
+    fn under_lock(&mut self, host: &mut Host) -> Result<()> {
+        refuse_without_root(host)?;
         let trigger = self.options.trigger;
         let lock_wait = self.options.lock_wait.unwrap_or_else(|| trigger.lock_wait());
         let _lock = host.lock(LOCK, lock_wait, &mut |line| {
@@ -121,14 +127,15 @@ impl Run<'_> {
         })?;
         self.locked = true;
         host.tell_systemd("asking the instance and its metadata service");
-        let result = self.converge(&mut host).map_err(|error| self.or_no_role(&host, error));
+        let result = self.converge(host).map_err(|error| self.or_no_role(host, error));
+        // A signal may have ended a long wait for another one's apt: who asks what became of the run finds this.
         if let Err(error) = &result
             && !self.begun
-            && trigger.is_retried()
+            && (trigger.is_retried() || error.kind == Kind::Interrupted)
         {
             self.report.end(Some(error), false);
             let state = if trigger.forgives(error) { RunState::NoRole } else { self.report.result };
-            status::write(&host, &self.report, state);
+            status::write(host, &self.report, state);
         }
         host.tell_systemd(format!("{} {}", self.report.role, self.report.result.name()).trim());
         result
@@ -149,7 +156,7 @@ impl Run<'_> {
         let (request, options) = (self.request, self.options);
         let prepared = prepare::prepare(request, host)?;
         let warm = prepared.warm_pool().is_some();
-        let last = status::read(host);
+        let last = status::read(host).inspect_err(journal::warn).ok().flatten();
         let was_warm =
             options.trigger.is_retried() && last.as_ref().is_some_and(|last| last.state == RunState::WarmPool);
         let mut group = Group::new(host, &prepared.facts, &prepared.settings, options.trigger, request.phases);
@@ -166,15 +173,11 @@ impl Run<'_> {
         engine::ask(host, &steps)?;
         let mut journal = Journal::for_role(&prepared, journal::JOURNAL);
         report.run = journal.run().into();
-        if let Err(refusal) = engine::refuse_online(host, &prepared.names(), &steps) {
+        engine::refuse_online(host, &prepared.names(), &steps).inspect_err(|refusal| {
             if refusal.kind == Kind::Interrupted {
-                // It may have waited for long, for another one's apt: who asks what became of it finds this.
-                report.end(Some(&refusal), false);
                 journal.event(host, "interrupted", None, std::slice::from_ref(&refusal.what));
-                status::write(host, report, report.result);
             }
-            return Err(refusal);
-        }
+        })?;
         report.notices.extend(notice_of_next_boot(request, options, host, &prepared, &steps)?);
         if options.save {
             save(request, host, &prepared)?;

@@ -164,8 +164,11 @@ fn refuse_each(role: &str, steps: &[Step], refuse: impl Fn(&Step) -> Result<()>)
 /// When the system refuses.
 pub fn begin(host: &Host, steps: &[Step]) -> Result<()> {
     let own = ["/run/titus-bootstrap/x", journal::JOURNAL, journal::LAST_LOG, SAVED].map(str::to_owned);
-    let paths: Vec<String> = steps.iter().flat_map(|step| step.work().paths()).chain(own).collect();
+    let paths: Vec<String> = steps.iter().flat_map(|step| step.work().paths()).collect();
     host.sweep(paths.iter().map(String::as_str))?;
+    if let Err(error) = host.sweep(own.iter().map(String::as_str)) {
+        journal::warn(&error);
+    }
     if !host.is_live() {
         return Ok(());
     }

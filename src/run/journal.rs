@@ -175,7 +175,9 @@ pub fn keep_last(host: &Host, log: &str, json: &str) {
 
 /// Reports that a record of runs could not be written or read. Records are evidence: the run is what it is without.
 pub fn warn(error: &Error) {
-    tracing::warn!("a record of the runs is lacking: {error}");
+    let mut error = error.clone();
+    error.fix.get_or_insert_with(|| "see what is in its place, and move it away: the next run makes a new one".into());
+    tracing::warn!("a run record is unavailable: {error}");
 }
 
 #[cfg(test)]

@@ -378,7 +378,7 @@ impl Reporter {
                 return self.print(&[start, word, rest].concat());
             }
             say(&start);
-            let _ = terminal::write_coloured(code, &word);
+            terminal::write_coloured(code, &word);
             say(&rest);
         }
     }
@@ -395,13 +395,13 @@ impl Reporter {
 
 /// Prints to standard output. A reader that has gone away is no failure of the run.
 pub fn say(text: &str) {
-    let _ = terminal::write_out(text, Form::Text);
+    terminal::write_out(text, Form::Text);
 }
 
 /// The same of a JSON document.
 pub fn say_json(document: &impl Serialize) {
     let text = serde_json::to_string_pretty(document).unwrap_or_default();
-    let _ = terminal::write_out(&format!("{text}\n"), Form::Json);
+    terminal::write_out(&format!("{text}\n"), Form::Json);
 }
 
 /// The lines of a step: what stands before the word for its state, that word with its colour, and what follows it.

@@ -38,11 +38,12 @@ pub struct Status {
     pub error: Option<ErrorReport>,
 }
 
-/// The status that the last run since this boot left; none: there was no run, or what it left cannot be read. What is
-/// there and cannot be opened is a warning.
-pub fn read(host: &Host) -> Option<Status> {
-    let bytes = host.read(STATUS).inspect_err(journal::warn).ok().flatten()?;
-    serde_json::from_slice(&bytes).ok()
+/// The status that the last run since this boot left; none: there was no run, or what it left is damaged.
+///
+/// # Errors
+/// When it is there and cannot be read.
+pub fn read(host: &Host) -> Result<Option<Status>> {
+    Ok(host.read(STATUS)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 
 /// Writes the status of a run, for root and its group: it says why a run failed, and what commands printed. One that
@@ -78,15 +79,15 @@ mod tests {
     #[test]
     fn what_was_written_is_read_and_what_is_damaged_is_none() {
         let (_directory, host) = Host::temporary();
-        assert!(read(&host).is_none());
+        assert!(read(&host).unwrap().is_none());
         let mut report = Report::new("apply");
         report.lifecycle_action = Some(LifecycleAction::Continue);
         report.end(Some(&Error::config("x")), false);
         write(&host, &report, report.result);
-        let status = read(&host).unwrap();
+        let status = read(&host).unwrap().unwrap();
         assert_eq!((status.state, status.lifecycle_action), (RunState::Refused, Some(LifecycleAction::Continue)));
         assert_eq!(status.error.unwrap().exit_code, 78);
         host.write(STATUS, b"{\"state\":", 0o644, Owner::ROOT).unwrap();
-        assert!(read(&host).is_none());
+        assert!(read(&host).unwrap().is_none());
     }
 }

@@ -213,8 +213,10 @@ impl File {
             } else if host.is_ours(path)? {
                 changes.push(Change { line: format!("change {path}"), diff: Some(diff(&before, &after)) });
             } else {
-                // What another than root wrote may be anything.
-                changes.push(Change::new(format!("change {path} (what is there is not root's, and not shown)")));
+                // It may be anything.
+                changes.push(Change::new(format!(
+                    "change {path} (its contents are not shown: a user other than root may have written them)"
+                )));
             }
         }
         changes.extend(want.attributes.differences(host, path, &entry)?);

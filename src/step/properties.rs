@@ -88,12 +88,14 @@ pub(super) fn text(key: &str, value: Json) -> Result<String> {
 
 impl Properties {
     /// The lines that differ, without secrets. What the value of a key was is as secret as what it will be.
-    fn diff(&self, edit: &Edit) -> String {
+    /// `is_ours`: nobody but root wrote what is there.
+    fn diff(&self, edit: &Edit, is_ours: bool) -> String {
         let is_hidden = |(key, value): &&(String, String)| is_secret(key) || masked(value) != *value;
         let hidden: Vec<String> =
             self.wanted.iter().filter(is_hidden).map(|(key, _)| properties::written(key)).collect();
         let lines = edit.differences.iter().map(|line| {
-            let value = if hidden.contains(&line.key) { HIDDEN } else { &line.value };
+            let is_shown = (line.added || is_ours) && !hidden.contains(&line.key);
+            let value = if is_shown { &line.value } else { HIDDEN };
             format!("{}{}={value}\n", if line.added { '+' } else { '-' }, line.key)
         });
         lines.collect()
@@ -183,8 +185,9 @@ impl Work for Properties {
             (_, _, 0) => Some(format!("set {set} in {path}")),
             _ => Some(format!("set {set} in {path}, remove {duplicates}")),
         };
+        let is_ours = planned.contains_key(path) || host.is_ours(path)?;
         let mut changes: Vec<Change> =
-            line.into_iter().map(|line| Change { line, diff: Some(self.diff(&edit)) }).collect();
+            line.into_iter().map(|line| Change { line, diff: Some(self.diff(&edit, is_ours)) }).collect();
         if let Some(entry) = self.entry(host)? {
             changes.extend(self.attributes.differences(host, path, &entry)?);
         }

@@ -223,7 +223,8 @@ fn a_signal_ends_the_wait_for_a_pipe() {
 
 /// Puts each sort of thing that is not ours in the place of a record, and runs.
 fn records(path: &str) {
-    let sorts: [(&str, fn(&Root, &str)); 5] = [
+    type Make = fn(&Root, &str);
+    let sorts: [(&str, Make); 5] = [
         ("a pipe", pipe),
         ("a directory", |root, path| fs::create_dir_all(root.at(path)).unwrap()),
         ("a directory with something in it", |root, path| root.write(&format!("{path}/x"), "")),
@@ -246,7 +247,7 @@ fn a_status_that_cannot_be_written_or_read_is_a_warning() {
     records(STATUS);
     let root = Root::empty();
     root.write(&format!("{STATUS}/x"), "");
-    root.sample(&[]).ends_with(0).tells(&["a record of the runs is lacking", STATUS]);
+    root.sample(&[]).ends_with(0).tells(&["a run record is unavailable", STATUS]);
 }
 
 #[test]
@@ -254,7 +255,7 @@ fn a_journal_that_cannot_be_written_or_read_is_a_warning() {
     records(JOURNAL);
     let root = Root::empty();
     File::create(free(&root, JOURNAL)).unwrap().set_len(70 << 20).unwrap();
-    root.sample(&[]).ends_with(0).tells(&["a record of the runs is lacking", JOURNAL, "larger than 64 MiB"]);
+    root.sample(&[]).ends_with(0).tells(&["a run record is unavailable", JOURNAL, "larger than 64 MiB"]);
 }
 
 #[test]
@@ -263,11 +264,14 @@ fn a_last_log_that_cannot_be_written_is_a_warning() {
     // A file in the place of its directory, and a directory that others may write to.
     let root = Root::empty();
     root.write("/var/log/titus-bootstrap", "");
-    root.sample(&[]).ends_with(0).tells(&["a record of the runs is lacking", LAST_LOG]);
+    root.sample(&[]).ends_with(0).tells(&["a run record is unavailable", LAST_LOG]);
+    let root = Root::empty();
+    root.link("/var/log/titus-bootstrap", "titus-bootstrap");
+    root.sample(&[]).ends_with(0).tells(&["a run record is unavailable", "too many symbolic links"]);
     let root = Root::empty();
     fs::create_dir_all(root.at("/var/log/titus-bootstrap")).unwrap();
     fs::set_permissions(root.at("/var/log/titus-bootstrap"), fs::Permissions::from_mode(0o777)).unwrap();
-    root.sample(&[]).ends_with(0).tells(&["a record of the runs is lacking", "chmod go-w"]);
+    root.sample(&[]).ends_with(0).tells(&["a run record is unavailable", "chmod go-w"]);
     assert!(!root.at(LAST_LOG).exists());
 }
 

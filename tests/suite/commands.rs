@@ -292,3 +292,90 @@ fn what_people_install_beside_the_program() {
     assert_eq!(run(&["version"]).ends_with(0).out, version);
     assert_eq!(run(&["--version"]).ends_with(0).out, version);
 }
+
+/// Each command that prints something, on a converged tree.
+const PRINTS: &[&str] = &[
+    "--dry-run",
+    "apply",
+    "plan",
+    "plan --json",
+    "plan --detailed-exitcode --set stack=x",
+    "status",
+    "facts",
+    "facts --json",
+    "why agent.asg",
+    "check",
+    "config show",
+    "config template",
+    "config schema",
+    "role list",
+    "role show agent",
+    "instance-type m5.xlarge",
+    "completions bash",
+    "man",
+    "version",
+    "version --json",
+    "--version",
+    "--help",
+    "plan --help",
+];
+
+#[test]
+fn results_that_cannot_be_written_are_a_failure_of_every_command() {
+    let root = converged();
+    for words in PRINTS {
+        let mut command = program();
+        command.args(words.split(' ')).args(["--sample", "--role", "agent", "--root"]).arg(root.path());
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = command.stdout(full).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{words}: {said}");
+        assert!(
+            said.contains("standard output cannot be written") && said.contains("No space left"),
+            "{words}: {said}"
+        );
+    }
+}
+
+#[test]
+fn a_run_that_cannot_report_does_its_work() {
+    let root = Root::empty();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = root.program(&["--role", "agent", "--sample"]).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    root.sample(&["plan", "--detailed-exitcode"]).ends_with(0);
+}
+
+#[test]
+fn a_reader_that_has_gone_away_is_no_failure() {
+    let root = converged();
+    for words in PRINTS {
+        let mut command = program();
+        command.args(words.split(' ')).args(["--sample", "--role", "agent", "--root"]).arg(root.path());
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let expected = if words.contains("--detailed-exitcode") { 2 } else { 0 };
+        let output = command.stdout(writer).output().unwrap();
+        assert_eq!(output.status.code(), Some(expected), "{words}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn an_option_on_both_sides_of_the_command_is_refused_and_not_lost() {
+    let root = Root::empty();
+    let path = root.path().to_str().unwrap();
+    for [name, before, after] in [
+        ["--set", "stack=a", "agent.asg=b"],
+        ["--role", "agent", "agent"],
+        ["--root", path, path],
+        ["--config", "/dev/null", "/dev/null"],
+        ["--facts", "/dev/null", "/dev/null"],
+        ["--log-format", "json", "text"],
+    ] {
+        let refused = run(&[name, before, "plan", name, after]).ends_with(64);
+        refused.tells(&[&format!("{name} stands before the command and after it")]);
+        let joined = [&format!("{name}={before}"), "plan", &format!("{name}={after}")];
+        assert_ne!(run(&joined).code, 0, "{joined:?}");
+    }
+    root.sample(&["--set", "stack=a", "--set", "agent.asg=b", "plan"]).ends_with(0);
+}

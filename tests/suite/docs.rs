@@ -81,6 +81,30 @@ fn every_script_of_the_documents_is_there() {
 }
 
 #[test]
+fn every_path_of_the_documents_is_there() {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for name in [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/reference.md",
+        "docs/roles.md",
+        "docs/reliability.md",
+        "docs/security.md",
+    ] {
+        let text = document(name);
+        // Between backquotes; one in capitals stands for any.
+        let paths = text.split('`').skip(1).step_by(2).filter(|word| {
+            let starts = ["src/", "tests/", "docs/", "packaging/", "roles/", "systemd/"]
+                .iter()
+                .any(|start| word.starts_with(start));
+            starts && !word.contains(|c: char| c.is_ascii_uppercase() || " *{\n".contains(c))
+        });
+        let missing: Vec<&str> = paths.filter(|path| !project.join(path).exists()).collect();
+        assert_eq!(missing, [""; 0], "{name} names what is not there");
+    }
+}
+
+#[test]
 fn every_setting_is_in_the_reference() {
     let output = Command::new(env!("CARGO_BIN_EXE_titus-bootstrap")).args(["config", "schema"]).output().unwrap();
     let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();

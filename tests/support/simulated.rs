@@ -196,7 +196,8 @@ fn journal() -> Journal {
     Journal::new(journal::JOURNAL, "test", "digest".into(), "boot", "i-1")
 }
 
-fn silent() -> Reporter {
+/// Prints nothing.
+pub fn silent() -> Reporter {
     Reporter { json: false, quiet: true, verbose: false, colour: false }
 }
 
@@ -279,6 +280,11 @@ impl Units {
     /// Has every job of a unit fail so.
     pub fn fail(&self, name: &str, kind: Kind) {
         self.0.borrow_mut().failing.insert(name.to_owned(), kind);
+    }
+
+    /// Ends that.
+    pub fn heal(&self, name: &str) {
+        self.0.borrow_mut().failing.remove(name);
     }
 
     /// Has a unit end as soon as it was started.

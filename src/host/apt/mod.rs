@@ -386,7 +386,7 @@ impl Host {
     /// Who holds a lock of dpkg or apt, if anyone does.
     fn package_lock_holder(&self) -> Option<LockHolder> {
         LOCKS.iter().find_map(|lock| {
-            let file = std::fs::File::open(self.root().join(lock.trim_start_matches('/'))).ok()?;
+            let file = self.open_file(lock).ok().flatten()?;
             let mut asked = nix::libc::flock {
                 l_type: i16::try_from(nix::libc::F_WRLCK).unwrap_or_default(),
                 l_whence: 0,

@@ -1,5 +1,5 @@
 //! The door to files: a path is walked from the root, one descriptor after another, so that nothing that another
-//! process swaps meanwhile leads out of the root, and no link is followed that another than root may have made.
+//! process swaps meanwhile leads out of the root, and no link is followed that a user other than root may have made.
 //!
 //! **Links.** A link is followed below the root if its owner is trusted, and so is the directory that it lies in: not
 //! one into which anybody may write, nor one that a container writes (root in a container is root here). Who is
@@ -76,6 +76,8 @@ pub(super) struct Unsafe {
     pub directory: PathBuf,
     /// How it is.
     pub how: String,
+    /// Whether that is meant so: then its mode is the distribution's, or others rely on it.
+    pub is_sticky: bool,
 }
 
 impl fmt::Display for Unsafe {
@@ -296,9 +298,11 @@ impl Host {
             if last && walk != Walk::Follow {
                 return Ok(Some(Place { parent: at.try_clone()?, name, real: real(&way).join(part) }));
             }
-            // What is there itself, a link too: its owner and its target are of one and the same link then.
-            let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-            let next = match openat(at, name.as_c_str(), flags, Mode::empty()) {
+            // As a directory first: only so is an automount triggered (open(2), O_PATH). Then what is there itself, a
+            // link too: its owner and its target are of one and the same link then.
+            let itself = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let open = |flags| openat(at, name.as_c_str(), flags, Mode::empty());
+            let next = match open(WAY).or_else(|e| if e == Errno::ENOTDIR { open(itself) } else { Err(e) }) {
                 Ok(next) => next,
                 Err(Errno::ENOENT) if last => {
                     return Ok(Some(Place { parent: at.try_clone()?, name, real: real(&way).join(part) }));
@@ -328,7 +332,7 @@ impl Host {
                         || self.is_shared(at)
                     {
                         return Err(Error::other(format!(
-                            "{} is a symbolic link that another than root may have made, and it is not followed",
+                            "{} is a symbolic link that a user other than root may have made; it is not followed",
                             real(&way).join(part).display()
                         )));
                     }
@@ -391,7 +395,11 @@ impl Host {
         };
         if foreign || lets_others_in(mode, gid, last) {
             let how = format!("mode {mode:04o}, owner {}, group {}", found.st_uid, found.st_gid);
-            return Err(Error::other(Unsafe { directory: directory.to_path_buf(), how }));
+            return Err(Error::other(Unsafe {
+                directory: directory.to_path_buf(),
+                how,
+                is_sticky: mode & 0o1000 != 0,
+            }));
         }
         Ok(())
     }
@@ -422,7 +430,7 @@ impl Host {
     }
 }
 
-/// Whether another than its owner could put something of theirs into a directory, and we would take it for ours.
+/// Whether a user other than its owner could put something of theirs into a directory, and we would take it for ours.
 /// `last`: a file is made in it. Further up, what we go into belongs to root, and a sticky bit keeps that in its place.
 fn lets_others_in(mode: u32, gid: u32, last: bool) -> bool {
     let by_group = mode & 0o020 != 0 && gid != 0 && !is_system_group(gid);

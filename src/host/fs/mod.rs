@@ -52,9 +52,14 @@ impl Owner {
 pub(super) fn io_error(what: &str, path: &str, error: &std::io::Error) -> Error {
     if let Some(found) = error.get_ref().and_then(|inner| inner.downcast_ref::<door::Unsafe>()) {
         let directory = found.directory.display();
+        let closed = format!("chown root:root {directory} && chmod go-w {directory}");
         return Error::failed(format!("{path}: not {what}: others may write to its directory, or to one above it"))
             .cause(found)
-            .fix(format!("chown root:root {directory} && chmod go-w {directory}"));
+            .fix(if found.is_sticky {
+                format!("write it below a directory that is only root's. If nobody else needs {directory} as it is: {closed}")
+            } else {
+                closed
+            });
     }
     let made = Error::failed(format!("{path}: cannot be {what}")).cause(error);
     match error.kind() {
@@ -76,6 +81,7 @@ pub fn read_named(path: &Path) -> Result<Vec<u8>> {
     let cannot =
         |cause: &dyn std::fmt::Display| Error::config(format!("{}: cannot be read", path.display())).cause(cause);
     let mut file = open_named(path).map_err(|e| cannot(&e))?;
+    let is_file = file.metadata().map_err(|e| cannot(&e))?.is_file();
     let mut deadline = Deadline::new(path.to_string_lossy(), NAMED_PATIENCE);
     let mut bytes = Vec::new();
     let mut part = vec![0; 64 << 10];
@@ -87,7 +93,7 @@ pub fn read_named(path: &Path) -> Result<Vec<u8>> {
             Err(Errno::EINTR) => false,
             Err(e) => return Err(cannot(&e)),
         };
-        if !deadline.pause(Duration::ZERO)? {
+        if !is_file && !deadline.pause(Duration::ZERO)? {
             return Err(cannot(&format!("nothing more came: {}", deadline.waited())));
         }
         if !is_ready {

@@ -92,6 +92,10 @@ impl Host {
 
     /// Opens a directory below the root to which no link leads.
     pub(super) fn open_without_links(&self, path: &std::path::Path) -> std::io::Result<OwnedFd> {
+        // No other program could name what is in there: a person has to see to it.
+        if path.as_os_str().len() >= nix::libc::PATH_MAX as usize {
+            return Err(Errno::ENAMETOOLONG.into());
+        }
         let mut at = open(self.root(), DIRECTORY, Mode::empty())?;
         for part in path.components() {
             at = openat(&at, part.as_os_str(), DIRECTORY, Mode::empty())?;

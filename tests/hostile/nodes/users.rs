@@ -7,6 +7,7 @@ use crate::harness::node::Node;
 use crate::harness::running::Running;
 use crate::harness::services::{self, items};
 use crate::harness::{prereqs, wait_for};
+use crate::support::metadata::Metadata;
 use crate::support::outcome::Outcome;
 const CONFIG: &str = "/etc/titus-bootstrap/config.toml";
 
@@ -136,7 +137,8 @@ fn a_lock_that_a_user_holds_is_named_and_cannot_be_taken_again() {
     }
     // Who may not read it is told so, and no more.
     let status = as_nobody(&node, &["titus-bootstrap", "status"]);
-    assert!(status.err.contains("a record of the runs is lacking"), "{}", status.transcript());
+    assert!(status.err.contains("a run record is unavailable"), "{}", status.transcript());
+    assert!(status.out.contains("the result of the last run is unknown"), "{}", status.transcript());
 }
 
 #[test]
@@ -144,8 +146,9 @@ fn a_file_below_a_directory_of_a_user_s_goes_nowhere_else() {
     let node = Node::fresh();
     let _metadata = services::metadata(&node, items());
     node.shell("install -d -o nobody -g nogroup /srv/app; install -d -m 1777 /srv/open");
-    let attacks: [(&str, &str, &str); 4] = [
-        ("/srv/app/conf/stolen", "ln -sfn /etc /srv/app/conf", "chown root:root /srv/app"),
+    let attacks: [(&str, &str, &str); 5] = [
+        ("/srv/app/own/below/stolen", "mkdir /srv/app/own", "chown root:root /srv/app"),
+        ("/srv/app/conf/stolen", "ln -sfn /etc /srv/app/conf", "not followed"),
         ("/srv/open/conf/stolen", "ln -sfn /etc /srv/open/conf", "not followed"),
         ("/srv/open/mine/stolen", "mkdir -p /srv/open/mine", "chown root:root /srv/open/mine"),
         ("/srv/open/stolen", "ln -sfn /etc/stolen /srv/open/stolen", "chmod go-w /srv/open"),
@@ -189,21 +192,40 @@ fn the_modes_of_ubuntu_s_directories_are_no_reason_to_refuse() {
 const CONTINUE: &str = "CompleteLifecycleAction titusagent launch CONTINUE";
 const ABANDON: &str = "CompleteLifecycleAction titusagent launch ABANDON";
 
-#[test]
-fn first_runs_at_once_tell_the_group_to_go_on_once_and_never_to_abandon() {
+/// A node with the boot unit, a small role and a lifecycle hook.
+fn hooked() -> (Node, AutoScaling, Metadata) {
     let node = Node::fresh();
     first_boot::install(&node);
     node.write("/etc/titus-bootstrap/roles/agent.toml", &role("/etc/small-role"));
     node.write(SETTINGS, "lifecycle.hook = \"launch\"\n");
     let api = AutoScaling::serve(&node);
-    let _metadata = services::metadata(&node, with_profile(items()));
+    let metadata = services::metadata(&node, with_profile(items()));
+    (node, api, metadata)
+}
+
+/// Makes the node one on which nothing ran, and has the hook hold it.
+fn begin_anew(node: &Node, api: &AutoScaling) {
+    node.shell("rm -rf /run/titus-bootstrap /var/lib/titus-bootstrap /var/log/titus-bootstrap /etc/small-role");
+    node.run(&["systemctl", "reset-failed", UNIT]);
+    api.answer(Answer::Held);
+    api.calls();
+}
+
+/// How often the group was told to go on, and to abandon the instance.
+fn told(api: &AutoScaling) -> (usize, usize) {
+    let calls = api.calls();
+    let count = |call: &str| calls.iter().filter(|made| *made == call).count();
+    (count(CONTINUE), count(ABANDON))
+}
+
+#[test]
+fn first_runs_at_once_tell_the_group_to_go_on_once_and_never_to_abandon() {
+    let (node, api, _metadata) = hooked();
     let script = "/var/lib/cloud/instance/scripts/part-001";
     node.write(script, "#!/usr/bin/titus-bootstrap\n");
     let variable = format!("AWS_ENDPOINT_URL_AUTO_SCALING={ENDPOINT}");
     for (turn, others) in [1, 1, 1, 1, 1, 9].into_iter().enumerate() {
-        node.shell("rm -rf /run/titus-bootstrap /var/lib/titus-bootstrap /var/log/titus-bootstrap /etc/small-role");
-        node.run(&["systemctl", "reset-failed", UNIT]);
-        api.answer(Answer::Held);
+        begin_anew(&node, &api);
         let unit = node.spawn(&["systemctl", "start", UNIT]);
         let runs: Vec<Running> =
             (0..others).map(|_| node.spawn(&["env", &variable, "titus-bootstrap", script])).collect();
@@ -212,8 +234,45 @@ fn first_runs_at_once_tell_the_group_to_go_on_once_and_never_to_abandon() {
         }
         unit.end().ends_with(0);
         assert_eq!(node.property(UNIT, "ExecMainStatus"), "0", "turn {turn}");
-        let calls = api.calls();
-        let count = |call: &str| calls.iter().filter(|made| *made == call).count();
-        assert_eq!((count(CONTINUE), count(ABANDON)), (1, 0), "turn {turn}: {calls:?}");
+        assert_eq!(told(&api), (1, 0), "turn {turn}");
     }
+}
+
+#[test]
+fn a_run_that_never_had_the_lock_tells_the_group_nothing() {
+    let (node, api, _metadata) = hooked();
+    begin_anew(&node, &api);
+    node.write("/run/titus-bootstrap", "");
+    node.run(&["systemctl", "start", UNIT]);
+    assert_eq!(node.property(UNIT, "ExecMainStatus"), "1");
+    assert_eq!(told(&api), (0, 0));
+}
+
+#[test]
+fn records_that_cannot_be_kept_are_no_reason_to_abandon_an_instance() {
+    let (node, api, _metadata) = hooked();
+    let records =
+        "/run/titus-bootstrap/status.json /var/lib/titus-bootstrap/journal.jsonl /var/log/titus-bootstrap/last.log";
+    let directories = "/run/titus-bootstrap /var/lib/titus-bootstrap /var/log/titus-bootstrap";
+    for (what, obstacle) in [
+        ("directories", format!("mkdir -p {records}")),
+        ("pipes", format!("mkdir -p {directories}; mkfifo {records}")),
+        ("large files", format!("mkdir -p {directories}; truncate --size 70M {records}")),
+        (
+            "a full disk",
+            "mkdir -p /var/log/titus-bootstrap; mount -t tmpfs -o size=4k none /var/log/titus-bootstrap
+             head --bytes 4096 /dev/zero > /var/log/titus-bootstrap/full"
+                .to_owned(),
+        ),
+    ] {
+        begin_anew(&node, &api);
+        node.shell(&obstacle);
+        node.run(&["systemctl", "start", UNIT]);
+        let said = node.shell("journalctl --unit titus-bootstrap --output cat --no-pager");
+        assert_eq!(node.property(UNIT, "ExecMainStatus"), "0", "{what}: {said}");
+        assert!(said.contains("a run record is unavailable"), "{what}: {said}");
+        assert_eq!(told(&api), (1, 0), "{what}: {said}");
+        assert_eq!(node.read("/etc/small-role"), "made by root");
+    }
+    node.shell("umount /var/log/titus-bootstrap");
 }
