@@ -30,7 +30,7 @@ pub fn run(request: &Request, reporter: Reporter) -> Result<u8> {
     let mut failed = Vec::new();
     let mut reported = Vec::new();
     for check in &checks {
-        let (word, text) = match ask(&host, &check.question)? {
+        let (word, text) = match check.question.with_registry(&host, ask(&host, &check.question)?)? {
             Finding::Good(text) => ("good", text),
             Finding::Warning(text) => ("warning", text),
             Finding::Bad(text) => {

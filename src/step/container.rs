@@ -32,6 +32,36 @@ const DIGEST: &str = "titus-bootstrap.digest";
 /// between the engine's image stores.
 const IMAGE: &str = "titus-bootstrap.image";
 
+/// The label with the digests of that in registries, `name@sha256:…`: what a tag led to.
+const IMAGE_DIGESTS: &str = "titus-bootstrap.image-digests";
+
+/// Whether the registry still leads the tag of a container's image to what the container was made from, in words; the
+/// second says that it does not. Of an image by digest there is nothing to ask.
+pub(super) fn tag_in_registry(engine: &Engine, found: &Found) -> (String, bool) {
+    if found.image.contains('@') {
+        return ("by digest".into(), false);
+    }
+    let recorded = found.labels.get(IMAGE_DIGESTS).map(String::as_str).unwrap_or_default();
+    let digest_of = |recorded: &str| recorded.rsplit_once('@').map_or(String::new(), |(_, digest)| digest.to_owned());
+    let digests: Vec<String> = recorded.split_whitespace().map(digest_of).collect();
+    match engine.digest_in_registry(&found.image) {
+        _ if digests.is_empty() => ("its tag was not asked for in the registry: no digest is recorded".into(), false),
+        Ok(now) if digests.contains(&now) => (format!("its tag still leads to {now}"), false),
+        Ok(now) if !now.is_empty() => (
+            format!(
+                "its tag led to {} and leads to {now} now: see who moved it, and set the image by digest",
+                digests.join(" ")
+            ),
+            true,
+        ),
+        Ok(_) => ("its tag was not asked for in the registry: it answers without a digest".into(), false),
+        Err(error) => {
+            let cause = error.cause.as_deref().and_then(|cause| cause.lines().next()).unwrap_or(&error.what).to_owned();
+            (format!("its tag was not asked for in the registry: {cause}"), false)
+        }
+    }
+}
+
 /// What the old container is called while the new one has not run yet.
 const OLD: &str = "titus-bootstrap-old";
 
@@ -400,8 +430,10 @@ impl Container {
     }
 
     fn create(&self, engine: &Engine, wanted: &Wanted) -> Result<String> {
-        let image = engine.image(&self.made_of.image)?.map(|image| image.id).unwrap_or_default();
-        let labels = [(MADE_OF, wanted.made_of.as_str()), (DIGEST, &wanted.digest), (IMAGE, &image)];
+        let image = engine.image(&self.made_of.image)?;
+        let (image, digests) = image.map(|image| (image.id, image.digests.join(" "))).unwrap_or_default();
+        let labels =
+            [(MADE_OF, wanted.made_of.as_str()), (DIGEST, &wanted.digest), (IMAGE, &image), (IMAGE_DIGESTS, &digests)];
         engine.create(&self.name, &self.made_of, &labels)
     }
 
@@ -685,6 +717,34 @@ mod tests {
             (Some((&exited, Some(Difference::Image))), true, vec![replace(), Due::RemoveOld]),
         ] {
             assert_eq!(due(current.clone(), has_old), expected, "{current:?} {has_old}");
+        }
+    }
+
+    #[test]
+    fn a_tag_that_the_registry_has_moved_is_told() {
+        let asked = |image: &str, recorded: &str, registry: (u16, &str)| {
+            let (status, body) = (registry.0, registry.1.to_owned());
+            let mut host = Host::live(crate::host::Deadlines::default());
+            host.docker = crate::host::docker::fake::engine(move |request| match request {
+                "GET /version" => crate::host::docker::fake::version("26.1.4", "1.44", "1.24"),
+                _ => (status, body.clone()),
+            })
+            .address;
+            let labels = [(IMAGE_DIGESTS.to_owned(), recorded.to_owned())].into();
+            let found = Found { image: image.into(), labels, ..Found::default() };
+            tag_in_registry(host.engine().unwrap().unwrap(), &found)
+        };
+        let answer = "{\"Descriptor\":{\"digest\":\"sha256:aa\"},\"Platforms\":[]}";
+        for (image, recorded, registry, words, has_moved) in [
+            ("x:1", "x@sha256:aa", (200, answer), "its tag still leads to sha256:aa", false),
+            ("x:1", "y@sha256:cc x@sha256:aa", (200, answer), "still leads", false),
+            ("x:1", "x@sha256:bb", (200, answer), "its tag led to sha256:bb and leads to sha256:aa now", true),
+            ("x:1", "x@sha256:bb", (500, "{\"message\":\"no route\"}"), "was not asked for in the registry: ", false),
+            ("x:1", "", (200, answer), "no digest is recorded", false),
+            ("x@sha256:bb", "x@sha256:bb", (200, answer), "by digest", false),
+        ] {
+            let told = asked(image, recorded, registry);
+            assert!(told.0.contains(words) && told.1 == has_moved, "{image} {recorded}: {told:?}");
         }
     }
 }

@@ -103,6 +103,11 @@ impl Attributes {
         Ok(Owner { uid, gid })
     }
 
+    /// Whether only the owner may read it.
+    pub(super) fn is_private(&self) -> bool {
+        self.mode & 0o077 == 0
+    }
+
     /// In words.
     pub(super) fn wish(&self) -> String {
         format!("mode {:04o}, owner {}:{}", self.mode, self.owner, self.group)
@@ -202,7 +207,10 @@ impl File {
         let mut changes = Vec::new();
         if is != want.contents {
             let (before, after) = (String::from_utf8_lossy(&is), String::from_utf8_lossy(&want.contents));
-            if host.is_ours(path)? {
+            if want.attributes.is_private() {
+                changes
+                    .push(Change::new(format!("change {path} (its contents are for its owner alone, and not shown)")));
+            } else if host.is_ours(path)? {
                 changes.push(Change { line: format!("change {path}"), diff: Some(diff(&before, &after)) });
             } else {
                 // It may be anything.
@@ -303,6 +311,10 @@ impl Work for File {
         Some((&self.path, Contents::Text(self.text())))
     }
 
+    fn is_private(&self) -> bool {
+        self.want.as_ref().is_some_and(|want| want.attributes.is_private())
+    }
+
     fn file(&self) -> Option<&str> {
         Some(&self.path)
     }
@@ -371,6 +383,10 @@ mod tests {
 
         let gone = file("path = '/etc/x'\nabsent = true");
         assert_eq!(lines(gone.observe(&host, &Planned::new()).unwrap()), ["remove /etc/x"]);
+        let private = file("path = '/etc/x'\nmode = '0600'\ncontent = \"secret\"");
+        let State::Changes(changes) = private.observe(&host, &Planned::new()).unwrap() else { panic!() };
+        assert_eq!(changes[0].line, "change /etc/x (its contents are for its owner alone, and not shown)");
+        assert_eq!(changes[0].diff, None);
         gone.converge(&host).unwrap();
         assert_eq!(gone.observe(&host, &Planned::new()).unwrap(), State::InSync(None));
     }

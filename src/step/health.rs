@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::container::is_ours;
+use super::container::{is_ours, tag_in_registry};
 use super::instance_group::{self, InstanceGroups};
 use super::unit::service_of;
 use super::wait::{self, Wait};
@@ -155,6 +155,23 @@ impl Kept {
                 Err(error) => Finding::Bad(error.to_string()),
             },
         })
+    }
+}
+
+impl Question {
+    /// What the registry says of the image of a container that is good; nobody depends on its answer.
+    ///
+    /// # Errors
+    /// `Interrupted` when a signal came.
+    pub fn with_registry(&self, host: &Host, finding: Finding) -> Result<Finding> {
+        let (Question::Kept(Kept::Container(name)), Finding::Good(text)) = (self, &finding) else {
+            return Ok(finding);
+        };
+        let Ok(engine) = host.engine()? else { return Ok(finding) };
+        let Ok(Some(found)) = engine.container(name) else { return Ok(finding) };
+        let (words, has_moved) = tag_in_registry(engine, &found);
+        let text = format!("{text} ({words})");
+        Ok(if has_moved { Finding::Warning(text) } else { Finding::Good(text) })
     }
 }
 

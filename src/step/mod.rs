@@ -211,6 +211,11 @@ pub trait Work: std::fmt::Debug {
         None
     }
 
+    /// Whether that file is for its owner alone: then none of its values is shown.
+    fn is_private(&self) -> bool {
+        false
+    }
+
     /// The file whose contents `restart_on` looks at, of a kind that has one: see [`RawKind::can_restart`].
     fn file(&self) -> Option<&str> {
         None

@@ -94,6 +94,19 @@ pub fn notices(settings: &Settings, instance: Option<&Instance>, is_agent: bool,
     notices.extend(numbers.map(|(name, value)| {
         format!("agent.attributes.{name} is {value}: Mesos reads a number, so whoever looks for a text finds none")
     }));
+    let images = [("zookeeper", &settings.images.zookeeper), ("mesos_master", &settings.images.mesos_master)];
+    let by_tag: Vec<String> = images
+        .into_iter()
+        .filter_map(|(key, image)| {
+            Some(format!("images.{key} = {:?}", image.as_ref().filter(|image| is_server && !image.contains('@'))?))
+        })
+        .collect();
+    if !by_tag.is_empty() {
+        notices.push(format!(
+            "{}: by tag, which whoever may write to that registry can move; set NAME@sha256:DIGEST, as docker image inspect --format '{{{{.RepoDigests}}}}' NAME prints it",
+            by_tag.join(", ")
+        ));
+    }
     let servers = settings.zookeeper.servers.len();
     if is_server && servers > 1 && servers.is_multiple_of(2) {
         notices.push(format!(

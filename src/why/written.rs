@@ -17,6 +17,7 @@ pub struct Written {
     line: Line,
     path: String,
     step: String,
+    is_private: bool,
 }
 
 /// Every name in the files of these steps.
@@ -42,6 +43,7 @@ pub fn written(steps: &[Step]) -> Vec<Written> {
                 line: Line { name: name.clone(), value: value.clone(), place },
                 path: path.to_owned(),
                 step: step.id.clone(),
+                is_private: step.work().is_private(),
             });
         }
     }
@@ -79,8 +81,8 @@ impl Written {
             from.push(as_it_stands(role, renderer, origin));
         }
         let mut answer = Answer::new(&self.line.name, &json!(self.line.value));
-        // What was made of a secret is one, whatever its own name.
-        if from.iter().any(Answer::hides) {
+        // What was made of a secret is one, whatever its own name; and so is what only the file's owner may read.
+        if self.is_private || from.iter().any(Answer::hides) {
             answer.value = json!(HIDDEN);
         }
         let place = format!("{} (step {})", self.path, self.step);

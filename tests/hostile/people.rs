@@ -319,3 +319,18 @@ fn only_the_image_says_which_tags_count() {
         .ends_with(78)
         .tells(&["instance tag titus:role: the image's allowed_tags lacks role"]);
 }
+
+#[test]
+fn an_image_by_tag_is_named_as_such() {
+    let root = Root::empty();
+    let words = ["plan", "--sample", "--role", "prereqs"];
+    let notice = "images.zookeeper = \"jplock/zookeeper:3.4.10\", images.mesos_master = ";
+    root.run(&words).ends_with(0).prints(&["notice: ", notice, "RepoDigests"]);
+    let digest = "a".repeat(64);
+    let by_digest = [format!("images.zookeeper=x@sha256:{digest}"), format!("images.mesos_master=y@sha256:{digest}")];
+    let set: Vec<&str> = by_digest.iter().flat_map(|set| ["--set", set]).collect();
+    let plan = root.run(&[&words[..], &set].concat()).ends_with(0);
+    assert!(!plan.out.contains("by tag"), "{}", plan.out);
+    let agent = root.run(&["plan", "--sample", "--role", "agent"]).ends_with(0);
+    assert!(!agent.out.contains("by tag"), "who runs no such image is told nothing: {}", agent.out);
+}

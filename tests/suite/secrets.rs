@@ -80,12 +80,20 @@ fn hides(outcome: Outcome, what: &str) -> Outcome {
 /// Nothing that is kept of runs has a secret; nor has any file that others may read.
 #[track_caller]
 fn kept_without_secrets(root: &Root, what: &str) {
+    kept_without_secrets_but(root, &[], what);
+}
+
+/// The same, but for files that a test means to have it.
+#[track_caller]
+fn kept_without_secrets_but(root: &Root, others: &[&str], what: &str) {
     for (path, look) in root.look().into_iter().filter(|(_, look)| look.contains(CANARY)) {
         let of_runs = path.starts_with("/var/") || path.starts_with("/run/");
-        let readable = !look.starts_with("0600");
-        let planted = path == "/etc/titus-bootstrap/config.toml" || path.starts_with("/srv/");
+        let readable = !look.starts_with("0600") && !look.starts_with("0400");
+        let planted =
+            path == "/etc/titus-bootstrap/config.toml" || path.starts_with("/srv/") || path.starts_with(ROLES);
         // The files that attributes and labels are for: what an agent says of itself, which all may read.
         let meant = ["/etc/mesos-attributes.sh", "/etc/mesos-agent.config", "/etc/titus-executor/config.sh"];
+        let planted = planted || others.contains(&path.as_str());
         assert!(planted || meant.contains(&path.as_str()) || !(of_runs || readable), "{what}: {path}: {look}");
     }
     for kept in ["/run/titus-bootstrap/status.json", "/var/log/titus-bootstrap/last.log"] {
@@ -130,6 +138,82 @@ fn printed_facts(root: &Root) -> String {
     facts["instance"]["tags"]["titus:db-password"] = "c4n4ry-tag".into();
     root.write("/srv/facts.json", facts.to_string());
     root.at("/srv/facts.json").display().to_string()
+}
+
+/// What the values of a file that only root may read are called says nothing, and no form gives them away.
+#[test]
+fn a_file_for_root_alone_is_not_shown() {
+    let root = Root::empty();
+    root.write(
+        &format!("{ROLES}/private.toml"),
+        "description = ''\n[[step]]\nid = 'env'\nphase = 'boot'\nfile = { path = '/etc/own.env', mode = '0600', template = 'own.env' }\n\
+         [[step]]\nid = 'text'\nphase = 'boot'\nfile = { path = '/etc/own.txt', mode = '0400', content = \"c4n4ry in a line\\n\" }\n",
+    );
+    root.write(&format!("{ROLES}/files/own.env"), "PLAIN=c4n4ry\n# c4n4ry in a comment\n");
+    let role = ["--role", "private", "--sample"];
+    for old in ["", "PLAIN=c4n4ry-old\nc4n4ry-old in a line\n"] {
+        for file in ["/etc/own.env", "/etc/own.txt"] {
+            if !old.is_empty() {
+                root.write(file, old);
+            }
+        }
+        for words in [&["plan"][..], &["why", "PLAIN"], &["apply", "-v"], &["plan"], &["status"]] {
+            for json in [&[][..], &["--json"]] {
+                hides(root.run(&[words, &role, json].concat()).ends_with(0), &format!("{words:?}"));
+            }
+        }
+        kept_without_secrets(&root, old);
+    }
+    assert_eq!(root.read("/etc/own.env"), "PLAIN=c4n4ry\n# c4n4ry in a comment\n");
+}
+
+/// Each form that gives a secret away wherever it stands, in a value whose name says nothing.
+const FORMS: [&str; 9] = [
+    "http://user:c4n4ry@h:1/x",
+    "http://user:c4@n4ry-c4n4ry@h:1/x",
+    "http://user:c4n4ry/c4n4ry@h:1/x",
+    "user:c4n4ry@h:3128",
+    "Authorization: Bearer c4n4ry",
+    "X-Api-Key: c4n4ry",
+    "Bearer c4n4ry-1",
+    "password=\\\"c4n4ry with \\\\\\\" quotes\\\"",
+    "-----BEGIN RSA PRIVATE KEY-----\\nc4n4ry\\n-----END RSA PRIVATE KEY-----",
+];
+
+#[test]
+fn a_form_that_gives_a_secret_away_is_hidden_in_every_source() {
+    for form in FORMS {
+        let (root, metadata) = (Root::empty(), Metadata::start(sample()));
+        let setting = format!("master.properties.plain = \"{form}\"");
+        root.write("/etc/titus-bootstrap/config.toml", &setting);
+        root.write(
+            &format!("{ROLES}/own.toml"),
+            "description = ''\n[[step]]\nid = 'x'\nphase = 'boot'\nfile = { path = '/etc/own.txt', content = \"text {{ master.properties.plain | safe }}\\n\" }\n",
+        );
+        root.write("/etc/own.txt", "something else\n");
+        let assignment = format!("agent.attributes.plain=\"{form}\"");
+        metadata.set("user-data", Some(format!("#titus-bootstrap\n{setting}\n").into_bytes()));
+        let tag = form.replace('\\', "").lines().next().unwrap().to_owned();
+        metadata.set("meta-data/tags/instance/plain", Some(tag.into_bytes()));
+        root.ask(&metadata, &["config", "show", "--role", "own"])
+            .ends_with(0)
+            .prints(&["master.properties.plain", "***"]);
+        root.ask(&metadata, &["plan", "--role", "own"]).ends_with(0).prints(&["+text ", "***"]);
+        for words in [
+            &["config", "show", "--role", "own"][..],
+            &["facts"],
+            &["why", "master.properties.plain", "--role", "own"],
+            &["plan", "--role", "own"],
+            &["plan", "--role", "agent", "--set", &assignment],
+            &["plan", "--role", "agent", "--set", &assignment.replace("attributes", "labels")],
+            &["apply", "--role", "own", "-v"],
+        ] {
+            for json in [&[][..], &["--json"], &["--log-format", "json"]] {
+                hides(root.ask(&metadata, &[words, json].concat()), &format!("{form}: {words:?}"));
+            }
+        }
+        kept_without_secrets_but(&root, &["/etc/own.txt"], form);
+    }
 }
 
 #[test]

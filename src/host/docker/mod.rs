@@ -40,6 +40,9 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// A question about what is; the engine answers from memory.
 const QUESTION: Duration = Duration::from_secs(30);
 
+/// For a question to a registry that nobody needs to answer.
+const REGISTRY: Duration = Duration::from_secs(5);
+
 /// How long a container has between SIGTERM and SIGKILL, seconds: ZooKeeper and Mesos
 /// end within one.
 const STOP_SECONDS: i32 = 10;
@@ -194,6 +197,16 @@ impl Engine {
         let what = format!("tell of the image {reference} in its registry");
         let found = self.wait(&what, QUESTION, self.client.inspect_registry_image(reference, None))?;
         Ok(found.descriptor.media_type.unwrap_or_default())
+    }
+
+    /// The digest to which an image's registry leads its tag now, `sha256:…`.
+    ///
+    /// # Errors
+    /// When engine or registry do not answer soon, or refuse it.
+    pub fn digest_in_registry(&self, reference: &str) -> Result<String> {
+        let what = format!("tell of the image {reference} in its registry");
+        let found = self.wait(&what, REGISTRY, self.client.inspect_registry_image(reference, None))?;
+        Ok(found.descriptor.digest.unwrap_or_default())
     }
 
     /// The container of this name; `None`: there is none.
