@@ -98,12 +98,12 @@ fn what_apt_does_not_take_half_done_dpkg_unpacks() {
     let run = machine.apply(&machine.steps(STEP)).ends_well();
     assert_eq!(run.lines(), ["install titus 1.0 from /root/titus.deb (it is half-configured)"]);
     let calls = machine.calls();
-    assert!(calls.iter().any(|call| call.contains("--fix-broken --no-remove install")), "{calls:?}");
+    assert!(calls.iter().any(|call| call.contains("--no-remove --fix-broken install")), "{calls:?}");
     // Where apt would rather remove it, dpkg says what lacks.
     machine.install("titus", "0.9", "half-configured");
     machine.prepend(
         "apt-get",
-        "case \"$*\" in *--no-remove*) echo 'E: Packages need to be removed but remove is disabled.' >&2; exit 100;; esac",
+        "case \"$*\" in *--fix-broken*) echo 'E: Packages need to be removed but remove is disabled.' >&2; exit 100;; esac",
     );
     machine.prepend("dpkg", "case \"$*\" in *--configure*) echo 'words of a script' >&2; exit 1;; esac");
     let words = machine.apply(&machine.steps(STEP)).fails().to_string();

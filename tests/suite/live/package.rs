@@ -180,10 +180,10 @@ fn what_an_interrupted_dpkg_left_is_completed_first() {
     assert_eq!(
         changes,
         [
-            "install -- jq",
+            "--no-remove install -- jq",
             "dpkg --force-confdef --force-confold --configure -a",
-            "--fix-broken install",
-            "install -- jq"
+            "--no-remove --fix-broken install",
+            "--no-remove install -- jq"
         ]
     );
 }
