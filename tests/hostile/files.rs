@@ -199,6 +199,8 @@ fn a_pipe_that_the_command_line_names_is_read() {
     ] {
         plan(words).ends_with(78).tells(&["stakc", "did you mean"]);
     }
+    // A run looks first whether it is user data.
+    bash("\"$1\" --root \"$2\" --role agent --sample <(echo 'stakc = \"x\"')", &root).ends_with(78).tells(&["stakc"]);
     plan("--config <(echo 'stack = \"x\"')").ends_with(0);
     plan("<(echo 'stack = \"x\"')").ends_with(0);
     // One that its writer opens only later.
