@@ -31,7 +31,7 @@ fn what_another_than_root_may_write_is_not_obeyed() {
     let named = &["plan", "--config", "/srv/way/named.toml"][..];
     let in_tmp = &["plan", "--config", "/tmp/named.toml"][..];
     for (words, attack, culprit, undo) in [
-        (as_it_is, format!("chmod 0666 /srv/way/config.toml"), "/srv/way/config.toml", ""),
+        (as_it_is, "chmod 0666 /srv/way/config.toml".to_owned(), "/srv/way/config.toml", ""),
         (as_it_is, format!("chown {ALICE} /srv/way/config.toml"), "/srv/way/config.toml", ""),
         (as_it_is, format!("chown -h {ALICE} {CONFIG}"), CONFIG, "chown -h root:root /etc/titus-bootstrap/config.toml"),
         (as_it_is, format!("chown {ALICE} /srv/way"), "/srv/way", ""),
