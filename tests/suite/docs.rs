@@ -105,6 +105,27 @@ fn every_path_of_the_documents_is_there() {
 }
 
 #[test]
+fn every_case_that_security_names_is_there() {
+    fn sources(directory: &Path) -> String {
+        let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+        entries
+            .map(|path| if path.is_dir() { sources(&path) } else { std::fs::read_to_string(path).unwrap_or_default() })
+            .collect()
+    }
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let tests = sources(&project.join("tests/hostile")) + &sources(&project.join("src"));
+    let text = document("docs/security.md");
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| ") && line.contains('`')).collect();
+    assert!(rows.len() > 10, "{rows:?}");
+    for row in rows {
+        let cases = row.trim_end_matches([' ', '|']).rsplit('|').next().unwrap();
+        for case in cases.split('`').skip(1).step_by(2) {
+            assert!(tests.contains(&format!("fn {case}()")), "docs/security.md names no test: {case}");
+        }
+    }
+}
+
+#[test]
 fn every_setting_is_in_the_reference() {
     let output = Command::new(env!("CARGO_BIN_EXE_titus-bootstrap")).args(["config", "schema"]).output().unwrap();
     let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
