@@ -147,22 +147,32 @@ fn boot_id(text: &str) -> Result<String> {
     }
 }
 
+/// dockerd's own settings.
+pub const DAEMON_JSON: &str = "/etc/docker/daemon.json";
+
+fn refuse_daemon_json(cause: String) -> Error {
+    Error::config(format!("{DAEMON_JSON} cannot be used")).cause(cause)
+}
+
+/// What dockerd's daemon.json has; nothing where there is none.
+///
+/// # Errors
+/// When it is not a JSON object.
+pub fn daemon_json(host: &Host) -> Result<serde_json::Map<String, serde_json::Value>> {
+    let bytes = host.read(DAEMON_JSON)?.unwrap_or_default();
+    if bytes.trim_ascii().is_empty() {
+        return Ok(serde_json::Map::new());
+    }
+    serde_json::from_slice(&bytes).map_err(|e| refuse_daemon_json(format!("it is not a JSON object: {e}")))
+}
+
 /// `data-root` of dockerd's daemon.json, else its default. Before Docker 17.05 the key was `graph`.
 pub(crate) fn docker_data_root(host: &Host) -> Result<String> {
-    const PATH: &str = "/etc/docker/daemon.json";
-    let Some(bytes) = host.read(PATH)? else {
-        return Ok(DOCKER_DATA_ROOT.into());
-    };
-    let refuse = |cause: String| Error::config(format!("{PATH} cannot be used")).cause(cause);
-    if bytes.trim_ascii().is_empty() {
-        return Ok(DOCKER_DATA_ROOT.into());
-    }
-    let daemon: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(&bytes).map_err(|e| refuse(format!("it is not a JSON object: {e}")))?;
+    let daemon = daemon_json(host)?;
     match daemon.get("data-root").or_else(|| daemon.get("graph")) {
         None => Ok(DOCKER_DATA_ROOT.into()),
         Some(serde_json::Value::String(path)) if path.starts_with('/') => Ok(path.clone()),
-        Some(other) => Err(refuse(format!("data-root is {other}, not an absolute path"))),
+        Some(other) => Err(refuse_daemon_json(format!("data-root is {other}, not an absolute path"))),
     }
 }
 

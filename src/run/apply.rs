@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::group::{self, Group};
 use super::journal::{self, Journal};
-use super::refusals::{refuse_machine, refuse_made_up_facts, refuse_without_root};
+use super::refusals::{refuse_daemon_json, refuse_machine, refuse_made_up_facts, refuse_without_root};
 use super::report::{LifecycleAction, Report, Reporter, RunState, StepState};
 use super::status;
 use super::trigger::Trigger;
@@ -170,6 +170,7 @@ impl Run<'_> {
         let steps = prepared.steps(request.phases)?;
         report.step_count = steps.len();
         refuse_machine(host, request.phases)?;
+        refuse_daemon_json(host, &steps)?;
         engine::ask(host, &steps)?;
         let mut journal = Journal::for_role(&prepared, journal::JOURNAL);
         report.run = journal.run().into();
@@ -272,6 +273,7 @@ pub fn observe(request: &Request, host: &mut Host, report: &mut Report, reporter
     report.step_count = steps.len();
     reporter.heading(report);
     refuse_machine(host, request.phases)?;
+    refuse_daemon_json(host, &steps)?;
     engine::ask(host, &steps)?;
     engine::refuse(host, &prepared.names(), &steps)?;
     let result = engine::observe(host, &steps, report, reporter);

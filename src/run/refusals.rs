@@ -1,8 +1,10 @@
 //! What a run refuses before it changes anything, whatever its steps are.
 
 use crate::error::{Error, Kind, Result};
+use crate::facts::machine;
 use crate::host::Host;
 use crate::prepare::{FactSource, Phases, Request};
+use crate::step::{Contents, Step};
 
 /// A made-up identity never reaches a live node.
 ///
@@ -54,4 +56,76 @@ pub fn refuse_machine(host: &Host, phases: Phases) -> Result<()> {
             .fix("use an image of Debian or Ubuntu with systemd; in an image without a running one: --phase bake"));
     }
     Ok(())
+}
+
+/// Refuses a daemon.json that has what the role's drop-in gives dockerd as a flag: dockerd then does not start.
+///
+/// # Errors
+/// 69, with the keys.
+pub fn refuse_daemon_json(host: &Host, steps: &[Step]) -> Result<()> {
+    if !host.is_live() {
+        return Ok(());
+    }
+    for step in steps {
+        let Some((path, Contents::Text(drop_in))) = step.work().written() else { continue };
+        if !path.starts_with(DOCKER_DROP_INS) {
+            continue;
+        }
+        let daemon = machine::daemon_json(host)?;
+        let both: Vec<&str> = flags_of_dockerd(&drop_in).into_iter().filter(|key| daemon.contains_key(*key)).collect();
+        if !both.is_empty() {
+            let keys = both.join(", ");
+            return Err(Error::unavailable(format!("{} sets {keys}, and so does {path}", machine::DAEMON_JSON))
+                .cause("dockerd does not start when a flag and daemon.json set the same")
+                .fix(format!(
+                    "remove {keys} from {}; where their values matter to you, see docs/reference.md, \"What the node of an agent must be\"",
+                    machine::DAEMON_JSON
+                )));
+        }
+    }
+    Ok(())
+}
+
+const DOCKER_DROP_INS: &str = "/etc/systemd/system/docker.service.d/";
+
+/// The keys of daemon.json that stand for the flags in a unit's `ExecStart=` (dockerd(8)). A flag that can be given more
+/// than once has the key of its plural.
+fn flags_of_dockerd(unit: &str) -> Vec<&str> {
+    const PLURALS: [(&str, &str); 12] = [
+        ("host", "hosts"),
+        ("H", "hosts"),
+        ("label", "labels"),
+        ("insecure-registry", "insecure-registries"),
+        ("registry-mirror", "registry-mirrors"),
+        ("dns-opt", "dns-opts"),
+        ("storage-opt", "storage-opts"),
+        ("exec-opt", "exec-opts"),
+        ("log-opt", "log-opts"),
+        ("add-runtime", "runtimes"),
+        ("authorization-plugin", "authorization-plugins"),
+        ("l", "log-level"),
+    ];
+    let lines = unit.lines().filter_map(|line| line.trim().strip_prefix("ExecStart="));
+    let words = lines.flat_map(str::split_whitespace).filter(|word| word.starts_with('-'));
+    let flag = |word: &'_ str| word.len() - word.trim_start_matches('-').len();
+    words
+        .map(|word| {
+            let name = word.get(flag(word)..).unwrap_or_default().split('=').next().unwrap_or_default();
+            PLURALS.iter().find(|(one, _)| *one == name).map_or(name, |(_, many)| many)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_of_dockerd_has_its_key_in_daemon_json() {
+        let unit = "[Service]\nExecStart=\nExecStart=/usr/bin/dockerd --log-level=warn -H fd:// --init-path=/x \
+                    --iptables=false --storage-driver=overlay2 --label a=b\nExecStop=/bin/x --debug\n";
+        let keys = ["log-level", "hosts", "init-path", "iptables", "storage-driver", "labels"];
+        assert_eq!(flags_of_dockerd(unit), keys);
+        assert_eq!(flags_of_dockerd("[Service]\nEnvironment=X=1\n"), [""; 0]);
+    }
 }

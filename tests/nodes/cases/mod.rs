@@ -2,7 +2,6 @@
 
 mod adopted;
 mod again;
-mod apt_of_others;
 mod autoscaling;
 mod bake;
 mod bench;
@@ -27,6 +26,7 @@ mod machine;
 mod metadata;
 mod migrated;
 mod names;
+mod others;
 mod packer;
 mod prereqs;
 mod properties;
