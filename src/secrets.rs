@@ -200,9 +200,9 @@ fn end_of_authority(text: &str) -> usize {
     else {
         return end;
     };
-    let line = text.find('\n').unwrap_or(text.len());
-    // Up to the next address: an `@` there is its own.
-    let line = text.find("://").map_or(line, |next| next.min(line));
+    // Up to the next address, for an `@` there is its own, or to the end of the line.
+    let next = text.find("://").unwrap_or(text.len());
+    let line = text.get(..next).and_then(|text| text.find('\n')).unwrap_or(next);
     let at = text.get(..line).and_then(|line| line.rfind('@')).filter(|at| *at >= end);
     at.map_or(end, |at| {
         let host = text.get(at..).unwrap_or_default();
