@@ -285,7 +285,7 @@ fn work(emulator: u32) -> Option<Duration> {
 
 /// Power cuts at random moments of an emulator's work, which each came after so much of it.
 fn power_cuts(emulator: u32, recording: &Arc<Recording>, losses: &[Loss]) -> Vec<(Duration, Cut)> {
-    // Each tenth of a second of its work is as likely as any other.
+    // Each tenth of a second of its work is as likely as any other, if the cut takes something then.
     let mut moments: Vec<(Duration, usize)> = Vec::new();
     while let Some(work) = work(emulator) {
         if moments.last().is_none_or(|(last, _)| work >= *last + Duration::from_millis(100)) {
@@ -294,8 +294,9 @@ fn power_cuts(emulator: u32, recording: &Arc<Recording>, losses: &[Loss]) -> Vec
         std::thread::sleep(Duration::from_millis(20));
     }
     let cut = |loss: &Loss| {
-        let (work, entries) = moments[random(moments.len())];
-        (work, Cut::new(recording, entries, *loss, random(1 << 16)))
+        let cuts = moments.iter().map(|(work, n)| (*work, Cut::new(recording, *n, *loss, random(1 << 16))));
+        let mut cuts: Vec<_> = cuts.filter(|(_, cut)| *loss == Loss::Nothing || cut.at_risk() > 0).collect();
+        cuts.swap_remove(random(cuts.len()))
     };
     losses.iter().map(cut).collect()
 }
