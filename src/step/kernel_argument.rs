@@ -14,6 +14,7 @@ use crate::template::{Renderer, Templated};
 
 /// Sourced by grub-mkconfig after /etc/default/grub; late, so that it adds to what others set.
 pub const DROP_IN: &str = "/etc/default/grub.d/90-titus-bootstrap.cfg";
+const GRUB_DIRECTORY: &str = "/boot/grub";
 const GRUB_CFG: &str = "/boot/grub/grub.cfg";
 
 /// As a role file has it.
@@ -116,7 +117,9 @@ impl KernelArguments {
             Due::DropIn => self.file().converge(host),
             Due::Update(_) => {
                 let output = host.run_command(&["update-grub"], &[], Patience::Ends, Duration::from_secs(300))?;
-                output.succeeded().map(drop)
+                output.succeeded()?;
+                // grub-mkconfig does not sync, and after a power cut GRUB would start from half of its file.
+                host.sync_file_system(GRUB_DIRECTORY)
             }
         }
     }

@@ -9,7 +9,7 @@ TOOLS=(
     docker-registry:docker-registry ip:iproute2 lintian:lintian java:default-jre-headless
     packer:packer node:nodejs npm:npm python3:python3
     qemu-system-x86_64:qemu-system-x86 socat:socat mke2fs:e2fsprogs debugfs:e2fsprogs setpriv:util-linux
-    strip:binutils
+    strip:binutils strace:strace
 )
 
 need_tools() {

@@ -185,16 +185,30 @@ impl Host {
             use std::io::{Seek, SeekFrom};
             let mut file = place.open_file(OFlag::O_RDWR | OFlag::O_APPEND | OFlag::O_CREAT, 0o600)?;
             let mut last = [b'\n'];
-            if file.metadata()?.len() > 0 {
+            let is_new = file.metadata()?.len() == 0;
+            if !is_new {
                 file.seek(SeekFrom::End(-1))?;
                 file.read_exact(&mut last)?;
             }
             let start = if last == [b'\n'] { "" } else { "\n" };
             file.write_all(format!("{start}{line}\n").as_bytes())?;
             failpoint();
-            file.sync_all()
+            file.sync_all()?;
+            if is_new { place.sync() } else { Ok(()) }
         };
         append().map_err(|e| io_error("written", path, &e))
+    }
+
+    /// Writes to disk what other programs wrote to the file system of the directory `path`.
+    ///
+    /// # Errors
+    /// When it is not there, or the system refuses.
+    pub fn sync_file_system(&self, path: &str) -> Result<()> {
+        let sync = || -> std::io::Result<()> {
+            let place = self.walk(path, Walk::Follow)?.ok_or(ErrorKind::NotFound)?;
+            Ok(nix::unistd::syncfs(place.open(OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0)?)?)
+        };
+        sync().map_err(|e| io_error("synced", path, &e))
     }
 
     /// Sets mode and owner of what is there.

@@ -1,14 +1,19 @@
 //! A machine with a kernel of its own. One reboot gives its interface the name that Titus wants; one
 //! that does not help is not repeated for ever; and a power cut at any moment costs nothing but time.
-//! `SOAK=N` makes it N/20 power cuts.
+//! `SOAK=N` makes it N/20 power cuts of each kind of disk: one that has no cache, and one that loses its cache, or
+//! writes it in an order of its own.
 
 use std::collections::BTreeSet;
-use titus_bootstrap::run::journal::Event;
+use std::time::Duration;
+
+use titus_bootstrap::run::journal::{Event, JOURNAL};
 
 use super::killed::kills;
 use crate::harness::agent::files;
 use crate::harness::disk::{Disk, Entry};
-use crate::harness::machine::{ADDRESS, Cut, End, Machine};
+use crate::harness::machine::{ADDRESS, End, Machine};
+use crate::harness::nbd::{Cut, Loss};
+use crate::harness::random;
 use crate::support::tree::{Tree, differences};
 
 /// Nothing is left to do, and what is to run runs.
@@ -17,8 +22,11 @@ const CHECK: &str = "test -z \"$(dpkg --audit)\"
     systemctl is-active mesos-agent.service
     titus-bootstrap plan --detailed-exitcode";
 
-/// How many power cuts there are in one boot.
-const CUTS: usize = 2;
+/// How many power cuts of a kind there are in one boot.
+const CUTS: usize = 5;
+
+/// What a cut takes of the cache of a disk that reorders what it writes; a piece is a sector, or a block.
+const REORDERS: [Loss; 2] = [Loss::Some(512), Loss::Some(4096)];
 
 /// What is there with cgroup v2 alone.
 const V2: &str = "/sys/fs/cgroup/cgroup.controllers";
@@ -36,24 +44,23 @@ fn soak_of_machines() {
     let (wanted, cuts) = an_agent_after_one_reboot(&mut machine);
     std::thread::scope(|scope| {
         scope.spawn(|| a_reboot_that_does_not_help_is_not_repeated(machine));
-        let mut count = cuts.len();
         cuts.iter().for_each(|cut| a_power_cut(&wanted, cut));
-        while count < kills() as usize / 20 {
+        let (mut count, mut left) = (cuts.len(), (kills() as usize / 20).saturating_sub(1));
+        while left > 0 {
             let mut machine = Machine::fresh();
-            machine.start();
-            let cuts = machine.power_cuts(CUTS);
+            let of_each = (0..left.min(CUTS)).flat_map(|n| [Loss::Nothing, Loss::All, REORDERS[n % 2]]).collect();
+            let cuts = machine.start_with_power_cuts(of_each);
             assert_eq!(machine.end_of_boot(), End::Reboot);
             let cuts = cuts.join().unwrap();
             cuts.iter().for_each(|cut| a_power_cut(&wanted, cut));
-            count += cuts.len();
+            (count, left) = (count + cuts.len(), left.saturating_sub(CUTS));
         }
         println!("soak of machines: {count} power cuts in a first boot; all converged");
     });
 }
 
-fn an_agent_after_one_reboot(machine: &mut Machine) -> (Undisturbed, Vec<Cut>) {
-    machine.start();
-    let cuts = machine.power_cuts(CUTS);
+fn an_agent_after_one_reboot(machine: &mut Machine) -> (Undisturbed, Vec<(Duration, Cut)>) {
+    let cuts = machine.start_with_power_cuts(vec![Loss::All, REORDERS[random(2)]]);
     machine.shell(&format!("test -e {V2}"));
     let first_boot = machine.shell("cat /proc/sys/kernel/random/boot_id");
     let interface = machine.shell("until ip -4 -o address show dev ens3 2> /dev/null | grep inet; do sleep 0.2; done");
@@ -107,18 +114,15 @@ fn a_reboot_that_does_not_help_is_not_repeated(mut machine: Machine) {
 }
 
 /// What follows a power cut in the first boot.
-fn a_power_cut(wanted: &Undisturbed, cut: &Cut) {
-    let mut machine = Machine::of(&cut.disk.path);
+fn a_power_cut(wanted: &Undisturbed, (work, cut): &(Duration, Cut)) {
+    let mut machine = Machine::with(|place| cut.write(place));
     // One reboot was shown; that this machine does without makes it quicker.
     machine.has_v1 = true;
     machine.metadata.set("user-data", Some("#titus-bootstrap\nreboot = \"never\"\n".into()));
-    let what = format!("a power cut after {:?} of work", cut.work);
+    let what = format!("a power cut after {work:?} of work, which takes {:?} of {} bytes", cut.loss, cut.at_risk());
 
     let left = machine.recovered();
-    for (whole, path) in &wanted.files {
-        let found = left.read(path);
-        assert!(found.is_none() || found == *whole, "{what}: {path} is {found:?}");
-    }
+    nothing_is_half_written(wanted, &left, &what);
     let before = events(&left);
 
     machine.start();
@@ -129,6 +133,20 @@ fn a_power_cut(wanted: &Undisturbed, cut: &Cut) {
     differences.retain(|line| !line.starts_with("/var/lib/dhcp/"));
     assert!(differences.is_empty(), "{what}:\n{}", differences.join("\n"));
     the_journal_tells(&before, &events(&machine.recovered()), &what);
+}
+
+/// Each file of the role is whole or not there, and so is each line of the journal but the last.
+fn nothing_is_half_written(wanted: &Undisturbed, left: &Disk, what: &str) {
+    for (whole, path) in &wanted.files {
+        let found = left.read(path);
+        assert!(found.is_none() || found == *whole, "{what}: {path} is {found:?}");
+    }
+    let journal = left.read(JOURNAL).unwrap_or_default();
+    let lines = String::from_utf8_lossy(&journal);
+    let whole = lines.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    for line in whole.lines() {
+        assert!(serde_json::from_str::<Event>(line).is_ok(), "{what}: the journal has the line {line:?}");
+    }
 }
 
 /// What was on the disk at the cut is still told, as a run without an end; the last run converged.
@@ -147,6 +165,6 @@ fn the_journal_tells(before: &[Event], after: &[Event], what: &str) {
 
 /// The journal on a disk; a line that is torn would show as one that is missing later.
 fn events(disk: &Disk) -> Vec<Event> {
-    let text = disk.read(titus_bootstrap::run::journal::JOURNAL).unwrap_or_default();
+    let text = disk.read(JOURNAL).unwrap_or_default();
     String::from_utf8_lossy(&text).lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }

@@ -38,6 +38,7 @@ mod refused;
 mod restarted;
 mod scripts;
 mod stopped;
+mod synced;
 
 #[path = "../../hostile/nodes/mod.rs"]
 mod hostile;

@@ -6,21 +6,20 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use super::agent;
 use super::disk::{Disk, Entry};
 use super::image;
+use super::nbd::{Cut, Loss, Recording};
 use super::node::MAC;
 use super::services;
-use super::{mortal, random, wait_for};
+use super::{mortal, random};
 use crate::support::metadata::Metadata;
 use crate::support::tree::{Tree, contents};
 
@@ -62,15 +61,6 @@ pub struct Machine {
     directory: tempfile::TempDir,
 }
 
-/// A disk as a power cut leaves it.
-pub struct Cut {
-    /// The disk.
-    pub disk: Disk,
-    /// How long the emulator had worked.
-    pub work: Duration,
-    _directory: tempfile::TempDir,
-}
-
 /// An emulator at work.
 struct Power {
     emulator: Child,
@@ -108,6 +98,11 @@ impl Machine {
 
     /// A machine with a copy of this disk.
     pub fn of(disk: &Path) -> Machine {
+        Machine::with(|place| Disk::copy(disk, place))
+    }
+
+    /// A machine with the disk that `make` makes at a path.
+    pub fn with(make: impl FnOnce(&Path) -> Disk) -> Machine {
         let directory = directory();
         let mut items = services::items();
         items.insert("meta-data/local-ipv4".into(), ADDRESS.into());
@@ -115,7 +110,7 @@ impl Machine {
         metadata.require_tokens(false);
         let machine =
             Machine { power: None, metadata, lost_argument: None, has_v1: false, worked: Duration::ZERO, directory };
-        Disk::copy(disk, &machine.path("disk"));
+        make(&machine.path("disk"));
         machine
     }
 
@@ -147,6 +142,21 @@ impl Machine {
 
     /// Switches it on: the emulator hands the kernel what GRUB would find in grub.cfg.
     pub fn start(&mut self) {
+        // What the machine has written is safe once the emulator has it: that is killed, not its host.
+        self.start_from(&format!("file={},format=raw,cache=unsafe", self.path("disk").display()));
+    }
+
+    /// Switches it on with a disk that has a cache, and takes the disk as power cuts at random moments of this boot
+    /// would leave it, one of each loss. The machine itself goes on; the answer comes when it has gone down.
+    pub fn start_with_power_cuts(&mut self, losses: Vec<Loss>) -> JoinHandle<Vec<(Duration, Cut)>> {
+        let recording = Recording::start(&self.path("disk"), directory());
+        // Each flush of the machine's reaches the server.
+        self.start_from(&format!("file=nbd:unix:{},format=raw,cache=writeback", recording.socket().display()));
+        let emulator = self.power.as_ref().unwrap().emulator.id();
+        std::thread::spawn(move || power_cuts(emulator, &recording, &losses))
+    }
+
+    fn start_from(&mut self, drive: &str) {
         assert!(self.power.is_none(), "the machine is on");
         let arguments = self.kernel_arguments();
         let (stream, far_end) = UnixStream::pair().unwrap();
@@ -161,9 +171,7 @@ impl Machine {
         command.args(["-no-reboot", "-smbios", "type=1,manufacturer=Amazon EC2,product=m4.large"]);
         command.arg("-kernel").arg(parts().join("vmlinuz")).arg("-initrd").arg(parts().join("initrd"));
         command.args(["-append", &arguments]);
-        // What the machine has written is safe once the emulator has it: that is killed, not its host.
-        let disk = format!("file={},format=raw,if=virtio,cache=unsafe", self.path("disk").display());
-        command.args(["-drive", &disk, "-netdev", &network]);
+        command.args(["-drive", &format!("{drive},if=virtio"), "-netdev", &network]);
         // At this place its interface is ens3, as the machine's image expects it.
         command.args(["-device", &format!("virtio-net-pci,netdev=n0,addr=3,mac={MAC}"), "-device", "virtio-rng-pci"]);
         command.args(["-chardev", &format!("file,id=c0,append=on,path={}", self.path("console").display())]);
@@ -231,29 +239,6 @@ impl Machine {
         self.await_off(deadline);
     }
 
-    /// Takes the disk as power cuts at `n` random moments of this boot would leave it. The machine itself goes on;
-    /// the answer comes when it has gone down.
-    pub fn power_cuts(&self, n: usize) -> JoinHandle<Vec<Cut>> {
-        let (emulator, disk) = (self.power.as_ref().unwrap().emulator.id(), self.path("disk"));
-        std::thread::spawn(move || {
-            let (mut cuts, mut moments, mut next) = (Vec::new(), 0, Duration::ZERO);
-            while let Some(work) = work(emulator) {
-                // Each second of its work is as likely as any other, though nobody knows how many will come.
-                if work >= next {
-                    (moments, next) = (moments + 1, work + Duration::from_secs(1));
-                    let place = random(moments);
-                    if cuts.len() < n {
-                        cuts.extend(cut(emulator, &disk));
-                    } else if place < n {
-                        cuts.splice(place..=place, cut(emulator, &disk));
-                    }
-                }
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            cuts
-        })
-    }
-
     /// The end of what it, or its emulator, has said.
     fn told(&self, name: &str) -> String {
         let text = std::fs::read(self.path(name)).unwrap_or_default();
@@ -298,29 +283,22 @@ fn work(emulator: u32) -> Option<Duration> {
     (fields[0] != "Z").then_some(Duration::from_millis(10 * ticks))
 }
 
-/// The disk as it would be left if the emulator were killed now; `None` when it has ended.
-fn cut(emulator: u32, disk: &Path) -> Option<Cut> {
-    let id = Pid::from_raw(i32::try_from(emulator).unwrap());
-    kill(id, Signal::SIGSTOP).ok()?;
-    wait_for("the emulator to stand still", || stands_still(emulator).then_some(()));
-    let directory = directory();
-    let cut = work(emulator).map(|work| Cut {
-        disk: Disk::copy(disk, &directory.path().join("disk")),
-        work,
-        _directory: directory,
-    });
-    let _ = kill(id, Signal::SIGCONT);
-    cut
-}
-
-/// Whether every thread of it is stopped, or it has ended: a write that was begun is then done.
-fn stands_still(emulator: u32) -> bool {
-    let threads = std::fs::read_dir(format!("/proc/{emulator}/task")).into_iter().flatten().flatten();
-    let states = threads.filter_map(|thread| {
-        let stat = std::fs::read_to_string(thread.path().join("stat")).ok()?;
-        stat.rsplit_once(") ")?.1.chars().next()
-    });
-    states.into_iter().all(|state| "TZX".contains(state))
+/// Power cuts at random moments of an emulator's work, which each came after so much of it.
+fn power_cuts(emulator: u32, recording: &Arc<Recording>, losses: &[Loss]) -> Vec<(Duration, Cut)> {
+    // Each tenth of a second of its work is as likely as any other, if the cut takes something then.
+    let mut moments: Vec<(Duration, usize)> = Vec::new();
+    while let Some(work) = work(emulator) {
+        if moments.last().is_none_or(|(last, _)| work >= *last + Duration::from_millis(100)) {
+            moments.push((work, recording.len()));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let cut = |loss: &Loss| {
+        let cuts = moments.iter().map(|(work, n)| (*work, Cut::new(recording, *n, *loss, random(1 << 16))));
+        let mut cuts: Vec<_> = cuts.filter(|(_, cut)| *loss == Loss::Nothing || cut.at_risk() > 0).collect();
+        cuts.swap_remove(random(cuts.len()))
+    };
+    losses.iter().map(cut).collect()
 }
 
 impl Power {

@@ -13,6 +13,7 @@ pub mod image;
 pub mod line;
 pub mod machine;
 pub mod moto;
+pub mod nbd;
 pub mod network;
 pub mod node;
 pub mod packer;
