@@ -1,6 +1,6 @@
 //! The addresses of the interfaces by which the machine reaches others.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::Host;
 
@@ -30,6 +30,16 @@ impl Host {
             }
         };
         names.into_iter().map(look).collect()
+    }
+
+    /// Every address of the machine, of all its interfaces.
+    pub fn own_addresses(&self) -> Vec<IpAddr> {
+        let addresses = nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(|found| found.address);
+        let ip = |address: nix::sys::socket::SockaddrStorage| {
+            let v4 = address.as_sockaddr_in().map(|found| IpAddr::V4(found.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|found| IpAddr::V6(found.ip())))
+        };
+        addresses.filter_map(ip).collect()
     }
 
     /// The host's name now, as gethostname(2) says it; empty if it has none.

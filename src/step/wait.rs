@@ -1,5 +1,6 @@
 //! A service answers, before a deadline.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -124,6 +125,20 @@ fn minor(version: &str) -> Result<u32> {
 }
 
 impl Wait {
+    /// Whom it asks: names, or addresses without brackets.
+    fn hosts(&self) -> Vec<String> {
+        let host = |address: &str| {
+            let address = address.rsplit_once(':').map_or(address, |(host, _)| host);
+            address.trim_matches(['[', ']']).to_owned()
+        };
+        let of_url = |url: &str| reqwest::Url::parse(url).ok()?.host_str().map(|host| host.trim_matches(['[', ']']).to_owned());
+        match self {
+            Wait::Tcp(addresses) | Wait::Zookeeper { address: addresses, .. } => addresses.split(',').map(host).collect(),
+            Wait::Http(url) | Wait::Docker { address: url, .. } => of_url(url).into_iter().collect(),
+            Wait::MesosLeader(masters) => masters.iter().map(|master| host(master)).collect(),
+        }
+    }
+
     /// What is awaited, in words.
     pub fn what(&self) -> String {
         match self {
@@ -198,7 +213,7 @@ impl Work for Wait {
                 return Err(Error::failed(what).cause(answer.words).fix(fix));
             }
             if !deadline.pause(pause)? {
-                if answer.waits_for_others {
+                if answer.waits_for_others || is_elsewhere(&self.hosts(), host) {
                     return Err(answer.not_yet(&deadline));
                 }
                 return Err(Error::failed(deadline.waited())
@@ -212,6 +227,19 @@ impl Work for Wait {
     fn put_off(&mut self) -> bool {
         true
     }
+}
+
+/// Whether only other nodes have what is asked: that they do not answer yet is no failure of this one. `hosts` are
+/// addresses or names; a name is another node's unless it is this one's.
+fn is_elsewhere(hosts: &[String], host: &Host) -> bool {
+    let (own, name) = (host.own_addresses(), host.host_name());
+    let is_own = |wanted: &String| match wanted.parse::<IpAddr>() {
+        Ok(ip) => ip.is_loopback() || ip.is_unspecified() || own.contains(&ip),
+        Err(_) => {
+            wanted == "localhost" || *wanted == name || wanted.split('.').next() == name.split('.').next()
+        }
+    };
+    !hosts.is_empty() && !hosts.iter().any(is_own)
 }
 
 /// Whether one of `addresses`, with commas between them, answers as it should.
@@ -310,6 +338,35 @@ mod tests {
 
         let any = Wait::Docker { address: fake.address, api_version: None };
         assert_eq!(any.observe(&host, &Planned::new()).unwrap(), State::InSync(None));
+    }
+
+    #[test]
+    fn what_only_another_node_has_is_not_this_ones_failure() {
+        let host = Host::live(Deadlines::default());
+        let own = host.own_addresses().into_iter().find(IpAddr::is_ipv4).unwrap();
+        let tcp = |address: &str| Wait::Tcp(address.to_owned());
+        for (wait, elsewhere) in [
+            (tcp("192.0.2.1:7001"), true),
+            (tcp("master.example:7001"), true),
+            (tcp("[2001:db8::1]:7001"), true),
+            (tcp("localhost:7001"), false),
+            (tcp("127.0.0.1:7001"), false),
+            (tcp("[::1]:7001"), false),
+            (tcp(&format!("{own}:7001")), false),
+            (tcp(&format!("{}:7001", host.host_name())), false),
+            // One of them is this node.
+            (tcp(&format!("192.0.2.1:7001,{own}:7001")), false),
+            (tcp("192.0.2.1:7001,192.0.2.2:7001"), true),
+            (Wait::Zookeeper { address: "192.0.2.1:2181".into(), ensemble: false }, true),
+            (Wait::MesosLeader(vec!["192.0.2.1:5050".into()]), true),
+            (Wait::MesosLeader(vec!["192.0.2.1:5050".into(), format!("{own}:5050")]), false),
+            (Wait::Http("http://192.0.2.1:5050/health".into()), true),
+            (Wait::Http("http://127.0.0.1/health".into()), false),
+            (Wait::Docker { address: "tcp://127.0.0.1:4243".into(), api_version: None }, false),
+            (Wait::Docker { address: "unix:///run/docker.sock".into(), api_version: None }, false),
+        ] {
+            assert_eq!(is_elsewhere(&wait.hosts(), &host), elsewhere, "{wait:?}");
+        }
     }
 
     #[test]

@@ -55,7 +55,7 @@ fn node(role: &str) -> (Node, crate::support::metadata::Metadata) {
 
 #[track_caller]
 fn apply(node: &Node, waits_for: &str) {
-    let run = node.bootstrap(&["apply", "--set", "timeouts.wait=1s"]).ends_with(1);
+    let run = node.bootstrap(&["apply", "--set", "timeouts.wait=1s"]).ends_with(75);
     run.tells(&["waited 1s for", waits_for]);
 }
 
