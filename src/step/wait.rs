@@ -131,9 +131,14 @@ impl Wait {
             let address = address.rsplit_once(':').map_or(address, |(host, _)| host);
             address.trim_matches(['[', ']']).to_owned()
         };
-        let of_url = |url: &str| reqwest::Url::parse(url).ok()?.host_str().map(|host| host.trim_matches(['[', ']']).to_owned());
+        let of_url = |url: &str| {
+            let (scheme, rest) = url.split_once("://")?;
+            (scheme != "unix").then(|| host(rest.split('/').next().unwrap_or_default()))
+        };
         match self {
-            Wait::Tcp(addresses) | Wait::Zookeeper { address: addresses, .. } => addresses.split(',').map(host).collect(),
+            Wait::Tcp(addresses) | Wait::Zookeeper { address: addresses, .. } => {
+                addresses.split(',').map(host).collect()
+            }
             Wait::Http(url) | Wait::Docker { address: url, .. } => of_url(url).into_iter().collect(),
             Wait::MesosLeader(masters) => masters.iter().map(|master| host(master)).collect(),
         }
@@ -235,9 +240,7 @@ fn is_elsewhere(hosts: &[String], host: &Host) -> bool {
     let (own, name) = (host.own_addresses(), host.host_name());
     let is_own = |wanted: &String| match wanted.parse::<IpAddr>() {
         Ok(ip) => ip.is_loopback() || ip.is_unspecified() || own.contains(&ip),
-        Err(_) => {
-            wanted == "localhost" || *wanted == name || wanted.split('.').next() == name.split('.').next()
-        }
+        Err(_) => wanted == "localhost" || *wanted == name || wanted.split('.').next() == name.split('.').next(),
     };
     !hosts.is_empty() && !hosts.iter().any(is_own)
 }
@@ -346,7 +349,7 @@ mod tests {
         let own = host.own_addresses().into_iter().find(IpAddr::is_ipv4).unwrap();
         let tcp = |address: &str| Wait::Tcp(address.to_owned());
         for (wait, elsewhere) in [
-            (tcp("192.0.2.1:7001"), true),
+            (tcp("203.0.113.77:7001"), true),
             (tcp("master.example:7001"), true),
             (tcp("[2001:db8::1]:7001"), true),
             (tcp("localhost:7001"), false),
@@ -355,13 +358,13 @@ mod tests {
             (tcp(&format!("{own}:7001")), false),
             (tcp(&format!("{}:7001", host.host_name())), false),
             // One of them is this node.
-            (tcp(&format!("192.0.2.1:7001,{own}:7001")), false),
-            (tcp("192.0.2.1:7001,192.0.2.2:7001"), true),
-            (Wait::Zookeeper { address: "192.0.2.1:2181".into(), ensemble: false }, true),
-            (Wait::MesosLeader(vec!["192.0.2.1:5050".into()]), true),
-            (Wait::MesosLeader(vec!["192.0.2.1:5050".into(), format!("{own}:5050")]), false),
-            (Wait::Http("http://192.0.2.1:5050/health".into()), true),
-            (Wait::Http("http://127.0.0.1/health".into()), false),
+            (tcp(&format!("203.0.113.77:7001,{own}:7001")), false),
+            (tcp("203.0.113.77:7001,203.0.113.78:7001"), true),
+            (Wait::Zookeeper { address: "203.0.113.77:2181".into(), ensemble: false }, true),
+            (Wait::MesosLeader(vec!["203.0.113.77:5050".into()]), true),
+            (Wait::MesosLeader(vec!["203.0.113.77:5050".into(), format!("{own}:5050")]), false),
+            (Wait::Http("http://203.0.113.77:5050/health".into()), true),
+            (Wait::Http("http://127.0.0.1:80/health".into()), false),
             (Wait::Docker { address: "tcp://127.0.0.1:4243".into(), api_version: None }, false),
             (Wait::Docker { address: "unix:///run/docker.sock".into(), api_version: None }, false),
         ] {
