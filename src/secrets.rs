@@ -230,14 +230,15 @@ fn without_user_infos(text: &str) -> String {
             None => authority,
         };
         // Up to the next address, which may follow without a blank.
-        let end = tail.find(is_end_of_word).unwrap_or(tail.len());
-        let own = tail.get(..tail.find("://").map_or(end, |next| next.min(end))).unwrap_or(tail);
+        let own = tail.get(..tail.find("://").unwrap_or(tail.len())).unwrap_or(tail);
+        let own = own.get(..own.find(is_end_of_word).unwrap_or(own.len())).unwrap_or(own);
+        let after_word = || tail.get(tail.find(is_end_of_word).unwrap_or(tail.len())..).unwrap_or_default();
         if let Some((host, _)) = host.split_once('?') {
             made.push_str(&format!("{host}?***"));
-            rest = tail.get(end..).unwrap_or_default();
+            rest = after_word();
         } else if let Some((path, _)) = own.split_once('?') {
             made.push_str(&format!("{host}{path}?***"));
-            rest = tail.get(end..).unwrap_or_default();
+            rest = after_word();
         } else {
             made.push_str(host);
             rest = tail;
@@ -324,6 +325,8 @@ fn without_assigned(line: &str) -> String {
     // A line of a file, as a diff has it: all that follows the name is the value, blanks too.
     let of_file = line.starts_with(['+', '-']);
     let (mut made, mut copied, mut from) = (String::new(), 0, 0);
+    // The quote that is open, and up to where it was looked for.
+    let (mut open, mut looked) = (None, 0);
     while let Some(at) = line.get(from..).and_then(|rest| rest.find(['=', ':'])) {
         let (before, after) = line.split_at(from + at);
         let (separator, value) = after.split_at(1);
@@ -351,7 +354,9 @@ fn without_assigned(line: &str) -> String {
             _ => value.find(is_end_of_word).unwrap_or(value.len()),
         };
         // An apostrophe of a message opens nothing.
-        let length = open_quote(before).map_or(word, |quote| word.max(quoted(value, Some(quote))));
+        open = open_quote(open, line.get(looked..before.len()).unwrap_or_default());
+        looked = before.len();
+        let length = open.map_or(word, |quote| word.max(quoted(value, Some(quote))));
         let quote = value.get(..1).filter(|quote| ["\"", "'"].contains(quote) && length > 1).unwrap_or_default();
         made.push_str(line.get(copied..start).unwrap_or_default());
         made.push_str(&format!("{quote}{HIDDEN}{quote}"));
@@ -394,9 +399,9 @@ impl Name<'_> {
     }
 }
 
-/// The quote that is open at the end of a text: that of `--env='DB_PWD=`.
-fn open_quote(text: &str) -> Option<char> {
-    text.chars().filter(|c| ['"', '\''].contains(c)).fold(None, |open, quote| match open {
+/// The quote that is open at the end of a text: that of `--env='DB_PWD=`. `open` is the one at its start.
+fn open_quote(open: Option<char>, text: &str) -> Option<char> {
+    text.chars().filter(|c| ['"', '\''].contains(c)).fold(open, |open, quote| match open {
         None => Some(quote),
         Some(open) if open == quote => None,
         open => open,
@@ -425,6 +430,21 @@ fn quoted(text: &str, opened_by: Option<char>) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_text_takes_time_by_its_length_alone() {
+        // What was compared with all that follows, or precedes, took hours here.
+        for (part, shown) in
+            [("://", "://"), ("token=a ", "token=*** "), ("'token=a ", "'token=***"), ("-----BEGIN ", "-----BEGIN ")]
+        {
+            let text = masked(&part.repeat(1 << 16));
+            assert!(text.starts_with(shown), "{part}: {}", &text[..40]);
+        }
+        for part in ["x://a?b", "a:b@c ", "bearer A1234567", "\"token\":", "key: [", "=    ", "https://u:", "@", "://@"]
+        {
+            masked(&part.repeat(1 << 16));
+        }
+    }
 
     #[test]
     fn names_of_secrets() {

@@ -19,7 +19,8 @@ const MEMORY: u64 = 64 << 20;
 /// How long a parser may work on one input, in a thread's own time. Without optimization it takes some 30 times as long.
 const PATIENCE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 30 } else { 1 });
 
-/// How many inputs each parser gets; `PARSER_INPUTS=100000` in the environment makes it another number.
+/// How many inputs each parser gets; `PARSER_INPUTS=100000` in the environment makes it another number, and `PARSER=NAME`
+/// leaves out the other parsers.
 const INPUTS: u64 = 300;
 
 /// Runs a test of this file, whose name is given, again in a process with little memory.
@@ -47,7 +48,8 @@ fn each_parser_holds() {
 fn inputs_that_nobody_wrote() {
     limit_memory();
     let inputs = std::env::var("PARSER_INPUTS").map_or(INPUTS, |number| number.parse().unwrap());
-    for (name, parse) in PARSERS {
+    let only = std::env::var("PARSER").ok();
+    for (name, parse) in PARSERS.iter().filter(|(name, _)| only.as_deref().is_none_or(|only| only == *name)) {
         eprintln!("{name}");
         let seeds = seeds(name);
         let mut random = Random(0x9e37_79b9_7f4a_7c15);
