@@ -27,7 +27,9 @@ pub fn start_29(node: &Node, environment: &str) {
 pub fn ask(node: &Node, path: &str) -> String {
     let mut stream = UnixStream::connect(node.path("/run/docker.sock")).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n").unwrap();
+    // In one piece, which is how the program in front reads it.
+    let request = format!("GET {path} HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
     String::from_utf8_lossy(&answer).into_owned()
