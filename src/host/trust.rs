@@ -1,17 +1,13 @@
 //! Whether nobody but root may write a file that says what root is to do, as sshd(8) asks of its own files
 //! (`StrictModes`).
 
-use std::collections::VecDeque;
-use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::host::Host;
-
-/// As many as the kernel follows (path_resolution(7)).
-const LINKS: u32 = 40;
+use crate::host::fs::door::{LINKS, components};
 
 /// What another user may write, on the way to a file.
 #[derive(Debug, PartialEq, Eq)]
@@ -91,16 +87,6 @@ fn untrusted(path: &Path, owner: u32) -> std::io::Result<Option<Untrusted>> {
             Some(part) => real.push(part),
         }
     }
-}
-
-fn components(path: &Path) -> VecDeque<OsString> {
-    path.components()
-        .filter_map(|part| match part {
-            Component::Normal(name) => Some(name.to_owned()),
-            Component::ParentDir => Some("..".into()),
-            _ => None,
-        })
-        .collect()
 }
 
 #[cfg(test)]

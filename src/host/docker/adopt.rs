@@ -1,6 +1,6 @@
 //! Data that lie in a container of someone else's, copied to a directory of the host.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::{File, Permissions};
 use std::io::{ErrorKind, Read};
 use std::os::fd::OwnedFd;
@@ -9,7 +9,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path};
 use std::time::Duration;
 
-use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{Mode, futimens, mkdirat};
@@ -21,6 +20,7 @@ use crate::host::Host;
 use crate::host::docker::Engine;
 use crate::host::failpoint::failpoint;
 use crate::host::fs::{Owner, io_error};
+use crate::host::image::clear::entries;
 
 /// Names the container whose data a directory has, until that container is gone: a copy that
 /// was cut short, or that its container has outlived, is made anew.
@@ -98,7 +98,7 @@ impl Host {
             for name in self.list(to).map_err(std::io::Error::other)?.iter().filter(|name| !is_ours(name)) {
                 self.place(&format!("{to}/{name}")).map_err(std::io::Error::other)?.remove_all()?;
             }
-            for name in names(&into)? {
+            for (name, _) in entries(into.try_clone()?.into())? {
                 renameat(&into, name.as_c_str(), unpacked.directory(), name.as_c_str())?;
                 failpoint();
             }
@@ -173,11 +173,7 @@ fn unpack(archive: &mut impl Read, into: &OwnedFd, chown: bool) -> std::io::Resu
             made.set_permissions(Permissions::from_mode(mode))
         };
         if kind.is_dir() {
-            match mkdirat(&parent, name, Mode::S_IRWXU) {
-                Ok(()) | Err(Errno::EEXIST) => {}
-                Err(error) => return Err(error.into()),
-            }
-            attribute(&File::from(openat(&parent, name, DIRECTORY, Mode::empty())?))?;
+            attribute(&File::from(directory(&parent, name)?))?;
         } else if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() {
             let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             let mut file = File::from(openat(&parent, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
@@ -205,6 +201,14 @@ fn unpack(archive: &mut impl Read, into: &OwnedFd, chown: bool) -> std::io::Resu
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
+/// A directory in another, made if it is not there, and open.
+fn directory(parent: &OwnedFd, name: &CStr) -> nix::Result<OwnedFd> {
+    match mkdirat(parent, name, Mode::S_IRWXU) {
+        Ok(()) | Err(Errno::EEXIST) => openat(parent, name, DIRECTORY, Mode::empty()),
+        Err(error) => Err(error),
+    }
+}
+
 /// The directory below `into`, and the name in it, of a path of the archive; none: the archive's directory itself.
 fn place(into: &OwnedFd, path: &Path) -> std::io::Result<Option<(OwnedFd, CString)>> {
     let mut parts = Vec::new();
@@ -218,20 +222,9 @@ fn place(into: &OwnedFd, path: &Path) -> std::io::Result<Option<(OwnedFd, CStrin
     let [_, parents @ .., name] = parts.as_slice() else { return Ok(None) };
     let mut at = into.try_clone()?;
     for part in parents {
-        match mkdirat(&at, part.as_c_str(), Mode::S_IRWXU) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
-        at = openat(&at, part.as_c_str(), DIRECTORY, Mode::empty())?;
+        at = directory(&at, part)?;
     }
     Ok(Some((at, name.clone())))
-}
-
-/// What is in a directory.
-fn names(directory: &File) -> std::io::Result<Vec<CString>> {
-    let mut directory = Dir::from_fd(directory.try_clone()?.into())?;
-    let names = directory.iter().map(|entry| Ok(entry?.file_name().to_owned())).collect::<nix::Result<Vec<_>>>()?;
-    Ok(names.into_iter().filter(|name| name.as_c_str() != c"." && name.as_c_str() != c"..").collect())
 }
 
 #[cfg(test)]

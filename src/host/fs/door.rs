@@ -18,7 +18,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{Error, ErrorKind, Result};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -39,7 +39,7 @@ const FIRST_GID: u32 = 1000;
 const USERS: u32 = 100;
 
 /// As many as the kernel follows (path_resolution(7)).
-const LINKS: u32 = 40;
+pub(in crate::host) const LINKS: u32 = 40;
 
 /// Deeper directories than these are nobody's.
 const DEEPEST: usize = 4096;
@@ -52,9 +52,9 @@ const CAREFUL: OFlag = OFlag::O_NOFOLLOW.union(OFlag::O_NONBLOCK).union(OFlag::O
 /// What a path is walked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::host) enum Walk {
-    /// To look at what is there; a link in the last place is followed.
+    /// To read. The walk follows a link in the last place.
     Follow,
-    /// To look at what is there, a link too.
+    /// To read, without following a link in the last place.
     Stay,
     /// To write: directories that lack are made, and each one on the way is checked. A link in the last place stays.
     Write,
@@ -194,7 +194,7 @@ impl Place {
         Ok(unlinkat(&self.parent, self.name.as_c_str(), UnlinkatFlags::RemoveDir)?)
     }
 
-    /// Removes what is there, with all that is in it; nothing there is well.
+    /// Removes the file, link or directory there, and everything in it. It is not an error if nothing is there.
     pub fn remove_all(&self) -> Result<()> {
         let mut cleared = Cleared::default();
         clear_at(self.parent.as_fd(), &self.name, "", Clear::Whole, &Mounts::default(), &mut cleared)?;
@@ -204,7 +204,7 @@ impl Place {
         }
     }
 
-    /// Gives what is there another name beside it.
+    /// Renames the file, link or directory there within its directory.
     pub fn rename(&self, name: &OsStr) -> Result<()> {
         Ok(renameat(&self.parent, self.name.as_c_str(), &self.parent, c_string(name)?.as_c_str())?)
     }
@@ -280,9 +280,11 @@ impl Host {
         let owner_of_root = fstat(&way.first().ok_or(ErrorKind::NotFound)?.0)?.st_uid;
         loop {
             let (at, _) = way.last().ok_or(ErrorKind::NotFound)?;
+            let place = |name: &OsStr| -> Result<Place> {
+                Ok(Place { parent: at.try_clone()?, name: c_string(name)?, real: real(&way).join(name) })
+            };
             let Some(part) = left.pop_front() else {
-                let parent = at.try_clone()?;
-                return Ok(Some(Place { parent, name: c".".to_owned(), real: real(&way) }));
+                return Ok(Some(Place { parent: at.try_clone()?, name: c".".to_owned(), real: real(&way) }));
             };
             if part == ".." {
                 if way.len() > 1 {
@@ -292,23 +294,21 @@ impl Host {
             }
             let last = left.is_empty();
             if walk == Walk::Write {
-                self.check_way(&fstat(at)?, last, &real(&way))?;
+                self.check_way(&fstat(at)?, last, || real(&way))?;
             }
-            let name = c_string(&part)?;
             if last && walk != Walk::Follow {
-                return Ok(Some(Place { parent: at.try_clone()?, name, real: real(&way).join(part) }));
+                return place(&part).map(Some);
             }
-            // As a directory first: only so is an automount triggered (open(2), O_PATH). Then what is there itself, a
-            // link too: its owner and its target are of one and the same link then.
+            // As a directory first, since only that triggers an automount (open(2), O_PATH). Otherwise the entry itself,
+            // even a link, so that the owner and the target that are read belong to the same link.
+            let name = c_string(&part)?;
             let itself = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             let open = |flags| openat(at, name.as_c_str(), flags, Mode::empty());
             let next = match open(WAY).or_else(|e| if e == Errno::ENOTDIR { open(itself) } else { Err(e) }) {
                 Ok(next) => next,
-                Err(Errno::ENOENT) if last => {
-                    return Ok(Some(Place { parent: at.try_clone()?, name, real: real(&way).join(part) }));
-                }
+                Err(Errno::ENOENT) if last => return place(&part).map(Some),
                 Err(Errno::ENOENT) if walk == Walk::Write => {
-                    let place = Place { parent: at.try_clone()?, name, real: real(&way).join(&part) };
+                    let place = place(&part)?;
                     place.make_directory(0o755)?;
                     place.sync()?;
                     left.push_front(part);
@@ -345,7 +345,7 @@ impl Host {
                     left = parts;
                 }
                 SFlag::S_IFDIR => way.push((next, part)),
-                _ if last => return Ok(Some(Place { parent: at.try_clone()?, name, real: real(&way).join(part) })),
+                _ if last => return place(&part).map(Some),
                 _ => return Err(Errno::ENOTDIR.into()),
             }
         }
@@ -386,7 +386,7 @@ impl Host {
     }
 
     /// Refuses a directory on the way to what is written, or, `last`, the one in which that is.
-    fn check_way(&self, found: &FileStat, last: bool, directory: &Path) -> Result<()> {
+    fn check_way(&self, found: &FileStat, last: bool, directory: impl FnOnce() -> PathBuf) -> Result<()> {
         let mode = found.st_mode & 0o7777;
         // In a tree owners and groups are the image's, and of nobody here.
         let (foreign, gid) = match self.is_own_root() {
@@ -395,16 +395,12 @@ impl Host {
         };
         if foreign || lets_others_in(mode, gid, last) {
             let how = format!("mode {mode:04o}, owner {}, group {}", found.st_uid, found.st_gid);
-            return Err(Error::other(Unsafe {
-                directory: directory.to_path_buf(),
-                how,
-                is_sticky: mode & 0o1000 != 0,
-            }));
+            return Err(Error::other(Unsafe { directory: directory(), how, is_sticky: mode & 0o1000 != 0 }));
         }
         Ok(())
     }
 
-    /// Whether nobody but root may have written what is there: then it may be quoted.
+    /// Whether only root can have written this file, so that a message may quote it.
     ///
     /// # Errors
     /// When it cannot be looked at.
@@ -443,11 +439,12 @@ fn is_system_group(gid: u32) -> bool {
     gid < FIRST_GID && gid != USERS
 }
 
-fn components(path: &Path) -> VecDeque<OsString> {
+/// The names of a path, to be walked one after the other.
+pub(in crate::host) fn components(path: &Path) -> VecDeque<OsString> {
     path.components()
         .filter_map(|part| match part {
             Component::Normal(name) => Some(name.to_owned()),
-            Component::ParentDir => Some(OsString::from_vec(b"..".to_vec())),
+            Component::ParentDir => Some("..".into()),
             _ => None,
         })
         .collect()

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::fs::door::{self, Walk};
 use crate::host::fs::io_error;
+use crate::host::image::clear::entries;
 
 /// More than any file that is read here may have; a larger one is an error.
 const READ_LIMIT: u64 = 64 << 20;
@@ -129,14 +130,9 @@ impl Host {
     pub fn list(&self, path: &str) -> Result<Vec<String>> {
         let list = || -> std::io::Result<Vec<String>> {
             let Some(place) = self.walk(path, Walk::Follow)? else { return Ok(Vec::new()) };
-            let mut directory = nix::dir::Dir::from_fd(place.open(OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0)?.into())?;
-            let mut names = Vec::new();
-            for entry in directory.iter() {
-                let name = entry?.file_name().to_string_lossy().into_owned();
-                if name != "." && name != ".." {
-                    names.push(name);
-                }
-            }
+            let directory = place.open(OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0)?;
+            let found = entries(directory.into())?;
+            let mut names: Vec<_> = found.iter().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
             names.sort();
             Ok(names)
         };

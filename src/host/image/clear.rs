@@ -206,8 +206,8 @@ pub(super) fn kind(parent: impl AsFd, name: &CStr) -> nix::Result<Option<Type>> 
     }))
 }
 
-/// All names in a directory, read before any is removed, and which are directories.
-fn entries(directory: OwnedFd) -> nix::Result<Vec<(CString, bool)>> {
+/// All names in a directory, read before any is removed, and what they are; none: it is gone by now.
+pub(in crate::host) fn entries(directory: OwnedFd) -> nix::Result<Vec<(CString, Option<Type>)>> {
     let mut directory = Dir::from_fd(directory)?;
     let mut found = Vec::new();
     for entry in directory.iter() {
@@ -220,7 +220,7 @@ fn entries(directory: OwnedFd) -> nix::Result<Vec<(CString, bool)>> {
         .into_iter()
         .map(|(name, known)| {
             let known = if known.is_some() { known } else { kind(&directory, &name)? };
-            Ok((name, known == Some(Type::Directory)))
+            Ok((name, known))
         })
         .collect()
 }
@@ -277,12 +277,12 @@ fn empty(directory: OwnedFd, path: &str, keep: bool, mounts: &Mounts, cleared: &
     if depth > DEEPEST {
         return cleared.leave(path, "directories are nested too deep");
     }
-    for (name, is_directory) in names {
+    for (name, kind) in names {
         let inner = format!("{path}/{}", name.to_string_lossy());
         if mounts.elsewhere(&inner).is_some() {
             continue;
         }
-        let result = if is_directory {
+        let result = if kind == Some(Type::Directory) {
             openat(&directory, name.as_c_str(), DIRECTORY, Mode::empty()).and_then(|below| {
                 let before = cleared.left.len();
                 empty(below, &inner, keep, mounts, cleared, depth + 1);
@@ -309,12 +309,12 @@ fn empty(directory: OwnedFd, path: &str, keep: bool, mounts: &Mounts, cleared: &
 
 fn has_some(directory: OwnedFd, path: &str, what: Clear, mounts: &Mounts, depth: usize) -> nix::Result<bool> {
     let names = entries(directory.try_clone().map_err(|_| Errno::EMFILE)?)?;
-    for (name, is_directory) in names {
+    for (name, kind) in names {
         let inner = format!("{path}/{}", name.to_string_lossy());
         if mounts.elsewhere(&inner).is_some() {
             continue;
         }
-        if !is_directory {
+        if kind != Some(Type::Directory) {
             return Ok(true);
         }
         if what != Clear::Files && !mounts.is_point(&inner) && !mounts.any_below(&inner) {

@@ -1,19 +1,19 @@
 //! Searching every file of a tree for a few texts, in bounded memory. No symbolic link is followed.
 
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, OsStr};
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use memchr::memmem::Finder;
-use nix::dir::{Dir, Type};
+use nix::dir::Type;
 use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sys::stat::Mode;
 
 use crate::host::Host;
 use crate::host::fs::mounts::Mounts;
-use crate::host::image::clear::kind;
+use crate::host::image::clear::entries;
 
 /// What is read of a file at once.
 const PART: usize = 1 << 20;
@@ -135,21 +135,6 @@ impl Host {
         }
         tell(Found::Progress(files, bytes));
     }
-}
-
-/// What is in a directory, and of which kind.
-fn entries(directory: OwnedFd) -> std::io::Result<Vec<(CString, Option<Type>)>> {
-    let copy = directory.try_clone()?;
-    let mut found = Vec::new();
-    for entry in Dir::from_fd(directory)?.iter() {
-        let entry = entry?;
-        let name = entry.file_name().to_owned();
-        if name.as_c_str() != c"." && name.as_c_str() != c".." {
-            let known = entry.file_type().map_or_else(|| kind(&copy, &name), |known| Ok(Some(known)))?;
-            found.push((name, known));
-        }
-    }
-    Ok(found)
 }
 
 fn name(texts: &[Text], path: &str, bytes: &[u8], tell: &mut dyn FnMut(Found)) {
