@@ -12,7 +12,7 @@ const DEPTH: usize = 64;
 const TOKEN: usize = 64 << 10;
 
 /// How much of the document's start is kept for messages, bytes.
-const START: usize = 2 << 10;
+pub(super) const START: usize = 2 << 10;
 
 /// Passes a document on, and fails where reading it would take memory without end: at a text of any length, or at
 /// lists in lists. A reader that keeps little of what it reads then needs little memory, however long the document is.

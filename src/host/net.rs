@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::Host;
-use super::json::Bounded;
+use super::json::{Bounded, START};
 use super::wait::{Deadline, runtime};
 use crate::error::{Error, Kind, Result};
 
@@ -28,9 +28,6 @@ pub struct Answer<T = ()> {
 
 /// More of an answer than this is not read, bytes. A Mesos master answers `/slaves` with some 10 KiB an agent.
 pub const ANSWER_LIMIT: usize = 256 << 20;
-
-/// How much of an answer is kept where only its start is wanted, bytes.
-const START: usize = 2 << 10;
 
 /// Proxies for downloads; settings `proxy.*`.
 #[derive(Debug, Clone, Default)]
@@ -94,6 +91,25 @@ pub(crate) fn certificate_fix(error: &(dyn std::error::Error + 'static)) -> Opti
         next = wrapped.map(|inner| inner as &(dyn std::error::Error + 'static)).or_else(|| error.source());
     }
     None
+}
+
+/// Why something was not had from a server.
+pub(crate) struct NotHad {
+    /// In words, without the address.
+    pub why: String,
+    /// Whether another try may go better.
+    pub may_pass: bool,
+    /// What to do about it, where that is known.
+    pub fix: Option<&'static str>,
+}
+
+impl From<reqwest::Error> for NotHad {
+    fn from(error: reqwest::Error) -> NotHad {
+        let fix = certificate_fix(&error);
+        let is_final = fix.is_some() || error.is_redirect() || error.is_builder();
+        let may_pass = !is_final && error.status().is_none_or(|status| may_pass(status.as_u16()));
+        NotHad { why: chain(&error.without_url()), may_pass, fix }
+    }
 }
 
 /// A client without TLS or proxy, for the node itself and for the cluster.
@@ -305,13 +321,8 @@ impl Host {
             )
         };
         let sent = |error: reqwest::Error| {
-            let fix = certificate_fix(&error);
-            let passing = fix.is_none()
-                && !error.is_redirect()
-                && !error.is_builder()
-                && error.status().is_none_or(|status| may_pass(status.as_u16()));
-            let kind = if passing { Kind::TemporaryFailure } else { Kind::Failed };
-            failure(kind, chain(&error.without_url()), fix)
+            let NotHad { why, may_pass, fix } = error.into();
+            failure(if may_pass { Kind::TemporaryFailure } else { Kind::Failed }, why, fix)
         };
         let download = async {
             let client = download_client(&self.proxy).and_then(|client| client.build().map_err(|e| chain(&e)));

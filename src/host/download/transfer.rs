@@ -12,7 +12,7 @@ use crate::host::Host;
 use crate::host::download::cache::{CACHE, Growing, LIMIT, Target};
 use crate::host::download::{Download, Failure};
 use crate::host::fs::io_error;
-use crate::host::net::{Proxy, certificate_fix, chain, download_client, may_pass};
+use crate::host::net::{NotHad, Proxy, chain, download_client, may_pass};
 use crate::host::wait::{self, Deadline};
 
 /// One download, and how patient it is.
@@ -205,10 +205,8 @@ fn disk(error: &std::io::Error) -> Failure {
 
 impl Trial {
     fn of(error: reqwest::Error) -> Trial {
-        let fix = certificate_fix(&error);
-        let refused = fix.is_some() || error.is_redirect() || error.is_builder();
-        let answer = chain(&error.without_url());
-        if refused { Trial::End(Failure::Refused(answer, fix)) } else { Trial::Again(answer) }
+        let NotHad { why, may_pass, fix } = error.into();
+        if may_pass { Trial::Again(why) } else { Trial::End(Failure::Refused(why, fix)) }
     }
 }
 
