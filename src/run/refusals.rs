@@ -107,10 +107,9 @@ fn flags_of_dockerd(unit: &str) -> Vec<&str> {
     ];
     let lines = unit.lines().filter_map(|line| line.trim().strip_prefix("ExecStart="));
     let words = lines.flat_map(str::split_whitespace).filter(|word| word.starts_with('-'));
-    let flag = |word: &'_ str| word.len() - word.trim_start_matches('-').len();
     words
         .map(|word| {
-            let name = word.get(flag(word)..).unwrap_or_default().split('=').next().unwrap_or_default();
+            let name = word.trim_start_matches('-').split('=').next().unwrap_or_default();
             PLURALS.iter().find(|(one, _)| *one == name).map_or(name, |(_, many)| many)
         })
         .collect()

@@ -240,7 +240,7 @@ fn is_elsewhere(hosts: &[String], host: &Host) -> bool {
     let (own, name) = (host.own_addresses(), host.host_name());
     let is_own = |wanted: &String| match wanted.parse::<IpAddr>() {
         Ok(ip) => ip.is_loopback() || ip.is_unspecified() || own.contains(&ip),
-        Err(_) => wanted == "localhost" || *wanted == name || wanted.split('.').next() == name.split('.').next(),
+        Err(_) => wanted == "localhost" || wanted.split('.').next() == name.split('.').next(),
     };
     !hosts.is_empty() && !hosts.iter().any(is_own)
 }

@@ -289,16 +289,14 @@ impl Host {
         let argv = [&options[..], more, &["install", "--"], wanted].concat();
         let output = self.with_package_lock(|| self.try_to_install(&options, &argv, half_done))?;
         let Complaints { unmet, removal, .. } = Complaints::of(&output.both);
-        let removed = complaint::to_be_removed(&output.both);
-        output.succeeded().map(drop).map_err(|error| {
-            let error = match removal {
-                true => Error::failed(format!("apt would remove {removed} to install {}", wanted.join(" ")))
-                    .cause("they conflict with one another, and a run removes no package")
-                    .fix(format!("decide which of them the node needs: `apt-get remove {removed}`, or leave out the others (settings packages.*, apt.sources)")),
-                false => error,
-            };
-            NotInstalled { unmet, error }
-        })
+        if removal && !output.status.success() {
+            let removed = complaint::to_be_removed(&output.both);
+            let error = Error::failed(format!("apt would remove {removed} to install {}", wanted.join(" ")))
+                .cause("they conflict with one another, and a run removes no package")
+                .fix(format!("decide which of them the node needs: `apt-get remove {removed}`, or leave out the others (settings packages.*, apt.sources)"));
+            return Err(NotInstalled { unmet, error });
+        }
+        output.succeeded().map(drop).map_err(|error| NotInstalled { unmet, error })
     }
 
     /// `argv`, and what apt wants done before if it does not take it: `options` are apt-get's.
