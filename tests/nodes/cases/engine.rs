@@ -27,9 +27,7 @@ fn an_engine_as_docker_29_serves_the_executors_version_only_when_told() {
 
 #[test]
 fn an_agent_with_an_engine_as_docker_29_serves_titus_executor() {
-    let node = Node::fresh();
-    let _services = agent::services(&node);
-    agent::settings(&node);
+    let (node, _services) = agent::fresh();
     install_29(&node);
     node.write("/etc/titus-bootstrap/config.d/50-engine.toml", &format!("docker.daemon = \"{DOCKERD_29}\"\n"));
     agent::apply(&node);

@@ -5,9 +5,7 @@ use crate::harness::node::Node;
 
 #[test]
 fn a_fresh_node_becomes_an_agent() {
-    let node = Node::fresh();
-    let services = agent::services(&node);
-    agent::settings(&node);
+    let (node, services) = agent::fresh();
 
     let planned = node.bootstrap(&["plan", "--detailed-exitcode"]).ends_with(2);
     assert!(planned.out.contains("titus-executor"), "{}", planned.transcript());

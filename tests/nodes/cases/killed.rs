@@ -63,9 +63,7 @@ fn soak_of_nodes() {
 
     let mut soak = Soak::default();
     for _ in 0..kills().div_ceil(20) {
-        let node = Node::fresh();
-        let _services = agent::services(&node);
-        agent::settings(&node);
+        let (node, _services) = agent::fresh();
         let after = random_part(converged().duration);
         let (before_its_end, next) = killed(&node, &[], after);
         if next.code == 0 {

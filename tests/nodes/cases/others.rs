@@ -2,14 +2,11 @@
 
 use crate::harness::agent;
 use crate::harness::debs::PLAIN;
-use crate::harness::node::Node;
 
 /// Who asked for a repository in the way that its documentation says has it in a file of its own, with a key of its own.
 #[test]
 fn a_repository_of_another_file_with_another_key_is_refused_and_the_fix_is_enough() {
-    let node = Node::fresh();
-    let _services = agent::services(&node);
-    agent::settings(&node);
+    let (node, _services) = agent::fresh();
     let list = "/etc/apt/sources.list.d/docker.list";
     node.shell("install -D -m 0644 /srv/repo/key.asc /etc/apt/keyrings/docker.asc");
     node.write(list, "deb [arch=amd64 signed-by=/etc/apt/keyrings/docker.asc] file:/srv/repo test main\n");
@@ -26,9 +23,7 @@ fn a_repository_of_another_file_with_another_key_is_refused_and_the_fix_is_enoug
 
 #[test]
 fn a_pinned_package_is_one_that_no_source_has() {
-    let node = Node::fresh();
-    let _services = agent::services(&node);
-    agent::settings(&node);
+    let (node, _services) = agent::fresh();
     let pin = "/etc/apt/preferences.d/never";
     node.write(pin, "Package: titus-executor\nPin: release *\nPin-Priority: -1\n");
     let refused = node.bootstrap(&["apply"]).ends_with(69);
@@ -40,9 +35,7 @@ fn a_pinned_package_is_one_that_no_source_has() {
 
 #[test]
 fn no_package_of_the_operator_s_is_removed() {
-    let node = Node::fresh();
-    let _services = agent::services(&node);
-    agent::settings(&node);
+    let (node, _services) = agent::fresh();
     // A package of the operator's that one of the role conflicts with.
     let own = crate::harness::debs::Deb { control: "Breaks: titus-executor\n", ..PLAIN };
     node.put("/root/own.deb", 0o644, own.build());
@@ -62,9 +55,7 @@ fn no_package_of_the_operator_s_is_removed() {
 
 #[test]
 fn a_daemon_json_that_sets_what_our_flags_set_is_refused_before_anything_is_changed() {
-    let node = Node::fresh();
-    let _services = agent::services(&node);
-    agent::settings(&node);
+    let (node, _services) = agent::fresh();
     let path = "/etc/docker/daemon.json";
     node.write(path, "{\"iptables\": true, \"hosts\": [\"fd://\"], \"debug\": true}\n");
     for words in [&["plan"][..], &["apply"]] {

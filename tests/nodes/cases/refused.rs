@@ -18,9 +18,7 @@ fn refuses(node: &Node, argv: &[&str], code: i32, words: &[&str]) {
 
 #[test]
 fn a_fresh_node_is_left_alone_when_a_run_is_refused() {
-    let node = Node::fresh();
-    let services = agent::services(&node);
-    agent::settings(&node);
+    let (node, services) = agent::fresh();
 
     let missing = "packages.executor=[\"titus-executor-of-nobody\"]";
     refuses(&node, &["titus-bootstrap", "--set", missing], 69, &["titus-executor-of-nobody", "packages.executor"]);

@@ -11,9 +11,7 @@ fn a_node_that_the_scripts_left_converges() {
     let wanted = of_the_role(&contents(&fresh.path("/")));
     drop(fresh);
 
-    let node = Node::fresh();
-    let _services = agent::services(&node);
-    agent::settings(&node);
+    let (node, _services) = agent::fresh();
     node.write("/run/as-left.sh", include_str!("scripts/as-left.sh"));
     node.shell("bash /run/as-left.sh");
     assert!(listens(&node, "30.0.100.140:4243"), "the scripts open Docker to everyone");

@@ -29,6 +29,14 @@ pub fn services(node: &Node) -> Services {
     services::serve(node, items())
 }
 
+/// A node on which nothing has run, with the settings of an agent and its services.
+pub fn fresh() -> (Node, Services) {
+    let node = Node::fresh();
+    let services = services(&node);
+    settings(&node);
+    (node, services)
+}
+
 /// The only things that are particular to the tests: where packages come from, and how
 /// Debian calls Docker's and where it puts the daemon.
 pub fn settings(node: &Node) {
