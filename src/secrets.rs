@@ -190,8 +190,8 @@ fn is_end_of_authority(c: char) -> bool {
     c == '/' || is_end_of_word(c)
 }
 
-/// Where the authority of an address ends. What follows its colon and is no port is a password, which may have a `/`
-/// or a blank in it though it should not.
+/// The index at which the authority of an address ends. If the text after its colon is not a port, it is a password,
+/// which can contain a `/` or a blank although it should not.
 fn end_of_authority(text: &str) -> usize {
     let end = text.find(is_end_of_authority).unwrap_or(text.len());
     let authority = text.get(..end).unwrap_or(text);

@@ -319,8 +319,8 @@ pub fn parse_toml<T: DeserializeOwned>(source: &str, text: &str) -> Result<T> {
 /// The most lists and inline tables within one another.
 const DEPTH: usize = 64;
 
-/// Where a text opens one list or inline table too many. The library has a limit, too, but loses count in a text with
-/// faults (`{ {}{}{} …`), and then ends the process for want of stack.
+/// The index at which a text opens one list or inline table too many. The library has its own limit, but it loses count
+/// in a text with errors (`{ {}{}{} …`), and the process then aborts because its stack overflows.
 fn first_too_deep(text: &str) -> Option<usize> {
     use toml_parser::lexer::TokenKind::{LeftCurlyBracket, LeftSquareBracket, RightCurlyBracket, RightSquareBracket};
     let mut open = Vec::new();

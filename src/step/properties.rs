@@ -88,7 +88,7 @@ pub(super) fn text(key: &str, value: Json) -> Result<String> {
 
 impl Properties {
     /// The lines that differ, without secrets. What the value of a key was is as secret as what it will be.
-    /// `is_ours`: nobody but root wrote what is there.
+    /// `is_ours`: only root can have written the present file.
     fn diff(&self, edit: &Edit, is_ours: bool) -> String {
         let is_hidden = |(key, value): &&(String, String)| is_secret(key) || masked(value) != *value;
         let hidden: Vec<String> =

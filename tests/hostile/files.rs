@@ -110,7 +110,7 @@ fn what_a_container_wrote_into_myid_is_not_told() {
     root.write(MYID, CANARY);
     let refused = run(&root, &arguments).ends_with(78).tells(&["something else", "would become"]);
     is_not_told(&root, &refused);
-    // The number of another server is told: it is what an operator needs.
+    // The message does show another server's number: the operator needs it.
     root.write(MYID, "7\n");
     run(&root, &arguments).ends_with(78).tells(&["myid is \"7\""]);
 }
