@@ -352,12 +352,15 @@ pub(crate) fn may_pass(status: u16) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
 
     use super::*;
     use crate::host::Deadlines;
+
+    /// Nobody listens there. A port that was free a moment ago can be the next test's.
+    pub const NOBODY: &str = "127.0.0.1:9";
 
     fn answering(answer: &'static [u8]) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -382,8 +385,7 @@ mod tests {
     fn a_port_answers_or_does_not() {
         let address = answering(b"");
         host().connect_tcp(&address, SECONDS).unwrap().unwrap();
-        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-        assert!(host().connect_tcp(&closed, SECONDS).unwrap().unwrap_err().contains("refused"));
+        assert!(host().connect_tcp(NOBODY, SECONDS).unwrap().unwrap_err().contains("refused"));
         assert!(host().connect_tcp("nonsense", SECONDS).unwrap().is_err());
     }
 
@@ -423,8 +425,7 @@ mod tests {
             let address = answering(answer.leak().as_bytes());
             assert_eq!(host().download(&format!("http://{address}/"), 100).unwrap_err().kind, kind, "{status}");
         }
-        let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        assert_eq!(host().download(&format!("http://{nobody}/"), 100).unwrap_err().kind, Kind::TemporaryFailure);
+        assert_eq!(host().download(&format!("http://{NOBODY}/"), 100).unwrap_err().kind, Kind::TemporaryFailure);
     }
 
     /// A server with a certificate that nobody signed, for any number of connections.
