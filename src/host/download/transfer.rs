@@ -480,8 +480,7 @@ mod tests {
     #[test]
     fn at_the_deadline_what_came_is_kept() {
         // A byte for each request that asks for one of the first three, however many requests that takes.
-        let server =
-            serve(|_, start| cut(&if start > 0 { partial(start) } else { ok(BODY) }, usize::from(start < 3)));
+        let server = serve(|_, start| cut(&if start > 0 { partial(start) } else { ok(BODY) }, usize::from(start < 3)));
         let mut case = case(&server);
         case.transfer.deadline = Duration::from_millis(100);
         // How far one run comes depends on how busy the machine is; each goes on where the last one stopped.

@@ -1,4 +1,4 @@
-//! A node has other inhabitants: their apt sources, pins, packages and settings of Docker.
+//! apt as others left it: their sources, pins and packages.
 
 use crate::harness::agent;
 use crate::harness::debs::PLAIN;
@@ -51,24 +51,4 @@ fn no_package_of_the_operator_s_is_removed() {
     );
     node.shell("apt-get remove --yes titus-server-master");
     node.bootstrap(&["apply"]).ends_with(0);
-}
-
-#[test]
-fn a_daemon_json_that_sets_what_our_flags_set_is_refused_before_anything_is_changed() {
-    let (node, _services) = agent::fresh();
-    let path = "/etc/docker/daemon.json";
-    node.write(path, "{\"iptables\": true, \"hosts\": [\"fd://\"], \"debug\": true}\n");
-    for words in [&["plan"][..], &["apply"]] {
-        let refused = node.bootstrap(words).ends_with(69);
-        refused.tells(&[
-            "/etc/docker/daemon.json sets hosts, iptables",
-            "10-docker-config.conf",
-            "remove hosts, iptables from",
-        ]);
-    }
-    assert!(!node.exists("/etc/systemd/system/docker.service.d/10-docker-config.conf"));
-    // What no flag sets is the operator's.
-    node.write(path, "{\"debug\": true}\n");
-    node.bootstrap(&["apply"]).ends_with(0);
-    node.bootstrap(&["verify"]).ends_with(0);
 }

@@ -1,0 +1,1 @@
+//! Users, groups, mount points and attributes of files as others left them.

@@ -1,0 +1,1 @@
+//! GRUB as others left it: their kernels and drop-ins.
