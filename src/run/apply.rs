@@ -174,7 +174,11 @@ impl Run<'_> {
         engine::ask(host, &steps)?;
         let mut journal = Journal::for_role(&prepared, journal::JOURNAL);
         report.run = journal.run().into();
-        engine::refuse_online(host, &prepared.names(), &steps).inspect_err(|refusal| {
+        let role = prepared.names();
+        let refused = engine::refuse_online(host, &role, &steps).and_then(|()| {
+            engine::look(host, &role, &steps).or_else(|refusal| host.forget_candidates().and(Err(refusal)))
+        });
+        refused.inspect_err(|refusal| {
             if refusal.kind == Kind::Interrupted {
                 journal.event(host, "interrupted", None, std::slice::from_ref(&refusal.what));
             }

@@ -165,8 +165,10 @@ impl Machine {
         report.role = "test".into();
         report.step_count = steps.len();
         let before = self.events().len();
-        let result =
-            engine::ask(&host, steps).and_then(|()| engine::refuse_online(&host, "test", steps)).and_then(|()| {
+        let result = engine::ask(&host, steps)
+            .and_then(|()| engine::refuse_online(&host, "test", steps))
+            .and_then(|()| engine::look(&host, "test", steps))
+            .and_then(|()| {
                 engine::begin(&host, steps)
                     .and_then(|()| engine::converge(&host, steps, &|_| false, &mut journal, &mut report, &silent()))
                     .and(host.forget_candidates())
