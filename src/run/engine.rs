@@ -1,9 +1,11 @@
 //! The loop: observe, converge, observe again. The command only chooses the mode.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
 use crate::host::failpoint::failpoint;
+use crate::host::lock::LOCK;
 use crate::host::{Host, signals};
 use crate::run::journal::{self, Journal};
 use crate::run::report::{Report, Reporter, StepReport, StepState};
@@ -262,7 +264,28 @@ pub fn refuse(host: &Host, role: &str, steps: &[Step]) -> Result<()> {
 pub fn refuse_online(host: &Host, role: &str, steps: &[Step]) -> Result<()> {
     refuse_each(role, steps, |step| step.work().refuse_online(host))?;
     refuse(host, role, steps)?;
-    step::refuse_without_candidate(host, steps)
+    step::refuse_without_candidate(host, steps, true)
+}
+
+/// What a plan asks apt, in lists of our own that are removed again; why it was not asked, if it should have been.
+///
+/// # Errors
+/// As a run's: 69 when apt has no candidate for a package that is to be installed, 75 when its lists could not be had.
+pub fn plan_packages(host: &Host, steps: &[Step]) -> Result<Option<String>> {
+    if !host.is_live() || !step::needs_apt(host, steps)? {
+        return Ok(None);
+    }
+    let not_asked = |why: &str| Ok(Some(format!("apt was not asked whether it has what is to be installed: {why}")));
+    if !host.may_chown() {
+        return not_asked("only root can ask it");
+    }
+    // The lists lie where a run has its own.
+    let _lock = match host.lock(LOCK, Duration::ZERO, &mut |_| {}) {
+        Err(error) if error.kind == Kind::TemporaryFailure => return not_asked("a run is at work"),
+        lock => lock?,
+    };
+    let asked = step::refuse_without_candidate(host, steps, false);
+    host.forget_candidates().and(asked).map(|()| None)
 }
 
 fn refuse_each(role: &str, steps: &[Step], refuse: impl Fn(&Step) -> Result<()>) -> Result<()> {

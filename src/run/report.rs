@@ -181,6 +181,11 @@ impl From<&Error> for ErrorReport {
 }
 
 impl StepReport {
+    /// Whether a run would have something to do.
+    pub fn drifts(&self) -> bool {
+        matches!(self.state, StepState::Changes | StepState::Blocked | StepState::Waits | StepState::Failed)
+    }
+
     /// Of a state; `changed`: its changes were made.
     pub fn new(step: &Step, state: &State, changed: bool) -> StepReport {
         let (state, changes, note) = match state {

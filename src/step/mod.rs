@@ -29,7 +29,7 @@ use crate::host::{Fetch, Host, apt};
 use crate::template::Renderer;
 
 pub use deb::check as check_settings;
-pub use package::refuse_without_candidate;
+pub use package::{needs_apt, refuse_without_candidate};
 
 /// When a step's work is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -183,6 +183,7 @@ impl Machine {
         report.role = "test".into();
         let result = engine::ask(&host, steps)
             .and_then(|()| engine::refuse(&host, "test", steps))
+            .and_then(|()| engine::plan_packages(&host, steps).map(|notice| report.notices.extend(notice)))
             .and_then(|()| engine::observe(&host, steps, &mut report, &silent()));
         Run { result, report, events: Vec::new() }
     }
