@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::warm_pool::ENGINE;
 use super::{Change, Claim, Planned, RawKind, State, Work, hex};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::host::Host;
 use crate::host::fs::Owner;
 use crate::host::fs::look::EntryKind;
@@ -270,11 +270,15 @@ impl Unit {
     /// A record of a start with the files as they are now, and how they stand to the start of the running unit; with
     /// what earlier steps of a plan will write, how they will stand then.
     fn compare(&self, host: &Host, unit: &systemd::Unit, planned: &Planned) -> Result<(Record, Contents)> {
+        // A device in its place is as good as no file: the step that writes it replaces it, or says what is wrong.
+        let on_disk = |path: &String| match host.read(path) {
+            Err(error) if error.kind != ErrorKind::Interrupted => Ok(None),
+            read => read,
+        };
         let digest = |planned: &Planned| -> Result<String> {
             let mut digest = Sha256::new();
             for path in &self.files {
-                let contents =
-                    planned.get(path).cloned().map_or_else(|| host.read(path), |planned| Ok(Some(planned)))?;
+                let contents = planned.get(path).cloned().map_or_else(|| on_disk(path), |planned| Ok(Some(planned)))?;
                 digest.update(path);
                 digest.update([0, u8::from(contents.is_some())]);
                 digest.update(Sha256::digest(contents.unwrap_or_default()));

@@ -93,7 +93,17 @@ pub struct Source {
 impl Host {
     /// Names packages that will be asked for, so that one question serves all.
     pub fn watch_packages<'a>(&self, names: impl Iterator<Item = &'a str>) {
-        self.packages.watched.borrow_mut().extend(names.map(str::to_owned));
+        for name in names {
+            self.watch_package(name);
+        }
+    }
+
+    /// What dpkg said until now is about fewer packages.
+    fn watch_package(&self, name: &str) {
+        if self.packages.watched.borrow_mut().insert(name.to_owned()) {
+            *self.packages.known.borrow_mut() = None;
+            *self.packages.asked.borrow_mut() = None;
+        }
     }
 
     /// Whether this machine has apt and dpkg.
@@ -109,10 +119,7 @@ impl Host {
     /// # Errors
     /// When dpkg cannot be asked.
     pub fn package(&self, name: &str) -> Result<Option<Installed>> {
-        if self.packages.watched.borrow_mut().insert(name.to_owned()) {
-            *self.packages.known.borrow_mut() = None;
-            *self.packages.asked.borrow_mut() = None;
-        }
+        self.watch_package(name);
         if self.packages.known.borrow().is_none() {
             let asked = self.packages.asked.take();
             let output = asked.map_or_else(|| self.start_asking_dpkg(), Ok)?.end()?;

@@ -65,6 +65,8 @@ fn started_once_and_restarted_when_its_file_changes() {
 fn a_restart_is_planned_where_a_run_makes_it_and_nowhere_else() {
     use std::os::unix::fs::PermissionsExt;
     let machine = machine();
+    std::fs::create_dir_all(machine.root.at("/dev")).unwrap();
+    nix::unistd::mkfifo(&machine.root.at("/dev/null"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let one = machine.steps(&role("one"));
     machine.apply(&one).ends_well();
     machine.systemd.jobs();
@@ -73,7 +75,15 @@ fn a_restart_is_planned_where_a_run_makes_it_and_nowhere_else() {
     };
     let started_anew = || machine.systemd.start(NAME);
     type Drift<'a> = (&'a str, &'a dyn Fn(), bool);
-    let drifts: [Drift<'_>; 5] = [
+    let drifts: [Drift<'_>; 6] = [
+        (
+            "a device, since the start",
+            &|| {
+                std::fs::remove_file(machine.root.at("/etc/x.conf")).unwrap();
+                std::os::unix::fs::symlink("/dev/null", machine.root.at("/etc/x.conf")).unwrap();
+            },
+            false,
+        ),
         ("another mode", &|| chmod(0o600), false),
         ("a text that the unit does not have yet", &|| machine.root.write("/etc/x.conf", "other"), false),
         ("no file, since the start", &|| std::fs::remove_file(machine.root.at("/etc/x.conf")).unwrap(), false),
