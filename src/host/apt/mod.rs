@@ -1,8 +1,9 @@
 //! apt and dpkg: dpkg is asked once for all packages, apt only when one lacks, and
 //! neither is ever killed.
 
-mod complaint;
+pub mod complaint;
 pub mod dpkg;
+mod lists;
 pub mod openpgp;
 pub mod sources;
 
@@ -14,14 +15,11 @@ use std::time::{Duration, SystemTime};
 use nix::fcntl::{FcntlArg, fcntl};
 
 use crate::error::{Error, Result};
+use crate::host::Host;
 use crate::host::apt::complaint::Complaints;
+pub use crate::host::apt::lists::{Keyring, Source};
 use crate::host::command::{self, Output, Patience};
 use crate::host::wait::Deadline;
-use crate::host::{Host, fs::Owner};
-
-/// apt's lists for the time of a run: the system's own are not touched before
-/// every refusal is behind us.
-const PRIVATE: &str = "/var/cache/titus-bootstrap/apt";
 
 /// The locks of dpkg and of apt's archive, each an fcntl lock.
 const LOCKS: [&str; 3] = ["/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/cache/apt/archives/lock"];
@@ -58,6 +56,15 @@ pub struct Installed {
     pub held: bool,
 }
 
+/// What a run may change of what others did with apt. By default nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Permissions {
+    /// Whether a repository of ours is taken out of the files of others that have it with other options.
+    pub take_over: bool,
+    /// Packages that it may remove, where one that it installs conflicts with them.
+    pub may_remove: Vec<String>,
+}
+
 /// What was asked for, and what is known.
 #[derive(Debug, Default)]
 pub(crate) struct Packages {
@@ -75,19 +82,6 @@ pub struct Policy {
     pub candidate: Option<String>,
     /// Every version that can be had.
     pub versions: Vec<String>,
-}
-
-/// A source of packages: its file's name, its text, and its key, as they will stand in /etc/apt.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Source {
-    /// The file below /etc/apt/sources.list.d.
-    pub file: String,
-    /// The same text for a keyring at the given path.
-    pub text: String,
-    /// The keyring's path.
-    pub keyring: String,
-    /// The keyring, binary.
-    pub key: Vec<u8>,
 }
 
 impl Host {
@@ -148,66 +142,6 @@ impl Host {
         self.start_command(&argv, &[], Duration::from_secs(60))
     }
 
-    /// Updates lists of our own, as if `sources` stood in /etc/apt already, and asks them for
-    /// the versions of these packages. Changes nothing of the system's. What apt said of lists that
-    /// it could not have is returned.
-    ///
-    /// # Errors
-    /// When apt cannot be run.
-    pub fn look_up_candidates(&self, sources: &[Source], names: &[&str]) -> Result<Option<String>> {
-        let parts = format!("{PRIVATE}/sources.list.d");
-        self.remove_tree(PRIVATE)?;
-        for directory in [PRIVATE, &format!("{PRIVATE}/lists"), &format!("{PRIVATE}/lists/partial")] {
-            self.make_directory(directory, 0o755, Owner::ROOT)?;
-        }
-        // Sources may hold credentials; only root's apt-get reads them.
-        self.make_directory(&parts, 0o700, Owner::ROOT)?;
-        for (name, text) in self.other_sources()? {
-            self.write(&format!("{parts}/{name}"), &text, 0o600, Owner::ROOT)?;
-        }
-        for source in sources {
-            let key = format!("{PRIVATE}/{}.gpg", source.file);
-            self.write(&key, &source.key, 0o644, Owner::ROOT)?;
-            let text = source.text.replace(&source.keyring, &key);
-            self.write(&format!("{parts}/{}", source.file), text.as_bytes(), 0o600, Owner::ROOT)?;
-        }
-        let parts_option = format!("Dir::Etc::SourceParts={parts}");
-        let lists = lists_option();
-        // Without caches in /var/cache/apt, which are the system's.
-        let options =
-            ["-o", &parts_option, "-o", &lists, "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="];
-        tracing::info!("updating apt's lists");
-        let argv = [&["apt-get"], &options[..], &["-o", "Acquire::Retries=3", "--quiet", "update"]].concat();
-        let updated = self.with_package_lock(|| {
-            self.run_command(&argv, &self.package_environment(), Patience::Ends, self.deadlines.download)
-        })?;
-        if !names.is_empty() {
-            let argv = [&["apt-cache"], &options[..], &["policy", "--"], names].concat();
-            let policy = || self.run_command(&argv, &[], Patience::Ends, Duration::from_secs(120));
-            *self.packages.candidates.borrow_mut() = parse_policy(&self.with_package_lock(policy)?.succeeded()?.stdout);
-        }
-        // apt-get ends with 0 when a list could not be had but an old one is there: its words count.
-        let words: Vec<&str> =
-            updated.both.lines().filter(|line| line.starts_with("E: ") || line.starts_with("W: Failed")).collect();
-        Ok((!words.is_empty() || !updated.status.success()).then(|| words.join("\n")))
-    }
-
-    /// Files of /etc/apt/sources.list.d that apt reads and that are not ours, with their contents.
-    ///
-    /// # Errors
-    /// When one cannot be read.
-    pub fn other_sources(&self) -> Result<BTreeMap<String, Vec<u8>>> {
-        let mut found = BTreeMap::new();
-        for name in self.list(SOURCE_PARTS)? {
-            let path = format!("{SOURCE_PARTS}/{name}");
-            let read_by_apt = name.ends_with(".list") || name.ends_with(".sources");
-            if read_by_apt && !name.starts_with(OUR_SOURCES) && !self.is_directory(&path)? {
-                found.insert(name, self.read(&path)?.unwrap_or_default());
-            }
-        }
-        Ok(found)
-    }
-
     /// Packages that this run goes without: no source has them, and they are optional.
     pub fn go_without(&self, names: impl Iterator<Item = String>) {
         self.packages.without.borrow_mut().extend(names);
@@ -265,10 +199,10 @@ impl Host {
 
     /// `apt-get install`. `half_done`: a deb whose package is neither installed nor gone.
     fn install(&self, more: &[&str], wanted: &[&str], half_done: Option<&str>) -> Result<(), NotInstalled> {
-        let lists = lists_option();
+        let lists = lists::option();
         let mut options = vec!["apt-get"];
         // The system's own, should nothing have lacked when they could still be updated.
-        if self.entry(PRIVATE)?.is_some() {
+        if self.has_lists()? {
             options.extend(["-o", &lists]);
         }
         options.extend([
@@ -339,15 +273,6 @@ impl Host {
         if Complaints::of(&output.both).removal { dpkg(&["--configure", "-a"]) } else { Ok(output) }
     }
 
-    /// Removes what [`Host::look_up_candidates`] left. Cheap when there is nothing.
-    ///
-    /// # Errors
-    /// When the system refuses.
-    pub fn forget_candidates(&self) -> Result<()> {
-        self.packages.candidates.borrow_mut().clear();
-        self.remove_tree(PRIVATE)
-    }
-
     /// As if dpkg had answered so.
     #[cfg(test)]
     pub(crate) fn pretend_installed(&self, packages: &[(&str, Installed)]) {
@@ -360,7 +285,7 @@ impl Host {
     fn package_command(&self, argv: &[&str]) -> Result<Output> {
         let output = self.run_command(argv, &self.package_environment(), Patience::Never, Duration::MAX)?;
         self.forget_packages();
-        Ok(output)
+        Ok(lists::as_installed(output))
     }
 
     /// Forgets what dpkg and systemd said, after something that may have changed it.
@@ -491,10 +416,6 @@ fn not_released(holder: &LockHolder, limit: Duration) -> Error {
     Error::failed(format!("apt and dpkg could not be used within {}", humantime::format_duration(limit)))
         .cause(format!("waited for {holder}"))
         .fix("let that process finish, or see why it hangs; it was left alone. The setting timeouts.apt_lock gives it longer")
-}
-
-fn lists_option() -> String {
-    format!("Dir::State::lists={PRIVATE}/lists")
 }
 
 /// For [`crate::parsers`].

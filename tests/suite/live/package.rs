@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use titus_bootstrap::error::Kind;
-use titus_bootstrap::host::apt::Source;
+use titus_bootstrap::host::apt::{Keyring, Source};
 
 use crate::support::simulated::Machine;
 
@@ -218,17 +218,16 @@ fn sources_are_asked_as_they_will_stand_and_credentials_stay_out_of_sight() {
     let machine = Machine::new();
     machine.root.write("/etc/apt/sources.list.d/theirs.list", "deb http://theirs ./\n");
     machine.root.write("/etc/apt/sources.list.d/titus-bootstrap-old.sources", "old");
-    machine.command("apt-get", "cp -r $ROOT/var/cache/titus-bootstrap/apt/sources.list.d $ROOT/seen");
+    machine.command("apt-get", "cp -r $ROOT/var/cache/titus-bootstrap/apt/etc/apt/sources.list.d $ROOT/seen");
     let source = Source {
-        file: "titus-bootstrap-x.sources".into(),
+        path: "/etc/apt/sources.list.d/titus-bootstrap-x.sources".into(),
         text: "Signed-By: /etc/apt/keyrings/x.gpg\n".into(),
-        keyring: "/etc/apt/keyrings/x.gpg".into(),
-        key: b"key".to_vec(),
+        keyring: Some(Keyring { path: "/etc/apt/keyrings/x.gpg".into(), key: b"key".to_vec() }),
     };
     assert_eq!(machine.host.look_up_candidates(&[source], &["jq"]).unwrap(), None);
     assert_eq!(machine.root.read("/seen/theirs.list"), "deb http://theirs ./\n");
     let ours = machine.root.read("/seen/titus-bootstrap-x.sources");
-    assert!(ours.contains("/var/cache/titus-bootstrap/apt/titus-bootstrap-x.sources.gpg"), "{ours}");
+    assert!(ours.contains("/var/cache/titus-bootstrap/apt/etc/apt/keyrings/x.gpg"), "{ours}");
     assert!(!machine.root.at("/seen/titus-bootstrap-old.sources").exists());
     assert!(!machine.root.at("/etc/apt/keyrings").exists());
 }
