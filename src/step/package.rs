@@ -9,7 +9,7 @@ use super::{Change, Claim, Need, Planned, RawKind, State, Step, Work};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::host::Host;
 use crate::host::apt::complaint::{Fault, Refused};
-use crate::host::apt::{Installed, OUR_SOURCES, Policy, SOURCE_PARTS, Source, Status};
+use crate::host::apt::{Installed, OUR_SOURCES, Policy, SOURCE_PARTS, Source, Status, conflict};
 use crate::host::fs::Owner;
 use crate::host::fs::look::EntryKind;
 use crate::secrets::masked;
@@ -65,6 +65,25 @@ impl Packages {
     }
 }
 
+/// What installing these packages removes, in a line, where a setting allows to remove any.
+fn removals(host: &Host, lacking: &[(&str, String)]) -> Result<Option<String>> {
+    if lacking.is_empty() || host.apt.may_remove.is_empty() {
+        return Ok(None);
+    }
+    let wanted: Vec<&str> = lacking.iter().map(|(name, _)| *name).collect();
+    if let Some(removed) = host.would_remove(&wanted)? {
+        return Ok((!removed.is_empty())
+            .then(|| format!("remove {}, which conflicts with them (apt.may_remove)", removed.join(" "))));
+    }
+    let mut there = Vec::new();
+    for name in &host.apt.may_remove {
+        if host.package(name)?.is_some_and(|is| is.status == Status::Installed) {
+            there.push(name.as_str());
+        }
+    }
+    Ok((!there.is_empty()).then(|| format!("remove {}, if apt has to for them (apt.may_remove)", there.join(" "))))
+}
+
 /// How a package is now, if that is not what is wanted: `name`, or `name=version` on hold.
 fn lack(wanted: &str, found: Option<&Installed>) -> Option<String> {
     let version = wanted.split_once('=').map(|(_, version)| version);
@@ -107,8 +126,9 @@ impl Work for Packages {
         }
         let given_up = self.given_up(host)?;
         let lacking = self.lacking(host, &given_up)?;
-        let changes =
+        let mut changes =
             lacking.iter().map(|(name, now)| Change::new(format!("install {name} ({now})"))).collect::<Vec<_>>();
+        changes.extend(removals(host, &lacking)?.map(Change::new));
         if changes.is_empty() && self.optional {
             let missing: Vec<&str> = self
                 .names
@@ -221,6 +241,7 @@ fn ask_apt(host: &Host, sources: &[Source], needs: &[Need<'_>], given_up: &mut V
         }
         Verdict::GoWithout(new) => {
             let is_new = !new.is_empty();
+            refuse_removals(host, needs, &new)?;
             given_up.extend(new.into_iter().map(str::to_owned));
             match refused {
                 // Whether a deb needs any of them, apt knows when it has it.
@@ -237,6 +258,31 @@ fn ask_apt(host: &Host, sources: &[Source], needs: &[Need<'_>], given_up: &mut V
             }
         }
     }
+}
+
+/// Refuses packages that apt would install only if it removed others, which no setting lets it.
+fn refuse_removals(host: &Host, needs: &[Need<'_>], without: &[&str]) -> Result<()> {
+    let name = |need: &Need<'_>| match *need {
+        Need::Package { name, .. } => (!without.contains(&name)).then(|| name.to_owned()),
+        Need::Dependencies => None,
+    };
+    let names: Vec<String> = needs.iter().filter_map(name).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let removed = host.not_removable(&host.would_remove(&names)?.unwrap_or_default());
+    if removed.is_empty() {
+        return Ok(());
+    }
+    // Those that ask for it, where one alone does.
+    let mut causes = Vec::new();
+    for name in &names {
+        if host.would_remove(&[name])?.unwrap_or_default().iter().any(|one| removed.contains(one)) {
+            causes.push(*name);
+        }
+    }
+    Err(conflict(ErrorKind::Unavailable, if causes.is_empty() { &names } else { &causes }, &removed.join(" ")))
 }
 
 /// The files in which apt looked, in the order in which it reads them.

@@ -402,7 +402,7 @@ exit $status
 
 /// `install` takes the newest version that the sources have, or the one that is named; a path is a deb.
 const APT_GET: &str = r#"
-case "$*" in *' install '*) ;; *) exit 0;; esac
+case "$*" in *--simulate*) exit 0;; *' install '*) ;; *) exit 0;; esac
 while [ "$1" != -- ]; do shift; done
 shift
 for word; do

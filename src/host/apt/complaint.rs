@@ -114,6 +114,26 @@ pub fn failed_packages(output: &str) -> Vec<&str> {
     names.map(|name| name.split(':').next().unwrap_or(name)).collect()
 }
 
+/// Packages that keep apt from its work: that failed, that it cannot install again, or that lack what they depend on.
+pub fn blockers(output: &str) -> Vec<String> {
+    let again = |line: &str| -> Option<String> {
+        let (name, _) = line.strip_prefix("E: The package ")?.split_once(" needs to be reinstalled")?;
+        Some(name.to_owned())
+    };
+    let start = "The following packages have unmet dependencies:";
+    let unmet = output.lines().skip_while(|line| *line != start).skip(1).take_while(|line| line.starts_with(' '));
+    let unmet = unmet.filter_map(|line| Some(line.split_once(" : ")?.0.trim()));
+    let names =
+        failed_packages(output).into_iter().chain(unmet).map(str::to_owned).chain(output.lines().filter_map(again));
+    names.map(|name| name.split(':').next().unwrap_or_default().to_owned()).collect()
+}
+
+/// The packages that `apt-get --simulate` would remove: `Remv docker.io [20.10]`.
+pub fn removals(output: &str) -> Vec<String> {
+    let name = |line: &str| Some(line.strip_prefix("Remv ")?.split([' ', ':']).next()?.to_owned());
+    output.lines().filter_map(name).collect()
+}
+
 /// The packages that apt would remove, as it lists them, in one line.
 pub fn to_be_removed(output: &str) -> String {
     let lines = output.lines().skip_while(|line| *line != "The following packages will be REMOVED:").skip(1);
@@ -219,6 +239,14 @@ mod tests {
         let output = "dpkg: error processing package theirs (--configure):\n x\nErrors were encountered while processing:\n theirs\n lib:amd64\nE: Sub-process /usr/bin/dpkg returned an error code (1)\n";
         assert_eq!(failed_packages(output), ["theirs", "lib"]);
         assert_eq!(failed_packages("E: x"), [""; 0]);
+        assert_eq!(blockers(output), ["theirs", "lib"]);
+        let unmet = "The following packages have unmet dependencies:\n theirs : Depends: nothing but it is not installable\n          Depends: x\n lib:amd64 : Depends: y\nE: Unmet dependencies.";
+        assert_eq!(blockers(unmet), ["theirs", "lib"]);
+        assert_eq!(
+            blockers("E: The package theirs needs to be reinstalled, but I can't find an archive for it."),
+            ["theirs"]
+        );
+        assert_eq!(removals("Inst a (1 x)\nRemv docker.io [20.10]\nRemv lib:amd64 [1]\nConf a"), ["docker.io", "lib"]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use nix::fcntl::{FcntlArg, fcntl};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::host::Host;
 use crate::host::apt::complaint::Complaints;
 pub use crate::host::apt::lists::{Keyring, Source};
@@ -23,6 +23,9 @@ use crate::host::wait::Deadline;
 
 /// The locks of dpkg and of apt's archive, each an fcntl lock.
 const LOCKS: [&str; 3] = ["/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/cache/apt/archives/lock"];
+
+/// Options of apt-get to install an exact version.
+const EXACT: [&str; 2] = ["--allow-downgrades", "--allow-change-held-packages"];
 
 /// Between two looks whether a lock is free.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -172,11 +175,35 @@ impl Host {
     /// When the lock cannot be had in time, or apt fails.
     pub fn install_packages(&self, wanted: &[String]) -> Result<()> {
         let exact = wanted.iter().any(|name| name.contains('='));
-        let options: &[&str] = if exact { &["--allow-downgrades", "--allow-change-held-packages"] } else { &[] };
+        let options: &[&str] = if exact { &EXACT } else { &[] };
         let names: Vec<&str> = wanted.iter().map(String::as_str).collect();
-        self.install(options, &names, None)?;
+        self.install(options, &names, &names, None)?;
         let pinned: Vec<&str> = wanted.iter().filter_map(|name| Some(name.split_once('=')?.0)).collect();
         if pinned.is_empty() { Ok(()) } else { self.hold(&pinned) }
+    }
+
+    /// What apt would remove to install these packages, each `name` or `name=version`; none: it cannot say, for it has no
+    /// list of them or would not install them.
+    ///
+    /// # Errors
+    /// When apt cannot be run.
+    pub fn would_remove(&self, wanted: &[&str]) -> Result<Option<Vec<String>>> {
+        let output = self.with_package_lock(|| self.simulate(&[], wanted))?;
+        Ok(output.status.success().then(|| complaint::removals(&output.stdout)))
+    }
+
+    fn simulate(&self, more: &[&str], wanted: &[&str]) -> Result<Output> {
+        let lists = lists::option();
+        let private: &[&str] = if self.has_lists()? { &["-o", &lists] } else { &[] };
+        let options = ["--simulate", "--yes", "--quiet", "--no-install-recommends"];
+        let exact: &[&str] = if wanted.iter().any(|name| name.contains('=')) { &EXACT } else { &[] };
+        let argv = [&["apt-get"], private, &options, exact, more, &["install", "--"], wanted].concat();
+        self.run_command(&argv, &[], Patience::Ends, Duration::from_secs(120)).map(lists::as_installed)
+    }
+
+    /// Those of these packages that the setting does not let a run remove.
+    pub fn not_removable(&self, packages: &[String]) -> Vec<String> {
+        packages.iter().filter(|name| !self.apt.may_remove.contains(name)).cloned().collect()
     }
 
     /// Installs the deb at `path`, of this package, with what it depends on, whatever version or build
@@ -188,7 +215,7 @@ impl Host {
         let is = self.package(package)?;
         let half_done = is.as_ref().is_some_and(|is| matches!(is.status, Status::HalfDone(_)));
         let options = ["--reinstall", "--allow-downgrades", "--allow-change-held-packages"];
-        self.install(&options, &[path], half_done.then_some(path))?;
+        self.install(&options, &[path], &[package], half_done.then_some(path))?;
         if is.is_some_and(|is| is.held) { Ok(self.hold(&[package])?) } else { Ok(()) }
     }
 
@@ -197,8 +224,15 @@ impl Host {
         self.with_package_lock(hold)?.succeeded().map(drop)
     }
 
-    /// `apt-get install`. `half_done`: a deb whose package is neither installed nor gone.
-    fn install(&self, more: &[&str], wanted: &[&str], half_done: Option<&str>) -> Result<(), NotInstalled> {
+    /// `apt-get install` of `wanted`, names or paths, so that these packages are there. `half_done`: a deb whose package is
+    /// neither installed nor gone.
+    fn install(
+        &self,
+        more: &[&str],
+        wanted: &[&str],
+        packages: &[&str],
+        half_done: Option<&str>,
+    ) -> Result<(), NotInstalled> {
         let lists = lists::option();
         let mut options = vec!["apt-get"];
         // The system's own, should nothing have lacked when they could still be updated.
@@ -217,20 +251,69 @@ impl Host {
             "--yes",
             "--quiet",
             "--no-install-recommends",
-            // What the operator installed is not ours to remove, whatever conflicts with it.
-            "--no-remove",
         ]);
+        // What the operator installed is not ours to remove, whatever conflicts with it, unless a setting allows it.
+        let removed = if self.apt.may_remove.is_empty() {
+            Vec::new()
+        } else {
+            complaint::removals(&self.with_package_lock(|| self.simulate(more, wanted))?.stdout)
+        };
+        if removed.is_empty() || !self.not_removable(&removed).is_empty() {
+            options.push("--no-remove");
+        } else {
+            tracing::info!("apt removes {} (setting apt.may_remove)", removed.join(" "));
+        }
         let argv = [&options[..], more, &["install", "--"], wanted].concat();
         let output = self.with_package_lock(|| self.try_to_install(&options, &argv, half_done))?;
-        let Complaints { unmet, removal, .. } = Complaints::of(&output.both);
-        if removal && !output.status.success() {
-            let removed = complaint::to_be_removed(&output.both);
-            let error = Error::failed(format!("apt would remove {removed} to install {}", wanted.join(" ")))
-                .cause("they conflict with one another, and a run removes no package")
-                .fix(format!("decide which of them the node needs: `apt-get remove {removed}`, or leave out the others (settings packages.*, apt.sources)"));
-            return Err(NotInstalled { unmet, error });
+        if output.status.success() {
+            return Ok(());
         }
-        output.succeeded().map(drop).map_err(|error| NotInstalled { unmet, error })
+        let Complaints { unmet, removal, .. } = Complaints::of(&output.both);
+        if removal {
+            let removed = complaint::to_be_removed(&output.both);
+            return Err(NotInstalled { unmet, error: conflict(ErrorKind::Failed, wanted, &removed) });
+        }
+        let others = self.others_that_failed(&output.both, packages)?;
+        if others.is_empty() {
+            return Err(NotInstalled { unmet, error: output.error() });
+        }
+        let failed = format!("apt failed because of {}, which this run did not ask for", others.join(", "));
+        if complaint::failed_packages(&output.both).iter().all(|name| others.iter().any(|other| other == name))
+            && packages.iter().map(|wanted| self.is_there(wanted)).collect::<Result<Vec<_>>>()?.iter().all(|is| *is)
+        {
+            tracing::warn!(
+                "{failed}; {} is installed, and the run goes on. See `dpkg --configure -a`",
+                packages.join(" ")
+            );
+            return Ok(());
+        }
+        let Error { what, cause, .. } = output.error();
+        let fix = format!(
+            "correct what is wrong with {0} (`dpkg --configure -a` shows it) or remove it (`dpkg --purge --force-remove-reinstreq {1}`), and run titus-bootstrap again",
+            others.join(", "),
+            others.join(" ")
+        );
+        let error = Error::failed(failed).cause(format!("{what}\n{}", cause.unwrap_or_default())).fix(fix);
+        Err(NotInstalled { unmet: false, error })
+    }
+
+    /// Packages that dpkg has, that nobody asked for, and that keep apt from its work.
+    fn others_that_failed(&self, output: &str, packages: &[&str]) -> Result<Vec<String>> {
+        let mut others = Vec::new();
+        for name in complaint::blockers(output) {
+            let is_wanted = packages.iter().any(|wanted| bare(wanted) == name);
+            let is_known = |is: Installed| !matches!(is.status, Status::NotInstalled | Status::ConfigFiles);
+            if !is_wanted && !others.contains(&name) && self.package(&name)?.is_some_and(is_known) {
+                others.push(name);
+            }
+        }
+        Ok(others)
+    }
+
+    /// Whether dpkg has a package, `name` or `name=version`.
+    fn is_there(&self, wanted: &str) -> Result<bool> {
+        let found = self.package(bare(wanted))?.filter(|is| is.status == Status::Installed);
+        Ok(found.is_some_and(|is| wanted.split_once('=').is_none_or(|(_, version)| version == is.version)))
     }
 
     /// `argv`, and what apt wants done before if it does not take it: `options` are apt-get's.
@@ -396,6 +479,21 @@ impl fmt::Display for Status {
             Status::HalfDone(status) => status,
         })
     }
+}
+
+fn bare(name: &str) -> &str {
+    name.split_once('=').map_or(name, |(name, _)| name)
+}
+
+/// The refusal of a removal that no setting allows.
+pub fn conflict(kind: ErrorKind, wanted: &[&str], removed: &str) -> Error {
+    let list = serde_json::json!(removed.split(' ').collect::<Vec<_>>());
+    Error::new(kind, format!("apt would remove {removed} to install {}", wanted.join(" ")))
+        .cause("they conflict with one another, and a run removes no package that apt.may_remove does not name")
+        .fix(format!(
+            "decide which of them the node needs: `apt-get remove {removed}`, or have a run remove them (--set 'apt.may_remove={list}'), \
+             or leave out the others (settings packages.*, apt.sources)"
+        ))
 }
 
 struct LockHolder {

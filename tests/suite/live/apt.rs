@@ -174,3 +174,79 @@ fn the_line_of_apt_that_decides_is_shown_and_decides_the_exit_code() {
         assert!(!machine.root.at(OURS).exists());
     }
 }
+
+/// A package alone.
+const PACKAGE: &str =
+    "[[step]]\nid = 'packages'\nphase = 'bake'\npackage = { names = ['jq'], setting = 'packages.base' }\n";
+
+#[test]
+fn a_package_is_removed_only_if_a_setting_names_it() {
+    // Asked what it would do, apt says it; asked to do it, it does if it may.
+    const CONFLICT: &str = "case \"$*\" in \
+         *--simulate*) if grep -q ^theirs $DPKG; then echo 'Remv theirs [1]'; fi; exit 0;; \
+         *--no-remove*' install -- '*) printf 'The following packages will be REMOVED:\n  theirs\nE: Packages need to be removed but remove is disabled.\n'; exit 100;; \
+         *' install -- '*) sed -i '/^theirs/d' $DPKG;; esac";
+    let mut machine = machine();
+    machine.install("theirs", "1", "installed");
+    machine.prepend("apt-get", CONFLICT);
+    let steps = machine.steps(PACKAGE);
+    for allowed in [&[][..], &["other"]] {
+        machine.host.apt.may_remove = allowed.iter().map(|name| (*name).to_owned()).collect();
+        let run = machine.apply(&steps);
+        let words = run.fails().to_string();
+        assert_eq!((run.fails().kind, run.events.len()), (Kind::Unavailable, 0), "{words}");
+        assert!(words.contains("apt would remove theirs to install jq"), "{words}");
+        assert!(words.contains("--set 'apt.may_remove=[\"theirs\"]'"), "{words}");
+        assert_eq!(machine.installed("theirs"), "1 installed install");
+    }
+    machine.host.apt.may_remove = vec!["theirs".into()];
+    let lines = ["install jq (is not installed)", "remove theirs, which conflicts with them (apt.may_remove)"];
+    assert_eq!(machine.plan(&steps).ends_well().lines(), lines);
+    assert_eq!(machine.apply(&steps).ends_well().lines(), lines);
+    assert_eq!((machine.installed("theirs").as_str(), machine.installed("jq").as_str()), ("", "1.6 installed install"));
+    // Where apt cannot say, the plan says what may be.
+    let mut machine = self::machine();
+    machine.host.apt.may_remove = vec!["theirs".into(), "gone".into()];
+    machine.install("theirs", "1", "installed");
+    machine.prepend("apt-get", "case \"$*\" in *--simulate*) echo 'E: Unable to locate package jq'; exit 100;; esac");
+    let lines = machine.plan(&machine.steps(PACKAGE)).ends_well().lines();
+    assert_eq!(lines[1], "remove theirs, if apt has to for them (apt.may_remove)");
+}
+
+#[test]
+fn another_s_package_that_fails_matters_only_if_what_is_wanted_is_not_there() {
+    const FAILED: &str =
+        "Errors were encountered while processing:\n theirs\nE: Sub-process /usr/bin/dpkg returned an error code (1)\n";
+    const AGAIN: &str = "E: The package theirs needs to be reinstalled, but I can't find an archive for it.\n";
+    const UNMET: &str =
+        "The following packages have unmet dependencies:\n theirs : Depends: nothing but it is not installable\n";
+    for (words, installs, state) in [
+        (FAILED, true, "half-configured"),
+        (FAILED, false, "half-configured"),
+        (AGAIN, false, "half-installed"),
+        (UNMET, false, "installed"),
+    ] {
+        let machine = machine();
+        machine.install("theirs", "1", state);
+        machine.root.write("/words", words);
+        let install = if installs { "printf 'jq\t1.6\tinstalled\tinstall\n' >>$DPKG;" } else { "" };
+        let fails =
+            format!("case \"$*\" in *--simulate*) ;; *' install '*) {install} cat $ROOT/words; exit 100;; esac");
+        machine.prepend("apt-get", &fails);
+        let run = machine.apply(&machine.steps(PACKAGE));
+        if installs {
+            assert_eq!(run.ends_well().states(), ["packages changed"]);
+            continue;
+        }
+        let error = run.fails().to_string();
+        assert!(error.contains("apt failed because of theirs, which this run did not ask for"), "{error}");
+        assert!(error.contains("dpkg --purge --force-remove-reinstreq theirs"), "{error}");
+        assert!(error.contains(words.lines().last().unwrap().trim()), "{error}");
+    }
+    // One that the run asked for is its own.
+    let machine = machine();
+    machine.root.write("/words", FAILED.replace("theirs", "jq"));
+    machine.prepend("apt-get", "case \"$*\" in *--simulate*) ;; *' install '*) printf 'jq\t1.6\thalf-configured\tinstall\n' >>$DPKG; cat $ROOT/words; exit 100;; esac");
+    let run = machine.apply(&machine.steps(PACKAGE));
+    assert!(run.fails().to_string().contains("`apt-get --yes"), "{}", run.fails());
+}
