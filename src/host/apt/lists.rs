@@ -43,6 +43,19 @@ pub(super) fn option() -> String {
     format!("Dir::State::lists={PRIVATE}{LISTS}")
 }
 
+/// The options by which apt takes our lists and our sources.
+pub(super) fn options() -> Vec<String> {
+    let options = [
+        format!("Dir::Etc::SourceList={PRIVATE}{SOURCES_LIST}"),
+        format!("Dir::Etc::SourceParts={PRIVATE}{SOURCE_PARTS}"),
+        option(),
+        // Without caches in /var/cache/apt, which are the system's.
+        "Dir::Cache::pkgcache=".to_owned(),
+        "Dir::Cache::srcpkgcache=".to_owned(),
+    ];
+    options.into_iter().flat_map(|option| ["-o".to_owned(), option]).collect()
+}
+
 /// What apt said, about the system's files instead of ours.
 pub(super) fn as_installed(output: Output) -> Output {
     let Output { command, status, stdout, both } = output;
@@ -82,11 +95,8 @@ impl Host {
         for (path, text) in files {
             self.write(&place(&path), &text, 0o600, Owner::ROOT)?;
         }
-        let (list, parts) = (place(SOURCES_LIST), format!("Dir::Etc::SourceParts={}", place(SOURCE_PARTS)));
-        let (list, lists) = (format!("Dir::Etc::SourceList={list}"), option());
-        // Without caches in /var/cache/apt, which are the system's.
-        let options =
-            ["-o", &list, "-o", &parts, "-o", &lists, "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="];
+        let options = options();
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
         tracing::info!("updating apt's lists");
         let argv = [&["apt-get"], &options[..], &["-o", "Acquire::Retries=3", "--quiet", "update"]].concat();
         let updated = self.with_package_lock(|| {

@@ -193,11 +193,11 @@ impl Host {
     }
 
     fn simulate(&self, more: &[&str], wanted: &[&str]) -> Result<Output> {
-        let lists = lists::option();
-        let private: &[&str] = if self.has_lists()? { &["-o", &lists] } else { &[] };
+        let private = if self.has_lists()? { lists::options() } else { Vec::new() };
+        let private: Vec<&str> = private.iter().map(String::as_str).collect();
         let options = ["--simulate", "--yes", "--quiet", "--no-install-recommends"];
         let exact: &[&str] = if wanted.iter().any(|name| name.contains('=')) { &EXACT } else { &[] };
-        let argv = [&["apt-get"], private, &options, exact, more, &["install", "--"], wanted].concat();
+        let argv = [&["apt-get"], &private[..], &options, exact, more, &["install", "--"], wanted].concat();
         self.run_command(&argv, &[], Patience::Ends, Duration::from_secs(120)).map(lists::as_installed)
     }
 
