@@ -107,8 +107,16 @@ pub struct Started {
     limit: Duration,
 }
 
+/// A command for messages, without options of apt's configuration: they name our own copies of the system's files.
+fn shown(argv: &[&str]) -> String {
+    let is_apt = argv.first().is_some_and(|program| program.starts_with("apt-"));
+    let is_option = |n: usize, word: &str| is_apt && (word == "-o" || (n > 0 && argv.get(n - 1) == Some(&"-o")));
+    let words = argv.iter().enumerate().filter(|(n, word)| !is_option(*n, word));
+    words.map(|(_, word)| *word).collect::<Vec<_>>().join(" ")
+}
+
 fn start(mut command: Command, argv: &[&str], limit: Duration) -> Result<Started> {
-    let shown = argv.join(" ");
+    let shown = shown(argv);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|e| cannot_run(&shown, &e))?;
     Ok(Started { child, shown, limit })
 }
@@ -172,7 +180,7 @@ impl Started {
 
 fn command(host: &Host, argv: &[&str], environment: &[(&str, &str)]) -> Result<Command> {
     let (program, arguments) = argv.split_first().ok_or_else(|| Error::failed("a command without a name"))?;
-    tracing::debug!(command = %argv.join(" "), "started");
+    tracing::debug!(command = %shown(argv), "started");
     let mut command = match program.strip_prefix('/') {
         Some(below) => Command::new(host.root().join(below)),
         None => Command::new(program),
@@ -209,12 +217,13 @@ impl Collected {
 /// Output goes to a file without a name: if we are killed, dpkg must not die of a pipe
 /// that nobody reads.
 fn to_its_end(argv: &[&str], command: &mut Command) -> Result<Output> {
-    let shown = argv.join(" ");
+    let shown = shown(argv);
     let mut collected = Collected::default();
     let mut deadline = Deadline::new(format!("`{shown}`"), Duration::MAX).with_grace(Duration::MAX);
     let failed = |e: std::io::Error| cannot_run(&shown, &e);
-    // Not where TMPDIR says: that is the caller's.
-    let mut file = tempfile::tempfile_in("/tmp").map_err(failed)?;
+    // In memory: not where TMPDIR says, which is the caller's, nor in /tmp, which may be full or not there.
+    let file = nix::sys::memfd::memfd_create(c"output", nix::sys::memfd::MFdFlags::MFD_CLOEXEC);
+    let mut file = std::fs::File::from(file.map_err(|e| failed(e.into()))?);
     let output = || file.try_clone().map_err(failed);
     let mut child = command.stdout(output()?).stderr(output()?).spawn().map_err(failed)?;
     let status = loop {

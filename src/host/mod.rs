@@ -42,6 +42,8 @@ pub struct Host {
     pub deadlines: Deadlines,
     /// For downloads and apt; settings `proxy.*`.
     pub proxy: net::Proxy,
+    /// What a run may change of what others did with apt; settings `apt.*`.
+    pub apt: apt::Permissions,
     /// Where the Docker Engine's API is; setting `docker.host`.
     pub docker: String,
     /// Whether the progress of a pull or download is drawn on standard error, which is a terminal then.
@@ -150,6 +152,7 @@ impl Host {
             systemd: Box::new(systemd::systemctl::Systemctl::default()),
             deadlines,
             proxy: net::Proxy::default(),
+            apt: apt::Permissions::default(),
             docker: docker::DEFAULT_ADDRESS.into(),
             bar: false,
             engine: OnceCell::new(),

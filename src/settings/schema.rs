@@ -297,6 +297,11 @@ pub struct Apt {
     /// Each with its name, uris, suites, components and pinned key. {distribution}
     /// and {codename} in uris and suites stand for those of the image.
     pub sources: Vec<AptSource>,
+    /// Whether a repository of apt.sources that another file of apt's names, too, with another key or other options is
+    /// taken out of that file: its lines become comments; unset: no, and the run is refused.
+    pub take_over: bool,
+    /// Packages that a run may remove, where one that it installs conflicts with them; unset: none.
+    pub may_remove: Vec<String>,
 }
 
 /// A source of packages with its pinned key.

@@ -155,6 +155,7 @@ impl Machine {
     pub fn next_host(&self) -> Host {
         let mut host = Host::simulated(self.root.path(), self.commands.path(), Box::new(self.systemd.clone())).unwrap();
         host.deadlines = self.host.deadlines.clone();
+        host.apt = self.host.apt.clone();
         host
     }
 
@@ -404,7 +405,7 @@ exit $status
 
 /// `install` takes the newest version that the sources have, or the one that is named; a path is a deb.
 const APT_GET: &str = r#"
-case "$*" in *' install '*) ;; *) exit 0;; esac
+case "$*" in *--simulate*) exit 0;; *' install '*) ;; *) exit 0;; esac
 while [ "$1" != -- ]; do shift; done
 shift
 for word; do
