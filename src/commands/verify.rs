@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::SCHEMA_VERSION;
 use crate::error::{Error, Kind, Result};
 use crate::prepare::{self, Request};
-use crate::run::health::{Finding, ask};
+use crate::run::health::{Finding, ask, overridden};
 use crate::run::report::{Reporter, say, say_json};
 
 /// Runs all checks.
@@ -29,19 +29,25 @@ pub fn run(request: &Request, reporter: Reporter) -> Result<u8> {
     }
     let mut failed = Vec::new();
     let mut reported = Vec::new();
-    for check in &checks {
-        let (word, text) = match check.question.with_registry(&host, ask(&host, &check.question)?)? {
+    let mut report = |id: &str, finding: Finding| {
+        let (word, text) = match finding {
             Finding::Good(text) => ("good", text),
             Finding::Warning(text) => ("warning", text),
             Finding::Bad(text) => {
-                failed.push(check.id.as_str());
+                failed.push(id.to_owned());
                 ("failed", text)
             }
         };
         if to_people {
-            say(&format!("{word:<8} {:<14} {text}\n", check.id));
+            say(&format!("{word:<8} {id:<14} {text}\n"));
         }
-        reported.push(json!({ "id": check.id, "state": word, "text": text }));
+        reported.push(json!({ "id": id, "state": word, "text": text }));
+    };
+    if let Some(finding) = overridden(&host, &prepared)? {
+        report("unit-files", finding);
+    }
+    for check in &checks {
+        report(&check.id, check.question.with_registry(&host, ask(&host, &check.question)?)?);
     }
     let role = &prepared.role.name;
     if reporter.json {
@@ -51,6 +57,6 @@ pub fn run(request: &Request, reporter: Reporter) -> Result<u8> {
     if failed.is_empty() {
         return Ok(0);
     }
-    Err(Error::failed(format!("{role}: {} of {} checks failed: {}", failed.len(), checks.len(), failed.join(", ")))
+    Err(Error::failed(format!("{role}: {} of {} checks failed: {}", failed.len(), reported.len(), failed.join(", ")))
         .fix("see each line above; then run titus-bootstrap again"))
 }

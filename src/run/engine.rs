@@ -60,6 +60,13 @@ pub fn converge(
     }
     failpoint();
     host.reload_units_if_noted()?;
+    for (n, step) in steps.iter().enumerate() {
+        step.work().stays(host).map_err(|error| {
+            let event = if error.kind == Kind::Interrupted { "interrupted" } else { "failed" };
+            journal.event(host, event, Some(&step.id), std::slice::from_ref(&error.what));
+            at(error, report, n, steps)
+        })?;
+    }
     record_running(host, steps)
 }
 
@@ -101,9 +108,16 @@ fn converge_step(
     match &after {
         State::Changes(left) => {
             let left: Vec<&str> = left.iter().map(|change| change.line.as_str()).collect();
-            return Err(Error::failed("did not converge")
-                .cause(format!("still to do: {}", left.join("; ")))
-                .fix("something else may have changed it back: see `titus-bootstrap plan`, and run it again"));
+            let changed = host.changed_since_written(&step.work().paths())?;
+            let fix = if changed.is_empty() {
+                "`titus-bootstrap plan` shows what is left; fix its cause and run titus-bootstrap again".to_owned()
+            } else {
+                let changed = changed.join(", ");
+                format!(
+                    "something else changed {changed} after this run wrote it: stop that, and run titus-bootstrap again"
+                )
+            };
+            return Err(Error::failed("did not converge").cause(format!("still to do: {}", left.join("; "))).fix(fix));
         }
         State::Blocked(why) => return Err(Error::failed("did not converge").cause(why)),
         State::InSync(_) | State::AfterReboot(_) | State::Deferred(_) => {}
@@ -140,7 +154,8 @@ pub fn ask(host: &Host, steps: &[Step]) -> Result<()> {
 /// # Errors
 /// The first refusal.
 pub fn refuse(host: &Host, role: &str, steps: &[Step]) -> Result<()> {
-    refuse_each(role, steps, |step| step.work().refuse(host))
+    refuse_each(role, steps, |step| step.work().refuse(host))?;
+    step::refuse_overridden(host, steps).map_err(|error| error.at(role))
 }
 
 /// The same, and what only the network shows: for a run that is about to change the machine.
