@@ -125,7 +125,7 @@ mod tests {
     fn the_place_of_a_tag_is_where_it_is_from_whatever_the_source_is_called() {
         let mut facts = tagged(Some(&[("titus:role", "agent")]));
         facts.sources.insert("instance.tags".into(), "EC2 API of somebody's print".into());
-        let place = |facts: &Facts| role(None, &merged(""), Some(facts)).unwrap().evidence.pop().unwrap().place;
+        let place = |facts: &Facts| role(None, &merged(""), Some(facts), None).unwrap().evidence.pop().unwrap().place;
         assert_eq!(place(&facts), "instance tag titus:role");
         facts.instance.as_mut().unwrap().tags_source = TagSource::Api;
         assert_eq!(place(&facts), "instance tag titus:role (EC2 API DescribeTags)");
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn without_an_answer_each_place_is_told() {
-        let told = role(None, &merged(""), Some(&tagged(None))).unwrap_err().to_string();
+        let told = role(None, &merged(""), Some(&tagged(None)), None).unwrap_err().to_string();
         for words in [
             "--role: not given",
             "settings: no role",
@@ -142,6 +142,8 @@ mod tests {
         ] {
             assert!(told.contains(words), "{told}");
         }
-        assert!(role(None, &merged(""), Some(&tagged(Some(&[])))).unwrap_err().to_string().contains("no such tag"));
+        assert!(
+            role(None, &merged(""), Some(&tagged(Some(&[]))), None).unwrap_err().to_string().contains("no such tag")
+        );
     }
 }
