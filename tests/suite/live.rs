@@ -1,6 +1,7 @@
 //! The live half of the engine and of the steps, on a machine in a directory: see `tests/support/simulated.rs`.
 
 mod apply;
+mod container;
 mod deb;
 mod engine;
 mod kernel_argument;

@@ -155,6 +155,7 @@ impl Machine {
     pub fn next_host(&self) -> Host {
         let mut host = Host::simulated(self.root.path(), self.commands.path(), Box::new(self.systemd.clone())).unwrap();
         host.deadlines = self.host.deadlines.clone();
+        host.docker = self.host.docker.clone();
         host
     }
 
