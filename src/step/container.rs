@@ -507,7 +507,7 @@ impl Container {
         if let Err(error) = engine.start(&found) {
             // The engine does not say who has a port.
             return Err(match self.refuse_taken_ports(host) {
-                Err(taken) => with(Error { kind: Kind::Failed, ..taken }, &error.to_string()),
+                Err(taken) => with(taken, &error.to_string()),
                 Ok(()) => error.at(format!("the container {}", self.name)),
             });
         }
@@ -718,6 +718,15 @@ mod tests {
         ] {
             assert_eq!(due(current.clone(), has_old), expected, "{current:?} {has_old}");
         }
+    }
+
+    #[test]
+    fn what_a_container_may_write_is_shared() {
+        let binds = ["/srv/x:/data", "/etc/x.conf:/x.conf:ro", "/var/log/x:/log"].map(str::to_owned).to_vec();
+        let made_of = Specification { binds, ..Specification::default() };
+        let container =
+            Container { name: "x".into(), made_of, adopt: false, files: vec![], ready: None, ensemble: None };
+        assert_eq!(container.shared(), ["/srv/x", "/var/log/x"]);
     }
 
     #[test]
