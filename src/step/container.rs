@@ -1056,6 +1056,15 @@ mod tests {
     }
 
     #[test]
+    fn what_a_container_may_write_is_shared() {
+        let binds = ["/srv/x:/data", "/etc/x.conf:/x.conf:ro", "/var/log/x:/log"].map(str::to_owned).to_vec();
+        let made_of = Specification { binds, ..Specification::default() };
+        let container =
+            Container { name: "x".into(), made_of, adopt: false, files: vec![], ready: None, ensemble: None };
+        assert_eq!(container.shared(), ["/srv/x", "/var/log/x"]);
+    }
+
+    #[test]
     fn a_tag_that_the_registry_has_moved_is_told() {
         let asked = |image: &str, recorded: &str, registry: (u16, &str)| {
             let (status, body) = (registry.0, registry.1.to_owned());

@@ -2,6 +2,7 @@
 
 mod apply;
 mod apt;
+mod container;
 mod deb;
 mod engine;
 mod kernel_argument;

@@ -156,6 +156,7 @@ impl Machine {
         let mut host = Host::simulated(self.root.path(), self.commands.path(), Box::new(self.systemd.clone())).unwrap();
         host.deadlines = self.host.deadlines.clone();
         host.apt = self.host.apt.clone();
+        host.docker = self.host.docker.clone();
         host
     }
 
