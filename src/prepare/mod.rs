@@ -158,12 +158,7 @@ impl Prepared {
     /// # Errors
     /// When a value is missing.
     pub fn checks(&self) -> Result<Vec<Check>> {
-        let mut checks = self.role.checks(&self.renderer, &self.settings, &self.facts)?;
-        if checks.iter().any(Check::needs_step) {
-            let steps = self.steps(Phases::All)?;
-            checks.iter_mut().for_each(|check| check.take_step(&steps));
-        }
-        Ok(checks)
+        self.role.checks(&self.renderer, &self.settings, &self.facts)
     }
 
     /// This one and the others.

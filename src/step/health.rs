@@ -6,8 +6,7 @@ use super::container::{is_ours, tag_in_registry};
 use super::instance_group::{self, InstanceGroups};
 use super::unit::service_of;
 use super::wait::{self, Wait};
-use super::{Planned, State, Step};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::host::Host;
 use crate::host::systemd::Active;
@@ -54,13 +53,8 @@ pub enum Kept {
     UnitsActive(Vec<String>),
     /// What a step waits for answers.
     Answers(Wait),
-    /// The container is ours, and runs as its step says.
-    Container {
-        /// Its name.
-        name: String,
-        /// The role's step for it.
-        step: Option<Box<Step>>,
-    },
+    /// The container is ours and runs.
+    Container(String),
     /// The groups are all Active.
     InstanceGroups(InstanceGroups),
 }
@@ -116,7 +110,7 @@ impl Raw {
             asked.push(Question::Kept(Kept::Answers(wait.resolve(renderer)?)));
         }
         if let Some(name) = &self.container {
-            asked.push(Question::Kept(Kept::Container { name: renderer.render_text(name)?, step: None }));
+            asked.push(Question::Kept(Kept::Container(renderer.render_text(name)?)));
         }
         if let Some(groups) = &self.instance_group {
             asked.push(Question::Kept(Kept::InstanceGroups(groups.resolve(renderer)?)));
@@ -142,21 +136,6 @@ impl Raw {
     }
 }
 
-impl Check {
-    /// Whether a step says what is asked.
-    pub fn needs_step(&self) -> bool {
-        matches!(self.question, Question::Kept(Kept::Container { .. }))
-    }
-
-    /// Gives it the step that says what is asked, if these have one.
-    pub fn take_step(&mut self, steps: &[Step]) {
-        if let Question::Kept(Kept::Container { name, step }) = &mut self.question {
-            let of = |step: &&Step| matches!(&step.kind, super::Kind::Container(one) if one.name == *name);
-            *step = steps.iter().find(of).cloned().map(Box::new);
-        }
-    }
-}
-
 impl Kept {
     /// Asks it.
     ///
@@ -170,10 +149,7 @@ impl Kept {
                 Ok(()) => Finding::Good(format!("asked {}: it does", wait.what())),
                 Err(answer) => Finding::Bad(format!("asked {}: {}", wait.what(), answer.told())),
             },
-            Kept::Container { name, step } => match (container(host, name)?, step) {
-                (Finding::Good(text), Some(step)) => drifted(host, step, text)?,
-                (finding, _) => finding,
-            },
+            Kept::Container(name) => container(host, name)?,
             Kept::InstanceGroups(groups) => match groups.states(host) {
                 Ok(states) => active(&states),
                 Err(error) => Finding::Bad(error.to_string()),
@@ -188,7 +164,7 @@ impl Question {
     /// # Errors
     /// `Interrupted` when a signal came.
     pub fn with_registry(&self, host: &Host, finding: Finding) -> Result<Finding> {
-        let (Question::Kept(Kept::Container { name, .. }), Finding::Good(text)) = (self, &finding) else {
+        let (Question::Kept(Kept::Container(name)), Finding::Good(text)) = (self, &finding) else {
             return Ok(finding);
         };
         let Ok(engine) = host.engine()? else { return Ok(finding) };
@@ -246,20 +222,6 @@ fn units(host: &Host, names: &[String]) -> Result<Finding> {
         (false, _) => Finding::Bad(bad.join("\n")),
         (true, true) => Finding::Bad(format!("none of these is there: {}", lacking.join(", "))),
         (true, false) => Finding::Good(good.join(", ")),
-    })
-}
-
-/// What a run would change of a container that runs.
-fn drifted(host: &Host, step: &Step, text: String) -> Result<Finding> {
-    Ok(match step.work().observe(host, &Planned::new()) {
-        Ok(State::Changes(changes)) => {
-            let due: Vec<&str> = changes.iter().map(|change| change.line.as_str()).collect();
-            Finding::Bad(format!("{text}, and a run would {}", due.join("; ")))
-        }
-        Ok(State::Blocked(why)) => Finding::Bad(format!("{text}, and {why}")),
-        Ok(_) => Finding::Good(text),
-        Err(error) if error.kind == Kind::Interrupted => return Err(error),
-        Err(error) => Finding::Bad(error.to_string()),
     })
 }
 
