@@ -10,7 +10,7 @@ use titus_bootstrap::step::health::{Kept, Question};
 use titus_bootstrap::titus::checks::Finding;
 
 use crate::support::docker::{Container, Docker, End};
-use crate::support::simulated::{Machine, Run};
+use crate::support::simulated::{Machine, Run, listen_in_proc};
 
 const NAME: &str = "x";
 const OLD: &str = "x-titus-bootstrap-old";
@@ -276,25 +276,11 @@ fn one_that_does_not_run_is_started() {
     }
 }
 
-/// A line of /proc/net/tcp for a listener on a port, and the process that has its socket: this one.
-fn listen_in_proc(machine: &Machine, listener: &std::net::TcpListener) -> u16 {
-    use std::os::fd::AsRawFd;
-    let port = listener.local_addr().unwrap().port();
-    let socket = std::fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
-    let inode: String = socket.to_str().unwrap().chars().filter(char::is_ascii_digit).collect();
-    machine.root.write(
-        "/proc/net/tcp",
-        format!("  sl  local_address ...\n   0: 0100007F:{port:04X} 00000000:0000 0A 0:0 00:0 0 0 0 {inode} 1\n"),
-    );
-    machine.root.write(&format!("/proc/{}/comm", std::process::id()), "other-server\n");
-    port
-}
-
 #[test]
 fn a_port_that_another_process_has_is_refused_before_anything_is_changed() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let (machine, docker) = machine();
-    let port = listen_in_proc(&machine, &listener);
+    let port = listen_in_proc(&machine, &listener, "other-server");
     let fields = format!("image = 'x:1'\nports = ['{port}:80']\nREADY");
     let steps = steps(&machine, &docker, &fields);
     for run in [machine.plan(&steps), machine.apply(&steps)] {
@@ -309,7 +295,7 @@ fn a_port_that_another_process_has_is_refused_before_anything_is_changed() {
     // The container has it itself, also where a killed run left it under its other name; a stopped one has none.
     std::fs::remove_file(machine.root.at("/proc/net/tcp")).unwrap();
     machine.apply(&steps).ends_well();
-    listen_in_proc(&machine, &listener);
+    listen_in_proc(&machine, &listener, "other-server");
     for (name, status, is_refused) in [
         (NAME, "running", false),
         (NAME, "paused", false),
@@ -328,7 +314,7 @@ fn a_port_that_another_process_has_is_refused_before_anything_is_changed() {
     // With live-restore a container outlives its engine: then nobody knows whose the port is.
     let mut without_engine = Machine::new();
     without_engine.host.docker = "tcp://127.0.0.1:1".into();
-    listen_in_proc(&without_engine, &listener);
+    listen_in_proc(&without_engine, &listener, "other-server");
     let steps = without_engine.steps(&role(&docker, "one", &fields));
     without_engine.plan(&steps).fails();
     std::fs::create_dir_all(without_engine.root.at("/var/lib/docker/containers")).unwrap();
@@ -480,7 +466,7 @@ fn a_port_that_is_taken_when_it_starts_is_named_with_its_holder() {
     let (machine, docker) = created();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     // What has the port came after the run began: the container's own process has it until it is stopped.
-    let port = listen_in_proc(&machine, &listener);
+    let port = listen_in_proc(&machine, &listener, "other-server");
     docker.hold(port);
     let run = machine.apply(&steps(&machine, &docker, &format!("{ONE}\nports = ['{port}:80']")));
     let words = run.fails().to_string();
