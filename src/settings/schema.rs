@@ -15,6 +15,8 @@ use crate::host::Deadlines;
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
+    /// Version of the settings' names and types: 1. A program that does not know it refuses it.
+    pub schema: Option<u32>,
     /// The role, where neither a flag nor an instance tag says it.
     pub role: Option<String>,
     /// Roles that this image accepts; empty: all.
