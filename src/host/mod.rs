@@ -44,6 +44,8 @@ pub struct Host {
     pub proxy: net::Proxy,
     /// Where the Docker Engine's API is; setting `docker.host`.
     pub docker: String,
+    /// Where credentials of registries come from; setting `docker.auth`.
+    pub registry_credentials: Option<docker::auth::Source>,
     /// Whether the progress of a pull or download is drawn on standard error, which is a terminal then.
     pub bar: bool,
     /// The Docker Engine, once it has answered.
@@ -151,6 +153,7 @@ impl Host {
             deadlines,
             proxy: net::Proxy::default(),
             docker: docker::DEFAULT_ADDRESS.into(),
+            registry_credentials: None,
             bar: false,
             engine: OnceCell::new(),
             pulls: docker::pull::Pulls::default(),
