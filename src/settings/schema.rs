@@ -274,6 +274,10 @@ pub struct Docker {
     pub log_level: Option<String>,
     /// Address of the engine's API; unset: DOCKER_HOST, else the unix socket.
     pub host: Option<String>,
+    /// Path of a docker config.json with credentials of registries: auths, credHelpers or credsStore. Only root may be
+    /// able to read it. Default: images are pulled without credentials.
+    #[schemars(example = &"/etc/titus-bootstrap/registries.json")]
+    pub auth: Option<String>,
 }
 
 /// Debian packages.
