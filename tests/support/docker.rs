@@ -263,6 +263,9 @@ impl State {
             Some(("images", "create")) => self.pull(&request.query("fromImage"), &request.query("tag")),
             Some(("images", rest)) => self.image(rest.trim_end_matches("/json")),
             Some(("distribution", rest)) => self.in_registry(rest.trim_end_matches("/json")),
+            Some(("containers", "json")) => {
+                found(&Json::Array(self.containers.iter().map(Container::listed).collect()))
+            }
             Some(("containers", rest)) => {
                 let (name, verb) = rest.split_once('/').unwrap_or((rest, "remove"));
                 let verb = if name == "create" { "create" } else { verb };
@@ -371,6 +374,12 @@ impl State {
                 self.changes.push(change);
                 self.start(&name)
             }
+            ("POST", "update") => {
+                let asked: Json = serde_json::from_slice(&request.body).unwrap();
+                container.made_of["HostConfig"]["RestartPolicy"] = asked["RestartPolicy"].clone();
+                self.changes.push(change);
+                found(&json!({ "Warnings": [] }))
+            }
             ("POST", "unpause") => {
                 container.status = "running";
                 self.changes.push(change);
@@ -442,18 +451,46 @@ impl Container {
         each.filter_map(|binding| binding[0]["HostPort"].as_str()?.parse().ok()).collect()
     }
 
+    /// Its place in the list of all.
+    fn listed(&self) -> Json {
+        let ports: Vec<Json> = match self.status {
+            "running" | "paused" | "restarting" => self
+                .ports()
+                .iter()
+                .map(|port| json!({ "PrivatePort": port, "PublicPort": port, "Type": "tcp" }))
+                .collect(),
+            _ => Vec::new(),
+        };
+        json!({
+            "Id": self.id, "Names": [format!("/{}", self.name)], "Image": self.made_of["Image"], "State": self.status, "Ports": ports,
+            "HostConfig": { "NetworkMode": self.made_of["HostConfig"]["NetworkMode"] },
+        })
+    }
+
     fn inspect(&mut self) -> Reply {
         if self.status == "restarting" {
             self.restarts += 1;
         }
         let mounts = self.mounts.iter();
-        let mounts: Vec<Json> =
-            mounts.map(|(source, to)| json!({ "Type": "bind", "Source": source, "Destination": to })).collect();
+        let binds = self.made_of["HostConfig"]["Binds"].as_array();
+        let is_writable =
+            |to: &str| !binds.into_iter().flatten().any(|bind| bind.as_str().unwrap().ends_with(&format!(":{to}:ro")));
+        let mounts: Vec<Json> = mounts
+            .map(|(source, to)| json!({ "Type": "bind", "Source": source, "Destination": to, "RW": is_writable(to) }))
+            .collect();
+        // As a real one, it says what it made of a request that left this out.
+        let mut host_config = self.made_of["HostConfig"].clone();
+        if host_config["NetworkMode"].as_str().is_none_or(str::is_empty) {
+            host_config["NetworkMode"] = "bridge".into();
+        }
+        let network = host_config["NetworkMode"].as_str().unwrap().to_owned();
         found(&json!({
             "Id": self.id,
             "Name": format!("/{}", self.name),
             "RestartCount": self.restarts,
-            "Config": { "Image": self.made_of["Image"], "Labels": self.made_of["Labels"] },
+            "Config": { "Image": self.made_of["Image"], "Labels": self.made_of["Labels"], "Env": self.made_of["Env"] },
+            "HostConfig": host_config,
+            "NetworkSettings": { "Networks": { network: {} } },
             "Mounts": mounts,
             "State": { "Status": self.status, "ExitCode": self.exit_code, "Error": self.error },
         }))

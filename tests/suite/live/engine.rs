@@ -151,8 +151,8 @@ fn two_steps_that_want_different_things_of_one_are_refused_when_the_role_is_load
             "the key a of /p",
         ),
         (
-            "sysctl = { file = '/etc/sysctl.d/1.conf', set = { 'a.b' = '1' } }",
-            "sysctl = { file = '/etc/sysctl.d/2.conf', set = { 'a.b' = '2' } }",
+            "sysctl = { file = '1.conf', set = { 'a.b' = '1' } }",
+            "sysctl = { file = '2.conf', set = { 'a.b' = '2' } }",
             "a/b",
         ),
     ] {
