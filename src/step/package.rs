@@ -70,8 +70,14 @@ fn removals(host: &Host, lacking: &[(&str, String)]) -> Result<Option<String>> {
     if lacking.is_empty() || host.apt.may_remove.is_empty() {
         return Ok(None);
     }
-    let wanted: Vec<&str> = lacking.iter().map(|(name, _)| *name).collect();
-    if let Some(removed) = host.would_remove(&wanted)? {
+    let removed: Option<Vec<Vec<String>>> = lacking
+        .iter()
+        .map(|(name, _)| host.would_remove(&[name]).transpose())
+        .collect::<Option<Result<_>>>()
+        .transpose()?;
+    if let Some(removed) = removed {
+        let removed: BTreeSet<String> = removed.into_iter().flatten().collect();
+        let removed: Vec<&str> = removed.iter().map(String::as_str).collect();
         return Ok((!removed.is_empty())
             .then(|| format!("remove {}, which conflicts with them (apt.may_remove)", removed.join(" "))));
     }
@@ -190,12 +196,27 @@ fn verdict<'a>(needs: &[Need<'a>], policy: impl Fn(&str) -> Policy) -> Verdict<'
     Verdict::GoWithout(without)
 }
 
+/// Whether steps will have apt install anything, as far as that is known without asking it.
+///
+/// # Errors
+/// When dpkg cannot be asked.
+pub fn needs_apt(host: &Host, steps: &[Step]) -> Result<bool> {
+    let given_up = given_up(host, None)?;
+    for step in steps {
+        if !step.work().needs(host, &given_up)?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Before anything is changed: apt has a candidate for every package that will be installed, and lists for what a deb
-/// depends on. Sources of packages count as they will stand in /etc/apt.
+/// depends on. Sources of packages count as they will stand in /etc/apt. `records`: which optional packages no source has
+/// is kept for later runs.
 ///
 /// # Errors
 /// 69 when it has not, or cannot read its sources; 75 when its lists could not be had; 78 when a key does not fit.
-pub fn refuse_without_candidate(host: &Host, steps: &[Step]) -> Result<()> {
+pub fn refuse_without_candidate(host: &Host, steps: &[Step], records: bool) -> Result<()> {
     if !host.is_live() {
         return Ok(());
     }
@@ -209,7 +230,7 @@ pub fn refuse_without_candidate(host: &Host, steps: &[Step]) -> Result<()> {
         needs.extend(step.work().needs(host, &given_up)?);
     }
     if !needs.is_empty() {
-        let asked = ask_apt(host, &sources, &needs, &mut given_up);
+        let asked = ask_apt(host, &sources, &needs, &mut given_up, records);
         // What was looked up serves the installation, and nothing else.
         asked.or_else(|refusal| host.forget_candidates().and(Err(refusal)))?;
     }
@@ -219,7 +240,13 @@ pub fn refuse_without_candidate(host: &Host, steps: &[Step]) -> Result<()> {
 
 /// Adds to `given_up` what no source has. It is left out of later runs until a source changes; of this one alone if not
 /// every source could be asked.
-fn ask_apt(host: &Host, sources: &[Source], needs: &[Need<'_>], given_up: &mut Vec<String>) -> Result<()> {
+fn ask_apt(
+    host: &Host,
+    sources: &[Source],
+    needs: &[Need<'_>],
+    given_up: &mut Vec<String>,
+    records: bool,
+) -> Result<()> {
     refuse_without_https(host, sources)?;
     let name =
         |need: &Need<'_>| if let Need::Package { name, .. } = *need { Some(bare(name).to_owned()) } else { None };
@@ -249,7 +276,7 @@ fn ask_apt(host: &Host, sources: &[Source], needs: &[Need<'_>], given_up: &mut V
                     tracing::warn!("not every list of apt's sources could be had: {}", masked(&refused.lines));
                     Ok(())
                 }
-                None if is_new => {
+                None if is_new && records => {
                     let digest = digest_of_sources(host, Some(sources))?;
                     let text = format!("{digest}\n{}\n", given_up.join("\n"));
                     host.write(NO_CANDIDATE, text.as_bytes(), 0o644, Owner::ROOT)
@@ -271,16 +298,20 @@ fn refuse_removals(host: &Host, needs: &[Need<'_>], without: &[&str]) -> Result<
     if names.is_empty() {
         return Ok(());
     }
-    let removed = host.not_removable(&host.would_remove(&names)?.unwrap_or_default());
+    let removed = host.would_remove(&names)?.unwrap_or_default();
     if removed.is_empty() {
         return Ok(());
     }
-    // Those that ask for it, where one alone does.
+    // Those that ask for it, where one alone does. The answers are kept for the plan.
     let mut causes = Vec::new();
     for name in &names {
         if host.would_remove(&[name])?.unwrap_or_default().iter().any(|one| removed.contains(one)) {
             causes.push(*name);
         }
+    }
+    let removed = host.not_removable(&removed);
+    if removed.is_empty() {
+        return Ok(());
     }
     Err(conflict(ErrorKind::Unavailable, if causes.is_empty() { &names } else { &causes }, &removed.join(" ")))
 }

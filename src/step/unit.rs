@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::warm_pool::ENGINE;
 use super::{Change, Claim, Planned, RawKind, State, Work, hex};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::host::Host;
 use crate::host::fs::Owner;
 use crate::host::fs::look::EntryKind;
@@ -267,27 +267,43 @@ impl Unit {
         })
     }
 
-    /// A record of a start with the files as they are now, and how they stand to the start of the running unit.
+    /// A record of a start with the files as they are now, and how they stand to the start of the running unit; with
+    /// what earlier steps of a plan will write, how they will stand then.
     fn compare(&self, host: &Host, unit: &systemd::Unit, planned: &Planned) -> Result<(Record, Contents)> {
-        let mut digest = Sha256::new();
+        // A device in its place is as good as no file: the step that writes it replaces it, or says what is wrong.
+        let on_disk = |path: &String| match host.read(path) {
+            Err(error) if error.kind != ErrorKind::Interrupted => Ok(None),
+            read => read,
+        };
+        let digest = |planned: &Planned| -> Result<String> {
+            let mut digest = Sha256::new();
+            for path in &self.files {
+                let contents = planned.get(path).cloned().map_or_else(|| on_disk(path), |planned| Ok(Some(planned)))?;
+                digest.update(path);
+                digest.update([0, u8::from(contents.is_some())]);
+                digest.update(Sha256::digest(contents.unwrap_or_default()));
+            }
+            Ok(hex(&digest.finalize()))
+        };
         let mut stamps = BTreeMap::new();
         for path in &self.files {
-            let contents = host.read(path)?;
-            digest.update(path);
-            digest.update([0, u8::from(contents.is_some())]);
-            digest.update(Sha256::digest(contents.unwrap_or_default()));
             if let Some(entry) = host.entry(path)? {
                 stamps.insert(path.clone(), (entry.inode, entry.changed_ns));
             }
         }
-        let now = Record { invocation: invocation(unit), digest: hex(&digest.finalize()), stamps };
-        let contents = if self.files.iter().any(|path| planned.contains_key(path)) {
-            Contents::Planned
-        } else if self.files.is_empty() || reads(self.record(host)?.as_ref(), &now, unit, host.boot_time()?) {
-            Contents::Same
+        let record = self.record(host)?;
+        let now = Record { invocation: invocation(unit), digest: digest(&Planned::new())?, stamps };
+        let is_same = self.files.is_empty() || reads(record.as_ref(), &now, unit, host.boot_time()?);
+        if !self.files.iter().any(|path| planned.contains_key(path)) {
+            return Ok((now, if is_same { Contents::Same } else { Contents::Other }));
+        }
+        // What the unit was started with, if that is known.
+        let started_with = if is_same {
+            Some(&now.digest)
         } else {
-            Contents::Other
+            record.as_ref().filter(|record| record.invocation == now.invocation).map(|record| &record.digest)
         };
+        let contents = if started_with == Some(&digest(planned)?) { Contents::Same } else { Contents::Planned };
         Ok((now, contents))
     }
 

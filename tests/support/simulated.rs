@@ -166,8 +166,10 @@ impl Machine {
         report.role = "test".into();
         report.step_count = steps.len();
         let before = self.events().len();
-        let result =
-            engine::ask(&host, steps).and_then(|()| engine::refuse_online(&host, "test", steps)).and_then(|()| {
+        let result = engine::ask(&host, steps)
+            .and_then(|()| engine::refuse_online(&host, "test", steps))
+            .and_then(|()| engine::look(&host, "test", steps))
+            .and_then(|()| {
                 engine::begin(&host, steps)
                     .and_then(|()| engine::converge(&host, steps, &|_| false, &mut journal, &mut report, &silent()))
                     .and(host.forget_candidates())
@@ -182,6 +184,7 @@ impl Machine {
         report.role = "test".into();
         let result = engine::ask(&host, steps)
             .and_then(|()| engine::refuse(&host, "test", steps))
+            .and_then(|()| engine::plan_packages(&host, steps).map(|notice| report.notices.extend(notice)))
             .and_then(|()| engine::observe(&host, steps, &mut report, &silent()));
         Run { result, report, events: Vec::new() }
     }

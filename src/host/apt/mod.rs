@@ -76,6 +76,8 @@ pub(crate) struct Packages {
     known: RefCell<Option<BTreeMap<String, Installed>>>,
     candidates: RefCell<BTreeMap<String, Policy>>,
     without: RefCell<BTreeSet<String>>,
+    /// What apt would remove to install these.
+    removals: RefCell<BTreeMap<String, Vec<String>>>,
 }
 
 /// What apt's sources have of a package.
@@ -90,7 +92,17 @@ pub struct Policy {
 impl Host {
     /// Names packages that will be asked for, so that one question serves all.
     pub fn watch_packages<'a>(&self, names: impl Iterator<Item = &'a str>) {
-        self.packages.watched.borrow_mut().extend(names.map(str::to_owned));
+        for name in names {
+            self.watch_package(name);
+        }
+    }
+
+    /// What dpkg said until now is about fewer packages.
+    fn watch_package(&self, name: &str) {
+        if self.packages.watched.borrow_mut().insert(name.to_owned()) {
+            *self.packages.known.borrow_mut() = None;
+            *self.packages.asked.borrow_mut() = None;
+        }
     }
 
     /// Whether this machine has apt and dpkg.
@@ -106,10 +118,7 @@ impl Host {
     /// # Errors
     /// When dpkg cannot be asked.
     pub fn package(&self, name: &str) -> Result<Option<Installed>> {
-        if self.packages.watched.borrow_mut().insert(name.to_owned()) {
-            *self.packages.known.borrow_mut() = None;
-            *self.packages.asked.borrow_mut() = None;
-        }
+        self.watch_package(name);
         if self.packages.known.borrow().is_none() {
             let asked = self.packages.asked.take();
             let output = asked.map_or_else(|| self.start_asking_dpkg(), Ok)?.end()?;
@@ -188,8 +197,17 @@ impl Host {
     /// # Errors
     /// When apt cannot be run.
     pub fn would_remove(&self, wanted: &[&str]) -> Result<Option<Vec<String>>> {
+        let key = wanted.join(" ");
+        if let Some(known) = self.packages.removals.borrow().get(&key) {
+            return Ok(Some(known.clone()));
+        }
         let output = self.with_package_lock(|| self.simulate(&[], wanted))?;
-        Ok(output.status.success().then(|| complaint::removals(&output.stdout)))
+        if !output.status.success() {
+            return Ok(None);
+        }
+        let removals = complaint::removals(&output.stdout);
+        self.packages.removals.borrow_mut().insert(key, removals.clone());
+        Ok(Some(removals))
     }
 
     fn simulate(&self, more: &[&str], wanted: &[&str]) -> Result<Output> {
@@ -375,6 +393,7 @@ impl Host {
     fn forget_packages(&self) {
         *self.packages.known.borrow_mut() = None;
         *self.packages.asked.borrow_mut() = None;
+        self.packages.removals.borrow_mut().clear();
         self.forget_units();
     }
 

@@ -150,6 +150,26 @@ impl Host {
         place.map_err(|e| self.io_error("written", path, &e))
     }
 
+    /// Refuses a path at which nothing can be written, or nothing should be: before anything is changed.
+    ///
+    /// # Errors
+    /// When others may write to a directory on the way, or one is something else, or an attribute or a mount is in the way
+    /// of root, too. Whoever may not look there is not asked to.
+    pub fn refuse_unwritable(&self, path: &str) -> Result<()> {
+        let look = || -> std::io::Result<()> {
+            match self.walk(path, Walk::Check)? {
+                Some(place) if place.is_read_only()? => Err(ErrorKind::ReadOnlyFilesystem.into()),
+                _ => Ok(()),
+            }
+        };
+        match look() {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
+            looked => looked
+                .map_err(|e| self.io_error("written", path, &e))
+                .and_then(|()| self.obstacle(path).map_or(Ok(()), Err)),
+        }
+    }
+
     /// Puts a file with these contents, mode and owner at `path`, all at once: a
     /// reader sees the old one or the new one. A link in the last place is
     /// replaced, not followed. Directories on the way are made, 0755.

@@ -38,7 +38,11 @@ fn what_lacks_is_looked_up_and_installed_in_one_go() {
     let steps = machine.steps(&role("'jq', 'mesos=1.0', 'curl'"));
     let lines = ["install jq (is not installed)", "install mesos=1.0 (is not installed)"];
     assert_eq!(machine.plan(&steps).ends_well().lines(), lines);
-    assert_eq!(calls(&machine), [""; 0], "a plan asks apt nothing");
+    assert_eq!(
+        calls(&machine),
+        ["apt-get update", "apt-cache policy jq mesos"],
+        "a plan asks apt as a run does, and installs nothing"
+    );
     assert_eq!(machine.apply(&steps).ends_well().lines(), lines);
     assert_eq!(
         calls(&machine),
@@ -64,18 +68,22 @@ fn a_package_that_no_source_has_is_refused_before_anything_is_changed() {
     machine.offer("mesos", "1.1");
     let file = "[[step]]\nid = 'file'\nphase = 'bake'\nfile = { path = '/etc/x', content = 'x' }\n";
     for (names, what) in [("'mesos', 'jq'", "no source has the package jq"), ("'mesos=2'", "the package mesos=2")] {
-        let run = machine.apply(&machine.steps(&format!("{file}{}", role(names))));
-        let words = run.fails().to_string();
-        assert_eq!(run.fails().kind, Kind::Unavailable);
-        assert!(words.contains(what) && words.contains("check packages.base and apt.sources"), "{words}");
-        assert!(!machine.root.at("/etc/x").exists() && !machine.root.at("/var/cache/titus-bootstrap").exists());
-        assert!(calls(&machine).iter().all(|call| !call.contains("install")));
+        let steps = machine.steps(&format!("{file}{}", role(names)));
+        for run in [machine.plan(&steps), machine.apply(&steps)] {
+            let words = run.fails().to_string();
+            assert_eq!(run.fails().kind, Kind::Unavailable);
+            assert!(words.contains(what) && words.contains("check packages.base and apt.sources"), "{words}");
+            assert!(!machine.root.at("/etc/x").exists() && !machine.root.at("/var/cache/titus-bootstrap").exists());
+            assert!(calls(&machine).iter().all(|call| !call.contains("install")));
+        }
     }
     // A source that could not be asked may have it.
     machine.command("apt-get", "echo 'E: Failed to fetch http://x  Connection failed'; exit 100");
-    let run = machine.apply(&machine.steps(&role("'jq'")));
-    assert_eq!(run.fails().kind, Kind::TemporaryFailure);
-    assert!(run.fails().to_string().contains("Connection failed"), "{}", run.fails());
+    let steps = machine.steps(&role("'jq'"));
+    for run in [machine.plan(&steps), machine.apply(&steps)] {
+        assert_eq!(run.fails().kind, Kind::TemporaryFailure);
+        assert!(run.fails().to_string().contains("Connection failed"), "{}", run.fails());
+    }
 }
 
 #[test]
@@ -83,6 +91,13 @@ fn an_optional_package_that_no_source_has_is_not_asked_for_again_until_a_source_
     let machine = Machine::new();
     machine.offer("jq", "1.6");
     let steps = machine.steps(&optional("'jq', 'nobody'"));
+    // A plan says the same, and keeps nothing.
+    let (before, plan) = (machine.root.stamps(), machine.plan(&steps).ends_well());
+    assert_eq!(plan.lines(), ["install jq (is not installed)"]);
+    let kept = |path: &&String| !["/calls", "/run", "/var"].iter().any(|start| path.starts_with(start)) && *path != "/";
+    let after = machine.root.stamps();
+    assert!(after.keys().filter(kept).all(|path| before.get(path) == after.get(path)));
+    assert!(!machine.root.at("/var/lib/titus-bootstrap").exists());
     let run = machine.apply(&steps).ends_well();
     assert_eq!(run.lines(), ["install jq (is not installed)"]);
     let note = "not installed, since no source has it and only people use it: nobody";
