@@ -91,14 +91,24 @@ impl Attributes {
         if !host.may_chown() {
             return Ok(Owner::ROOT);
         }
-        let unknown = |what: &str, name: &str| Error::failed(format!("there is no {what} {name}"));
+        let unknown = |what: &str, database: &str, name: &str| {
+            Error::failed(format!("nobody knows the {what} {name}"))
+                .cause(format!("it is neither in /etc/{database} nor known to NSS (getent {database} {name})"))
+                .fix(format!("make it before ({what}add --system {name}), or name another one in the role file"))
+        };
         let uid = match self.owner.as_str() {
             "root" => 0,
-            name => host.user(name)?.ok_or_else(|| unknown("user", name))?.0,
+            name => match host.user(name)? {
+                Some((uid, _)) => uid,
+                None => host.nss_user(name)?.ok_or_else(|| unknown("user", "passwd", name))?.0,
+            },
         };
         let gid = match self.group.as_str() {
             "root" => 0,
-            name => host.group(name)?.ok_or_else(|| unknown("group", name))?.gid,
+            name => match host.group(name)? {
+                Some(group) => group.gid,
+                None => host.nss_group(name)?.ok_or_else(|| unknown("group", "group", name))?.gid,
+            },
         };
         Ok(Owner { uid, gid })
     }
