@@ -271,8 +271,8 @@ fn ask_apt(
             refuse_removals(host, needs, &new)?;
             given_up.extend(new.into_iter().map(str::to_owned));
             match refused {
-                // Whether a deb needs any of them, apt knows when it has it.
-                Some(refused) if needs.contains(&Need::Dependencies) => {
+                // One of them may have what only people use, or a later version; whether a deb needs any, apt knows then.
+                Some(refused) => {
                     tracing::warn!("not every list of apt's sources could be had: {}", masked(&refused.lines));
                     Ok(())
                 }
@@ -281,7 +281,7 @@ fn ask_apt(
                     let text = format!("{digest}\n{}\n", given_up.join("\n"));
                     host.write(NO_CANDIDATE, text.as_bytes(), 0o644, Owner::ROOT)
                 }
-                _ => Ok(()),
+                None => Ok(()),
             }
         }
     }

@@ -216,7 +216,7 @@ impl Host {
         let options = ["--simulate", "--yes", "--quiet", "--no-install-recommends"];
         let exact: &[&str] = if wanted.iter().any(|name| name.contains('=')) { &EXACT } else { &[] };
         let argv = [&["apt-get"], &private[..], &options, exact, more, &["install", "--"], wanted].concat();
-        self.run_command(&argv, &[], Patience::Ends, Duration::from_secs(120)).map(lists::as_installed)
+        lists::as_installed(self.run_command(&argv, &[], Patience::Ends, Duration::from_secs(120)))
     }
 
     /// Those of these packages that the setting does not let a run remove.
@@ -384,9 +384,9 @@ impl Host {
 
     /// Runs one command of apt or dpkg to its end.
     fn package_command(&self, argv: &[&str]) -> Result<Output> {
-        let output = self.run_command(argv, &self.package_environment(), Patience::Never, Duration::MAX)?;
+        let output = self.run_command(argv, &self.package_environment(), Patience::Never, Duration::MAX);
         self.forget_packages();
-        Ok(lists::as_installed(output))
+        lists::as_installed(output)
     }
 
     /// Forgets what dpkg and systemd said, after something that may have changed it.

@@ -133,8 +133,8 @@ fn open_named(path: &Path) -> std::io::Result<std::fs::File> {
 impl Host {
     /// The error of a change at `path` that the system refuses, with what is in its way.
     fn io_error(&self, what: &str, path: &str, error: &std::io::Error) -> Error {
-        let refused = [Errno::EPERM, Errno::EACCES, Errno::EROFS, Errno::EBUSY];
-        let may_be = error.raw_os_error().is_some_and(|code| refused.contains(&Errno::from_raw(code)));
+        let refusals = [ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem, ErrorKind::ResourceBusy];
+        let may_be = refusals.contains(&error.kind());
         let made = io_error(what, path, error);
         match self.obstacle(path).filter(|_| may_be) {
             Some(Error { cause, fix, .. }) => {
