@@ -6,7 +6,7 @@ use crate::SCHEMA_VERSION;
 use crate::error::{Error, Kind, Result};
 use crate::prepare::{self, Request};
 use crate::run;
-use crate::run::health::{Finding, ask};
+use crate::run::health::{Finding, ask, overridden};
 use crate::run::report::{Report, Reporter, StepReport, say, say_json};
 
 /// Asks all checks, and looks at every step.
@@ -31,19 +31,25 @@ pub fn run(request: &Request, reporter: Reporter) -> Result<u8> {
     }
     let mut failed = Vec::new();
     let mut reported = Vec::new();
-    for check in &checks {
-        let (word, text) = match check.question.with_registry(&host, ask(&host, &check.question)?)? {
+    let mut report = |id: &str, finding: Finding| {
+        let (word, text) = match finding {
             Finding::Good(text) => ("good", text),
             Finding::Warning(text) => ("warning", text),
             Finding::Bad(text) => {
-                failed.push(check.id.as_str());
+                failed.push(id.to_owned());
                 ("failed", text)
             }
         };
         if to_people {
-            say(&format!("{word:<8} {:<14} {text}\n", check.id));
+            say(&format!("{word:<8} {id:<14} {text}\n"));
         }
-        reported.push(json!({ "id": check.id, "state": word, "text": text }));
+        reported.push(json!({ "id": id, "state": word, "text": text }));
+    };
+    if let Some(finding) = overridden(&host, &prepared)? {
+        report("unit-files", finding);
+    }
+    for check in &checks {
+        report(&check.id, check.question.with_registry(&host, ask(&host, &check.question)?)?);
     }
     let mut report = Report::new("verify");
     let silent = Reporter { json: false, quiet: true, ..reporter };
@@ -66,7 +72,7 @@ pub fn run(request: &Request, reporter: Reporter) -> Result<u8> {
     seen?;
     let mut wrong = Vec::new();
     if !failed.is_empty() {
-        wrong.push(format!("{} of {} checks failed: {}", failed.len(), checks.len(), failed.join(", ")));
+        wrong.push(format!("{} of {} checks failed: {}", failed.len(), reported.len(), failed.join(", ")));
     }
     if !drift.is_empty() {
         let ids: Vec<&str> = drift.iter().map(|step| step.id.as_str()).collect();

@@ -23,6 +23,7 @@ pub mod trust;
 pub mod wait;
 
 use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -56,6 +57,8 @@ pub struct Host {
     pub(crate) downloads: download::Downloads,
     /// Directories that containers write, as the role's steps say: see `fs::door`.
     pub(crate) shared: RefCell<Vec<String>>,
+    /// What this process wrote, by its path: the SHA-256 of the contents.
+    pub(crate) written: RefCell<BTreeMap<String, Vec<u8>>>,
     /// The state of units, asked once for all.
     pub(crate) units: systemd::Units,
     /// What dpkg said of the packages, asked once for all.
@@ -75,6 +78,8 @@ pub struct Deadlines {
     pub unit: Duration,
     /// For a port or an address to answer.
     pub wait: Duration,
+    /// How long a unit that a run started must have stayed up before the run ends.
+    pub settle: Duration,
 }
 
 /// What can be brought in the background.
@@ -92,9 +97,9 @@ pub enum Fetch {
 }
 
 impl Deadlines {
-    /// The same for all.
+    /// The same for all that is waited for; units need not stay up.
     pub fn all(limit: Duration) -> Deadlines {
-        Deadlines { apt_lock: limit, download: limit, pull: limit, unit: limit, wait: limit }
+        Deadlines { apt_lock: limit, download: limit, pull: limit, unit: limit, wait: limit, settle: Duration::ZERO }
     }
 }
 
@@ -159,6 +164,7 @@ impl Host {
             pulls: docker::pull::Pulls::default(),
             downloads: download::Downloads::default(),
             shared: RefCell::default(),
+            written: RefCell::default(),
             units: systemd::Units::default(),
             packages: apt::Packages::default(),
         }

@@ -364,6 +364,7 @@ impl Role {
                 steps.push(step);
             }
         }
+        crate::step::name_units(&mut steps);
         Ok(steps)
     }
 

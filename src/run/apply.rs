@@ -148,7 +148,7 @@ impl Run<'_> {
         }
         let role = Layers::read(self.request, host)
             .and_then(|layers| layers.merged(None))
-            .and_then(|merged| detect::role(self.request.role(), &merged, None));
+            .and_then(|merged| detect::role(self.request.role(), &merged, None, None));
         role.err().filter(|other| other.kind == Kind::NoRole).unwrap_or(error)
     }
 
@@ -241,7 +241,7 @@ fn notice_of_next_boot(
             "{BOOT_UNIT} is not enabled: after a reboot the role's services wait until titus-bootstrap is run again"
         )));
     }
-    let is_known = options.save || detect::role(None, &prepared.merged, Some(&prepared.facts)).is_ok();
+    let is_known = options.save || detect::role(None, &prepared.merged, Some(&prepared.facts), None).is_ok();
     Ok((!is_known && request.role().is_some()).then(|| {
         "the next boot will not know this role, and the role's services will wait for it: keep it with --save"
             .to_owned()

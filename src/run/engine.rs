@@ -95,6 +95,9 @@ pub fn converge(
     }
     failpoint();
     host.reload_units_if_noted()?;
+    for (n, step) in done.iter().enumerate() {
+        step.work().stays(host).map_err(|error| failure(host, error, journal, report, n, steps))?;
+    }
     if journal.is_open() {
         for (n, step) in done.iter().enumerate() {
             if let Err(error) = look_again(host, &done, n, report) {
@@ -215,9 +218,16 @@ fn converge_step(
     let after = step.observe(host, &nothing)?;
     match &after {
         State::Changes(left) => {
-            return Err(Error::failed("did not converge")
-                .cause(format!("still to do: {}", told(left)))
-                .fix("something else may have changed it back: see `titus-bootstrap plan`, and run it again"));
+            let changed = host.changed_since_written(&step.work().paths())?;
+            let fix = if changed.is_empty() {
+                "`titus-bootstrap plan` shows what is left; fix its cause and run titus-bootstrap again".to_owned()
+            } else {
+                let changed = changed.join(", ");
+                format!(
+                    "something else changed {changed} after this run wrote it: stop that, and run titus-bootstrap again"
+                )
+            };
+            return Err(Error::failed("did not converge").cause(format!("still to do: {}", told(left))).fix(fix));
         }
         State::Blocked(why) | State::Waits(why) => return Err(Error::failed("did not converge").cause(why)),
         State::InSync(_) | State::AfterReboot(_) | State::Deferred(_) => {}
@@ -254,7 +264,8 @@ pub fn ask(host: &Host, steps: &[Step]) -> Result<()> {
 /// # Errors
 /// The first refusal.
 pub fn refuse(host: &Host, role: &str, steps: &[Step]) -> Result<()> {
-    refuse_each(role, steps, |step| step.work().refuse(host))
+    refuse_each(role, steps, |step| step.work().refuse(host))?;
+    step::refuse_overridden(host, steps).map_err(|error| error.at(role))
 }
 
 /// The same, and what only the network shows: for a run that is about to change the machine.

@@ -527,6 +527,96 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_at_the_edge_of_its_range_is_taken_and_what_is_beyond_is_refused() {
+        let discover = |group: &str, expected: u32| {
+            format!("{group}.discover = {{ tag = 'a', value = 'b', expected = {expected} }}")
+        };
+        for (line, words) in [
+            ("timeouts.wait = '7d'".to_owned(), None),
+            ("timeouts.wait = '167h 59m 59s'".into(), None),
+            ("timeouts.wait = '7d 1s'".into(), Some("\"7d 1s\" is longer than a week")),
+            ("timeouts.wait = '8d'".into(), Some("longer than a week")),
+            ("timeouts.wait = '0s'".into(), None),
+            ("timeouts.wait = '-1s'".into(), Some("is not a length of time")),
+            ("timeouts.wait = '90'".into(), Some("is not a length of time")),
+            (discover("zookeeper", 1), None),
+            (discover("zookeeper", 255), None),
+            (discover("zookeeper", 256), Some("a number from 1 to 255")),
+            (discover("zookeeper", 0), Some("a number from 1 to 255")),
+            (discover("mesos", 3), None),
+            (discover("mesos", 256), Some("a number from 1 to 255")),
+            (discover("master", 1), None),
+            (discover("master", 3), Some("there is one address")),
+        ] {
+            let read = Layer::parse(file("x"), &line).and_then(|layer| merged(&[layer]).settings());
+            let refused = read.err().map(|error| error.to_string());
+            let as_expected = match (&refused, words) {
+                (None, None) => true,
+                (Some(error), Some(words)) => error.contains(words),
+                _ => false,
+            };
+            assert!(as_expected, "{line}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn what_prereqs_is_short_for_comes_from_where_that_stands() {
+        let one = "prereqs = '10.0.0.1'";
+        let first_line = |flag: &str| Layer::first_line(None, &[flag.to_owned()]).unwrap().remove(0);
+        for (layer, source) in [
+            (Layer::parse(file("x"), one).unwrap(), "prereqs in x"),
+            (Layer::parse(Source::UserData, one).unwrap(), "prereqs in user data"),
+            (Layer::parse(Source::Tag("titus:other".into()), one).unwrap(), "prereqs in tag titus:other"),
+            (Layer::parse(Source::Set("other".into()), one).unwrap(), "prereqs in --set other"),
+            // Where the name alone leads to it, the source says so already.
+            (Layer::parse(Source::Tag("titus:prereqs".into()), one).unwrap(), "tag titus:prereqs"),
+            (Layer::assignment("prereqs=10.0.0.1").unwrap(), "--set prereqs"),
+            (first_line("prereqs=10.0.0.1"), "first line of user data: --set prereqs"),
+        ] {
+            let merged = merged(&[layer]);
+            for key in ["zookeeper.servers", "mesos.masters"] {
+                assert_eq!(merged.source(key).unwrap().to_string(), source, "{key}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_run_was_given_is_handed_down_without_the_defaults() {
+        use std::os::unix::fs::MetadataExt;
+        let (directory, host) = Host::temporary();
+        let mut given = Merged::default();
+        for layer in [
+            Layer::built_in().unwrap(),
+            Layer::parse(Source::Role("agent".into()), "agent.port = 7101\nagent.asg = 'of-role'").unwrap(),
+            Layer::parse(file("x"), "stack = 'one'\nagent.asg = 'a'").unwrap(),
+            Layer::parse(Source::Tag("titus:prereqs".into()), "prereqs = '10.0.0.1'").unwrap(),
+        ] {
+            given.add(&layer);
+        }
+        given.hand_down(&host, "agent").unwrap();
+        let last = Layer::of_last_run(&host).unwrap().unwrap();
+        let expected: Table = toml::from_str(
+            "role = 'agent'\nstack = 'one'\nprereqs = '10.0.0.1'\nagent.asg = 'a'\n\
+             zookeeper.servers = ['10.0.0.1:2181']\nmesos.masters = ['10.0.0.1:5050']",
+        )
+        .unwrap();
+        assert_eq!(last.table, expected);
+        let path = directory.path().join(OF_LAST_RUN.trim_start_matches('/'));
+        let look = || {
+            let data = std::fs::metadata(&path).unwrap();
+            (data.ino(), data.mode() & 0o777)
+        };
+        let before = look();
+        assert_eq!(before.1, 0o600);
+        // The same once more is not written; for another role it is.
+        given.hand_down(&host, "agent").unwrap();
+        assert_eq!(look(), before);
+        given.hand_down(&host, "master").unwrap();
+        let role = Layer::of_last_run(&host).unwrap().unwrap().table["role"].clone();
+        assert_eq!(role.as_str(), Some("master"));
+    }
+
     proptest::proptest! {
         #[test]
         fn no_text_panics(text in "\\PC{0,200}") {

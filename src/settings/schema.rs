@@ -425,6 +425,9 @@ pub struct Timeouts {
     pub wait: Option<Timeout>,
 }
 
+/// A service with a wrong setting or a missing file ends well before.
+const SETTLE: Duration = Duration::from_secs(3);
+
 impl Timeouts {
     /// The same, as the host takes them.
     pub fn deadlines(&self) -> Deadlines {
@@ -434,6 +437,7 @@ impl Timeouts {
             pull: length(self.pull),
             unit: length(self.unit),
             wait: length(self.wait),
+            settle: SETTLE,
         }
     }
 

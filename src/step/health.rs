@@ -179,13 +179,24 @@ impl Question {
 fn unit(host: &Host, name: &str) -> Result<Finding> {
     let unit = host.unit(name)?;
     let text = format!("{name} is {} ({})", unit.active, unit.sub);
-    if !unit.is_active() {
-        return Ok(Finding::Bad(format!("{text}\n{}", host.unit_journal(name))));
+    if !unit.is_active() || unit.is_just_restarted(host.deadlines.settle) {
+        return Ok(Finding::Bad(host.unit_words(name)));
+    }
+    // It runs, but would not start again as it should.
+    if let Some(mask) = host.masks_of(name)?.first() {
+        return Ok(Finding::Bad(format!("{text}, and {mask} masks it: systemctl unmask {name}, or rm {mask}")));
+    }
+    if ["bad-setting", "error"].contains(&unit.load.as_str()) {
+        return Ok(Finding::Bad(format!("{text}, and systemd cannot load it: systemd-analyze verify {name}")));
+    }
+    if unit.needs_reload {
+        let fix = "systemctl daemon-reload, or run titus-bootstrap";
+        return Ok(Finding::Bad(format!("{text}, and its files changed since systemd read them: {fix}")));
     }
     let Some(service) = service_of(name) else { return Ok(Finding::Good(text)) };
     Ok(match host.unit(&service)?.active {
         Active::Failed => {
-            Finding::Bad(format!("{text}, and {service} failed last time\n{}", host.unit_journal(&service)))
+            Finding::Bad(format!("{text}, and {service} failed last time\n{}", host.unit_words(&service)))
         }
         _ => Finding::Good(text),
     })

@@ -30,6 +30,8 @@ use crate::template::Renderer;
 
 pub use deb::check as check_settings;
 pub use package::{needs_apt, refuse_without_candidate};
+pub use unit::refuse_overridden;
+pub use wait::name_units;
 
 /// When a step's work is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -238,6 +240,14 @@ pub trait Work: std::fmt::Debug {
         false
     }
 
+    /// Looks, at the end of a run, whether what it started stays up.
+    ///
+    /// # Errors
+    /// When it does not.
+    fn stays(&self, _host: &Host) -> Result<()> {
+        Ok(())
+    }
+
     /// Paths that the step writes, so that what a killed run left beside them can be swept.
     fn paths(&self) -> Vec<String> {
         Vec::new()
@@ -403,7 +413,7 @@ kinds! {
     /// Kernel parameters are in a drop-in, and in the running kernel.
     sysctl: Sysctl(sysctl::Sysctl) = |raw, at| raw.resolve(at.renderer);
     /// A service answers.
-    wait: Wait(wait::Wait) = |raw, at| raw.resolve(at.renderer);
+    wait: Wait(wait::Awaited) = |raw, at| raw.resolve(at.renderer).map(wait::Awaited::from);
     /// Titus instance groups are Active.
     instance_group: InstanceGroup(instance_group::InstanceGroups) = |raw, at| raw.resolve(at.renderer);
 }

@@ -5,19 +5,21 @@
 //! processes of which it speaks.
 
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::warm_pool::ENGINE;
-use super::{Change, Claim, Planned, RawKind, State, Work, hex};
-use crate::error::{Error, Kind as ErrorKind, Result};
+use super::{Change, Claim, Contents as Written, Kind, Planned, RawKind, State, Step, Work, hex};
+use crate::error::{self, Error, Result};
 use crate::host::Host;
 use crate::host::fs::Owner;
 use crate::host::fs::look::EntryKind;
+use crate::host::systemd::in_force::{self, UnitFile, Winner, concerns, same_path};
 use crate::host::systemd::unit_files::{is_mask, mask_path};
 use crate::host::systemd::{self, Active, Job};
+use crate::host::wait::Deadline;
 use crate::template::{Renderer, Templated};
 
 /// As a role file has it.
@@ -50,8 +52,13 @@ pub struct Unit {
     active: bool,
     if_present: bool,
     files: Vec<String>,
+    /// Those of its unit files and drop-ins that earlier steps write.
+    own: Vec<String>,
     restart_costs: Option<String>,
 }
+
+/// How often a unit that is being started is looked at.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A start that we have seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +67,9 @@ struct Record {
     digest: String,
     /// Inode and ctime of each file: while they are the same, nobody has touched it.
     stamps: BTreeMap<String, (u64, i128)>,
+    /// The same of all that systemd reads for the unit, whoever wrote it, and of the directories of its drop-ins.
+    #[serde(default)]
+    unit_files: BTreeMap<String, (u64, i128)>,
 }
 
 /// One thing that a unit needs.
@@ -75,6 +85,8 @@ enum Due {
     Unmask(String),
     Enable,
     Disable,
+    /// Have systemd read its files, which someone changed.
+    Reload,
     /// Start it; what it is now.
     Start(Active),
     Restart(Contents),
@@ -103,16 +115,17 @@ fn mask_due(place: Option<&EntryKind>, links: Vec<String>, has_processes: bool) 
     stop.into_iter().chain(links.into_iter().map(Due::Unlink)).chain(mask).collect()
 }
 
-/// What is due of the mask and the enablement of any other unit. `lacks_links`: one of its section [Install] is not
+/// What is due of the masks and the enablement of any other unit. `lacks_links`: one of its section [Install] is not
 /// there; `is_linked`: one that enables it is.
-fn enablement_due(unit: &Unit, mask: Option<String>, lacks_links: bool, is_linked: bool) -> Vec<Due> {
-    let unmask = mask.filter(|_| unit.active || unit.enabled == Some(true)).map(Due::Unmask);
+fn enablement_due(unit: &Unit, masks: Vec<String>, lacks_links: bool, is_linked: bool) -> Vec<Due> {
+    let is_wanted = unit.active || unit.enabled == Some(true);
+    let unmask = masks.into_iter().filter(|_| is_wanted).map(Due::Unmask);
     let enablement = match unit.enabled {
         Some(true) if lacks_links => Some(Due::Enable),
         Some(false) if is_linked => Some(Due::Disable),
         _ => None,
     };
-    unmask.into_iter().chain(enablement).collect()
+    unmask.chain(enablement).collect()
 }
 
 /// What is due of a unit's processes.
@@ -132,7 +145,7 @@ fn reads(record: Option<&Record>, now: &Record, unit: &systemd::Unit, booted: Op
             return record.digest == now.digest;
         }
         // Started by someone else since. Untouched files are what it read, whatever clocks say.
-        if record.digest == now.digest && record.stamps == now.stamps {
+        if record.digest == now.digest && record.stamps == now.stamps && record.unit_files == now.unit_files {
             return true;
         }
     }
@@ -149,7 +162,9 @@ fn reads(record: Option<&Record>, now: &Record, unit: &systemd::Unit, booted: Op
     // boot does not count. Set back, it puts the boot earlier, and fewer files are older.
     let booted = booted.and_then(since_1970).filter(|booted| *booted < started + SECOND);
     let is_older = |changed: i128| changed + SECOND <= started || booted.is_some_and(|booted| changed < booted);
-    now.stamps.values().all(|(_, changed)| is_older(*changed))
+    // Of a unit that no run has seen yet, what others wrote for it is theirs.
+    let unit_files = now.unit_files.values().filter(|_| record.is_some());
+    now.stamps.values().chain(unit_files).all(|(_, changed)| is_older(*changed))
 }
 
 /// The service that a timer starts.
@@ -174,6 +189,7 @@ impl Raw {
             return Err(Error::config(format!("{name}: a masked unit is neither enabled nor active")));
         }
         Ok(Unit {
+            own: files.values().filter(|path| concerns(&name, path)).cloned().collect(),
             name,
             enabled: self.enabled.as_ref().map(|enabled| enabled.get(renderer)).transpose()?,
             masked: self.masked,
@@ -187,6 +203,16 @@ impl Raw {
 }
 
 impl Unit {
+    /// Whether it need not be there, and is not.
+    fn is_absent(&self, host: &Host) -> Result<bool> {
+        Ok(self.if_present && host.unit_file(&self.name)?.is_none())
+    }
+
+    /// Its name, if it is to be active.
+    pub(super) fn started(&self) -> Option<&str> {
+        self.active.then_some(self.name.as_str())
+    }
+
     fn record_path(&self) -> String {
         format!("/run/titus-bootstrap/units/{}", self.name)
     }
@@ -208,7 +234,8 @@ impl Unit {
         if !self.masked {
             let lacks_links = self.enabled == Some(true) && !host.lacking_links(name, false, planned)?.is_empty();
             let is_linked = self.enabled == Some(false) && !host.links_that_enable(name)?.is_empty();
-            return Ok(enablement_due(self, host.mask_of(name)?, lacks_links, is_linked));
+            let masks = host.masks_of(name)?.into_iter().filter(|path| !planned.contains_key(path)).collect();
+            return Ok(enablement_due(self, masks, lacks_links, is_linked));
         }
         let links = host.links_that_enable(name)?;
         let place = host.entry(&mask_path(name))?.map(|entry| entry.kind);
@@ -232,15 +259,11 @@ impl Unit {
             }
             Due::Enable => host.enable_unit(name),
             Due::Disable => host.links_that_enable(name)?.iter().try_for_each(|path| host.remove(path)),
-            Due::Start(now) => {
-                // Earlier starts may have been too many: that was with what the files had then.
-                if *now == Active::Failed {
-                    host.change_unit(Job::ResetFailed(name))?;
-                }
-                host.change_unit(Job::Start(name))
-            }
-            Due::Restart(_) => host.change_unit(Job::Restart(name)),
-            Due::StartAgain(service) => host.change_unit(Job::Start(service)),
+            // Done before any start: see `converge`.
+            Due::Reload => Ok(()),
+            Due::Start(_) => start(host, Job::Start(name)),
+            Due::Restart(_) => start(host, Job::Restart(name)),
+            Due::StartAgain(service) => start(host, Job::Start(service)),
         }
     }
 
@@ -254,6 +277,7 @@ impl Unit {
             Due::Unmask(path) => format!("unmask {name} (remove {path})"),
             Due::Enable => format!("enable {name}"),
             Due::Disable => format!("disable {name}"),
+            Due::Reload => format!("daemon-reload (files of {name} changed since systemd read them)"),
             Due::Start(now) => format!("start {name} (it is {now})"),
             Due::StartAgain(service) => format!("start {service}, which {name} starts and which failed last time"),
             Due::Restart(contents) => {
@@ -272,7 +296,7 @@ impl Unit {
     fn compare(&self, host: &Host, unit: &systemd::Unit, planned: &Planned) -> Result<(Record, Contents)> {
         // A device in its place is as good as no file: the step that writes it replaces it, or says what is wrong.
         let on_disk = |path: &String| match host.read(path) {
-            Err(error) if error.kind != ErrorKind::Interrupted => Ok(None),
+            Err(error) if error.kind != error::Kind::Interrupted => Ok(None),
             read => read,
         };
         let digest = |planned: &Planned| -> Result<String> {
@@ -291,8 +315,15 @@ impl Unit {
                 stamps.insert(path.clone(), (entry.inode, entry.changed_ns));
             }
         }
+        let mut unit_files = BTreeMap::new();
+        let files = host.unit_files(&self.name, &Planned::new())?.into_iter().map(|file| file.path);
+        for path in files.chain(host.drop_in_directories(&self.name, &Planned::new())?) {
+            if let Some(entry) = host.entry(&path)? {
+                unit_files.insert(path, (entry.inode, entry.changed_ns));
+            }
+        }
         let record = self.record(host)?;
-        let now = Record { invocation: invocation(unit), digest: digest(&Planned::new())?, stamps };
+        let now = Record { invocation: invocation(unit), digest: digest(&Planned::new())?, stamps, unit_files };
         let is_same = self.files.is_empty() || reads(record.as_ref(), &now, unit, host.boot_time()?);
         if !self.files.iter().any(|path| planned.contains_key(path)) {
             return Ok((now, if is_same { Contents::Same } else { Contents::Other }));
@@ -307,6 +338,66 @@ impl Unit {
         Ok((now, contents))
     }
 
+    /// Files of others that win over the unit files that earlier steps write, and only tune the unit.
+    ///
+    /// # Errors
+    /// When one of them decides what the unit runs; and when systemd cannot load the unit for another reason. Only who
+    /// wrote that can fix it.
+    fn tuned(&self, host: &Host, own: &[String], planned: &Planned) -> Result<Vec<Winner>> {
+        let name = &self.name;
+        if self.masked || own.is_empty() {
+            return Ok(Vec::new());
+        }
+        let files = host.unit_files(name, planned)?;
+        let mut missing = Vec::new();
+        for path in own.iter().filter(|own| !files.iter().any(|file| same_path(&file.path, own))) {
+            let text = match planned.get(path) {
+                Some(contents) => String::from_utf8_lossy(contents).into_owned(),
+                None => host.read_text(path)?.unwrap_or_default(),
+            };
+            if !text.is_empty() {
+                missing.push(UnitFile { path: path.clone(), text });
+            }
+        }
+        let (tuning, deciding): (Vec<_>, Vec<_>) =
+            in_force::winners(&files, own, &missing).into_iter().partition(|winner| winner.is_tuning);
+        deciding.first().map_or(Ok(tuning), |winner| Err(refusal(name, winner)))
+    }
+
+    /// Refuses a unit that systemd cannot load, whatever a run changes.
+    fn refuse_unloadable(&self, host: &Host, unit: &systemd::Unit) -> Result<()> {
+        let name = &self.name;
+        if !["bad-setting", "error"].contains(&unit.load.as_str()) {
+            return Ok(());
+        }
+        let files: Vec<_> = host.unit_files(name, &Planned::new())?.into_iter().map(|file| file.path).collect();
+        Err(Error::unavailable(format!("systemd cannot load {name}: {}", unit.load))
+            .cause(format!("one of its files has what systemd refuses: {}", files.join(", ")))
+            .fix(format!("`systemd-analyze verify {name}` names the line: correct it, then `systemctl daemon-reload`")))
+    }
+
+    /// Waits while systemd is about to start the unit again, or starts it.
+    fn await_up(&self, host: &Host) -> Result<systemd::Unit> {
+        let mut deadline = Deadline::new(format!("{} to stay up", self.name), host.deadlines.unit);
+        loop {
+            let unit = host.unit(&self.name)?;
+            if !unit.is_restarting() && !unit.is_starting() {
+                return Ok(unit);
+            }
+            if !deadline.pause(LOOK)? {
+                return Err(self.does_not_stay_up(host, &deadline.waited()));
+            }
+            host.forget_units();
+        }
+    }
+
+    fn does_not_stay_up(&self, host: &Host, what: &str) -> Error {
+        let name = &self.name;
+        Error::failed(format!("{name} does not stay up: {what}"))
+            .cause(host.unit_words(name))
+            .fix(format!("journalctl --unit={name} has all of its words; fix the cause and run titus-bootstrap again"))
+    }
+
     fn record(&self, host: &Host) -> Result<Option<Record>> {
         // One that cannot be read proves nothing, and is as good as none.
         Ok(host.read(&self.record_path())?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
@@ -316,6 +407,71 @@ impl Unit {
         let text = serde_json::to_vec(record).map_err(|e| Error::failed("a record cannot be written").cause(e))?;
         host.write(&self.record_path(), &text, 0o644, Owner::ROOT)
     }
+}
+
+/// Starts or restarts a unit. One that ends at once, and that systemd is about to start again, is no failure yet.
+fn start(host: &Host, job: Job<'_>) -> Result<()> {
+    let (Job::Start(name) | Job::Restart(name)) = job else { return host.change_unit(job) };
+    // Earlier starts may have been too many: that was with what the files had then.
+    let reset = |unit: &systemd::Unit| unit.active == Active::Failed || unit.is_at_start_limit();
+    let is_reset = reset(&host.unit(name)?);
+    if is_reset {
+        host.change_unit(Job::ResetFailed(name))?;
+    }
+    let Err(error) = host.change_unit(job) else { return Ok(()) };
+    if error.kind == error::Kind::Interrupted {
+        return Err(error);
+    }
+    let unit = host.unit(name)?;
+    if unit.is_at_start_limit() && !is_reset {
+        host.change_unit(Job::ResetFailed(name))?;
+        return host.change_unit(Job::Start(name));
+    }
+    if unit.is_restarting() { Ok(()) } else { Err(error) }
+}
+
+/// The refusal of a file of others that decides what a unit runs.
+fn refusal(unit: &str, winner: &Winner) -> Error {
+    let Winner { path, line, loser, words, .. } = winner;
+    let directory = ["/usr/lib/", "/lib/"].iter().find(|prefix| path.starts_with(**prefix));
+    let fix = match (line, directory) {
+        (Some(_), Some(_)) => {
+            let file = path.rsplit_once('/').map_or(path.as_str(), |(_, file)| file);
+            let mask = format!("/etc/systemd/system/{unit}.d/{file}");
+            format!(
+                "it is a package's; hide it from this unit: mkdir -p /etc/systemd/system/{unit}.d; ln -s /dev/null {mask}"
+            )
+        }
+        (Some(line), None) => format!("rm {path}\nor take line {line} out of it"),
+        (None, _) => format!("rm {path}\nif you need it, keep a copy elsewhere"),
+    };
+    Error::unavailable(format!("{unit}: {} wins over {loser}", winner.place()))
+        .cause(crate::secrets::masked(words))
+        .fix(format!("{fix}\nthen run titus-bootstrap again"))
+}
+
+/// Refuses files of others that win over the unit files and drop-ins of these steps, before any of them is written.
+///
+/// # Errors
+/// 69, with the file, its line, and what to do.
+pub fn refuse_overridden(host: &Host, steps: &[Step]) -> Result<()> {
+    let written = steps.iter().filter_map(|step| match step.work().written() {
+        Some((path, Written::Text(text))) => Some((path.to_owned(), text.into_bytes())),
+        _ => None,
+    });
+    let planned: Planned = written.collect();
+    for step in steps {
+        let Kind::Unit(unit) = &step.kind else { continue };
+        let of_unit: Planned = planned
+            .iter()
+            .filter(|(path, _)| concerns(&unit.name, path))
+            .map(|(p, c)| (p.clone(), c.clone()))
+            .collect();
+        let own: Vec<String> =
+            of_unit.iter().filter(|(_, text)| !text.is_empty()).map(|(path, _)| path.clone()).collect();
+        unit.tuned(host, &own, &of_unit).map_err(|error| error.at(&step.id))?;
+    }
+    Ok(())
 }
 
 impl RawKind for Raw {
@@ -346,7 +502,7 @@ impl Work for Unit {
         let name = &self.name;
         let is_there = || -> Result<bool> {
             let is_planned = planned.keys().any(|path| path.ends_with(&format!("/{name}")));
-            Ok(is_planned || host.unit_file(name)?.is_some() || host.mask_of(name)?.is_some())
+            Ok(is_planned || host.unit_file(name)?.is_some() || !host.masks_of(name)?.is_empty())
         };
         if !self.masked && !is_there()? {
             if self.if_present && host.is_live() {
@@ -364,13 +520,31 @@ impl Work for Unit {
             });
         }
         let mut due = self.files_due(host, planned)?;
+        let tuned = self.tuned(host, &self.own, planned)?;
         if host.is_live() && self.is_asked_for() {
             let unit = host.unit(name)?;
+            let is_planned = planned.keys().any(|path| concerns(name, path));
+            // What a run of ours changed is read before its end.
+            let is_read = !is_planned && !host.is_reload_noted()?;
+            // Of one that it cannot load, systemd always says that it needs a reload.
+            if is_read && due.is_empty() {
+                self.refuse_unloadable(host, &unit)?;
+            }
+            due.extend((is_read && unit.needs_reload).then_some(Due::Reload));
+            // It ended since this run started it, and systemd starts it again: the end of the run looks whether it stays.
+            if host.started_by_us(name).is_some() && (unit.is_restarting() || unit.is_starting()) {
+                return Ok(State::from_changes(due.iter().map(|due| self.change(due)).collect()));
+            }
             let (_, contents) = self.compare(host, &unit, planned)?;
             due.extend(running_due(self.active, &unit, contents));
             due.extend(self.failed_service(host)?);
         } else if due.is_empty() && self.active {
             return Ok(State::Deferred(format!("{name} is not started below --root")));
+        }
+        if due.is_empty() && !tuned.is_empty() {
+            let places: Vec<String> =
+                tuned.iter().map(|winner| format!("{} ({})", winner.place(), winner.words)).collect();
+            return Ok(State::InSync(Some(format!("tuned by {}", places.join("; ")))));
         }
         Ok(State::from_changes(due.iter().map(|due| self.change(due)).collect()))
     }
@@ -383,6 +557,7 @@ impl Work for Unit {
         }
         host.reload_units_for(name)?;
         let mut unit = host.unit(name)?;
+        self.refuse_unloadable(host, &unit)?;
         // At boot it may be starting, with what its files were before this run: its end tells.
         if self.active && unit.is_starting() {
             host.change_unit(Job::Start(name))?;
@@ -397,7 +572,12 @@ impl Work for Unit {
         let Some(due) = running_due(self.active, &unit, contents) else { return Ok(()) };
         tracing::info!("{}", self.change(&due).line);
         self.settle(host, &due)?;
-        let started = host.unit(name)?;
+        let started = self.await_up(host)?;
+        if self.active && !started.is_active() {
+            let left = running_due(true, &started, Contents::Same).map(|due| self.change(&due).line);
+            return Err(self.does_not_stay_up(host, &format!("still to do: {}", left.unwrap_or_default())));
+        }
+        host.up_for(name, &invocation(&started));
         if self.files.is_empty() || !started.is_active() {
             return Ok(());
         }
@@ -427,6 +607,33 @@ impl Work for Unit {
             self.write_record(host, &now)?;
         }
         Ok(())
+    }
+
+    /// A unit that was active when it was looked at may end a moment later, and systemd may start it again.
+    fn stays(&self, host: &Host) -> Result<()> {
+        let name = &self.name;
+        let is_new = || -> Result<bool> {
+            Ok(host.started_by_us(name).is_some() || host.unit(name)?.is_just_restarted(host.deadlines.settle))
+        };
+        if !self.active || !host.has_systemd()? || self.is_absent(host)? || !is_new()? {
+            return Ok(());
+        }
+        // Only processes end by themselves.
+        let settle = if name.ends_with(".service") { host.deadlines.settle } else { Duration::ZERO };
+        let mut deadline = Deadline::new(format!("{name} to stay up"), host.deadlines.unit.max(settle));
+        loop {
+            host.forget_units();
+            let unit = host.unit(name)?;
+            if unit.is_active() && host.up_for(name, &invocation(&unit)) >= settle {
+                return Ok(());
+            }
+            if !unit.is_active() && !unit.is_under_way() {
+                return Err(self.does_not_stay_up(host, "it has ended"));
+            }
+            if !deadline.pause(LOOK)? {
+                return Err(self.does_not_stay_up(host, &deadline.waited()));
+            }
+        }
     }
 
     fn put_off(&mut self) -> bool {
@@ -497,7 +704,8 @@ mod tests {
     /// A record of one file that changed at this millisecond.
     fn record(invocation: &str, digest: &str, changed_ms: u64) -> Record {
         let stamp = (1, i128::from(changed_ms) * 1_000_000);
-        Record { invocation: invocation.into(), digest: digest.into(), stamps: [("/etc/f".to_owned(), stamp)].into() }
+        let stamps = [("/etc/f".to_owned(), stamp)].into();
+        Record { invocation: invocation.into(), digest: digest.into(), stamps, unit_files: BTreeMap::new() }
     }
 
     fn active(started_ms: u64) -> systemd::Unit {
@@ -600,7 +808,8 @@ mod tests {
             ("", Some("/m"), true, true, vec![]),
         ] {
             let unit = unit(&format!("name = 'x.service'\n{toml}"), &[]).unwrap();
-            assert_eq!(enablement_due(&unit, mask.map(str::to_owned), lacks_links, is_linked), due, "{toml} {mask:?}");
+            let masks = mask.iter().map(|mask: &&str| (*mask).to_owned()).collect();
+            assert_eq!(enablement_due(&unit, masks, lacks_links, is_linked), due, "{toml} {mask:?}");
         }
     }
 

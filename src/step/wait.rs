@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Planned, RawKind, State, Work, ensemble};
+use super::{Kind, Planned, RawKind, State, Step, Work, ensemble};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::wait::Deadline;
@@ -50,6 +50,34 @@ pub enum Wait {
     },
     /// Of these Mesos masters, each `host:port`, one leads, and only one.
     MesosLeader(Vec<String>),
+}
+
+/// A question of a role, and who is behind the answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Awaited {
+    /// The question.
+    pub question: Wait,
+    /// The units that steps before it start, since the last container: one of them is expected to answer.
+    pub units: Vec<String>,
+}
+
+impl From<Wait> for Awaited {
+    fn from(question: Wait) -> Awaited {
+        Awaited { question, units: Vec::new() }
+    }
+}
+
+/// Tells each wait which units are to answer.
+pub fn name_units(steps: &mut [Step]) {
+    let mut units = Vec::new();
+    for step in steps {
+        match &mut step.kind {
+            Kind::Unit(unit) => units.extend(unit.started().map(str::to_owned)),
+            Kind::Container(_) => units.clear(),
+            Kind::Wait(awaited) => awaited.units.clone_from(&units),
+            _ => {}
+        }
+    }
 }
 
 /// Why there is not the answer that is awaited.
@@ -195,32 +223,53 @@ impl Wait {
 
 impl RawKind for Raw {}
 
-impl Work for Wait {
+impl Awaited {
+    /// The units that should answer and do not run well, or the last of them if all do: how each fares, and its last
+    /// words.
+    fn behind(&self, host: &Host) -> Result<String> {
+        if !host.has_systemd()? {
+            return Ok(String::new());
+        }
+        host.forget_units();
+        let mut unwell = Vec::new();
+        for name in &self.units {
+            let unit = host.unit(name)?;
+            if !unit.is_active() || unit.restarts.is_some_and(|restarts| restarts > 0) {
+                unwell.push(name);
+            }
+        }
+        let named = if unwell.is_empty() { self.units.last().into_iter().collect() } else { unwell };
+        Ok(named.into_iter().map(|name| format!("\n{}", host.unit_words(name))).collect())
+    }
+}
+
+impl Work for Awaited {
     fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {
         if !host.is_live() {
-            return Ok(State::Deferred(format!("{} is not asked below --root", self.what())));
+            return Ok(State::Deferred(format!("{} is not asked below --root", self.question.what())));
         }
-        Ok(match self.ask(host)? {
+        Ok(match self.question.ask(host)? {
             Ok(()) => State::InSync(None),
-            Err(answer) => State::Waits(format!("wait for {} (now: {})", self.what(), answer.words)),
+            Err(answer) => State::Waits(format!("wait for {} (now: {})", self.question.what(), answer.words)),
         })
     }
 
     fn converge(&self, host: &Host) -> Result<()> {
-        let mut deadline = Deadline::new(self.what(), host.deadlines.wait);
+        let mut deadline = Deadline::new(self.question.what(), host.deadlines.wait);
         let mut pause = Duration::from_millis(20);
         loop {
-            let Err(answer) = self.ask(host)? else { return Ok(()) };
+            let Err(answer) = self.question.ask(host)? else { return Ok(()) };
             if let Some(fix) = answer.fix {
-                let what = format!("waiting for {} does not help", self.what());
+                let what = format!("waiting for {} does not help", self.question.what());
                 return Err(Error::failed(what).cause(answer.words).fix(fix));
             }
             if !deadline.pause(pause)? {
-                if answer.waits_for_others || is_elsewhere(&self.hosts(), host) {
+                if answer.waits_for_others || is_elsewhere(&self.question.hosts(), host) {
                     return Err(answer.not_yet(&deadline));
                 }
+                let behind = self.behind(host)?;
                 return Err(Error::failed(deadline.waited())
-                    .cause(format!("the last answer: {}", answer.words))
+                    .cause(format!("the last answer: {}{behind}", answer.words))
                     .fix("see why it does not answer (systemctl status, journalctl); the setting timeouts.wait gives it longer"));
             }
             pause = (pause * 2).min(Duration::from_secs(1));
@@ -333,6 +382,7 @@ mod tests {
         });
         let host = Host::live(Deadlines::all(Duration::from_secs(3600)));
         let wait = Wait::Docker { address: fake.address.clone(), api_version: Some(26) };
+        let wait = Awaited::from(wait);
         let State::Waits(why) = wait.observe(&host, &Planned::new()).unwrap() else { panic!("in sync") };
         assert!(why.contains(too_old), "{why}");
         fake.asked.lock().unwrap().clear();
@@ -341,7 +391,7 @@ mod tests {
         assert!(error.fix.unwrap().contains("DOCKER_MIN_API_VERSION=1.24"));
         assert_eq!(*fake.asked.lock().unwrap(), ["GET /version", "GET /v1.26/info"]);
 
-        let any = Wait::Docker { address: fake.address, api_version: None };
+        let any = Awaited::from(Wait::Docker { address: fake.address, api_version: None });
         assert_eq!(any.observe(&host, &Planned::new()).unwrap(), State::InSync(None));
     }
 

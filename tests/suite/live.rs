@@ -3,6 +3,7 @@
 mod accounts;
 mod apply;
 mod apt;
+mod container;
 mod deb;
 mod engine;
 mod kernel_argument;

@@ -22,7 +22,7 @@ use titus_bootstrap::host::command::Patience;
 use titus_bootstrap::host::lock::LOCK;
 use titus_bootstrap::host::{Deadlines, Host, signals};
 use titus_bootstrap::role::Role;
-use titus_bootstrap::step::wait::Wait;
+use titus_bootstrap::step::wait::{Awaited, Wait};
 use titus_bootstrap::step::{Phase, Work, ensemble};
 use titus_bootstrap::template::Renderer;
 
@@ -225,10 +225,10 @@ fn wait_for(wait: &str, server: &str) -> Result<String> {
         "sum" => host.sum_of_download(&url).map(drop),
         "pull" => host.join_pull("jplock/zookeeper:3.4.10").map(drop),
         "engine" => host.engine().map(drop),
-        "http" => Wait::Http(url).converge(&host),
-        "docker" => Wait::Docker { address: host.docker.clone(), api_version: None }.converge(&host),
-        "zookeeper" => Wait::Zookeeper { address: server.into(), ensemble: true }.converge(&host),
-        "mesos" => Wait::MesosLeader(vec![server.into()]).converge(&host),
+        "http" => Awaited::from(Wait::Http(url)).converge(&host),
+        "docker" => Awaited::from(Wait::Docker { address: host.docker.clone(), api_version: None }).converge(&host),
+        "zookeeper" => Awaited::from(Wait::Zookeeper { address: server.into(), ensemble: true }).converge(&host),
+        "mesos" => Awaited::from(Wait::MesosLeader(vec![server.into()])).converge(&host),
         "observed" => ensemble::ask(&host, server).map(drop),
         "put" => host.http_put(&url, &serde_json::json!({}), LIMIT).map(drop),
         "command" => return bash(":", Patience::Ends),

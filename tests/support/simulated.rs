@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::json;
 use titus_bootstrap::error::{Error, Kind, Result};
 use titus_bootstrap::host::Host;
-use titus_bootstrap::host::systemd::{Active, Definition, Job, Systemd, Unit};
+use titus_bootstrap::host::systemd::{Active, Definition, Job, Since, Systemd, Unit};
 use titus_bootstrap::role::Role;
 use titus_bootstrap::run::engine;
 use titus_bootstrap::run::journal::{self, Journal};
@@ -156,6 +156,7 @@ impl Machine {
         let mut host = Host::simulated(self.root.path(), self.commands.path(), Box::new(self.systemd.clone())).unwrap();
         host.deadlines = self.host.deadlines.clone();
         host.apt = self.host.apt.clone();
+        host.docker = self.host.docker.clone();
         host
     }
 
@@ -262,6 +263,8 @@ struct State {
     failing: BTreeMap<String, Kind>,
     /// Units that do not remain active.
     ending: BTreeSet<String>,
+    /// How many more times a unit ends after it was seen active, and is started again by systemd.
+    falling: BTreeMap<String, usize>,
     invocations: usize,
 }
 
@@ -296,6 +299,28 @@ impl Units {
         self.0.borrow_mut().ending.insert(name.to_owned());
     }
 
+    /// Has a unit end with status 7 so many times after it was seen active; systemd starts it again each time.
+    pub fn fall(&self, name: &str, times: usize) {
+        self.0.borrow_mut().falling.insert(name.to_owned(), times);
+    }
+
+    /// What happens to a falling unit between two looks at it.
+    fn go_on(&self, name: &str) {
+        let left = self.0.borrow().falling.get(name).copied().unwrap_or_default();
+        let unit = self.get(name);
+        if unit.is_restarting() {
+            self.start(name);
+            self.change(name, |unit| unit.restarts = Some(unit.restarts.unwrap_or_default() + 1));
+        } else if unit.is_active() && left > 0 {
+            self.0.borrow_mut().falling.insert(name.to_owned(), left - 1);
+            self.change(name, |unit| {
+                unit.active = Active::Activating;
+                unit.sub = "auto-restart".into();
+                unit.ended = "exit status 7".into();
+            });
+        }
+    }
+
     /// The jobs since the last call: `restart x.service`.
     pub fn jobs(&self) -> Vec<String> {
         std::mem::take(&mut self.0.borrow_mut().jobs)
@@ -322,6 +347,7 @@ impl Units {
         unit.active = active;
         unit.sub = "running".into();
         unit.invocation = invocation;
+        unit.restarts.get_or_insert(0);
         // As systemctl prints it.
         unit.started = Some(UNIX_EPOCH + Duration::from_secs(now));
     }
@@ -339,7 +365,9 @@ impl Systemd for Units {
 
     fn units(&self, _host: &Host, names: &BTreeSet<String>) -> Result<Vec<Unit>> {
         self.0.borrow_mut().asked.push(joined(names));
-        Ok(names.iter().map(|name| self.get(name)).collect())
+        let units = names.iter().map(|name| self.get(name)).collect();
+        names.iter().filter(|name| self.0.borrow().falling.contains_key(*name)).for_each(|name| self.go_on(name));
+        Ok(units)
     }
 
     fn definition(&self, _host: &Host, _name: &str) -> Result<Definition> {
@@ -385,8 +413,12 @@ impl Systemd for Units {
         false
     }
 
-    fn journal(&self, _host: &Host, name: &str) -> String {
-        format!("the journal of {name}")
+    fn journal(&self, _host: &Host, name: &str, since: &Since) -> String {
+        let since = match since {
+            Since::Time(_) => "since this run started it".to_owned(),
+            Since::Invocation(id) => format!("of {id}"),
+        };
+        format!("the journal of {name} {since}")
     }
 
     fn has_processes(&self, _host: &Host, name: &str) -> Result<bool> {

@@ -16,6 +16,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -196,7 +197,24 @@ impl Host {
             failpoint();
             place.sync()
         };
-        write().map_err(|e| self.io_error("written", path, &e))
+        write().map_err(|e| self.io_error("written", path, &e))?;
+        self.written.borrow_mut().insert(path.to_owned(), Sha256::digest(contents).to_vec());
+        Ok(())
+    }
+
+    /// Those of the paths whose contents are not those that this process wrote there last.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn changed_since_written(&self, paths: &[String]) -> Result<Vec<String>> {
+        let mut changed = Vec::new();
+        for path in paths {
+            let Some(written) = self.written.borrow().get(path).cloned() else { continue };
+            if self.read(path)?.is_none_or(|contents| Sha256::digest(contents).to_vec() != written) {
+                changed.push(path.clone());
+            }
+        }
+        Ok(changed)
     }
 
     /// Writes a line to a file of the kernel's, in place and at once. Nothing can take the place of such a file.

@@ -1,5 +1,6 @@
 //! systemd as PID 1: asked once for all units of a role, and given few jobs.
 
+pub mod in_force;
 pub mod notify;
 pub mod systemctl;
 pub mod unit_files;
@@ -7,7 +8,7 @@ pub mod unit_files;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::error::{Error, Kind, Result};
 use crate::host::{Host, fs::Owner};
@@ -68,8 +69,8 @@ pub trait Systemd: fmt::Debug {
     /// Whether the machine is shutting down.
     fn is_stopping(&self, host: &Host) -> bool;
 
-    /// The last lines of a unit's journal.
-    fn journal(&self, host: &Host, name: &str) -> String;
+    /// The last lines of a unit's journal, of those that it has since then.
+    fn journal(&self, host: &Host, name: &str, since: &Since) -> String;
 
     /// Whether a unit runs, without making systemd load one that it does not know: asking about a masked unit that is
     /// not loaded takes it 50 ms.
@@ -77,6 +78,15 @@ pub trait Systemd: fmt::Debug {
     /// # Errors
     /// When that cannot be looked at.
     fn has_processes(&self, host: &Host, name: &str) -> Result<bool>;
+}
+
+/// Where an excerpt of a unit's journal begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Since {
+    /// At this time: every attempt since then counts.
+    Time(SystemTime),
+    /// With the start that this invocation id names, of which nothing else counts.
+    Invocation(String),
 }
 
 /// What systemd is to do.
@@ -141,6 +151,11 @@ pub struct Unit {
     pub needs_reload: bool,
     /// When its main process, or for want of one the unit, was started; in whole seconds, the rest cut off.
     pub started: Option<SystemTime>,
+    /// How its last main process ended: `exit status 1`, `signal 9`; empty if it runs, or never ran.
+    pub ended: String,
+    /// How often systemd has started it again by itself since the last start that was asked for; before systemd 235
+    /// unknown.
+    pub restarts: Option<u32>,
 }
 
 impl Unit {
@@ -151,7 +166,36 @@ impl Unit {
 
     /// Whether it is being started now. One that failed and waits for its next try is not.
     pub fn is_starting(&self) -> bool {
-        self.active == Active::Activating && self.sub != "auto-restart"
+        self.active == Active::Activating && !self.is_restarting()
+    }
+
+    /// Whether it ended, and systemd is about to start it again: `auto-restart`, `auto-restart-queued`.
+    pub fn is_restarting(&self) -> bool {
+        self.active == Active::Activating && self.sub.starts_with("auto-restart")
+    }
+
+    /// Whether systemd refuses to start it, because it was started too often: `start-limit-hit`,
+    /// `service-start-limit-hit`.
+    pub fn is_at_start_limit(&self) -> bool {
+        self.result.ends_with("start-limit-hit")
+    }
+
+    /// Whether systemd has started it again by itself within this time, so that it may not stay up.
+    pub fn is_just_restarted(&self, within: Duration) -> bool {
+        let age = self.started.and_then(|started| SystemTime::now().duration_since(started).ok());
+        self.restarts.is_some_and(|restarts| restarts > 0) && age.is_some_and(|age| age < within)
+    }
+
+    /// How it fares, in words: `activating (auto-restart), exit status 1, 3 restarts`.
+    pub fn fate(&self) -> String {
+        let sub = Some(format!(" ({})", self.sub)).filter(|_| !self.sub.is_empty()).unwrap_or_default();
+        let ended = Some(format!(", {}", self.ended)).filter(|_| !self.ended.is_empty()).unwrap_or_default();
+        let restarts = match self.restarts {
+            Some(1) => ", 1 restart".to_owned(),
+            Some(restarts) => format!(", {restarts} restarts"),
+            None => String::new(),
+        };
+        format!("{}{sub}{ended}{restarts}", self.active)
     }
 
     /// Whether it is being started or stopped now, or waits for its turn.
@@ -178,6 +222,23 @@ pub struct Definition {
 pub(crate) struct Units {
     watched: RefCell<BTreeSet<String>>,
     known: RefCell<BTreeMap<String, Unit>>,
+    /// The directories with drop-ins, of all units.
+    drop_ins: RefCell<Option<BTreeSet<String>>>,
+    /// The units that this process had systemd start, and when for the first time.
+    started: RefCell<BTreeMap<String, SystemTime>>,
+    /// The start of each unit that was last seen up, and since when.
+    up: RefCell<BTreeMap<String, (String, Instant)>>,
+}
+
+impl Units {
+    /// The directories with drop-ins; `look` lists them the first time.
+    fn drop_in_directories(&self, look: impl FnOnce() -> Result<BTreeSet<String>>) -> Result<BTreeSet<String>> {
+        let mut known = self.drop_ins.borrow_mut();
+        if known.is_none() {
+            *known = Some(look()?);
+        }
+        Ok(known.clone().unwrap_or_default())
+    }
 }
 
 impl Host {
@@ -258,6 +319,7 @@ impl Host {
     /// # Errors
     /// When the note cannot be written.
     pub fn note_unit_file(&self, path: &str) -> Result<()> {
+        *self.units.drop_ins.borrow_mut() = None;
         let below = |rest: &str| {
             rest.starts_with('/') && ![".wants/", ".requires/", ".upholds/"].iter().any(|dir| rest.contains(dir))
         };
@@ -269,13 +331,21 @@ impl Host {
         self.write(RELOAD_NEEDED, b"", 0o644, Owner::ROOT)
     }
 
+    /// Whether a run of ours changed a unit file since systemd read them.
+    ///
+    /// # Errors
+    /// When that cannot be looked at.
+    pub fn is_reload_noted(&self) -> Result<bool> {
+        Ok(self.entry(RELOAD_NEEDED)?.is_some())
+    }
+
     /// Has systemd read its unit files anew if one changed since it did, or if its time
     /// stamps say so of this unit.
     ///
     /// # Errors
     /// When it fails.
     pub fn reload_units_for(&self, name: &str) -> Result<()> {
-        if self.entry(RELOAD_NEEDED)?.is_some() || self.unit(name)?.needs_reload { self.reload_units() } else { Ok(()) }
+        if self.is_reload_noted()? || self.unit(name)?.needs_reload { self.reload_units() } else { Ok(()) }
     }
 
     /// Has systemd read its unit files anew if a run of ours changed one since it did.
@@ -283,7 +353,7 @@ impl Host {
     /// # Errors
     /// When it fails.
     pub fn reload_units_if_noted(&self) -> Result<()> {
-        let is_due = self.has_systemd()? && self.entry(RELOAD_NEEDED)?.is_some();
+        let is_due = self.has_systemd()? && self.is_reload_noted()?;
         if is_due { self.reload_units() } else { Ok(()) }
     }
 
@@ -292,10 +362,25 @@ impl Host {
         self.remove(RELOAD_NEEDED)
     }
 
+    /// When this process first had systemd start this unit, if it did.
+    pub fn started_by_us(&self, name: &str) -> Option<SystemTime> {
+        self.units.started.borrow().get(name).copied()
+    }
+
+    /// How long this process has seen a unit up, since the start that this names. (The clock may be set meanwhile.)
+    pub fn up_for(&self, name: &str, start: &str) -> Duration {
+        let mut up = self.units.up.borrow_mut();
+        let seen = up.entry(name.to_owned()).or_insert_with(|| (start.to_owned(), Instant::now()));
+        if seen.0 != start {
+            *seen = (start.to_owned(), Instant::now());
+        }
+        seen.1.elapsed()
+    }
+
     /// Starts, restarts or stops a unit, and waits for the job's end.
     ///
     /// # Errors
-    /// When the job fails or the deadline for units is over; with the unit's last journal lines.
+    /// When the job fails or the deadline for units is over; with the unit's state and its last journal lines.
     pub fn change_unit(&self, job: Job<'_>) -> Result<()> {
         let (verb, name) = match job {
             Job::Start(name) => ("start", name),
@@ -304,13 +389,15 @@ impl Host {
             Job::ResetFailed(name) => ("reset-failed", name),
             Job::Reload | Job::Reboot => return self.run_job(job),
         };
+        if matches!(job, Job::Start(_) | Job::Restart(_)) {
+            self.units.started.borrow_mut().entry(name.to_owned()).or_insert_with(SystemTime::now);
+        }
         self.run_job(job).map_err(|error| {
             if error.kind == Kind::Interrupted {
                 return error;
             }
-            let journal = self.unit_journal(name);
-            let cause =
-                format!("{}\nlast lines of its journal:\n{journal}", error.cause.as_deref().unwrap_or_default());
+            let words = self.unit_words(name);
+            let cause = format!("{}\n{words}", error.cause.as_deref().unwrap_or_default());
             Error::failed(format!("{name}: {verb} failed ({})", error.what)).cause(cause.trim()).fix(format!(
                 "systemctl status {name}; journalctl --unit={name}; mend it and run titus-bootstrap again"
             ))
@@ -336,9 +423,26 @@ impl Host {
         self.systemd.is_stopping(self)
     }
 
-    /// The last lines of a unit's journal.
+    /// The last lines of a unit's journal: since this process first started it, else of its last start; none of a unit
+    /// that was never started.
     pub fn unit_journal(&self, name: &str) -> String {
-        self.systemd.journal(self, name)
+        let of_last_start = |unit: Unit| match (unit.invocation, unit.started) {
+            (id, _) if !id.is_empty() => Some(Since::Invocation(id)),
+            (_, started) => started.map(Since::Time),
+        };
+        let started = self.started_by_us(name).map(Since::Time);
+        let since = started.or_else(|| self.unit(name).ok().and_then(of_last_start));
+        since.map_or_else(String::new, |since| self.systemd.journal(self, name, &since))
+    }
+
+    /// How a unit fares and what it said last, for an error.
+    pub fn unit_words(&self, name: &str) -> String {
+        let fate = self.unit(name).map_or_else(|_| "in an unknown state".to_owned(), |unit| unit.fate());
+        let journal = self.unit_journal(name);
+        let none = if journal.trim().is_empty() { " none" } else { "" };
+        format!("{name} is {fate}; the last lines of its journal since its start:{none}\n{journal}")
+            .trim_end()
+            .to_owned()
     }
 
     /// When this machine's PID 1 was started, by the clock of now; unknown where /proc does not say.

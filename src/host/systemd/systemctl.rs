@@ -2,9 +2,9 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{Active, Definition, Job, Systemd, Unit};
+use super::{Active, Definition, Job, Since, Systemd, Unit};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::command::{Output, Patience, Started};
@@ -15,7 +15,7 @@ const QUESTION: Duration = Duration::from_secs(30);
 /// For a daemon-reload, and for a job to be queued.
 const RELOAD: Duration = Duration::from_secs(90);
 
-const STATE: &str = "--property=LoadState,ActiveState,SubState,Result,Job,InvocationID,NeedDaemonReload,ExecMainStartTimestamp,ActiveEnterTimestamp";
+const STATE: &str = "--property=LoadState,ActiveState,SubState,Result,Job,InvocationID,NeedDaemonReload,ExecMainStartTimestamp,ActiveEnterTimestamp,ExecMainCode,ExecMainStatus,NRestarts";
 const DEFINITION: &str = "--property=UnitFileState,FragmentPath,DropInPaths,ExecStart";
 
 /// systemd, as `systemctl` and `journalctl` show it.
@@ -76,9 +76,11 @@ impl Systemd for Systemctl {
         output.is_ok_and(|output| output.stdout.trim() == "stopping")
     }
 
-    fn journal(&self, host: &Host, name: &str) -> String {
-        let unit = format!("--unit={name}");
-        let argv = ["journalctl", &unit, "--lines=20", "--no-pager", "--output=short-iso", "--quiet"];
+    fn journal(&self, host: &Host, name: &str, since: &Since) -> String {
+        let mut argv = vec!["journalctl".to_owned()];
+        argv.extend(["--lines=20", "--no-pager", "--output=short-iso", "--quiet"].map(str::to_owned));
+        argv.extend(selection(name, since));
+        let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
         host.run_command(&argv, &[], Patience::Ends, Duration::from_secs(10))
             .map(|output| output.both)
             .unwrap_or_default()
@@ -99,6 +101,19 @@ impl Systemd for Systemctl {
     }
 }
 
+/// What journalctl is to show (journalctl(1), systemd.time(7)). What PID 1 says of a unit has its id, too.
+fn selection(name: &str, since: &Since) -> Vec<String> {
+    match since {
+        Since::Time(time) => {
+            let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+            vec![format!("--unit={name}"), format!("--since=@{}.{:06}", since.as_secs(), since.subsec_micros())]
+        }
+        Since::Invocation(id) => {
+            vec![format!("_SYSTEMD_INVOCATION_ID={id}"), "+".into(), format!("INVOCATION_ID={id}")]
+        }
+    }
+}
+
 fn argv(job: Job<'_>) -> Vec<&str> {
     match job {
         Job::Start(name) => vec!["systemctl", "start", "--", name],
@@ -116,7 +131,7 @@ fn properties(block: &str) -> impl Iterator<Item = (&str, &str)> {
 
 fn parse(block: &str) -> Unit {
     let mut unit = Unit::default();
-    let mut active_since = None;
+    let (mut active_since, mut code, mut status) = (None, "", "");
     for (key, value) in properties(block) {
         match key {
             "LoadState" => unit.load = value.into(),
@@ -129,10 +144,19 @@ fn parse(block: &str) -> Unit {
             "NeedDaemonReload" => unit.needs_reload = value == "yes",
             "ExecMainStartTimestamp" => unit.started = time(value),
             "ActiveEnterTimestamp" => active_since = time(value),
+            "ExecMainCode" => code = value,
+            "ExecMainStatus" => status = value,
+            "NRestarts" => unit.restarts = value.parse().ok(),
             _ => {}
         }
     }
     unit.started = unit.started.or(active_since);
+    // CLD_EXITED, CLD_KILLED and CLD_DUMPED of sigaction(2).
+    unit.ended = match code {
+        "1" => format!("exit status {status}"),
+        "2" | "3" => format!("signal {status}"),
+        _ => String::new(),
+    };
     unit
 }
 
@@ -199,6 +223,31 @@ mod tests {
         for (sub, is_starting) in [("start", true), ("start-pre", true), ("auto-restart", false)] {
             assert_eq!(parse(&format!("ActiveState=activating\nSubState={sub}")).is_starting(), is_starting, "{sub}");
         }
+    }
+
+    #[test]
+    fn how_a_unit_fares_in_words() {
+        for (properties, words) in [
+            (
+                "ActiveState=activating\nSubState=auto-restart\nExecMainCode=1\nExecMainStatus=7\nNRestarts=3",
+                "activating (auto-restart), exit status 7, 3 restarts",
+            ),
+            ("ActiveState=failed\nSubState=failed\nExecMainCode=2\nExecMainStatus=9", "failed (failed), signal 9"),
+            ("ActiveState=active\nSubState=running\nExecMainCode=0\nNRestarts=1", "active (running), 1 restart"),
+            ("ActiveState=inactive\nNRestarts=x", "inactive"),
+        ] {
+            assert_eq!(parse(properties).fate(), words);
+        }
+        assert!(parse("ActiveState=activating\nSubState=auto-restart-queued").is_restarting());
+        assert!(parse("Result=service-start-limit-hit").is_at_start_limit());
+    }
+
+    #[test]
+    fn a_journal_begins_with_the_start() {
+        let time = UNIX_EPOCH + Duration::from_micros(1_700_000_000_012_345);
+        assert_eq!(selection("x.service", &Since::Time(time)), ["--unit=x.service", "--since=@1700000000.012345"]);
+        let of_start = ["_SYSTEMD_INVOCATION_ID=0af1", "+", "INVOCATION_ID=0af1"];
+        assert_eq!(selection("x.service", &Since::Invocation("0af1".into())), of_start);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::host::Host;
 use crate::host::fs::look::EntryKind;
 use crate::host::systemd::UNIT_DIRECTORIES;
+use crate::host::systemd::in_force::settings;
 
 const ADMINISTRATORS: &str = "/etc/systemd/system";
 
@@ -32,26 +33,29 @@ impl Host {
     pub fn unit_file(&self, name: &str) -> Result<Option<String>> {
         for directory in UNIT_DIRECTORIES {
             let path = format!("{directory}/{name}");
-            match self.entry(&path)?.map(|entry| entry.kind) {
-                Some(place) if !is_mask(&place) => return Ok(Some(path)),
-                _ => {}
+            if self.entry(&path)?.is_some() && !self.mask_at(&path)? {
+                return Ok(Some(path));
             }
         }
         Ok(None)
     }
 
-    /// What masks a unit: a link to /dev/null.
+    /// What masks a unit: links to /dev/null and empty files, as far as they come before the file that defines it. One
+    /// of a package is not among them.
     ///
     /// # Errors
     /// When a directory cannot be looked at.
-    pub fn mask_of(&self, name: &str) -> Result<Option<String>> {
-        for directory in &UNIT_DIRECTORIES[..2] {
+    pub fn masks_of(&self, name: &str) -> Result<Vec<String>> {
+        let mut masks = Vec::new();
+        for directory in &UNIT_DIRECTORIES[..3] {
             let path = format!("{directory}/{name}");
-            if self.entry(&path)?.is_some_and(|entry| is_mask(&entry.kind)) {
-                return Ok(Some(path));
+            if self.mask_at(&path)? {
+                masks.push(path);
+            } else if self.entry(&path)?.is_some() {
+                break;
             }
         }
-        Ok(None)
+        Ok(masks)
     }
 
     /// The links, path and target, by which the section [Install] of a unit's file enables it;
@@ -156,20 +160,11 @@ impl Host {
 
 /// Keys and values of [Install], lists taken apart.
 pub(crate) fn install_section(text: &str) -> Vec<(String, String)> {
-    let joined = text.replace("\\\n", " ");
-    let mut inside = false;
     let mut found = Vec::new();
-    for line in joined.lines().map(str::trim) {
-        if line.starts_with('[') {
-            inside = line == "[Install]";
-        } else if inside
-            && !line.starts_with(['#', ';'])
-            && let Some((key, values)) = line.split_once('=')
-        {
-            // A name with a slash or a specifier is nothing that a package of these roles has.
-            let names = values.split_whitespace().filter(|value| !value.contains(['/', '%']));
-            found.extend(names.map(|value| (key.trim().to_owned(), value.to_owned())));
-        }
+    for setting in settings(text).into_iter().filter(|setting| setting.section == "Install") {
+        // A name with a slash or a specifier is nothing that a package of these roles has.
+        let names = setting.value.split_whitespace().filter(|value| !value.contains(['/', '%']));
+        found.extend(names.map(|value| (setting.key.clone(), value.to_owned())));
     }
     found
 }
@@ -214,6 +209,11 @@ mod tests {
         let host = Host::tree(directory.path(), Default::default()).unwrap();
         host.link("/etc/systemd/system/x.service", "/dev/null").unwrap();
         assert_eq!(host.unit_file("x.service").unwrap(), None);
-        assert_eq!(host.mask_of("x.service").unwrap().unwrap(), "/etc/systemd/system/x.service");
+        assert_eq!(host.masks_of("x.service").unwrap(), ["/etc/systemd/system/x.service"]);
+        // An empty file is a mask, too, and more than one can be there; one behind the unit's file is none.
+        host.write("/run/systemd/system/x.service", b"", 0o644, Owner::ROOT).unwrap();
+        assert_eq!(host.masks_of("x.service").unwrap().len(), 2);
+        host.write("/etc/systemd/system/x.service", b"[Service]", 0o644, Owner::ROOT).unwrap();
+        assert_eq!(host.masks_of("x.service").unwrap(), [""; 0]);
     }
 }

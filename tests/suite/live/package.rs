@@ -252,6 +252,38 @@ fn sources_are_asked_as_they_will_stand_and_credentials_stay_out_of_sight() {
 }
 
 #[test]
+fn a_source_of_the_settings_is_asked_before_it_is_written() {
+    let machine = Machine::new();
+    machine.root.write("/etc/keys/x.asc", include_str!("../../data/key.asc"));
+    let source = "{ name = 'x', uris = ['http://packages/{distribution}'], suites = ['{codename}'], \
+                  components = ['main'], key = '/etc/keys/x.asc' }";
+    let sources = format!(
+        "[[step]]\nid = 'sources'\nphase = 'bake'\napt_source = {{ sources = [{source}], distribution = 'debian', codename = 'bookworm' }}\n"
+    );
+    let written = "/etc/apt/sources.list.d/titus-bootstrap-x.sources";
+    // apt has the package only where it sees that source.
+    machine.offer("jq", "1.6");
+    machine.prepend(
+        "apt-cache",
+        "grep -q http://packages/debian $ROOT/var/cache/titus-bootstrap/apt/sources.list.d/*.sources || exit 0",
+    );
+    let run = machine.apply(&machine.steps(&role("'jq'")));
+    assert!(run.fails().what.contains("no source has the package jq"), "{}", run.fails());
+    let steps = machine.steps(&format!("{sources}{}", role("'jq'")));
+    assert_eq!(machine.plan(&steps).ends_well().states(), ["sources changes", "packages changes"]);
+    assert!(!machine.root.at(written).exists());
+    machine.apply(&steps).ends_well();
+    let text = machine.root.read(written);
+    assert!(text.contains("URIs: http://packages/debian\nSuites: bookworm\nComponents: main\n"), "{text}");
+    assert!(machine.root.at("/etc/apt/keyrings/titus-bootstrap-x.gpg").exists());
+    assert_eq!(machine.apply(&steps).ends_well().states(), ["sources in_sync", "packages in_sync"]);
+    // One that the settings no longer have is removed, with its key.
+    let without = sources.replace(source, "");
+    machine.apply(&machine.steps(&without)).ends_well();
+    assert!(!machine.root.at(written).exists() && !machine.root.at("/etc/apt/keyrings/titus-bootstrap-x.gpg").exists());
+}
+
+#[test]
 fn what_another_process_installed_meanwhile_is_seen() {
     let machine = Machine::new();
     machine.offer("jq", "1.6");

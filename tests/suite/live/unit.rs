@@ -345,3 +345,215 @@ fn a_restart_for_what_writes_nothing_is_refused_when_the_role_is_loaded() {
         "{unknown}"
     );
 }
+
+const OURS: &str = "/etc/systemd/system/x.service.d/10-ours.conf";
+
+/// A drop-in of the role's for a unit of a package's, and a unit of the role's.
+fn role_with_unit_files() -> String {
+    format!(
+        "[[step]]\nid = 'drop-in'\nphase = 'boot'\nfile = {{ path = '{OURS}', content = \"\"\"\n[Service]\nExecStart=\nExecStart=/ours\n\
+         Environment=A=1\nRestartSec=5\n\"\"\" }}\n\
+         [[step]]\nid = 'y-file'\nphase = 'boot'\nfile = {{ path = '/lib/systemd/system/y.service', content = \"\"\"\n[Service]\n\
+         ExecStart=/y\nEnvironmentFile=/etc/y\n\"\"\" }}\n\
+         [[step]]\nid = 'x'\nphase = 'boot'\nunit = {{ name = 'x.service', active = true, restart_on = ['drop-in'] }}\n\
+         [[step]]\nid = 'y'\nphase = 'boot'\nunit = {{ name = 'y.service', active = true }}\n"
+    )
+}
+
+#[test]
+fn a_file_that_wins_over_ours_is_refused_before_anything_is_written_and_its_removal_is_enough() {
+    for (path, contents, parts) in [
+        (
+            "/etc/systemd/system/x.service.d/99-mine.conf",
+            "[Service]\nExecStart=\nExecStart=/mine\n",
+            [
+                "test: x: x.service: /etc/systemd/system/x.service.d/99-mine.conf:3 wins over",
+                "ExecStart=/mine is in force",
+            ],
+        ),
+        (
+            "/run/systemd/system/x.service.d/99-mine.conf",
+            "[Service]\nExecStart=/mine\n",
+            ["99-mine.conf:2 wins", "ExecStart=/mine is a second command"],
+        ),
+        (
+            "/etc/systemd/system/service.d/50-all.conf",
+            "[Service]\nEnvironment=A=2\n",
+            ["50-all.conf:2 wins", "Environment="],
+        ),
+        ("/etc/systemd/system.control/x.service.d/10-ours.conf", "[Service]\n", ["system.control", "same name"]),
+        (
+            "/etc/systemd/system/y.service",
+            "[Service]\nExecStart=/other\n",
+            ["/etc/systemd/system/y.service wins over /lib/systemd/system/y.service", "the same name"],
+        ),
+        ("/run/systemd/system/y.service.d/a.conf", "[Service]\nEnvironmentFile=\n", ["a.conf:2 wins", "is in force"]),
+    ] {
+        let machine = machine();
+        machine.root.write(path, contents);
+        let steps = machine.steps(&role_with_unit_files());
+        for run in [machine.plan(&steps), machine.apply(&steps)] {
+            let refusal = run.fails();
+            assert_eq!(refusal.kind, Kind::Unavailable, "{refusal}");
+            for part in parts {
+                assert!(refusal.to_string().contains(part), "{path}: {part}: {refusal}");
+            }
+            assert!(refusal.fix.as_deref().unwrap().starts_with(&format!("rm {path}\n")), "{refusal}");
+            assert!(run.events.is_empty() && !machine.root.at(OURS).exists(), "{path}");
+        }
+        std::fs::remove_file(machine.root.at(path)).unwrap();
+        machine.apply(&steps).ends_well();
+        // And on a machine that a run has converged before.
+        machine.root.write(path, contents);
+        assert_eq!(machine.plan(&steps).fails().kind, Kind::Unavailable, "{path}");
+        std::fs::remove_file(machine.root.at(path)).unwrap();
+        assert_eq!(machine.apply(&steps).ends_well().lines(), [""; 0], "{path}");
+    }
+    // A package's comes back with its next version.
+    let machine = machine();
+    machine.root.write("/lib/systemd/system/x.service.d/99-p.conf", "[Service]\nExecStart=/p\n");
+    let steps = machine.steps(&role_with_unit_files());
+    let fix = machine.plan(&steps).fails().fix.clone().unwrap();
+    assert!(fix.contains("ln -s /dev/null /etc/systemd/system/x.service.d/99-p.conf"), "{fix}");
+    machine.root.link("/etc/systemd/system/x.service.d/99-p.conf", "/dev/null");
+    machine.apply(&steps).ends_well();
+}
+
+#[test]
+fn a_drop_in_that_tunes_a_unit_is_the_operator_s() {
+    let machine = machine();
+    machine.root.write("/etc/systemd/system/x.service.d/99-mine.conf", "[Service]\nRestartSec=9\nLimitNOFILE=10\n");
+    let steps = machine.steps(&role_with_unit_files());
+    machine.apply(&steps).ends_well();
+    let run = machine.apply(&steps).ends_well();
+    let note = run.report.steps[2].note.clone().unwrap_or_default();
+    assert!(note.contains("99-mine.conf:2 (RestartSec=9 is in force, not 5)"), "{note}");
+    assert_eq!(run.lines(), [""; 0]);
+}
+
+#[test]
+fn masks_of_all_sorts_are_removed() {
+    let masks: [fn(&Machine, &str); 3] = [
+        |machine, name| machine.root.link(&format!("/run/systemd/system/{name}"), "/dev/null"),
+        |machine, name| machine.root.write(&format!("/etc/systemd/system/{name}"), ""),
+        |machine, name| machine.root.link(&format!("/etc/systemd/system/{name}"), "../../../dev/null"),
+    ];
+    for mask in masks {
+        let machine = machine();
+        let steps = machine.steps(&role("one"));
+        machine.apply(&steps).ends_well();
+        mask(&machine, NAME);
+        machine.systemd.change(NAME, |unit| unit.active = Active::Inactive);
+        let planned = machine.plan(&steps).ends_well().lines();
+        assert!(planned[0].starts_with("unmask x.service (remove /"), "{planned:?}");
+        machine.apply(&steps).ends_well();
+        assert_eq!(machine.apply(&steps).ends_well().lines(), [""; 0]);
+    }
+}
+
+#[test]
+fn files_that_someone_changed_are_read_and_what_systemd_refuses_is_named() {
+    let machine = machine();
+    let steps = machine.steps(&role("one"));
+    machine.apply(&steps).ends_well();
+    machine.systemd.change(NAME, |unit| unit.needs_reload = true);
+    machine.systemd.jobs();
+    let line = "daemon-reload (files of x.service changed since systemd read them)";
+    assert_eq!(machine.plan(&steps).ends_well().lines(), [line]);
+    assert_eq!(machine.apply(&steps).ends_well().lines(), [line]);
+    assert_eq!(machine.systemd.jobs(), ["daemon-reload"]);
+    for load in ["bad-setting", "error"] {
+        machine.systemd.change(NAME, |unit| unit.load = load.into());
+        for run in [machine.plan(&steps), machine.apply(&steps)] {
+            let words = run.fails().to_string();
+            for part in [load, "/lib/systemd/system/x.service", "systemd-analyze verify x.service"] {
+                assert!(words.contains(part), "{words}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_unit_that_runs_with_what_another_file_said_is_restarted_once_that_is_gone() {
+    let machine = machine();
+    let steps = machine.steps(&role("one"));
+    machine.apply(&steps).ends_well();
+    let theirs = "/run/systemd/system/x.service.d/99-mine.conf";
+    machine.root.write(theirs, "[Service]\nExecStart=\nExecStart=/mine\n");
+    machine.apply(&steps).ends_well();
+    machine.systemd.start(NAME);
+    std::fs::remove_file(machine.root.at(theirs)).unwrap();
+    machine.systemd.jobs();
+    machine.apply(&steps).ends_well();
+    assert_eq!(machine.systemd.jobs(), ["restart x.service"]);
+}
+
+#[test]
+fn a_unit_that_ends_and_is_started_again_is_waited_for_until_it_stays_up() {
+    let mut machine = machine();
+    machine.host.deadlines.settle = Duration::from_millis(300);
+    let steps = machine.steps(&role("one"));
+    machine.systemd.fall(NAME, 2);
+    machine.apply(&steps).ends_well();
+    assert!(machine.systemd.get(NAME).is_active());
+    assert_eq!((machine.systemd.get(NAME).restarts, machine.systemd.jobs()), (Some(2), vec!["start x.service".into()]));
+    assert_eq!(machine.apply(&steps).ends_well().lines(), [""; 0]);
+    // One that never stays up.
+    machine.host.deadlines.unit = Duration::from_millis(900);
+    machine.systemd.fall(NAME, usize::MAX);
+    let run = machine.apply(&machine.steps(&role("two")));
+    let words = run.fails().to_string();
+    let parts =
+        ["step 2/2 x: x.service does not stay up", "restart", "the journal of x.service since this run started it"];
+    for part in parts {
+        assert!(words.contains(part), "{part}: {words}");
+    }
+    assert_eq!(run.events.last().unwrap(), "failed x");
+}
+
+#[test]
+fn the_unit_behind_a_port_is_named_with_its_end_its_restarts_and_its_words() {
+    let mut machine = machine();
+    machine.unit_file("y.service");
+    machine.host.deadlines.wait = Duration::from_millis(400);
+    let port = "127.0.0.1:9";
+    let steps = machine.steps(&format!(
+        "[[step]]\nid = 'y'\nphase = 'boot'\nunit = {{ name = 'y.service', active = true }}\n{}\
+         [[step]]\nid = 'port'\nphase = 'boot'\nwait = {{ tcp = '{port}' }}\n",
+        role("one")
+    ));
+    machine.systemd.fall(NAME, usize::MAX);
+    let run = machine.apply(&steps);
+    let words = run.fails().to_string();
+    let parts = [
+        "step 4/4 port",
+        "x.service is ",
+        "exit status 7",
+        " restarts",
+        "the journal of x.service since this run started it",
+    ];
+    for part in parts {
+        assert!(words.contains(part), "{part}: {words}");
+    }
+    assert!(!words.contains("y.service"), "y runs well: {words}");
+    // All run well: the last one is named, with the words of its own start.
+    machine.systemd.fall(NAME, 0);
+    machine.systemd.set(NAME, Unit::default());
+    machine.systemd.start(NAME);
+    let invocation = machine.systemd.get(NAME).invocation;
+    let words = machine.apply(&steps).fails().to_string();
+    assert!(words.contains("x.service is active (running)"), "{words}");
+    assert!(words.contains(&format!("the journal of x.service of {invocation}")), "{words}");
+}
+
+#[test]
+fn a_start_limit_is_no_obstacle() {
+    let machine = machine();
+    let steps = machine.steps(&role("one"));
+    machine.apply(&steps).ends_well();
+    machine.systemd.jobs();
+    // It was restarted by hand too often, and runs.
+    machine.systemd.change(NAME, |unit| unit.result = "start-limit-hit".into());
+    machine.apply(&machine.steps(&role("two"))).ends_well();
+    assert_eq!(machine.systemd.jobs(), ["reset-failed x.service", "restart x.service"]);
+}

@@ -1,0 +1,553 @@
+//! What is in force of a unit's files: which one defines the unit, in which order its drop-ins change it, and which of
+//! them has the last word on a setting (systemd.unit(5), "Unit File Load Path"; `src/basic/unit-file.c` and
+//! `src/shared/dropin.c` of systemd).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::error::Result;
+use crate::host::Host;
+use crate::host::fs::look::EntryKind;
+
+/// Where systemd looks for a unit and its drop-ins. The first directory that has a file of a name wins.
+const LOAD_PATH: [&str; 13] = [
+    "/etc/systemd/system.control",
+    "/run/systemd/system.control",
+    "/run/systemd/transient",
+    "/run/systemd/generator.early",
+    "/etc/systemd/system",
+    "/etc/systemd/system.attached",
+    "/run/systemd/system",
+    "/run/systemd/system.attached",
+    "/run/systemd/generator",
+    "/usr/local/lib/systemd/system",
+    "/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/run/systemd/generator.late",
+];
+
+/// Settings that only add to each other: an empty assignment does not reset them.
+const ADDING: [&str; 17] = [
+    "After",
+    "Before",
+    "BindsTo",
+    "Conflicts",
+    "Documentation",
+    "JoinsNamespaceOf",
+    "OnFailure",
+    "OnSuccess",
+    "PartOf",
+    "PropagatesReloadTo",
+    "ReloadPropagatedFrom",
+    "Requires",
+    "RequiresMountsFor",
+    "Requisite",
+    "Upholds",
+    "WantedBy",
+    "Wants",
+];
+
+/// Settings of which each assignment adds to a list, and an empty one resets it.
+const LISTS: [&str; 6] = ["Environment", "EnvironmentFile", "ExecStart", "PassEnvironment", "UnsetEnvironment", "Exec"];
+
+/// What the beginnings of the names of settings have that tune a unit, and do not decide what it runs or when.
+const TUNING: [&str; 22] = [
+    "CPU",
+    "Description",
+    "IO",
+    "Kill",
+    "Limit",
+    "Log",
+    "Memory",
+    "Nice",
+    "OOM",
+    "RandomizedDelay",
+    "AccuracySec",
+    "Restart",
+    "RuntimeMax",
+    "Standard",
+    "StartLimit",
+    "StartupCPU",
+    "SuccessExitStatus",
+    "Syslog",
+    "Tasks",
+    "Timeout",
+    "Watchdog",
+    "SendSIG",
+];
+
+/// A line of a unit file: `[section]`, key and value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Setting {
+    pub(crate) section: String,
+    pub(crate) key: String,
+    pub(crate) value: String,
+    /// From 1.
+    pub(crate) line: usize,
+}
+
+/// A unit's file or drop-in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitFile {
+    /// Where it lies.
+    pub path: String,
+    /// What it has.
+    pub text: String,
+}
+
+/// A file that wins over another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Winner {
+    /// The file that wins.
+    pub path: String,
+    /// Its line that decides; none: the whole file does.
+    pub line: Option<usize>,
+    /// The file that loses.
+    pub loser: String,
+    /// What the winner has, in words.
+    pub words: String,
+    /// Whether it only tunes the unit: limits, restarts, time-outs.
+    pub is_tuning: bool,
+}
+
+impl Winner {
+    /// The winner's place: its path, and its line.
+    pub fn place(&self) -> String {
+        self.line.map_or_else(|| self.path.clone(), |line| format!("{}:{line}", self.path))
+    }
+}
+
+impl Host {
+    /// The files of a unit in the order in which systemd reads them, the one that defines it first, masks left out.
+    /// `planned`: files, by path, that will have these contents by then.
+    ///
+    /// # Errors
+    /// When a directory or a file cannot be read.
+    pub fn unit_files(&self, name: &str, planned: &BTreeMap<String, Vec<u8>>) -> Result<Vec<UnitFile>> {
+        let mut files = Vec::new();
+        let is_there = |path: &String| -> Result<bool> {
+            let is_mask = self.mask_at(path)?;
+            Ok(planned.contains_key(path) || self.entry(path)?.is_some() && !is_mask)
+        };
+        let fragments = LOAD_PATH.map(|directory| format!("{directory}/{name}"));
+        for path in fragments {
+            if is_there(&path)? {
+                files.push(path);
+                break;
+            }
+        }
+        let mut drop_ins: BTreeMap<String, String> = BTreeMap::new();
+        for directory in self.drop_in_directories(name, planned)? {
+            let mut there: BTreeSet<String> = self.list(&directory)?.into_iter().collect();
+            for (path, contents) in planned {
+                if let Some(file) = path.strip_prefix(&format!("{directory}/")).filter(|file| !file.contains('/')) {
+                    if contents.is_empty() {
+                        there.remove(file)
+                    } else {
+                        there.insert(file.to_owned())
+                    };
+                }
+            }
+            for file in there.into_iter().filter(|file| file.ends_with(".conf") && !file.starts_with('.')) {
+                let path = format!("{directory}/{file}");
+                drop_ins.entry(file).or_insert(path);
+            }
+        }
+        files.extend(drop_ins.into_values());
+        let read = |path: String| -> Result<UnitFile> {
+            let text = match planned.get(&path) {
+                Some(contents) => String::from_utf8_lossy(contents).into_owned(),
+                // A link to /dev/null in a drop-in's place hides the ones of its name.
+                None if self.mask_at(&path)? => String::new(),
+                None => self.read_text(&path)?.unwrap_or_default(),
+            };
+            Ok(UnitFile { path, text })
+        };
+        files.into_iter().map(read).collect()
+    }
+
+    /// The directories with drop-ins of a unit, the most specific first.
+    ///
+    /// # Errors
+    /// When a directory cannot be listed.
+    pub fn drop_in_directories(&self, name: &str, planned: &BTreeMap<String, Vec<u8>>) -> Result<Vec<String>> {
+        let of_planned: BTreeSet<&str> = planned.keys().filter_map(|path| Some(path.rsplit_once('/')?.0)).collect();
+        let there = self.units.drop_in_directories(|| {
+            let mut found = BTreeSet::new();
+            for directory in LOAD_PATH {
+                let names = self.list(directory)?.into_iter().filter(|name| name.ends_with(".d"));
+                found.extend(names.map(|name| format!("{directory}/{name}")));
+            }
+            Ok(found)
+        })?;
+        let (own, of_type) = drop_in_names(name);
+        let ordered = LOAD_PATH.iter().flat_map(|directory| own.iter().map(move |name| format!("{directory}/{name}")));
+        let ordered = ordered.chain(LOAD_PATH.iter().map(|directory| format!("{directory}/{of_type}")));
+        Ok(ordered.filter(|path| there.contains(path) || of_planned.contains(path.as_str())).collect())
+    }
+
+    /// Whether this, in a unit file's place, masks the unit: a link to /dev/null, or an empty file.
+    pub(super) fn mask_at(&self, path: &str) -> Result<bool> {
+        let Some(entry) = self.entry(path)? else { return Ok(false) };
+        Ok(match &entry.kind {
+            EntryKind::Link(target) => target.ends_with("dev/null"),
+            EntryKind::File => entry.size == 0,
+            EntryKind::Directory | EntryKind::Other => false,
+        })
+    }
+}
+
+/// The names of the directories with a unit's drop-ins, the most specific first, and that of all units of its type:
+/// `a-b.service.d`, `a-.service.d`; `service.d`.
+fn drop_in_names(unit: &str) -> (Vec<String>, String) {
+    let (stem, suffix) = unit.rsplit_once('.').unwrap_or((unit, "service"));
+    let mut names = vec![format!("{stem}.{suffix}.d")];
+    let mut stem = match stem.split_once('@') {
+        Some((template, instance)) if !instance.is_empty() => {
+            names.push(format!("{template}@.{suffix}.d"));
+            template
+        }
+        Some((template, _)) => template,
+        None => stem,
+    };
+    while let Some((shorter, _)) = stem.trim_end_matches('-').rsplit_once('-') {
+        names.push(format!("{shorter}-.{suffix}.d"));
+        stem = shorter;
+    }
+    (names, format!("{suffix}.d"))
+}
+
+/// The settings of a unit file, in their order. A line that ends in a backslash goes on in the next one; a comment in
+/// between is not part of it.
+pub(crate) fn settings(text: &str) -> Vec<Setting> {
+    let (mut section, mut found) = (String::new(), Vec::new());
+    let mut begun: Option<(usize, String)> = None;
+    for (n, line) in text.lines().enumerate() {
+        let trimmed = line.trim();
+        if trimmed.starts_with(['#', ';']) || begun.is_none() && trimmed.is_empty() {
+            continue;
+        }
+        let (first, mut whole) = begun.take().unwrap_or((n + 1, String::new()));
+        if let Some(part) = trimmed.strip_suffix('\\') {
+            whole.push_str(part);
+            whole.push(' ');
+            begun = Some((first, whole));
+            continue;
+        }
+        whole.push_str(trimmed);
+        let whole = whole.trim();
+        if let Some(name) = whole.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            name.clone_into(&mut section);
+        } else if let Some((key, value)) = whole.split_once('=') {
+            let (key, value) = (key.trim().to_owned(), value.trim().to_owned());
+            found.push(Setting { section: section.clone(), key, value, line: first });
+        }
+    }
+    found
+}
+
+/// How the assignments of a setting go together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sort {
+    /// The last one wins.
+    One,
+    /// Each adds to a list; an empty one resets it.
+    List,
+    /// Each adds, and nothing resets.
+    Adding,
+}
+
+fn sort(key: &str) -> Sort {
+    if ADDING.contains(&key) {
+        Sort::Adding
+    } else if LISTS.contains(&key) || ["Exec", "Condition", "Assert", "Listen", "On"].iter().any(|p| key.starts_with(p))
+    {
+        Sort::List
+    } else {
+        Sort::One
+    }
+}
+
+/// The lists that one empty assignment resets together: conditions of all sorts, and times of all sorts.
+fn family(key: &str) -> &str {
+    ["Condition", "Assert", "Listen", "On"].into_iter().find(|family| key.starts_with(family)).unwrap_or(key)
+}
+
+/// An assignment that is in force, by the number of its file.
+type Assignment<'a> = (usize, &'a Setting);
+
+/// What is in force of the settings of files in their order, and the last empty assignment of each list.
+#[derive(Default)]
+struct InForce<'a> {
+    assignments: Vec<Assignment<'a>>,
+    resets: Vec<Assignment<'a>>,
+}
+
+fn in_force(files: &[(usize, Vec<Setting>)]) -> InForce<'_> {
+    let mut found = InForce::default();
+    for (n, settings) in files {
+        for setting in settings.iter().filter(|setting| setting.section != "Install") {
+            let is_same = |other: &Setting| other.section == setting.section && other.key == setting.key;
+            let is_family =
+                |other: &Setting| other.section == setting.section && family(&other.key) == family(&setting.key);
+            match sort(&setting.key) {
+                Sort::Adding => {}
+                Sort::One => found.assignments.retain(|(_, other)| !is_same(other)),
+                Sort::List if setting.value.is_empty() => {
+                    found.assignments.retain(|(_, other)| !is_family(other));
+                    found.resets.push((*n, setting));
+                    continue;
+                }
+                Sort::List => {}
+            }
+            found.assignments.push((*n, setting));
+        }
+    }
+    found
+}
+
+/// The files that win over `ours`, of the files of a unit in their order.
+pub fn winners(files: &[UnitFile], ours: &[String], missing: &[UnitFile]) -> Vec<Winner> {
+    let is_ours = |path: &str| ours.iter().any(|own| same_path(own, path));
+    let mut found = Vec::new();
+    // A file of ours that systemd does not read, because another one of its name comes first.
+    for hidden in missing {
+        let name = |path: &str| path.rsplit_once('/').map(|(_, name)| name.to_owned());
+        let winner = files.iter().find(|file| name(&file.path) == name(&hidden.path) && file.text != hidden.text);
+        found.extend(winner.map(|file| Winner {
+            path: file.path.clone(),
+            line: None,
+            loser: hidden.path.clone(),
+            words: "it has the same name and comes first".into(),
+            is_tuning: false,
+        }));
+    }
+    let parsed: Vec<_> = files.iter().map(|file| settings(&file.text)).enumerate().collect();
+    let own: Vec<_> = parsed.iter().filter(|(n, _)| is_ours(&files[*n].path)).cloned().collect();
+    let (all, wanted) = (in_force(&parsed), in_force(&own));
+    let foreign = |n: usize| !is_ours(&files[n].path);
+    let mut seen = BTreeSet::new();
+    for (n, setting) in &wanted.assignments {
+        let key = (&setting.section, &setting.key);
+        let is_same = |other: &Setting| (&other.section, &other.key) == key;
+        let alike = || all.assignments.iter().filter(|(_, other)| is_same(other));
+        let winner = match sort(&setting.key) {
+            Sort::Adding => None,
+            Sort::One => alike().next_back().filter(|(n, other)| foreign(*n) && other.value != setting.value),
+            Sort::List if setting.key == "Environment" => overridden_variable(setting, &mut alike(), &foreign),
+            // More than one command is an error in all services but those that end by themselves.
+            Sort::List if setting.key == "ExecStart" && !is_oneshot(&all) => {
+                alike().find(|(n, other)| foreign(*n) && other.value != setting.value)
+            }
+            Sort::List => None,
+        };
+        let is_lost = sort(&setting.key) == Sort::List && !alike().any(|(_, other)| other.value == setting.value);
+        let reset = || {
+            let of_family =
+                |other: &Setting| other.section == setting.section && family(&other.key) == family(&setting.key);
+            all.resets.iter().rfind(|(n, other)| foreign(*n) && of_family(other))
+        };
+        let is_variable = setting.key == "Environment";
+        let winner =
+            winner.or_else(|| if is_lost && !(is_variable && alike().next().is_some()) { reset() } else { None });
+        if let Some((winner, by)) = winner
+            && seen.insert(key)
+        {
+            let words = if is_variable || by.value.is_empty() {
+                format!("{}= is in force, not ours", by.key)
+            } else if by.key == "ExecStart" && !is_lost {
+                format!("ExecStart={} is a second command, and systemd loads no unit with two", by.value)
+            } else {
+                format!("{}={} is in force, not {}", by.key, by.value, setting.value)
+            };
+            found.push(Winner {
+                path: files[*winner].path.clone(),
+                line: Some(by.line),
+                loser: files[*n].path.clone(),
+                words,
+                is_tuning: TUNING.iter().any(|prefix| setting.key.starts_with(prefix)),
+            });
+        }
+    }
+    found
+}
+
+fn is_oneshot(all: &InForce<'_>) -> bool {
+    all.assignments.iter().any(|(_, setting)| setting.key == "Type" && setting.value == "oneshot")
+}
+
+/// Who gives a variable of `ours` another value.
+fn overridden_variable<'a, 'b>(
+    ours: &Setting,
+    alike: &mut dyn Iterator<Item = &'b Assignment<'a>>,
+    foreign: &dyn Fn(usize) -> bool,
+) -> Option<&'b Assignment<'a>> {
+    let own = variables(&ours.value);
+    let mut winner = None;
+    for assignment in alike {
+        let theirs = variables(&assignment.1.value);
+        let differs = |(name, value): &(String, String)| theirs.iter().any(|(n, v)| n == name && v != value);
+        let same = |(name, _): &(String, String)| theirs.iter().any(|(n, _)| n == name);
+        if own.iter().any(differs) {
+            winner = foreign(assignment.0).then_some(assignment);
+        } else if own.iter().any(same) {
+            winner = None;
+        }
+    }
+    winner
+}
+
+/// The variables of `Environment=`: words, quoted or not.
+fn variables(value: &str) -> Vec<(String, String)> {
+    let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
+    for c in value.chars() {
+        match (quote, c) {
+            (Some(open), c) if open == c => quote = None,
+            (None, '"' | '\'') => quote = Some(c),
+            (None, c) if c.is_whitespace() => words.push(std::mem::take(&mut word)),
+            _ => word.push(c),
+        }
+    }
+    words.push(word);
+    let pairs = words.iter().filter_map(|word| word.split_once('='));
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// Whether a file is one of a unit's: the one that defines it, or a drop-in.
+pub fn concerns(unit: &str, path: &str) -> bool {
+    let Some(rest) = LOAD_PATH.iter().find_map(|directory| path.strip_prefix(&format!("{directory}/"))) else {
+        return false;
+    };
+    let (mut directories, of_type) = drop_in_names(unit);
+    directories.push(of_type);
+    rest == unit
+        || rest.split_once('/').is_some_and(|(directory, file)| {
+            file.ends_with(".conf") && directories.iter().any(|name| name == directory)
+        })
+}
+
+/// Whether two paths are one where `/lib` is a link to `/usr/lib`.
+pub(crate) fn same_path(one: &str, other: &str) -> bool {
+    let plain = |path: &str| path.strip_prefix("/usr/lib/").map_or(path.to_owned(), |rest| format!("/lib/{rest}"));
+    plain(one) == plain(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fs::Owner;
+
+    fn file(path: &str, text: &str) -> UnitFile {
+        UnitFile { path: path.into(), text: text.into() }
+    }
+
+    const OURS: &str = "/etc/systemd/system/x.service.d/10-ours.conf";
+    const THEIRS: &str = "/etc/systemd/system/x.service.d/50-theirs.conf";
+
+    #[test]
+    fn the_names_of_drop_in_directories() {
+        assert_eq!(drop_in_names("a.socket"), (vec!["a.socket.d".into()], "socket.d".into()));
+        let (names, _) = drop_in_names("a-b-c.service");
+        assert_eq!(names, ["a-b-c.service.d", "a-b-.service.d", "a-.service.d"]);
+        let (names, _) = drop_in_names("a-b@1-2.service");
+        assert_eq!(names, ["a-b@1-2.service.d", "a-b@.service.d", "a-.service.d"]);
+        let _ = (drop_in_names(""), drop_in_names("-"), drop_in_names("---.service"), drop_in_names("@"));
+    }
+
+    #[test]
+    fn settings_with_comments_and_lines_that_go_on() {
+        let text = "[Service]\n# Exec=no\nExecStart = /a \\\n  # between\n  --b\n;x=y\n[Unit]\nA=\n";
+        let found: Vec<_> = settings(text).into_iter().map(|s| (s.section, s.key, s.value, s.line)).collect();
+        let one = ("Service".into(), "ExecStart".into(), "/a  --b".into(), 3);
+        assert_eq!(found, [one, ("Unit".into(), "A".into(), String::new(), 8)]);
+    }
+
+    #[test]
+    fn who_wins_over_a_drop_in_of_ours() {
+        let docker = "[Service]\nExecStart=\nExecStart=/d --ours\nEnvironment=A=1 B=2\nRestart=always\n";
+        let condition = "[Unit]\nConditionPathExists=/ready\nAfter=a.service\n";
+        for (what, ours, theirs, wins) in [
+            ("another command", docker, "[Service]\nExecStart=\nExecStart=/d -H fd://\n", Some((3, false))),
+            ("a second command", docker, "[Service]\nExecStart=/d -H fd://\n", Some((2, false))),
+            ("a reset and no command", docker, "[Service]\nExecStart=\n", Some((2, false))),
+            ("the same command", docker, "[Service]\nExecStart=\nExecStart=/d --ours\n", None),
+            ("a command before", docker, "[Service]\nExecStartPre=/x\n", None),
+            ("another value of a variable", docker, "[Service]\nEnvironment=\"B=3\"\n", Some((2, false))),
+            ("another variable", docker, "[Service]\nEnvironment=C=3\n", None),
+            ("no variables", docker, "[Service]\n\nEnvironment=\n", Some((3, false))),
+            ("a reset, and the same variables", docker, "[Service]\nEnvironment=\nEnvironment=A=1 B=2\n", None),
+            ("other restarts", docker, "[Service]\nRestart=no\n", Some((2, true))),
+            ("a limit", docker, "[Service]\nLimitNOFILE=1\n", None),
+            ("another section", docker, "[X-Mine]\nExecStart=\n", None),
+            ("no conditions", condition, "[Unit]\nConditionHost=\n", Some((2, false))),
+            ("one more condition", condition, "[Unit]\nConditionHost=x\n", None),
+            ("a dependency", condition, "[Unit]\nAfter=\nAfter=b.service\n", None),
+            ("a comment", docker, "[Service]\n#ExecStart=\n", None),
+        ] {
+            let package = file("/lib/systemd/system/x.service", "[Service]\nExecStart=/d\nRestart=no\n");
+            let files = [package.clone(), file(OURS, ours), file(THEIRS, theirs)];
+            let found = winners(&files, &[OURS.into()], &[]);
+            let first = found.first().map(|winner| (winner.line.unwrap(), winner.is_tuning));
+            assert_eq!(first, wins, "{what}: {found:?}");
+            assert!(found.iter().all(|winner| winner.path == THEIRS && winner.loser == OURS), "{what}: {found:?}");
+            // A drop-in that is read before ours, and resets what was before: we reset it again.
+            let before = [package, file("/etc/a.conf", theirs), file(OURS, docker)];
+            if ours == docker && what != "other restarts" {
+                assert_eq!(winners(&before, &[OURS.into()], &[]), [], "{what}");
+            }
+        }
+    }
+
+    #[test]
+    fn who_wins_over_a_unit_of_ours() {
+        let ours = "/lib/systemd/system/x.service";
+        let unit = "[Service]\nExecStart=/a\nEnvironmentFile=/e\nRestartSec=5\n";
+        let by = |theirs: &str| {
+            winners(&[file("/usr/lib/systemd/system/x.service", unit), file(THEIRS, theirs)], &[ours.into()], &[])
+        };
+        assert_eq!(by("[Service]\nExecStart=/b\n")[0].line, Some(2), "two commands");
+        assert_eq!(by("[Service]\nEnvironmentFile=\n")[0].line, Some(2));
+        assert_eq!(by("[Service]\nEnvironmentFile=/more\n"), []);
+        assert!(by("[Service]\nRestartSec=9\n")[0].is_tuning);
+        assert_eq!(by("[Service]\nType=oneshot\nExecStart=/b\n"), []);
+        // A whole unit in its place.
+        let shadow = file("/etc/systemd/system/x.service", "[Service]\nExecStart=/b\n");
+        let found = winners(std::slice::from_ref(&shadow), &[ours.into()], &[file(ours, unit)]);
+        assert_eq!((found.len(), found[0].place(), found[0].loser.as_str()), (1, shadow.path, ours));
+        assert_eq!(winners(&[file("/etc/systemd/system/x.service", unit)], &[ours.into()], &[file(ours, unit)]), []);
+    }
+
+    #[test]
+    fn files_in_the_order_in_which_systemd_reads_them() {
+        let (_directory, host) = Host::temporary();
+        for path in [
+            "/lib/systemd/system/a-b.service",
+            "/lib/systemd/system/a-b.service.d/10-x.conf",
+            "/etc/systemd/system/a-.service.d/10-x.conf",
+            "/run/systemd/system/service.d/00-all.conf",
+            "/run/systemd/system.control/a-b.service.d/50-Limit.conf",
+            "/etc/systemd/system/a-b.service.d/20-old.conf",
+            "/etc/systemd/system/a-b.service.d/notes.txt",
+            "/etc/systemd/system/a-b.service.d/.hidden.conf",
+            "/etc/systemd/system/b.service.d/10-y.conf",
+        ] {
+            host.write(path, path.as_bytes(), 0o644, Owner::ROOT).unwrap();
+        }
+        host.link("/etc/systemd/system/a-b.service", "/dev/null").unwrap();
+        let planned = BTreeMap::from([
+            ("/etc/systemd/system/a-b.service.d/20-old.conf".to_owned(), Vec::new()),
+            ("/etc/systemd/system/a-b.service.d/30-new.conf".to_owned(), b"new".to_vec()),
+        ]);
+        let files = host.unit_files("a-b.service", &planned).unwrap();
+        let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
+        let expected = [
+            "/lib/systemd/system/a-b.service",
+            "/run/systemd/system/service.d/00-all.conf",
+            "/etc/systemd/system/a-.service.d/10-x.conf",
+            "/etc/systemd/system/a-b.service.d/30-new.conf",
+            "/run/systemd/system.control/a-b.service.d/50-Limit.conf",
+        ];
+        assert_eq!(paths, expected);
+        assert_eq!((files[1].text.as_str(), files[3].text.as_str()), (expected[1], "new"));
+        assert_eq!(host.unit_files("no.service", &BTreeMap::new()).unwrap()[..0], []);
+    }
+}
