@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::SCHEMA_VERSION;
 use crate::error::{Error, Kind, Result};
 use crate::prepare::{self, Request};
-use crate::run::health::{Finding, ask, overridden};
+use crate::run::health::{Finding, ask, refused};
 use crate::run::report::{Reporter, say, say_json};
 
 /// Runs all checks.
@@ -43,8 +43,8 @@ pub fn run(request: &Request, reporter: Reporter) -> Result<u8> {
         }
         reported.push(json!({ "id": id, "state": word, "text": text }));
     };
-    if let Some(finding) = overridden(&host, &prepared)? {
-        report("unit-files", finding);
+    if let Some(finding) = refused(&host, &prepared)? {
+        report("refused", finding);
     }
     for check in &checks {
         report(&check.id, check.question.with_registry(&host, ask(&host, &check.question)?)?);

@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::host::wait::Deadline;
 use crate::host::{Host, signals};
 use crate::prepare::{Phases, Prepared};
-use crate::step;
+use crate::run::engine;
 use crate::step::health::{Check, Question};
 pub use crate::titus::checks::Finding;
 use crate::titus::checks::{registered, vpc_tool};
@@ -54,13 +54,12 @@ fn not_satisfied(failing: &[(Check, String)], waited: Duration) -> Error {
         .fix("mend the cause, and see titus-bootstrap verify; the setting timeouts.wait gives them longer")
 }
 
-/// Whether a file of others wins over a unit file or drop-in of the role's: a run would be refused.
+/// What a run would be refused for now, if for anything.
 ///
 /// # Errors
-/// When the steps have no values, or the files cannot be read.
-pub fn overridden(host: &Host, prepared: &Prepared) -> Result<Option<Finding>> {
-    let found = step::refuse_overridden(host, &prepared.steps(Phases::All)?);
-    match found {
+/// When the steps have no values, or what they look at cannot be read.
+pub fn refused(host: &Host, prepared: &Prepared) -> Result<Option<Finding>> {
+    match engine::refuse(host, &prepared.names(), &prepared.steps(Phases::All)?) {
         Ok(()) => Ok(None),
         Err(error) if error.kind == Kind::Unavailable => Ok(Some(Finding::Bad(error.to_string()))),
         Err(error) => Err(error),
