@@ -414,7 +414,7 @@ pub struct Timeouts {
     pub download: Option<Timeout>,
     /// For the pull of an image.
     pub pull: Option<Timeout>,
-    /// For a unit to start or stop.
+    /// For a unit to start or stop, and to stay up.
     pub unit: Option<Timeout>,
     /// For a service to answer.
     pub wait: Option<Timeout>,

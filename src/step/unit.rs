@@ -343,8 +343,12 @@ impl Unit {
                 missing.push(UnitFile { path: path.clone(), text });
             }
         }
+        let read = |path: &str| match planned.get(path) {
+            Some(contents) => String::from_utf8_lossy(contents).into_owned(),
+            None => host.read_text(path).ok().flatten().unwrap_or_default(),
+        };
         let (tuning, deciding): (Vec<_>, Vec<_>) =
-            in_force::winners(&files, own, &missing).into_iter().partition(|winner| winner.is_tuning);
+            in_force::winners(&files, own, &missing, &read).into_iter().partition(|winner| winner.is_tuning);
         deciding.first().map_or(Ok(tuning), |winner| Err(refusal(name, winner)))
     }
 
@@ -446,14 +450,9 @@ pub fn refuse_overridden(host: &Host, steps: &[Step]) -> Result<()> {
     let planned: Planned = written.collect();
     for step in steps {
         let Kind::Unit(unit) = &step.kind else { continue };
-        let of_unit: Planned = planned
-            .iter()
-            .filter(|(path, _)| concerns(&unit.name, path))
-            .map(|(p, c)| (p.clone(), c.clone()))
-            .collect();
-        let own: Vec<String> =
-            of_unit.iter().filter(|(_, text)| !text.is_empty()).map(|(path, _)| path.clone()).collect();
-        unit.tuned(host, &own, &of_unit).map_err(|error| error.at(&step.id))?;
+        let of_unit = planned.iter().filter(|(path, text)| concerns(&unit.name, path) && !text.is_empty());
+        let own: Vec<String> = of_unit.map(|(path, _)| path.clone()).collect();
+        unit.tuned(host, &own, &planned).map_err(|error| error.at(&step.id))?;
     }
     Ok(())
 }

@@ -325,7 +325,7 @@ fn a_file_that_wins_over_ours_is_refused_before_anything_is_written_and_its_remo
         (
             "/etc/systemd/system/service.d/50-all.conf",
             "[Service]\nEnvironment=A=2\n",
-            ["50-all.conf:2 wins", "Environment="],
+            ["50-all.conf:2 wins", "the variable A has the value of Environment="],
         ),
         ("/etc/systemd/system.control/x.service.d/10-ours.conf", "[Service]\n", ["system.control", "same name"]),
         (
