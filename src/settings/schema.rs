@@ -421,7 +421,7 @@ pub struct Timeouts {
 }
 
 /// A service with a wrong setting or a missing file ends well before.
-const SETTLE: Duration = Duration::from_secs(3);
+const SETTLE: Duration = Duration::from_millis(2500);
 
 impl Timeouts {
     /// The same, as the host takes them.

@@ -488,6 +488,13 @@ impl Work for Unit {
             Ok(is_planned || host.unit_file(name)?.is_some() || !host.masks_of(name)?.is_empty())
         };
         if !self.masked && !is_there()? {
+            if let Some(mask) = host.mask_of_package(name)?.filter(|_| self.active || self.enabled == Some(true)) {
+                return Err(Error::unavailable(format!("{mask} masks {name}: it is empty, or a link to /dev/null"))
+                    .cause("only its package has the unit itself")
+                    .fix(format!(
+                        "apt-get install --reinstall \"$(dpkg --search {mask} | cut --delimiter=: --fields=1)\""
+                    )));
+            }
             if self.if_present && host.is_live() {
                 // Dpkg is about to bring packages: which units those have is not known yet.
                 let is_known = !planned.contains_key(super::package::STATUS);

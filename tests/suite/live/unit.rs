@@ -398,6 +398,18 @@ fn masks_of_all_sorts_are_removed() {
 }
 
 #[test]
+fn an_empty_unit_file_of_a_package_is_named() {
+    let machine = machine();
+    machine.root.write("/lib/systemd/system/x.service", "");
+    let steps = machine.steps(&role("one"));
+    for run in [machine.plan(&steps), machine.apply(&steps)] {
+        let words = run.fails().to_string();
+        assert!(words.contains("/lib/systemd/system/x.service masks x.service: it is empty"), "{words}");
+        assert!(words.contains("apt-get install --reinstall"), "{words}");
+    }
+}
+
+#[test]
 fn files_that_someone_changed_are_read_and_what_systemd_refuses_is_named() {
     let machine = machine();
     let steps = machine.steps(&role("one"));
