@@ -425,14 +425,14 @@ pub struct Timeouts {
     pub download: Option<Timeout>,
     /// For the pull of an image.
     pub pull: Option<Timeout>,
-    /// For a unit to start or stop.
+    /// For a unit to start or stop, and to stay up.
     pub unit: Option<Timeout>,
     /// For a service to answer.
     pub wait: Option<Timeout>,
 }
 
 /// A service with a wrong setting or a missing file ends well before.
-const SETTLE: Duration = Duration::from_secs(3);
+const SETTLE: Duration = Duration::from_millis(2500);
 
 impl Timeouts {
     /// The same, as the host takes them.

@@ -388,8 +388,12 @@ impl Unit {
                 missing.push(UnitFile { path: path.clone(), text });
             }
         }
+        let read = |path: &str| match planned.get(path) {
+            Some(contents) => String::from_utf8_lossy(contents).into_owned(),
+            None => host.read_text(path).ok().flatten().unwrap_or_default(),
+        };
         let (tuning, deciding): (Vec<_>, Vec<_>) =
-            in_force::winners(&files, own, &missing).into_iter().partition(|winner| winner.is_tuning);
+            in_force::winners(&files, own, &missing, &read).into_iter().partition(|winner| winner.is_tuning);
         deciding.first().map_or(Ok(tuning), |winner| Err(refusal(name, winner)))
     }
 
@@ -491,14 +495,9 @@ pub fn refuse_overridden(host: &Host, steps: &[Step]) -> Result<()> {
     let planned: Planned = written.collect();
     for step in steps {
         let Kind::Unit(unit) = &step.kind else { continue };
-        let of_unit: Planned = planned
-            .iter()
-            .filter(|(path, _)| concerns(&unit.name, path))
-            .map(|(p, c)| (p.clone(), c.clone()))
-            .collect();
-        let own: Vec<String> =
-            of_unit.iter().filter(|(_, text)| !text.is_empty()).map(|(path, _)| path.clone()).collect();
-        unit.tuned(host, &own, &of_unit).map_err(|error| error.at(&step.id))?;
+        let of_unit = planned.iter().filter(|(path, text)| concerns(&unit.name, path) && !text.is_empty());
+        let own: Vec<String> = of_unit.map(|(path, _)| path.clone()).collect();
+        unit.tuned(host, &own, &planned).map_err(|error| error.at(&step.id))?;
     }
     Ok(())
 }
@@ -534,6 +533,13 @@ impl Work for Unit {
             Ok(is_planned || host.unit_file(name)?.is_some() || !host.masks_of(name)?.is_empty())
         };
         if !self.masked && !is_there()? {
+            if let Some(mask) = host.mask_of_package(name)?.filter(|_| self.active || self.enabled == Some(true)) {
+                return Err(Error::unavailable(format!("{mask} masks {name}: it is empty, or a link to /dev/null"))
+                    .cause("only its package has the unit itself")
+                    .fix(format!(
+                        "apt-get install --reinstall \"$(dpkg --search {mask} | cut --delimiter=: --fields=1)\""
+                    )));
+            }
             if self.if_present && host.is_live() {
                 // Dpkg is about to bring packages: which units those have is not known yet.
                 let is_known = !planned.contains_key(super::package::STATUS);
