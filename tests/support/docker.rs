@@ -37,6 +37,8 @@ pub struct Container {
     pub exit_code: i64,
     pub error: String,
     pub restarts: i64,
+    /// How many restarts it needs.
+    recovers_at: Option<i64>,
     /// What it prints.
     pub prints: String,
     /// Source on the host and place in the container of each mount.
@@ -81,6 +83,8 @@ pub enum End {
     Exits(i64, &'static str),
     /// Again and again, whenever the engine has restarted it.
     Restarts(i64),
+    /// Again and again, until the engine has restarted it so often.
+    Recovers(i64),
     /// Not at all, as that of any other image.
     Stays,
 }
@@ -428,6 +432,9 @@ impl State {
                 container.prints = (*prints).to_owned();
             }
             Some(End::Restarts(code)) => (container.status, container.exit_code) = ("restarting", *code),
+            Some(End::Recovers(restarts)) => {
+                (container.status, container.recovers_at) = ("restarting", Some(container.restarts + restarts));
+            }
             Some(End::Stays) | None => {}
         }
         done(204)
@@ -445,6 +452,9 @@ impl Container {
     fn inspect(&mut self) -> Reply {
         if self.status == "restarting" {
             self.restarts += 1;
+            if self.recovers_at == Some(self.restarts) {
+                self.status = "running";
+            }
         }
         let mounts = self.mounts.iter();
         let mounts: Vec<Json> =

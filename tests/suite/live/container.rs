@@ -544,6 +544,21 @@ fn one_that_runs_and_does_not_answer_is_given_its_time() {
 }
 
 #[test]
+fn one_that_needs_two_restarts_is_given_them_and_no_more() {
+    // The first look at it, before it is waited for, is one of them.
+    for (needs, is_started) in [(2, true), (3, true), (4, false)] {
+        let (machine, docker) = machine();
+        docker.end("x:1", End::Recovers(needs));
+        let run = machine.apply(&steps(&machine, &docker, ONE));
+        assert_eq!(run.result.is_ok(), is_started, "{needs}: {:?}", run.result);
+    }
+    // Those of its life before do not count.
+    let (machine, docker) = created();
+    docker.change(NAME, |container| (container.status, container.restarts) = ("exited", 5));
+    machine.apply(&steps(&machine, &docker, ONE)).ends_well();
+}
+
+#[test]
 fn one_without_a_question_must_run_for_two_seconds() {
     let (mut machine, docker) = machine();
     let steps = steps(&machine, &docker, "image = 'x:1'");
