@@ -19,7 +19,7 @@ use super::sigv4::{Request, decoded};
 /// The engine. It lives until this is dropped.
 #[derive(Debug)]
 pub struct Docker {
-    door: Door,
+    _door: Door,
     state: Arc<Mutex<State>>,
     /// Where it answers, `127.0.0.1:PORT`.
     pub address: String,
@@ -100,7 +100,7 @@ impl Docker {
         let state = Arc::<Mutex<State>>::default();
         let asked = Arc::clone(&state);
         let door = Door::open(listener, move |stream| converse(&asked, stream), || {});
-        Docker { door, state, address }
+        Docker { _door: door, state, address }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -126,11 +126,6 @@ impl Docker {
     /// Removes an image from the engine.
     pub fn remove_image(&self, name: &str) {
         self.state().images.remove(name);
-    }
-
-    /// Whether the engine has an image.
-    pub fn has_image(&self, name: &str) -> bool {
-        self.state().images.contains_key(name)
     }
 
     /// Starts a container as something else than a run would.
@@ -190,11 +185,6 @@ impl Docker {
     /// Has the containers of an image end so.
     pub fn end(&self, image: &str, end: End) {
         self.state().ends.insert(image.into(), end);
-    }
-
-    /// How many connections there were.
-    pub fn connections(&self) -> usize {
-        self.door.connections()
     }
 }
 

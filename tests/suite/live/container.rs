@@ -305,7 +305,8 @@ fn a_port_that_another_process_has_is_refused_before_anything_is_changed() {
         (OLD, "running", false),
         (OLD, "exited", true),
     ] {
-        docker.change(&docker.containers()[0].split_once(' ').unwrap().0.to_owned(), |container| {
+        let now = docker.containers().remove(0);
+        docker.change(now.split(' ').next().unwrap(), |container| {
             (container.name, container.status) = (name.into(), status);
         });
         let plan = machine.plan(&steps);
