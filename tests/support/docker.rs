@@ -19,7 +19,7 @@ use super::sigv4::{Request, decoded};
 /// The engine. It lives until this is dropped.
 #[derive(Debug)]
 pub struct Docker {
-    door: Door,
+    _door: Door,
     state: Arc<Mutex<State>>,
     /// Where it answers, `127.0.0.1:PORT`.
     pub address: String,
@@ -37,6 +37,8 @@ pub struct Container {
     pub exit_code: i64,
     pub error: String,
     pub restarts: i64,
+    /// How many restarts it needs.
+    recovers_at: Option<i64>,
     /// What it prints.
     pub prints: String,
     /// Source on the host and place in the container of each mount.
@@ -81,6 +83,8 @@ pub enum End {
     Exits(i64, &'static str),
     /// Again and again, whenever the engine has restarted it.
     Restarts(i64),
+    /// Again and again, until the engine has restarted it so often.
+    Recovers(i64),
     /// Not at all, as that of any other image.
     Stays,
 }
@@ -96,7 +100,7 @@ impl Docker {
         let state = Arc::<Mutex<State>>::default();
         let asked = Arc::clone(&state);
         let door = Door::open(listener, move |stream| converse(&asked, stream), || {});
-        Docker { door, state, address }
+        Docker { _door: door, state, address }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -122,11 +126,6 @@ impl Docker {
     /// Removes an image from the engine.
     pub fn remove_image(&self, name: &str) {
         self.state().images.remove(name);
-    }
-
-    /// Whether the engine has an image.
-    pub fn has_image(&self, name: &str) -> bool {
-        self.state().images.contains_key(name)
     }
 
     /// Starts a container as something else than a run would.
@@ -186,11 +185,6 @@ impl Docker {
     /// Has the containers of an image end so.
     pub fn end(&self, image: &str, end: End) {
         self.state().ends.insert(image.into(), end);
-    }
-
-    /// How many connections there were.
-    pub fn connections(&self) -> usize {
-        self.door.connections()
     }
 }
 
@@ -437,6 +431,9 @@ impl State {
                 container.prints = (*prints).to_owned();
             }
             Some(End::Restarts(code)) => (container.status, container.exit_code) = ("restarting", *code),
+            Some(End::Recovers(restarts)) => {
+                (container.status, container.recovers_at) = ("restarting", Some(container.restarts + restarts));
+            }
             Some(End::Stays) | None => {}
         }
         done(204)
@@ -470,6 +467,9 @@ impl Container {
     fn inspect(&mut self) -> Reply {
         if self.status == "restarting" {
             self.restarts += 1;
+            if self.recovers_at == Some(self.restarts) {
+                self.status = "running";
+            }
         }
         let mounts = self.mounts.iter();
         let binds = self.made_of["HostConfig"]["Binds"].as_array();

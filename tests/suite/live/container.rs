@@ -316,7 +316,8 @@ fn a_port_that_another_process_has_is_refused_before_anything_is_changed() {
         (OLD, "running", false),
         (OLD, "exited", true),
     ] {
-        docker.change(&docker.containers()[0].split_once(' ').unwrap().0.to_owned(), |container| {
+        let now = docker.containers().remove(0);
+        docker.change(now.split(' ').next().unwrap(), |container| {
             (container.name, container.status) = (name.into(), status);
         });
         let plan = machine.plan(&steps);
@@ -552,6 +553,21 @@ fn one_that_runs_and_does_not_answer_is_given_its_time() {
     assert!(words.contains("waited 50ms for") && words.contains("the last answer: "), "{words}");
     assert_eq!(docker.container(NAME).made_of["Image"], "x:1", "{words}");
     assert!(words.contains("the container that was there before"), "{words}");
+}
+
+#[test]
+fn one_that_needs_two_restarts_is_given_them_and_no_more() {
+    // The first look at it, before it is waited for, is one of them.
+    for (needs, is_started) in [(2, true), (3, true), (4, false)] {
+        let (machine, docker) = machine();
+        docker.end("x:1", End::Recovers(needs));
+        let run = machine.apply(&steps(&machine, &docker, ONE));
+        assert_eq!(run.result.is_ok(), is_started, "{needs}: {:?}", run.result);
+    }
+    // Those of its life before do not count.
+    let (machine, docker) = created();
+    docker.change(NAME, |container| (container.status, container.restarts) = ("exited", 5));
+    machine.apply(&steps(&machine, &docker, ONE)).ends_well();
 }
 
 #[test]

@@ -416,6 +416,38 @@ fn a_run_begins_by_sweeping_what_a_killed_one_left() {
     assert!(machine.root.at("/etc/.other").exists() && !machine.root.at(&stale).exists());
 }
 
+/// Every kind of step that writes below a directory of its own, and where.
+#[test]
+fn a_run_sweeps_beside_whatever_its_steps_write() {
+    let properties = "properties = { path = '/srv/p/x.properties', set = { a = '1' } }";
+    let source = "{ name = 'x', uris = ['http://x'], suites = ['./'], key = '/etc/x.asc' }";
+    let sources = format!("apt_source = {{ sources = [{source}], distribution = 'debian', codename = 'x' }}");
+    for (step, directories) in [
+        ("file = { path = '/srv/f/x', content = 'x' }", &["/srv/f"][..]),
+        ("directory = { path = '/srv/d/x' }", &["/srv/d"]),
+        (properties, &["/srv/p"]),
+        ("sysctl = { file = '50-x.conf', set = { 'net.ipv4.ip_forward' = '1' } }", &["/etc/sysctl.d"]),
+        ("kernel_argument = { arguments = ['a=1'] }", &["/etc/default/grub.d"]),
+        ("unit = { name = 'x.service', masked = true }", &["/etc/systemd/system", "/run/titus-bootstrap/units"]),
+        ("group_member = { user = 'x', group = 'docker' }", &["/etc"]),
+        ("deb = { source = { path = '/x.deb' } }", &["/var/lib/titus-bootstrap/debs", "/var/cache/titus-bootstrap"]),
+        (&sources, &["/etc/apt/sources.list.d", "/etc/apt/keyrings"]),
+    ] {
+        let machine = Machine::new();
+        let steps = machine.steps(&format!("[[step]]\nid = 'x'\nphase = 'boot'\n{step}\n"));
+        for directory in directories {
+            machine.root.write(&format!("{directory}/.titus-bootstrap-half"), "half");
+            machine.root.write(&format!("{directory}/.other"), "kept");
+        }
+        machine.root.write("/srv/.titus-bootstrap-other", "of nobody's");
+        engine::begin(&machine.next_host(), &steps).unwrap();
+        assert_eq!(machine.root.half_written(), ["/srv/.titus-bootstrap-other"], "{step}");
+        // What is in the cache for no step is swept, whatever it is called.
+        let kept = |directory: &&&str| **directory != "/var/cache/titus-bootstrap";
+        assert!(directories.iter().filter(kept).all(|at| machine.root.at(&format!("{at}/.other")).exists()), "{step}");
+    }
+}
+
 #[test]
 fn a_download_begins_before_the_first_step() {
     let machine = Machine::new();
