@@ -99,16 +99,49 @@ pub fn converge(
         step.work().stays(host).map_err(|error| failure(host, error, journal, report, n, steps))?;
     }
     if journal.is_open() {
-        for (n, step) in done.iter().enumerate() {
-            if let Err(error) = look_again(host, &done, n, report) {
+        look_at_all_again(host, &done, journal, report)?;
+    }
+    record_running(host, steps)
+}
+
+/// Looks at all steps once more, after the last change of a run. What is undone is done again once, as the next run would
+/// do it: a package's script may have changed a file back, or a service may have ended with one that it needs. What is
+/// undone after that as well, something undoes each time.
+fn look_at_all_again(host: &Host, steps: &[Cow<'_, Step>], journal: &mut Journal, report: &mut Report) -> Result<()> {
+    let bare: Vec<Step> = steps.iter().map(|step| step.as_ref().clone()).collect();
+    for is_last in [false, true] {
+        let mut is_undone = false;
+        host.forget_units();
+        host.ask_for_units()?;
+        for (n, step) in bare.iter().enumerate() {
+            let looked = look_again(host, &bare, n, report).and_then(|undone| match undone {
+                Some(undone) if is_last => Err(undone),
+                Some(undone) => {
+                    is_undone = true;
+                    let why = undone.cause.as_deref().unwrap_or_default().replace('\n', "; ");
+                    tracing::warn!("step {} {}, and is done again ({why})", step.id, undone.what);
+                    let mut again = Report { role: report.role.clone(), ..Report::default() };
+                    let silent = Reporter { json: false, quiet: true, verbose: false, colour: false };
+                    converge_step(host, &bare, step, journal, &mut again, &silent)?;
+                    if let (Some(made), Some(reported)) = (again.steps.pop(), report.steps.get_mut(n)) {
+                        *reported = made;
+                    }
+                    Ok(())
+                }
+                None => Ok(()),
+            });
+            if let Err(error) = looked {
                 if let Some(reported) = report.steps.get_mut(n) {
                     *reported = StepReport::failed(step, &error);
                 }
-                return Err(failure(host, error, journal, report, n, steps));
+                return Err(failure(host, error, journal, report, n, &bare));
             }
         }
+        if !is_undone {
+            return Ok(());
+        }
     }
-    record_running(host, steps)
+    Ok(())
 }
 
 /// How a run ends at a step.
@@ -124,32 +157,25 @@ fn failure(host: &Host, error: Error, journal: &mut Journal, report: &Report, n:
     error
 }
 
-/// Looks at a step once more, after the last change of a run: what it made so, a later step or something else may
-/// have undone. What is waited for is waited for again.
-fn look_again(host: &Host, steps: &[Cow<'_, Step>], n: usize, report: &Report) -> Result<()> {
+/// What is undone of a step, and by whom. What is waited for is waited for again.
+fn look_again(host: &Host, steps: &[Step], n: usize, report: &Report) -> Result<Option<Error>> {
     signals::check()?;
-    let Some(step) = steps.get(n) else { return Ok(()) };
-    if n == 0 {
-        host.forget_units();
-        host.ask_for_units()?;
-    }
+    let Some(step) = steps.get(n) else { return Ok(None) };
     let now = match step.observe(host, &Planned::new())? {
-        State::InSync(_) | State::AfterReboot(_) | State::Deferred(_) => return Ok(()),
-        State::Waits(_) => return step.work().converge(host),
+        State::InSync(_) | State::AfterReboot(_) | State::Deferred(_) => return Ok(None),
+        State::Waits(_) => return step.work().converge(host).map(|()| None),
         State::Blocked(why) => why,
         State::Changes(changes) => told(&changes),
     };
     let has_changed = |other: &Step| {
         report.steps.iter().any(|reported| reported.id == other.id && reported.state == StepState::Changed)
     };
-    let later = || steps.iter().skip(n + 1).map(|step| step.as_ref());
-    let rivals: Vec<&str> = steps
-        .iter()
-        .map(|step| step.as_ref())
-        .filter(|other| other.id != step.id && disagree(step, other))
-        .map(|other| other.id.as_str())
-        .collect();
-    let suspects: Vec<&str> = later().filter(|other| has_changed(other)).map(|step| step.id.as_str()).collect();
+    let ids = |is_it: &dyn Fn(usize, &Step) -> bool| -> Vec<&str> {
+        let them = steps.iter().enumerate().filter(|(at, other)| *at != n && is_it(*at, other));
+        them.map(|(_, other)| other.id.as_str()).collect()
+    };
+    let rivals = ids(&|_, other| disagree(step, other));
+    let suspects = ids(&|at, other| at > n && has_changed(other));
     let (who, fix) = if !rivals.is_empty() {
         (
             format!("step {} wants something else of it", rivals.join(", ")),
@@ -166,9 +192,8 @@ fn look_again(host: &Host, steps: &[Cow<'_, Step>], n: usize, report: &Report) -
             "see what else on this node changes it back; then run titus-bootstrap again",
         )
     };
-    Err(Error::failed("was as it should be, and is not at the end of the run")
-        .cause(format!("still to do: {now}\n{who}"))
-        .fix(fix))
+    let error = Error::failed("was as it should be, and is not at the end of the run");
+    Ok(Some(error.cause(format!("still to do: {now}\n{who}")).fix(fix)))
 }
 
 /// Whether two steps want different things of one file, unit or package.

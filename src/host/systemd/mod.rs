@@ -452,7 +452,9 @@ impl Host {
         let fate = self.unit(name).map_or_else(|_| "in an unknown state".to_owned(), |unit| unit.fate());
         let journal = self.unit_journal(name);
         let none = if journal.trim().is_empty() { " none" } else { "" };
-        format!("{name} is {fate}; the last lines of its journal since its start:{none}\n{journal}")
+        let files = self.unit_files(name, &BTreeMap::new()).unwrap_or_default();
+        let files = files.into_iter().map(|file| file.path).collect::<Vec<_>>().join(", ");
+        format!("{name} is {fate}; its files: {files}; the last lines of its journal since its start:{none}\n{journal}")
             .trim_end()
             .to_owned()
     }

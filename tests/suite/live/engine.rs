@@ -172,7 +172,7 @@ fn two_steps_that_want_different_things_of_one_are_refused_when_the_role_is_load
 }
 
 #[test]
-fn what_a_later_step_starts_and_that_changes_something_back_is_named() {
+fn what_a_later_step_changes_back_once_is_done_again_and_what_it_changes_back_each_time_is_named() {
     let mut machine = Machine::new();
     machine.install("jq", "1", "not-installed");
     machine.offer("jq", "1");
@@ -180,14 +180,25 @@ fn what_a_later_step_starts_and_that_changes_something_back_is_named() {
     machine.prepend("apt-get", "case $* in *install*) echo other > $ROOT/etc/two;; esac");
     let package = "[[step]]\nid = 'jq'\nphase = 'boot'\npackage = { names = ['jq'] }\n";
     let steps = machine.steps(&format!("{FILES}{package}"));
-    let run = machine.apply(&steps);
-    let words = run.fails().to_string();
-    assert!(
-        words.contains("step 2/4 two: was as it should be") && words.contains("changed after it: three, jq"),
-        "{words}"
-    );
-    // That was once.
+    let run = machine.apply(&steps).ends_well();
+    assert_eq!(run.states(), ["one changed", "two changed", "three changed", "jq changed"]);
+    assert_eq!(run.lines()[1], "change /etc/two");
+    assert_eq!(machine.root.read("/etc/two"), "2");
     machine.apply(&steps).ends_well();
+
+    // Two steps of which each undoes the other: a file, and a command that edits it.
+    machine.root.write("/etc/group", "docker:x:9:\n");
+    machine.root.write("/etc/passwd", "ubuntu:x:1000:1000::/:/bin/sh\n");
+    machine.command("gpasswd", "echo docker:x:9:ubuntu > $ROOT/etc/group");
+    let role = "[[step]]\nid = 'group'\nphase = 'boot'\nfile = { path = '/etc/group', content = \"docker:x:9:\\n\" }\n\
+                [[step]]\nid = 'member'\nphase = 'boot'\ngroup_member = { user = 'ubuntu', group = 'docker' }\n";
+    let run = machine.apply(&machine.steps(role));
+    let words = run.fails().to_string();
+    assert_eq!(run.fails().kind, Kind::Failed);
+    assert!(words.contains("step 1/2 group: was as it should be, and is not at the end of the run"), "{words}");
+    assert!(words.contains("changed after it: member"), "{words}");
+    assert_eq!(run.states(), ["group failed", "member changed"]);
+    assert_eq!(run.events.last().unwrap(), "failed group");
 
     // What was waited for is waited for again.
     machine.host.deadlines.wait = Duration::from_millis(10);
