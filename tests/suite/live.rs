@@ -4,6 +4,7 @@ mod apply;
 mod container;
 mod deb;
 mod engine;
+mod image;
 mod kernel_argument;
 mod package;
 mod sysctl;
