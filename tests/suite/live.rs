@@ -1,5 +1,6 @@
 //! The live half of the engine and of the steps, on a machine in a directory: see `tests/support/simulated.rs`.
 
+mod adoption;
 mod apply;
 mod container;
 mod deb;
@@ -7,5 +8,6 @@ mod engine;
 mod image;
 mod kernel_argument;
 mod package;
+mod replacement;
 mod sysctl;
 mod unit;
