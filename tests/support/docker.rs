@@ -300,11 +300,15 @@ impl State {
     }
 
     fn pull(&mut self, name: &str, tag: &str) -> Reply {
-        let image = format!("{name}:{tag}");
+        let is_wanted = |(known, (_, digest)): &(&String, &Image)| match tag.starts_with("sha256:") {
+            true => digest == tag && known.rsplit_once(':').is_some_and(|(known, _)| known == name),
+            false => **known == format!("{name}:{tag}"),
+        };
+        let image = if tag.starts_with("sha256:") { format!("{name}@{tag}") } else { format!("{name}:{tag}") };
         self.changes.push(format!("pull {image}"));
-        match self.registry.get(&image) {
-            Some(found) => {
-                self.images.insert(image, found.clone());
+        match self.registry.iter().find(is_wanted) {
+            Some((known, found)) => {
+                self.images.insert(known.clone(), found.clone());
                 (
                     200,
                     None,
