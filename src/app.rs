@@ -133,8 +133,20 @@ fn request(global: &Global, steps: Option<Steps>) -> Request {
     }
 }
 
-/// `--role` and `--set` on the `#!` line of user data.
+/// `--role` and `--set` on the `#!` line of user data. Anything else is honoured only where a kernel starts us with that
+/// line, and a run of the boot unit would do something else than the line says.
 fn first_line(words: &[&str]) -> Result<FirstLine> {
+    let mut rest = words.iter();
+    while let Some(word) = rest.next() {
+        match word.split_once('=').map_or((*word, false), |(name, _)| (name, true)) {
+            ("--role" | "--set", true) => {}
+            ("--role" | "--set", false) => drop(rest.next()),
+            _ => {
+                return Err(Error::config(format!("user data: {word:?} on its first line is not honoured"))
+                    .fix("only --role and --set can stand there: leave it out, or put settings below that line"));
+            }
+        }
+    }
     let cli = Cli::try_parse_from(std::iter::once("titus-bootstrap").chain(words.iter().copied()))
         .map_err(|e| Error::config("user data: the words on its first line cannot be read").cause(e.render()))?;
     Ok(FirstLine { roles: cli.global.role, set: cli.global.set })

@@ -29,6 +29,7 @@ pub const PARSERS: &[Parser] = &[
     ("unit file", |bytes| drop(host::systemd::unit_files::install_section(&text(bytes)))),
     ("accounts", |bytes| drop(host::fs::accounts::record(&text(bytes), "root"))),
     ("vpc tool", |bytes| _ = titus::checks::decisive_line(&text(bytes))),
+    ("registry credentials", host::docker::auth::read_as_any_file),
     ("message", |bytes| drop(secrets::masked(&text(bytes)))),
 ];
 

@@ -46,7 +46,7 @@ pub fn run(request: &Request, reporter: Reporter, wait: bool) -> Result<u8> {
         }
     }
     let mut report = Report::new("status");
-    let result = run::observe(request, &mut host, &mut report, &reporter);
+    let result = run::observe(request, &mut host, false, &mut report, &reporter);
     report.end(result.as_ref().err(), false);
     if reporter.json {
         let document = serde_json::json!({

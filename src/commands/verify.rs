@@ -1,17 +1,19 @@
-//! `verify`: the role's health checks.
+//! `verify`: the role's health checks, and whether a run would have anything to do.
 
 use serde_json::json;
 
 use crate::SCHEMA_VERSION;
 use crate::error::{Error, Kind, Result};
 use crate::prepare::{self, Request};
-use crate::run::health::{Finding, ask, refused};
-use crate::run::report::{Reporter, say, say_json};
+use crate::run;
+use crate::run::health::{Finding, ask};
+use crate::run::report::{Report, Reporter, StepReport, say, say_json};
 
-/// Runs all checks.
+/// Asks all checks, and looks at every step.
 ///
 /// # Errors
-/// 1 when a check is not satisfied; and when settings or facts cannot be had.
+/// 1 when a check is not satisfied, or a step is not in sync; what `apply` would refuse; and when settings or facts cannot
+/// be had.
 pub fn run(request: &Request, reporter: Reporter) -> Result<u8> {
     let mut host = request.host()?;
     if !host.is_live() {
@@ -29,34 +31,50 @@ pub fn run(request: &Request, reporter: Reporter) -> Result<u8> {
     }
     let mut failed = Vec::new();
     let mut reported = Vec::new();
-    let mut report = |id: &str, finding: Finding| {
-        let (word, text) = match finding {
+    for check in &checks {
+        let (word, text) = match check.question.with_registry(&host, ask(&host, &check.question)?)? {
             Finding::Good(text) => ("good", text),
             Finding::Warning(text) => ("warning", text),
             Finding::Bad(text) => {
-                failed.push(id.to_owned());
+                failed.push(check.id.as_str());
                 ("failed", text)
             }
         };
         if to_people {
-            say(&format!("{word:<8} {id:<14} {text}\n"));
+            say(&format!("{word:<8} {:<14} {text}\n", check.id));
         }
-        reported.push(json!({ "id": id, "state": word, "text": text }));
-    };
-    if let Some(finding) = refused(&host, &prepared)? {
-        report("refused", finding);
+        reported.push(json!({ "id": check.id, "state": word, "text": text }));
     }
-    for check in &checks {
-        report(&check.id, check.question.with_registry(&host, ask(&host, &check.question)?)?);
+    let mut report = Report::new("verify");
+    let silent = Reporter { json: false, quiet: true, ..reporter };
+    let seen = run::observe_prepared(&prepared, request.phases, &host, false, &mut report, &silent);
+    let drift: Vec<&StepReport> = report.steps.iter().filter(|step| step.drifts()).collect();
+    if to_people {
+        for step in &drift {
+            let lines = step.changes.iter().map(|change| change.line.as_str()).chain(step.note.as_deref());
+            say(&format!("{:<8} {:<14} {}\n", "drifts", step.id, lines.collect::<Vec<_>>().join("; ")));
+        }
     }
     let role = &prepared.role.name;
     if reporter.json {
-        let document = json!({ "schema_version": SCHEMA_VERSION, "command": "verify", "role": role, "warm_pool": prepared.warm_pool(), "satisfied": failed.is_empty(), "checks": reported });
+        let document = json!({
+            "schema_version": SCHEMA_VERSION, "command": "verify", "role": role, "warm_pool": prepared.warm_pool(),
+            "satisfied": failed.is_empty() && drift.is_empty() && seen.is_ok(), "checks": reported, "drift": drift,
+        });
         say_json(&document);
     }
-    if failed.is_empty() {
+    seen?;
+    let mut wrong = Vec::new();
+    if !failed.is_empty() {
+        wrong.push(format!("{} of {} checks failed: {}", failed.len(), reported.len(), failed.join(", ")));
+    }
+    if !drift.is_empty() {
+        let ids: Vec<&str> = drift.iter().map(|step| step.id.as_str()).collect();
+        wrong.push(format!("{} of {} steps drift: {}", drift.len(), report.step_count, ids.join(", ")));
+    }
+    if wrong.is_empty() {
         return Ok(0);
     }
-    Err(Error::failed(format!("{role}: {} of {} checks failed: {}", failed.len(), reported.len(), failed.join(", ")))
+    Err(Error::failed(format!("{role}: {}", wrong.join("; ")))
         .fix("see each line above; then run titus-bootstrap again"))
 }

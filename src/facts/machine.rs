@@ -166,8 +166,13 @@ pub fn daemon_json(host: &Host) -> Result<serde_json::Map<String, serde_json::Va
     serde_json::from_slice(&bytes).map_err(|e| refuse_daemon_json(format!("it is not a JSON object: {e}")))
 }
 
-/// `data-root` of dockerd's daemon.json, else its default. Before Docker 17.05 the key was `graph`.
+/// Where Docker has its data: where an engine that runs says, else `data-root` of dockerd's daemon.json, else its default.
+/// Before Docker 17.05 the key was `graph`.
 pub(crate) fn docker_data_root(host: &Host) -> Result<String> {
+    // A flag of dockerd can name it, too, in a drop-in of anyone's.
+    if let Some(path) = host.running_data_root()? {
+        return Ok(path);
+    }
     let daemon = daemon_json(host)?;
     match daemon.get("data-root").or_else(|| daemon.get("graph")) {
         None => Ok(DOCKER_DATA_ROOT.into()),

@@ -43,8 +43,12 @@ pub struct Host {
     pub deadlines: Deadlines,
     /// For downloads and apt; settings `proxy.*`.
     pub proxy: net::Proxy,
+    /// What a run may change of what others did with apt; settings `apt.*`.
+    pub apt: apt::Permissions,
     /// Where the Docker Engine's API is; setting `docker.host`.
     pub docker: String,
+    /// Where credentials of registries come from; setting `docker.auth`.
+    pub registry_credentials: Option<docker::auth::Source>,
     /// Whether the progress of a pull or download is drawn on standard error, which is a terminal then.
     pub bar: bool,
     /// The Docker Engine, once it has answered.
@@ -155,7 +159,9 @@ impl Host {
             systemd: Box::new(systemd::systemctl::Systemctl::default()),
             deadlines,
             proxy: net::Proxy::default(),
+            apt: apt::Permissions::default(),
             docker: docker::DEFAULT_ADDRESS.into(),
+            registry_credentials: None,
             bar: false,
             engine: OnceCell::new(),
             pulls: docker::pull::Pulls::default(),

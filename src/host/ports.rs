@@ -1,17 +1,42 @@
 //! Who listens on a TCP port of this machine (proc(5), /proc/net/tcp).
 
-use super::Host;
+use std::fmt;
+
+use super::{Host, is_hex};
 use crate::error::Result;
 
 /// State LISTEN in /proc/net/tcp.
 const LISTEN: &str = "0A";
 
+/// Who listens on a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// Name and pid.
+    process: String,
+    /// The id of the container that the process runs in.
+    pub container: Option<String>,
+}
+
+impl Listener {
+    /// Whether it is a container's process, or Docker's for one.
+    pub fn is_of_docker(&self) -> bool {
+        let name = self.process.split(' ').next().unwrap_or_default();
+        self.container.is_some() || ["docker-proxy", "dockerd"].contains(&name)
+    }
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.process)
+    }
+}
+
 impl Host {
-    /// The process that listens on a TCP port, in words; `None`: nobody does.
+    /// The process that listens on a TCP port; `None`: nobody does.
     ///
     /// # Errors
     /// When /proc cannot be read.
-    pub fn listener(&self, port: u16) -> Result<Option<String>> {
+    pub fn listener(&self, port: u16) -> Result<Option<Listener>> {
         let mut inodes = Vec::new();
         for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
             inodes.extend(listening(&self.read_text(table)?.unwrap_or_default(), port));
@@ -29,11 +54,26 @@ impl Host {
                 .any(|target| sockets.iter().any(|socket| target.as_os_str() == socket.as_str()));
             if holds {
                 let name = self.read_text(&format!("/proc/{pid}/comm"))?.unwrap_or_default();
-                return Ok(Some(format!("{} (pid {pid})", name.trim())));
+                let cgroup = |pid: &str| -> Result<String> {
+                    Ok(self.read_text(&format!("/proc/{pid}/cgroup"))?.unwrap_or_default())
+                };
+                let process = format!("{} (pid {pid})", name.trim());
+                return Ok(Some(Listener { process, container: container(&cgroup(pid)?, &cgroup("1")?) }));
             }
         }
-        Ok(Some("a process that cannot be seen from here".into()))
+        Ok(Some(Listener { process: "a process that cannot be seen from here".into(), container: None }))
     }
+}
+
+/// The id of a process's container, from its control groups; `first`: those of PID 1, which can be in a container too.
+/// Docker names the group `docker/ID`, with systemd's driver `docker-ID.scope`, whatever its parent is.
+fn container(cgroups: &str, first: &str) -> Option<String> {
+    let name = |line: &str| {
+        let last = line.rsplit('/').next()?;
+        let id = last.strip_prefix("docker-").and_then(|name| name.strip_suffix(".scope")).unwrap_or(last);
+        (is_hex(id, 64) && !first.contains(id)).then(|| id.to_owned())
+    };
+    cgroups.lines().find_map(name)
 }
 
 fn listening(table: &str, port: u16) -> Vec<String> {
@@ -57,10 +97,27 @@ mod tests {
         let host = Host::live(Default::default());
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let told = host.listener(port).unwrap().unwrap();
+        let told = host.listener(port).unwrap().unwrap().to_string();
         assert!(told.ends_with(&format!("(pid {})", std::process::id())), "{told}");
         drop(listener);
         assert_eq!(host.listener(port).unwrap(), None);
+    }
+
+    #[test]
+    fn the_container_of_a_process_is_the_last_of_its_control_groups() {
+        let (id, outer) = ("a1".repeat(32), "b2".repeat(32));
+        let first = format!("9:name=systemd:/docker/{outer}/init.scope\n0::/docker/{outer}/init.scope\n");
+        for (cgroups, found) in [
+            (format!("9:memory:/docker/{id}\n0::/\n"), Some(&id)),
+            (format!("0::/system.slice/docker-{id}.scope\n"), Some(&id)),
+            (format!("0::/my.slice/{id}\n"), Some(&id)),
+            (format!("0::/docker/{outer}/system.slice/docker.service\n"), None),
+            (format!("0::/docker/{outer}\n"), None),
+            ("0::/user.slice\n".into(), None),
+            (String::new(), None),
+        ] {
+            assert_eq!(container(&cgroups, &first).as_ref(), found, "{cgroups}");
+        }
     }
 
     #[test]

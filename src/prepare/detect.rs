@@ -33,11 +33,12 @@ impl fmt::Display for Evidence {
 }
 
 /// The first that answers wins: the flag, the settings, the instance tag in metadata. The
-/// instance tag from the EC2 API comes after these.
+/// instance tag from the EC2 API comes after these. `user_data`: what the instance's user data is, in words; its settings
+/// are among the settings.
 ///
 /// # Errors
 /// 78 when none answers: each place, what it said, and how to turn tags on.
-pub fn role(flag: Option<&str>, merged: &Merged, facts: Option<&Facts>) -> Result<Detected> {
+pub fn role(flag: Option<&str>, merged: &Merged, facts: Option<&Facts>, user_data: Option<&str>) -> Result<Detected> {
     let mut evidence = Vec::new();
     let mut found = None;
     let mut ask = |place: String, answer: Result<&str, &str>| {
@@ -50,6 +51,9 @@ pub fn role(flag: Option<&str>, merged: &Merged, facts: Option<&Facts>) -> Resul
     ask("--role".into(), flag.ok_or("not given"));
     let set = merged.table.get("role").and_then(toml::Value::as_str);
     ask(merged.source("role").map_or("settings".into(), |source| format!("settings ({source})")), set.ok_or("no role"));
+    if let Some(words) = user_data {
+        ask("user data".into(), Err(words));
+    }
     let instance = facts.and_then(|facts| facts.instance.as_ref());
     let source = facts.and_then(|facts| facts.sources.get("instance.tags")).map(String::as_str);
     for key in tag_keys(merged) {
@@ -108,7 +112,7 @@ mod tests {
     #[test]
     fn the_first_that_answers_wins() {
         let facts = tagged(Some(&[("titus-role", "gateway")]));
-        let of = |flag, text| role(flag, &merged(text), Some(&facts)).unwrap();
+        let of = |flag, text| role(flag, &merged(text), Some(&facts), None).unwrap();
         assert_eq!(of(Some("agent"), "role = 'master'").evidence.last().unwrap().to_string(), "--role: agent");
         assert_eq!(of(Some("agent"), "role = 'master'").evidence.len(), 1);
         assert_eq!(of(None, "role = 'master'").evidence.last().unwrap().to_string(), "settings (file): master");
@@ -121,7 +125,7 @@ mod tests {
     fn the_place_of_a_tag_is_where_it_is_from_whatever_the_source_is_called() {
         let mut facts = tagged(Some(&[("titus:role", "agent")]));
         facts.sources.insert("instance.tags".into(), "EC2 API of somebody's print".into());
-        let place = |facts: &Facts| role(None, &merged(""), Some(facts)).unwrap().evidence.pop().unwrap().place;
+        let place = |facts: &Facts| role(None, &merged(""), Some(facts), None).unwrap().evidence.pop().unwrap().place;
         assert_eq!(place(&facts), "instance tag titus:role");
         facts.instance.as_mut().unwrap().tags_source = TagSource::Api;
         assert_eq!(place(&facts), "instance tag titus:role (EC2 API DescribeTags)");
@@ -129,7 +133,7 @@ mod tests {
 
     #[test]
     fn without_an_answer_each_place_is_told() {
-        let told = role(None, &merged(""), Some(&tagged(None))).unwrap_err().to_string();
+        let told = role(None, &merged(""), Some(&tagged(None)), None).unwrap_err().to_string();
         for words in [
             "--role: not given",
             "settings: no role",
@@ -138,6 +142,8 @@ mod tests {
         ] {
             assert!(told.contains(words), "{told}");
         }
-        assert!(role(None, &merged(""), Some(&tagged(Some(&[])))).unwrap_err().to_string().contains("no such tag"));
+        assert!(
+            role(None, &merged(""), Some(&tagged(Some(&[]))), None).unwrap_err().to_string().contains("no such tag")
+        );
     }
 }

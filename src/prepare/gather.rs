@@ -16,6 +16,7 @@ use crate::host::{Deadlines, Host};
 use crate::role::Role;
 use crate::settings::Merged;
 use crate::titus::{agent, vpc_driver};
+use crate::userdata;
 
 const TOKENS: &str = "instance.http_tokens";
 
@@ -45,14 +46,16 @@ pub fn gather(request: &Request, host: &Host) -> Result<Gathered> {
 pub(super) fn gather_for(request: &Request, role: Option<&str>, host: &Host) -> Result<Gathered> {
     let mut layers = Layers::read(request, host)?;
     let Asked { mut facts, user_data, mut cloud, metadata } = facts(request, &layers.merged(None)?)?;
-    if let Some(bytes) = user_data {
-        layers.take_user_data(request, &bytes)?;
+    if let Some(bytes) = &user_data {
+        layers.take_user_data(request, bytes)?;
     }
     if let Some(cloud) = &mut cloud {
         ask_for_tags(cloud, &mut facts, role, &layers.merged(None)?)?;
     }
     layers.take_tags(&facts)?;
-    let detected = detect::role(role, &layers.merged(None)?, Some(&facts))?;
+    let looks = facts.instance.as_ref().map(|_| user_data.map_or("none".into(), |bytes| userdata::looks_like(&bytes)));
+    let looks = looks.filter(|_| request.facts == FactSource::Instance);
+    let detected = detect::role(role, &layers.merged(None)?, Some(&facts), looks.as_deref())?;
     let role = Role::load(host, &detected.role)?;
     let mut merged = layers.merged(Some(&role))?;
     if request.asks_instance() {
@@ -76,7 +79,7 @@ fn ask_for_tags(cloud: &mut Cloud, facts: &mut Facts, role: Option<&str>, merged
     if !may_ask_for_tags(merged) {
         return Ok(());
     }
-    let has_role = detect::role(role, merged, None).is_ok();
+    let has_role = detect::role(role, merged, None, None).is_ok();
     // An instance that has a lifecycle state is in a group, and will have its tag.
     let in_group = facts.instance.as_ref().is_some_and(|instance| instance.lifecycle_state.is_some());
     let enough = |tags: &BTreeMap<String, String>| {

@@ -12,7 +12,7 @@ use super::{BOOT_UNIT, engine, reboot};
 use crate::error::{Error, Kind, Result};
 use crate::host::Host;
 use crate::host::lock::LOCK;
-use crate::prepare::{self, Layers, Prepared, Request, detect};
+use crate::prepare::{self, Layers, Phases, Prepared, Request, detect};
 use crate::settings::Layer;
 use crate::step::Phase;
 use crate::step::Step;
@@ -148,7 +148,7 @@ impl Run<'_> {
         }
         let role = Layers::read(self.request, host)
             .and_then(|layers| layers.merged(None))
-            .and_then(|merged| detect::role(self.request.role(), &merged, None));
+            .and_then(|merged| detect::role(self.request.role(), &merged, None, None));
         role.err().filter(|other| other.kind == Kind::NoRole).unwrap_or(error)
     }
 
@@ -174,7 +174,11 @@ impl Run<'_> {
         engine::ask(host, &steps)?;
         let mut journal = Journal::for_role(&prepared, journal::JOURNAL);
         report.run = journal.run().into();
-        engine::refuse_online(host, &prepared.names(), &steps).inspect_err(|refusal| {
+        let role = prepared.names();
+        let refused = engine::refuse_online(host, &role, &steps).and_then(|()| {
+            engine::look(host, &role, &steps).or_else(|refusal| host.forget_candidates().and(Err(refusal)))
+        });
+        refused.inspect_err(|refusal| {
             if refusal.kind == Kind::Interrupted {
                 journal.event(host, "interrupted", None, std::slice::from_ref(&refusal.what));
             }
@@ -237,7 +241,7 @@ fn notice_of_next_boot(
             "{BOOT_UNIT} is not enabled: after a reboot the role's services wait until titus-bootstrap is run again"
         )));
     }
-    let is_known = options.save || detect::role(None, &prepared.merged, Some(&prepared.facts)).is_ok();
+    let is_known = options.save || detect::role(None, &prepared.merged, Some(&prepared.facts), None).is_ok();
     Ok((!is_known && request.role().is_some()).then(|| {
         "the next boot will not know this role, and the role's services will wait for it: keep it with --save"
             .to_owned()
@@ -261,22 +265,47 @@ fn keep(host: &Host, journal: &mut Journal, report: &Report) {
     }
 }
 
-/// Fills in a report of what is and what should be. Nothing is changed.
+/// Fills in a report of what is and what should be. Nothing is changed. `asks_apt`: apt is asked, as a run asks it,
+/// whether it has what is to be installed.
 ///
 /// # Errors
-/// What [`apply`] would refuse, but for the packages: apt's lists are not updated for a plan.
-pub fn observe(request: &Request, host: &mut Host, report: &mut Report, reporter: &Reporter) -> Result<()> {
+/// What [`apply`] would refuse.
+pub fn observe(
+    request: &Request,
+    host: &mut Host,
+    asks_apt: bool,
+    report: &mut Report,
+    reporter: &Reporter,
+) -> Result<()> {
     let started = Instant::now();
     let prepared = prepare::prepare(request, host)?;
-    report.introduce(&prepared, host);
-    let steps = prepared.steps(request.phases)?;
+    let result = observe_prepared(&prepared, request.phases, host, asks_apt, report, reporter);
+    report.took(started.elapsed());
+    result
+}
+
+/// The same of a role that is prepared.
+///
+/// # Errors
+/// As [`observe`].
+pub fn observe_prepared(
+    prepared: &Prepared,
+    phases: Phases,
+    host: &Host,
+    asks_apt: bool,
+    report: &mut Report,
+    reporter: &Reporter,
+) -> Result<()> {
+    report.introduce(prepared, host);
+    let steps = prepared.steps(phases)?;
     report.step_count = steps.len();
     reporter.heading(report);
-    refuse_machine(host, request.phases)?;
+    refuse_machine(host, phases)?;
     refuse_daemon_json(host, &steps)?;
     engine::ask(host, &steps)?;
     engine::refuse(host, &prepared.names(), &steps)?;
-    let result = engine::observe(host, &steps, report, reporter);
-    report.took(started.elapsed());
-    result
+    if asks_apt {
+        report.notices.extend(engine::plan_packages(host, &steps)?);
+    }
+    engine::observe(host, &steps, report, reporter)
 }

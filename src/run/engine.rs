@@ -1,26 +1,67 @@
 //! The loop: observe, converge, observe again. The command only chooses the mode.
 
+use std::borrow::Cow;
+use std::time::Duration;
+
 use crate::error::{Error, Kind, Result};
 use crate::host::failpoint::failpoint;
+use crate::host::lock::LOCK;
 use crate::host::{Host, signals};
 use crate::run::journal::{self, Journal};
-use crate::run::report::{Report, Reporter, StepReport};
+use crate::run::report::{Report, Reporter, StepReport, StepState};
 use crate::settings::SAVED;
-use crate::step::{self, Planned, State, Step};
+use crate::step::{self, Change, Planned, State, Step};
 
 /// Looks at every step and changes nothing.
 ///
 /// # Errors
 /// When a step cannot be looked at; it is named.
 pub fn observe(host: &Host, steps: &[Step], report: &mut Report, reporter: &Reporter) -> Result<()> {
-    // What earlier steps will have written by the time a later one is reached.
-    let mut planned = Planned::new();
+    let mut ahead = Ahead::default();
     for (n, step) in steps.iter().enumerate() {
-        let state = step.observe(host, &planned).map_err(|error| at(error, report, n, steps))?;
-        if matches!(state, State::Changes(_)) {
-            planned.extend(step.work().planned(host, &planned).map_err(|error| at(error, report, n, steps))?);
-        }
+        let state = look_at(host, step, &mut ahead).map_err(|error| at(error, &report.role, n, steps))?;
         record(report, reporter, step, &state, false);
+    }
+    Ok(())
+}
+
+/// What earlier steps will have done by the time a later one is reached.
+#[derive(Default)]
+struct Ahead {
+    files: Planned,
+    paths: Vec<String>,
+}
+
+/// Of a step, before anything is changed: what stands in its way is then a refusal.
+fn look_at(host: &Host, step: &Step, ahead: &mut Ahead) -> Result<State> {
+    let look = |ahead: &mut Ahead| {
+        let state = step.observe(host, &ahead.files)?;
+        if matches!(state, State::Changes(_)) {
+            let paths = step.work().paths();
+            // A directory that an earlier step puts right is not judged as it is now.
+            let is_below = |path: &String, above: &String| path.strip_prefix(above).is_some_and(|r| r.starts_with('/'));
+            let as_it_is = paths.iter().filter(|path| !ahead.paths.iter().any(|above| is_below(path, above)));
+            as_it_is.into_iter().try_for_each(|path| host.refuse_unwritable(path))?;
+            ahead.paths.extend(paths);
+            ahead.files.extend(step.work().planned(host, &ahead.files)?);
+        }
+        Ok(state)
+    };
+    look(ahead).map_err(|error: Error| match error.kind {
+        Kind::Failed => Error { kind: Kind::Unavailable, ..error },
+        _ => error,
+    })
+}
+
+/// Looks at every step before the first one is changed, as a plan does: what cannot be looked at would end the run later,
+/// with half of the role changed. What only waits is not asked.
+///
+/// # Errors
+/// When a step cannot be looked at; it is named.
+pub fn look(host: &Host, role: &str, steps: &[Step]) -> Result<()> {
+    let mut ahead = Ahead::default();
+    for (n, step) in steps.iter().enumerate().filter(|(_, step)| !step.work().only_waits()) {
+        look_at(host, step, &mut ahead).map_err(|error| at(error, role, n, steps))?;
     }
     Ok(())
 }
@@ -37,37 +78,107 @@ pub fn converge(
     report: &mut Report,
     reporter: &Reporter,
 ) -> Result<()> {
+    let mut done: Vec<Cow<'_, Step>> = Vec::with_capacity(steps.len());
     for (n, step) in steps.iter().enumerate() {
         failpoint();
         let held_back = reboots(&report.reboot_reasons)
             .then(|| step.clone().put_off("the node reboots first: it joins after that"));
-        let step = held_back.as_ref().unwrap_or(step);
+        let step = held_back.map_or(Cow::Borrowed(step), Cow::Owned);
         host.tell_systemd(&format!("{}: step {}/{} {}", report.role, n + 1, steps.len(), step.id));
-        converge_step(host, steps, step, journal, report, reporter).map_err(|error| {
-            let event = if error.kind == Kind::Interrupted { "interrupted" } else { "failed" };
-            journal.event(host, event, Some(&step.id), std::slice::from_ref(&error.what));
-            record_failure(report, reporter, step, &error);
-            let mut error = at(error, report, n, steps);
-            // The kind of a refusal says that nothing was changed; here something may have been.
-            if !matches!(error.kind, Kind::Interrupted | Kind::NotYet) {
-                error.kind = Kind::Failed;
-            }
-            error
-                .fix
-                .get_or_insert_with(|| "mend the cause, and run titus-bootstrap again: it goes on from here".into());
-            error
-        })?;
+        if let Err(error) = converge_step(host, steps, &step, journal, report, reporter) {
+            let failed = StepReport::failed(&step, &error);
+            reporter.step(report, &failed);
+            report.steps.push(failed);
+            return Err(failure(host, error, journal, report, n, steps));
+        }
+        done.push(step);
     }
     failpoint();
     host.reload_units_if_noted()?;
-    for (n, step) in steps.iter().enumerate() {
-        step.work().stays(host).map_err(|error| {
-            let event = if error.kind == Kind::Interrupted { "interrupted" } else { "failed" };
-            journal.event(host, event, Some(&step.id), std::slice::from_ref(&error.what));
-            at(error, report, n, steps)
-        })?;
+    for (n, step) in done.iter().enumerate() {
+        step.work().stays(host).map_err(|error| failure(host, error, journal, report, n, steps))?;
+    }
+    if journal.is_open() {
+        for (n, step) in done.iter().enumerate() {
+            if let Err(error) = look_again(host, &done, n, report) {
+                if let Some(reported) = report.steps.get_mut(n) {
+                    *reported = StepReport::failed(step, &error);
+                }
+                return Err(failure(host, error, journal, report, n, steps));
+            }
+        }
     }
     record_running(host, steps)
+}
+
+/// How a run ends at a step.
+fn failure(host: &Host, error: Error, journal: &mut Journal, report: &Report, n: usize, steps: &[Step]) -> Error {
+    let event = if error.kind == Kind::Interrupted { "interrupted" } else { "failed" };
+    journal.event(host, event, steps.get(n).map(|step| step.id.as_str()), std::slice::from_ref(&error.what));
+    let mut error = at(error, &report.role, n, steps);
+    // The kind of a refusal says that nothing was changed; here something may have been.
+    if !matches!(error.kind, Kind::Interrupted | Kind::NotYet) {
+        error.kind = Kind::Failed;
+    }
+    error.fix.get_or_insert_with(|| "fix the cause, and run titus-bootstrap again: it goes on from here".into());
+    error
+}
+
+/// Looks at a step once more, after the last change of a run: what it made so, a later step or something else may
+/// have undone. What is waited for is waited for again.
+fn look_again(host: &Host, steps: &[Cow<'_, Step>], n: usize, report: &Report) -> Result<()> {
+    signals::check()?;
+    let Some(step) = steps.get(n) else { return Ok(()) };
+    if n == 0 {
+        host.forget_units();
+        host.ask_for_units()?;
+    }
+    let now = match step.observe(host, &Planned::new())? {
+        State::InSync(_) | State::AfterReboot(_) | State::Deferred(_) => return Ok(()),
+        State::Waits(_) => return step.work().converge(host),
+        State::Blocked(why) => why,
+        State::Changes(changes) => told(&changes),
+    };
+    let has_changed = |other: &Step| {
+        report.steps.iter().any(|reported| reported.id == other.id && reported.state == StepState::Changed)
+    };
+    let later = || steps.iter().skip(n + 1).map(|step| step.as_ref());
+    let rivals: Vec<&str> = steps
+        .iter()
+        .map(|step| step.as_ref())
+        .filter(|other| other.id != step.id && disagree(step, other))
+        .map(|other| other.id.as_str())
+        .collect();
+    let suspects: Vec<&str> = later().filter(|other| has_changed(other)).map(|step| step.id.as_str()).collect();
+    let (who, fix) = if !rivals.is_empty() {
+        (
+            format!("step {} wants something else of it", rivals.join(", ")),
+            "leave it to one of them: see the role file, docs/roles.md",
+        )
+    } else if !suspects.is_empty() {
+        (
+            format!("changed after it: {}", suspects.join(", ")),
+            "see whether one of them, or what it starts, changes it back; then run titus-bootstrap again",
+        )
+    } else {
+        (
+            "no later step changed anything".into(),
+            "see what else on this node changes it back; then run titus-bootstrap again",
+        )
+    };
+    Err(Error::failed("was as it should be, and is not at the end of the run")
+        .cause(format!("still to do: {now}\n{who}"))
+        .fix(fix))
+}
+
+/// Whether two steps want different things of one file, unit or package.
+fn disagree(one: &Step, other: &Step) -> bool {
+    let theirs = other.work().claims();
+    one.work().claims().iter().any(|own| theirs.iter().any(|their| their.thing == own.thing && their.wish != own.wish))
+}
+
+fn told(changes: &[Change]) -> String {
+    changes.iter().map(|change| change.line.as_str()).collect::<Vec<_>>().join("; ")
 }
 
 fn record_running(host: &Host, steps: &[Step]) -> Result<()> {
@@ -85,8 +196,9 @@ fn converge_step(
     signals::check()?;
     let nothing = Planned::new();
     let state = step.observe(host, &nothing)?;
-    let changes = match &state {
-        State::Changes(changes) => changes,
+    let lines: Vec<String> = match &state {
+        State::Changes(changes) => changes.iter().map(|change| change.line.clone()).collect(),
+        State::Waits(why) => vec![why.clone()],
         State::Blocked(why) => {
             return Err(Error::failed(why.clone()).fix("if phases were left out, run titus-bootstrap without --phase"));
         }
@@ -95,7 +207,6 @@ fn converge_step(
             return Ok(());
         }
     };
-    let lines: Vec<String> = changes.iter().map(|change| change.line.clone()).collect();
     if !journal.is_open() {
         record_running(host, steps)?;
     }
@@ -107,7 +218,6 @@ fn converge_step(
     let after = step.observe(host, &nothing)?;
     match &after {
         State::Changes(left) => {
-            let left: Vec<&str> = left.iter().map(|change| change.line.as_str()).collect();
             let changed = host.changed_since_written(&step.work().paths())?;
             let fix = if changed.is_empty() {
                 "`titus-bootstrap plan` shows what is left; fix its cause and run titus-bootstrap again".to_owned()
@@ -117,9 +227,9 @@ fn converge_step(
                     "something else changed {changed} after this run wrote it: stop that, and run titus-bootstrap again"
                 )
             };
-            return Err(Error::failed("did not converge").cause(format!("still to do: {}", left.join("; "))).fix(fix));
+            return Err(Error::failed("did not converge").cause(format!("still to do: {}", told(left))).fix(fix));
         }
-        State::Blocked(why) => return Err(Error::failed("did not converge").cause(why)),
+        State::Blocked(why) | State::Waits(why) => return Err(Error::failed("did not converge").cause(why)),
         State::InSync(_) | State::AfterReboot(_) | State::Deferred(_) => {}
     }
     journal.event(host, "finished", Some(&step.id), &[]);
@@ -165,7 +275,28 @@ pub fn refuse(host: &Host, role: &str, steps: &[Step]) -> Result<()> {
 pub fn refuse_online(host: &Host, role: &str, steps: &[Step]) -> Result<()> {
     refuse_each(role, steps, |step| step.work().refuse_online(host))?;
     refuse(host, role, steps)?;
-    step::refuse_without_candidate(host, steps)
+    step::refuse_without_candidate(host, steps, true)
+}
+
+/// What a plan asks apt, in lists of our own that are removed again; why it was not asked, if it should have been.
+///
+/// # Errors
+/// As a run's: 69 when apt has no candidate for a package that is to be installed, 75 when its lists could not be had.
+pub fn plan_packages(host: &Host, steps: &[Step]) -> Result<Option<String>> {
+    if !host.is_live() || !step::needs_apt(host, steps)? {
+        return Ok(None);
+    }
+    let not_asked = |why: &str| Ok(Some(format!("apt was not asked whether it has what is to be installed: {why}")));
+    if !host.may_chown() {
+        return not_asked("only root can ask it");
+    }
+    // The lists lie where a run has its own.
+    let _lock = match host.lock(LOCK, Duration::ZERO, &mut |_| {}) {
+        Err(error) if error.kind == Kind::TemporaryFailure => return not_asked("a run is at work"),
+        lock => lock?,
+    };
+    let asked = step::refuse_without_candidate(host, steps, false);
+    host.forget_candidates().and(asked).map(|()| None)
 }
 
 fn refuse_each(role: &str, steps: &[Step], refuse: impl Fn(&Step) -> Result<()>) -> Result<()> {
@@ -194,9 +325,9 @@ pub fn begin(host: &Host, steps: &[Step]) -> Result<()> {
     host.begin_fetches(&fetches)
 }
 
-fn at(error: Error, report: &Report, n: usize, steps: &[Step]) -> Error {
+fn at(error: Error, role: &str, n: usize, steps: &[Step]) -> Error {
     let id = steps.get(n).map_or("", |step| step.id.as_str());
-    error.at(format!("{}: step {}/{} {id}", report.role, n + 1, steps.len()))
+    error.at(format!("{role}: step {}/{} {id}", n + 1, steps.len()))
 }
 
 fn record(report: &mut Report, reporter: &Reporter, step: &Step, state: &State, changed: bool) {
@@ -204,12 +335,6 @@ fn record(report: &mut Report, reporter: &Reporter, step: &Step, state: &State, 
         report.reboot_reasons.push(why.clone());
     }
     let made = StepReport::new(step, state, changed);
-    reporter.step(report, &made);
-    report.steps.push(made);
-}
-
-fn record_failure(report: &mut Report, reporter: &Reporter, step: &Step, error: &Error) {
-    let made = StepReport::failed(step, error);
     reporter.step(report, &made);
     report.steps.push(made);
 }

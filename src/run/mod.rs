@@ -12,7 +12,7 @@ pub mod report;
 pub mod status;
 pub mod trigger;
 
-pub use self::apply::{Options, apply, observe};
+pub use self::apply::{Options, apply, observe, observe_prepared};
 pub use self::trigger::Trigger;
 
 /// The unit that runs `apply --at-boot`; systemd/titus-bootstrap.service.

@@ -81,6 +81,8 @@ pub enum RunState {
     InSync,
     /// Of a plan: there is something to do.
     Changes,
+    /// Of a plan: there is nothing to change, but something has to answer first.
+    Waits,
 }
 
 impl RunState {
@@ -97,6 +99,7 @@ impl RunState {
             RunState::Killed => "killed",
             RunState::InSync => "in_sync",
             RunState::Changes => "changes",
+            RunState::Waits => "waits",
         }
     }
 
@@ -124,6 +127,8 @@ pub enum StepState {
     Changes,
     /// It was not, and is now.
     Changed,
+    /// Something has to answer, and does not yet.
+    Waits,
     /// An earlier step has to come first.
     Blocked,
     /// It will be after a reboot.
@@ -176,12 +181,19 @@ impl From<&Error> for ErrorReport {
 }
 
 impl StepReport {
+    /// Whether a run would have something to do.
+    pub fn drifts(&self) -> bool {
+        matches!(self.state, StepState::Changes | StepState::Blocked | StepState::Waits | StepState::Failed)
+    }
+
     /// Of a state; `changed`: its changes were made.
     pub fn new(step: &Step, state: &State, changed: bool) -> StepReport {
         let (state, changes, note) = match state {
             State::InSync(note) => (StepState::InSync, Vec::new(), note.clone()),
             State::Changes(changes) if changed => (StepState::Changed, changes.clone(), None),
             State::Changes(changes) => (StepState::Changes, changes.clone(), None),
+            State::Waits(why) if changed => (StepState::InSync, Vec::new(), Some(format!("had to {why}"))),
+            State::Waits(why) => (StepState::Waits, Vec::new(), Some(why.clone())),
             State::Blocked(why) => (StepState::Blocked, Vec::new(), Some(why.clone())),
             State::AfterReboot(why) => (StepState::AfterReboot, Vec::new(), Some(why.clone())),
             State::Deferred(why) => (StepState::Deferred, Vec::new(), Some(why.clone())),
@@ -251,8 +263,9 @@ impl Report {
             Some(_) => RunState::Refused,
             None if self.command == "apply" && self.warm_pool.is_some() => RunState::WarmPool,
             None if self.command == "apply" => RunState::Converged,
-            None if self.count(StepState::Changes) + self.count(StepState::Blocked) == 0 => RunState::InSync,
-            None => RunState::Changes,
+            None if self.count(StepState::Changes) + self.count(StepState::Blocked) > 0 => RunState::Changes,
+            None if self.count(StepState::Waits) > 0 => RunState::Waits,
+            None => RunState::InSync,
         };
     }
 
@@ -267,6 +280,7 @@ impl Report {
         for (state, words) in [
             (StepState::Changed, "changed"),
             (StepState::Changes, "to change"),
+            (StepState::Waits, "to wait for"),
             (StepState::InSync, "in sync"),
             (StepState::Deferred, "deferred"),
             (StepState::AfterReboot, "after a reboot"),
@@ -410,6 +424,7 @@ fn step_text(n: usize, report: &Report, step: &StepReport) -> (String, (String, 
         StepState::InSync => ("in sync", "32"),
         StepState::Changed => ("changed", "33"),
         StepState::Changes => ("to change", "33"),
+        StepState::Waits => ("waits", "36"),
         StepState::AfterReboot => ("after reboot", "36"),
         StepState::Failed => ("failed", "31"),
         StepState::Blocked => ("to follow", "36"),

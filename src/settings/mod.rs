@@ -12,9 +12,10 @@ pub mod values;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use toml::{Table, Value};
+use toml::{Spanned, Table, Value};
 
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -38,6 +39,15 @@ pub const MESOS_PORT: u16 = 5050;
 
 /// The settings of the last run on this node, for what runs later without its tags, user data and flags.
 pub const OF_LAST_RUN: &str = "/var/lib/titus-bootstrap/settings.toml";
+
+/// The version of the settings' names and types, as the setting `schema` has it.
+const SCHEMA: i64 = 1;
+
+/// The one setting that is read before all others.
+#[derive(Deserialize)]
+struct Version {
+    schema: Option<Spanned<i64>>,
+}
 
 /// Settings from one source.
 #[derive(Debug, Clone)]
@@ -66,6 +76,20 @@ impl Layer {
 
     fn read(source: Source, text: &str) -> Result<Layer, Misread> {
         let shown = source.to_string();
+        // First: a later version has keys that this one does not know.
+        if let Ok(Version { schema: Some(schema) }) = read_toml(&shown, text)
+            && *schema.get_ref() != SCHEMA
+        {
+            let line = text.get(..schema.span().start).unwrap_or_default().matches('\n').count() + 1;
+            let what = format!("{shown}, line {line}: schema = {} is not known", schema.get_ref());
+            let error = Error::config(what)
+                .cause(format!("titus-bootstrap {} knows schema = {SCHEMA}", env!("CARGO_PKG_VERSION")))
+                .fix(format!(
+                    "use a titus-bootstrap later than {}, or settings of schema {SCHEMA}",
+                    env!("CARGO_PKG_VERSION")
+                ));
+            return Err(Misread { error, is_unknown_key: false });
+        }
         let _: Settings = read_toml(&shown, text)?;
         Ok(Layer { source, table: read_toml(&shown, text)? })
     }
@@ -406,6 +430,22 @@ mod tests {
     }
 
     #[test]
+    fn a_later_schema_is_refused_before_its_keys_are() {
+        for text in ["stack = 'x'\nnew_key = 1\nschema = 2\n", "schema = 0", "schema = -1"] {
+            let error = Layer::parse(file("a.toml"), text).unwrap_err().to_string();
+            assert!(error.contains("a.toml, line") && error.contains("knows schema = 1"), "{error}");
+            assert!(error.contains("later than"), "{error}");
+        }
+        assert!(
+            Layer::parse(file("a.toml"), "stack = 'x'\n\nschema = 2").unwrap_err().what.contains("line 3: schema = 2")
+        );
+        Layer::parse(file("a.toml"), "schema = 1\nstack = 'x'").unwrap();
+        Layer::assignment("schema=1").unwrap();
+        Layer::assignment("schema=2").unwrap_err();
+        assert!(Layer::parse(file("a.toml"), "schema = 'x'").is_err());
+    }
+
+    #[test]
     fn a_text_that_nests_without_end_is_refused_where_it_does() {
         let parse = |text: &str| Layer::parse(Source::UserData, text);
         let refused = |text: &str| parse(text).unwrap_err().what;
@@ -525,6 +565,96 @@ mod tests {
             assert!(told.what.starts_with(key) && told.what.contains("tag titus:x"), "{line}: {told}");
             assert_eq!(told.kind.exit_code(), 78);
         }
+    }
+
+    #[test]
+    fn what_is_at_the_edge_of_its_range_is_taken_and_what_is_beyond_is_refused() {
+        let discover = |group: &str, expected: u32| {
+            format!("{group}.discover = {{ tag = 'a', value = 'b', expected = {expected} }}")
+        };
+        for (line, words) in [
+            ("timeouts.wait = '7d'".to_owned(), None),
+            ("timeouts.wait = '167h 59m 59s'".into(), None),
+            ("timeouts.wait = '7d 1s'".into(), Some("\"7d 1s\" is longer than a week")),
+            ("timeouts.wait = '8d'".into(), Some("longer than a week")),
+            ("timeouts.wait = '0s'".into(), None),
+            ("timeouts.wait = '-1s'".into(), Some("is not a length of time")),
+            ("timeouts.wait = '90'".into(), Some("is not a length of time")),
+            (discover("zookeeper", 1), None),
+            (discover("zookeeper", 255), None),
+            (discover("zookeeper", 256), Some("a number from 1 to 255")),
+            (discover("zookeeper", 0), Some("a number from 1 to 255")),
+            (discover("mesos", 3), None),
+            (discover("mesos", 256), Some("a number from 1 to 255")),
+            (discover("master", 1), None),
+            (discover("master", 3), Some("there is one address")),
+        ] {
+            let read = Layer::parse(file("x"), &line).and_then(|layer| merged(&[layer]).settings());
+            let refused = read.err().map(|error| error.to_string());
+            let as_expected = match (&refused, words) {
+                (None, None) => true,
+                (Some(error), Some(words)) => error.contains(words),
+                _ => false,
+            };
+            assert!(as_expected, "{line}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn what_prereqs_is_short_for_comes_from_where_that_stands() {
+        let one = "prereqs = '10.0.0.1'";
+        let first_line = |flag: &str| Layer::first_line(None, &[flag.to_owned()]).unwrap().remove(0);
+        for (layer, source) in [
+            (Layer::parse(file("x"), one).unwrap(), "prereqs in x"),
+            (Layer::parse(Source::UserData, one).unwrap(), "prereqs in user data"),
+            (Layer::parse(Source::Tag("titus:other".into()), one).unwrap(), "prereqs in tag titus:other"),
+            (Layer::parse(Source::Set("other".into()), one).unwrap(), "prereqs in --set other"),
+            // Where the name alone leads to it, the source says so already.
+            (Layer::parse(Source::Tag("titus:prereqs".into()), one).unwrap(), "tag titus:prereqs"),
+            (Layer::assignment("prereqs=10.0.0.1").unwrap(), "--set prereqs"),
+            (first_line("prereqs=10.0.0.1"), "first line of user data: --set prereqs"),
+        ] {
+            let merged = merged(&[layer]);
+            for key in ["zookeeper.servers", "mesos.masters"] {
+                assert_eq!(merged.source(key).unwrap().to_string(), source, "{key}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_run_was_given_is_handed_down_without_the_defaults() {
+        use std::os::unix::fs::MetadataExt;
+        let (directory, host) = Host::temporary();
+        let mut given = Merged::default();
+        for layer in [
+            Layer::built_in().unwrap(),
+            Layer::parse(Source::Role("agent".into()), "agent.port = 7101\nagent.asg = 'of-role'").unwrap(),
+            Layer::parse(file("x"), "stack = 'one'\nagent.asg = 'a'").unwrap(),
+            Layer::parse(Source::Tag("titus:prereqs".into()), "prereqs = '10.0.0.1'").unwrap(),
+        ] {
+            given.add(&layer);
+        }
+        given.hand_down(&host, "agent").unwrap();
+        let last = Layer::of_last_run(&host).unwrap().unwrap();
+        let expected: Table = toml::from_str(
+            "role = 'agent'\nstack = 'one'\nprereqs = '10.0.0.1'\nagent.asg = 'a'\n\
+             zookeeper.servers = ['10.0.0.1:2181']\nmesos.masters = ['10.0.0.1:5050']",
+        )
+        .unwrap();
+        assert_eq!(last.table, expected);
+        let path = directory.path().join(OF_LAST_RUN.trim_start_matches('/'));
+        let look = || {
+            let data = std::fs::metadata(&path).unwrap();
+            (data.ino(), data.mode() & 0o777)
+        };
+        let before = look();
+        assert_eq!(before.1, 0o600);
+        // The same once more is not written; for another role it is.
+        given.hand_down(&host, "agent").unwrap();
+        assert_eq!(look(), before);
+        given.hand_down(&host, "master").unwrap();
+        let role = Layer::of_last_run(&host).unwrap().unwrap().table["role"].clone();
+        assert_eq!(role.as_str(), Some("master"));
     }
 
     proptest::proptest! {

@@ -15,6 +15,8 @@ use crate::host::Deadlines;
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
+    /// Version of the settings' names and types: 1. A program that does not know it refuses it.
+    pub schema: Option<u32>,
     /// The role, where neither a flag nor an instance tag says it.
     pub role: Option<String>,
     /// Roles that this image accepts; empty: all.
@@ -272,6 +274,10 @@ pub struct Docker {
     pub log_level: Option<String>,
     /// Address of the engine's API; unset: DOCKER_HOST, else the unix socket.
     pub host: Option<String>,
+    /// Path of a docker config.json with credentials of registries: auths, credHelpers or credsStore. Only root may be
+    /// able to read it. Default: images are pulled without credentials.
+    #[schemars(example = &"/etc/titus-bootstrap/registries.json")]
+    pub auth: Option<String>,
 }
 
 /// Debian packages.
@@ -297,6 +303,11 @@ pub struct Apt {
     /// Each with its name, uris, suites, components and pinned key. {distribution}
     /// and {codename} in uris and suites stand for those of the image.
     pub sources: Vec<AptSource>,
+    /// Whether a repository of apt.sources that another file of apt's names, too, with another key or other options is
+    /// taken out of that file: its lines become comments; unset: no, and the run is refused.
+    pub take_over: bool,
+    /// Packages that a run may remove, where one that it installs conflicts with them; unset: none.
+    pub may_remove: Vec<String>,
 }
 
 /// A source of packages with its pinned key.

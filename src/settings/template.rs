@@ -147,6 +147,36 @@ mod tests {
     }
 
     #[test]
+    fn a_template_has_each_key_with_its_description_and_a_value_or_an_example() {
+        let mut merged = Merged::default();
+        merged.add(&Layer::built_in().unwrap());
+        let used = ["agent.log_bucket", "timeouts.facts", "zookeeper.servers", "instance.id"].map(str::to_owned);
+        let required = ["agent.log_bucket", "debs.master", "zookeeper.servers"].map(str::to_owned);
+        let text = template("agent", &used.into(), &required, &merged);
+        let schema = schema();
+        // What is there of a key: its description, each line a comment, and what follows.
+        let is_there = |key: &str, last: &str| {
+            let comments: String =
+                description(&schema, key).unwrap().lines().map(|line| format!("# {line}\n")).collect();
+            assert!(text.contains(&format!("\n\n{comments}{last}\n")), "{key}:\n{text}");
+        };
+        is_there("agent.log_bucket", "# Required.\nagent.log_bucket = \"\"");
+        is_there("debs.master", &format!("# Required.\ndebs.master = {}", example(&schema, "debs.master")));
+        // One address serves for all of ZooKeeper.
+        is_there("prereqs", "# Required.\nprereqs = \"\"");
+        is_there("zookeeper.servers", &format!("#zookeeper.servers = {}", example(&schema, "zookeeper.servers")));
+        let facts = lookup(&json!(merged.table), "timeouts.facts").map(toml_of).unwrap();
+        is_there("timeouts.facts", &format!("#timeouts.facts = {facts}"));
+        assert!(!text.contains("instance.id"), "a fact is not a setting:\n{text}");
+        let keys: Vec<&str> = text.lines().filter(|line| !line.is_empty() && !line.starts_with("# ")).collect();
+        assert_eq!(keys.len(), 5, "{keys:?}");
+        // Without ZooKeeper nothing is said of it; what has a value need not be set.
+        let used = ["timeouts.facts".to_owned()];
+        let text = template("agent", &used.clone().into(), &used, &merged);
+        assert!(text.contains(&format!("\n#timeouts.facts = {facts}\n")) && !text.contains("prereqs"), "{text}");
+    }
+
+    #[test]
     fn secrets_are_hidden_and_sources_shown() {
         let mut merged = Merged::default();
         merged.add(&Layer::parse(Source::File("file".into()), "proxy.http = 'http://user:pw@proxy:3128'").unwrap());

@@ -10,14 +10,15 @@ use super::file::File;
 use super::{Change, Claim, Kind, Planned, RawKind, State, Work, hex};
 use crate::error::{Error, Result};
 use crate::host::apt::openpgp;
-use crate::host::apt::sources::{Repository, conflict, repositories};
-use crate::host::apt::{self, OUR_SOURCES as OURS, SOURCE_PARTS as SOURCES};
+use crate::host::apt::sources::{Repository, conflict, put_back, repositories, taken_out};
+use crate::host::apt::{self, Keyring, OUR_SOURCES as OURS, SOURCE_PARTS as SOURCES};
+use crate::host::fs::Owner;
+use crate::host::fs::look::EntryKind;
 use crate::host::{Host, is_hex, is_sha256};
 use crate::secrets::{has_credentials, masked};
 use crate::settings::schema::{AptSource, Key};
 use crate::template::{Renderer, Templated};
 
-const SOURCES_LIST: &str = "/etc/apt/sources.list";
 const KEYRINGS: &str = "/etc/apt/keyrings";
 /// A key file is some kilobytes.
 const KEY_LIMIT: usize = 1 << 20;
@@ -152,8 +153,7 @@ impl AptSources {
                 None => self.fetch_key(host, source)?,
             };
             let text = text_of(source, &keyring, &key);
-            let file = file.trim_start_matches(SOURCES).trim_start_matches('/').to_owned();
-            prepared.push(apt::Source { file, text, keyring, key });
+            prepared.push(apt::Source { path: file, text, keyring: Some(Keyring { path: keyring, key }) });
         }
         *self.prepared.borrow_mut() = Some(prepared.clone());
         Ok(prepared)
@@ -194,40 +194,148 @@ impl AptSources {
     }
 }
 
+/// A repository that one of ours contradicts.
+struct Contradiction<'a> {
+    theirs: Repository,
+    /// The option about which.
+    option: &'static str,
+    /// Our source, and what it has of the option.
+    source: &'a AptSource,
+    value: Option<String>,
+}
+
+/// A file of others without what contradicts ours.
+struct TakenOver {
+    path: String,
+    text: String,
+    /// What was taken out.
+    repositories: Vec<String>,
+}
+
 impl AptSources {
-    /// apt's files that are not ours, in the order in which apt reads them.
-    fn other_files(&self, host: &Host) -> Result<Vec<(String, String)>> {
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        let list = host.read(SOURCES_LIST)?.map(|bytes| (SOURCES_LIST.to_owned(), text(bytes)));
-        let parts = host.other_sources()?.into_iter().map(|(name, bytes)| (format!("{SOURCES}/{name}"), text(bytes)));
-        Ok(list.into_iter().chain(parts).collect())
+    /// What each of our sources has of repositories.
+    fn ours(&self) -> Vec<(&AptSource, Vec<Repository>)> {
+        let found = |source: &AptSource| {
+            let (file, keyring) = paths(&source.name);
+            repositories(&file, &text_of(source, &keyring, &[]))
+        };
+        self.sources.iter().map(|source| (source, found(source))).collect()
     }
 
-    /// Refuses what would leave apt unusable for the whole node: a repository that another file has with another key.
-    fn refuse_conflicts(&self, others: &[(String, String)]) -> Result<()> {
-        for source in &self.sources {
-            let (file, keyring) = paths(&source.name);
-            let ours = repositories(&file, &text_of(source, &keyring, &[]));
-            for (other, text) in others {
-                let comes_first = other == SOURCES_LIST || *other < file;
-                let theirs = repositories(other, text);
-                let pairs = theirs.iter().flat_map(|theirs| ours.iter().map(move |ours| (theirs, ours)));
-                let conflicts = |(theirs, ours): &(&Repository, &Repository)| {
-                    if comes_first { conflict(theirs, ours) } else { conflict(ours, theirs) }
-                };
-                let Some((theirs, _)) = pairs.into_iter().find(conflicts) else { continue };
-                let (uri, key) = (masked(&theirs.uri), theirs.signed_by.as_deref().unwrap_or("no key"));
-                return Err(Error::unavailable(format!("{other} has {uri} {} with another key", theirs.suite))
-                    .cause(format!(
-                        "its Signed-By is {key}, ours would be {keyring}; apt refuses both together, and then works for no package at all"
+    fn contradiction(&self, other: &str, text: &str) -> Option<Contradiction<'_>> {
+        let theirs = repositories(other, text);
+        for (source, ours) in self.ours() {
+            let comes_first = *other < *paths(&source.name).0;
+            for (theirs, ours) in theirs.iter().flat_map(|theirs| ours.iter().map(move |ours| (theirs, ours))) {
+                let option = if comes_first { conflict(theirs, ours) } else { conflict(ours, theirs) };
+                if let Some(option) = option {
+                    let value = ours.option(option).map(str::to_owned);
+                    return Some(Contradiction { theirs: theirs.clone(), option, source, value });
+                }
+            }
+        }
+        None
+    }
+
+    /// Looks at apt's files that are not ours, and refuses what would leave apt unusable for the whole node: a repository
+    /// that another file has with another key or other options. Those that may be taken out of their files are returned.
+    ///
+    /// # Errors
+    /// 69 with the file and the repository.
+    fn take_over(&self, host: &Host) -> Result<Vec<TakenOver>> {
+        let is_ours =
+            |theirs: &Repository| self.ours().iter().any(|(_, ours)| ours.iter().any(|ours| ours.is_same(theirs)));
+        let mut found = Vec::new();
+        for (path, bytes) in host.other_sources()? {
+            let mut text = String::from_utf8_lossy(&bytes).into_owned();
+            let mut names = Vec::new();
+            while let Some(contradiction) = self.contradiction(&path, &text) {
+                let error = contradiction.error(&path);
+                if !host.apt.take_over {
+                    return Err(error);
+                }
+                if host.entry(&path)?.is_none_or(|entry| entry.kind != EntryKind::File) {
+                    return Err(error.fix(format!("{path} is not a regular file, so that apt.take_over leaves it alone: remove the repository from what it leads to")));
+                }
+                text = taken_out(&path, &text, &contradiction.theirs, is_ours).map_err(|other| {
+                    contradiction.error(&path).fix(format!(
+                        "the same stanza names {} {}, too, so that apt.take_over leaves it alone: make two stanzas of it in {path}",
+                        masked(&other.uri),
+                        other.suite
                     ))
-                    .fix(format!(
-                        "leave that repository to one of them: remove it from {other}, or remove {} from the setting apt.sources",
-                        source.name
-                    )));
+                })?;
+                names.push(contradiction.theirs.shown());
+            }
+            if !names.is_empty() {
+                found.push(TakenOver { path, text, repositories: names });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Refuses sources of the settings that contradict one another.
+    fn refuse_own_conflicts(&self) -> Result<()> {
+        let all = self.ours();
+        for (n, (source, ours)) in all.iter().enumerate() {
+            for (other, theirs) in all.iter().skip(n + 1) {
+                let pairs = ours.iter().flat_map(|ours| theirs.iter().map(move |theirs| (ours, theirs)));
+                if let Some((ours, _)) = pairs.into_iter().find(|(ours, theirs)| ours.is_same(theirs)) {
+                    let (one, two) = (&source.name, &other.name);
+                    return Err(Error::config(format!("apt.sources: {one} and {two} both have {}", ours.shown()))
+                        .cause("apt refuses one repository with two keyrings, and then works for no package at all")
+                        .fix(format!("remove {one} or {two} from the setting apt.sources")));
+                }
             }
         }
         Ok(())
+    }
+
+    /// What is there of the files that are going to be written or removed.
+    fn before(&self, host: &Host, taken: &[TakenOver]) -> Result<Vec<(String, Option<Kept>)>> {
+        let paths =
+            self.paths().into_iter().chain(self.surplus(host)?).chain(taken.iter().map(|taken| taken.path.clone()));
+        paths.map(|path| Ok((path.clone(), Kept::of(host, &path)?))).collect()
+    }
+}
+
+/// A file as it was.
+struct Kept {
+    contents: Vec<u8>,
+    mode: u32,
+    owner: Owner,
+}
+
+impl Kept {
+    fn of(host: &Host, path: &str) -> Result<Option<Kept>> {
+        let Some(entry) = host.entry(path)?.filter(|entry| entry.kind == EntryKind::File) else { return Ok(None) };
+        let contents = host.read(path)?.unwrap_or_default();
+        Ok(Some(Kept { contents, mode: entry.mode, owner: Owner { uid: entry.uid, gid: entry.gid } }))
+    }
+}
+
+impl Contradiction<'_> {
+    fn error(&self, path: &str) -> Error {
+        let Contradiction { theirs, option, source, value } = self;
+        let shown = |value: Option<&str>| value.map_or("not set".to_owned(), masked);
+        let differs = if *option == "signed-by" { "another key" } else { "other options" };
+        Error::unavailable(format!("{path} has {} with {differs}", theirs.shown()))
+            .cause(format!(
+                "its {option} is {}, that of apt.sources.{} would be {}; apt refuses both together, and then works for no package at all",
+                shown(theirs.option(option)),
+                source.name,
+                shown(value.as_deref()),
+            ))
+            .fix(format!(
+                "leave that repository to one of them: remove it from {path}, or have a run do that (--set apt.take_over=true), or remove {} from the setting apt.sources",
+                source.name
+            ))
+    }
+}
+
+impl Repository {
+    /// Its address, without secrets, and its suite.
+    fn shown(&self) -> String {
+        format!("{} {}", masked(&self.uri), self.suite)
     }
 }
 
@@ -235,11 +343,23 @@ impl RawKind for Raw {}
 
 impl Work for AptSources {
     fn refuse(&self, host: &Host) -> Result<()> {
-        if host.is_live() { self.refuse_conflicts(&self.other_files(host)?) } else { Ok(()) }
+        self.refuse_own_conflicts()?;
+        if !host.is_live() || !host.has_apt()? {
+            return Ok(());
+        }
+        let may_change = !self.take_over(host)?.is_empty() || !self.surplus(host)?.is_empty();
+        let mut changed = self.sources.iter().map(|source| Ok(!self.in_sync(host, source)?));
+        // Where others left apt unusable, that is what to correct first. What this step is going to change may be it.
+        if !may_change && changed.any(|changed: Result<bool>| changed.unwrap_or(true)) {
+            host.refuse_unreadable_sources()?;
+        }
+        Ok(())
     }
 
     fn sources(&self, host: &Host) -> Result<Vec<apt::Source>> {
-        self.prepare(host)
+        let taken = self.take_over(host)?.into_iter();
+        let others = taken.map(|taken| apt::Source { path: taken.path, text: taken.text, keyring: None });
+        Ok(self.prepare(host)?.into_iter().chain(others).collect())
     }
 
     /// What one step wants, another would remove as surplus.
@@ -277,17 +397,41 @@ impl Work for AptSources {
             }
         }
         changes.extend(self.surplus(host)?.into_iter().map(|path| Change::new(format!("remove {path}"))));
+        if host.is_live() {
+            changes.extend(self.take_over(host)?.into_iter().map(|TakenOver { path, repositories, .. }| {
+                let what = repositories.join(", ");
+                Change::new(format!("make {what} a comment in {path} (apt.take_over; to undo it: {})", put_back(&path)))
+            }));
+        }
         Ok(State::from_changes(changes))
     }
 
     fn converge(&self, host: &Host) -> Result<()> {
+        let taken = if host.is_live() { self.take_over(host)? } else { Vec::new() };
+        let before = self.before(host, &taken)?;
         for path in self.surplus(host)? {
             host.remove(&path)?;
         }
-        for (source, made) in self.sources.iter().zip(self.prepare(host)?) {
-            Self::files(source, made.key).iter().try_for_each(|file| file.converge(host))?;
+        for TakenOver { path, text, .. } in &taken {
+            let Some(Kept { mode, owner, .. }) = Kept::of(host, path)? else { continue };
+            host.write(path, text.as_bytes(), mode, owner)?;
         }
-        Ok(())
+        for (source, made) in self.sources.iter().zip(self.prepare(host)?) {
+            let key = made.keyring.map(|keyring| keyring.key).unwrap_or_default();
+            Self::files(source, key).iter().try_for_each(|file| file.converge(host))?;
+        }
+        if !host.is_live() || !host.has_apt()? {
+            return Ok(());
+        }
+        let Err(error) = host.refuse_unreadable_sources() else { return Ok(()) };
+        for (path, kept) in before {
+            match kept {
+                Some(Kept { contents, mode, owner }) => host.write(&path, &contents, mode, owner)?,
+                None => host.remove(&path)?,
+            }
+        }
+        let what = "apt cannot read its sources with those of apt.sources among them: they were taken back";
+        Err(Error { what: what.into(), ..error })
     }
 }
 
@@ -303,7 +447,7 @@ mod tests {
         let suite = sources.sources[0].suites[0].clone();
         let line = |options: &str| format!("deb {options} {uri} {suite} stable\n");
         let at = |name: &str| format!("{SOURCES}/{name}");
-        let refused = |path: String, text: String| sources.refuse_conflicts(&[(path, text)]).err();
+        let refused = |path: String, text: String| Some(sources.contradiction(&path, &text)?.error(&path));
         let error = refused(at("docker.list"), line("[arch=amd64 signed-by=/etc/apt/keyrings/docker.asc]")).unwrap();
         assert_eq!(error.kind, crate::error::Kind::Unavailable);
         assert!(
@@ -311,7 +455,12 @@ mod tests {
             "{error}"
         );
         assert!(error.fix.unwrap().contains("remove x from the setting apt.sources"));
-        assert!(refused(SOURCES_LIST.to_owned(), line("[signed-by=/a]")).is_some());
+        let options = refused(at("docker.list"), line("[trusted=yes]")).unwrap();
+        assert!(
+            options.to_string().contains("other options") && options.to_string().contains("trusted is yes"),
+            "{options}"
+        );
+        assert!(refused("/etc/apt/sources.list".to_owned(), line("[signed-by=/a]")).is_some());
         // Without a key of its own, one that apt reads first takes ours.
         assert!(refused(at("docker.list"), line("")).is_none());
         assert!(refused(at("zz.list"), line("")).is_some());

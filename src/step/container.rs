@@ -16,9 +16,12 @@ use super::wait::{self, NoAnswer, Wait};
 use super::{Change, Planned, RawKind, State, Work, ensemble, hex};
 use crate::error::{Error, Kind, Result};
 use crate::host::Host;
-use crate::host::docker::{Container as Found, Engine, Port, Specification, Status};
+use crate::host::docker::fields::{COMMAND, ENTRYPOINT, Field, Fields, NETWORKS, RESTART};
+use crate::host::docker::{Container as Found, Engine, Image, Listed, Port, Specification, Status};
 use crate::host::fs::look::EntryKind;
+use crate::host::ports::Listener;
 use crate::host::wait::Deadline;
+use crate::secrets;
 use crate::settings::values::port;
 use crate::template::{Renderer, Templated};
 
@@ -27,6 +30,9 @@ const MADE_OF: &str = "titus-bootstrap.made-of";
 
 /// The label with the digest of that.
 const DIGEST: &str = "titus-bootstrap.digest";
+
+/// The label with the container's name, which finds one that was given another.
+const NAME: &str = "titus-bootstrap.name";
 
 /// The label with the id that the image had then: what a container's own field names differs
 /// between the engine's image stores.
@@ -37,14 +43,14 @@ const IMAGE_DIGESTS: &str = "titus-bootstrap.image-digests";
 
 /// Whether the registry still leads the tag of a container's image to what the container was made from, in words; the
 /// second says that it does not. Of an image by digest there is nothing to ask.
-pub(super) fn tag_in_registry(engine: &Engine, found: &Found) -> (String, bool) {
+pub(super) fn tag_in_registry(host: &Host, engine: &Engine, found: &Found) -> (String, bool) {
     if found.image.contains('@') {
         return ("by digest".into(), false);
     }
     let recorded = found.labels.get(IMAGE_DIGESTS).map(String::as_str).unwrap_or_default();
     let digest_of = |recorded: &str| recorded.rsplit_once('@').map_or(String::new(), |(_, digest)| digest.to_owned());
     let digests: Vec<String> = recorded.split_whitespace().map(digest_of).collect();
-    match engine.digest_in_registry(&found.image) {
+    match engine.digest_in_registry(&found.image, host) {
         _ if digests.is_empty() => ("its tag was not asked for in the registry: no digest is recorded".into(), false),
         Ok(now) if digests.contains(&now) => (format!("its tag still leads to {now}"), false),
         Ok(now) if !now.is_empty() => (
@@ -72,9 +78,6 @@ const STEADY: Duration = Duration::from_secs(2);
 const RESTARTS: i64 = 2;
 
 const PAUSE: Duration = Duration::from_millis(50);
-
-/// Where an engine that ever ran keeps its containers.
-const CONTAINERS: &str = "/var/lib/docker/containers";
 
 /// Log drivers whose files have a size and a number (Docker documentation, "Configure logging drivers").
 const DRIVERS_WITH_FILES: [&str; 2] = ["json-file", "local"];
@@ -132,9 +135,51 @@ pub struct Container {
 }
 
 /// What a container is compared by.
-struct Wanted {
+struct Wanted<'a> {
     made_of: String,
     digest: String,
+    /// What the engine should say of it.
+    specification: &'a Specification,
+}
+
+/// A field of a container that is not what it was made with: someone else changed it, or made the container anew.
+#[derive(Debug, Clone, PartialEq)]
+struct Drift {
+    field: Field,
+    is: Vec<String>,
+    should: Vec<String>,
+}
+
+impl std::fmt::Display for Drift {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = |items: &[String]| {
+            let shown = items.iter().map(|item| match item.split_once('=') {
+                Some((name, value)) => format!("{name}={}", secrets::shown(name, value)),
+                None => item.clone(),
+            });
+            if items.is_empty() { "none".to_owned() } else { shown.collect::<Vec<_>>().join(" ") }
+        };
+        write!(f, "{}: is {}, should be {}", self.field, text(&self.is), text(&self.should))
+    }
+}
+
+/// The fields that differ, each with the items that only one side has. What one side does not know is not compared.
+fn drift(found: &Fields, wanted: &Fields) -> Vec<Drift> {
+    let differ = |(field, should): (&Field, &Vec<String>)| {
+        let is = found.get(field).filter(|is| *is != should)?;
+        let only = |of: &Vec<String>, other: &Vec<String>| -> Vec<String> {
+            let is_whole = [ENTRYPOINT, COMMAND].contains(field);
+            of.iter().filter(|item| is_whole || !other.contains(item)).cloned().collect()
+        };
+        Some(Drift { field, is: only(is, should), should: only(should, is) })
+    };
+    wanted.iter().filter_map(differ).collect()
+}
+
+/// Whether the engine can take back all of this while the container keeps running. A limit it can set, and never lift.
+fn keeps_running(drift: &[Drift], network: &str) -> bool {
+    // The host's network is not one that a running container can be given.
+    drift.iter().all(|drift| drift.field == RESTART || (drift.field == NETWORKS && network != "host"))
 }
 
 /// Why a container is not the one that is wanted.
@@ -146,6 +191,8 @@ enum Difference {
     MadeOf(Vec<String>),
     /// Its image's name is another image now.
     Image,
+    /// It was made of the same, and is something else now.
+    Drift(Vec<Drift>),
 }
 
 /// One thing that a container needs.
@@ -155,14 +202,18 @@ enum Due {
     /// The old one, of a run that was killed, is put back, and replaced if that is due then.
     PutBack,
     Replace(Difference),
+    /// It keeps running, and is changed.
+    Update(Vec<Drift>),
+    /// One of ours has another name.
+    Rename(String),
     Start,
     /// The old one goes.
     RemoveOld,
 }
 
-/// How a container differs from what is wanted. `image`: the id of the image that its name has now; one that it does
-/// not have is the image step's matter.
-fn difference(found: &Found, wanted: &Wanted, image: Option<&str>) -> Option<Difference> {
+/// How a container differs from what is wanted. `image`: the image that its name has now; one that it does not have is
+/// the image step's matter. `own`: the image that it was made from, where the engine knows that.
+fn difference(found: &Found, wanted: &Wanted<'_>, image: Option<&Image>, own: Option<&Image>) -> Option<Difference> {
     if !is_ours(found) {
         return Some(Difference::Foreign);
     }
@@ -172,19 +223,40 @@ fn difference(found: &Found, wanted: &Wanted, image: Option<&str>) -> Option<Dif
         let keys = will.as_object().into_iter().flat_map(|map| map.keys());
         return Some(Difference::MadeOf(keys.filter(|key| was.get(key) != will.get(key)).cloned().collect()));
     }
-    let is_other = |image: &str| found.labels.get(IMAGE).map(String::as_str) != Some(image);
-    image.filter(|image| is_other(image)).map(|_| Difference::Image)
+    if image.is_some_and(|image| found.labels.get(IMAGE) != Some(&image.id)) {
+        return Some(Difference::Image);
+    }
+    let mut drift = drift(&found.fields, &wanted.specification.fields(image));
+    // The same image can have several ids, and never other layers.
+    if let (Some(image), Some(own)) = (image, own)
+        && (own.id != image.id && own.layers != image.layers)
+    {
+        drift.push(Drift { field: "image", is: vec![own.id.clone()], should: vec![image.id.clone()] });
+    }
+    if found.status == Some(Status::DEAD) {
+        drift.push(Drift { field: "state", is: vec!["dead".into()], should: vec!["running".into()] });
+    }
+    (!drift.is_empty()).then_some(Difference::Drift(drift))
 }
 
-/// What is due of a container. `current`: the one that has its name, and how that differs; `has_old`: an earlier run
-/// left one under the old name.
-fn due(current: Option<(&Found, Option<Difference>)>, has_old: bool) -> Vec<Due> {
+/// What is due of a container in this network. `current`: the one that has its name, and how that differs; `has_old`: an
+/// earlier run left one under the old name.
+fn due(current: Option<(&Found, Option<Difference>)>, has_old: bool, network: &str) -> Vec<Due> {
     let Some((current, difference)) = current else { return vec![if has_old { Due::PutBack } else { Due::Create }] };
+    let start = (!current.is_running()).then_some(Due::Start);
     let own = match difference {
-        Some(difference) => Some(Due::Replace(difference)),
-        None => (!current.is_running()).then_some(Due::Start),
+        Some(Difference::Drift(drift)) if keeps_running(&drift, network) => [Some(Due::Update(drift)), start],
+        Some(difference) => [Some(Due::Replace(difference)), None],
+        None => [start, None],
     };
-    own.into_iter().chain(has_old.then_some(Due::RemoveOld)).collect()
+    own.into_iter().flatten().chain(has_old.then_some(Due::RemoveOld)).collect()
+}
+
+/// Whether a container in the engine's list is the one of ours that had this name. Those of earlier releases lack the
+/// label with it.
+fn was_called(name: &str, digest: &str, listed: &Listed) -> bool {
+    let label = |key: &str| listed.labels.get(key).map(String::as_str);
+    label(DIGEST).is_some_and(|made_of| label(NAME).map_or(made_of == digest, |had| had == name))
 }
 
 impl Raw {
@@ -319,7 +391,7 @@ impl Container {
         format!("{}-{OLD}", self.name)
     }
 
-    fn wanted(&self, host: &Host, planned: &Planned) -> Result<Wanted> {
+    fn wanted(&self, host: &Host, planned: &Planned) -> Result<Wanted<'_>> {
         let mut files = BTreeMap::new();
         let bound = self.made_of.binds.iter().filter_map(|bind| Some(split_bind(bind)?.0));
         for path in bound.chain(self.files.iter().map(String::as_str)) {
@@ -336,16 +408,20 @@ impl Container {
         let mut made_of = json!(self.made_of);
         made_of["files"] = json!(files);
         let made_of = made_of.to_string();
-        Ok(Wanted { digest: hex(&Sha256::digest(&made_of)), made_of })
+        Ok(Wanted { digest: hex(&Sha256::digest(&made_of)), made_of, specification: &self.made_of })
     }
 
     /// How it differs from what is wanted; nothing: it does not.
-    fn difference(&self, engine: &Engine, found: &Found, wanted: &Wanted) -> Result<Option<Difference>> {
-        let image = engine.image(&self.made_of.image)?.map(|image| image.id);
-        Ok(difference(found, wanted, image.as_deref()))
+    fn difference(&self, engine: &Engine, found: &Found, wanted: &Wanted<'_>) -> Result<Option<Difference>> {
+        let image = engine.image(&self.made_of.image)?;
+        let own = match &image {
+            Some(image) if image.id != found.image_id && !found.image_id.is_empty() => engine.image(&found.image_id)?,
+            _ => None,
+        };
+        Ok(difference(found, wanted, image.as_ref(), own.as_ref()))
     }
 
-    fn change(&self, due: &Due, current: Option<&Found>, wanted: &Wanted) -> Change {
+    fn change(&self, due: &Due, current: Option<&Found>, wanted: &Wanted<'_>) -> Change {
         let name = &self.name;
         let command = || Some(self.as_command());
         let (line, diff) = match due {
@@ -356,6 +432,11 @@ impl Container {
                 (format!("start the container {name} (it is {is})"), None)
             }
             Due::RemoveOld => (format!("remove the container {}, which an earlier run left", self.old_name()), None),
+            Due::Rename(from) => (format!("rename the container {from}, which was made as {name}, to {name}"), None),
+            Due::Update(drift) => (format!("update the container {name}, which keeps running ({})", told(drift)), None),
+            Due::Replace(Difference::Drift(drift)) => {
+                (format!("replace the container {name}, which was changed since ({})", told(drift)), None)
+            }
             Due::Replace(Difference::Foreign) => (
                 format!(
                     "replace the container {name}, which titus-bootstrap did not make (its data are copied to the host)"
@@ -389,29 +470,55 @@ impl Container {
         })
     }
 
-    /// Whether its ports may be taken by the container itself, under whichever name.
-    fn may_have_its_ports(&self, host: &Host) -> Result<bool> {
-        // With live-restore containers outlive the engine that does not answer.
-        let Ok(engine) = host.engine()? else { return Ok(host.entry(CONTAINERS)?.is_some()) };
-        let has_process =
-            |found: Found| matches!(found.status, Some(Status::RUNNING | Status::PAUSED | Status::RESTARTING));
-        for name in [&self.name, &self.old_name()] {
-            if engine.container(name)?.is_some_and(has_process) {
-                return Ok(true);
-            }
+    /// The container that has the name, or else the one of ours that had it and was given another.
+    fn current(&self, engine: &Engine, wanted: &Wanted<'_>) -> Result<Option<Found>> {
+        if let Some(found) = engine.container(&self.name)? {
+            return Ok(Some(found));
         }
-        Ok(false)
+        let old = self.old_name();
+        let mut listed = engine.containers()?;
+        listed.retain(|listed| listed.name != old && was_called(&self.name, &wanted.digest, listed));
+        // Of several, one that runs: it has the ports.
+        let renamed = listed.iter().max_by_key(|listed| listed.is_running);
+        Ok(renamed.map(|listed| engine.container(&listed.id)).transpose()?.flatten())
     }
 
-    fn refuse_taken_ports(&self, host: &Host) -> Result<()> {
+    /// Refuses when something else than this container has one of its ports.
+    fn refuse_taken_ports(&self, host: &Host, wanted: &Wanted<'_>) -> Result<()> {
+        if self.made_of.ports.is_empty() {
+            return Ok(());
+        }
+        let (engine, names) = (host.engine()?.ok(), [self.name.clone(), self.old_name()]);
+        let listed = engine.map(Engine::containers).transpose()?.unwrap_or_default();
+        let is_own = |one: &Listed| names.contains(&one.name) || was_called(&self.name, &wanted.digest, one);
+        let may_be_own = engine.is_none() || listed.iter().any(|one| one.is_running && is_own(one));
         for port in &self.made_of.ports {
-            if let Some(holder) = host.listener(port.host)? {
-                return Err(Error::unavailable(format!("port {} is taken, and {} needs it", port.host, self.name))
-                    .cause(format!("{holder} listens on it"))
-                    .fix("stop that process, and see that it does not come back"));
-            }
+            let listener = host.listener(port.host)?;
+            let holder = holder(port, &listed, listener.as_ref());
+            let cause = match (holder, listener) {
+                (Some(one), _) if is_own(one) => continue,
+                (Some(one), _) => format!("the container {} of image {} has it", one.name, one.image),
+                // With live-restore containers outlive the engine that does not answer.
+                (None, Some(listener)) if may_be_own && listener.is_of_docker() => continue,
+                (None, Some(listener)) => format!("{listener} listens on it"),
+                (None, None) => continue,
+            };
+            let fix = holder.map_or_else(
+                || "stop that process, and see that it does not come back".to_owned(),
+                |one| format!("remove that container: docker rm --force {0}; or stop it: docker stop {0}", one.name),
+            );
+            let taken = Error::unavailable(format!("port {} is taken, and {} needs it", port.host, self.name));
+            return Err(taken.cause(cause).fix(fix));
         }
         Ok(())
+    }
+
+    /// The same once the run changes things.
+    fn fail_if_ports_are_taken(&self, host: &Host, wanted: &Wanted<'_>) -> Result<()> {
+        self.refuse_taken_ports(host, wanted).map_err(|error| match error.kind {
+            Kind::Unavailable => Error { kind: Kind::Failed, ..error },
+            _ => error,
+        })
     }
 
     /// Directories of someone else's container that are copied: where to, and where they lie in it.
@@ -429,12 +536,32 @@ impl Container {
             .fix(format!("rename it away (docker rename {name} {name}-before): then {old} is put back")))
     }
 
-    fn create(&self, engine: &Engine, wanted: &Wanted) -> Result<String> {
+    fn create(&self, engine: &Engine, wanted: &Wanted<'_>) -> Result<String> {
         let image = engine.image(&self.made_of.image)?;
         let (image, digests) = image.map(|image| (image.id, image.digests.join(" "))).unwrap_or_default();
-        let labels =
-            [(MADE_OF, wanted.made_of.as_str()), (DIGEST, &wanted.digest), (IMAGE, &image), (IMAGE_DIGESTS, &digests)];
+        let labels = [
+            (MADE_OF, wanted.made_of.as_str()),
+            (DIGEST, &wanted.digest),
+            (NAME, &self.name),
+            (IMAGE, &image),
+            (IMAGE_DIGESTS, &digests),
+        ];
         engine.create(&self.name, &self.made_of, &labels)
+    }
+
+    /// Takes back what someone changed of a container that keeps running meanwhile.
+    fn update(&self, engine: &Engine, found: &Found, drift: &[Drift]) -> Result<()> {
+        for Drift { field, is, should } in drift {
+            if *field == RESTART {
+                tracing::info!("changing the restart policy of the container {}", self.name);
+                engine.set_restart(&found.id, &self.made_of.restart)?;
+            } else {
+                tracing::info!("changing the networks of the container {}", self.name);
+                should.iter().try_for_each(|network| engine.join_network(&found.id, network))?;
+                is.iter().try_for_each(|network| engine.leave_network(&found.id, network))?;
+            }
+        }
+        Ok(())
     }
 
     /// From the old container, whatever its state, to the new one, which is created. The old one
@@ -506,8 +633,9 @@ impl Container {
         tracing::info!("starting the container {}", self.name);
         if let Err(error) = engine.start(&found) {
             // The engine does not say who has a port.
-            return Err(match self.refuse_taken_ports(host) {
-                Err(taken) => with(Error { kind: Kind::Failed, ..taken }, &error.to_string()),
+            let wanted = self.wanted(host, &Planned::new())?;
+            return Err(match self.fail_if_ports_are_taken(host, &wanted) {
+                Err(taken) => with(taken, &error.to_string()),
                 Ok(()) => error.at(format!("the container {}", self.name)),
             });
         }
@@ -579,7 +707,7 @@ impl Work for Container {
             Some(found) if !is_ours(&found) => self.refuse_foreign(host, &found)?,
             _ => {}
         }
-        if self.may_have_its_ports(host)? { Ok(()) } else { self.refuse_taken_ports(host) }
+        self.refuse_taken_ports(host, &self.wanted(host, &Planned::new())?)
     }
 
     fn observe(&self, host: &Host, planned: &Planned) -> Result<State> {
@@ -593,7 +721,10 @@ impl Work for Container {
         };
         let wanted = self.wanted(host, planned)?;
         let old = engine.container(&self.old_name())?;
-        let found = engine.container(name)?;
+        let found = match &old {
+            Some(_) => engine.container(name)?,
+            None => self.current(engine, &wanted)?,
+        };
         if found.is_none() && old.is_none() && engine.image(&self.made_of.image)?.is_none() {
             return Ok(State::Blocked(format!("image {} is not there yet", self.made_of.image)));
         }
@@ -604,7 +735,9 @@ impl Work for Container {
         if let Some((found, Some(Difference::Foreign))) = &current {
             self.refuse_foreign(host, found)?;
         }
-        let due = due(current, old.is_some());
+        let renamed = found.as_ref().filter(|found| !found.name.is_empty() && found.name != *name);
+        let mut due = due(current, old.is_some(), &self.made_of.network);
+        due.splice(0..0, renamed.map(|found| Due::Rename(found.name.clone())));
         Ok(State::from_changes(due.iter().map(|due| self.change(due, found.as_ref(), &wanted)).collect()))
     }
 
@@ -612,7 +745,14 @@ impl Work for Container {
         let engine = host.engine()?.map_err(Error::failed)?;
         let wanted = self.wanted(host, &Planned::new())?;
         let mut current = engine.container(&self.name)?;
-        if let Some(old) = engine.container(&self.old_name())? {
+        let old = engine.container(&self.old_name())?;
+        if current.is_none() && old.is_none() {
+            current = self.current(engine, &wanted)?;
+            if let Some(renamed) = &current {
+                engine.rename(&renamed.id, &self.name)?;
+            }
+        }
+        if let Some(old) = old {
             // A run was killed on its way. The new one is taken up if it is still what is wanted.
             if let Some(new) = current {
                 match self.difference(engine, &new, &wanted)? {
@@ -625,29 +765,40 @@ impl Work for Container {
             current = engine.container(&self.name)?;
         }
         let Some(found) = current else {
+            self.fail_if_ports_are_taken(host, &wanted)?;
             if let Some(ensemble) = &self.ensemble {
                 ensemble.wait_for_turn(host, false)?;
             }
             let id = self.create(engine, &wanted)?;
             return self.start(host, engine, &id);
         };
-        match self.difference(engine, &found, &wanted)? {
-            None => {
-                if found.status == Some(Status::RESTARTING) {
-                    engine.stop(&found.id)?;
-                }
-                if found.is_running() { Ok(()) } else { self.start(host, engine, &found.id) }
+        let update = match self.difference(engine, &found, &wanted)? {
+            None => Some(Vec::new()),
+            Some(Difference::Drift(drift)) if keeps_running(&drift, &self.made_of.network) => Some(drift),
+            Some(Difference::Foreign) => {
+                self.refuse_foreign(host, &found)?;
+                None
             }
-            Some(difference) => {
-                if difference == Difference::Foreign {
-                    self.refuse_foreign(host, &found)?;
-                }
-                engine.rename(&found.id, &self.old_name())?;
-                let new = self.create(engine, &wanted).map_err(|error| self.rename_back(engine, &found, error))?;
-                let new = Found { id: new, status: Some(Status::CREATED), ..Found::default() };
-                self.change_over(host, engine, &found, &new)
+            Some(_) => None,
+        };
+        if let Some(drift) = update {
+            self.update(engine, &found, &drift)?;
+            if found.status == Some(Status::RESTARTING) {
+                engine.stop(&found.id)?;
             }
+            return if found.is_running() { Ok(()) } else { self.start(host, engine, &found.id) };
         }
+        self.fail_if_ports_are_taken(host, &wanted)?;
+        if found.status == Some(Status::DEAD) && is_ours(&found) {
+            // The engine began to remove it: nothing brings it back.
+            engine.remove(&found.id, true)?;
+            let id = self.create(engine, &wanted)?;
+            return self.start(host, engine, &id);
+        }
+        engine.rename(&found.id, &self.old_name())?;
+        let new = self.create(engine, &wanted).map_err(|error| self.rename_back(engine, &found, error))?;
+        let new = Found { id: new, status: Some(Status::CREATED), ..Found::default() };
+        self.change_over(host, engine, &found, &new)
     }
 
     fn shared(&self) -> Vec<String> {
@@ -658,6 +809,21 @@ impl Work for Container {
     fn put_off(&mut self) -> bool {
         true
     }
+}
+
+/// The container that has a port: it publishes it, or its process listens in the host's network.
+fn holder<'a>(port: &Port, listed: &'a [Listed], listener: Option<&Listener>) -> Option<&'a Listed> {
+    let every = |address: &str| matches!(address, "" | "0.0.0.0" | "::");
+    let publishes = |one: &Listed| {
+        let same = |at: &String| *at == port.address || every(at) || every(&port.address);
+        one.ports.iter().any(|(at, number)| *number == port.host && same(at))
+    };
+    let listens = |one: &Listed| listener.and_then(|found| found.container.as_ref()) == Some(&one.id);
+    listed.iter().find(|one| listens(one)).or_else(|| listed.iter().find(|one| publishes(one)))
+}
+
+fn told(drift: &[Drift]) -> String {
+    drift.iter().map(Drift::to_string).collect::<Vec<_>>().join("; ")
 }
 
 fn with(error: Error, more: &str) -> Error {
@@ -673,13 +839,18 @@ fn short(id: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn wanted(made_of: &str) -> Wanted {
-        Wanted { made_of: made_of.into(), digest: format!("digest of {made_of}") }
+    fn wanted<'a>(made_of: &str, specification: &'a Specification) -> Wanted<'a> {
+        Wanted { made_of: made_of.into(), digest: format!("digest of {made_of}"), specification }
+    }
+
+    fn image(id: &str) -> Image {
+        Image { id: id.into(), layers: vec![format!("layer of {id}")], ..Image::default() }
     }
 
     /// One of ours, made of this, of this image.
     fn ours(made_of: &str, image: &str, status: Status) -> Found {
-        let Wanted { made_of, digest } = wanted(made_of);
+        let nothing = Specification::default();
+        let Wanted { made_of, digest, .. } = wanted(made_of, &nothing);
         let labels = [(MADE_OF, made_of.as_str()), (DIGEST, &digest), (IMAGE, image)];
         let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
         Found { labels, status: Some(status), ..Found::default() }
@@ -698,7 +869,171 @@ mod tests {
             (ours(other, "i", Status::RUNNING), Some("j"), made_of(&["binds"]), "another bind"),
             (ours("", "i", Status::RUNNING), Some("i"), made_of(&["image", "binds"]), "a label that cannot be read"),
         ] {
-            assert_eq!(difference(&found, &wanted(one), image), differs, "{why}");
+            let (nothing, image) = (Specification::default(), image.map(self::image));
+            assert_eq!(difference(&found, &wanted(one, &nothing), image.as_ref(), None), differs, "{why}");
+        }
+    }
+
+    /// What an engine says of a container that runs as specified, and nothing more.
+    fn inspected(change: impl Fn(&mut Json)) -> Fields {
+        let mut told = json!({
+            "Id": "a", "Name": "/zookeeper", "Image": "i",
+            "HostConfig": {
+                "Binds": ["/data:/tmp/zookeeper"], "NetworkMode": "bridge", "IpcMode": "private", "CgroupnsMode": "host",
+                "PortBindings": { "2181/tcp": [{ "HostIp": "", "HostPort": "2181" }] },
+                "RestartPolicy": { "Name": "unless-stopped", "MaximumRetryCount": 0 },
+                "LogConfig": { "Type": "json-file", "Config": { "max-size": "10m" } },
+                "CapAdd": null, "Dns": [], "Memory": 0, "PidsLimit": null, "Privileged": false,
+            },
+            "Mounts": [
+                { "Type": "bind", "Source": "/data", "Destination": "/tmp/zookeeper", "Mode": "", "RW": true },
+                { "Type": "volume", "Name": "ab".repeat(32), "Source": "/x", "Destination": "/conf", "RW": true },
+            ],
+            "Config": { "Cmd": ["start"], "Entrypoint": ["/run.sh"], "Env": ["PATH=/bin", "A=image", "B=ours"], "User": "" },
+            "NetworkSettings": { "Networks": { "bridge": {} } },
+        });
+        change(&mut told);
+        crate::host::docker::fields::of_container(&serde_json::from_value(told).unwrap())
+    }
+
+    fn specified() -> Fields {
+        let image = Image {
+            entrypoint: vec!["/run.sh".into()],
+            command: vec!["start".into()],
+            environment: vec!["PATH=/bin".into(), "A=image".into(), "B=image".into()],
+            ..Image::default()
+        };
+        Specification {
+            environment: vec!["B=ours".into()],
+            network: "bridge".into(),
+            ports: vec![Port { address: String::new(), host: 2181, container: 2181 }],
+            binds: vec!["/data/:/tmp/zookeeper".into()],
+            restart: "unless-stopped".into(),
+            log_driver: "json-file".into(),
+            log_options: [("max-size".to_owned(), "10m".to_owned())].into(),
+            ..Specification::default()
+        }
+        .fields(Some(&image))
+    }
+
+    #[test]
+    fn what_others_changed_of_a_container_is_named() {
+        assert_eq!(told(&drift(&inspected(|_| {}), &specified())), "");
+        let of = |pointer: &'static str, value: Json| {
+            move |told: &mut Json| {
+                let (parent, key) = pointer.rsplit_once('/').unwrap();
+                told.pointer_mut(parent).unwrap()[key] = value.clone();
+            }
+        };
+        for (pointer, value, words, runs_on) in [
+            ("/HostConfig/RestartPolicy/Name", json!("no"), "restart policy: is no, should be unless-stopped", true),
+            (
+                "/HostConfig/RestartPolicy",
+                json!({ "Name": "on-failure", "MaximumRetryCount": 3 }),
+                "restart policy: is on-failure:3, should be unless-stopped",
+                true,
+            ),
+            ("/NetworkSettings/Networks", json!({}), "networks: is none, should be bridge", true),
+            ("/NetworkSettings/Networks", json!({ "bridge": {}, "web": {} }), "networks: is web, should be none", true),
+            ("/HostConfig/NetworkMode", json!("host"), "network mode: is host, should be bridge", false),
+            ("/HostConfig/Memory", json!(64 << 20), "memory limit: is memory 67108864, should be none", false),
+            ("/HostConfig/NanoCpus", json!(5), "cpu and process limits: is nano-cpus 5, should be none", false),
+            ("/HostConfig/CpusetCpus", json!("0"), "cpu and process limits: is cpuset-cpus 0, should be none", false),
+            ("/HostConfig/Privileged", json!(true), "privileges: is privileged, should be none", false),
+            ("/HostConfig/CapAdd", json!(["NET_ADMIN"]), "privileges: is cap-add NET_ADMIN, should be none", false),
+            ("/HostConfig/PidMode", json!("host"), "privileges: is pid host, should be none", false),
+            (
+                "/HostConfig/PortBindings",
+                json!({ "2181/tcp": [{ "HostIp": "127.0.0.1", "HostPort": "2181" }] }),
+                "ports: is 127.0.0.1:2181:2181/tcp, should be 2181:2181/tcp",
+                false,
+            ),
+            (
+                "/HostConfig/LogConfig",
+                json!({ "Type": "journald", "Config": {} }),
+                "log: is journald, should be json-file max-size=10m",
+                false,
+            ),
+            ("/HostConfig/AutoRemove", json!(true), "options: is auto-remove, should be none", false),
+            (
+                "/Mounts/0/Source",
+                json!("/other"),
+                "mounts: is /other:/tmp/zookeeper, should be /data:/tmp/zookeeper",
+                false,
+            ),
+            ("/Mounts/0/RW", json!(false), "mounts: is /data:/tmp/zookeeper:ro, should be /data:/tmp/zookeeper", false),
+            ("/Mounts/1/Name", json!("named"), "mounts: is volume named:/conf, should be none", false),
+            ("/Config/Cmd", json!(["start", "x"]), "command: is start x, should be start", false),
+            ("/Config/Entrypoint", json!(["/bin/sh"]), "entrypoint: is /bin/sh, should be /run.sh", false),
+            ("/Config/Env", json!(["B=ours"]), "environment: is none, should be A=image", false),
+            (
+                "/Config/Env",
+                json!(["A=image", "B=ours", "A_TOKEN=x"]),
+                "environment: is A_TOKEN=***, should be none",
+                false,
+            ),
+            ("/Config/User", json!("1000"), "user: is 1000, should be none", false),
+        ] {
+            let drift = drift(&inspected(of(pointer, value)), &specified());
+            assert_eq!(told(&drift), words, "{pointer}");
+            assert_eq!(keeps_running(&drift, "bridge"), runs_on, "{pointer}");
+        }
+        let restart = [Drift { field: RESTART, is: Vec::new(), should: Vec::new() }];
+        let networks = [Drift { field: NETWORKS, is: Vec::new(), should: Vec::new() }];
+        assert!(keeps_running(&restart, "host") && !keeps_running(&networks, "host"));
+        // What an engine does not say is not compared.
+        for part in ["/HostConfig", "/Mounts", "/Config", "/NetworkSettings"] {
+            assert_eq!(told(&drift(&inspected(of(part, Json::Null)), &specified())), "", "{part}");
+        }
+    }
+
+    #[test]
+    fn a_container_that_another_program_made_again_is_seen_by_its_image() {
+        let nothing = Specification::default();
+        let found = ours("x", "i", Status::RUNNING);
+        let of = |own: &Image| difference(&found, &wanted("x", &nothing), Some(&image("i")), Some(own));
+        let other = Drift { field: "image", is: vec!["j".into()], should: vec!["i".into()] };
+        assert_eq!(of(&image("j")), Some(Difference::Drift(vec![other])));
+        // Another id of the same image, in another image store.
+        assert_eq!(of(&Image { id: "j".into(), ..image("i") }), None);
+        let dead = difference(&ours("x", "i", Status::DEAD), &wanted("x", &nothing), Some(&image("i")), None);
+        assert!(matches!(&dead, Some(Difference::Drift(drift)) if told(drift) == "state: is dead, should be running"));
+    }
+
+    #[test]
+    fn the_container_that_has_a_port_is_found() {
+        let listed = |name: &str, at: &str, port: u16| Listed {
+            id: format!("id of {name}"),
+            name: name.into(),
+            ports: vec![(at.into(), port)],
+            ..Listed::default()
+        };
+        let all = [listed("web", "0.0.0.0", 80), listed("local", "127.0.0.1", 2181), listed("in-hosts-network", "", 1)];
+        let at = |address: &str, host: u16| Port { address: address.into(), host, container: 1 };
+        let name = |port: &Port| holder(port, &all, None).map(|one| one.name.as_str());
+        assert_eq!(name(&at("", 80)), Some("web"));
+        assert_eq!(name(&at("10.0.0.1", 80)), Some("web"));
+        assert_eq!(name(&at("", 2181)), Some("local"));
+        assert_eq!(name(&at("10.0.0.1", 2181)), None);
+        assert_eq!(name(&at("", 443)), None);
+    }
+
+    #[test]
+    fn a_container_that_was_given_another_name_is_known_by_its_labels() {
+        let listed = |labels: &[(&str, &str)]| Listed {
+            labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            ..Listed::default()
+        };
+        for (labels, is_it) in [
+            (&[(DIGEST, "d"), (NAME, "zookeeper")][..], true),
+            (&[(DIGEST, "other"), (NAME, "zookeeper")], true),
+            (&[(DIGEST, "d"), (NAME, "mesomaster")], false),
+            (&[(DIGEST, "d")], true),
+            (&[(DIGEST, "other")], false),
+            (&[(NAME, "zookeeper")], false),
+            (&[], false),
+        ] {
+            assert_eq!(was_called("zookeeper", "d", &listed(labels)), is_it, "{labels:?}");
         }
     }
 
@@ -706,6 +1041,7 @@ mod tests {
     fn what_is_due_of_a_container() {
         let (runs, exited) = (ours("x", "i", Status::RUNNING), ours("x", "i", Status::EXITED));
         let replace = || Due::Replace(Difference::Image);
+        let policy = || vec![Drift { field: RESTART, is: Vec::new(), should: Vec::new() }];
         for (current, has_old, expected) in [
             (None, false, vec![Due::Create]),
             (None, true, vec![Due::PutBack]),
@@ -715,9 +1051,20 @@ mod tests {
             (Some((&exited, None)), true, vec![Due::Start, Due::RemoveOld]),
             (Some((&runs, Some(Difference::Image))), false, vec![replace()]),
             (Some((&exited, Some(Difference::Image))), true, vec![replace(), Due::RemoveOld]),
+            (Some((&runs, Some(Difference::Drift(policy())))), false, vec![Due::Update(policy())]),
+            (Some((&exited, Some(Difference::Drift(policy())))), false, vec![Due::Update(policy()), Due::Start]),
         ] {
-            assert_eq!(due(current.clone(), has_old), expected, "{current:?} {has_old}");
+            assert_eq!(due(current.clone(), has_old, "bridge"), expected, "{current:?} {has_old}");
         }
+    }
+
+    #[test]
+    fn what_a_container_may_write_is_shared() {
+        let binds = ["/srv/x:/data", "/etc/x.conf:/x.conf:ro", "/var/log/x:/log"].map(str::to_owned).to_vec();
+        let made_of = Specification { binds, ..Specification::default() };
+        let container =
+            Container { name: "x".into(), made_of, adopt: false, files: vec![], ready: None, ensemble: None };
+        assert_eq!(container.shared(), ["/srv/x", "/var/log/x"]);
     }
 
     #[test]
@@ -732,7 +1079,7 @@ mod tests {
             .address;
             let labels = [(IMAGE_DIGESTS.to_owned(), recorded.to_owned())].into();
             let found = Found { image: image.into(), labels, ..Found::default() };
-            tag_in_registry(host.engine().unwrap().unwrap(), &found)
+            tag_in_registry(&host, host.engine().unwrap().unwrap(), &found)
         };
         let answer = "{\"Descriptor\":{\"digest\":\"sha256:aa\"},\"Platforms\":[]}";
         for (image, recorded, registry, words, has_moved) in [

@@ -175,8 +175,16 @@ impl File {
     /// What is to be done, to contents, mode or owner.
     ///
     /// # Errors
-    /// When it cannot be looked at, or something else is in its place.
+    /// When it cannot be looked at, something else is in its place, or nobody can change it.
     pub(super) fn changes(&self, host: &Host) -> Result<Vec<Change>> {
+        let changes = self.differences(host)?;
+        if !changes.is_empty() {
+            host.refuse_obstacle(&self.path)?;
+        }
+        Ok(changes)
+    }
+
+    fn differences(&self, host: &Host) -> Result<Vec<Change>> {
         let path = &self.path;
         let one = |line: String| Ok(vec![Change::new(line)]);
         let (want, entry) = match (&self.want, host.entry(path)?) {
@@ -199,9 +207,14 @@ impl File {
                 return one(format!("replace {path}, a symbolic link to {}, by a file", target.display()));
             }
             EntryKind::Directory | EntryKind::Other => {
-                return Err(Error::failed(format!("{path}: a directory or device is in the file's place")).fix(
-                    format!("look what it is, move it away (mv {path} {path}.old), and run titus-bootstrap again"),
-                ));
+                let error = Error::unavailable(format!("{path}: a directory or device is in the file's place"));
+                return Err(if host.mounts()?.is_point(path) {
+                    error.cause("it is a mount point").fix(format!("umount {path} && rmdir {path}"))
+                } else {
+                    error.fix(format!(
+                        "look what it is, move it away (mv {path} {path}.old), and run titus-bootstrap again"
+                    ))
+                });
             }
         };
         let mut changes = Vec::new();

@@ -30,7 +30,7 @@ use crate::host::{Fetch, Host, apt};
 use crate::template::Renderer;
 
 pub use deb::check as check_settings;
-pub use package::refuse_without_candidate;
+pub use package::{needs_apt, refuse_without_candidate};
 pub use unit::refuse_overridden;
 pub use wait::name_units;
 
@@ -81,6 +81,8 @@ pub enum State {
     InSync(Option<String>),
     /// Not so; what `converge` will do.
     Changes(Vec<Change>),
+    /// There is nothing to change: something has to answer, and does not yet. What, and its last answer.
+    Waits(String),
     /// An earlier step has to come first; which, in words.
     Blocked(String),
     /// All on disk is right, the running kernel is not yet.
@@ -191,6 +193,11 @@ pub trait Work: std::fmt::Debug {
     /// When it cannot be looked at.
     fn fetches(&self, _host: &Host) -> Result<Vec<Fetch>> {
         Ok(Vec::new())
+    }
+
+    /// Whether it changes nothing, and only waits for something to answer.
+    fn only_waits(&self) -> bool {
+        false
     }
 
     /// Names what systemd or dpkg will be asked for, so that one question serves all steps.

@@ -1,13 +1,18 @@
 //! These packages are installed, or an exact version is, and held.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::{Change, Claim, Need, Planned, RawKind, State, Step, Work};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::host::Host;
-use crate::host::apt::{Installed, OUR_SOURCES, Policy, SOURCE_PARTS, Source, Status};
+use crate::host::apt::complaint::{Fault, Refused};
+use crate::host::apt::{Installed, OUR_SOURCES, Policy, SOURCE_PARTS, Source, Status, conflict};
 use crate::host::fs::Owner;
+use crate::host::fs::look::EntryKind;
+use crate::secrets::masked;
 use crate::template::{Renderer, Templated};
 
 /// Optional packages that no source had, under the digest of the sources that were asked.
@@ -60,6 +65,25 @@ impl Packages {
     }
 }
 
+/// What installing these packages removes, in a line, where a setting allows to remove any.
+fn removals(host: &Host, lacking: &[(&str, String)]) -> Result<Option<String>> {
+    if lacking.is_empty() || host.apt.may_remove.is_empty() {
+        return Ok(None);
+    }
+    let wanted: Vec<&str> = lacking.iter().map(|(name, _)| *name).collect();
+    if let Some(removed) = host.would_remove(&wanted)? {
+        return Ok((!removed.is_empty())
+            .then(|| format!("remove {}, which conflicts with them (apt.may_remove)", removed.join(" "))));
+    }
+    let mut there = Vec::new();
+    for name in &host.apt.may_remove {
+        if host.package(name)?.is_some_and(|is| is.status == Status::Installed) {
+            there.push(name.as_str());
+        }
+    }
+    Ok((!there.is_empty()).then(|| format!("remove {}, if apt has to for them (apt.may_remove)", there.join(" "))))
+}
+
 /// How a package is now, if that is not what is wanted: `name`, or `name=version` on hold.
 fn lack(wanted: &str, found: Option<&Installed>) -> Option<String> {
     let version = wanted.split_once('=').map(|(_, version)| version);
@@ -76,6 +100,9 @@ fn lack(wanted: &str, found: Option<&Installed>) -> Option<String> {
 
 impl RawKind for Raw {}
 
+/// The wish of who does not care.
+pub const ANY_VERSION: &str = "any version";
+
 /// What a plan has in the place of the files that packages will bring.
 pub(super) const STATUS: &str = "/var/lib/dpkg/status";
 
@@ -86,7 +113,7 @@ impl Work for Packages {
 
     fn claims(&self) -> Vec<Claim> {
         let claim = |wanted: &String| {
-            let version = wanted.split_once('=').map_or("any version", |(_, version)| version);
+            let version = wanted.split_once('=').map_or(ANY_VERSION, |(_, version)| version);
             Claim::new(format!("package {}", bare(wanted)), version)
         };
         self.names.iter().map(claim).collect()
@@ -102,8 +129,9 @@ impl Work for Packages {
         }
         let given_up = self.given_up(host)?;
         let lacking = self.lacking(host, &given_up)?;
-        let changes =
+        let mut changes =
             lacking.iter().map(|(name, now)| Change::new(format!("install {name} ({now})"))).collect::<Vec<_>>();
+        changes.extend(removals(host, &lacking)?.map(Change::new));
         if changes.is_empty() && self.optional {
             let missing: Vec<&str> = self
                 .names
@@ -165,12 +193,27 @@ fn verdict<'a>(needs: &[Need<'a>], policy: impl Fn(&str) -> Policy) -> Verdict<'
     Verdict::GoWithout(without)
 }
 
-/// Before anything is changed: apt has a candidate for every package that will be installed, and lists for what a deb
-/// depends on. Sources of packages count as they will stand in /etc/apt.
+/// Whether steps will have apt install anything, as far as that is known without asking it.
 ///
 /// # Errors
-/// 69 when it has not; 75 when its lists could not be had.
-pub fn refuse_without_candidate(host: &Host, steps: &[Step]) -> Result<()> {
+/// When dpkg cannot be asked.
+pub fn needs_apt(host: &Host, steps: &[Step]) -> Result<bool> {
+    let given_up = given_up(host, None)?;
+    for step in steps {
+        if !step.work().needs(host, &given_up)?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Before anything is changed: apt has a candidate for every package that will be installed, and lists for what a deb
+/// depends on. Sources of packages count as they will stand in /etc/apt. `records`: which optional packages no source has
+/// is kept for later runs.
+///
+/// # Errors
+/// 69 when it has not, or cannot read its sources; 75 when its lists could not be had; 78 when a key does not fit.
+pub fn refuse_without_candidate(host: &Host, steps: &[Step], records: bool) -> Result<()> {
     if !host.is_live() {
         return Ok(());
     }
@@ -184,7 +227,7 @@ pub fn refuse_without_candidate(host: &Host, steps: &[Step]) -> Result<()> {
         needs.extend(step.work().needs(host, &given_up)?);
     }
     if !needs.is_empty() {
-        let asked = ask_apt(host, &sources, &needs, &mut given_up);
+        let asked = ask_apt(host, &sources, &needs, &mut given_up, records);
         // What was looked up serves the installation, and nothing else.
         asked.or_else(|refusal| host.forget_candidates().and(Err(refusal)))?;
     }
@@ -194,40 +237,43 @@ pub fn refuse_without_candidate(host: &Host, steps: &[Step]) -> Result<()> {
 
 /// Adds to `given_up` what no source has. It is left out of later runs until a source changes; of this one alone if not
 /// every source could be asked.
-fn ask_apt(host: &Host, sources: &[Source], needs: &[Need<'_>], given_up: &mut Vec<String>) -> Result<()> {
+fn ask_apt(
+    host: &Host,
+    sources: &[Source],
+    needs: &[Need<'_>],
+    given_up: &mut Vec<String>,
+    records: bool,
+) -> Result<()> {
     refuse_without_https(host, sources)?;
     let name =
         |need: &Need<'_>| if let Need::Package { name, .. } = *need { Some(bare(name).to_owned()) } else { None };
     let names: Vec<String> = needs.iter().filter_map(name).collect();
-    let complaint = host.look_up_candidates(sources, &names.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let refused = host.look_up_candidates(sources, &names.iter().map(String::as_str).collect::<Vec<_>>())?;
     match verdict(needs, |name| host.policy(name)) {
         Verdict::Missing(name, setting) => {
-            let what = format!("no source has the package {name}");
-            let files: Vec<&str> = sources.iter().map(|source| source.file.as_str()).collect();
-            let asked = format!("asked: /etc/apt/sources.list, /etc/apt/sources.list.d and {}", files.join(", "));
             let setting = setting.unwrap_or("the role file");
-            Err(match complaint {
-                Some(words) => {
-                    Error::new(ErrorKind::TemporaryFailure, what).cause(format!("{asked}\napt said:\n{words}"))
-                }
-                None => Error::unavailable(what).cause(asked),
-            }
-            .fix(format!(
-                "check {setting} and apt.sources (`titus-bootstrap config show`), and what apt makes of them and of its \
-                 pins: apt-cache policy {}",
-                bare(name)
-            )))
+            Err(match refused {
+                Some(refused) => without_lists(host, name, setting, &refused)?,
+                None => Error::unavailable(format!("no source has the package {name}"))
+                    .cause(format!("asked: {}", asked(host, sources)?))
+                    .fix(format!(
+                        "check {setting} and apt.sources (`titus-bootstrap config show`), and what apt makes of them and \
+                         of its pins: apt-cache policy {}",
+                        bare(name)
+                    )),
+            })
         }
         Verdict::GoWithout(new) => {
             let is_new = !new.is_empty();
+            refuse_removals(host, needs, &new)?;
             given_up.extend(new.into_iter().map(str::to_owned));
-            match complaint {
+            match refused {
                 // Whether a deb needs any of them, apt knows when it has it.
-                Some(words) if needs.contains(&Need::Dependencies) => {
-                    tracing::warn!("not every list of apt's sources could be had: {}", crate::secrets::masked(&words));
+                Some(refused) if needs.contains(&Need::Dependencies) => {
+                    tracing::warn!("not every list of apt's sources could be had: {}", masked(&refused.lines));
                     Ok(())
                 }
-                None if is_new => {
+                None if is_new && records => {
                     let digest = digest_of_sources(host, Some(sources))?;
                     let text = format!("{digest}\n{}\n", given_up.join("\n"));
                     host.write(NO_CANDIDATE, text.as_bytes(), 0o644, Owner::ROOT)
@@ -238,9 +284,69 @@ fn ask_apt(host: &Host, sources: &[Source], needs: &[Need<'_>], given_up: &mut V
     }
 }
 
+/// Refuses packages that apt would install only if it removed others, which no setting lets it.
+fn refuse_removals(host: &Host, needs: &[Need<'_>], without: &[&str]) -> Result<()> {
+    let name = |need: &Need<'_>| match *need {
+        Need::Package { name, .. } => (!without.contains(&name)).then(|| name.to_owned()),
+        Need::Dependencies => None,
+    };
+    let names: Vec<String> = needs.iter().filter_map(name).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let removed = host.not_removable(&host.would_remove(&names)?.unwrap_or_default());
+    if removed.is_empty() {
+        return Ok(());
+    }
+    // Those that ask for it, where one alone does.
+    let mut causes = Vec::new();
+    for name in &names {
+        if host.would_remove(&[name])?.unwrap_or_default().iter().any(|one| removed.contains(one)) {
+            causes.push(*name);
+        }
+    }
+    Err(conflict(ErrorKind::Unavailable, if causes.is_empty() { &names } else { &causes }, &removed.join(" ")))
+}
+
+/// The files in which apt looked, in the order in which it reads them.
+fn asked(host: &Host, sources: &[Source]) -> Result<String> {
+    let others = host.other_sources()?.into_keys();
+    let files: BTreeSet<String> = others.chain(sources.iter().map(|source| source.path.clone())).collect();
+    Ok(files.into_iter().collect::<Vec<_>>().join(", "))
+}
+
+/// The error about a package that a list may have which apt could not have.
+fn without_lists(host: &Host, name: &str, setting: &str, refused: &Refused) -> Result<Error> {
+    let lines = masked(&refused.lines);
+    let what = format!("no list that apt could have has the package {name}");
+    let made = |kind| Error::new(kind, what.clone()).cause(format!("apt said:\n{lines}"));
+    Ok(match refused.fault {
+        Fault::Network => made(ErrorKind::TemporaryFailure).fix(format!(
+            "see that the repository can be reached from here (settings apt.sources, proxy.*), and check {setting}"
+        )),
+        Fault::Date => made(ErrorKind::TemporaryFailure).fix(
+            "see that the clock is right (`date`); if it is, whoever has the repository must sign its Release file anew",
+        ),
+        Fault::Key => made(ErrorKind::Config).fix(
+            "get the repository's present key from whoever has it: for a source of ours set its key in apt.sources, \
+             for one of another file replace the keyring that its Signed-By names",
+        ),
+        Fault::Temporary => {
+            let fix = match host.entry("/tmp")? {
+                None => "mkdir -m 1777 /tmp",
+                Some(entry) if entry.kind == EntryKind::Directory && entry.mode != 0o1777 => "chmod 1777 /tmp",
+                Some(_) => "see that /tmp can be written to and has room: df /tmp; findmnt --target /tmp",
+            };
+            Error { what: "apt cannot make temporary files in /tmp, and so checks no signature".into(), ..made(ErrorKind::Unavailable) }
+                .fix(fix)
+        }
+    })
+}
+
 /// A source over https needs what apt reads it with, and that cannot come from the source itself.
 fn refuse_without_https(host: &Host, sources: &[Source]) -> Result<()> {
-    if !sources.iter().any(|source| source.text.contains("https://")) {
+    if !sources.iter().any(|source| source.keyring.is_some() && source.text.contains("https://")) {
         return Ok(());
     }
     // A package of its own until apt 1.5, in Ubuntu 16.04.
@@ -274,19 +380,19 @@ fn given_up(host: &Host, planned: Option<&[Source]>) -> Result<Vec<String>> {
 fn digest_of_sources(host: &Host, planned: Option<&[Source]>) -> Result<String> {
     let mut files = host.other_sources()?;
     match planned {
-        Some(sources) => files.extend(sources.iter().map(|s| (s.file.clone(), s.text.clone().into_bytes()))),
+        Some(sources) => files.extend(sources.iter().map(|s| (s.path.clone(), s.text.clone().into_bytes()))),
         None => {
             for name in host.list(SOURCE_PARTS)?.into_iter().filter(|name| name.starts_with(OUR_SOURCES)) {
-                let text = host.read(&format!("{SOURCE_PARTS}/{name}"))?.unwrap_or_default();
-                files.insert(name, text);
+                let path = format!("{SOURCE_PARTS}/{name}");
+                let text = host.read(&path)?.unwrap_or_default();
+                files.insert(path, text);
             }
         }
     }
     let mut digest = Sha256::new();
-    digest.update(host.read("/etc/apt/sources.list")?.unwrap_or_default());
-    for (name, text) in files {
+    for (path, text) in files {
         digest.update([0]);
-        digest.update(name);
+        digest.update(path);
         digest.update([0]);
         digest.update(text);
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Change, Kind, Planned, RawKind, State, Step, Work, ensemble};
+use super::{Kind, Planned, RawKind, State, Step, Work, ensemble};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::wait::Deadline;
@@ -250,9 +250,7 @@ impl Work for Awaited {
         }
         Ok(match self.question.ask(host)? {
             Ok(()) => State::InSync(None),
-            Err(answer) => {
-                State::Changes(vec![Change::new(format!("wait for {} (now: {})", self.question.what(), answer.words))])
-            }
+            Err(answer) => State::Waits(format!("wait for {} (now: {})", self.question.what(), answer.words)),
         })
     }
 
@@ -276,6 +274,10 @@ impl Work for Awaited {
             }
             pause = (pause * 2).min(Duration::from_secs(1));
         }
+    }
+
+    fn only_waits(&self) -> bool {
+        true
     }
 
     fn put_off(&mut self) -> bool {
@@ -381,8 +383,8 @@ mod tests {
         let host = Host::live(Deadlines::all(Duration::from_secs(3600)));
         let wait = Wait::Docker { address: fake.address.clone(), api_version: Some(26) };
         let wait = Awaited::from(wait);
-        let State::Changes(changes) = wait.observe(&host, &Planned::new()).unwrap() else { panic!("in sync") };
-        assert!(changes[0].line.contains(too_old), "{changes:?}");
+        let State::Waits(why) = wait.observe(&host, &Planned::new()).unwrap() else { panic!("in sync") };
+        assert!(why.contains(too_old), "{why}");
         fake.asked.lock().unwrap().clear();
         let error = wait.converge(&host).unwrap_err();
         assert_eq!(error.cause.as_deref(), Some(too_old));

@@ -84,7 +84,7 @@ pub fn notices(settings: &Settings, instance: Option<&Instance>, is_agent: bool,
         notices.push(text);
     }
     if let Some(listen) = settings.agent.docker_listen.as_ref().filter(|_| is_agent) {
-        let loopback = listen.starts_with("127.") || listen.starts_with("[::1]") || listen.starts_with("localhost:");
+        let loopback = listen.starts_with("127.") || listen.starts_with("[::1]");
         if !loopback {
             notices.push(format!("agent.docker_listen is {listen}: who reaches it is root on this node"));
         }
@@ -148,6 +148,73 @@ fn whole(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::{Layer, Merged, Source};
+
+    /// The notices of an agent or of a server with these settings.
+    fn noticed(lines: &str, is_agent: bool, is_server: bool) -> Vec<String> {
+        let mut merged = Merged::default();
+        merged.add(&Layer::built_in().unwrap());
+        merged.add(&Layer::parse(Source::UserData, lines).unwrap());
+        notices(&merged.settings().unwrap(), None, is_agent, is_server)
+    }
+
+    #[test]
+    fn settings_that_are_allowed_and_hardly_meant_are_noticed_where_they_count() {
+        let servers = |n: usize| {
+            let all: Vec<String> = (1..=n).map(|n| format!("'10.0.0.{n}:2181'")).collect();
+            format!("zookeeper.servers = [{}]", all.join(", "))
+        };
+        let digest = format!("zookeeper@sha256:{}", "a".repeat(64));
+        let by_digest = format!("images.zookeeper = '{digest}'\nimages.mesos_master = '{digest}'\n");
+        let of_server = |lines: &str| noticed(&format!("{by_digest}{lines}"), false, true);
+        let none: [&str; 0] = [];
+        for n in [0, 1, 3, 5] {
+            assert_eq!(of_server(&servers(n)), none, "{n}");
+        }
+        let two = "zookeeper.servers has 2 servers, an even number: a quorum is 2, so it bears the loss of 0, as 1 servers \
+                   would; use an odd number";
+        assert_eq!(of_server(&servers(2)), [two]);
+        let four = of_server(&servers(4)).remove(0);
+        assert!(four.contains("a quorum is 3, so it bears the loss of 1, as 3 servers would"), "{four}");
+        assert!(!noticed(&servers(2), true, false).iter().any(|text| text.contains("even")), "an agent has no servers");
+
+        for (lines, parts) in [
+            (
+                "images.zookeeper = 'z:1'\nimages.mesos_master = 'm:1'",
+                vec!["images.zookeeper = \"z:1\", images.mesos_master = \"m:1\": by tag"],
+            ),
+            (
+                &format!("images.zookeeper = '{digest}'\nimages.mesos_master = 'm:1'"),
+                vec!["images.mesos_master = \"m:1\": by tag"],
+            ),
+            (&by_digest, vec![]),
+        ] {
+            let found = noticed(lines, false, true);
+            assert!(
+                found.len() == parts.len() && found.iter().zip(&parts).all(|(text, part)| text.starts_with(part)),
+                "{found:?}"
+            );
+        }
+
+        let of_agent = |lines: &str| -> Vec<String> {
+            let (agent, other) = (noticed(lines, true, false), noticed(lines, false, false));
+            agent.into_iter().filter(|text| !other.contains(text)).collect()
+        };
+        let has = |lines: &str, words: &str| of_agent(lines).iter().any(|text| text.contains(words));
+        for (listen, is_open) in [
+            ("127.0.0.1:4243", false),
+            ("127.1.2.3:4243", false),
+            ("[::1]:4243", false),
+            ("0.0.0.0:4243", true),
+            ("[::]:4243", true),
+            ("10.0.0.1:4243", true),
+        ] {
+            let lines = format!("agent.docker_listen = '{listen}'");
+            assert_eq!(has(&lines, "is root on this node"), is_open, "{listen}");
+        }
+        assert!(has("agent.attributes = { zone = '1' }", "agent.attributes.zone is 1: Mesos reads a number"));
+        assert!(!has("agent.attributes = { zone = 'one' }", "Mesos reads a number"));
+    }
 
     #[test]
     fn ranges_are_pairs_of_whole_numbers() {

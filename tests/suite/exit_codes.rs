@@ -43,7 +43,10 @@ fn the_table() {
 
     fs::remove_file(root.at("/etc/titus-shared.env")).unwrap();
     fs::create_dir(root.at("/etc/titus-shared.env")).unwrap();
-    assert_eq!(sample(&[]), 1, "a step failed");
+    assert_eq!(sample(&[]), 69, "something stands in a step's way");
+    assert_eq!(sample(&["plan"]), 69);
+    fs::remove_dir(root.at("/etc/titus-shared.env")).unwrap();
+    root.fails_half_way();
     assert_eq!(sample(&["status"]), 1, "the last run failed");
 
     assert_eq!(run(&["--no-such-flag"]).code, 64);
@@ -141,22 +144,40 @@ fn a_run_at_work_holds_the_lock_before_it_asks_anything() {
 #[test]
 fn a_failed_step_is_named_with_the_way_to_mend_it() {
     let root = Root::empty();
-    fs::create_dir_all(root.at("/etc/titus-shared.env")).unwrap();
-    let failed = root.sample(&[]).ends_with(1);
+    let failed = root.fails_half_way();
     let first = failed.err.lines().next().unwrap();
-    assert!(first.starts_with("titus-bootstrap: agent: step "), "{first}");
-    assert!(first.contains(" titus-shared: /etc/titus-shared.env: "), "{first}");
-    failed.tells(&["fix:", "mv /etc/titus-shared.env"]);
+    assert!(first.starts_with("titus-bootstrap: half: step 2/3 large: /etc/large: "), "{first}");
+    failed.tells(&["fix:"]);
     // What came before stays, what comes after was not begun; the next run goes on.
-    assert!(root.at("/etc/systemd/system/docker.service.d/10-docker-config.conf").exists());
-    assert!(!root.at("/etc/mesos-agent.config").exists());
+    assert!(root.at("/etc/one").exists() && !root.at("/etc/large").exists() && !root.at("/etc/three").exists());
     let kept = root.read("/var/log/titus-bootstrap/last.log");
-    assert!(kept.contains("failed: agent: step "), "{kept}");
+    assert!(kept.contains("failed: half: step "), "{kept}");
+    root.run(&["--role", "half", "--sample"]).ends_with(0);
+    assert_eq!(root.read("/etc/three"), "3");
+}
+
+#[test]
+fn what_stands_in_a_step_s_way_is_named_before_anything_is_changed() {
+    let root = Root::empty();
+    fs::create_dir_all(root.at("/etc/titus-shared.env")).unwrap();
+    let before = root.stamps();
+    for words in [&["plan"][..], &[]] {
+        let refused = root.sample(words).ends_with(69);
+        refused.tells(&[
+            "titus-bootstrap: agent: step ",
+            " titus-shared: /etc/titus-shared.env: ",
+            "mv /etc/titus-shared.env",
+        ]);
+        assert!(!root.at("/etc/systemd/system/docker.service.d/10-docker-config.conf").exists());
+    }
+    let own = |path: &&String| !path.starts_with("/run") && !path.starts_with("/var");
+    let after = root.stamps();
+    assert!(after.keys().filter(own).all(|path| before.get(path) == after.get(path) || path == "/"));
     fs::remove_dir(root.at("/etc/titus-shared.env")).unwrap();
     root.sample(&[]).ends_with(0);
     let whole = Root::empty();
     whole.sample(&[]).ends_with(0);
-    assert_same(&whole.made(), &root.made(), "after a failed run");
+    assert_same(&whole.made(), &root.made(), "after a refused run");
 }
 
 #[test]

@@ -11,6 +11,7 @@
 mod architecture;
 mod aws;
 mod commands;
+mod corpus;
 mod docs;
 mod ec2_api;
 mod exit_codes;

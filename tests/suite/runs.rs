@@ -120,16 +120,18 @@ fn a_directory_that_others_may_write_to_gets_no_file() {
     let root = Root::empty();
     fs::create_dir_all(root.at("/etc/titus-executor")).unwrap();
     fs::set_permissions(root.at("/etc/titus-executor"), fs::Permissions::from_mode(0o777)).unwrap();
-    root.sample(&[]).ends_with(1).tells(&["/etc/titus-executor/config", "others may write", "chmod go-w"]);
+    for words in [&["plan"][..], &[]] {
+        let refused = root.sample(words).ends_with(69);
+        refused.tells(&["/etc/titus-executor/config", "others may write", "chmod go-w"]);
+    }
+    assert!(!root.at("/etc/mesos-agent.config").exists());
     assert_eq!(fs::read_dir(root.at("/etc/titus-executor")).unwrap().count(), 0);
 }
 
 #[test]
 fn the_journal_tells_what_was_done_and_why_it_ended() {
     let root = Root::empty();
-    fs::create_dir_all(root.at("/etc/titus-shared.env")).unwrap();
-    root.sample(&[]).ends_with(1);
-    fs::remove_dir(root.at("/etc/titus-shared.env")).unwrap();
+    root.fails_half_way();
     root.sample(&[]).ends_with(0);
     let journal = root.read("/var/lib/titus-bootstrap/journal.jsonl");
     let events: Vec<Value> = journal.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -137,9 +139,10 @@ fn the_journal_tells_what_was_done_and_why_it_ended() {
     assert_eq!(runs.len(), 2);
     let told = |event: &str, step: &str| events.iter().filter(|e| e["event"] == event && e["step"] == step).count();
     assert_eq!((told("started", "docker-config"), told("finished", "docker-config")), (1, 1));
-    assert_eq!((told("failed", "titus-shared"), told("finished", "titus-shared")), (1, 1));
+    assert_eq!((told("failed", "large"), told("finished", "large")), (1, 0));
     for event in &events {
-        assert_eq!((&event["schema_version"], &event["role"]), (&1.into(), &"agent".into()));
+        let role = if event["run"] == events[0]["run"] { "half" } else { "agent" };
+        assert_eq!((&event["schema_version"], &event["role"]), (&1.into(), &role.into()));
         assert_eq!(event["instance_id"], "i-0123456789abcdef0");
         assert!(event["time"].as_str().unwrap().starts_with("20"), "{event}");
     }

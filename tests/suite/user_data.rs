@@ -100,7 +100,7 @@ fn anybody_elses_user_data_is_left_alone() {
         &b"#cloud-config\nstack: evil\n"[..],
         b"#!/bin/bash\nstack=\"evil\"\n",
         b"stack = \"evil\"\n",
-        b"#!/usr/bin/env titus-bootstrap\nstack = \"evil\"\n",
+        b"#!/usr/bin/env python3\nstack = \"evil\"\n",
         b"#include\nhttp://127.0.0.1/\n",
         b"\xff\xfe\x00evil",
         b"",

@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod aws;
+pub mod docker;
 pub mod door;
 pub mod environment_file;
 pub mod log;

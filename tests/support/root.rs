@@ -107,6 +107,19 @@ impl Root {
         fs::read_to_string(self.at(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
     }
 
+    /// A run that fails at the second of its three steps: on this disk no file may be larger than 32 KiB.
+    pub fn fails_half_way(&self) -> Outcome {
+        let file = |id: &str, content: &str| {
+            format!("[[step]]\nid = '{id}'\nphase = 'boot'\nfile = {{ path = '/etc/{id}', content = '{content}' }}\n")
+        };
+        let steps = [file("one", "1"), file("large", &"x".repeat(64 << 10)), file("three", "3")].concat();
+        self.write("/etc/titus-bootstrap/roles/half.toml", format!("description = 'x'\n{steps}"));
+        let mut command = isolated(Path::new("/bin/sh"));
+        // Without the signal that comes with it (SIGXFSZ), as on a full disk.
+        command.args(["-c", "trap '' 25; ulimit -f 64; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_titus-bootstrap")]);
+        outcome(command.args(["--role", "half", "--sample", "--root"]).arg(self.path())).ends_with(1)
+    }
+
     /// The program, on this root.
     pub fn program(&self, arguments: &[&str]) -> Command {
         let mut command = program();

@@ -6,6 +6,8 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::TcpListener;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -155,6 +157,8 @@ impl Machine {
     pub fn next_host(&self) -> Host {
         let mut host = Host::simulated(self.root.path(), self.commands.path(), Box::new(self.systemd.clone())).unwrap();
         host.deadlines = self.host.deadlines.clone();
+        host.apt = self.host.apt.clone();
+        host.docker = self.host.docker.clone();
         host
     }
 
@@ -165,8 +169,10 @@ impl Machine {
         report.role = "test".into();
         report.step_count = steps.len();
         let before = self.events().len();
-        let result =
-            engine::ask(&host, steps).and_then(|()| engine::refuse_online(&host, "test", steps)).and_then(|()| {
+        let result = engine::ask(&host, steps)
+            .and_then(|()| engine::refuse_online(&host, "test", steps))
+            .and_then(|()| engine::look(&host, "test", steps))
+            .and_then(|()| {
                 engine::begin(&host, steps)
                     .and_then(|()| engine::converge(&host, steps, &|_| false, &mut journal, &mut report, &silent()))
                     .and(host.forget_candidates())
@@ -181,6 +187,7 @@ impl Machine {
         report.role = "test".into();
         let result = engine::ask(&host, steps)
             .and_then(|()| engine::refuse(&host, "test", steps))
+            .and_then(|()| engine::plan_packages(&host, steps).map(|notice| report.notices.extend(notice)))
             .and_then(|()| engine::observe(&host, steps, &mut report, &silent()));
         Run { result, report, events: Vec::new() }
     }
@@ -194,6 +201,20 @@ impl Machine {
 
 fn journal() -> Journal {
     Journal::new(journal::JOURNAL, "test", "digest".into(), "boot", "i-1")
+}
+
+/// Has /proc of a machine show a listener of this process, which has this name there; its port.
+pub fn listen_in_proc(machine: &Machine, listener: &TcpListener, name: &str) -> u16 {
+    let port = listener.local_addr().unwrap().port();
+    let socket = fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
+    let inode: String = socket.to_str().unwrap().chars().filter(char::is_ascii_digit).collect();
+    // proc(5), /proc/net/tcp: 0A is LISTEN.
+    machine.root.write(
+        "/proc/net/tcp",
+        format!("  sl  local_address ...\n   0: 0100007F:{port:04X} 00000000:0000 0A 0:0 00:0 0 0 0 {inode} 1\n"),
+    );
+    machine.root.write(&format!("/proc/{}/comm", std::process::id()), format!("{name}\n"));
+    port
 }
 
 /// Prints nothing.
@@ -432,7 +453,7 @@ exit $status
 
 /// `install` takes the newest version that the sources have, or the one that is named; a path is a deb.
 const APT_GET: &str = r#"
-case "$*" in *' install '*) ;; *) exit 0;; esac
+case "$*" in *--simulate*) exit 0;; *' install '*) ;; *) exit 0;; esac
 while [ "$1" != -- ]; do shift; done
 shift
 for word; do

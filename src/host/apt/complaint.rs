@@ -1,6 +1,8 @@
 //! What apt and dpkg print when they cannot do what they are asked, as far as a run decides by it. They have one exit
 //! status for all of it.
 
+use crate::host::command::Output;
+
 /// The sorts of complaints in an output; one that failed may have several, or none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Complaints {
@@ -29,6 +31,109 @@ impl Complaints {
     }
 }
 
+/// Why apt went without a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The network, or a repository that may be there later.
+    Network,
+    /// The time for which a repository vouches, or the node's clock.
+    Date,
+    /// A signature that the source's key does not verify.
+    Key,
+    /// No temporary file could be made, so that no signature was looked at.
+    Temporary,
+}
+
+/// What apt said of lists that it could not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The lines that say so.
+    pub lines: String,
+    /// Why; another try may help where one of the lines tells of the network.
+    pub fault: Fault,
+}
+
+/// What `apt-get update` said of lists that it could not have. It ends with 0 when an old one is there: its words count.
+pub fn refused(output: &Output) -> Option<Refused> {
+    let lines: Vec<&str> = output.both.lines().filter(|line| decides(line)).collect();
+    if lines.is_empty() && output.status.success() {
+        return None;
+    }
+    Some(Refused { fault: fault(&lines), lines: lines.join("\n") })
+}
+
+/// Whether a line of `apt-get update` says why it goes without a list: not the many that follow from another.
+fn decides(line: &str) -> bool {
+    let is_cause = ["W: GPG error", "W: Failed", "W: An error occurred", "W: Couldn't", "W: Could not"]
+        .iter()
+        .any(|start| line.starts_with(start));
+    line.starts_with("E: ") || is_cause || (line.starts_with("W: ") && line.contains("keyring"))
+}
+
+fn fault(lines: &[&str]) -> Fault {
+    let faults: Vec<Fault> = lines.iter().filter_map(|line| fault_of(line)).collect();
+    // One that a later try may change comes first, for another source than the one that lacks may have the other.
+    let order = [Fault::Network, Fault::Date, Fault::Temporary, Fault::Key];
+    order.into_iter().find(|fault| faults.contains(fault)).unwrap_or(Fault::Network)
+}
+
+fn fault_of(line: &str) -> Option<Fault> {
+    let has = |words: &[&str]| words.iter().any(|words| line.contains(words));
+    if has(&["temporary file", "Splitting up"]) {
+        Some(Fault::Temporary)
+    } else if has(&["is expired", "is not valid yet"]) {
+        Some(Fault::Date)
+    } else if has(&["NOSPLIT"]) {
+        // What a portal answers in the place of a repository.
+        Some(Fault::Network)
+    } else if has(&[
+        "NO_PUBKEY",
+        "KEYSIG",
+        "BADSIG",
+        "KEYEXPIRED",
+        "invalid signature",
+        "signatures were invalid",
+        "couldn't be verified",
+        "keyring",
+        "GPG error",
+        "is not signed",
+        "is no longer signed",
+    ]) {
+        Some(Fault::Key)
+    } else if has(&["index files failed to download"]) {
+        None
+    } else {
+        Some(Fault::Network)
+    }
+}
+
+/// The packages that dpkg could not configure, unpack or remove, as it and apt list them at the end.
+pub fn failed_packages(output: &str) -> Vec<&str> {
+    let lines = output.lines().skip_while(|line| *line != "Errors were encountered while processing:").skip(1);
+    let names = lines.take_while(|line| line.starts_with(' ')).map(str::trim);
+    names.map(|name| name.split(':').next().unwrap_or(name)).collect()
+}
+
+/// Packages that keep apt from its work: that failed, that it cannot install again, or that lack what they depend on.
+pub fn blockers(output: &str) -> Vec<String> {
+    let again = |line: &str| -> Option<String> {
+        let (name, _) = line.strip_prefix("E: The package ")?.split_once(" needs to be reinstalled")?;
+        Some(name.to_owned())
+    };
+    let start = "The following packages have unmet dependencies:";
+    let unmet = output.lines().skip_while(|line| *line != start).skip(1).take_while(|line| line.starts_with(' '));
+    let unmet = unmet.filter_map(|line| Some(line.split_once(" : ")?.0.trim()));
+    let names =
+        failed_packages(output).into_iter().chain(unmet).map(str::to_owned).chain(output.lines().filter_map(again));
+    names.map(|name| name.split(':').next().unwrap_or_default().to_owned()).collect()
+}
+
+/// The packages that `apt-get --simulate` would remove: `Remv docker.io [20.10]`.
+pub fn removals(output: &str) -> Vec<String> {
+    let name = |line: &str| Some(line.strip_prefix("Remv ")?.split([' ', ':']).next()?.to_owned());
+    output.lines().filter_map(name).collect()
+}
+
 /// The packages that apt would remove, as it lists them, in one line.
 pub fn to_be_removed(output: &str) -> String {
     let lines = output.lines().skip_while(|line| *line != "The following packages will be REMOVED:").skip(1);
@@ -46,6 +151,102 @@ mod tests {
         let output = "Reading…\nThe following packages will be REMOVED:\n  docker.io runc*\n  containerd\nThe following NEW packages will be installed:\n  docker-ce\n";
         assert_eq!(to_be_removed(output), "docker.io runc containerd");
         assert_eq!(to_be_removed("E: x"), "other packages");
+    }
+
+    #[test]
+    fn the_line_that_decides_is_found_and_only_the_network_is_worth_another_try() {
+        // As apt 2.6 and dpkg 1.21 print them.
+        const NO_KEY: &str = "W: GPG error: http://d x InRelease: The following signatures couldn't be verified because the public key is not available: NO_PUBKEY 8515DBB55FD21F33";
+        const UNSIGNED: &str = "E: The repository 'http://d x InRelease' is not signed.";
+        const FETCH: &str = "E: Failed to fetch http://e/x/Packages  Could not connect to e:80";
+        for (lines, fault) in [
+            (vec![NO_KEY, UNSIGNED], Fault::Key),
+            (
+                vec![
+                    "W: GPG error: http://d x InRelease: The following signatures were invalid: EXPKEYSIG 8C94 a",
+                    UNSIGNED,
+                ],
+                Fault::Key,
+            ),
+            (
+                vec![
+                    "W: An error occurred during the signature verification. The repository is not updated and the previous index files will be used. GPG error: http://d x InRelease: The following signatures were invalid: BADSIG 8515",
+                    "W: Some index files failed to download. They have been ignored, or old ones used instead.",
+                ],
+                Fault::Key,
+            ),
+            (vec!["E: The repository 'http://d x Release' is not signed."], Fault::Key),
+            (vec![UNSIGNED], Fault::Key),
+            (
+                vec![
+                    "W: http://d/InRelease: The key(s) in the keyring /k.gpg are ignored as the file is not readable by user '_apt'",
+                    NO_KEY,
+                ],
+                Fault::Key,
+            ),
+            (vec![NO_KEY, UNSIGNED, FETCH], Fault::Network),
+            (vec![FETCH], Fault::Network),
+            (
+                vec![
+                    "E: Failed to fetch http://d/InRelease  Clearsigned file isn't valid, got 'NOSPLIT' (does the network require authentication?)",
+                    UNSIGNED,
+                ],
+                Fault::Network,
+            ),
+            (vec!["E: The repository 'http://d x Release' does not have a Release file."], Fault::Network),
+            (
+                vec![
+                    "E: Release file for http://d/InRelease is expired (invalid since 5d 2h). Updates for this repository will not be applied.",
+                ],
+                Fault::Date,
+            ),
+            (
+                vec![
+                    "E: Release file for http://d/InRelease is not valid yet (invalid for another 5h). Updates for this repository will not be applied.",
+                ],
+                Fault::Date,
+            ),
+            (
+                vec![
+                    "W: GPG error: http://d x InRelease: Couldn't create temporary file /tmp/apt.conf.k3PXqs for passing config to apt-key",
+                    UNSIGNED,
+                ],
+                Fault::Temporary,
+            ),
+            (
+                vec![
+                    "W: GPG error: http://d x InRelease: Splitting up /var/lib/apt/lists/partial/x into data and signature failed",
+                    UNSIGNED,
+                ],
+                Fault::Temporary,
+            ),
+            (vec![], Fault::Network),
+        ] {
+            assert!(lines.iter().filter(|line| !line.contains("index files")).all(|line| decides(line)), "{lines:?}");
+            assert_eq!(super::fault(&lines), fault, "{lines:?}");
+        }
+        for line in [
+            "Get:1 http://d x InRelease",
+            "W: Target Packages is configured multiple times",
+            "Reading package lists...",
+        ] {
+            assert!(!decides(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_dpkg_could_not_do_is_named() {
+        let output = "dpkg: error processing package theirs (--configure):\n x\nErrors were encountered while processing:\n theirs\n lib:amd64\nE: Sub-process /usr/bin/dpkg returned an error code (1)\n";
+        assert_eq!(failed_packages(output), ["theirs", "lib"]);
+        assert_eq!(failed_packages("E: x"), [""; 0]);
+        assert_eq!(blockers(output), ["theirs", "lib"]);
+        let unmet = "The following packages have unmet dependencies:\n theirs : Depends: nothing but it is not installable\n          Depends: x\n lib:amd64 : Depends: y\nE: Unmet dependencies.";
+        assert_eq!(blockers(unmet), ["theirs", "lib"]);
+        assert_eq!(
+            blockers("E: The package theirs needs to be reinstalled, but I can't find an archive for it."),
+            ["theirs"]
+        );
+        assert_eq!(removals("Inst a (1 x)\nRemv docker.io [20.10]\nRemv lib:amd64 [1]\nConf a"), ["docker.io", "lib"]);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! apt and dpkg: dpkg is asked once for all packages, apt only when one lacks, and
 //! neither is ever killed.
 
-mod complaint;
+pub mod complaint;
 pub mod dpkg;
+mod lists;
 pub mod openpgp;
 pub mod sources;
 
@@ -13,18 +14,18 @@ use std::time::{Duration, SystemTime};
 
 use nix::fcntl::{FcntlArg, fcntl};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::host::Host;
 use crate::host::apt::complaint::Complaints;
+pub use crate::host::apt::lists::{Keyring, Source};
 use crate::host::command::{self, Output, Patience};
 use crate::host::wait::Deadline;
-use crate::host::{Host, fs::Owner};
-
-/// apt's lists for the time of a run: the system's own are not touched before
-/// every refusal is behind us.
-const PRIVATE: &str = "/var/cache/titus-bootstrap/apt";
 
 /// The locks of dpkg and of apt's archive, each an fcntl lock.
 const LOCKS: [&str; 3] = ["/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/cache/apt/archives/lock"];
+
+/// Options of apt-get to install an exact version.
+const EXACT: [&str; 2] = ["--allow-downgrades", "--allow-change-held-packages"];
 
 /// Between two looks whether a lock is free.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -58,6 +59,15 @@ pub struct Installed {
     pub held: bool,
 }
 
+/// What a run may change of what others did with apt. By default nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Permissions {
+    /// Whether a repository of ours is taken out of the files of others that have it with other options.
+    pub take_over: bool,
+    /// Packages that it may remove, where one that it installs conflicts with them.
+    pub may_remove: Vec<String>,
+}
+
 /// What was asked for, and what is known.
 #[derive(Debug, Default)]
 pub(crate) struct Packages {
@@ -77,23 +87,20 @@ pub struct Policy {
     pub versions: Vec<String>,
 }
 
-/// A source of packages: its file's name, its text, and its key, as they will stand in /etc/apt.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Source {
-    /// The file below /etc/apt/sources.list.d.
-    pub file: String,
-    /// The same text for a keyring at the given path.
-    pub text: String,
-    /// The keyring's path.
-    pub keyring: String,
-    /// The keyring, binary.
-    pub key: Vec<u8>,
-}
-
 impl Host {
     /// Names packages that will be asked for, so that one question serves all.
     pub fn watch_packages<'a>(&self, names: impl Iterator<Item = &'a str>) {
-        self.packages.watched.borrow_mut().extend(names.map(str::to_owned));
+        for name in names {
+            self.watch_package(name);
+        }
+    }
+
+    /// What dpkg said until now is about fewer packages.
+    fn watch_package(&self, name: &str) {
+        if self.packages.watched.borrow_mut().insert(name.to_owned()) {
+            *self.packages.known.borrow_mut() = None;
+            *self.packages.asked.borrow_mut() = None;
+        }
     }
 
     /// Whether this machine has apt and dpkg.
@@ -109,10 +116,7 @@ impl Host {
     /// # Errors
     /// When dpkg cannot be asked.
     pub fn package(&self, name: &str) -> Result<Option<Installed>> {
-        if self.packages.watched.borrow_mut().insert(name.to_owned()) {
-            *self.packages.known.borrow_mut() = None;
-            *self.packages.asked.borrow_mut() = None;
-        }
+        self.watch_package(name);
         if self.packages.known.borrow().is_none() {
             let asked = self.packages.asked.take();
             let output = asked.map_or_else(|| self.start_asking_dpkg(), Ok)?.end()?;
@@ -148,66 +152,6 @@ impl Host {
         self.start_command(&argv, &[], Duration::from_secs(60))
     }
 
-    /// Updates lists of our own, as if `sources` stood in /etc/apt already, and asks them for
-    /// the versions of these packages. Changes nothing of the system's. What apt said of lists that
-    /// it could not have is returned.
-    ///
-    /// # Errors
-    /// When apt cannot be run.
-    pub fn look_up_candidates(&self, sources: &[Source], names: &[&str]) -> Result<Option<String>> {
-        let parts = format!("{PRIVATE}/sources.list.d");
-        self.remove_tree(PRIVATE)?;
-        for directory in [PRIVATE, &format!("{PRIVATE}/lists"), &format!("{PRIVATE}/lists/partial")] {
-            self.make_directory(directory, 0o755, Owner::ROOT)?;
-        }
-        // Sources may hold credentials; only root's apt-get reads them.
-        self.make_directory(&parts, 0o700, Owner::ROOT)?;
-        for (name, text) in self.other_sources()? {
-            self.write(&format!("{parts}/{name}"), &text, 0o600, Owner::ROOT)?;
-        }
-        for source in sources {
-            let key = format!("{PRIVATE}/{}.gpg", source.file);
-            self.write(&key, &source.key, 0o644, Owner::ROOT)?;
-            let text = source.text.replace(&source.keyring, &key);
-            self.write(&format!("{parts}/{}", source.file), text.as_bytes(), 0o600, Owner::ROOT)?;
-        }
-        let parts_option = format!("Dir::Etc::SourceParts={parts}");
-        let lists = lists_option();
-        // Without caches in /var/cache/apt, which are the system's.
-        let options =
-            ["-o", &parts_option, "-o", &lists, "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="];
-        tracing::info!("updating apt's lists");
-        let argv = [&["apt-get"], &options[..], &["-o", "Acquire::Retries=3", "--quiet", "update"]].concat();
-        let updated = self.with_package_lock(|| {
-            self.run_command(&argv, &self.package_environment(), Patience::Ends, self.deadlines.download)
-        })?;
-        if !names.is_empty() {
-            let argv = [&["apt-cache"], &options[..], &["policy", "--"], names].concat();
-            let policy = || self.run_command(&argv, &[], Patience::Ends, Duration::from_secs(120));
-            *self.packages.candidates.borrow_mut() = parse_policy(&self.with_package_lock(policy)?.succeeded()?.stdout);
-        }
-        // apt-get ends with 0 when a list could not be had but an old one is there: its words count.
-        let words: Vec<&str> =
-            updated.both.lines().filter(|line| line.starts_with("E: ") || line.starts_with("W: Failed")).collect();
-        Ok((!words.is_empty() || !updated.status.success()).then(|| words.join("\n")))
-    }
-
-    /// Files of /etc/apt/sources.list.d that apt reads and that are not ours, with their contents.
-    ///
-    /// # Errors
-    /// When one cannot be read.
-    pub fn other_sources(&self) -> Result<BTreeMap<String, Vec<u8>>> {
-        let mut found = BTreeMap::new();
-        for name in self.list(SOURCE_PARTS)? {
-            let path = format!("{SOURCE_PARTS}/{name}");
-            let read_by_apt = name.ends_with(".list") || name.ends_with(".sources");
-            if read_by_apt && !name.starts_with(OUR_SOURCES) && !self.is_directory(&path)? {
-                found.insert(name, self.read(&path)?.unwrap_or_default());
-            }
-        }
-        Ok(found)
-    }
-
     /// Packages that this run goes without: no source has them, and they are optional.
     pub fn go_without(&self, names: impl Iterator<Item = String>) {
         self.packages.without.borrow_mut().extend(names);
@@ -238,11 +182,35 @@ impl Host {
     /// When the lock cannot be had in time, or apt fails.
     pub fn install_packages(&self, wanted: &[String]) -> Result<()> {
         let exact = wanted.iter().any(|name| name.contains('='));
-        let options: &[&str] = if exact { &["--allow-downgrades", "--allow-change-held-packages"] } else { &[] };
+        let options: &[&str] = if exact { &EXACT } else { &[] };
         let names: Vec<&str> = wanted.iter().map(String::as_str).collect();
-        self.install(options, &names, None)?;
+        self.install(options, &names, &names, None)?;
         let pinned: Vec<&str> = wanted.iter().filter_map(|name| Some(name.split_once('=')?.0)).collect();
         if pinned.is_empty() { Ok(()) } else { self.hold(&pinned) }
+    }
+
+    /// What apt would remove to install these packages, each `name` or `name=version`; none: it cannot say, for it has no
+    /// list of them or would not install them.
+    ///
+    /// # Errors
+    /// When apt cannot be run.
+    pub fn would_remove(&self, wanted: &[&str]) -> Result<Option<Vec<String>>> {
+        let output = self.with_package_lock(|| self.simulate(&[], wanted))?;
+        Ok(output.status.success().then(|| complaint::removals(&output.stdout)))
+    }
+
+    fn simulate(&self, more: &[&str], wanted: &[&str]) -> Result<Output> {
+        let private = if self.has_lists()? { lists::options() } else { Vec::new() };
+        let private: Vec<&str> = private.iter().map(String::as_str).collect();
+        let options = ["--simulate", "--yes", "--quiet", "--no-install-recommends"];
+        let exact: &[&str] = if wanted.iter().any(|name| name.contains('=')) { &EXACT } else { &[] };
+        let argv = [&["apt-get"], &private[..], &options, exact, more, &["install", "--"], wanted].concat();
+        self.run_command(&argv, &[], Patience::Ends, Duration::from_secs(120)).map(lists::as_installed)
+    }
+
+    /// Those of these packages that the setting does not let a run remove.
+    pub fn not_removable(&self, packages: &[String]) -> Vec<String> {
+        packages.iter().filter(|name| !self.apt.may_remove.contains(name)).cloned().collect()
     }
 
     /// Installs the deb at `path`, of this package, with what it depends on, whatever version or build
@@ -254,7 +222,7 @@ impl Host {
         let is = self.package(package)?;
         let half_done = is.as_ref().is_some_and(|is| matches!(is.status, Status::HalfDone(_)));
         let options = ["--reinstall", "--allow-downgrades", "--allow-change-held-packages"];
-        self.install(&options, &[path], half_done.then_some(path))?;
+        self.install(&options, &[path], &[package], half_done.then_some(path))?;
         if is.is_some_and(|is| is.held) { Ok(self.hold(&[package])?) } else { Ok(()) }
     }
 
@@ -263,12 +231,19 @@ impl Host {
         self.with_package_lock(hold)?.succeeded().map(drop)
     }
 
-    /// `apt-get install`. `half_done`: a deb whose package is neither installed nor gone.
-    fn install(&self, more: &[&str], wanted: &[&str], half_done: Option<&str>) -> Result<(), NotInstalled> {
-        let lists = lists_option();
+    /// `apt-get install` of `wanted`, names or paths, so that these packages are there. `half_done`: a deb whose package is
+    /// neither installed nor gone.
+    fn install(
+        &self,
+        more: &[&str],
+        wanted: &[&str],
+        packages: &[&str],
+        half_done: Option<&str>,
+    ) -> Result<(), NotInstalled> {
+        let lists = lists::option();
         let mut options = vec!["apt-get"];
         // The system's own, should nothing have lacked when they could still be updated.
-        if self.entry(PRIVATE)?.is_some() {
+        if self.has_lists()? {
             options.extend(["-o", &lists]);
         }
         options.extend([
@@ -283,20 +258,69 @@ impl Host {
             "--yes",
             "--quiet",
             "--no-install-recommends",
-            // What the operator installed is not ours to remove, whatever conflicts with it.
-            "--no-remove",
         ]);
+        // What the operator installed is not ours to remove, whatever conflicts with it, unless a setting allows it.
+        let removed = if self.apt.may_remove.is_empty() {
+            Vec::new()
+        } else {
+            complaint::removals(&self.with_package_lock(|| self.simulate(more, wanted))?.stdout)
+        };
+        if removed.is_empty() || !self.not_removable(&removed).is_empty() {
+            options.push("--no-remove");
+        } else {
+            tracing::info!("apt removes {} (setting apt.may_remove)", removed.join(" "));
+        }
         let argv = [&options[..], more, &["install", "--"], wanted].concat();
         let output = self.with_package_lock(|| self.try_to_install(&options, &argv, half_done))?;
-        let Complaints { unmet, removal, .. } = Complaints::of(&output.both);
-        if removal && !output.status.success() {
-            let removed = complaint::to_be_removed(&output.both);
-            let error = Error::failed(format!("apt would remove {removed} to install {}", wanted.join(" ")))
-                .cause("they conflict with one another, and a run removes no package")
-                .fix(format!("decide which of them the node needs: `apt-get remove {removed}`, or leave out the others (settings packages.*, apt.sources)"));
-            return Err(NotInstalled { unmet, error });
+        if output.status.success() {
+            return Ok(());
         }
-        output.succeeded().map(drop).map_err(|error| NotInstalled { unmet, error })
+        let Complaints { unmet, removal, .. } = Complaints::of(&output.both);
+        if removal {
+            let removed = complaint::to_be_removed(&output.both);
+            return Err(NotInstalled { unmet, error: conflict(ErrorKind::Failed, wanted, &removed) });
+        }
+        let others = self.others_that_failed(&output.both, packages)?;
+        if others.is_empty() {
+            return Err(NotInstalled { unmet, error: output.error() });
+        }
+        let failed = format!("apt failed because of {}, which this run did not ask for", others.join(", "));
+        if complaint::failed_packages(&output.both).iter().all(|name| others.iter().any(|other| other == name))
+            && packages.iter().map(|wanted| self.is_there(wanted)).collect::<Result<Vec<_>>>()?.iter().all(|is| *is)
+        {
+            tracing::warn!(
+                "{failed}; {} is installed, and the run goes on. See `dpkg --configure -a`",
+                packages.join(" ")
+            );
+            return Ok(());
+        }
+        let Error { what, cause, .. } = output.error();
+        let fix = format!(
+            "correct what is wrong with {0} (`dpkg --configure -a` shows it) or remove it (`dpkg --purge --force-remove-reinstreq {1}`), and run titus-bootstrap again",
+            others.join(", "),
+            others.join(" ")
+        );
+        let error = Error::failed(failed).cause(format!("{what}\n{}", cause.unwrap_or_default())).fix(fix);
+        Err(NotInstalled { unmet: false, error })
+    }
+
+    /// Packages that dpkg has, that nobody asked for, and that keep apt from its work.
+    fn others_that_failed(&self, output: &str, packages: &[&str]) -> Result<Vec<String>> {
+        let mut others = Vec::new();
+        for name in complaint::blockers(output) {
+            let is_wanted = packages.iter().any(|wanted| bare(wanted) == name);
+            let is_known = |is: Installed| !matches!(is.status, Status::NotInstalled | Status::ConfigFiles);
+            if !is_wanted && !others.contains(&name) && self.package(&name)?.is_some_and(is_known) {
+                others.push(name);
+            }
+        }
+        Ok(others)
+    }
+
+    /// Whether dpkg has a package, `name` or `name=version`.
+    fn is_there(&self, wanted: &str) -> Result<bool> {
+        let found = self.package(bare(wanted))?.filter(|is| is.status == Status::Installed);
+        Ok(found.is_some_and(|is| wanted.split_once('=').is_none_or(|(_, version)| version == is.version)))
     }
 
     /// `argv`, and what apt wants done before if it does not take it: `options` are apt-get's.
@@ -339,15 +363,6 @@ impl Host {
         if Complaints::of(&output.both).removal { dpkg(&["--configure", "-a"]) } else { Ok(output) }
     }
 
-    /// Removes what [`Host::look_up_candidates`] left. Cheap when there is nothing.
-    ///
-    /// # Errors
-    /// When the system refuses.
-    pub fn forget_candidates(&self) -> Result<()> {
-        self.packages.candidates.borrow_mut().clear();
-        self.remove_tree(PRIVATE)
-    }
-
     /// As if dpkg had answered so.
     #[cfg(test)]
     pub(crate) fn pretend_installed(&self, packages: &[(&str, Installed)]) {
@@ -360,7 +375,7 @@ impl Host {
     fn package_command(&self, argv: &[&str]) -> Result<Output> {
         let output = self.run_command(argv, &self.package_environment(), Patience::Never, Duration::MAX)?;
         self.forget_packages();
-        Ok(output)
+        Ok(lists::as_installed(output))
     }
 
     /// Forgets what dpkg and systemd said, after something that may have changed it.
@@ -473,6 +488,21 @@ impl fmt::Display for Status {
     }
 }
 
+fn bare(name: &str) -> &str {
+    name.split_once('=').map_or(name, |(name, _)| name)
+}
+
+/// The refusal of a removal that no setting allows.
+pub fn conflict(kind: ErrorKind, wanted: &[&str], removed: &str) -> Error {
+    let list = serde_json::json!(removed.split(' ').collect::<Vec<_>>());
+    Error::new(kind, format!("apt would remove {removed} to install {}", wanted.join(" ")))
+        .cause("they conflict with one another, and a run removes no package that apt.may_remove does not name")
+        .fix(format!(
+            "decide which of them the node needs: `apt-get remove {removed}`, or have a run remove them (--set 'apt.may_remove={list}'), \
+             or leave out the others (settings packages.*, apt.sources)"
+        ))
+}
+
 struct LockHolder {
     lock: String,
     pid: i32,
@@ -491,10 +521,6 @@ fn not_released(holder: &LockHolder, limit: Duration) -> Error {
     Error::failed(format!("apt and dpkg could not be used within {}", humantime::format_duration(limit)))
         .cause(format!("waited for {holder}"))
         .fix("let that process finish, or see why it hangs; it was left alone. The setting timeouts.apt_lock gives it longer")
-}
-
-fn lists_option() -> String {
-    format!("Dir::State::lists={PRIVATE}/lists")
 }
 
 /// For [`crate::parsers`].

@@ -1,71 +1,193 @@
-//! What apt's own files say of a repository, as far as two of them can contradict one another (sources.list(5)).
+//! What apt's own files say of a repository, as far as two of them can contradict one another (sources.list(5)). apt
+//! reads all of them, or none: one contradiction, and it works for no package at all.
+
+use std::ops::Range;
+
+/// Options that apt compares, besides `Signed-By`: it takes a repository with one of them in one file and without in
+/// another for a contradiction, in whatever order it reads them.
+const COMPARED: [&str; 7] = [
+    "trusted",
+    "check-valid-until",
+    "check-date",
+    "allow-insecure",
+    "allow-weak",
+    "allow-downgrade-to-insecure",
+    "inrelease-path",
+];
+
+/// Those of which apt accepts the later one, if the earlier file has none.
+const COMPARED_IF_FIRST: [&str; 4] = ["signed-by", "valid-until-max", "valid-until-min", "date-max-future"];
+
+/// What a file begins a line with that it takes out of it.
+const TAKEN_OUT: &str = "#titus-bootstrap: ";
 
 /// A repository that a file names: one suite at one address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repository {
-    /// Its address, with a slash at its end, as apt compares it.
+    /// Its address, as the file has it, with a slash at its end.
     pub uri: String,
     /// The suite.
     pub suite: String,
-    /// The option `Signed-By`: a path, fingerprints or a key; none: any of apt's own keys.
-    pub signed_by: Option<String>,
+    /// Its options, names in lower case.
+    options: Vec<(String, String)>,
+    /// The lines of the file that name it, the first is 0: a line, or a stanza, which may name more than one.
+    lines: Range<usize>,
 }
 
-/// The repositories of packages that a file names; its name decides which of the two formats it has.
+impl Repository {
+    /// The value of an option, its name in lower case.
+    pub fn option(&self, name: &str) -> Option<&str> {
+        self.options.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.as_str())
+    }
+
+    /// What apt knows it by: neither how it is reached nor by whom.
+    fn place(&self) -> String {
+        let (scheme, rest) = self.uri.split_once(':').unwrap_or(("", &self.uri));
+        let local = ["file", "copy", "cdrom"].contains(&scheme);
+        let rest = match rest.strip_prefix("//") {
+            Some(rest) if local => rest,
+            Some(rest) => {
+                let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+                let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+                return format!("{host}/{}", self.below(path));
+            }
+            None => rest,
+        };
+        self.below(rest)
+    }
+
+    fn below(&self, path: &str) -> String {
+        match self.suite.as_str() {
+            "/" => path.to_owned(),
+            flat if flat.ends_with('/') => format!("{path}{flat}"),
+            suite => format!("{path}dists/{suite}/"),
+        }
+    }
+
+    /// Whether apt takes both for one repository.
+    pub fn is_same(&self, other: &Repository) -> bool {
+        self.place() == other.place()
+    }
+}
+
+/// The repositories that a file names, of packages or of their sources; its name decides which of the two formats it has.
 pub fn repositories(file: &str, text: &str) -> Vec<Repository> {
-    if file.ends_with(".sources") { deb822(text) } else { text.lines().filter_map(one_line).collect() }
+    if file.ends_with(".sources") {
+        return deb822(text);
+    }
+    text.lines().enumerate().filter_map(|(n, line)| one_line(n, line)).collect()
 }
 
-fn repository(uri: &str, suite: &str, signed_by: Option<&str>) -> Repository {
-    let uri = format!("{}/", uri.trim_end_matches('/'));
-    Repository { uri, suite: suite.to_owned(), signed_by: signed_by.map(str::to_owned) }
+/// Whether apt reads a file of this name in /etc/apt/sources.list.d.
+pub fn is_read(name: &str) -> bool {
+    let ends = name.ends_with(".list") || name.ends_with(".sources");
+    ends && !name.starts_with('.') && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+}
+
+fn with_slash(uri: &str) -> String {
+    if uri.ends_with('/') { uri.to_owned() } else { format!("{uri}/") }
 }
 
 /// `deb [ signed-by=/x.gpg arch=amd64 ] https://example.com/debian bookworm main # comment`.
-fn one_line(line: &str) -> Option<Repository> {
-    let line = line.split('#').next()?.trim().strip_prefix("deb")?;
+fn one_line(n: usize, line: &str) -> Option<Repository> {
+    let line = line.trim();
+    let line = line.strip_prefix("deb-src").or_else(|| line.strip_prefix("deb"))?;
     let line = line.strip_prefix(char::is_whitespace)?.trim_start();
     let (options, rest) = match line.strip_prefix('[') {
         Some(inner) => inner.split_once(']')?,
         None => ("", line),
     };
-    let signed_by = options.split_whitespace().find_map(|option| {
-        let (name, value) = option.split_once('=')?;
-        name.eq_ignore_ascii_case("signed-by").then_some(value)
-    });
-    let mut words = rest.split_whitespace();
-    Some(repository(words.next()?, words.next()?, signed_by))
+    let options = options.split_whitespace().filter_map(|option| option.split_once('=')).map(pair).collect();
+    let mut words = rest.split('#').next()?.split_whitespace().map(|word| word.trim_matches('"'));
+    let (uri, suite) = (with_slash(words.next()?), words.next()?.to_owned());
+    Some(Repository { uri, suite, options, lines: n..n + 1 })
+}
+
+fn pair((name, value): (&str, &str)) -> (String, String) {
+    (name.trim().to_ascii_lowercase(), value.trim().trim_matches('"').to_owned())
 }
 
 fn deb822(text: &str) -> Vec<Repository> {
     let mut found = Vec::new();
-    let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
-    for stanza in lines.split(|line| line.trim().is_empty()) {
-        let field = |name: &str| -> Option<String> {
-            let is_it = |line: &&&str| line.split_once(':').is_some_and(|(key, _)| key.eq_ignore_ascii_case(name));
-            let at = stanza.iter().position(|line| is_it(&line))?;
-            let first = stanza.get(at)?.split_once(':')?.1;
-            let more = stanza.iter().skip(at + 1).take_while(|line| line.starts_with([' ', '\t']));
-            Some(std::iter::once(first).chain(more.copied()).map(str::trim).collect::<Vec<_>>().join(" ").trim().into())
-        };
-        let is_off = field("Enabled").is_some_and(|word| ["no", "false", "off", "0"].contains(&word.as_str()));
-        let is_binary = field("Types").unwrap_or_default().split_whitespace().any(|word| word == "deb");
-        let (Some(uris), Some(suites), false, true) = (field("URIs"), field("Suites"), is_off, is_binary) else {
+    let lines: Vec<(usize, &str)> = text.lines().enumerate().filter(|(_, line)| !line.starts_with('#')).collect();
+    for stanza in lines.split(|(_, line)| line.trim().is_empty()) {
+        let (Some((first, _)), Some((last, _))) = (stanza.first(), stanza.last()) else { continue };
+        let mut fields: Vec<(String, String)> = Vec::new();
+        for (_, line) in stanza {
+            match fields.last_mut() {
+                Some((_, value)) if line.starts_with([' ', '\t']) => *value = format!("{value} {}", line.trim()),
+                _ => fields.extend(line.split_once(':').map(pair)),
+            }
+        }
+        let field =
+            |name: &str| fields.iter().find(|(key, _)| key == name).map_or_else(Vec::new, |(_, value)| words(value));
+        let is_off = field("enabled").first().is_some_and(|word| is_no(word));
+        let (uris, suites) = (field("uris"), field("suites"));
+        if is_off || !field("types").iter().any(|word| word == "deb" || word == "deb-src") {
             continue;
-        };
-        let signed_by = field("Signed-By");
-        for uri in uris.split_whitespace() {
-            found.extend(suites.split_whitespace().map(|suite| repository(uri, suite, signed_by.as_deref())));
+        }
+        let options = || fields.iter().map(|(name, value)| (name.clone(), value.trim().to_owned())).collect();
+        for uri in &uris {
+            found.extend(suites.iter().map(|suite| Repository {
+                uri: with_slash(uri),
+                suite: suite.clone(),
+                options: options(),
+                lines: *first..*last + 1,
+            }));
         }
     }
     found
 }
 
-/// Whether apt refuses both together: "Conflicting values set for option Signed-By". One that is read first and names
-/// no key takes that of the other.
-pub fn conflict(first: &Repository, second: &Repository) -> bool {
-    let same = (&first.uri, &first.suite) == (&second.uri, &second.suite);
-    same && first.signed_by.is_some() && first.signed_by != second.signed_by
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// As apt reads a truth value (apt.conf(5)).
+fn is_no(word: &str) -> bool {
+    ["no", "false", "without", "off", "disable", "0"].iter().any(|no| word.eq_ignore_ascii_case(no))
+}
+
+/// The option about which two files contradict one another, if apt takes both for one repository: it refuses both
+/// together ("Conflicting values set for option …"). `first` is read first.
+pub fn conflict(first: &Repository, second: &Repository) -> Option<&'static str> {
+    if !first.is_same(second) {
+        return None;
+    }
+    // Of those that begin with `allow-` and of the path no is none.
+    let value = |of: &Repository, name: &str| -> Option<String> {
+        let value = of.option(name)?;
+        Some(value.to_owned()).filter(|value| !(name.starts_with("allow-") && is_no(value)))
+    };
+    let differs = |name: &&&'static str| value(first, name) != value(second, name);
+    let earlier = COMPARED_IF_FIRST.iter().find(|name| first.option(name).is_some() && differs(name));
+    earlier.or_else(|| COMPARED.iter().find(differs)).copied()
+}
+
+/// The text of a file without the lines of a repository, which stay there as comments.
+///
+/// # Errors
+/// With a repository that these lines name, too, and that `is_ours` does not have: then they cannot go.
+pub fn taken_out(
+    file: &str,
+    text: &str,
+    repository: &Repository,
+    is_ours: impl Fn(&Repository) -> bool,
+) -> Result<String, Repository> {
+    let others = repositories(file, text).into_iter().filter(|other| other.lines == repository.lines);
+    if let Some(other) = others.into_iter().find(|other| !is_ours(other)) {
+        return Err(other);
+    }
+    let out = |(n, line): (usize, &str)| {
+        let mark = if repository.lines.contains(&n) { TAKEN_OUT } else { "" };
+        format!("{mark}{line}\n")
+    };
+    Ok(text.lines().enumerate().map(out).collect())
+}
+
+/// The command that undoes [`taken_out`].
+pub fn put_back(path: &str) -> String {
+    format!("sed -i 's/^{TAKEN_OUT}//' {path}")
 }
 
 #[cfg(test)]
@@ -73,7 +195,7 @@ mod tests {
     use super::*;
 
     fn shown(file: &str, text: &str) -> Vec<String> {
-        let shown = |r: Repository| format!("{} {} {}", r.uri, r.suite, r.signed_by.as_deref().unwrap_or("-"));
+        let shown = |r: Repository| format!("{} {} {}", r.uri, r.suite, r.option("signed-by").unwrap_or("-"));
         repositories(file, text).into_iter().map(shown).collect()
     }
 
@@ -85,22 +207,17 @@ mod tests {
                 "https://d/linux/ jammy /etc/apt/keyrings/docker.asc",
             ),
             ("deb [ Signed-By=/a ] http://d/ x main # why", "http://d/ x /a"),
+            ("deb [ signed-by=\"/a\" ] \"http://d/\" x main#why", "http://d/ x /a"),
             ("\tdeb http://d x main contrib", "http://d/ x -"),
-            ("deb http://d/// ./", "http://d/ ./ -"),
+            ("deb http://d/// ./", "http://d/// ./ -"),
+            ("deb-src http://d x main", "http://d/ x -"),
         ] {
             assert_eq!(shown("docker.list", line), [expected]);
         }
-        for line in [
-            "",
-            "# deb http://d x main",
-            "deb-src http://d x main",
-            "deb [arch=amd64 http://d x",
-            "deb http://d",
-            "debx http://d x",
-        ] {
+        for line in ["", "# deb http://d x main", "deb [arch=amd64 http://d x", "deb http://d", "debx http://d x"] {
             assert_eq!(shown("docker.list", line), [""; 0], "{line}");
         }
-        let text = "# x\nTypes: deb deb-src\nURIs: http://d http://e/\nSuites: x y\nsigned-by:\n -----BEGIN PGP\n .\n mDMEY\n\nTypes: deb-src\nURIs: http://f\nSuites: x\n\nTypes: deb\nURIs: http://g\nSuites: x\nEnabled: no\n\nTypes: deb\nURIs: http://h\nSuites:\n x\n";
+        let text = "# x\nTypes: deb deb-src\nURIs: http://d http://e/\nSuites: x y\nsigned-by:\n -----BEGIN PGP\n .\n mDMEY\n\nTypes: deb-src\nURIs: http://f\nSuites: x\n\nTypes: deb\nURIs: http://g\nSuites: x\nEnabled: No\n\nTypes: deb\nURIs: http://h\nSuites:\n# why\n x\nEnabled: yes\n";
         let key = "-----BEGIN PGP . mDMEY";
         assert_eq!(
             shown("x.sources", text),
@@ -109,19 +226,91 @@ mod tests {
                 format!("http://d/ y {key}"),
                 format!("http://e/ x {key}"),
                 format!("http://e/ y {key}"),
+                "http://f/ x -".into(),
                 "http://h/ x -".into()
             ]
         );
+        for (name, read) in [("a.list", true), ("a_1-2.sources", true), ("a.list.save", false), ("a b.list", false)] {
+            assert_eq!((is_read(name), is_read(&format!(".{name}"))), (read, false), "{name}");
+        }
+    }
+
+    /// Each was tried with apt 2.6.
+    #[test]
+    fn what_apt_takes_for_one_repository_and_for_a_contradiction() {
+        let parse = |line: &str| one_line(0, line).unwrap();
+        let ours = parse("deb [signed-by=/ours.gpg] https://d.example/linux x main");
+        for (options, place, before, after) in [
+            ("signed-by=/a", "https://d.example/linux x", Some("signed-by"), Some("signed-by")),
+            ("signed-by=/a arch=arm64", "https://d.example/linux/ x", Some("signed-by"), Some("signed-by")),
+            ("signed-by=/a", "http://d.example/linux x", Some("signed-by"), Some("signed-by")),
+            ("signed-by=/a", "https://u:p@d.example/linux x", Some("signed-by"), Some("signed-by")),
+            ("signed-by=/a", "https://d.example/linux dists/x/", Some("signed-by"), Some("signed-by")),
+            ("signed-by=/a", "https://d.example/linux/dists/x/ /", Some("signed-by"), Some("signed-by")),
+            ("signed-by=/ours.gpg,/a", "https://d.example/linux x", Some("signed-by"), Some("signed-by")),
+            ("arch=amd64", "https://d.example/linux x", None, Some("signed-by")),
+            ("trusted=yes", "https://d.example/linux x", Some("trusted"), Some("signed-by")),
+            ("signed-by=/ours.gpg trusted=no", "https://d.example/linux x", Some("trusted"), Some("trusted")),
+            (
+                "signed-by=/ours.gpg check-valid-until=no",
+                "http://d.example/linux x",
+                Some("check-valid-until"),
+                Some("check-valid-until"),
+            ),
+            ("signed-by=/ours.gpg allow-insecure=no", "https://d.example/linux x", None, None),
+            (
+                "signed-by=/ours.gpg allow-insecure=yes",
+                "https://d.example/linux x",
+                Some("allow-insecure"),
+                Some("allow-insecure"),
+            ),
+            ("signed-by=/ours.gpg valid-until-max=5", "https://d.example/linux x", Some("valid-until-max"), None),
+            ("signed-by=/ours.gpg by-hash=no lang=de", "https://d.example/linux x", None, None),
+            ("signed-by=/a", "https://d.example/linux y", None, None),
+            ("signed-by=/a", "https://d.example/linux// x", None, None),
+            ("signed-by=/a", "https://d.example:443/linux x", None, None),
+            ("signed-by=/a", "https://D.example/linux x", None, None),
+        ] {
+            for kind in ["deb", "deb-src"] {
+                let theirs = parse(&format!("{kind} [{options}] {place} main"));
+                assert_eq!((conflict(&theirs, &ours), conflict(&ours, &theirs)), (before, after), "{options} {place}");
+            }
+        }
+        let files = ["file:/srv/repo", "file:///srv/repo", "copy:/srv/repo/"].map(|uri| parse(&format!("deb {uri} x")));
+        assert!(files.iter().all(|file| file.is_same(&files[0])));
+        assert!(!files[0].is_same(&parse("deb file://localhost/srv/repo x")));
     }
 
     #[test]
-    fn one_repository_with_two_keys_is_a_conflict() {
-        let with = |key: Option<&str>| repository("http://d", "x", key);
-        assert!(conflict(&with(Some("/a")), &with(Some("/b"))));
-        assert!(conflict(&with(Some("/a")), &with(None)));
-        assert!(!conflict(&with(None), &with(Some("/b"))));
-        assert!(!conflict(&with(Some("/a")), &with(Some("/a"))));
-        assert!(!conflict(&with(Some("/a")), &repository("http://d", "y", Some("/b"))));
-        assert!(!conflict(&with(Some("/a")), &repository("http://d/e", "x", Some("/b"))));
+    fn lines_that_are_taken_out_can_be_put_back() {
+        let list = "# docker\ndeb http://d x main\ndeb http://e x main\n";
+        let ours = one_line(0, "deb http://d x main").unwrap();
+        let is_ours = |theirs: &Repository| theirs.is_same(&ours);
+        let take = |file: &str, text: &str| {
+            let theirs = repositories(file, text).into_iter().find(is_ours).unwrap();
+            taken_out(file, text, &theirs, is_ours)
+        };
+        let taken = take("a.list", list).unwrap();
+        assert_eq!(taken, "# docker\n#titus-bootstrap: deb http://d x main\ndeb http://e x main\n");
+        assert_eq!(taken.replace(TAKEN_OUT, ""), list);
+        assert_eq!(put_back("/x"), "sed -i 's/^#titus-bootstrap: //' /x");
+        let stanza = "Types: deb\nURIs: http://d\n# why\nSuites: x\n\nTypes: deb\nURIs: http://e\nSuites: x\n";
+        let taken = take("a.sources", stanza).unwrap();
+        assert_eq!(shown("a.sources", &taken), ["http://e/ x -"]);
+        assert_eq!(taken.replace(TAKEN_OUT, ""), stanza);
+        // Other repositories of a stanza are not ours to take out.
+        let other = take("a.sources", &stanza.replace("Suites: x\n", "Suites: x y\n")).unwrap_err();
+        assert_eq!(other.suite, "y");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in "(deb |deb-src )?[\\PC\n]{0,200}") {
+            for file in ["a.list", "a.sources"] {
+                for repository in repositories(file, &text) {
+                    let _ = (repository.place(), taken_out(file, &text, &repository, |_| true));
+                }
+            }
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! The Docker Engine, through its API.
 
 pub mod adopt;
+pub mod auth;
+pub mod fields;
 pub mod pull;
 
 use std::cell::Cell;
@@ -12,17 +14,20 @@ use std::time::Duration;
 
 pub use bollard::models::ContainerStateStatusEnum as Status;
 use bollard::models::{
-    ContainerCreateBody, ContainerInspectResponse, HostConfig, HostConfigLogConfig, PortBinding, RestartPolicy,
-    RestartPolicyNameEnum,
+    ContainerCreateBody, ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum, ContainerUpdateBody,
+    HostConfig, HostConfigLogConfig, NetworkConnectRequest, NetworkDisconnectRequest, PortBinding, PortSummaryTypeEnum,
+    RestartPolicy, RestartPolicyNameEnum,
 };
 use bollard::query_parameters::{
     ContainerArchiveInfoOptions, CreateContainerOptions, DownloadFromContainerOptions, InspectContainerOptions,
-    LogsOptions, RemoveContainerOptions, RenameContainerOptions, StartContainerOptions, StopContainerOptions,
+    ListContainersOptions, LogsOptions, RemoveContainerOptions, RenameContainerOptions, StartContainerOptions,
+    StopContainerOptions,
 };
 use futures_util::StreamExt;
 use serde::Serialize;
 
-use crate::error::{Error, Result};
+use self::fields::Fields;
+use crate::error::{Error, Kind, Result};
 use crate::host::Host;
 use crate::host::failpoint::failpoint;
 use crate::host::net::chain;
@@ -30,6 +35,9 @@ use crate::host::wait::{Deadline, runtime};
 
 /// Where the engine listens, if nothing else is said.
 pub const DEFAULT_ADDRESS: &str = "unix:///var/run/docker.sock";
+
+/// What dockerd writes when it is about to serve, and removes at its end.
+const PID_FILE: &str = "/run/docker.pid";
 
 /// The newest version of the API whose answers this program knows: 1.minor.
 const NEWEST_KNOWN: u32 = 53;
@@ -65,12 +73,22 @@ pub struct Engine {
 }
 
 /// An image that the engine has.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Image {
     /// Names its contents.
     pub id: String,
     /// `name@sha256:…` of every manifest that it was pulled by.
     pub digests: Vec<String>,
+    /// The program that its containers run.
+    pub entrypoint: Vec<String>,
+    /// Its arguments, where a container has none.
+    pub command: Vec<String>,
+    /// `NAME=value` each.
+    pub environment: Vec<String>,
+    /// Whom they run as.
+    pub user: String,
+    /// The digests of its layers: the same in every image store.
+    pub layers: Vec<String>,
 }
 
 /// A container as it is.
@@ -78,6 +96,12 @@ pub struct Image {
 pub struct Container {
     /// Names it for ever.
     pub id: String,
+    /// Its name now.
+    pub name: String,
+    /// The id of its image, as this engine's image store has it.
+    pub image_id: String,
+    /// What it is made of.
+    pub fields: Fields,
     /// The image that it was made from, as it was named then.
     pub image: String,
     /// What is mounted in it: where from on the host, and where to.
@@ -92,6 +116,23 @@ pub struct Container {
     pub error: String,
     /// How often the engine has restarted it by itself.
     pub restarts: i64,
+}
+
+/// A container in the engine's list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// Names it for ever.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its image, as the engine names it.
+    pub image: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// TCP ports of the host that it has, each with the address.
+    pub ports: Vec<(String, u16)>,
+    /// Whether it has a process.
+    pub is_running: bool,
 }
 
 /// What a container is made of.
@@ -193,9 +234,10 @@ impl Engine {
     ///
     /// # Errors
     /// When engine or registry do not answer, or refuse it.
-    pub fn manifest_type(&self, reference: &str) -> Result<String> {
+    pub fn manifest_type(&self, reference: &str, host: &Host) -> Result<String> {
         let what = format!("tell of the image {reference} in its registry");
-        let found = self.wait(&what, QUESTION, self.client.inspect_registry_image(reference, None))?;
+        let found =
+            self.wait(&what, QUESTION, self.client.inspect_registry_image(reference, host.credentials(reference)?))?;
         Ok(found.descriptor.media_type.unwrap_or_default())
     }
 
@@ -203,9 +245,10 @@ impl Engine {
     ///
     /// # Errors
     /// When engine or registry do not answer soon, or refuse it.
-    pub fn digest_in_registry(&self, reference: &str) -> Result<String> {
+    pub fn digest_in_registry(&self, reference: &str, host: &Host) -> Result<String> {
         let what = format!("tell of the image {reference} in its registry");
-        let found = self.wait(&what, REGISTRY, self.client.inspect_registry_image(reference, None))?;
+        let found =
+            self.wait(&what, REGISTRY, self.client.inspect_registry_image(reference, host.credentials(reference)?))?;
         Ok(found.descriptor.digest.unwrap_or_default())
     }
 
@@ -219,6 +262,54 @@ impl Engine {
             .wait(&format!("tell of the container {name}"), QUESTION, async { absent_is_none(asked.await) })?
             .map(Container::of);
         Ok(found)
+    }
+
+    /// Where the engine keeps its data on its own machine: images, layers, containers.
+    ///
+    /// # Errors
+    /// When the engine does not answer.
+    pub fn data_root(&self) -> Result<Option<String>> {
+        let found = self.wait("say where its data are", QUESTION, self.client.info())?;
+        Ok(found.docker_root_dir.filter(|path| path.starts_with('/')))
+    }
+
+    /// All containers, whether they run or not.
+    ///
+    /// # Errors
+    /// When the engine does not answer.
+    pub fn containers(&self) -> Result<Vec<Listed>> {
+        let options = ListContainersOptions { all: true, ..Default::default() };
+        let found = self.wait("list the containers", QUESTION, self.client.list_containers(Some(options)))?;
+        Ok(found.into_iter().map(Listed::of).collect())
+    }
+
+    /// Gives a container another restart policy. It keeps running.
+    ///
+    /// # Errors
+    /// When the engine refuses.
+    pub fn set_restart(&self, id: &str, policy: &str) -> Result<()> {
+        let body = ContainerUpdateBody { restart_policy: Some(restart_policy(policy)), ..Default::default() };
+        self.change("change the restart policy of the container", self.client.update_container(id, body))
+    }
+
+    /// Connects a container to a network, with the ports that it publishes. It keeps running.
+    ///
+    /// # Errors
+    /// When the engine refuses.
+    pub fn join_network(&self, id: &str, network: &str) -> Result<()> {
+        let body = NetworkConnectRequest { container: id.to_owned(), ..Default::default() };
+        let what = format!("connect the container to the network {network}");
+        self.change(&what, self.client.connect_network(network, body))
+    }
+
+    /// Disconnects a container from a network. It keeps running.
+    ///
+    /// # Errors
+    /// When the engine refuses.
+    pub fn leave_network(&self, id: &str, network: &str) -> Result<()> {
+        let body = NetworkDisconnectRequest { container: id.to_owned(), force: None };
+        let what = format!("disconnect the container from the network {network}");
+        self.change(&what, self.client.disconnect_network(network, body))
     }
 
     /// Creates a container with a label more for each of `labels`; its id.
@@ -316,12 +407,16 @@ impl Engine {
 
 impl Container {
     fn of(found: ContainerInspectResponse) -> Container {
+        let fields = fields::of_container(&found);
         let (state, config) = (found.state.unwrap_or_default(), found.config.unwrap_or_default());
         let mounts = found.mounts.unwrap_or_default().into_iter();
         Container {
             image: config.image.unwrap_or_default(),
             mounts: mounts.filter_map(|mount| Some((mount.source?, mount.destination?))).collect(),
             id: found.id.unwrap_or_default(),
+            name: found.name.unwrap_or_default().trim_start_matches('/').to_owned(),
+            image_id: found.image.unwrap_or_default(),
+            fields,
             labels: config.labels.unwrap_or_default().into_iter().collect(),
             status: state.status,
             exit_code: state.exit_code.unwrap_or_default(),
@@ -348,6 +443,28 @@ impl Container {
     }
 }
 
+impl Listed {
+    fn of(found: ContainerSummary) -> Listed {
+        use ContainerSummaryStateEnum::{PAUSED, RESTARTING, RUNNING};
+        let name = found.names.unwrap_or_default().into_iter().map(|name| name.trim_start_matches('/').to_owned());
+        let ports = found.ports.unwrap_or_default().into_iter();
+        let tcp = ports.filter(|port| matches!(port.typ, None | Some(PortSummaryTypeEnum::TCP)));
+        Listed {
+            id: found.id.unwrap_or_default(),
+            // A link to a container is a name with a path.
+            name: name.min_by_key(|name| name.matches('/').count()).unwrap_or_default(),
+            image: found.image.unwrap_or_default(),
+            labels: found.labels.unwrap_or_default().into_iter().collect(),
+            ports: tcp.filter_map(|port| Some((port.ip.unwrap_or_default(), port.public_port?))).collect(),
+            is_running: matches!(found.state, Some(RUNNING | PAUSED | RESTARTING)),
+        }
+    }
+}
+
+fn restart_policy(name: &str) -> RestartPolicy {
+    RestartPolicy { name: name.parse::<RestartPolicyNameEnum>().ok(), maximum_retry_count: None }
+}
+
 impl Specification {
     fn body(&self, labels: &[(&str, &str)]) -> ContainerCreateBody {
         let list = |items: &Vec<String>| (!items.is_empty()).then(|| items.clone());
@@ -372,10 +489,7 @@ impl Specification {
                 network_mode: text(&self.network),
                 port_bindings: Some(bindings),
                 binds: list(&self.binds),
-                restart_policy: Some(RestartPolicy {
-                    name: self.restart.parse::<RestartPolicyNameEnum>().ok(),
-                    maximum_retry_count: None,
-                }),
+                restart_policy: Some(restart_policy(&self.restart)),
                 log_config: text(&self.log_driver).map(|driver| HostConfigLogConfig {
                     typ: Some(driver),
                     config: Some(self.log_options.clone().into_iter().collect()),
@@ -399,6 +513,22 @@ impl Host {
         Ok(Engine::connect(&self.docker, CONNECT)?
             .map(|engine| self.engine.get_or_init(|| engine))
             .map_err(|answer| format!("the Docker Engine at {} does not answer: {answer}", self.docker)))
+    }
+
+    /// Where an engine of this machine that runs now has its data. None: none runs, or it does not say. It is not asked
+    /// through a socket that would start it.
+    ///
+    /// # Errors
+    /// When a signal came.
+    pub fn running_data_root(&self) -> Result<Option<String>> {
+        if !self.live || !self.docker.starts_with("unix://") || self.entry(PID_FILE)?.is_none() {
+            return Ok(None);
+        }
+        let Ok(engine) = self.engine()? else { return Ok(None) };
+        match engine.data_root() {
+            Err(error) if error.kind == Kind::Interrupted => Err(error),
+            found => Ok(found.ok().flatten()),
+        }
     }
 
     /// Whether a Docker Engine answers at this address.
@@ -475,7 +605,18 @@ pub(super) async fn open(address: &str) -> Result<(bollard::Docker, String), Str
 
 async fn image(client: &bollard::Docker, reference: &str) -> Result<Option<Image>, bollard::errors::Error> {
     let found = absent_is_none(client.inspect_image(reference).await)?;
-    Ok(found.map(|image| Image { id: image.id.unwrap_or_default(), digests: image.repo_digests.unwrap_or_default() }))
+    Ok(found.map(|image| {
+        let config = image.config.unwrap_or_default();
+        Image {
+            id: image.id.unwrap_or_default(),
+            digests: image.repo_digests.unwrap_or_default(),
+            entrypoint: config.entrypoint.unwrap_or_default(),
+            command: config.cmd.unwrap_or_default(),
+            environment: config.env.unwrap_or_default(),
+            user: config.user.unwrap_or_default(),
+            layers: image.root_fs.and_then(|layers| layers.layers).unwrap_or_default(),
+        }
+    }))
 }
 
 pub(super) fn absent_is_none<T>(

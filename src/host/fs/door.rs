@@ -25,6 +25,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat, renameat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
+use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::TEMPORARY;
@@ -58,6 +59,14 @@ pub(in crate::host) enum Walk {
     Stay,
     /// To write: directories that lack are made, and each one on the way is checked. A link in the last place stays.
     Write,
+    /// To see whether it could be written: as far as there are directories.
+    Check,
+}
+
+impl Walk {
+    fn is_checked(self) -> bool {
+        matches!(self, Walk::Write | Walk::Check)
+    }
 }
 
 /// A directory that is open, and a name in it.
@@ -215,6 +224,11 @@ impl Place {
         File::from(directory).sync_all()
     }
 
+    /// Whether the directory is on a file system that is mounted read-only.
+    pub fn is_read_only(&self) -> Result<bool> {
+        Ok(fstatvfs(&self.parent)?.flags().contains(FsFlags::ST_RDONLY))
+    }
+
     /// The directory.
     pub fn directory(&self) -> &OwnedFd {
         &self.parent
@@ -228,7 +242,7 @@ impl Host {
     /// When the system refuses, a link on the way is not to be followed, or, to write, a directory is not safe.
     pub(in crate::host) fn walk(&self, path: &str, walk: Walk) -> Result<Option<Place>> {
         let left = components(Path::new(path));
-        if walk == Walk::Write {
+        if walk.is_checked() {
             return self.step_by_step(left, walk);
         }
         if let Some(place) = self.at_once(&left)? {
@@ -293,7 +307,7 @@ impl Host {
                 continue;
             }
             let last = left.is_empty();
-            if walk == Walk::Write {
+            if walk.is_checked() {
                 self.check_way(&fstat(at)?, last, || real(&way))?;
             }
             if last && walk != Walk::Follow {
@@ -346,6 +360,9 @@ impl Host {
                 }
                 SFlag::S_IFDIR => way.push((next, part)),
                 _ if last => return place(&part).map(Some),
+                _ if walk.is_checked() => {
+                    return Err(Error::other(format!("{} is not a directory", real(&way).join(part).display())));
+                }
                 _ => return Err(Errno::ENOTDIR.into()),
             }
         }

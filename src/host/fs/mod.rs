@@ -4,6 +4,7 @@ pub mod accounts;
 pub mod door;
 pub mod look;
 pub mod mounts;
+mod obstacle;
 
 use std::ffi::OsStr;
 use std::io::{ErrorKind, Read, Write};
@@ -67,6 +68,9 @@ pub(super) fn io_error(what: &str, path: &str, error: &std::io::Error) -> Error 
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             made.fix("make room on that file system (df -h, df -i) and run titus-bootstrap again")
         }
+        ErrorKind::PermissionDenied if nix::unistd::geteuid().is_root() => made.fix(format!(
+            "see what forbids it to root: `lsattr -d {path}`, `findmnt --target {path}`, and `dmesg` for AppArmor or SELinux"
+        )),
         ErrorKind::PermissionDenied => made.fix("run it as root"),
         ErrorKind::ReadOnlyFilesystem => made.fix("mount that file system writable and run titus-bootstrap again"),
         _ => made,
@@ -128,10 +132,41 @@ fn open_named(path: &Path) -> std::io::Result<std::fs::File> {
 }
 
 impl Host {
+    /// The error of a change at `path` that the system refuses, with what is in its way.
+    fn io_error(&self, what: &str, path: &str, error: &std::io::Error) -> Error {
+        let refused = [Errno::EPERM, Errno::EACCES, Errno::EROFS, Errno::EBUSY];
+        let may_be = error.raw_os_error().is_some_and(|code| refused.contains(&Errno::from_raw(code)));
+        let made = io_error(what, path, error);
+        match self.obstacle(path).filter(|_| may_be) {
+            Some(Error { cause, fix, .. }) => {
+                Error { cause: Some(format!("{error}: {}", cause.unwrap_or_default())), fix, ..made }
+            }
+            None => made,
+        }
+    }
+
     /// The place at which `path` is to be written. Directories on the way are made, 0755.
     pub(super) fn place(&self, path: &str) -> Result<Place> {
         let place = self.walk(path, Walk::Write).and_then(|found| found.ok_or_else(|| ErrorKind::NotFound.into()));
-        place.map_err(|e| io_error("written", path, &e))
+        place.map_err(|e| self.io_error("written", path, &e))
+    }
+
+    /// Refuses a path at which nothing can be written, or nothing should be: before anything is changed.
+    ///
+    /// # Errors
+    /// When others may write to a directory on the way, or one is something else, or on a file system that is mounted
+    /// read-only. Whoever may not look there is not asked to.
+    pub fn refuse_unwritable(&self, path: &str) -> Result<()> {
+        let look = || -> std::io::Result<()> {
+            match self.walk(path, Walk::Check)? {
+                Some(place) if place.is_read_only()? => Err(ErrorKind::ReadOnlyFilesystem.into()),
+                _ => Ok(()),
+            }
+        };
+        match look() {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
+            looked => looked.map_err(|e| io_error("written", path, &e)),
+        }
     }
 
     /// Puts a file with these contents, mode and owner at `path`, all at once: a
@@ -160,7 +195,7 @@ impl Host {
             failpoint();
             place.sync()
         };
-        write().map_err(|e| io_error("written", path, &e))?;
+        write().map_err(|e| self.io_error("written", path, &e))?;
         self.written.borrow_mut().insert(path.to_owned(), Sha256::digest(contents).to_vec());
         Ok(())
     }
@@ -190,7 +225,7 @@ impl Host {
             let mut file = place.open_file(OFlag::O_WRONLY | OFlag::O_TRUNC, 0)?;
             file.write_all(format!("{line}\n").as_bytes())
         };
-        write().map_err(|e| io_error("written", path, &e))
+        write().map_err(|e| self.io_error("written", path, &e))
     }
 
     /// Appends to a file of ours, 0600 when new, and syncs it. After a torn last line a new one begins.
@@ -214,7 +249,7 @@ impl Host {
             file.sync_all()?;
             if is_new { place.sync() } else { Ok(()) }
         };
-        append().map_err(|e| io_error("written", path, &e))
+        append().map_err(|e| self.io_error("written", path, &e))
     }
 
     /// Writes to disk what other programs wrote to the file system of the directory `path`.
@@ -226,7 +261,7 @@ impl Host {
             let place = self.walk(path, Walk::Follow)?.ok_or(ErrorKind::NotFound)?;
             Ok(nix::unistd::syncfs(place.open(OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0)?)?)
         };
-        sync().map_err(|e| io_error("synced", path, &e))
+        sync().map_err(|e| self.io_error("synced", path, &e))
     }
 
     /// Sets mode and owner of what is there.
@@ -244,7 +279,7 @@ impl Host {
             file.sync_all()?;
             place.sync()
         };
-        set().map_err(|e| io_error("given its mode and owner", path, &e))
+        set().map_err(|e| self.io_error("given its mode and owner", path, &e))
     }
 
     /// Makes a directory, and those on the way.
@@ -258,7 +293,7 @@ impl Host {
             place.make_directory(mode)?;
             place.sync()
         };
-        make().map_err(|e| io_error("made", path, &e))?;
+        make().map_err(|e| self.io_error("made", path, &e))?;
         failpoint();
         self.set_attributes(path, mode, owner)
     }
@@ -274,7 +309,7 @@ impl Host {
         self.note_unit_file(path)?;
         let place = self.place(path)?;
         failpoint();
-        place.unlink().and_then(|()| place.sync()).map_err(|e| io_error("removed", path, &e))
+        place.unlink().and_then(|()| place.sync()).map_err(|e| self.io_error("removed", path, &e))
     }
 
     /// Removes a directory that is ours, with all that is in it, and its parent if that is empty then.
@@ -286,7 +321,7 @@ impl Host {
             return Ok(());
         }
         let place = self.place(path)?;
-        place.remove_all().map_err(|e| io_error("removed", path, &e))?;
+        place.remove_all().map_err(|e| self.io_error("removed", path, &e))?;
         if let Some(parent) = Path::new(path).parent().and_then(Path::to_str) {
             // Refused when something is in it, as it should be.
             let _ = self.place(parent)?.remove_directory();
@@ -312,7 +347,7 @@ impl Host {
             failpoint();
             place.sync()
         };
-        link().map_err(|e| io_error("linked", path, &e))
+        link().map_err(|e| self.io_error("linked", path, &e))
     }
 
     /// Moves what is at `path` to a free name beside it, which is returned.
@@ -330,7 +365,7 @@ impl Host {
             })?;
         let name = Path::new(&aside).file_name().unwrap_or(OsStr::new("saved"));
         failpoint();
-        place.rename(name).and_then(|()| place.sync()).map_err(|e| io_error("moved aside", path, &e))?;
+        place.rename(name).and_then(|()| place.sync()).map_err(|e| self.io_error("moved aside", path, &e))?;
         Ok(aside)
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::error::{Error, Result};
 use crate::host::Host;
 
-const MOUNTS: &str = "/proc/self/mountinfo";
+pub(super) const MOUNTS: &str = "/proc/self/mountinfo";
 
 /// File systems of memory, of the kernel, of other machines, and images that cannot be written to (proc(5),
 /// /proc/filesystems).
@@ -126,7 +126,7 @@ fn why_not(kind: &str, part: &str) -> Option<String> {
 }
 
 /// Blanks and backslashes are written as `\040`.
-fn unescaped(text: &str) -> String {
+pub(super) fn unescaped(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
     while let Some((first, after)) = rest.split_first() {

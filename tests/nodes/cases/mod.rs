@@ -6,6 +6,7 @@ mod autoscaling;
 mod bake;
 mod bench;
 mod boot;
+mod broken;
 mod by_hand;
 mod changed;
 mod cloud_init;

@@ -56,6 +56,33 @@ fn a_deb_is_installed_once_and_again_when_it_is_another() {
 }
 
 #[test]
+fn what_is_not_as_its_record_says_has_none_until_it_is_installed_anew() {
+    let machine = Machine::new();
+    build(&machine, "1.0", "one");
+    let sums = "/var/lib/dpkg/info/titus.md5sums";
+    machine.root.write(sums, "of the deb");
+    let steps = machine.steps(STEP);
+    machine.apply(&steps).ends_well();
+    // Somebody put another build of the same version in its place.
+    machine.root.write(sums, "of another build");
+    let line = "reinstall titus 1.0 from /root/titus.deb (same version, other contents)";
+    assert_eq!(machine.plan(&steps).ends_well().lines(), [line]);
+    machine.prepend("apt-get", "case \"$*\" in *' install '*) echo of the deb, half done >$ROOT/half; exit 100;; esac");
+    machine.apply(&steps).fails();
+    assert!(!machine.root.at(RECORD).exists(), "what is half done would count as done once its contents are as before");
+    // The record of another package stays, and so does this one's while another deb takes its place.
+    let machine = Machine::new();
+    build(&machine, "1.0", "one");
+    let steps = machine.steps(STEP);
+    machine.apply(&steps).ends_well();
+    build(&machine, "1.1", "two");
+    machine.prepend("apt-get", "case \"$*\" in *' install '*) exit 100;; esac");
+    machine.apply(&steps).fails();
+    assert!(machine.root.at(RECORD).exists(), "dpkg has what it says");
+    assert_eq!(machine.plan(&steps).ends_well().lines(), ["install titus 1.1 from /root/titus.deb (is 1.0)"]);
+}
+
+#[test]
 fn a_hold_of_the_administrators_is_kept() {
     let machine = Machine::new();
     build(&machine, "1.0", "one");

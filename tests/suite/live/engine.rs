@@ -82,20 +82,134 @@ fn each_change_is_in_the_journal_before_and_after() {
 #[test]
 fn a_failure_ends_the_run_at_its_step_and_counts_as_a_failed_step() {
     let machine = Machine::new();
-    // Whatever kind of error the step has, something may have been changed.
-    std::fs::create_dir(machine.root.at("/etc/two")).unwrap();
-    let run = machine.apply(&machine.steps(FILES));
+    machine.unit_file("x.service");
+    machine.systemd.fail("x.service", Kind::Failed);
+    let unit = "[[step]]\nid = 'unit'\nphase = 'boot'\nunit = { name = 'x.service', active = true }\n";
+    let (before, after) = FILES.split_at(FILES.find("[[step]]\nid = 'two'").unwrap());
+    let steps = machine.steps(&format!("{before}{unit}{after}"));
+    let run = machine.apply(&steps);
     let error = run.fails();
     assert_eq!(error.kind, Kind::Failed);
-    assert!(error.what.starts_with("test: step 2/3 two: "), "{error}");
+    assert!(error.what.starts_with("test: step 2/4 unit: "), "{error}");
     assert!(error.fix.is_some(), "{error}");
-    assert_eq!(run.states(), ["one changed", "two failed"]);
-    assert_eq!(run.events, ["started one", "finished one", "failed two"]);
-    assert!(!machine.root.at("/etc/three").exists());
+    assert_eq!(run.states(), ["one changed", "unit failed"]);
+    assert_eq!(run.events, ["started one", "finished one", "started unit", "failed unit"]);
+    assert!(!machine.root.at("/etc/two").exists());
     // The next run goes on from there.
-    std::fs::remove_dir(machine.root.at("/etc/two")).unwrap();
-    let next = machine.apply(&machine.steps(FILES)).ends_well();
-    assert_eq!(next.states(), ["one in_sync", "two changed", "three changed"]);
+    machine.systemd.start("x.service");
+    let next = machine.apply(&steps).ends_well();
+    assert_eq!(next.states(), ["one in_sync", "unit in_sync", "two changed", "three changed"]);
+}
+
+#[test]
+fn what_stands_in_a_later_step_s_way_refuses_the_run_before_the_first_change() {
+    let machine = Machine::new();
+    let mask = "[[step]]\nid = 'mask'\nphase = 'boot'\nunit = { name = 'x.service', masked = true }\n";
+    for (path, role, step) in [
+        ("/etc/three", FILES.to_owned(), "step 3/3 three"),
+        ("/etc/systemd/system/x.service", format!("{FILES}{mask}"), "step 4/4 mask"),
+    ] {
+        std::fs::create_dir(machine.root.at(path)).unwrap();
+        let steps = machine.steps(&role);
+        let before = machine.root.stamps();
+        for run in [machine.plan(&steps), machine.apply(&steps)] {
+            assert_eq!(run.fails().kind, Kind::Unavailable);
+            assert!(run.fails().what.starts_with(&format!("test: {step}: {path}: a directory")), "{}", run.fails());
+            assert_eq!(run.events, NO_EVENTS);
+        }
+        assert_eq!(machine.root.stamps(), before);
+        std::fs::remove_dir(machine.root.at(path)).unwrap();
+    }
+}
+
+#[test]
+fn two_steps_that_want_different_things_of_one_are_refused_when_the_role_is_loaded() {
+    let machine = Machine::new();
+    let step = |id: &str, kind: &str| format!("[[step]]\nid = '{id}'\nphase = 'boot'\n{kind}\n");
+    for (one, other, thing) in [
+        ("file = { path = '/etc/x', content = 'x' }", "file = { path = '/etc/x', content = 'y' }", "/etc/x"),
+        (
+            "file = { path = '/etc/x', content = '' }",
+            "file = { path = '/etc/x', content = '', mode = '0600' }",
+            "/etc/x",
+        ),
+        ("file = { path = '/etc/x', content = '' }", "directory = { path = '/etc/x' }", "/etc/x"),
+        (
+            "unit = { name = 'x.service', masked = true }",
+            "unit = { name = 'x.service', active = true }",
+            "unit x.service",
+        ),
+        (
+            "unit = { name = 'x.service', enabled = true }",
+            "unit = { name = 'x.service', enabled = false }",
+            "the enablement",
+        ),
+        ("package = { names = ['jq=1'] }", "package = { names = ['jq=2'] }", "package jq"),
+        (
+            "properties = { path = '/p', set = { a = 'b' } }",
+            "properties = { path = '/p', set = { a = 'c' } }",
+            "the key a of /p",
+        ),
+        (
+            "sysctl = { file = '/etc/sysctl.d/1.conf', set = { 'a.b' = '1' } }",
+            "sysctl = { file = '/etc/sysctl.d/2.conf', set = { 'a.b' = '2' } }",
+            "a/b",
+        ),
+    ] {
+        let error = machine.try_steps(&[step("one", one), step("other", other)].concat()).unwrap_err();
+        let words = error.to_string();
+        assert_eq!(error.kind, Kind::Config, "{words}");
+        assert!(words.contains("the steps one and other want different things of") && words.contains(thing), "{words}");
+    }
+    for (one, other) in [
+        ("file = { path = '/etc/x', content = 'x' }", "file = { path = '/etc/x', content = 'x' }"),
+        ("package = { names = ['jq'] }", "package = { names = ['jq=2'] }"),
+        ("package = { names = ['jq=2'] }", "package = { names = ['jq'] }"),
+        ("properties = { path = '/p', set = { a = 'b' } }", "properties = { path = '/p', set = { c = 'd' } }"),
+    ] {
+        machine.try_steps(&[step("one", one), step("other", other)].concat()).unwrap();
+    }
+}
+
+#[test]
+fn what_a_later_step_starts_and_that_changes_something_back_is_named() {
+    let mut machine = Machine::new();
+    machine.install("jq", "1", "not-installed");
+    machine.offer("jq", "1");
+    // A package's script that puts the file back.
+    machine.prepend("apt-get", "case $* in *install*) echo other > $ROOT/etc/two;; esac");
+    let package = "[[step]]\nid = 'jq'\nphase = 'boot'\npackage = { names = ['jq'] }\n";
+    let steps = machine.steps(&format!("{FILES}{package}"));
+    let run = machine.apply(&steps);
+    let words = run.fails().to_string();
+    assert!(
+        words.contains("step 2/4 two: was as it should be") && words.contains("changed after it: three, jq"),
+        "{words}"
+    );
+    // That was once.
+    machine.apply(&steps).ends_well();
+
+    // What was waited for is waited for again.
+    machine.host.deadlines.wait = Duration::from_millis(10);
+    let (address, says) = zookeeper();
+    says.send("Mode: standalone\n").unwrap();
+    let wait = format!("[[step]]\nid = 'serves'\nphase = 'boot'\nwait = {{ zookeeper = '{address}' }}\n");
+    let steps = machine.steps(&format!("{wait}{FILES}"));
+    machine.apply(&steps).ends_well();
+    machine.root.write("/etc/one", "other");
+    says.send("Mode: leader\n").unwrap();
+    let run = machine.apply(&steps);
+    assert!(run.fails().what.contains("step 1/4 serves: waited 10ms for"), "{}", run.fails());
+}
+
+#[test]
+fn a_wait_is_not_a_change() {
+    let machine = Machine::new();
+    let wait = "[[step]]\nid = 'serves'\nphase = 'boot'\nwait = { zookeeper = '127.0.0.1:1' }\n";
+    let plan = machine.plan(&machine.steps(wait)).ends_well();
+    assert_eq!((plan.states(), plan.lines()), (vec!["serves waits".to_owned()], vec![]));
+    let note = plan.report.steps[0].note.as_deref().unwrap();
+    assert!(note.starts_with("wait for ZooKeeper at 127.0.0.1:1 to serve alone (now: "), "{note}");
 }
 
 #[test]
@@ -179,19 +293,6 @@ fn what_only_another_node_can_bring_is_not_yet_and_the_next_run_goes_on() {
 }
 
 #[test]
-fn a_step_without_words_of_its_own_says_how_to_go_on() {
-    let machine = Machine::new();
-    std::fs::create_dir(machine.root.at("/etc/systemd/system/x.service")).unwrap();
-    let mask = "[[step]]\nid = 'mask'\nphase = 'boot'\nunit = { name = 'x.service', masked = true }\n";
-    let run = machine.apply(&machine.steps(&format!("{FILES}{mask}")));
-    assert!(run.fails().what.contains("a directory or device is in the mask's place"), "{}", run.fails());
-    assert!(run.fails().fix.as_deref().unwrap().ends_with("run titus-bootstrap again: it goes on from here"));
-    // It could not even be looked at: nothing was begun.
-    assert_eq!(run.events.last().unwrap(), "failed mask");
-    assert!(!run.events.contains(&"started mask".to_owned()));
-}
-
-#[test]
 fn a_step_that_is_blocked_fails_a_run_and_not_a_plan() {
     let machine = Machine::new();
     let steps = machine.steps(BLOCKED);
@@ -243,6 +344,8 @@ fn a_step_that_is_blocked_afterwards_did_not_converge() {
         words.contains("step 1/1 member: did not converge") && words.contains("there is no group docker"),
         "{words}"
     );
+    // A step without advice of its own says how to go on.
+    assert!(run.fails().fix.as_deref().unwrap().ends_with("run titus-bootstrap again: it goes on from here"));
     assert_eq!(run.events, ["started member", "failed member"]);
 }
 

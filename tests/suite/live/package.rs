@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use titus_bootstrap::error::Kind;
-use titus_bootstrap::host::apt::Source;
+use titus_bootstrap::host::apt::{Keyring, Source};
 
 use crate::support::simulated::Machine;
 
@@ -19,13 +19,13 @@ fn optional(names: &str) -> String {
     role(names).replace("setting", "optional = true, setting")
 }
 
-/// The calls of apt, without options.
+/// The calls of apt, without options, and without the question what an installation would remove.
 fn calls(machine: &Machine) -> Vec<String> {
     let plain = |line: &String| -> String {
         let words: Vec<&str> = line.split(' ').filter(|word| !word.starts_with('-') && !word.contains("::")).collect();
         words.join(" ")
     };
-    machine.calls().iter().filter(|line| line.starts_with("apt")).map(plain).collect()
+    machine.calls().iter().filter(|line| line.starts_with("apt") && !line.contains("--simulate")).map(plain).collect()
 }
 
 #[test]
@@ -38,7 +38,11 @@ fn what_lacks_is_looked_up_and_installed_in_one_go() {
     let steps = machine.steps(&role("'jq', 'mesos=1.0', 'curl'"));
     let lines = ["install jq (is not installed)", "install mesos=1.0 (is not installed)"];
     assert_eq!(machine.plan(&steps).ends_well().lines(), lines);
-    assert_eq!(calls(&machine), [""; 0], "a plan asks apt nothing");
+    assert_eq!(
+        calls(&machine),
+        ["apt-get update", "apt-cache policy jq mesos"],
+        "a plan asks apt as a run does, and installs nothing"
+    );
     assert_eq!(machine.apply(&steps).ends_well().lines(), lines);
     assert_eq!(
         calls(&machine),
@@ -64,18 +68,22 @@ fn a_package_that_no_source_has_is_refused_before_anything_is_changed() {
     machine.offer("mesos", "1.1");
     let file = "[[step]]\nid = 'file'\nphase = 'bake'\nfile = { path = '/etc/x', content = 'x' }\n";
     for (names, what) in [("'mesos', 'jq'", "no source has the package jq"), ("'mesos=2'", "the package mesos=2")] {
-        let run = machine.apply(&machine.steps(&format!("{file}{}", role(names))));
-        let words = run.fails().to_string();
-        assert_eq!(run.fails().kind, Kind::Unavailable);
-        assert!(words.contains(what) && words.contains("check packages.base and apt.sources"), "{words}");
-        assert!(!machine.root.at("/etc/x").exists() && !machine.root.at("/var/cache/titus-bootstrap").exists());
-        assert!(calls(&machine).iter().all(|call| !call.contains("install")));
+        let steps = machine.steps(&format!("{file}{}", role(names)));
+        for run in [machine.plan(&steps), machine.apply(&steps)] {
+            let words = run.fails().to_string();
+            assert_eq!(run.fails().kind, Kind::Unavailable);
+            assert!(words.contains(what) && words.contains("check packages.base and apt.sources"), "{words}");
+            assert!(!machine.root.at("/etc/x").exists() && !machine.root.at("/var/cache/titus-bootstrap").exists());
+            assert!(calls(&machine).iter().all(|call| !call.contains("install")));
+        }
     }
     // A source that could not be asked may have it.
     machine.command("apt-get", "echo 'E: Failed to fetch http://x  Connection failed'; exit 100");
-    let run = machine.apply(&machine.steps(&role("'jq'")));
-    assert_eq!(run.fails().kind, Kind::TemporaryFailure);
-    assert!(run.fails().to_string().contains("Connection failed"), "{}", run.fails());
+    let steps = machine.steps(&role("'jq'"));
+    for run in [machine.plan(&steps), machine.apply(&steps)] {
+        assert_eq!(run.fails().kind, Kind::TemporaryFailure);
+        assert!(run.fails().to_string().contains("Connection failed"), "{}", run.fails());
+    }
 }
 
 #[test]
@@ -83,6 +91,13 @@ fn an_optional_package_that_no_source_has_is_not_asked_for_again_until_a_source_
     let machine = Machine::new();
     machine.offer("jq", "1.6");
     let steps = machine.steps(&optional("'jq', 'nobody'"));
+    // A plan says the same, and keeps nothing.
+    let (before, plan) = (machine.root.stamps(), machine.plan(&steps).ends_well());
+    assert_eq!(plan.lines(), ["install jq (is not installed)"]);
+    let kept = |path: &&String| !["/calls", "/run", "/var"].iter().any(|start| path.starts_with(start)) && *path != "/";
+    let after = machine.root.stamps();
+    assert!(after.keys().filter(kept).all(|path| before.get(path) == after.get(path)));
+    assert!(!machine.root.at("/var/lib/titus-bootstrap").exists());
     let run = machine.apply(&steps).ends_well();
     assert_eq!(run.lines(), ["install jq (is not installed)"]);
     let note = "not installed, since no source has it and only people use it: nobody";
@@ -177,7 +192,11 @@ fn what_an_interrupted_dpkg_left_is_completed_first() {
     let all = machine.calls();
     let changes: Vec<&str> = all
         .iter()
-        .filter(|call| !call.contains("update") && (call.starts_with("apt-get") || call.starts_with("dpkg --")))
+        .filter(|call| {
+            !call.contains("update")
+                && !call.contains("--simulate")
+                && (call.starts_with("apt-get") || call.starts_with("dpkg --"))
+        })
         .map(|call| call.rsplit_once("--no-install-recommends ").map_or(call.as_str(), |(_, rest)| rest))
         .collect();
     assert_eq!(
@@ -218,19 +237,50 @@ fn sources_are_asked_as_they_will_stand_and_credentials_stay_out_of_sight() {
     let machine = Machine::new();
     machine.root.write("/etc/apt/sources.list.d/theirs.list", "deb http://theirs ./\n");
     machine.root.write("/etc/apt/sources.list.d/titus-bootstrap-old.sources", "old");
-    machine.command("apt-get", "cp -r $ROOT/var/cache/titus-bootstrap/apt/sources.list.d $ROOT/seen");
+    machine.command("apt-get", "cp -r $ROOT/var/cache/titus-bootstrap/apt/etc/apt/sources.list.d $ROOT/seen");
     let source = Source {
-        file: "titus-bootstrap-x.sources".into(),
+        path: "/etc/apt/sources.list.d/titus-bootstrap-x.sources".into(),
         text: "Signed-By: /etc/apt/keyrings/x.gpg\n".into(),
-        keyring: "/etc/apt/keyrings/x.gpg".into(),
-        key: b"key".to_vec(),
+        keyring: Some(Keyring { path: "/etc/apt/keyrings/x.gpg".into(), key: b"key".to_vec() }),
     };
     assert_eq!(machine.host.look_up_candidates(&[source], &["jq"]).unwrap(), None);
     assert_eq!(machine.root.read("/seen/theirs.list"), "deb http://theirs ./\n");
     let ours = machine.root.read("/seen/titus-bootstrap-x.sources");
-    assert!(ours.contains("/var/cache/titus-bootstrap/apt/titus-bootstrap-x.sources.gpg"), "{ours}");
+    assert!(ours.contains("/var/cache/titus-bootstrap/apt/etc/apt/keyrings/x.gpg"), "{ours}");
     assert!(!machine.root.at("/seen/titus-bootstrap-old.sources").exists());
     assert!(!machine.root.at("/etc/apt/keyrings").exists());
+}
+
+#[test]
+fn a_source_of_the_settings_is_asked_before_it_is_written() {
+    let machine = Machine::new();
+    machine.root.write("/etc/keys/x.asc", include_str!("../../data/key.asc"));
+    let source = "{ name = 'x', uris = ['http://packages/{distribution}'], suites = ['{codename}'], \
+                  components = ['main'], key = '/etc/keys/x.asc' }";
+    let sources = format!(
+        "[[step]]\nid = 'sources'\nphase = 'bake'\napt_source = {{ sources = [{source}], distribution = 'debian', codename = 'bookworm' }}\n"
+    );
+    let written = "/etc/apt/sources.list.d/titus-bootstrap-x.sources";
+    // apt has the package only where it sees that source.
+    machine.offer("jq", "1.6");
+    machine.prepend(
+        "apt-cache",
+        "grep -q http://packages/debian $ROOT/var/cache/titus-bootstrap/apt/sources.list.d/*.sources || exit 0",
+    );
+    let run = machine.apply(&machine.steps(&role("'jq'")));
+    assert!(run.fails().what.contains("no source has the package jq"), "{}", run.fails());
+    let steps = machine.steps(&format!("{sources}{}", role("'jq'")));
+    assert_eq!(machine.plan(&steps).ends_well().states(), ["sources changes", "packages changes"]);
+    assert!(!machine.root.at(written).exists());
+    machine.apply(&steps).ends_well();
+    let text = machine.root.read(written);
+    assert!(text.contains("URIs: http://packages/debian\nSuites: bookworm\nComponents: main\n"), "{text}");
+    assert!(machine.root.at("/etc/apt/keyrings/titus-bootstrap-x.gpg").exists());
+    assert_eq!(machine.apply(&steps).ends_well().states(), ["sources in_sync", "packages in_sync"]);
+    // One that the settings no longer have is removed, with its key.
+    let without = sources.replace(source, "");
+    machine.apply(&machine.steps(&without)).ends_well();
+    assert!(!machine.root.at(written).exists() && !machine.root.at("/etc/apt/keyrings/titus-bootstrap-x.gpg").exists());
 }
 
 #[test]

@@ -62,6 +62,60 @@ fn started_once_and_restarted_when_its_file_changes() {
 }
 
 #[test]
+fn a_restart_is_planned_where_a_run_makes_it_and_nowhere_else() {
+    use std::os::unix::fs::PermissionsExt;
+    let machine = machine();
+    std::fs::create_dir_all(machine.root.at("/dev")).unwrap();
+    nix::unistd::mkfifo(&machine.root.at("/dev/null"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let one = machine.steps(&role("one"));
+    machine.apply(&one).ends_well();
+    machine.systemd.jobs();
+    let chmod = |mode| {
+        std::fs::set_permissions(machine.root.at("/etc/x.conf"), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let started_anew = || machine.systemd.start(NAME);
+    type Drift<'a> = (&'a str, &'a dyn Fn(), bool);
+    let drifts: [Drift<'_>; 6] = [
+        (
+            "a device, since the start",
+            &|| {
+                std::fs::remove_file(machine.root.at("/etc/x.conf")).unwrap();
+                std::os::unix::fs::symlink("/dev/null", machine.root.at("/etc/x.conf")).unwrap();
+            },
+            false,
+        ),
+        ("another mode", &|| chmod(0o600), false),
+        ("a text that the unit does not have yet", &|| machine.root.write("/etc/x.conf", "other"), false),
+        ("no file, since the start", &|| std::fs::remove_file(machine.root.at("/etc/x.conf")).unwrap(), false),
+        (
+            "a text that the unit has",
+            &|| {
+                machine.root.write("/etc/x.conf", "other");
+                started_anew();
+            },
+            true,
+        ),
+        (
+            "no file, and started without",
+            &|| {
+                std::fs::remove_file(machine.root.at("/etc/x.conf")).unwrap();
+                started_anew();
+            },
+            true,
+        ),
+    ];
+    for (name, drift, restarts) in drifts {
+        drift();
+        let plan = machine.plan(&one).ends_well().lines();
+        let is_planned = plan.iter().any(|line| line.starts_with("restart x.service"));
+        assert_eq!(is_planned, restarts, "{name}: {plan:?}");
+        machine.apply(&one).ends_well();
+        assert_eq!(machine.systemd.jobs().contains(&"restart x.service".to_owned()), restarts, "{name}");
+        assert_eq!(machine.plan(&one).ends_well().states(), ["config in_sync", "x in_sync"], "{name}");
+    }
+}
+
+#[test]
 fn a_start_by_hand_with_the_same_files_is_as_good() {
     let machine = machine();
     let steps = machine.steps(&role("one"));

@@ -1,7 +1,7 @@
 //! apt as others left it: their sources, pins and packages.
 
 use crate::harness::agent;
-use crate::harness::debs::PLAIN;
+use crate::harness::debs::{Deb, PLAIN};
 
 /// Who asked for a repository in the way that its documentation says has it in a file of its own, with a key of its own.
 #[test]
@@ -19,6 +19,74 @@ fn a_repository_of_another_file_with_another_key_is_refused_and_the_fix_is_enoug
     node.shell(&format!("rm {list}"));
     node.bootstrap(&["apply"]).ends_with(0);
     node.shell("apt-get update");
+
+    // The same of sources of packages, with a comment, in the hands of a setting.
+    let theirs = "deb-src [signed-by=/etc/apt/keyrings/docker.asc] file:///srv/repo/ test main # theirs\n";
+    node.write(list, theirs);
+    node.bootstrap(&["plan"]).ends_with(69).tells(&[list, "--set apt.take_over=true"]);
+    let set = ["--set", "apt.take_over=true"];
+    let plan = node.bootstrap(&[&["plan"][..], &set].concat()).ends_with(0);
+    let line = plan.out.lines().find(|line| line.contains("to undo it")).unwrap();
+    assert!(line.contains(list), "{line}");
+    node.bootstrap(&[&["apply"][..], &set].concat()).ends_with(0);
+    node.shell("apt-get update");
+    assert_eq!(node.read(list), format!("#titus-bootstrap: {theirs}"));
+    node.bootstrap(&["plan", "--detailed-exitcode"]).ends_with(0);
+    node.shell(line.split("to undo it: ").nth(1).unwrap().trim_end_matches(')'));
+    assert_eq!(node.read(list), theirs);
+}
+
+/// Each is refused before the first change, in apt's words, and the fix that is printed is enough.
+#[test]
+fn what_keeps_apt_from_its_lists_is_said_in_its_own_words() {
+    let (node, _services) = agent::fresh();
+    let refused = |code: i32, words: &[&str]| {
+        let refused = node.bootstrap(&["apply"]).ends_with(code).tells(words);
+        assert!(!refused.err.contains("/var/cache/titus-bootstrap"), "{}", refused.transcript());
+        assert!(!node.exists("/etc/apt/sources.list.d/titus-bootstrap-test.sources"));
+        assert!(!node.exists("/etc/mesos-attributes.sh"));
+    };
+    let list = "/etc/apt/sources.list.d/theirs.list";
+    node.write(list, "deb http://theirs.invalid\n");
+    let line = format!("Malformed entry 1 in list file {list} (Suite)");
+    refused(69, &["apt cannot read its sources", &line]);
+    node.bootstrap(&["plan"]).ends_with(69).tells(&[&line]);
+    node.shell(&format!("rm {list}"));
+
+    node.write("/root/other.asc", include_str!("../../../data/key.asc"));
+    let settings = node.read(agent::SETTINGS);
+    node.write(agent::SETTINGS, &settings.replace("/srv/repo/key.asc", "/root/other.asc"));
+    refused(78, &["W: GPG error: file:/srv/repo test InRelease", "NO_PUBKEY", "set its key in apt.sources"]);
+    node.write(agent::SETTINGS, &settings);
+
+    // In the place of /tmp, which is a mount.
+    node.shell("umount /tmp; chmod 0755 /tmp");
+    refused(
+        69,
+        &["apt cannot make temporary files in /tmp", "Couldn't create temporary file /tmp/", "chmod 1777 /tmp"],
+    );
+    node.shell("chmod 1777 /tmp");
+
+    // A package of the operator's that is not configured: apt fails because of it, and has done what was asked for.
+    let own = Deb { control: "", scripts: &[("postinst", "#!/bin/sh\n[ -e /root/may ]\n")], ..PLAIN };
+    own.put(&node, "/root/own.deb");
+    assert_ne!(node.run(&["dpkg", "--install", "/root/own.deb"]).code, 0);
+    let run = node.bootstrap(&["apply"]).ends_with(0);
+    run.tells(&["apt failed because of titus-server-master, which this run did not ask for", "the run goes on"]);
+    agent::check(&node);
+    let state = || node.shell("dpkg-query --show --showformat '${db:Status-Status}' titus-server-master");
+    assert_eq!(state(), "half-configured");
+
+    // One that lacks what it depends on keeps apt from any installation; the run names it.
+    node.shell("touch /root/may; dpkg --configure -a; apt-get purge --yes titus-executor");
+    let lacks = Deb { version: "0.0.2-1", control: "Depends: nobody-has-this\n", scripts: &[], ..PLAIN };
+    lacks.put(&node, "/root/own.deb");
+    node.run(&["dpkg", "--install", "/root/own.deb"]);
+    let refused = node.bootstrap(&["apply"]).ends_with(1);
+    let fix = "dpkg --purge --force-remove-reinstreq titus-server-master";
+    refused.tells(&["apt failed because of titus-server-master", "nobody-has-this", fix]);
+    node.shell(fix);
+    node.bootstrap(&["apply"]).ends_with(0);
 }
 
 #[test]
@@ -37,18 +105,23 @@ fn a_pinned_package_is_one_that_no_source_has() {
 fn no_package_of_the_operator_s_is_removed() {
     let (node, _services) = agent::fresh();
     // A package of the operator's that one of the role conflicts with.
-    let own = crate::harness::debs::Deb { control: "Breaks: titus-executor\n", ..PLAIN };
+    let own = Deb { control: "Breaks: titus-executor\n", ..PLAIN };
     node.put("/root/own.deb", 0o644, own.build());
     node.shell("dpkg --install --force-depends /root/own.deb");
-    let refused = node.bootstrap(&["apply"]).ends_with(1);
-    refused.tells(&[
-        "apt would remove titus-server-master",
+    let refused = node.bootstrap(&["apply"]).ends_with(69);
+    let refused = refused.tells(&[
+        "apt would remove titus-server-master to install titus-executor",
         "a run removes no package",
         "apt-get remove titus-server-master",
     ]);
-    assert!(
-        node.shell("dpkg-query --show --showformat '${db:Status-Status}' titus-server-master").contains("installed")
-    );
-    node.shell("apt-get remove --yes titus-server-master");
-    node.bootstrap(&["apply"]).ends_with(0);
+    assert!(!node.exists("/etc/mesos-attributes.sh"), "{}", refused.transcript());
+    let status =
+        || node.run(&["dpkg-query", "--show", "--showformat", "${db:Status-Status}", "titus-server-master"]).out;
+    assert_eq!(status(), "installed");
+    // The other fix that it prints.
+    let set = ["--set", "apt.may_remove=[\"titus-server-master\"]"];
+    refused.tells(&[&format!("--set '{}'", set[1])]);
+    node.bootstrap(&[&["plan"][..], &set].concat()).ends_with(0).prints(&["remove titus-server-master"]);
+    node.bootstrap(&[&["apply"][..], &set].concat()).ends_with(0);
+    assert_ne!(status(), "installed");
 }

@@ -1,0 +1,279 @@
+//! Converged nodes that something else broke: what `plan`, `status`, `verify` and a run say of one agrees, and a run either
+//! makes it good or names what is in its way. `tests/soak --broken N` breaks nodes N times at random.
+
+use crate::harness::agent;
+use crate::harness::cluster::{Cluster, FILES};
+use crate::harness::node::Node;
+use crate::harness::prereqs;
+use crate::harness::random;
+
+/// One way of breaking a node.
+struct Way {
+    /// The script that does it.
+    how: String,
+    /// What a run that does not make it good must name, and the script that takes that away.
+    refused: Option<(String, String)>,
+}
+
+fn mended(how: impl Into<String>) -> Way {
+    Way { how: how.into(), refused: None }
+}
+
+fn refused(how: impl Into<String>, named: impl Into<String>, undo: impl Into<String>) -> Way {
+    Way { how: how.into(), refused: Some((named.into(), undo.into())) }
+}
+
+/// Ways of breaking what has one name: a file's path, a unit, a package, a container.
+type Ways = &'static [fn(&str) -> Way];
+
+const FILE: Ways = &[
+    |path| mended(format!("echo '# oops' >> {path}")),
+    |path| mended(format!(": > {path}")),
+    |path| mended(format!("rm {path}")),
+    |path| mended(format!("chmod 0666 {path}")),
+    |path| mended(format!("chown ubuntu:ubuntu {path}")),
+    |path| mended(format!("ln -sf /dev/null {path}")),
+    |path| mended(format!("cp {path} /root/same && ln -sf /root/same {path}")),
+    |path| refused(format!("rm {path}; mkdir {path}"), path, format!("rmdir {path}")),
+    |path| refused(format!("rm {path}; mkfifo {path}"), path, format!("rm {path}")),
+    |path| {
+        let parent = path.rsplit_once('/').map_or("/", |(parent, _)| parent);
+        refused(
+            format!("stat --format %a {parent} > /root/mode; chmod 0777 {parent}; rm {path}"),
+            parent,
+            format!("chmod $(cat /root/mode) {parent}"),
+        )
+    },
+];
+
+const UNIT: Ways = &[
+    |unit| mended(format!("systemctl stop {unit}")),
+    |unit| mended(format!("systemctl disable {unit}")),
+    |unit| mended(format!("systemctl mask {unit}")),
+    |unit| mended(format!("systemctl mask --runtime {unit}; systemctl stop {unit}")),
+    |unit| refused(foreign_drop_in("/etc", unit), "zz-other.conf", forget_drop_in("/etc", unit)),
+    |unit| refused(foreign_drop_in("/run", unit), "zz-other.conf", forget_drop_in("/run", unit)),
+];
+
+fn foreign_drop_in(below: &str, unit: &str) -> String {
+    let directory = format!("{below}/systemd/system/{unit}.d");
+    format!(
+        "mkdir -p {directory}; printf '[Unit]\\nConditionPathExists=/nowhere\\n' > {directory}/zz-other.conf
+         systemctl daemon-reload; systemctl stop {unit}"
+    )
+}
+
+fn forget_drop_in(below: &str, unit: &str) -> String {
+    format!("rm {below}/systemd/system/{unit}.d/zz-other.conf; systemctl daemon-reload")
+}
+
+const PACKAGE: Ways = &[
+    |package| mended(format!("dpkg --remove --force-depends {package}")),
+    |package| mended(format!("dpkg --purge --force-depends {package}")),
+    |package| {
+        mended(format!(
+            "sed -i '/^Package: {package}$/,/^$/ s/^Status: .*/Status: install ok half-installed/' /var/lib/dpkg/status"
+        ))
+    },
+    // The administrator's own wish, and no drift.
+    |package| mended(format!("apt-mark hold {package}")),
+];
+
+const CONTAINER: Ways = &[
+    |name| mended(format!("docker stop {name}")),
+    |name| mended(format!("docker kill {name}")),
+    |name| mended(format!("docker rm --force {name}")),
+    |name| mended(format!("docker pause {name}")),
+    |name| mended(format!("docker update --restart no {name}")),
+    |name| mended(format!("docker update --memory 200m --memory-swap 200m {name}")),
+    |name| refused(format!("docker rename {name} other"), "other", "docker rm --force other"),
+];
+
+/// What other software has on an agent.
+fn others_on_an_agent() -> Vec<Way> {
+    let drop_in = "/etc/default/grub.d/zz-other.cfg";
+    vec![
+        mended("gpasswd --delete ubuntu docker"),
+        mended("rm /etc/systemd/system/multi-user.target.wants/mesos-agent.service"),
+        mended("rm -f /etc/systemd/system/mesos-slave.service; systemctl daemon-reload"),
+        mended("systemctl kill --signal KILL mesos-agent"),
+        mended("sed -i 's/ net.ifnames=0//' /boot/grub/grub.cfg"),
+        mended("echo '{\"debug\": true}' > /etc/docker/daemon.json"),
+        mended("echo '10.9.9.9 somewhere' >> /etc/hosts"),
+        mended("rm /metatron"),
+        refused(
+            "echo '{\"iptables\": true}' > /etc/docker/daemon.json",
+            "/etc/docker/daemon.json sets iptables",
+            "rm /etc/docker/daemon.json",
+        ),
+        refused(
+            format!("echo 'GRUB_CMDLINE_LINUX=\"quiet\"' > {drop_in}; sed -i 's/ net.ifnames=0//' /boot/grub/grub.cfg"),
+            drop_in,
+            format!("rm {drop_in}"),
+        ),
+        refused(
+            "dpkg --remove --force-depends jq; printf 'Package: jq\\nPin: release *\\nPin-Priority: -1\\n' > /etc/apt/preferences.d/never",
+            "jq",
+            "rm /etc/apt/preferences.d/never",
+        ),
+        refused(
+            "printf 'deb [signed-by=/etc/apt/keyrings/other.asc] file:/srv/repo test main\\n' > /etc/apt/sources.list.d/other.list",
+            "/etc/apt/sources.list.d/other.list",
+            "rm /etc/apt/sources.list.d/other.list",
+        ),
+        refused(
+            "mkdir -p /etc/systemd/system; printf '[Service]\\nExecStart=/bin/sleep 1000\\n' > /etc/systemd/system/mesos-agent.service
+             systemctl daemon-reload; systemctl restart mesos-agent",
+            "/etc/systemd/system/mesos-agent.service",
+            "rm /etc/systemd/system/mesos-agent.service; systemctl daemon-reload",
+        ),
+    ]
+}
+
+/// What other software has on a node with ZooKeeper and a Mesos master.
+fn others_on_a_prereqs_node() -> Vec<Way> {
+    vec![
+        mended("echo 'tickTime=1' >> /var/lib/zookeeper/conf/zoo.cfg 2>/dev/null || true"),
+        mended("chmod 0777 /var/lib/mesos"),
+        mended("systemctl stop docker.socket docker.service"),
+        mended("gpasswd --delete ubuntu docker"),
+        refused(
+            "docker stop zookeeper; systemd-run --unit other-port --quiet nc -l -k -p 2181; until ss -Hltn 'sport = 2181' | grep -q .; do :; done",
+            "2181",
+            "systemctl stop other-port; docker start zookeeper",
+        ),
+    ]
+}
+
+/// Breaks a node, compares what each command says of it, and has a run make it good.
+fn break_and_mend(node: &Node, way: &Way) {
+    const LOOKS: [&[&str]; 3] = [&["plan", "--detailed-exitcode"], &["status"], &["verify"]];
+    let how = &way.how;
+    node.shell(how);
+    let looks = LOOKS.map(|words| node.bootstrap(words));
+    let run = node.bootstrap(&["apply", "--json"]);
+    let is_wrong = run.code != 0 || !run.steps("changed").is_empty();
+    for look in &looks {
+        assert_eq!(look.code != 0, is_wrong, "after `{how}`\n{}\n{}", look.transcript(), run.transcript());
+    }
+    match &way.refused {
+        None => assert_eq!(run.code, 0, "after `{how}`\n{}", run.transcript()),
+        Some((named, undo)) => {
+            assert!(run.code != 0 && run.err.contains(named.as_str()), "after `{how}`\n{}", run.transcript());
+            node.shell(undo);
+            node.bootstrap(&["apply"]).ends_with(0);
+        }
+    }
+    for words in LOOKS {
+        let look = node.bootstrap(words);
+        assert_eq!(look.code, 0, "mended after `{how}`\n{}", look.transcript());
+    }
+}
+
+/// What of a role's node is broken in each way that there is for its kind.
+struct Targets {
+    files: &'static [&'static str],
+    units: &'static [&'static str],
+    packages: &'static [&'static str],
+    containers: &'static [&'static str],
+    others: fn() -> Vec<Way>,
+}
+
+const AGENT: Targets = Targets {
+    files: &[
+        "/etc/mesos-attributes.sh",
+        "/etc/mesos-agent.config",
+        "/etc/titus-shared.env",
+        "/etc/titus-executor/config.json",
+        "/etc/profile.d/titus_environment.sh",
+        "/etc/systemd/system/docker.service.d/10-docker-config.conf",
+        "/etc/tmpfiles.d/titus-bootstrap.conf",
+    ],
+    units: &["docker-tcp-proxy.socket", "mesos-agent.service"],
+    packages: &["titus-executor", "jq"],
+    containers: &[],
+    others: others_on_an_agent,
+};
+
+const PREREQS: Targets = Targets {
+    files: &["/etc/apt/sources.list.d/titus-bootstrap-test.sources"],
+    units: &[],
+    packages: &[],
+    containers: &["mesomaster", "zookeeper"],
+    others: others_on_a_prereqs_node,
+};
+
+const MASTER: Targets = Targets {
+    files: &FILES[0],
+    units: &["titus-server-master.service"],
+    packages: &["titus-server-master", "titus-executor"],
+    containers: &[],
+    others: Vec::new,
+};
+
+const GATEWAY: Targets = Targets {
+    files: &FILES[1],
+    units: &["titus-server-gateway.service", "titus-instance-groups.timer"],
+    packages: &["titus-server-gateway"],
+    containers: &[],
+    others: Vec::new,
+};
+
+impl Targets {
+    fn kinds(&self) -> [(&'static [&'static str], Ways); 4] {
+        [(self.files, FILE), (self.units, UNIT), (self.packages, PACKAGE), (self.containers, CONTAINER)]
+    }
+
+    /// Each way once, of one target after the other.
+    fn each_way(&self) -> Vec<Way> {
+        let of_kind = |(targets, ways): (&'static [&'static str], Ways)| {
+            ways.iter().zip(targets.iter().cycle()).map(|(way, target)| way(target))
+        };
+        self.kinds().into_iter().flat_map(of_kind).chain((self.others)()).collect()
+    }
+
+    /// Each way of each target.
+    fn all(&self) -> Vec<Way> {
+        let of_kind = |(targets, ways): (&'static [&'static str], Ways)| {
+            targets.iter().flat_map(move |target| ways.iter().map(move |way| way(target)))
+        };
+        self.kinds().into_iter().flat_map(of_kind).chain((self.others)()).collect()
+    }
+}
+
+#[test]
+fn each_way_of_breaking_an_agent_is_seen_by_all_commands() {
+    let node = Node::converged();
+    let _services = agent::services(&node);
+    agent::apply(&node);
+    let ways = AGENT.each_way();
+    assert!(ways.len() > 30);
+    ways.iter().for_each(|way| break_and_mend(&node, way));
+}
+
+#[test]
+fn each_way_of_breaking_a_prereqs_node_is_seen_by_all_commands() {
+    let node = Node::fresh();
+    let _services = prereqs::services(&node);
+    prereqs::settings(&node, "");
+    node.bootstrap(&[]).ends_with(0);
+    PREREQS.each_way().iter().for_each(|way| break_and_mend(&node, way));
+    prereqs::check(&node);
+}
+
+/// `BROKEN=N`: so many ways, chosen at random, on a node of each role in turn.
+#[test]
+#[ignore = "tests/soak --broken N runs it"]
+fn soak_of_broken_nodes() {
+    let count: usize = std::env::var("BROKEN").ok().and_then(|n| n.parse().ok()).unwrap_or(8);
+    let cluster = Cluster::new();
+    let runs: Vec<_> = cluster.nodes().iter().map(|node| node.spawn(&["titus-bootstrap", "apply"])).collect();
+    runs.into_iter().for_each(|run| drop(run.end().ends_with(0)));
+    let ways = [PREREQS, MASTER, GATEWAY, AGENT].map(|targets| targets.all());
+    for n in 0..count {
+        let (node, ways) = (cluster.nodes()[n % 4], &ways[n % 4]);
+        let way = &ways[random(ways.len())];
+        eprintln!("{n} {}: {}", node.hostname(), way.how);
+        break_and_mend(node, way);
+    }
+}

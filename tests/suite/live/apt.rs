@@ -1,0 +1,252 @@
+//! apt as others left it: their sources beside ours, and what apt says of a list that it cannot have.
+
+use titus_bootstrap::error::Kind;
+
+use crate::support::simulated::Machine;
+
+const LIST: &str = "/etc/apt/sources.list.d/docker.list";
+const OURS: &str = "/etc/apt/sources.list.d/titus-bootstrap-x.sources";
+
+/// A source of packages, and a package.
+const ROLE: &str = "[[step]]\nid = 'sources'\nphase = 'bake'\n\
+    apt_source = { distribution = 'debian', codename = 'bookworm', sources = [{ name = 'x', uris = ['http://d.example/debian'], suites = ['x'], \
+    components = ['main'], key = '/key.asc' }] }\n\
+    [[step]]\nid = 'packages'\nphase = 'bake'\npackage = { names = ['jq'], setting = 'packages.base' }\n";
+
+fn machine() -> Machine {
+    let machine = Machine::new();
+    machine.root.write("/key.asc", include_str!("../../data/key.asc"));
+    machine.offer("jq", "1.6");
+    machine
+}
+
+#[test]
+fn a_repository_of_another_file_is_refused_or_taken_over() {
+    for theirs in [
+        "deb [signed-by=/docker.asc] http://d.example/debian x main",
+        "deb-src [signed-by=/docker.asc] https://d.example/debian/ x main",
+        "deb [trusted=yes] http://user:secret@d.example/debian x main",
+    ] {
+        let mut machine = machine();
+        let list = format!("# theirs\n{theirs}\ndeb http://other x main\n");
+        machine.root.write(LIST, &list);
+        let steps = machine.steps(ROLE);
+        for run in [machine.plan(&steps), machine.apply(&steps)] {
+            let words = run.fails().to_string();
+            assert_eq!(run.fails().kind, Kind::Unavailable);
+            assert!(words.contains(LIST) && words.contains("d.example/debian"), "{words}");
+            assert!(words.contains("--set apt.take_over=true") && !words.contains("secret"), "{words}");
+            assert!(!machine.root.at(OURS).exists());
+        }
+        machine.host.apt.take_over = true;
+        // The lists of the run are those of the files as they will be.
+        machine.prepend("apt-get", "case \"$*\" in *update*) cp $ROOT/var/cache/titus-bootstrap/apt/etc/apt/sources.list.d/docker.list $ROOT/seen;; esac");
+        let lines = machine.plan(&steps).ends_well().lines();
+        let line = lines.iter().find(|line| line.contains("apt.take_over")).unwrap();
+        assert!(line.contains(&format!("d.example/debian")) && line.contains(LIST), "{line}");
+        assert_eq!(machine.root.read(LIST), list, "a plan changes nothing");
+        assert_eq!(machine.apply(&steps).ends_well().lines(), lines);
+        let taken = format!("# theirs\n#titus-bootstrap: {theirs}\ndeb http://other x main\n");
+        assert_eq!((machine.root.read(LIST), machine.root.read("/seen")), (taken.clone(), taken));
+        assert_eq!(machine.apply(&steps).ends_well().states(), ["sources in_sync", "packages in_sync"]);
+        // What the plan says to undo it does.
+        let undo = line.split("to undo it: ").nth(1).unwrap().trim_end_matches(')');
+        let undo = undo.replace(LIST, &machine.root.at(LIST).display().to_string());
+        assert!(std::process::Command::new("sh").args(["-c", &undo]).status().unwrap().success());
+        assert_eq!(machine.root.read(LIST), list);
+    }
+}
+
+#[test]
+fn what_is_off_or_not_read_by_apt_contradicts_nothing_and_a_stanza_of_several_is_left_alone() {
+    let stanza = "Types: deb\nURIs: http://d.example/debian\nSuites: x\nComponents: main\nSigned-By: /docker.asc\n";
+    for (name, text, ends_well) in [
+        ("docker.sources", format!("{stanza}Enabled: no\n"), true),
+        ("docker.sources.disabled", stanza.to_owned(), true),
+        ("my docker.sources", stanza.to_owned(), true),
+        ("docker.sources", stanza.to_owned(), true),
+        ("docker.sources", stanza.replace("Suites: x", "Suites: x y"), false),
+    ] {
+        let mut machine = machine();
+        machine.host.apt.take_over = true;
+        machine.root.write(&format!("/etc/apt/sources.list.d/{name}"), text);
+        let run = machine.apply(&machine.steps(ROLE));
+        if ends_well {
+            run.ends_well();
+        } else {
+            let words = run.fails().to_string();
+            assert!(words.contains("the same stanza names http://d.example/debian/ y, too"), "{words}");
+        }
+    }
+}
+
+#[test]
+fn what_broke_apt_is_taken_back() {
+    let machine = machine();
+    machine.root.write(OURS, "# of an earlier run\n");
+    machine.root.write("/etc/apt/sources.list.d/titus-bootstrap-old.sources", "# old\n");
+    let broken = format!(
+        "case \"$*\" in indextargets) if grep -q d.example $ROOT{OURS}; then \
+         echo 'E: Malformed stanza 1 in source list {OURS} (URI parse)'; echo 'E: The list of sources could not be read.'; exit 100; fi;; esac"
+    );
+    machine.prepend("apt-get", &broken);
+    let run = machine.apply(&machine.steps(ROLE));
+    let words = run.fails().to_string();
+    assert!(words.contains("they were taken back") && words.contains("Malformed stanza 1"), "{words}");
+    assert_eq!(machine.root.read(OURS), "# of an earlier run\n");
+    assert_eq!(machine.root.read("/etc/apt/sources.list.d/titus-bootstrap-old.sources"), "# old\n");
+    assert!(!machine.root.at("/etc/apt/keyrings/titus-bootstrap-x.gpg").exists());
+}
+
+#[test]
+fn sources_that_apt_cannot_read_are_refused_with_the_operator_s_file() {
+    let machine = machine();
+    machine.root.write(LIST, "deb http://other\n");
+    let malformed = |place: &str| {
+        format!(
+            "echo 'E: Malformed entry 1 in list file {place}{LIST} (Suite)' >&2; echo 'E: The list of sources could not be read.' >&2; exit 100"
+        )
+    };
+    let private = malformed("/var/cache/titus-bootstrap/apt");
+    machine.prepend("apt-get", &format!("case \"$*\" in indextargets) {};; *update) {private};; esac", malformed("")));
+    let all = machine.steps(ROLE);
+    let package = &all[1..];
+    for run in [machine.plan(&all), machine.apply(&all), machine.apply(package)] {
+        let words = run.fails().to_string();
+        assert_eq!(run.fails().kind, Kind::Unavailable, "{words}");
+        assert!(words.contains(&format!("Malformed entry 1 in list file {LIST} (Suite)")), "{words}");
+        assert!(!words.contains("/var/cache"), "{words}");
+    }
+    assert!(!machine.root.at(OURS).exists());
+}
+
+#[test]
+fn the_line_of_apt_that_decides_is_shown_and_decides_the_exit_code() {
+    const UNSIGNED: &str = "E: The repository http://d.example x InRelease is not signed.";
+    for (line, kind, fix) in [
+        (
+            "W: GPG error: http://d.example x InRelease: The following signatures were invalid: EXPKEYSIG 8C94AF24AB41BDE2 a",
+            Kind::Config,
+            "set its key in apt.sources",
+        ),
+        (
+            "W: GPG error: http://d.example x InRelease: NO_PUBKEY 8515DBB55FD21F33",
+            Kind::Config,
+            "set its key in apt.sources",
+        ),
+        (
+            "W: http://d.example x InRelease: The key(s) in the keyring /var/cache/titus-bootstrap/apt/etc/apt/keyrings/titus-bootstrap-x.gpg are ignored as the file is not readable",
+            Kind::Config,
+            "set its key",
+        ),
+        (
+            "E: Release file for http://d.example is not valid yet (invalid for another 5h).",
+            Kind::TemporaryFailure,
+            "see that the clock is right",
+        ),
+        (
+            "E: Release file for http://d.example is expired (invalid since 5d).",
+            Kind::TemporaryFailure,
+            "see that the clock is right",
+        ),
+        (
+            "E: Failed to fetch http://d.example/InRelease  Could not connect to d.example:80",
+            Kind::TemporaryFailure,
+            "proxy.*",
+        ),
+        (
+            "W: GPG error: http://d.example x InRelease: Could not create temporary file /tmp/apt.conf.k3PXqs for passing config to apt-key",
+            Kind::Unavailable,
+            "mkdir -m 1777 /tmp",
+        ),
+    ] {
+        let machine = machine();
+        machine.root.write("/srv/sources", "");
+        machine.prepend("apt-get", &format!("case \"$*\" in *update) printf 'Get:1 x\\nErr:1 x\\n'; echo '{line}'; echo '{UNSIGNED}'; exit 100;; esac"));
+        let run = machine.apply(&machine.steps(ROLE));
+        let words = run.fails().to_string();
+        assert_eq!(run.fails().kind, kind, "{words}");
+        assert!(
+            words.contains(&line.replace("/var/cache/titus-bootstrap/apt", "")) && words.contains(UNSIGNED),
+            "{words}"
+        );
+        assert!(words.contains(fix) && !words.contains("/var/cache") && !words.contains("Get:1"), "{words}");
+        assert!(!machine.root.at(OURS).exists());
+    }
+}
+
+/// A package alone.
+const PACKAGE: &str =
+    "[[step]]\nid = 'packages'\nphase = 'bake'\npackage = { names = ['jq'], setting = 'packages.base' }\n";
+
+#[test]
+fn a_package_is_removed_only_if_a_setting_names_it() {
+    // Asked what it would do, apt says it; asked to do it, it does if it may.
+    const CONFLICT: &str = "case \"$*\" in \
+         *--simulate*) if grep -q ^theirs $DPKG; then echo 'Remv theirs [1]'; fi; exit 0;; \
+         *--no-remove*' install -- '*) printf 'The following packages will be REMOVED:\n  theirs\nE: Packages need to be removed but remove is disabled.\n'; exit 100;; \
+         *' install -- '*) sed -i '/^theirs/d' $DPKG;; esac";
+    let mut machine = machine();
+    machine.install("theirs", "1", "installed");
+    machine.prepend("apt-get", CONFLICT);
+    let steps = machine.steps(PACKAGE);
+    for allowed in [&[][..], &["other"]] {
+        machine.host.apt.may_remove = allowed.iter().map(|name| (*name).to_owned()).collect();
+        let run = machine.apply(&steps);
+        let words = run.fails().to_string();
+        assert_eq!((run.fails().kind, run.events.len()), (Kind::Unavailable, 0), "{words}");
+        assert!(words.contains("apt would remove theirs to install jq"), "{words}");
+        assert!(words.contains("--set 'apt.may_remove=[\"theirs\"]'"), "{words}");
+        assert_eq!(machine.installed("theirs"), "1 installed install");
+    }
+    machine.host.apt.may_remove = vec!["theirs".into()];
+    let lines = ["install jq (is not installed)", "remove theirs, which conflicts with them (apt.may_remove)"];
+    assert_eq!(machine.plan(&steps).ends_well().lines(), lines);
+    assert_eq!(machine.apply(&steps).ends_well().lines(), lines);
+    assert_eq!((machine.installed("theirs").as_str(), machine.installed("jq").as_str()), ("", "1.6 installed install"));
+    // Where apt cannot say, the plan says what may be.
+    let mut machine = self::machine();
+    machine.host.apt.may_remove = vec!["theirs".into(), "gone".into()];
+    machine.install("theirs", "1", "installed");
+    machine.prepend("apt-get", "case \"$*\" in *--simulate*) echo 'E: Unable to locate package jq'; exit 100;; esac");
+    let lines = machine.plan(&machine.steps(PACKAGE)).ends_well().lines();
+    assert_eq!(lines[1], "remove theirs, if apt has to for them (apt.may_remove)");
+}
+
+#[test]
+fn another_s_package_that_fails_matters_only_if_what_is_wanted_is_not_there() {
+    const FAILED: &str =
+        "Errors were encountered while processing:\n theirs\nE: Sub-process /usr/bin/dpkg returned an error code (1)\n";
+    const AGAIN: &str = "E: The package theirs needs to be reinstalled, but I can't find an archive for it.\n";
+    const UNMET: &str =
+        "The following packages have unmet dependencies:\n theirs : Depends: nothing but it is not installable\n";
+    for (words, installs, state) in [
+        (FAILED, true, "half-configured"),
+        (FAILED, false, "half-configured"),
+        (AGAIN, false, "half-installed"),
+        (UNMET, false, "installed"),
+    ] {
+        let machine = machine();
+        machine.install("theirs", "1", state);
+        machine.root.write("/words", words);
+        let install = if installs { "printf 'jq\t1.6\tinstalled\tinstall\n' >>$DPKG;" } else { "" };
+        let fails =
+            format!("case \"$*\" in *--simulate*) ;; *' install '*) {install} cat $ROOT/words; exit 100;; esac");
+        machine.prepend("apt-get", &fails);
+        let run = machine.apply(&machine.steps(PACKAGE));
+        if installs {
+            assert_eq!(run.ends_well().states(), ["packages changed"]);
+            continue;
+        }
+        let error = run.fails().to_string();
+        assert!(error.contains("apt failed because of theirs, which this run did not ask for"), "{error}");
+        assert!(error.contains("dpkg --purge --force-remove-reinstreq theirs"), "{error}");
+        assert!(error.contains(words.lines().last().unwrap().trim()), "{error}");
+    }
+    // One that the run asked for is its own.
+    let machine = machine();
+    machine.root.write("/words", FAILED.replace("theirs", "jq"));
+    machine.prepend("apt-get", "case \"$*\" in *--simulate*) ;; *' install '*) printf 'jq\t1.6\thalf-configured\tinstall\n' >>$DPKG; cat $ROOT/words; exit 100;; esac");
+    let run = machine.apply(&machine.steps(PACKAGE));
+    assert!(run.fails().to_string().contains("`apt-get --yes"), "{}", run.fails());
+}
