@@ -50,28 +50,6 @@ impl Work for Directory {
     }
 
     fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {
-        let state = self.look(host)?;
-        if matches!(state, State::Changes(_)) {
-            host.refuse_obstacle(&self.path)?;
-        }
-        Ok(state)
-    }
-
-    fn converge(&self, host: &Host) -> Result<()> {
-        let owner = self.attributes.ids(host)?;
-        if host.entry(&self.path)?.is_none() {
-            return host.make_directory(&self.path, self.attributes.mode(), owner);
-        }
-        host.set_attributes(&self.path, self.attributes.mode(), owner)
-    }
-
-    fn paths(&self) -> Vec<String> {
-        vec![self.path.clone()]
-    }
-}
-
-impl Directory {
-    fn look(&self, host: &Host) -> Result<State> {
         let path = &self.path;
         match host.entry(path)? {
             None => Ok(State::Changes(vec![Change::new(format!(
@@ -86,9 +64,21 @@ impl Directory {
             Some(entry) if matches!(entry.kind, EntryKind::Link(_)) && host.is_directory(path)? => {
                 Ok(State::InSync(Some(format!("{path} is a symbolic link, left as it is"))))
             }
-            Some(_) => Err(Error::unavailable(format!("{path}: something else is in the directory's place"))
+            Some(_) => Err(Error::failed(format!("{path}: something else is in the directory's place"))
                 .fix(format!("look what it is, move it away (mv {path} {path}.old), and run titus-bootstrap again"))),
         }
+    }
+
+    fn converge(&self, host: &Host) -> Result<()> {
+        let owner = self.attributes.ids(host)?;
+        if host.entry(&self.path)?.is_none() {
+            return host.make_directory(&self.path, self.attributes.mode(), owner);
+        }
+        host.set_attributes(&self.path, self.attributes.mode(), owner)
+    }
+
+    fn paths(&self) -> Vec<String> {
+        vec![self.path.clone()]
     }
 }
 

@@ -91,14 +91,24 @@ impl Attributes {
         if !host.may_chown() {
             return Ok(Owner::ROOT);
         }
-        let unknown = |what: &str, name: &str| Error::failed(format!("there is no {what} {name}"));
+        let unknown = |what: &str, database: &str, name: &str| {
+            Error::failed(format!("nobody knows the {what} {name}"))
+                .cause(format!("it is neither in /etc/{database} nor known to NSS (getent {database} {name})"))
+                .fix(format!("make it before ({what}add --system {name}), or name another one in the role file"))
+        };
         let uid = match self.owner.as_str() {
             "root" => 0,
-            name => host.user(name)?.ok_or_else(|| unknown("user", name))?.0,
+            name => match host.user(name)? {
+                Some((uid, _)) => uid,
+                None => host.nss_user(name)?.ok_or_else(|| unknown("user", "passwd", name))?.0,
+            },
         };
         let gid = match self.group.as_str() {
             "root" => 0,
-            name => host.group(name)?.ok_or_else(|| unknown("group", name))?.gid,
+            name => match host.group(name)? {
+                Some(group) => group.gid,
+                None => host.nss_group(name)?.ok_or_else(|| unknown("group", "group", name))?.gid,
+            },
         };
         Ok(Owner { uid, gid })
     }
@@ -175,16 +185,8 @@ impl File {
     /// What is to be done, to contents, mode or owner.
     ///
     /// # Errors
-    /// When it cannot be looked at, something else is in its place, or nobody can change it.
+    /// When it cannot be looked at, or something else is in its place.
     pub(super) fn changes(&self, host: &Host) -> Result<Vec<Change>> {
-        let changes = self.differences(host)?;
-        if !changes.is_empty() {
-            host.refuse_obstacle(&self.path)?;
-        }
-        Ok(changes)
-    }
-
-    fn differences(&self, host: &Host) -> Result<Vec<Change>> {
         let path = &self.path;
         let one = |line: String| Ok(vec![Change::new(line)]);
         let (want, entry) = match (&self.want, host.entry(path)?) {
@@ -207,9 +209,12 @@ impl File {
                 return one(format!("replace {path}, a symbolic link to {}, by a file", target.display()));
             }
             EntryKind::Directory | EntryKind::Other => {
-                let error = Error::unavailable(format!("{path}: a directory or device is in the file's place"));
+                let error = Error::failed(format!("{path}: a directory or device is in the file's place"));
+                // Of a directory that is a mount point another is left there.
+                let below =
+                    if entry.kind == EntryKind::Directory { format!(" && rmdir {path}") } else { String::new() };
                 return Err(if host.mounts()?.is_point(path) {
-                    error.cause("it is a mount point").fix(format!("umount {path} && rmdir {path}"))
+                    error.cause("it is a mount point").fix(format!("umount {path}{below}"))
                 } else {
                     error.fix(format!(
                         "look what it is, move it away (mv {path} {path}.old), and run titus-bootstrap again"

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::{Change, Planned, RawKind, State, Work};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::command::Patience;
 use crate::host::fs::Owner;
@@ -33,14 +33,54 @@ impl Raw {
 }
 
 impl GroupMember {
-    /// group(5) and gshadow(5) both begin with the group's name and end with its members.
-    fn added_to(&self, text: &str) -> String {
-        let add = |line: &str| match line.strip_prefix(&self.group).is_some_and(|rest| rest.starts_with(':')) {
-            true if line.ends_with(':') => format!("{line}{}\n", self.user),
-            true => format!("{line},{}\n", self.user),
-            false => format!("{line}\n"),
+    /// group(5) and gshadow(5) both begin with the group's name and have its members in a fourth field, which a line can
+    /// lack.
+    fn added_to(&self, text: &[u8]) -> Vec<u8> {
+        let prefix = format!("{}:", self.group);
+        let mut changed = Vec::new();
+        for line in text.split_inclusive(|byte| *byte == b'\n') {
+            if !line.starts_with(prefix.as_bytes()) {
+                changed.extend_from_slice(line);
+                continue;
+            }
+            let line = line.trim_ascii_end();
+            let lacks = 3usize.saturating_sub(line.iter().filter(|byte| **byte == b':').count());
+            let comma = if lacks > 0 || line.ends_with(b":") || line.ends_with(b",") { "" } else { "," };
+            changed.extend_from_slice(line);
+            changed.extend_from_slice(format!("{}{comma}{}\n", ":".repeat(lacks), self.user).as_bytes());
+        }
+        changed
+    }
+
+    /// A group that only NSS knows: a run puts users into those of /etc/group.
+    fn look_in_nss(&self, host: &Host) -> Result<State> {
+        let GroupMember { user, group } = self;
+        let Some(found) = host.nss_group(group)? else {
+            let why = format!("there is no group {group} yet: the package that makes it comes first");
+            return Ok(if host.is_live() { State::Blocked(why) } else { State::Deferred(why) });
         };
-        text.lines().map(add).collect()
+        let known = match host.user(user)? {
+            Some(known) => Some(known),
+            None => host.nss_user(user)?,
+        };
+        match known {
+            None => Ok(self.nobody(host)),
+            Some((_, primary)) if primary == found.gid || found.members.contains(user) => Ok(State::InSync(None)),
+            Some(_) => Err(Error::unavailable(format!("user {user} cannot be put into group {group} here"))
+                .cause(format!(
+                    "only NSS knows that group (getent group {group}: gid {}); it is not in /etc/group",
+                    found.gid
+                ))
+                .fix(format!("put {user} into it where NSS has it from, or name one of its members in docker.user"))),
+        }
+    }
+
+    fn nobody(&self, host: &Host) -> State {
+        let GroupMember { user, group } = self;
+        let asked = if host.is_live() { ", neither in /etc/passwd nor known to NSS" } else { "" };
+        State::InSync(Some(format!(
+            "there is no user {user}{asked}; nobody is put into group {group} (setting docker.user)"
+        )))
     }
 }
 
@@ -49,16 +89,17 @@ impl RawKind for Raw {}
 impl Work for GroupMember {
     fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {
         let GroupMember { user, group } = self;
-        let Some(found) = host.group(group)? else {
-            let why = format!("there is no group {group} yet: the package that makes it comes first");
-            return Ok(if host.is_live() { State::Blocked(why) } else { State::Deferred(why) });
+        host.refuse_ambiguous_group(group)?;
+        let Some(found) = host.group(group)? else { return self.look_in_nss(host) };
+        if found.members.contains(user) {
+            return Ok(State::InSync(None));
+        }
+        let known = match host.user(user)? {
+            Some(known) => Some(known),
+            None => host.nss_user(user)?,
         };
-        let Some((_, primary)) = host.user(user)? else {
-            return Ok(State::InSync(Some(format!(
-                "there is no user {user}; nobody is put into group {group} (setting docker.user)"
-            ))));
-        };
-        Ok(if found.gid == primary || found.members.contains(user) {
+        let Some((_, primary)) = known else { return Ok(self.nobody(host)) };
+        Ok(if found.gid == primary {
             State::InSync(None)
         } else {
             State::Changes(vec![Change::new(format!("put user {user} into group {group}"))])
@@ -72,9 +113,9 @@ impl Work for GroupMember {
             return host.run_command(&argv, &[], Patience::Ends, Duration::from_secs(60))?.succeeded().map(drop);
         }
         for path in ["/etc/group", "/etc/gshadow"] {
-            if let (Some(text), Some(entry)) = (host.read_text(path)?, host.entry(path)?) {
+            if let (Some(text), Some(entry)) = (host.read(path)?, host.entry(path)?) {
                 let owner = Owner { uid: entry.uid, gid: entry.gid };
-                host.write(path, self.added_to(&text).as_bytes(), entry.mode, owner)?;
+                host.write(path, &self.added_to(&text), entry.mode, owner)?;
             }
         }
         Ok(())
@@ -105,5 +146,37 @@ mod tests {
         assert_eq!(host.read("/etc/group").unwrap().unwrap(), b"dockerx:x:7:\ndocker:x:9:other,ubuntu\n");
         assert_eq!(host.read("/etc/gshadow").unwrap().unwrap(), b"docker:!::ubuntu\n");
         assert_eq!(host.entry("/etc/gshadow").unwrap().unwrap().mode, 0o640);
+    }
+
+    #[test]
+    fn the_gid_of_a_group_survives_whatever_its_line_looks_like() {
+        let step = GroupMember { user: "ubuntu".into(), group: "docker".into() };
+        for (before, after) in [
+            ("docker:x:4711:\n", "docker:x:4711:ubuntu\n"),
+            ("docker:x:4711", "docker:x:4711:ubuntu\n"),
+            ("docker:x:4711\nother:x:1:\n", "docker:x:4711:ubuntu\nother:x:1:\n"),
+            ("docker:x:4711:a", "docker:x:4711:a,ubuntu\n"),
+            ("docker:x:4711:a,\n", "docker:x:4711:a,ubuntu\n"),
+            ("docker:x:4711: \r\n", "docker:x:4711:ubuntu\n"),
+            ("docker:!::a\n", "docker:!::a,ubuntu\n"),
+            ("docker:!\n", "docker:!::ubuntu\n"),
+            ("docker2:x:1:\n+:::", "docker2:x:1:\n+:::"),
+        ] {
+            assert_eq!(String::from_utf8(step.added_to(before.as_bytes())).unwrap(), after, "{before:?}");
+        }
+        // What is not text stays.
+        assert_eq!(step.added_to(b"\xff:x:1:\ndocker:x:2:"), b"\xff:x:1:\ndocker:x:2:ubuntu\n");
+    }
+
+    #[test]
+    fn a_group_of_two_lines_or_without_a_number_is_refused() {
+        let (_directory, host) = Host::temporary();
+        let step = GroupMember { user: "ubuntu".into(), group: "docker".into() };
+        for lines in ["docker:x:1:\ndocker:x:2:\n", "docker:x:\n", "docker:x:many:\n"] {
+            host.write("/etc/group", lines.as_bytes(), 0o644, Owner::ROOT).unwrap();
+            let error = step.observe(&host, &Planned::new()).unwrap_err();
+            assert_eq!(error.kind, crate::error::Kind::Unavailable);
+            assert!(error.to_string().contains(lines.lines().last().unwrap()), "{error}");
+        }
     }
 }

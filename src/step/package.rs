@@ -70,8 +70,14 @@ fn removals(host: &Host, lacking: &[(&str, String)]) -> Result<Option<String>> {
     if lacking.is_empty() || host.apt.may_remove.is_empty() {
         return Ok(None);
     }
-    let wanted: Vec<&str> = lacking.iter().map(|(name, _)| *name).collect();
-    if let Some(removed) = host.would_remove(&wanted)? {
+    let removed: Option<Vec<Vec<String>>> = lacking
+        .iter()
+        .map(|(name, _)| host.would_remove(&[name]).transpose())
+        .collect::<Option<Result<_>>>()
+        .transpose()?;
+    if let Some(removed) = removed {
+        let removed: BTreeSet<String> = removed.into_iter().flatten().collect();
+        let removed: Vec<&str> = removed.iter().map(String::as_str).collect();
         return Ok((!removed.is_empty())
             .then(|| format!("remove {}, which conflicts with them (apt.may_remove)", removed.join(" "))));
     }
@@ -268,8 +274,8 @@ fn ask_apt(
             refuse_removals(host, needs, &new)?;
             given_up.extend(new.into_iter().map(str::to_owned));
             match refused {
-                // Whether a deb needs any of them, apt knows when it has it.
-                Some(refused) if needs.contains(&Need::Dependencies) => {
+                // One of them may have what only people use, or a later version; whether a deb needs any, apt knows then.
+                Some(refused) => {
                     tracing::warn!("not every list of apt's sources could be had: {}", masked(&refused.lines));
                     Ok(())
                 }
@@ -278,7 +284,7 @@ fn ask_apt(
                     let text = format!("{digest}\n{}\n", given_up.join("\n"));
                     host.write(NO_CANDIDATE, text.as_bytes(), 0o644, Owner::ROOT)
                 }
-                _ => Ok(()),
+                None => Ok(()),
             }
         }
     }
@@ -295,16 +301,20 @@ fn refuse_removals(host: &Host, needs: &[Need<'_>], without: &[&str]) -> Result<
     if names.is_empty() {
         return Ok(());
     }
-    let removed = host.not_removable(&host.would_remove(&names)?.unwrap_or_default());
+    let removed = host.would_remove(&names)?.unwrap_or_default();
     if removed.is_empty() {
         return Ok(());
     }
-    // Those that ask for it, where one alone does.
+    // Those that ask for it, where one alone does. The answers are kept for the plan.
     let mut causes = Vec::new();
     for name in &names {
         if host.would_remove(&[name])?.unwrap_or_default().iter().any(|one| removed.contains(one)) {
             causes.push(*name);
         }
+    }
+    let removed = host.not_removable(&removed);
+    if removed.is_empty() {
+        return Ok(());
     }
     Err(conflict(ErrorKind::Unavailable, if causes.is_empty() { &names } else { &causes }, &removed.join(" ")))
 }

@@ -62,6 +62,16 @@ pub fn refused(output: &Output) -> Option<Refused> {
     Some(Refused { fault: fault(&lines), lines: lines.join("\n") })
 }
 
+/// What apt said of files in /etc/apt that it cannot read: its sources, configuration or preferences.
+pub fn unreadable(output: &str) -> Vec<&str> {
+    let errors: Vec<&str> = output.lines().filter(|line| line.starts_with("E: ")).collect();
+    let signs = ["The list of sources could not be read", "Syntax error ", "preferences file ", "/etc/apt/preferences"];
+    if !errors.iter().any(|line| signs.iter().any(|sign| line.contains(sign))) {
+        return Vec::new();
+    }
+    errors.into_iter().filter(|line| !line.contains(signs[0])).collect()
+}
+
 /// Whether a line of `apt-get update` says why it goes without a list: not the many that follow from another.
 fn decides(line: &str) -> bool {
     let is_cause = ["W: GPG error", "W: Failed", "W: An error occurred", "W: Couldn't", "W: Could not"]
@@ -231,6 +241,28 @@ mod tests {
             "Reading package lists...",
         ] {
             assert!(!decides(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_apt_cannot_read_is_found() {
+        for (output, lines) in [
+            (
+                "E: Malformed entry 1 in list file /x (Suite)\nE: The list of sources could not be read.",
+                &["E: Malformed entry 1 in list file /x (Suite)"][..],
+            ),
+            (
+                "E: Syntax error /etc/apt/apt.conf.d/99x:1: Extra junk after value",
+                &["E: Syntax error /etc/apt/apt.conf.d/99x:1: Extra junk after value"],
+            ),
+            (
+                "jq:\nE: Invalid record in the preferences file /etc/apt/preferences.d/x, no Package header",
+                &["E: Invalid record in the preferences file /etc/apt/preferences.d/x, no Package header"],
+            ),
+            ("E: Failed to fetch http://d", &[]),
+            ("W: Did not understand pin type releas", &[]),
+        ] {
+            assert_eq!(unreadable(output), lines);
         }
     }
 

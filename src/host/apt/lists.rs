@@ -57,10 +57,14 @@ pub(super) fn options() -> Vec<String> {
 }
 
 /// What apt said, about the system's files instead of ours.
-pub(super) fn as_installed(output: Output) -> Output {
-    let Output { command, status, stdout, both } = output;
-    let [command, stdout, both] = [command, stdout, both].map(|text| text.replace(PRIVATE, ""));
-    Output { command, status, stdout, both }
+pub(super) fn as_installed(output: Result<Output>) -> Result<Output> {
+    let place = |text: String| text.replace(PRIVATE, "");
+    match output {
+        Ok(Output { command, status, stdout, both }) => {
+            Ok(Output { command, status, stdout: place(stdout), both: place(both) })
+        }
+        Err(error) => Err(Error { cause: error.cause.map(place), ..error }),
+    }
 }
 
 impl Host {
@@ -100,14 +104,16 @@ impl Host {
         tracing::info!("updating apt's lists");
         let argv = [&["apt-get"], &options[..], &["-o", "Acquire::Retries=3", "--quiet", "update"]].concat();
         let updated = self.with_package_lock(|| {
-            let update = self.run_command(&argv, &self.package_environment(), Patience::Ends, self.deadlines.download);
-            update.map(as_installed)
+            let environment = self.package_environment();
+            as_installed(self.run_command(&argv, &environment, Patience::Ends, self.deadlines.download))
         })?;
         refuse_unreadable(&updated)?;
         if !names.is_empty() {
             let argv = [&["apt-cache"], &options[..], &["policy", "--"], names].concat();
-            let policy = || self.run_command(&argv, &[], Patience::Ends, QUESTION).map(as_installed);
-            *self.packages.candidates.borrow_mut() = parse_policy(&self.with_package_lock(policy)?.succeeded()?.stdout);
+            let policy = || as_installed(self.run_command(&argv, &[], Patience::Ends, QUESTION));
+            let policy = self.with_package_lock(policy)?;
+            refuse_unreadable(&policy)?;
+            *self.packages.candidates.borrow_mut() = parse_policy(&policy.succeeded()?.stdout);
         }
         Ok(complaint::refused(&updated))
     }
@@ -148,12 +154,11 @@ impl Host {
 }
 
 fn refuse_unreadable(output: &Output) -> Result<()> {
-    let is_one = |line: &&str| line.starts_with("E: ") && !line.contains("list of sources could not be read");
-    if output.status.success() || !output.both.contains("The list of sources could not be read") {
+    let lines = complaint::unreadable(&output.both);
+    if output.status.success() || lines.is_empty() {
         return Ok(());
     }
-    let lines: Vec<&str> = output.both.lines().filter(is_one).collect();
-    Err(Error::unavailable("apt cannot read its sources, and so works for no package at all")
+    Err(Error::unavailable("apt cannot read its sources or its configuration, and so works for no package at all")
         .cause(crate::secrets::masked(&lines.join("\n")))
-        .fix("correct what that line names (/etc/apt/sources.list, /etc/apt/sources.list.d), until `apt-get indextargets` ends without an error"))
+        .fix("correct what that line names, until `apt-get indextargets` and `apt-cache policy` end without an error"))
 }

@@ -76,6 +76,8 @@ pub(crate) struct Packages {
     known: RefCell<Option<BTreeMap<String, Installed>>>,
     candidates: RefCell<BTreeMap<String, Policy>>,
     without: RefCell<BTreeSet<String>>,
+    /// What apt would remove to install these.
+    removals: RefCell<BTreeMap<String, Vec<String>>>,
 }
 
 /// What apt's sources have of a package.
@@ -195,8 +197,17 @@ impl Host {
     /// # Errors
     /// When apt cannot be run.
     pub fn would_remove(&self, wanted: &[&str]) -> Result<Option<Vec<String>>> {
+        let key = wanted.join(" ");
+        if let Some(known) = self.packages.removals.borrow().get(&key) {
+            return Ok(Some(known.clone()));
+        }
         let output = self.with_package_lock(|| self.simulate(&[], wanted))?;
-        Ok(output.status.success().then(|| complaint::removals(&output.stdout)))
+        if !output.status.success() {
+            return Ok(None);
+        }
+        let removals = complaint::removals(&output.stdout);
+        self.packages.removals.borrow_mut().insert(key, removals.clone());
+        Ok(Some(removals))
     }
 
     fn simulate(&self, more: &[&str], wanted: &[&str]) -> Result<Output> {
@@ -205,7 +216,7 @@ impl Host {
         let options = ["--simulate", "--yes", "--quiet", "--no-install-recommends"];
         let exact: &[&str] = if wanted.iter().any(|name| name.contains('=')) { &EXACT } else { &[] };
         let argv = [&["apt-get"], &private[..], &options, exact, more, &["install", "--"], wanted].concat();
-        self.run_command(&argv, &[], Patience::Ends, Duration::from_secs(120)).map(lists::as_installed)
+        lists::as_installed(self.run_command(&argv, &[], Patience::Ends, Duration::from_secs(120)))
     }
 
     /// Those of these packages that the setting does not let a run remove.
@@ -373,15 +384,16 @@ impl Host {
 
     /// Runs one command of apt or dpkg to its end.
     fn package_command(&self, argv: &[&str]) -> Result<Output> {
-        let output = self.run_command(argv, &self.package_environment(), Patience::Never, Duration::MAX)?;
+        let output = self.run_command(argv, &self.package_environment(), Patience::Never, Duration::MAX);
         self.forget_packages();
-        Ok(lists::as_installed(output))
+        lists::as_installed(output)
     }
 
     /// Forgets what dpkg and systemd said, after something that may have changed it.
     fn forget_packages(&self) {
         *self.packages.known.borrow_mut() = None;
         *self.packages.asked.borrow_mut() = None;
+        self.packages.removals.borrow_mut().clear();
         self.forget_units();
     }
 

@@ -2,8 +2,16 @@
 
 #![allow(unsafe_code)]
 
-use crate::error::Result;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
 use crate::host::Host;
+use crate::host::command::Patience;
+
+/// For a directory service that may be far away.
+const QUESTION: Duration = Duration::from_secs(30);
+
+const GETENT: &str = "/usr/bin/getent";
 
 /// Confines name look-ups to /etc/passwd and /etc/group.
 ///
@@ -35,7 +43,7 @@ pub struct Group {
 }
 
 impl Host {
-    /// A user's id and primary group, or `None`.
+    /// A user's id and primary group, or `None`: one of /etc/passwd.
     ///
     /// # Errors
     /// When the tree's passwd file cannot be read.
@@ -44,10 +52,10 @@ impl Host {
             return Ok(users::get_user_by_name(name).map(|user| (user.uid(), user.primary_group_id())));
         }
         let text = self.read_text("/etc/passwd")?.unwrap_or_default();
-        Ok(record(&text, name).and_then(|fields| Some((fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?))))
+        Ok(record(&text, name).and_then(|fields| user(&fields)))
     }
 
-    /// A group, or `None`.
+    /// A group, or `None`: one of /etc/group.
     ///
     /// # Errors
     /// When the tree's group file cannot be read.
@@ -60,14 +68,72 @@ impl Host {
             }));
         }
         let text = self.read_text("/etc/group")?.unwrap_or_default();
-        Ok(record(&text, name).and_then(|fields| {
-            let members = fields.get(3).copied().unwrap_or_default();
-            Some(Group {
-                gid: fields.get(2)?.parse().ok()?,
-                members: members.split(',').filter(|m| !m.is_empty()).map(str::to_owned).collect(),
-            })
-        }))
+        Ok(record(&text, name).and_then(|fields| group(&fields)))
     }
+
+    /// The same of a user whom only NSS knows (LDAP, sssd): getent(1) asks it, for no module of it may be loaded here.
+    ///
+    /// # Errors
+    /// When NSS does not answer.
+    pub fn nss_user(&self, name: &str) -> Result<Option<(u32, u32)>> {
+        let text = self.ask_nss("passwd", name)?;
+        Ok(record(&text, name).and_then(|fields| user(&fields)))
+    }
+
+    /// The same of a group that only NSS knows.
+    ///
+    /// # Errors
+    /// When NSS does not answer.
+    pub fn nss_group(&self, name: &str) -> Result<Option<Group>> {
+        let text = self.ask_nss("group", name)?;
+        Ok(record(&text, name).and_then(|fields| group(&fields)))
+    }
+
+    /// What NSS has of a name; nothing in a tree, which has no services, and where it does not know the name.
+    fn ask_nss(&self, database: &str, name: &str) -> Result<String> {
+        if name.is_empty() || !self.is_live() || self.entry(GETENT)?.is_none() {
+            return Ok(String::new());
+        }
+        let output = self.run_command(&["getent", database, "--", name], &[], Patience::Ends, QUESTION)?;
+        match output.status.code() {
+            Some(0) => Ok(output.stdout),
+            // getent(1): the name is not there.
+            Some(2) => Ok(String::new()),
+            _ => Err(output.error().fix(format!("see why NSS does not answer: getent {database} {name}"))),
+        }
+    }
+
+    /// Refuses a line of /etc/group that cannot be read, and more than one of a name: which of them counts is each
+    /// program's own choice, and gpasswd(1) changes none.
+    ///
+    /// # Errors
+    /// 69 with the lines.
+    pub fn refuse_ambiguous_group(&self, name: &str) -> Result<()> {
+        let text = self.read_text("/etc/group")?.unwrap_or_default();
+        let lines: Vec<&str> = text.lines().filter(|line| line.split(':').next() == Some(name)).collect();
+        let why = match &lines[..] {
+            [] => return Ok(()),
+            [line] if record(line, name).and_then(|fields| group(&fields)).is_some() => return Ok(()),
+            [_] => "a line without a group's number",
+            _ => "more than one line",
+        };
+        let lines = lines.join("\n");
+        Err(Error::unavailable(format!("/etc/group has {why} of the group {name}"))
+            .cause(lines)
+            .fix("leave one line of it, with the number that the group's files have: vigr, then vigr --shadow, then grpck --read-only"))
+    }
+}
+
+fn user(fields: &[&str]) -> Option<(u32, u32)> {
+    Some((fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?))
+}
+
+fn group(fields: &[&str]) -> Option<Group> {
+    let members = fields.get(3).copied().unwrap_or_default();
+    Some(Group {
+        gid: fields.get(2)?.parse().ok()?,
+        members: members.split(',').map(str::trim).filter(|m| !m.is_empty()).map(str::to_owned).collect(),
+    })
 }
 
 /// The fields of the line of passwd(5) or group(5) that begins with `name`.

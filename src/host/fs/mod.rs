@@ -134,8 +134,8 @@ fn open_named(path: &Path) -> std::io::Result<std::fs::File> {
 impl Host {
     /// The error of a change at `path` that the system refuses, with what is in its way.
     fn io_error(&self, what: &str, path: &str, error: &std::io::Error) -> Error {
-        let refused = [Errno::EPERM, Errno::EACCES, Errno::EROFS, Errno::EBUSY];
-        let may_be = error.raw_os_error().is_some_and(|code| refused.contains(&Errno::from_raw(code)));
+        let refusals = [ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem, ErrorKind::ResourceBusy];
+        let may_be = refusals.contains(&error.kind());
         let made = io_error(what, path, error);
         match self.obstacle(path).filter(|_| may_be) {
             Some(Error { cause, fix, .. }) => {
@@ -154,8 +154,8 @@ impl Host {
     /// Refuses a path at which nothing can be written, or nothing should be: before anything is changed.
     ///
     /// # Errors
-    /// When others may write to a directory on the way, or one is something else, or on a file system that is mounted
-    /// read-only. Whoever may not look there is not asked to.
+    /// When others may write to a directory on the way, or one is something else, or an attribute or a mount is in the way
+    /// of root, too. Whoever may not look there is not asked to.
     pub fn refuse_unwritable(&self, path: &str) -> Result<()> {
         let look = || -> std::io::Result<()> {
             match self.walk(path, Walk::Check)? {
@@ -165,7 +165,9 @@ impl Host {
         };
         match look() {
             Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
-            looked => looked.map_err(|e| io_error("written", path, &e)),
+            looked => looked
+                .map_err(|e| self.io_error("written", path, &e))
+                .and_then(|()| self.obstacle(path).map_or(Ok(()), Err)),
         }
     }
 

@@ -6,7 +6,7 @@ use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 
 use super::door::{self, Walk};
 use super::mounts::{MOUNTS, unescaped};
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::host::Host;
 
 /// A mount (proc_pid_mountinfo(5)).
@@ -19,15 +19,7 @@ struct Mount {
 }
 
 impl Host {
-    /// Refuses a path at which no run could write, remove or replace a file, whoever runs it.
-    ///
-    /// # Errors
-    /// 69 with what is in the way, and the command that removes it.
-    pub fn refuse_obstacle(&self, path: &str) -> Result<()> {
-        self.obstacle(path).map_or(Ok(()), Err)
-    }
-
-    /// What is in the way of a change at `path`. What cannot be looked at is not known to be.
+    /// What is in the way of a change at `path`, whoever makes it: 69, and the command that removes it. What cannot be looked at is not known to be.
     pub(super) fn obstacle(&self, path: &str) -> Option<Error> {
         let (real, is_there, is_directory) = self.nearest(path)?;
         let mounts = mounts(&std::fs::read_to_string(MOUNTS).unwrap_or_default());

@@ -43,7 +43,7 @@ fn a_repository_of_another_file_is_refused_or_taken_over() {
         machine.prepend("apt-get", "case \"$*\" in *update*) cp $ROOT/var/cache/titus-bootstrap/apt/etc/apt/sources.list.d/docker.list $ROOT/seen;; esac");
         let lines = machine.plan(&steps).ends_well().lines();
         let line = lines.iter().find(|line| line.contains("apt.take_over")).unwrap();
-        assert!(line.contains(&format!("d.example/debian")) && line.contains(LIST), "{line}");
+        assert!(line.contains("d.example/debian") && line.contains(LIST), "{line}");
         assert_eq!(machine.root.read(LIST), list, "a plan changes nothing");
         assert_eq!(machine.apply(&steps).ends_well().lines(), lines);
         let taken = format!("# theirs\n#titus-bootstrap: {theirs}\ndeb http://other x main\n");
@@ -118,6 +118,21 @@ fn sources_that_apt_cannot_read_are_refused_with_the_operator_s_file() {
         assert!(!words.contains("/var/cache"), "{words}");
     }
     assert!(!machine.root.at(OURS).exists());
+}
+
+#[test]
+fn a_configuration_or_preferences_that_apt_cannot_read_are_refused() {
+    for (command, asked, line) in [
+        ("apt-get", "*update", "E: Syntax error /etc/apt/apt.conf.d/99x:1: Extra junk after value"),
+        ("apt-cache", "*", "E: Invalid record in the preferences file /etc/apt/preferences.d/x, no Package header"),
+    ] {
+        let machine = machine();
+        machine.prepend(command, &format!("case \"$*\" in {asked}) echo '{line}' >&2; exit 100;; esac"));
+        let run = machine.apply(&machine.steps(ROLE));
+        let words = run.fails().to_string();
+        assert_eq!((run.fails().kind, run.events.len()), (Kind::Unavailable, 0), "{words}");
+        assert!(words.contains(line), "{words}");
+    }
 }
 
 #[test]

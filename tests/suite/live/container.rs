@@ -259,7 +259,6 @@ fn one_that_does_not_run_is_started() {
     for (status, line, changes) in [
         ("created", "start the container x (it is created)", &["start x"][..]),
         ("exited", "start the container x (it is exited, exit code 3)", &["start x"]),
-        ("dead", "start the container x (it is dead, exit code 3)", &["start x"]),
         ("paused", "start the container x (it is paused)", &["unpause x"]),
         // The engine would start it again by itself, at some time.
         ("restarting", "start the container x (it is restarting, exit code 3)", &["stop x", "start x"]),
@@ -274,6 +273,18 @@ fn one_that_does_not_run_is_started() {
         assert_eq!(docker.changes(), changes, "{status}");
         assert_eq!(machine.apply(&steps).ends_well().states()[1], "x in_sync");
     }
+}
+
+#[test]
+fn one_that_is_dead_cannot_be_started_and_is_replaced() {
+    let (machine, docker) = created();
+    let first = docker.container(NAME).id;
+    docker.change(NAME, |container| container.status = "dead");
+    let steps = steps(&machine, &docker, ONE);
+    let line = "replace the container x, which was changed since (state: is dead, should be running)";
+    assert_eq!(planned_and_made(&machine, &steps), [line]);
+    assert_eq!(docker.containers(), ["x running"]);
+    assert_ne!(docker.container(NAME).id, first);
 }
 
 #[test]
@@ -305,7 +316,8 @@ fn a_port_that_another_process_has_is_refused_before_anything_is_changed() {
         (OLD, "running", false),
         (OLD, "exited", true),
     ] {
-        docker.change(&docker.containers()[0].split_once(' ').unwrap().0.to_owned(), |container| {
+        let now = docker.containers().remove(0);
+        docker.change(now.split(' ').next().unwrap(), |container| {
             (container.name, container.status) = (name.into(), status);
         });
         let plan = machine.plan(&steps);
@@ -317,7 +329,7 @@ fn a_port_that_another_process_has_is_refused_before_anything_is_changed() {
     listen_in_proc(&without_engine, &listener, "other-server");
     let steps = without_engine.steps(&role(&docker, "one", &fields));
     without_engine.plan(&steps).fails();
-    std::fs::create_dir_all(without_engine.root.at("/var/lib/docker/containers")).unwrap();
+    listen_in_proc(&without_engine, &listener, "docker-proxy");
     assert_eq!(without_engine.plan(&steps).ends_well().states()[1], "x blocked");
 }
 
@@ -462,23 +474,23 @@ fn a_replacement_that_fails_leaves_the_old_container_running() {
 }
 
 #[test]
-fn a_port_that_is_taken_when_it_starts_is_named_with_its_holder() {
+fn a_port_that_is_taken_is_named_with_its_holder_before_the_old_container_is_touched() {
     let (machine, docker) = created();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    // What has the port came after the run began: the container's own process has it until it is stopped.
     let port = listen_in_proc(&machine, &listener, "other-server");
-    docker.hold(port);
-    let run = machine.apply(&steps(&machine, &docker, &format!("{ONE}\nports = ['{port}:80']")));
-    let words = run.fails().to_string();
-    assert_eq!(run.fails().kind, Kind::Failed, "{words}");
-    for expected in [
-        &format!("port {port} is taken, and x needs it"),
-        "other-server (pid",
-        "port is already allocated",
-        "runs again",
-    ] {
-        assert!(words.contains(expected), "{expected}: {words}");
+    let steps = steps(&machine, &docker, &format!("{ONE}\nports = ['{port}:80']"));
+    for run in [machine.plan(&steps), machine.apply(&steps)] {
+        let words = run.fails().to_string();
+        assert_eq!(run.fails().kind, Kind::Unavailable, "{words}");
+        assert!(words.contains(&format!("port {port} is taken, and x needs it")), "{words}");
+        assert!(words.contains("other-server (pid"), "{words}");
     }
+    assert_eq!((docker.changes(), docker.containers()), (vec![], vec!["x running".to_owned()]));
+    // One that is taken after the run looked.
+    std::fs::remove_file(machine.root.at("/proc/net/tcp")).unwrap();
+    docker.hold(port);
+    let words = machine.apply(&steps).fails().to_string();
+    assert!(words.contains("port is already allocated") && words.contains("runs again"), "{words}");
     assert_eq!(docker.containers(), ["x running"]);
 }
 
@@ -523,7 +535,7 @@ fn a_first_start_that_fails_is_tried_again_by_the_next_run() {
     assert_eq!(docker.containers(), ["x created"]);
     assert_eq!(planned_and_made(&machine, &steps), ["start the container x (it is created)"]);
     // One that is refused by its name: another run has just created it.
-    docker.change(NAME, |container| container.name = "y".into());
+    docker.change(NAME, |container| (container.name, container.status) = ("y".into(), "exited"));
     docker.changes();
     docker.refuse("create", 1, 409, "Conflict. The container name \"/x\" is already in use");
     let run = machine.apply(&steps);
@@ -541,6 +553,21 @@ fn one_that_runs_and_does_not_answer_is_given_its_time() {
     assert!(words.contains("waited 50ms for") && words.contains("the last answer: "), "{words}");
     assert_eq!(docker.container(NAME).made_of["Image"], "x:1", "{words}");
     assert!(words.contains("the container that was there before"), "{words}");
+}
+
+#[test]
+fn one_that_needs_two_restarts_is_given_them_and_no_more() {
+    // The first look at it, before it is waited for, is one of them.
+    for (needs, is_started) in [(2, true), (3, true), (4, false)] {
+        let (machine, docker) = machine();
+        docker.end("x:1", End::Recovers(needs));
+        let run = machine.apply(&steps(&machine, &docker, ONE));
+        assert_eq!(run.result.is_ok(), is_started, "{needs}: {:?}", run.result);
+    }
+    // Those of its life before do not count.
+    let (machine, docker) = created();
+    docker.change(NAME, |container| (container.status, container.restarts) = ("exited", 5));
+    machine.apply(&steps(&machine, &docker, ONE)).ends_well();
 }
 
 #[test]

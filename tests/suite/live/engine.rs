@@ -151,8 +151,8 @@ fn two_steps_that_want_different_things_of_one_are_refused_when_the_role_is_load
             "the key a of /p",
         ),
         (
-            "sysctl = { file = '/etc/sysctl.d/1.conf', set = { 'a.b' = '1' } }",
-            "sysctl = { file = '/etc/sysctl.d/2.conf', set = { 'a.b' = '2' } }",
+            "sysctl = { file = '1.conf', set = { 'a.b' = '1' } }",
+            "sysctl = { file = '2.conf', set = { 'a.b' = '2' } }",
             "a/b",
         ),
     ] {
@@ -414,6 +414,38 @@ fn a_run_begins_by_sweeping_what_a_killed_one_left() {
     machine.apply(&machine.steps(FILES)).ends_well();
     assert_eq!(machine.root.half_written(), [""; 0]);
     assert!(machine.root.at("/etc/.other").exists() && !machine.root.at(&stale).exists());
+}
+
+/// Every kind of step that writes below a directory of its own, and where.
+#[test]
+fn a_run_sweeps_beside_whatever_its_steps_write() {
+    let properties = "properties = { path = '/srv/p/x.properties', set = { a = '1' } }";
+    let source = "{ name = 'x', uris = ['http://x'], suites = ['./'], key = '/etc/x.asc' }";
+    let sources = format!("apt_source = {{ sources = [{source}], distribution = 'debian', codename = 'x' }}");
+    for (step, directories) in [
+        ("file = { path = '/srv/f/x', content = 'x' }", &["/srv/f"][..]),
+        ("directory = { path = '/srv/d/x' }", &["/srv/d"]),
+        (properties, &["/srv/p"]),
+        ("sysctl = { file = '50-x.conf', set = { 'net.ipv4.ip_forward' = '1' } }", &["/etc/sysctl.d"]),
+        ("kernel_argument = { arguments = ['a=1'] }", &["/etc/default/grub.d"]),
+        ("unit = { name = 'x.service', masked = true }", &["/etc/systemd/system", "/run/titus-bootstrap/units"]),
+        ("group_member = { user = 'x', group = 'docker' }", &["/etc"]),
+        ("deb = { source = { path = '/x.deb' } }", &["/var/lib/titus-bootstrap/debs", "/var/cache/titus-bootstrap"]),
+        (&sources, &["/etc/apt/sources.list.d", "/etc/apt/keyrings"]),
+    ] {
+        let machine = Machine::new();
+        let steps = machine.steps(&format!("[[step]]\nid = 'x'\nphase = 'boot'\n{step}\n"));
+        for directory in directories {
+            machine.root.write(&format!("{directory}/.titus-bootstrap-half"), "half");
+            machine.root.write(&format!("{directory}/.other"), "kept");
+        }
+        machine.root.write("/srv/.titus-bootstrap-other", "of nobody's");
+        engine::begin(&machine.next_host(), &steps).unwrap();
+        assert_eq!(machine.root.half_written(), ["/srv/.titus-bootstrap-other"], "{step}");
+        // What is in the cache for no step is swept, whatever it is called.
+        let kept = |directory: &&&str| **directory != "/var/cache/titus-bootstrap";
+        assert!(directories.iter().filter(kept).all(|at| machine.root.at(&format!("{at}/.other")).exists()), "{step}");
+    }
 }
 
 #[test]
