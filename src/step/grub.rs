@@ -269,7 +269,7 @@ pub(crate) fn loss(arguments: &[String], files: &[(String, String)], ours: &str)
                     .next()
                     .unwrap_or_default()
                     .trim_start_matches(|c: char| c.is_ascii_digit() || "-_".contains(c));
-                let earlier = format!("/etc/default/grub.d/50-{own}");
+                let earlier = format!("/etc/default/grub.d/89-{own}");
                 found = Some((variable, loss(what, format!("mv {path} {earlier}\nso that it is read before ours"))));
             }
         }

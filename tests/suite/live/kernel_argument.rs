@@ -141,11 +141,11 @@ fn what_keeps_arguments_from_the_kernel_is_refused_and_the_fix_is_enough() {
             &[
                 "99-mine.cfg:2 takes",
                 "without a=1",
-                "mv /etc/default/grub.d/99-mine.cfg /etc/default/grub.d/50-mine.cfg",
+                "mv /etc/default/grub.d/99-mine.cfg /etc/default/grub.d/89-mine.cfg",
             ],
             Box::new(|machine| {
                 let drop_ins = machine.root.at("/etc/default/grub.d");
-                std::fs::rename(drop_ins.join("99-mine.cfg"), drop_ins.join("50-mine.cfg")).unwrap();
+                std::fs::rename(drop_ins.join("99-mine.cfg"), drop_ins.join("89-mine.cfg")).unwrap();
             }),
         ),
         (

@@ -80,7 +80,7 @@ fn kernels_of_others_need_no_arguments_and_what_takes_ours_away_is_named() {
         (
             "echo 'GRUB_CMDLINE_LINUX=\"quiet\"' > /etc/default/grub.d/99-mine.cfg",
             ["/etc/default/grub.d/99-mine.cfg:1 takes arguments from the kernel", "without net.ifnames=0"],
-            "mv /etc/default/grub.d/99-mine.cfg /etc/default/grub.d/50-mine.cfg",
+            "mv /etc/default/grub.d/99-mine.cfg /etc/default/grub.d/89-mine.cfg",
             true,
         ),
         (
