@@ -2,11 +2,11 @@
 
 use serde::Deserialize;
 
-use super::container::{is_ours, tag_in_registry};
+use super::Step;
+use super::container::{Container, is_ours, tag_in_registry};
 use super::instance_group::{self, InstanceGroups};
 use super::unit::service_of;
 use super::wait::{self, Wait};
-use super::{Planned, State, Step};
 use crate::error::{Error, Kind, Result};
 use crate::facts::Facts;
 use crate::host::Host;
@@ -59,7 +59,7 @@ pub enum Kept {
         /// Its name.
         name: String,
         /// The role's step for it.
-        step: Option<Box<Step>>,
+        step: Option<Box<Container>>,
     },
     /// The groups are all Active.
     InstanceGroups(InstanceGroups),
@@ -151,8 +151,11 @@ impl Check {
     /// Gives it the step that says what is asked, if these have one.
     pub fn take_step(&mut self, steps: &[Step]) {
         if let Question::Kept(Kept::Container { name, step }) = &mut self.question {
-            let of = |step: &&Step| matches!(&step.kind, super::Kind::Container(one) if one.name == *name);
-            *step = steps.iter().find(of).cloned().map(Box::new);
+            let of = |step: &Step| match &step.kind {
+                super::Kind::Container(one) if one.name == *name => Some(Box::new(one.clone())),
+                _ => None,
+            };
+            *step = steps.iter().find_map(of);
         }
     }
 }
@@ -170,10 +173,10 @@ impl Kept {
                 Ok(()) => Finding::Good(format!("asked {}: it does", wait.what())),
                 Err(answer) => Finding::Bad(format!("asked {}: {}", wait.what(), answer.told())),
             },
-            Kept::Container { name, step } => match (container(host, name)?, step) {
-                (Finding::Good(text), Some(step)) => drifted(host, step, text)?,
-                (finding, _) => finding,
-            },
+            Kept::Container { name, step } => {
+                let finding = container(host, name)?;
+                step.as_ref().map_or(Ok(finding.clone()), |step| with_changes(host, step, finding))?
+            }
             Kept::InstanceGroups(groups) => match groups.states(host) {
                 Ok(states) => active(&states),
                 Err(error) => Finding::Bad(error.to_string()),
@@ -238,17 +241,20 @@ fn units(host: &Host, names: &[String]) -> Result<Finding> {
     })
 }
 
-/// What a run would change of a container that runs.
-fn drifted(host: &Host, step: &Step, text: String) -> Result<Finding> {
-    Ok(match step.work().observe(host, &Planned::new()) {
-        Ok(State::Changes(changes)) => {
-            let due: Vec<&str> = changes.iter().map(|change| change.line.as_str()).collect();
-            Finding::Bad(format!("{text}, and a run would {}", due.join("; ")))
-        }
-        Ok(State::Blocked(why)) => Finding::Bad(format!("{text}, and {why}")),
-        Ok(_) => Finding::Good(text),
+/// What is found of a container, and what a run would change of it. That the settings are others than those of the last
+/// run is not the container's fault.
+fn with_changes(host: &Host, step: &Container, finding: Finding) -> Result<Finding> {
+    let (changes, by_settings) = match step.changes(host) {
+        Ok(Some(changes)) => changes,
         Err(error) if error.kind == Kind::Interrupted => return Err(error),
-        Err(error) => Finding::Bad(error.to_string()),
+        // What keeps a run from it, the check of what is there says as well.
+        Ok(None) | Err(_) => return Ok(finding),
+    };
+    Ok(match finding {
+        Finding::Good(text) if by_settings => Finding::Warning(format!("{text}; a run would {changes}")),
+        Finding::Good(text) | Finding::Warning(text) | Finding::Bad(text) => {
+            Finding::Bad(format!("{text}; a run would {changes}"))
+        }
     })
 }
 
