@@ -186,3 +186,27 @@ pub fn early_proxy(merged: &Merged) -> Proxy {
 pub fn may_ask_for_tags(merged: &Merged) -> bool {
     table::<schema::Tags>(merged, "tags").api
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_helper_never_asks_the_metadata_service_through_a_proxy() {
+        let of = |set: &schema::Proxy, name: &str| {
+            let found = helper_environment(set, "eu-west-1").into_iter().find(|(variable, _)| variable == name);
+            found.map(|(_, value)| value)
+        };
+        let none = schema::Proxy::default();
+        assert_eq!(of(&none, "AWS_REGION").as_deref(), Some("eu-west-1"));
+        assert_eq!(of(&none, "HOME").as_deref(), Some("/root"));
+        assert_eq!((of(&none, "NO_PROXY"), of(&none, "PATH")), (None, None));
+        let set = schema::Proxy {
+            https: Some("http://p:3128".into()),
+            no_proxy: Some(".internal".into()),
+            ..schema::Proxy::default()
+        };
+        assert_eq!(of(&set, "HTTPS_PROXY").as_deref(), Some("http://p:3128"));
+        assert_eq!(of(&set, "NO_PROXY").as_deref(), Some(".internal,169.254.169.254,localhost,127.0.0.1"));
+    }
+}

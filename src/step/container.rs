@@ -16,7 +16,7 @@ use super::wait::{self, NoAnswer, Wait};
 use super::{Change, Planned, RawKind, State, Work, ensemble, hex};
 use crate::error::{Error, Kind, Result};
 use crate::host::Host;
-use crate::host::docker::fields::{COMMAND, ENTRYPOINT, Field, Fields, NETWORKS, RESTART};
+use crate::host::docker::fields::{COMMAND, ENTRYPOINT, Field, Fields, LOG, NETWORKS, RESTART};
 use crate::host::docker::{Container as Found, Engine, Image, Listed, Port, Specification, Status};
 use crate::host::fs::look::EntryKind;
 use crate::host::ports::Listener;
@@ -165,13 +165,22 @@ impl std::fmt::Display for Drift {
 
 /// The fields that differ, each with the items that only one side has. What one side does not know is not compared.
 fn drift(found: &Fields, wanted: &Fields) -> Vec<Drift> {
+    let option = |item: &String| item.split_once('=').map(|(key, _)| key.to_owned());
     let differ = |(field, should): (&Field, &Vec<String>)| {
-        let is = found.get(field).filter(|is| *is != should)?;
+        let mut is = found.get(field)?.clone();
+        if *field == LOG {
+            // The engine adds the log-opts of its own settings.
+            let own: Vec<Option<String>> = should.iter().map(option).collect();
+            is.retain(|item| option(item).is_none() || own.contains(&option(item)));
+        }
+        if is == *should {
+            return None;
+        }
         let only = |of: &Vec<String>, other: &Vec<String>| -> Vec<String> {
             let is_whole = [ENTRYPOINT, COMMAND].contains(field);
             of.iter().filter(|item| is_whole || !other.contains(item)).cloned().collect()
         };
-        Some(Drift { field, is: only(is, should), should: only(should, is) })
+        Some(Drift { field, is: only(&is, should), should: only(should, &is) })
     };
     wanted.iter().filter_map(differ).collect()
 }
@@ -227,9 +236,8 @@ fn difference(found: &Found, wanted: &Wanted<'_>, image: Option<&Image>, own: Op
         return Some(Difference::Image);
     }
     let mut drift = drift(&found.fields, &wanted.specification.fields(image));
-    // The same image can have several ids, and never other layers.
     if let (Some(image), Some(own)) = (image, own)
-        && (own.id != image.id && own.layers != image.layers)
+        && !own.is_same(image)
     {
         drift.push(Drift { field: "image", is: vec![own.id.clone()], should: vec![image.id.clone()] });
     }
@@ -490,7 +498,9 @@ impl Container {
         }
         let (engine, names) = (host.engine()?.ok(), [self.name.clone(), self.old_name()]);
         let listed = engine.map(Engine::containers).transpose()?.unwrap_or_default();
-        let is_own = |one: &Listed| names.contains(&one.name) || was_called(&self.name, &wanted.digest, one);
+        let is_renamed = !listed.iter().any(|one| names.contains(&one.name));
+        let is_own =
+            |one: &Listed| names.contains(&one.name) || (is_renamed && was_called(&self.name, &wanted.digest, one));
         let may_be_own = engine.is_none() || listed.iter().any(|one| one.is_running && is_own(one));
         for port in &self.made_of.ports {
             let listener = host.listener(port.host)?;
@@ -954,6 +964,12 @@ mod tests {
                 "log: is journald, should be json-file max-size=10m",
                 false,
             ),
+            (
+                "/HostConfig/LogConfig/Config",
+                json!({ "max-size": "1g" }),
+                "log: is max-size=1g, should be max-size=10m",
+                false,
+            ),
             ("/HostConfig/AutoRemove", json!(true), "options: is auto-remove, should be none", false),
             (
                 "/Mounts/0/Source",
@@ -981,6 +997,9 @@ mod tests {
         let restart = [Drift { field: RESTART, is: Vec::new(), should: Vec::new() }];
         let networks = [Drift { field: NETWORKS, is: Vec::new(), should: Vec::new() }];
         assert!(keeps_running(&restart, "host") && !keeps_running(&networks, "host"));
+        let with_engines_own =
+            inspected(of("/HostConfig/LogConfig/Config", json!({ "max-size": "10m", "compress": "true" })));
+        assert_eq!(told(&drift(&with_engines_own, &specified())), "");
         // What an engine does not say is not compared.
         for part in ["/HostConfig", "/Mounts", "/Config", "/NetworkSettings"] {
             assert_eq!(told(&drift(&inspected(of(part, Json::Null)), &specified())), "", "{part}");

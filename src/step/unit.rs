@@ -190,6 +190,11 @@ fn service_of_socket(name: &str) -> Option<String> {
     Some(format!("{}.service", name.strip_suffix(".socket")?))
 }
 
+/// The socket that would start a service.
+fn socket_of_service(name: &str) -> Option<String> {
+    Some(format!("{}.socket", name.strip_suffix(".service")?))
+}
+
 /// Names one start of a unit.
 fn invocation(unit: &systemd::Unit) -> String {
     if unit.invocation.is_empty() { format!("{:?}", unit.started) } else { unit.invocation.clone() }
@@ -248,6 +253,11 @@ impl Unit {
             Some(service) => socket_due(due, unit, &host.unit(&service)?),
             None => due,
         })
+    }
+
+    fn has_active_socket(&self, host: &Host) -> Result<bool> {
+        let socket = socket_of_service(&self.name).map(|socket| host.unit(&socket)).transpose()?;
+        Ok(socket.is_some_and(|socket| socket.is_active()))
     }
 
     /// Whether systemd has to be asked about it.
@@ -606,7 +616,17 @@ impl Work for Unit {
         }
         let Some(due) = self.processes_due(host, &unit, contents)? else { return Ok(()) };
         tracing::info!("{}", self.change(&due).line);
-        self.settle(host, &due)?;
+        match self.settle(host, &due) {
+            // Its socket was masked while it ran: that is active, and has lost what it listened on.
+            Err(_) if self.has_active_socket(host)? => {
+                let socket = socket_of_service(name).unwrap_or_default();
+                tracing::warn!("{name} did not start: restarting {socket}, and starting it again");
+                host.change_unit(Job::Restart(&socket))?;
+                host.change_unit(Job::ResetFailed(name))?;
+                start(host, Job::Start(name))?;
+            }
+            settled => settled?,
+        }
         let started = self.await_up(host)?;
         if self.active && !started.is_active() {
             let left = running_due(true, &started, Contents::Same).map(|due| self.change(&due).line);

@@ -253,7 +253,7 @@ impl Registries {
         }
         let Some(helper) = self.helper(reference) else { return Ok(None) };
         let (command, address) = (format!("docker-credential-{helper}"), address(registry));
-        let no = |may_pass: bool, why: String| NoCredentials { why: format!("{command}: {why}"), may_pass };
+        let no = |may_pass: bool, why: String| NoCredentials { why: format!("{why} (from {command})"), may_pass };
         let environment: Vec<(&str, &str)> =
             self.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let asked = command::answer_to(&self.commands, &[&command, "get"], &environment, &address, HELPER);
@@ -382,7 +382,10 @@ mod tests {
         assert_eq!(ask("echo credentials not found in native keychain; exit 1").unwrap(), None);
         let of = |script: &str| ask(script).unwrap_err();
         let denied = of("echo 'AccessDeniedException: no' >&2; exit 1");
-        assert!(!denied.may_pass && denied.why.contains("docker-credential-test: AccessDeniedException"), "{denied:?}");
+        assert!(
+            !denied.may_pass && denied.why.contains("AccessDeniedException: no (from docker-credential-test)"),
+            "{denied:?}"
+        );
         assert!(of("echo no route; exit 1").may_pass);
         assert!(!of("echo hello").may_pass);
         std::fs::remove_file(&path).unwrap();

@@ -31,7 +31,8 @@ const MOUNTS: Field = "mounts";
 const PORTS: Field = "ports";
 const CPU: Field = "cpu and process limits";
 const RIGHTS: Field = "privileges";
-const LOG: Field = "log";
+/// The log driver and its options.
+pub const LOG: Field = "log";
 const OPTIONS: Field = "options";
 
 /// Fields of what the engine says of a container.
@@ -158,8 +159,8 @@ fn bind(from: &str, to: &str, only_read: bool) -> String {
 }
 
 fn port(address: &str, host: &str, inside: &str) -> String {
-    // The engine's own word for all addresses.
-    let at = if matches!(address, "" | "0.0.0.0") { String::new() } else { format!("{address}:") };
+    // The engine's own words for all addresses.
+    let at = if matches!(address, "" | "0.0.0.0" | "::") { String::new() } else { format!("{address}:") };
     format!("{at}{host}:{inside}")
 }
 

@@ -87,7 +87,11 @@ pub struct Image {
     pub environment: Vec<String>,
     /// Whom they run as.
     pub user: String,
-    /// The digests of its layers: the same in every image store.
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// When it was built.
+    pub created: String,
+    /// The digests of its layers.
     pub layers: Vec<String>,
 }
 
@@ -405,6 +409,14 @@ impl Engine {
     }
 }
 
+impl Image {
+    /// Whether two are one, of which an image store may have several ids.
+    pub fn is_same(&self, other: &Image) -> bool {
+        let plain = |image: &Image| Image { id: String::new(), digests: Vec::new(), ..image.clone() };
+        self.id == other.id || plain(self) == plain(other)
+    }
+}
+
 impl Container {
     fn of(found: ContainerInspectResponse) -> Container {
         let fields = fields::of_container(&found);
@@ -487,6 +499,8 @@ impl Specification {
             exposed_ports: Some(bindings.keys().cloned().collect()),
             host_config: Some(HostConfig {
                 network_mode: text(&self.network),
+                // Its directories are root's, and with userns-remap its root would be nobody.
+                userns_mode: Some("host".into()),
                 port_bindings: Some(bindings),
                 binds: list(&self.binds),
                 restart_policy: Some(restart_policy(&self.restart)),
@@ -614,6 +628,8 @@ async fn image(client: &bollard::Docker, reference: &str) -> Result<Option<Image
             command: config.cmd.unwrap_or_default(),
             environment: config.env.unwrap_or_default(),
             user: config.user.unwrap_or_default(),
+            labels: config.labels.unwrap_or_default().into_iter().collect(),
+            created: image.created.map(|at| at.to_string()).unwrap_or_default(),
             layers: image.root_fs.and_then(|layers| layers.layers).unwrap_or_default(),
         }
     }))

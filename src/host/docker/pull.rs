@@ -257,7 +257,7 @@ impl Failure {
         } else if has(&["no matching manifest", "no match for platform", "does not match the specified platform"]) {
             Reason::Platform
         } else if has(&["x509: ", "server gave HTTP response to HTTPS client"])
-            && !(has(&["is not yet valid"]) && !has(&["is after"]))
+            && (has(&["is after"]) || !has(&["is not yet valid"]))
         {
             Reason::Certificate
         } else if matches!(status, 401 | 403)
