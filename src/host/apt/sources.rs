@@ -2,6 +2,7 @@
 //! reads all of them, or none: one contradiction, and it works for no package at all.
 
 use std::ops::Range;
+use std::rc::Rc;
 
 /// Options that apt compares, besides `Signed-By`: it takes a repository with one of them in one file and without in
 /// another for a contradiction, in whatever order it reads them.
@@ -18,6 +19,9 @@ const COMPARED: [&str; 7] = [
 /// Those of which apt accepts the later one, if the earlier file has none.
 const COMPARED_IF_FIRST: [&str; 4] = ["signed-by", "valid-until-max", "valid-until-min", "date-max-future"];
 
+/// More repositories than any file has that people wrote.
+const MOST: usize = 1000;
+
 /// What a file begins a line with that it takes out of it.
 const TAKEN_OUT: &str = "#titus-bootstrap: ";
 
@@ -29,7 +33,7 @@ pub struct Repository {
     /// The suite.
     pub suite: String,
     /// Its options, names in lower case.
-    options: Vec<(String, String)>,
+    options: Rc<[(String, String)]>,
     /// The lines of the file that name it, the first is 0: a line, or a stanza, which may name more than one.
     lines: Range<usize>,
 }
@@ -75,7 +79,7 @@ pub fn repositories(file: &str, text: &str) -> Vec<Repository> {
     if file.ends_with(".sources") {
         return deb822(text);
     }
-    text.lines().enumerate().filter_map(|(n, line)| one_line(n, line)).collect()
+    text.lines().enumerate().filter_map(|(n, line)| one_line(n, line)).take(MOST).collect()
 }
 
 /// Whether apt reads a file of this name in /etc/apt/sources.list.d.
@@ -115,7 +119,10 @@ fn deb822(text: &str) -> Vec<Repository> {
         let mut fields: Vec<(String, String)> = Vec::new();
         for (_, line) in stanza {
             match fields.last_mut() {
-                Some((_, value)) if line.starts_with([' ', '\t']) => *value = format!("{value} {}", line.trim()),
+                Some((_, value)) if line.starts_with([' ', '\t']) => {
+                    value.push(' ');
+                    value.push_str(line.trim());
+                }
                 _ => fields.extend(line.split_once(':').map(pair)),
             }
         }
@@ -126,15 +133,14 @@ fn deb822(text: &str) -> Vec<Repository> {
         if is_off || !field("types").iter().any(|word| word == "deb" || word == "deb-src") {
             continue;
         }
-        let options = || fields.iter().map(|(name, value)| (name.clone(), value.trim().to_owned())).collect();
-        for uri in &uris {
-            found.extend(suites.iter().map(|suite| Repository {
-                uri: with_slash(uri),
-                suite: suite.clone(),
-                options: options(),
-                lines: *first..*last + 1,
-            }));
-        }
+        let options: Rc<[_]> = fields.iter().map(|(name, value)| (name.clone(), value.trim().to_owned())).collect();
+        let pairs = uris.iter().flat_map(|uri| suites.iter().map(move |suite| (uri, suite)));
+        found.extend(pairs.take(MOST.saturating_sub(found.len())).map(|(uri, suite)| Repository {
+            uri: with_slash(uri),
+            suite: suite.clone(),
+            options: options.clone(),
+            lines: *first..*last + 1,
+        }));
     }
     found
 }
@@ -183,6 +189,15 @@ pub fn taken_out(
         format!("{mark}{line}\n")
     };
     Ok(text.lines().enumerate().map(out).collect())
+}
+
+/// For [`crate::parsers`].
+pub(crate) fn read_as_any_file(text: &str) {
+    for file in ["a.list", "a.sources"] {
+        if let Some(first) = repositories(file, text).first() {
+            let _ = (taken_out(file, text, first, |_| true), conflict(first, first));
+        }
+    }
 }
 
 /// The command that undoes [`taken_out`].
