@@ -25,11 +25,12 @@ pub const PARSERS: &[Parser] = &[
     ("apt", |bytes| host::apt::read_as_any_output(&text(bytes))),
     ("apt's sources", |bytes| host::apt::sources::read_as_any_file(&text(bytes))),
     ("mounts", |bytes| drop(host::fs::mounts::Mounts::of(&text(bytes), ""))),
-    ("grub.cfg", |bytes| drop(step::kernel_argument::lacking_in_grub(&["a=1".to_owned()], &text(bytes)))),
+    ("grub.cfg", |bytes| step::kernel_argument::read_as_any_menu(&text(bytes))),
     ("systemctl show", |bytes| host::systemd::systemctl::read_as_any_output(&text(bytes))),
     ("unit file", |bytes| drop(host::systemd::unit_files::install_section(&text(bytes)))),
     ("accounts", |bytes| drop(host::fs::accounts::record(&text(bytes), "root"))),
     ("vpc tool", |bytes| _ = titus::checks::decisive_line(&text(bytes))),
+    ("registry credentials", host::docker::auth::read_as_any_file),
     ("message", |bytes| drop(secrets::masked(&text(bytes)))),
 ];
 

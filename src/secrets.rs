@@ -61,6 +61,9 @@ const KEYS: [&str; 6] = ["apikey", "accesskey", "encryptionkey", "masterkey", "s
 /// The setting that names the public key of an apt source.
 const PUBLIC_KEY: &str = "apt.sources.key";
 
+/// The setting with the path of a file with credentials.
+const PATH_OF_CREDENTIALS: &str = "docker.auth";
+
 /// What a message, as opposed to a line of a file, must contain before a colon to be read as a name and its value.
 const WORDS_OF_MESSAGES: [&str; 3] = ["password", "token", "secret"];
 
@@ -79,6 +82,9 @@ static KNOWN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 /// Whether the value of what has this name must not be shown. In doubt it is a secret.
 pub fn is_secret(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
+    if lower == PATH_OF_CREDENTIALS {
+        return false;
+    }
     let joined: String = lower.chars().filter(char::is_ascii_alphanumeric).collect();
     if KEYS.iter().any(|key| joined.contains(key)) {
         return true;
@@ -462,7 +468,7 @@ mod tests {
             "ssh-key",
             "private.key",
             "Authorization",
-            "docker.auth",
+            "docker.auths",
             "X-Amz-Signature",
             "aws_credentials",
             "SessionToken",

@@ -6,14 +6,14 @@ use crate::SCHEMA_VERSION;
 use crate::error::{Error, Kind, Result};
 use crate::prepare::{self, Request};
 use crate::run;
-use crate::run::health::{Finding, ask, overridden};
+use crate::run::health::{Finding, ask};
 use crate::run::report::{Report, Reporter, StepReport, say, say_json};
 
 /// Asks all checks, and looks at every step.
 ///
 /// # Errors
-/// 1 when a check is not satisfied, or a step is not in sync; what `apply` would refuse; and when settings or facts cannot
-/// be had.
+/// 1 when a check is not satisfied, a step is not in sync, or a run would be refused; and when settings or facts cannot be
+/// had.
 pub fn run(request: &Request, reporter: Reporter) -> Result<u8> {
     let mut host = request.host()?;
     if !host.is_live() {
@@ -45,16 +45,17 @@ pub fn run(request: &Request, reporter: Reporter) -> Result<u8> {
         }
         reported.push(json!({ "id": id, "state": word, "text": text }));
     };
-    if let Some(finding) = overridden(&host, &prepared)? {
-        report("unit-files", finding);
-    }
     for check in &checks {
         report(&check.id, check.question.with_registry(&host, ask(&host, &check.question)?)?);
     }
-    let mut report = Report::new("verify");
+    let mut steps = Report::new("verify");
     let silent = Reporter { json: false, quiet: true, ..reporter };
-    let seen = run::observe_prepared(&prepared, request.phases, &host, false, &mut report, &silent);
-    let drift: Vec<&StepReport> = report.steps.iter().filter(|step| step.drifts()).collect();
+    match run::observe_prepared(&prepared, request.phases, &host, false, &mut steps, &silent) {
+        Err(error) if error.kind == Kind::Interrupted => return Err(error),
+        Err(error) => report("refused", Finding::Bad(error.to_string())),
+        Ok(()) => {}
+    }
+    let drift: Vec<&StepReport> = steps.steps.iter().filter(|step| step.drifts()).collect();
     if to_people {
         for step in &drift {
             let lines = step.changes.iter().map(|change| change.line.as_str()).chain(step.note.as_deref());
@@ -65,18 +66,17 @@ pub fn run(request: &Request, reporter: Reporter) -> Result<u8> {
     if reporter.json {
         let document = json!({
             "schema_version": SCHEMA_VERSION, "command": "verify", "role": role, "warm_pool": prepared.warm_pool(),
-            "satisfied": failed.is_empty() && drift.is_empty() && seen.is_ok(), "checks": reported, "drift": drift,
+            "satisfied": failed.is_empty() && drift.is_empty(), "checks": reported, "drift": drift,
         });
         say_json(&document);
     }
-    seen?;
     let mut wrong = Vec::new();
     if !failed.is_empty() {
         wrong.push(format!("{} of {} checks failed: {}", failed.len(), reported.len(), failed.join(", ")));
     }
     if !drift.is_empty() {
         let ids: Vec<&str> = drift.iter().map(|step| step.id.as_str()).collect();
-        wrong.push(format!("{} of {} steps drift: {}", drift.len(), report.step_count, ids.join(", ")));
+        wrong.push(format!("{} of {} steps drift: {}", drift.len(), steps.step_count, ids.join(", ")));
     }
     if wrong.is_empty() {
         return Ok(0);

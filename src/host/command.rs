@@ -1,8 +1,10 @@
 //! Commands: from argv, never through a shell, with a deadline.
 
-use std::io::{Read, Seek, SeekFrom};
+use std::ffi::OsStr;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -92,6 +94,27 @@ impl Host {
     }
 }
 
+/// Runs `argv` as [`Host::run_command`] does, for a thread that has no host. `commands`: where it is looked up; `input`:
+/// its standard input, which a pipe has to hold.
+///
+/// # Errors
+/// As [`Host::run_command`].
+pub(super) fn answer_to(
+    commands: &OsStr,
+    argv: &[&str],
+    environment: &[(&str, &str)],
+    input: &str,
+    deadline: Duration,
+) -> Result<Output> {
+    let shown = argv.join(" ");
+    let mut command = command_of(Path::new("/"), commands, argv, environment)?;
+    let (reader, mut writer) = std::io::pipe().map_err(|e| cannot_run(&shown, &e))?;
+    writer.write_all(format!("{input}\n").as_bytes()).map_err(|e| cannot_run(&shown, &e))?;
+    drop(writer);
+    command.stdin(reader);
+    start(command, argv, deadline)?.end()
+}
+
 fn run(mut command: Command, argv: &[&str], patience: Patience, deadline: Duration) -> Result<Output> {
     if patience == Patience::Ends {
         return start(command, argv, deadline)?.end();
@@ -179,18 +202,18 @@ impl Started {
 }
 
 fn command(host: &Host, argv: &[&str], environment: &[(&str, &str)]) -> Result<Command> {
+    command_of(host.root(), &host.commands, argv, environment)
+}
+
+fn command_of(root: &Path, commands: &OsStr, argv: &[&str], environment: &[(&str, &str)]) -> Result<Command> {
     let (program, arguments) = argv.split_first().ok_or_else(|| Error::failed("a command without a name"))?;
     tracing::debug!(command = %shown(argv), "started");
     let mut command = match program.strip_prefix('/') {
-        Some(below) => Command::new(host.root().join(below)),
+        Some(below) => Command::new(root.join(below)),
         None => Command::new(program),
     };
     // The caller's variables are the caller's: `sudo -E` would carry APT_CONFIG, DPKG_ROOT, TMPDIR, LD_PRELOAD.
-    command
-        .env_clear()
-        .args(arguments)
-        .envs([("LC_ALL", "C"), ("LANG", "C"), ("TZ", "UTC")])
-        .env("PATH", &host.commands);
+    command.env_clear().args(arguments).envs([("LC_ALL", "C"), ("LANG", "C"), ("TZ", "UTC")]).env("PATH", commands);
     command.envs(environment.iter().copied());
     command.stdin(Stdio::null()).process_group(0);
     Ok(command)
@@ -235,7 +258,7 @@ fn to_its_end(argv: &[&str], command: &mut Command) -> Result<Output> {
     let mut keep = || -> std::io::Result<()> {
         let length = file.metadata()?.len();
         file.seek(SeekFrom::Start(length.saturating_sub(KEPT as u64)))?;
-        file.by_ref().take(KEPT as u64).read_to_end(&mut collected.both).map(drop)
+        (&mut file).take(KEPT as u64).read_to_end(&mut collected.both).map(drop)
     };
     keep().map_err(failed)?;
     collected.stdout.clone_from(&collected.both);

@@ -47,6 +47,8 @@ pub struct Host {
     pub apt: apt::Permissions,
     /// Where the Docker Engine's API is; setting `docker.host`.
     pub docker: String,
+    /// Where credentials of registries come from; setting `docker.auth`.
+    pub registry_credentials: Option<docker::auth::Source>,
     /// Whether the progress of a pull or download is drawn on standard error, which is a terminal then.
     pub bar: bool,
     /// The Docker Engine, once it has answered.
@@ -159,6 +161,7 @@ impl Host {
             proxy: net::Proxy::default(),
             apt: apt::Permissions::default(),
             docker: docker::DEFAULT_ADDRESS.into(),
+            registry_credentials: None,
             bar: false,
             engine: OnceCell::new(),
             pulls: docker::pull::Pulls::default(),

@@ -205,7 +205,9 @@ async fn stream<T: Send + 'static>(
     let (sender, receiver) = std::sync::mpsc::sync_channel(0);
     let reader = std::thread::spawn(move || {
         let mut chunks = Bounded::new(Received { receiver, chunk: Vec::new(), position: 0 });
-        let read = read(&mut chunks).map_err(|e| format!("it is not the JSON that was asked for: {e}"));
+        // In blocks: a reader that stops at the first wrong byte leaves the start of the answer for a message.
+        let read = read(&mut std::io::BufReader::new(&mut chunks));
+        let read = read.map_err(|e| format!("it is not the JSON that was asked for: {e}"));
         (chunks.start(), read)
     });
     let mut length = 0_usize;

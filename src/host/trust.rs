@@ -31,6 +31,30 @@ impl Host {
     }
 }
 
+impl Host {
+    /// Refuses a file with secrets that another than root may read or write, or lead elsewhere. Nothing there is well.
+    ///
+    /// # Errors
+    /// 78 with the command that fixes it.
+    pub fn refuse_exposed(&self, path: &Path) -> Result<()> {
+        if !self.is_own_root() || !nix::unistd::geteuid().is_root() {
+            return Ok(());
+        }
+        // What cannot be looked at is reported by who reads it.
+        let Ok(found) = std::fs::metadata(path) else { return Ok(()) };
+        let others = if found.gid() == 0 { 0o027 } else { 0o077 };
+        if found.uid() == 0 && found.mode() & others == 0 {
+            return refuse(path, 0);
+        }
+        let (shown, mode) = (path.display(), found.mode() & 0o7777);
+        Err(Error::config(format!("{shown}: not read, since another than root may read it"))
+            .cause(format!("it has secrets, and the owner {}, group {}, mode {mode:04o}", found.uid(), found.gid()))
+            .fix(format!(
+                "chown root:root {shown} && chmod 0600 {shown}\nand change the secrets if others may have read them"
+            )))
+    }
+}
+
 fn refuse(path: &Path, owner: u32) -> Result<()> {
     let shown = path.display();
     let found = std::path::absolute(path).and_then(|absolute| untrusted(&absolute, owner));

@@ -152,6 +152,31 @@ pub fn proxy(set: &schema::Proxy) -> Proxy {
     Proxy { http, https, no_proxy }
 }
 
+/// The variables of a registry's credential helper: where it keeps what it was given, the instance's region, and the way to
+/// AWS's services. The metadata service is never behind a proxy.
+pub fn helper_environment(set: &schema::Proxy, region: &str) -> Vec<(String, String)> {
+    let mut variables = vec![("HOME".to_owned(), "/root".to_owned())];
+    let mut add = |name: &str, value: Option<String>| {
+        variables.extend(value.filter(|value| !value.is_empty()).map(|value| (name.to_owned(), value)));
+    };
+    for name in ["AWS_REGION", "AWS_DEFAULT_REGION"] {
+        add(name, Some(region.to_owned()));
+    }
+    for name in ["AWS_EC2_METADATA_SERVICE_ENDPOINT", "AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE"] {
+        add(name, std::env::var(name).ok());
+    }
+    add("HTTP_PROXY", set.http.clone());
+    add("HTTPS_PROXY", set.https.clone());
+    if set.http.is_some() || set.https.is_some() {
+        let own = set.no_proxy.iter().cloned();
+        add(
+            "NO_PROXY",
+            Some(own.chain(["169.254.169.254,localhost,127.0.0.1".to_owned()]).collect::<Vec<_>>().join(",")),
+        );
+    }
+    variables
+}
+
 /// The same of settings that are not whole yet.
 pub fn early_proxy(merged: &Merged) -> Proxy {
     proxy(&table(merged, "proxy"))

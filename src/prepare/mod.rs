@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::host::Host;
 use crate::host::apt::Permissions;
+use crate::host::docker::auth::Source;
 use crate::role::{Role, known_names};
 use crate::settings::name::lookup;
 use crate::settings::{Merged, Settings};
@@ -84,6 +85,10 @@ pub fn from_gathered(request: &Request, gathered: Gathered, host: &mut Host) -> 
     if let Some(address) = settings.docker.host.clone().or(from_environment) {
         host.docker = address;
     }
+    host.registry_credentials = settings.docker.auth.as_ref().map(|path| {
+        let region = facts.instance.as_ref().map(|instance| instance.region.clone()).unwrap_or_default();
+        Source { path: path.clone(), environment: layers::helper_environment(&settings.proxy, &region) }
+    });
     host.bar = request.draws_progress && std::io::stderr().is_terminal();
     let values = match &facts.instance {
         Some(instance) if role.vpc_driver && request.asks_instance() => {

@@ -11,7 +11,8 @@ use crate::facts::Facts;
 use crate::host::Host;
 use crate::settings::{Layer, Settings, did_you_mean, parse_toml};
 use crate::step::health::{Check, Raw as RawCheck};
-use crate::step::{Phase, Raw as RawStep, Step};
+use crate::step::package::ANY_VERSION;
+use crate::step::{Claim, Phase, Raw as RawStep, Step};
 use crate::template::{Renderer, Source, is_template};
 use crate::titus::{self, Values};
 
@@ -365,6 +366,7 @@ impl Role {
             }
         }
         crate::step::name_units(&mut steps);
+        refuse_disagreement(&steps)?;
         Ok(steps)
     }
 
@@ -381,6 +383,30 @@ impl Role {
             .collect::<Result<_>>()
             .map_err(|error| error.at(format!("role {}", self.name)))
     }
+}
+
+/// Refuses two steps that want different things of one file, unit, package or key: each run would change it twice, and never
+/// be done.
+fn refuse_disagreement(steps: &[Step]) -> Result<()> {
+    let mut decided: BTreeMap<String, (&str, String)> = BTreeMap::new();
+    for step in steps {
+        for Claim { thing, wish } in step.work().claims() {
+            match decided.get(&thing) {
+                // Whatever version is there is as good as the one that the other step wants.
+                Some((_, theirs)) if *theirs == wish || wish == ANY_VERSION => {}
+                Some((other, theirs)) if theirs != ANY_VERSION => {
+                    return Err(Error::config(format!(
+                        "the steps {other} and {} want different things of {thing}",
+                        step.id
+                    ))
+                    .cause(format!("{other}: {theirs}\n{}: {wish}", step.id))
+                    .fix("leave it to one of them, or give each a `when` that excludes the other"));
+                }
+                _ => drop(decided.insert(thing, (&step.id, wish))),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The texts of a list, for a step's `each`.

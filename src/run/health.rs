@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use crate::ec2::api::{Api, Bucket, Failure};
 use crate::ec2::imds;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::host::wait::Deadline;
 use crate::host::{Host, signals};
-use crate::prepare::{Phases, Prepared};
-use crate::step;
+use crate::prepare::Prepared;
 use crate::step::health::{Check, Question};
 pub use crate::titus::checks::Finding;
 use crate::titus::checks::{registered, vpc_tool};
@@ -52,19 +51,6 @@ fn not_satisfied(failing: &[(Check, String)], waited: Duration) -> Error {
     Error::failed(format!("waited {waited} for its health checks; still failing: {}", ids.join(", ")))
         .cause(texts.join("\n"))
         .fix("mend the cause, and see titus-bootstrap verify; the setting timeouts.wait gives them longer")
-}
-
-/// Whether a file of others wins over a unit file or drop-in of the role's: a run would be refused.
-///
-/// # Errors
-/// When the steps have no values, or the files cannot be read.
-pub fn overridden(host: &Host, prepared: &Prepared) -> Result<Option<Finding>> {
-    let found = step::refuse_overridden(host, &prepared.steps(Phases::All)?);
-    match found {
-        Ok(()) => Ok(None),
-        Err(error) if error.kind == Kind::Unavailable => Ok(Some(Finding::Bad(error.to_string()))),
-        Err(error) => Err(error),
-    }
 }
 
 /// Asks one check.
@@ -121,6 +107,7 @@ fn log_bucket(name: &str, region: &str, asked: Result<Bucket, Failure>) -> Findi
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
 
     #[test]
     fn a_log_bucket_that_is_not_there_is_a_warning_that_names_it() {

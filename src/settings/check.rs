@@ -54,7 +54,8 @@ pub(super) fn check(settings: &Settings, merged: &Merged) -> Result<()> {
         if !fits(&value) || value.chars().any(char::is_control) {
             let source = merged.source(&key).map_or_else(|| "unknown".to_owned(), ToString::to_string);
             // A proxy's address may hold a password in places where it is not recognised.
-            let is_hidden = key.starts_with("proxy.") || is_secret(&key);
+            // What is no path may be the credentials themselves.
+            let is_hidden = key.starts_with("proxy.") || key == "docker.auth" || is_secret(&key);
             let shown = if is_hidden { HIDDEN.to_owned() } else { format!("{value:?}") };
             return Err(Error::config(format!("{key} = {shown} (from {source}) cannot be used"))
                 .cause(format!("it must be {form}"))
@@ -110,6 +111,7 @@ fn values(s: &Settings) -> Vec<(String, String, Form)> {
     one("docker.daemon", &s.docker.daemon, PATH);
     one("docker.log_level", &s.docker.log_level, LOG_LEVEL);
     one("docker.host", &s.docker.host, PLAIN);
+    one("docker.auth", &s.docker.auth, PATH);
     one("systemd.unit_dir", &s.systemd.unit_dir, PATH);
     one("proxy.http", &s.proxy.http, PROXY);
     one("proxy.https", &s.proxy.https, PROXY);

@@ -12,9 +12,10 @@ pub mod values;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use toml::{Table, Value};
+use toml::{Spanned, Table, Value};
 
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -38,6 +39,15 @@ pub const MESOS_PORT: u16 = 5050;
 
 /// The settings of the last run on this node, for what runs later without its tags, user data and flags.
 pub const OF_LAST_RUN: &str = "/var/lib/titus-bootstrap/settings.toml";
+
+/// The version of the settings' names and types, as the setting `schema` has it.
+const SCHEMA: i64 = 1;
+
+/// The one setting that is read before all others.
+#[derive(Deserialize)]
+struct Version {
+    schema: Option<Spanned<i64>>,
+}
 
 /// Settings from one source.
 #[derive(Debug, Clone)]
@@ -66,6 +76,20 @@ impl Layer {
 
     fn read(source: Source, text: &str) -> Result<Layer, Misread> {
         let shown = source.to_string();
+        // First: a later version has keys that this one does not know.
+        if let Ok(Version { schema: Some(schema) }) = read_toml(&shown, text)
+            && *schema.get_ref() != SCHEMA
+        {
+            let line = text.get(..schema.span().start).unwrap_or_default().matches('\n').count() + 1;
+            let what = format!("{shown}, line {line}: schema = {} is not known", schema.get_ref());
+            let error = Error::config(what)
+                .cause(format!("titus-bootstrap {} knows schema = {SCHEMA}", env!("CARGO_PKG_VERSION")))
+                .fix(format!(
+                    "use a titus-bootstrap later than {}, or settings of schema {SCHEMA}",
+                    env!("CARGO_PKG_VERSION")
+                ));
+            return Err(Misread { error, is_unknown_key: false });
+        }
         let _: Settings = read_toml(&shown, text)?;
         Ok(Layer { source, table: read_toml(&shown, text)? })
     }
@@ -403,6 +427,22 @@ mod tests {
         merged.add(&Layer::built_in().unwrap());
         layers.iter().for_each(|layer| merged.add(layer));
         merged
+    }
+
+    #[test]
+    fn a_later_schema_is_refused_before_its_keys_are() {
+        for text in ["stack = 'x'\nnew_key = 1\nschema = 2\n", "schema = 0", "schema = -1"] {
+            let error = Layer::parse(file("a.toml"), text).unwrap_err().to_string();
+            assert!(error.contains("a.toml, line") && error.contains("knows schema = 1"), "{error}");
+            assert!(error.contains("later than"), "{error}");
+        }
+        assert!(
+            Layer::parse(file("a.toml"), "stack = 'x'\n\nschema = 2").unwrap_err().what.contains("line 3: schema = 2")
+        );
+        Layer::parse(file("a.toml"), "schema = 1\nstack = 'x'").unwrap();
+        Layer::assignment("schema=1").unwrap();
+        Layer::assignment("schema=2").unwrap_err();
+        assert!(Layer::parse(file("a.toml"), "schema = 'x'").is_err());
     }
 
     #[test]

@@ -15,6 +15,8 @@ use crate::host::Deadlines;
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
+    /// Version of the settings' names and types: 1. A program that does not know it refuses it.
+    pub schema: Option<u32>,
     /// The role, where neither a flag nor an instance tag says it.
     pub role: Option<String>,
     /// Roles that this image accepts; empty: all.
@@ -272,6 +274,10 @@ pub struct Docker {
     pub log_level: Option<String>,
     /// Address of the engine's API; unset: DOCKER_HOST, else the unix socket.
     pub host: Option<String>,
+    /// Path of a docker config.json with credentials of registries: auths, credHelpers or credsStore. Only root may be
+    /// able to read it. Default: images are pulled without credentials.
+    #[schemars(example = &"/etc/titus-bootstrap/registries.json")]
+    pub auth: Option<String>,
 }
 
 /// Debian packages.
@@ -419,14 +425,14 @@ pub struct Timeouts {
     pub download: Option<Timeout>,
     /// For the pull of an image.
     pub pull: Option<Timeout>,
-    /// For a unit to start or stop.
+    /// For a unit to start or stop, and to stay up.
     pub unit: Option<Timeout>,
     /// For a service to answer.
     pub wait: Option<Timeout>,
 }
 
 /// A service with a wrong setting or a missing file ends well before.
-const SETTLE: Duration = Duration::from_secs(3);
+const SETTLE: Duration = Duration::from_millis(2500);
 
 impl Timeouts {
     /// The same, as the host takes them.

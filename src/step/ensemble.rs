@@ -302,6 +302,31 @@ mod tests {
         moved.refuse_numbers(&host).unwrap();
     }
 
+    /// One that is restarted to become a member does not answer for a while.
+    #[test]
+    fn a_server_that_served_alone_still_has_the_data_when_it_does_not_answer() {
+        let directory = tempfile::tempdir().unwrap();
+        let deadlines = crate::host::Deadlines { wait: 2 * PAUSE, ..Default::default() };
+        let host = Host::tree(directory.path(), deadlines).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let alone = listener.local_addr().unwrap().to_string();
+        std::thread::spawn(move || {
+            let answers = std::iter::once("Mode: standalone\n").chain(std::iter::repeat(""));
+            for (answer, stream) in answers.zip(listener.incoming()) {
+                let mut stream = stream.unwrap();
+                let _ = stream.read(&mut [0; 4]);
+                let _ = stream.write_all(answer.as_bytes());
+            }
+        });
+        let ensemble =
+            |own| Ensemble { servers: vec![alone.clone(), server(""), server("")], own, data: "/var/lib/x".into() };
+        let told = ensemble(2).wait_for_turn(&host, false).unwrap_err().to_string();
+        assert!(told.contains("server 1 serves alone and has the data"), "{told}");
+        // Whom nobody has seen alone may have none.
+        let told = ensemble(2).wait_for_turn(&host, false).unwrap_err().to_string();
+        assert!(told.contains("all answers must have stayed the same"), "{told}");
+    }
+
     #[test]
     fn a_deadline_says_what_is_missing() {
         let (_directory, host) = tree();

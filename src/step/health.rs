@@ -169,7 +169,7 @@ impl Question {
         };
         let Ok(engine) = host.engine()? else { return Ok(finding) };
         let Ok(Some(found)) = engine.container(name) else { return Ok(finding) };
-        let (words, has_moved) = tag_in_registry(engine, &found);
+        let (words, has_moved) = tag_in_registry(host, engine, &found);
         let text = format!("{text} ({words})");
         Ok(if has_moved { Finding::Warning(text) } else { Finding::Good(text) })
     }

@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 use super::{Change, Planned, RawKind, State, Work};
 use crate::error::{Error, Result};
+use crate::facts::machine;
 use crate::host::docker::pull::{Failure, Reason};
 use crate::host::{Fetch, Host, is_sha256};
 use crate::template::{Renderer, Templated};
@@ -49,7 +50,8 @@ impl Image {
     }
 
     fn error(&self, failure: &Failure, host: &Host) -> Error {
-        failure.error(&self.name, &self.setting, host.deadlines.pull)
+        let data_root = machine::docker_data_root(host).unwrap_or_else(|_| "its data root".into());
+        failure.error(&self.name, &self.setting, host.deadlines.pull, &data_root)
     }
 }
 
@@ -62,11 +64,12 @@ impl Work for Image {
         if !host.is_live() {
             return Ok(());
         }
+        host.refuse_registry_credentials()?;
         let Ok(engine) = host.engine()? else { return Ok(()) };
         if self.is_there(host)? || !refuses_old_manifests(&engine.version) {
             return Ok(());
         }
-        let told = match engine.manifest_type(&self.name) {
+        let told = match engine.manifest_type(&self.name, host) {
             Ok(media_type) => media_type,
             Err(error) => error.cause.unwrap_or_default(),
         };
@@ -96,7 +99,12 @@ impl Work for Image {
     }
 
     fn converge(&self, host: &Host) -> Result<()> {
-        host.join_pull(&self.name)?.map_err(|failure| self.error(&failure, host))
+        let mut pulled = host.join_pull(&self.name)?;
+        // It was begun in the background, perhaps before the package with the helper was installed.
+        if matches!(&pulled, Err(failure) if failure.reason == Reason::Credentials) {
+            pulled = host.join_pull(&self.name)?;
+        }
+        pulled.map_err(|failure| self.error(&failure, host))
     }
 }
 

@@ -1,11 +1,12 @@
 //! These arguments are in our GRUB drop-in, in every `linux` line of grub.cfg, and in
 //! the running kernel.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 
 use super::file::File;
+use super::grub;
 use super::{Change, Claim, Contents, Origin, Planned, RawKind, State, Work};
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -16,6 +17,12 @@ use crate::template::{Renderer, Templated};
 pub const DROP_IN: &str = "/etc/default/grub.d/90-titus-bootstrap.cfg";
 const GRUB_DIRECTORY: &str = "/boot/grub";
 const GRUB_CFG: &str = "/boot/grub/grub.cfg";
+const GRUB_ENVIRONMENT: &str = "/boot/grub/grubenv";
+const SETTINGS: &str = "/etc/default/grub";
+const DROP_INS: &str = "/etc/default/grub.d";
+const SCRIPTS: &str = "/etc/grub.d";
+/// Writes the entries of the distribution's kernels.
+const SCRIPT: &str = "/etc/grub.d/10_linux";
 
 /// As a role file has it.
 #[derive(Debug, Clone, Deserialize)]
@@ -47,28 +54,35 @@ enum Due<'a> {
     DropIn,
     /// update-grub; what grub.cfg lacks.
     Update(Vec<&'a str>),
+    /// update-grub: this file is younger than grub.cfg.
+    Stale(String),
 }
 
-/// What is due of grub.cfg, with these contents. `drop_in_changes`: so that it has to be made anew in any case.
-fn grub_due<'a>(arguments: &'a [String], grub_cfg: &str, drop_in_changes: bool) -> Option<Due<'a>> {
+/// What is due of grub.cfg, with these contents. `drop_in_changes`: so that it has to be made anew in any case;
+/// `younger`: a file of which it is made that changed since.
+fn grub_due<'a>(
+    arguments: &'a [String],
+    grub_cfg: &str,
+    drop_in_changes: bool,
+    younger: Option<String>,
+) -> Option<Due<'a>> {
     let lacking = lacking_in_grub(arguments, grub_cfg);
-    (drop_in_changes || !lacking.is_empty()).then_some(Due::Update(lacking))
+    match younger {
+        _ if drop_in_changes || !lacking.is_empty() => Some(Due::Update(lacking)),
+        younger => younger.map(Due::Stale),
+    }
 }
 
-/// Arguments that some `linux` line of grub.cfg lacks.
-pub(crate) fn lacking_in_grub<'a>(arguments: &'a [String], grub_cfg: &str) -> Vec<&'a str> {
-    let lines: Vec<Vec<&str>> = grub_cfg
-        .lines()
-        .map(|line| line.split_whitespace().collect::<Vec<_>>())
-        .filter(|words| {
-            // grub.cfg starts other things so, too: memtest86+ never gets GRUB_CMDLINE_LINUX.
-            let kernel = words.get(1).and_then(|path| path.rsplit('/').next()).unwrap_or_default();
-            words.first().is_some_and(|word| ["linux", "linux16", "linuxefi"].contains(word))
-                && kernel.starts_with("vmlinu")
-        })
-        .collect();
-    let lacks = |argument: &&str| lines.iter().any(|words| !words.contains(argument));
-    arguments.iter().map(String::as_str).filter(lacks).collect()
+/// Arguments that some kernel of the distribution's lacks in grub.cfg.
+fn lacking_in_grub<'a>(arguments: &'a [String], grub_cfg: &str) -> Vec<&'a str> {
+    grub::menu(grub_cfg).lacking(arguments)
+}
+
+/// For [`crate::parsers`]: as grub.cfg, as grubenv, and as a file of settings.
+pub(crate) fn read_as_any_menu(text: &str) {
+    let wanted = ["a=1".to_owned()];
+    let _ = (lacking_in_grub(&wanted, text), grub::menu(text).boots_other(&wanted, text));
+    let _ = grub::loss(&wanted, &[(SETTINGS.to_owned(), text.to_owned())], DROP_IN);
 }
 
 impl KernelArguments {
@@ -90,7 +104,11 @@ impl KernelArguments {
         let drop_in = (!self.file().changes(host)?.is_empty()).then_some(Due::DropIn);
         let grub = match host.is_live().then(|| host.read_text(GRUB_CFG)).transpose()? {
             None => None,
-            Some(Some(grub_cfg)) => grub_due(&self.arguments, &grub_cfg, drop_in.is_some()),
+            Some(Some(grub_cfg)) => {
+                let is_wanted = !self.arguments.is_empty() && drop_in.is_none();
+                let younger = if is_wanted { younger_than_grub_cfg(host)? } else { None };
+                grub_due(&self.arguments, &grub_cfg, drop_in.is_some(), younger)
+            }
             Some(None) if self.arguments.is_empty() => None,
             Some(None) => {
                 return Err(Error::failed(format!("{GRUB_CFG} is not there: this machine does not start with GRUB"))
@@ -103,19 +121,67 @@ impl KernelArguments {
         Ok(drop_in.into_iter().chain(grub).collect())
     }
 
+    /// Refuses what keeps the arguments from the kernel whatever a run writes.
+    ///
+    /// # Errors
+    /// 69, with the file and its line.
+    fn refuse_others(&self, host: &Host) -> Result<()> {
+        let Some(grub_cfg) = host.read_text(GRUB_CFG)?.filter(|_| !self.arguments.is_empty()) else { return Ok(()) };
+        let mut files = Vec::new();
+        for path in settings_files(host)? {
+            let text = host.read_text(&path)?.unwrap_or_default();
+            files.push((path, text));
+        }
+        let again = "then run titus-bootstrap again";
+        if !files.iter().any(|(path, _)| path == DROP_IN) {
+            files.push((DROP_IN.to_owned(), String::new()));
+        }
+        // The drop-ins are read in the order of their names, after /etc/default/grub.
+        files.sort_by(|(one, _), (other, _)| (one != SETTINGS, one).cmp(&(other != SETTINGS, other)));
+        if let Some(loss) = grub::loss(&self.arguments, &files, DROP_IN) {
+            return Err(Error::unavailable(format!("{}:{} takes arguments from the kernel", loss.path, loss.line))
+                .cause(loss.what)
+                .fix(format!("{}\n{again}", loss.fix)));
+        }
+        let menu = grub::menu(&grub_cfg);
+        if !menu.has_kernel() {
+            // update-grub brings them, unless someone keeps it from that.
+            if host.entry(SCRIPT)?.is_none_or(|entry| entry.mode & 0o111 != 0) {
+                return Ok(());
+            }
+            let what = format!("{SCRIPT} is switched off, and {GRUB_CFG} has no kernel of the distribution's");
+            return Err(Error::unavailable(what)
+                .cause("update-grub writes the kernel's arguments by that script alone, which is not executable")
+                .fix(format!("chmod +x {SCRIPT}\n{again}")));
+        }
+        let environment = host.read_text(GRUB_ENVIRONMENT)?.unwrap_or_default();
+        let Some(other) = menu.boots_other(&self.arguments, &environment) else { return Ok(()) };
+        let fix = match other.why.split_once('=').map(|(name, _)| name) {
+            Some("next_entry") => format!("grub-editenv {GRUB_ENVIRONMENT} unset next_entry"),
+            Some("saved_entry") => "grub-set-default 0".to_owned(),
+            _ => format!(
+                "set GRUB_DEFAULT=0 in {SETTINGS} (or in the drop-in or custom script that sets it), and update-grub"
+            ),
+        };
+        Err(Error::unavailable(format!("GRUB boots {:?}, which lacks {}", other.title, other.lacking.join(" ")))
+            .cause(format!("{}; update-grub writes arguments for the kernels of the distribution alone", other.why))
+            .fix(format!("{fix}\nor give that entry the arguments\n{again}")))
+    }
+
     fn change(&self, due: &Due<'_>) -> Change {
         Change::new(match due {
             Due::DropIn if self.arguments.is_empty() => format!("remove {DROP_IN}"),
             Due::DropIn => format!("write {DROP_IN}: {}", self.arguments.join(" ")),
             Due::Update(lacking) if lacking.is_empty() => "update-grub".into(),
             Due::Update(lacking) => format!("update-grub: {GRUB_CFG} lacks {}", lacking.join(" ")),
+            Due::Stale(path) => format!("update-grub: {path} changed since {GRUB_CFG} was made"),
         })
     }
 
     fn settle(&self, host: &Host, due: &Due<'_>) -> Result<()> {
         match due {
             Due::DropIn => self.file().converge(host),
-            Due::Update(_) => {
+            Due::Update(_) | Due::Stale(_) => {
                 let output = host.run_command(&["update-grub"], &[], Patience::Ends, Duration::from_secs(300))?;
                 output.succeeded()?;
                 // grub-mkconfig does not sync, and after a power cut GRUB would start from half of its file.
@@ -123,6 +189,29 @@ impl KernelArguments {
             }
         }
     }
+}
+
+/// What grub-mkconfig reads, in its order: its settings, and their drop-ins.
+fn settings_files(host: &Host) -> Result<Vec<String>> {
+    let mut drop_ins: Vec<String> = host.list(DROP_INS)?.into_iter().filter(|name| name.ends_with(".cfg")).collect();
+    drop_ins.sort();
+    let drop_ins = drop_ins.into_iter().map(|name| format!("{DROP_INS}/{name}"));
+    Ok(std::iter::once(SETTINGS.to_owned()).chain(drop_ins).collect())
+}
+
+/// A file of which grub.cfg is made that changed after it. One from the future, as after the clock was set back, is not
+/// such a file: it would be younger than the next grub.cfg, too.
+fn younger_than_grub_cfg(host: &Host) -> Result<Option<String>> {
+    let Some(made) = host.entry(GRUB_CFG)?.map(|entry| entry.modified_ns) else { return Ok(None) };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = i128::try_from(now.as_nanos()).unwrap_or_default();
+    let scripts = host.list(SCRIPTS)?.into_iter().map(|name| format!("{SCRIPTS}/{name}"));
+    for path in settings_files(host)?.into_iter().chain(scripts) {
+        if host.entry(&path)?.is_some_and(|entry| made < entry.modified_ns && entry.modified_ns <= now) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
 }
 
 impl RawKind for Raw {
@@ -137,6 +226,10 @@ impl RawKind for Raw {
 impl Work for KernelArguments {
     fn claims(&self) -> Vec<Claim> {
         vec![Claim::new(DROP_IN, format!("the arguments {}", self.arguments.join(" ")))]
+    }
+
+    fn refuse(&self, host: &Host) -> Result<()> {
+        if host.is_live() { self.refuse_others(host) } else { Ok(()) }
     }
 
     fn observe(&self, host: &Host, planned: &Planned) -> Result<State> {
@@ -214,10 +307,13 @@ mod tests {
             (&[], false, None),
             (&[], true, Some(Due::Update(vec![]))),
         ] {
-            assert_eq!(grub_due(&arguments(wanted), GRUB, changes), due, "{wanted:?} {changes}");
+            assert_eq!(grub_due(&arguments(wanted), GRUB, changes, None), due, "{wanted:?} {changes}");
         }
-        assert_eq!(grub_due(&arguments(&["a"]), "linux /boot/vmlinux-5 aa\n", false), Some(Due::Update(vec!["a"])));
-        assert_eq!(grub_due(&arguments(&["a"]), "linuxefi /boot/vmlinuz a\n", false), None);
+        assert_eq!(
+            grub_due(&arguments(&["a"]), "linux /boot/vmlinux-5 aa\n", false, None),
+            Some(Due::Update(vec!["a"]))
+        );
+        assert_eq!(grub_due(&arguments(&["a"]), "linuxefi /boot/vmlinuz a\n", false, None), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod directory;
 pub mod ensemble;
 pub mod file;
 pub mod group_member;
+mod grub;
 pub mod health;
 pub mod image;
 pub mod instance_group;

@@ -106,6 +106,9 @@ fn lack(wanted: &str, found: Option<&Installed>) -> Option<String> {
 
 impl RawKind for Raw {}
 
+/// The wish of who does not care.
+pub const ANY_VERSION: &str = "any version";
+
 /// What a plan has in the place of the files that packages will bring.
 pub(super) const STATUS: &str = "/var/lib/dpkg/status";
 
@@ -116,7 +119,7 @@ impl Work for Packages {
 
     fn claims(&self) -> Vec<Claim> {
         let claim = |wanted: &String| {
-            let version = wanted.split_once('=').map_or("any version", |(_, version)| version);
+            let version = wanted.split_once('=').map_or(ANY_VERSION, |(_, version)| version);
             Claim::new(format!("package {}", bare(wanted)), version)
         };
         self.names.iter().map(claim).collect()

@@ -92,6 +92,8 @@ enum Due {
     Restart(Contents),
     /// Start what a timer starts: it failed last time.
     StartAgain(String),
+    /// Restart a socket: its service, which does not run, would get none of it.
+    Reopen,
 }
 
 /// How the contents of a unit's files stand to those that it was started with.
@@ -137,6 +139,17 @@ fn running_due(is_wanted: bool, unit: &systemd::Unit, contents: Contents) -> Opt
     }
 }
 
+/// What is due of a socket: after [`running_due`], which knows nothing of its service.
+fn socket_due(due: Option<Due>, socket: &systemd::Unit, service: &systemd::Unit) -> Option<Due> {
+    match (due, service.active) {
+        // systemd refuses to start it then, and the service has its sockets, or listens without them.
+        (Some(Due::Start(_)), Active::Active | Active::Activating | Active::Reloading) => None,
+        // Masked while its service ran, it has lost its sockets, and does not know it.
+        (None, Active::Inactive | Active::Failed) if socket.is_active() && socket.sub == "running" => Some(Due::Reopen),
+        (due, _) => due,
+    }
+}
+
 /// Whether a running unit was started with the contents that its files have now. `booted`: when PID 1 was started.
 fn reads(record: Option<&Record>, now: &Record, unit: &systemd::Unit, booted: Option<SystemTime>) -> bool {
     const SECOND: i128 = 1_000_000_000;
@@ -170,6 +183,11 @@ fn reads(record: Option<&Record>, now: &Record, unit: &systemd::Unit, booted: Op
 /// The service that a timer starts.
 pub(super) fn service_of(name: &str) -> Option<String> {
     Some(format!("{}.service", name.strip_suffix(".timer")?))
+}
+
+/// The service that a socket starts (systemd.socket(5), "Service=": that of its name).
+fn service_of_socket(name: &str) -> Option<String> {
+    Some(format!("{}.service", name.strip_suffix(".socket")?))
 }
 
 /// Names one start of a unit.
@@ -223,6 +241,15 @@ impl Unit {
         Ok((host.unit(&service)?.active == Active::Failed).then_some(Due::StartAgain(service)))
     }
 
+    /// What is due of its processes.
+    fn processes_due(&self, host: &Host, unit: &systemd::Unit, contents: Contents) -> Result<Option<Due>> {
+        let due = running_due(self.active, unit, contents);
+        Ok(match service_of_socket(&self.name).filter(|_| self.active) {
+            Some(service) => socket_due(due, unit, &host.unit(&service)?),
+            None => due,
+        })
+    }
+
     /// Whether systemd has to be asked about it.
     fn is_asked_for(&self) -> bool {
         !self.masked && (self.active || !self.files.is_empty())
@@ -264,6 +291,7 @@ impl Unit {
             Due::Start(_) => start(host, Job::Start(name)),
             Due::Restart(_) => start(host, Job::Restart(name)),
             Due::StartAgain(service) => start(host, Job::Start(service)),
+            Due::Reopen => start(host, Job::Restart(name)),
         }
     }
 
@@ -279,6 +307,7 @@ impl Unit {
             Due::Disable => format!("disable {name}"),
             Due::Reload => format!("daemon-reload (files of {name} changed since systemd read them)"),
             Due::Start(now) => format!("start {name} (it is {now})"),
+            Due::Reopen => format!("restart {name} (its service does not run, and would get no socket of it)"),
             Due::StartAgain(service) => format!("start {service}, which {name} starts and which failed last time"),
             Due::Restart(contents) => {
                 let why = match contents {
@@ -359,8 +388,12 @@ impl Unit {
                 missing.push(UnitFile { path: path.clone(), text });
             }
         }
+        let read = |path: &str| match planned.get(path) {
+            Some(contents) => String::from_utf8_lossy(contents).into_owned(),
+            None => host.read_text(path).ok().flatten().unwrap_or_default(),
+        };
         let (tuning, deciding): (Vec<_>, Vec<_>) =
-            in_force::winners(&files, own, &missing).into_iter().partition(|winner| winner.is_tuning);
+            in_force::winners(&files, own, &missing, &read).into_iter().partition(|winner| winner.is_tuning);
         deciding.first().map_or(Ok(tuning), |winner| Err(refusal(name, winner)))
     }
 
@@ -462,14 +495,9 @@ pub fn refuse_overridden(host: &Host, steps: &[Step]) -> Result<()> {
     let planned: Planned = written.collect();
     for step in steps {
         let Kind::Unit(unit) = &step.kind else { continue };
-        let of_unit: Planned = planned
-            .iter()
-            .filter(|(path, _)| concerns(&unit.name, path))
-            .map(|(p, c)| (p.clone(), c.clone()))
-            .collect();
-        let own: Vec<String> =
-            of_unit.iter().filter(|(_, text)| !text.is_empty()).map(|(path, _)| path.clone()).collect();
-        unit.tuned(host, &own, &of_unit).map_err(|error| error.at(&step.id))?;
+        let of_unit = planned.iter().filter(|(path, text)| concerns(&unit.name, path) && !text.is_empty());
+        let own: Vec<String> = of_unit.map(|(path, _)| path.clone()).collect();
+        unit.tuned(host, &own, &planned).map_err(|error| error.at(&step.id))?;
     }
     Ok(())
 }
@@ -505,6 +533,13 @@ impl Work for Unit {
             Ok(is_planned || host.unit_file(name)?.is_some() || !host.masks_of(name)?.is_empty())
         };
         if !self.masked && !is_there()? {
+            if let Some(mask) = host.mask_of_package(name)?.filter(|_| self.active || self.enabled == Some(true)) {
+                return Err(Error::unavailable(format!("{mask} masks {name}: it is empty, or a link to /dev/null"))
+                    .cause("only its package has the unit itself")
+                    .fix(format!(
+                        "apt-get install --reinstall \"$(dpkg --search {mask} | cut --delimiter=: --fields=1)\""
+                    )));
+            }
             if self.if_present && host.is_live() {
                 // Dpkg is about to bring packages: which units those have is not known yet.
                 let is_known = !planned.contains_key(super::package::STATUS);
@@ -536,7 +571,7 @@ impl Work for Unit {
                 return Ok(State::from_changes(due.iter().map(|due| self.change(due)).collect()));
             }
             let (_, contents) = self.compare(host, &unit, planned)?;
-            due.extend(running_due(self.active, &unit, contents));
+            due.extend(self.processes_due(host, &unit, contents)?);
             due.extend(self.failed_service(host)?);
         } else if due.is_empty() && self.active {
             return Ok(State::Deferred(format!("{name} is not started below --root")));
@@ -569,7 +604,7 @@ impl Work for Unit {
             tracing::info!("{}", self.change(&due).line);
             self.settle(host, &due)?;
         }
-        let Some(due) = running_due(self.active, &unit, contents) else { return Ok(()) };
+        let Some(due) = self.processes_due(host, &unit, contents)? else { return Ok(()) };
         tracing::info!("{}", self.change(&due).line);
         self.settle(host, &due)?;
         let started = self.await_up(host)?;
@@ -587,7 +622,8 @@ impl Work for Unit {
     fn ask(&self, host: &Host) -> Result<()> {
         if self.is_asked_for() {
             host.watch_units([self.name.as_str()].into_iter());
-            host.watch_units(service_of(&self.name).filter(|_| self.active).iter().map(String::as_str));
+            let service = service_of(&self.name).or(service_of_socket(&self.name)).filter(|_| self.active);
+            host.watch_units(service.iter().map(String::as_str));
         }
         Ok(())
     }
@@ -655,6 +691,25 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn a_socket_is_started_before_its_service_and_not_beside_it() {
+        let of = |active: Active, sub: &str| systemd::Unit { active, sub: sub.into(), ..Default::default() };
+        let dead = || of(Active::Inactive, "dead");
+        let start = || Some(Due::Start(Active::Inactive));
+        for (due, socket, service, expected) in [
+            (start(), dead(), dead(), start()),
+            (start(), dead(), of(Active::Active, "running"), None),
+            (start(), dead(), of(Active::Activating, "start"), None),
+            (None, of(Active::Active, "listening"), dead(), None),
+            (None, of(Active::Active, "running"), of(Active::Active, "running"), None),
+            (None, of(Active::Active, "running"), of(Active::Activating, "start"), None),
+            (None, of(Active::Active, "running"), dead(), Some(Due::Reopen)),
+            (None, of(Active::Active, "running"), of(Active::Failed, "failed"), Some(Due::Reopen)),
+        ] {
+            assert_eq!(socket_due(due, &socket, &service), expected, "{socket:?} {service:?}");
+        }
+    }
 
     fn unit(toml: &str, files: &[(&str, &str)]) -> Result<Unit> {
         let files = files.iter().map(|(id, path)| ((*id).to_owned(), (*path).to_owned())).collect();

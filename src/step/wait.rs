@@ -424,6 +424,94 @@ mod tests {
         }
     }
 
+    /// This machine, that can make HTTP clients as the program does.
+    fn live() -> Host {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Host::live(Deadlines::default())
+    }
+
+    /// A server that gives this answer to every request; its `host:port`.
+    fn answering(status: u16, body: &str) -> String {
+        let body = body.to_owned();
+        fake::engine(move |_| (status, body.clone())).address.trim_start_matches("tcp://").to_owned()
+    }
+
+    #[test]
+    fn one_master_leads_or_not() {
+        let host = live();
+        let elected = |value: &str| (200, format!("{{\"x\": 7, \"master/elected\": {value}}}"));
+        for (answers, words) in [
+            (vec![elected("1.0")], None),
+            (vec![elected("1")], None),
+            (vec![elected("0.0"), elected("1.0")], None),
+            (vec![(200, "nonsense".into()), elected("1.0"), (500, String::new())], None),
+            (vec![elected("0.0")], Some("none leads: MASTER is not")),
+            (vec![elected("0.0"), elected("0")], Some("none leads: MASTER is not; MASTER is not")),
+            (vec![elected("1.0"), elected("1.0")], Some("several say that they lead: MASTER, MASTER")),
+            (vec![(503, elected("1.0").1)], Some("none leads: MASTER: status 503")),
+            (vec![(200, "{}".into())], Some("none leads: MASTER: its answer has no master/elected")),
+            (vec![(200, "nonsense".into())], Some("MASTER: it is not the JSON that was asked for")),
+            (vec![], Some("none leads: ")),
+        ] {
+            let masters: Vec<String> = answers.iter().map(|(status, body)| answering(*status, body)).collect();
+            let answer = Wait::MesosLeader(masters.clone()).ask(&host).unwrap();
+            let told = answer.err().map(|answer| masters.iter().fold(answer.words, |t, m| t.replace(m, "MASTER")));
+            let as_expected = match (&told, words) {
+                (None, None) => true,
+                (Some(told), Some(words)) => told.contains(words),
+                _ => false,
+            };
+            assert!(as_expected, "{answers:?}: {told:?}");
+        }
+    }
+
+    #[test]
+    fn what_answers_otherwise_than_it_should_is_told() {
+        let host = live();
+        let version = |_: &str| fake::version("20.10.24", "1.41", "1.12");
+        let engine =
+            fake::engine(move |request| if request == "GET /version" { version("") } else { (200, "{}".into()) });
+        let docker = |api_version| Wait::Docker { address: engine.address.clone(), api_version };
+        let nobody = "127.0.0.1:1";
+        let no_engine = |api_version| Wait::Docker { address: format!("tcp://{nobody}"), api_version };
+        let http = |status| Wait::Http(format!("http://{}/health", answering(status, "")));
+        for (wait, words) in [
+            (http(200), None),
+            (http(201), Some("status 201")),
+            (http(503), Some("status 503")),
+            (Wait::Http(format!("http://{nobody}/")), Some("refused")),
+            (Wait::Tcp(answering(200, "")), None),
+            (Wait::Tcp(nobody.into()), Some("refused")),
+            (Wait::Tcp(format!("{nobody},{}", answering(200, ""))), None),
+            (Wait::Tcp(format!("{nobody},{nobody}")), Some("127.0.0.1:1: ")),
+            (docker(None), None),
+            (docker(Some(26)), None),
+            (no_engine(None), Some("refused")),
+            (no_engine(Some(26)), Some("refused")),
+        ] {
+            let told = wait.ask(&host).unwrap().err();
+            let as_expected = match (&told, words) {
+                (None, None) => true,
+                (Some(told), Some(words)) => told.words.contains(words) && told.fix.is_none() && !told.waits_for_others,
+                _ => false,
+            };
+            assert!(as_expected, "{wait:?}: {told:?}");
+        }
+        assert!(http(200).put_off(), "a node that has not joined has nothing to wait for");
+    }
+
+    #[test]
+    fn a_wait_asks_exactly_one_question() {
+        let resolve = |toml: &str| toml::from_str::<Raw>(toml).unwrap().resolve(&Renderer::new(serde_json::json!({})));
+        let wait = Wait::Docker { address: "unix:///x".into(), api_version: Some(26) };
+        assert_eq!(resolve("docker = 'unix:///x'\napi_version = '1.26'").unwrap(), wait);
+        let wait = Wait::Zookeeper { address: "h:2181".into(), ensemble: true };
+        assert_eq!(resolve("zookeeper = 'h:2181'\nensemble = true").unwrap(), wait);
+        for wrong in ["", "tcp = 'h:1'\nhttp = 'http://h/'", "ensemble = true", "docker = 'x'\napi_version = '2.0'"] {
+            resolve(wrong).unwrap_err();
+        }
+    }
+
     #[test]
     fn a_version_of_the_api_is_1_and_a_minor_number() {
         assert_eq!(minor("1.26").unwrap(), 26);

@@ -216,6 +216,7 @@ mod tests {
             ("agent.vpc_driver = ['t3.large']", "m4.large", Some(["m4.large", "t3.large"])),
             ("agent.supported_families = 'any'", "t2.large", None),
             ("agent.supported_families = ['t2']", "t2.large", None),
+            ("agent.supported_families = ['m4', 'any']", "t2.large", None),
             ("agent.supported_families = ['t2']", "m4.large", Some(["the family m4", "t2"])),
         ] {
             let refused = refuse_unknown(&settings(text), name);

@@ -72,6 +72,10 @@ fn seeds(parser: &str) -> Vec<&'static [u8]> {
             "IyEvdXNyL2Jpbi90aXR1cy1ib290c3RyYXAKYWdlbnQuYXNnID0gImEiCg==",
         ],
         "settings" => &["[agent]\nasg = \"a\"\nlabels = { A = \"b\" }\n[proxy]\nhttp = \"http://p:3128\"\n"],
+        "registry credentials" => &[
+            r#"{ "auths": { "h:5000": { "auth": "bWU6cHc6eA==" }, "i": { "username": "a", "password": "b" } } }"#,
+            r#"{ "credHelpers": { "1.dkr.ecr.eu-west-1.amazonaws.com": "ecr-login" }, "credsStore": "pass" }"#,
+        ],
         "role" => &[
             include_str!("../../roles/gateway.toml"),
             "[defaults]\n[[step]]\nid = \"a\"\nphase = \"boot\"\nunit = { name = \"a.service\" }\n",

@@ -4,15 +4,18 @@ use std::io::{BufReader, Write};
 use std::net::TcpListener;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use titus_bootstrap::host::{Deadlines, Host};
+use titus_bootstrap::run::report::{ErrorReport, Reporter};
+use titus_bootstrap::terminal::{Form, Messages, write_error};
 
+use crate::support::docker::{Docker, End};
 use crate::support::door::{Door, read_request};
 use crate::support::metadata::{Metadata, sample};
 use crate::support::outcome::Outcome;
 use crate::support::root::{Root, outcome, program};
-use crate::support::simulated::Machine;
+use crate::support::simulated::{Machine, Run, listen_in_proc};
 
 /// What a terminal obeys, or an eye is deceived by: a colour, a cleared screen, C1, DEL, right-to-left, width zero.
 const ACTIVE: &str = "\x1b[31mred\x1b[2J\u{9b}2J\u{7f}\u{202e}txt.exe\u{2066}\u{200b}\u{feff}";
@@ -129,6 +132,115 @@ fn colours_of_our_own_are_still_colours() {
         "{}",
         output.transcript()
     );
+}
+
+/// A server on a port of its own, or on this one, that answers all that it is asked with these bytes.
+fn answering(port: u16, answer: Vec<u8>) -> (Door, String) {
+    let (address, waits) = (format!("127.0.0.1:{port}"), Instant::now() + Duration::from_secs(60));
+    // Another run of the tests may have the one port that a gateway has.
+    let listener = loop {
+        match TcpListener::bind(&address) {
+            Ok(listener) => break listener,
+            Err(error) => assert!(Instant::now() < waits, "{address}: {error}"),
+        }
+        std::thread::yield_now();
+    };
+    let address = listener.local_addr().unwrap().to_string();
+    let converse = move |mut stream: &std::net::TcpStream| {
+        let _ = std::io::Read::read(&mut stream, &mut [0; 4096])?;
+        stream.write_all(&answer)
+    };
+    (Door::open(listener, converse, || ()), address)
+}
+
+fn answer_of_http(status: u16, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}").into_bytes()
+}
+
+/// Runs and plans that fail with the words of a service or the name of a process: which one, and what each left.
+fn told_by_others() -> Vec<(&'static str, Run)> {
+    const GATEWAY: u16 = 7001;
+    let step = |step: &str| format!("[[step]]\nid = 'x'\nphase = 'boot'\n{step}\n");
+    let machine = || {
+        let mut machine = Machine::new();
+        machine.host.deadlines.wait = Duration::ZERO;
+        machine
+    };
+    let mut runs = Vec::new();
+    // ZooKeeper's answer to srvr, as a step and as what a container is asked.
+    for words in [format!("{ACTIVE}\n"), format!("Mode: {ACTIVE}\n")] {
+        let (_server, address) = answering(0, words.into_bytes());
+        let machine = machine();
+        runs.push(("srvr", machine.apply(&machine.steps(&step(&format!("wait = {{ zookeeper = '{address}' }}"))))));
+    }
+    // The gateway's refusal, and a state that is none.
+    let group = step("instance_group = { names = ['group'] }");
+    let state = serde_json::json!({ "id": "group", "lifecycleStatus": { "state": ACTIVE } }).to_string();
+    for (status, body) in [(400, ACTIVE), (503, ACTIVE), (200, &state)] {
+        let (_server, _) = answering(GATEWAY, answer_of_http(status, body));
+        let machine = machine();
+        runs.push(("gateway", machine.plan(&machine.steps(&group))));
+    }
+    // The name of the process that has a port.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let named = machine();
+    let port = listen_in_proc(&named, &listener, ACTIVE);
+    let container = |more: &str| step(&format!("container = {{ name = 'x', image = 'x:1'{more} }}"));
+    runs.push(("process", named.plan(&named.steps(&container(&format!(", ports = ['{port}:80']"))))));
+
+    // The engine's words, and the last ones of a container.
+    for prints in [false, true] {
+        let (mut machine, docker) = (machine(), Docker::start());
+        machine.host.docker = docker.host();
+        docker.load("x:1", "one");
+        if prints {
+            docker.end("x:1", End::Exits(1, ACTIVE));
+        } else {
+            docker.refuse("start", 1, 500, ACTIVE);
+        }
+        runs.push(("engine", machine.apply(&machine.steps(&container("")))));
+    }
+    // apt's.
+    let machine = machine();
+    machine.offer("jq", "1");
+    machine.command("apt-get", "case \"$*\" in *' install '*) cat $ROOT/words >&2; exit 100;; esac");
+    machine.root.write("/words", format!("E: {ACTIVE}\n"));
+    runs.push(("apt", machine.apply(&machine.steps(&step("package = { names = ['jq'] }")))));
+    runs
+}
+
+#[test]
+fn words_of_services_and_names_of_processes_reach_no_terminal_as_they_are() {
+    const CHILD: &str = "TITUS_BOOTSTRAP_TEST_CHILD";
+    const SELF: &str = "hostile::people::words_of_services_and_names_of_processes_reach_no_terminal_as_they_are";
+    if std::env::var_os(CHILD).is_none() {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let printed = outcome(command.args(["--exact", SELF, "--nocapture"]).env(CHILD, "1")).ends_with(0);
+        is_inert(&printed, "\\x1b[31mred");
+        is_inert(&printed, "\\u001b[31mred");
+        return;
+    }
+    let reporter = Reporter { json: false, quiet: false, verbose: true, colour: false };
+    // As the program sets it up.
+    tracing_subscriber::fmt().with_writer(|| Messages(Form::Text)).without_time().with_ansi(false).init();
+    for (source, Run { result, mut report, .. }) in told_by_others() {
+        let error = result.as_ref().err();
+        let said = format!("{error:?} {:?}", report.steps);
+        assert!(said.contains("red") && said.contains("txt.exe"), "{source}: its words are not there: {said}");
+        // As the program ends.
+        report.end(error, true);
+        report.steps.iter().for_each(|step| reporter.step(&report, step));
+        reporter.end(&report);
+        Reporter { json: true, ..reporter }.end(&report);
+        if let Some(error) = error {
+            write_error(&format!("titus-bootstrap: {error}\n"));
+            let ErrorReport { exit_code, what, cause, fix } = ErrorReport::from(error);
+            tracing::error!(exit_code, cause, fix, "{what}");
+        }
+        let kept = report.text();
+        assert!(kept.chars().all(|c| !ACTIVE.contains(c) || c.is_ascii_graphic()), "{source}: {kept:?}");
+    }
 }
 
 /// Its variables are the whole process's: this test runs itself once more, with those of a caller.

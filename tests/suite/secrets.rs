@@ -185,15 +185,28 @@ fn a_form_that_gives_a_secret_away_is_hidden_in_every_source() {
     for form in FORMS {
         let (root, metadata) = (Root::empty(), Metadata::start(sample()));
         let setting = format!("master.properties.plain = \"{form}\"");
+        let text = text_of(form);
+        // A property's value is one line.
+        let set = if text.contains('\n') { "" } else { "plain = '{{ master.properties.plain }}'" };
         root.write("/etc/titus-bootstrap/config.toml", &setting);
         root.write(
             &format!("{ROLES}/own.toml"),
-            "description = ''\n[[step]]\nid = 'x'\nphase = 'boot'\nfile = { path = '/etc/own.txt', content = \"text {{ master.properties.plain | safe }}\\n\" }\n",
+            format!(
+                "description = ''\n[[step]]\nid = 'x'\nphase = 'boot'\nfile = {{ path = '/etc/own.txt', content = \"text {{{{ master.properties.plain | safe }}}}\\n\" }}\n\
+                 [[step]]\nid = 'y'\nphase = 'boot'\nfile = {{ path = '/etc/other.txt', content = \"other {form}\\n\" }}\n\
+                 [[step]]\nid = 'z'\nphase = 'boot'\nfile = {{ path = '/etc/third.txt', template = 'own.txt' }}\n\
+                 [[step]]\nid = 'p'\nphase = 'boot'\nproperties = {{ path = '/etc/own.properties', \
+                 set = {{ {set} }} }}\n"
+            ),
         );
+        root.write(&format!("{ROLES}/files/own.txt"), format!("third {text}\n"));
         root.write("/etc/own.txt", "something else\n");
+        // What the file had is as secret as what it will have, under a name that stays and under one that goes.
+        let java = text.replace('\\', "\\\\").replace('\n', "\\n\\\n");
+        root.write("/etc/own.properties", format!("plain = old {java}\n# {java}\nkept={java}\n"));
         let assignment = format!("agent.attributes.plain=\"{form}\"");
         metadata.set("user-data", Some(format!("#titus-bootstrap\n{setting}\n").into_bytes()));
-        let tag = form.replace('\\', "").lines().next().unwrap().to_owned();
+        let tag = text.lines().next().unwrap().to_owned();
         metadata.set("meta-data/tags/instance/plain", Some(tag.into_bytes()));
         root.ask(&metadata, &["config", "show", "--role", "own"])
             .ends_with(0)
@@ -212,7 +225,122 @@ fn a_form_that_gives_a_secret_away_is_hidden_in_every_source() {
                 hides(root.ask(&metadata, &[words, json].concat()), &format!("{form}: {words:?}"));
             }
         }
-        kept_without_secrets_but(&root, &["/etc/own.txt"], form);
+        let made = ["/etc/own.txt", "/etc/other.txt", "/etc/third.txt", "/etc/own.properties"];
+        assert!(made.iter().all(|path| root.read(path).contains(CANARY)), "{form}");
+        kept_without_secrets_but(&root, &made, form);
+    }
+}
+
+/// A form as it is, without the escapes of TOML.
+fn text_of(form: &str) -> String {
+    let table: toml::Table = toml::from_str(&format!("text = \"{form}\"")).unwrap();
+    table["text"].as_str().unwrap().to_owned()
+}
+
+/// Addresses of proxies, and what people write in the place of one.
+const PROXIES: [&str; 14] = [
+    "http://user:c4n4ry@proxy:3128",
+    "http://c4n4ry@proxy:3128",
+    "http://:c4n4ry@proxy:3128",
+    "http://user:c4@n4ry-c4n4ry@proxy:3128",
+    "http://user:c4n4ry/c4n4ry@proxy:3128",
+    "http://user:c4n4ry c4n4ry@proxy:3128",
+    "http://user:c4n4ry%40c4n4ry@proxy:3128/",
+    "HTTPS://User:c4n4ry@[::1]:3128",
+    "http://proxy:3128/?token=c4n4ry",
+    "http:user:c4n4ry@proxy:3128",
+    "http//user:c4n4ry@proxy:3128",
+    "user:c4n4ry@proxy:3128",
+    "proxy:3128:user:c4n4ry",
+    "password=c4n4ry",
+];
+
+/// Also where such an address is refused: it is the one place for a password in the settings of most nodes.
+#[test]
+fn the_address_of_a_proxy_is_hidden_in_every_source() {
+    let mut taken = 0;
+    for address in PROXIES {
+        let (root, metadata) = (Root::empty(), Metadata::start(sample()));
+        let keys = ["proxy.http", "proxy.https"];
+        let assignments = keys.map(|key| format!("{key}={address}"));
+        let lines = keys.map(|key| format!("{key} = {}\n", toml::Value::String(address.to_owned()))).concat();
+        let mut codes = Vec::new();
+        for source in ["file", "user data", "--set"] {
+            let of_file = if source == "file" { &lines } else { "" };
+            let settings = format!("prereqs = '10.0.0.1'\nagent.log_bucket = 'logs'\n{of_file}");
+            root.write("/etc/titus-bootstrap/config.toml", settings);
+            let user_data = (source == "user data").then(|| format!("#titus-bootstrap\n{lines}").into_bytes());
+            metadata.set("user-data", user_data);
+            let set = if source == "--set" { vec!["--set", &assignments[0], "--set", &assignments[1]] } else { vec![] };
+            let run = |words: &[&str]| {
+                let words = [words, &["--role", "agent"], &set].concat();
+                hides(root.ask(&metadata, &words), &format!("{address} in {source}: {words:?}"))
+            };
+            for json in [&[][..], &["--json"]] {
+                run(&[&["config", "show"][..], json].concat());
+                run(&[&["why", "proxy.http"][..], json].concat());
+                codes.push(run(&[&["plan", "-v"][..], json].concat()).code);
+                run(&[&["apply", "-v", "--log-format", "json"][..], json].concat());
+                run(&[&["status"][..], json].concat());
+            }
+        }
+        assert!(codes.iter().all(|code| *code == codes[0] && [0, 78].contains(code)), "{address}: {codes:?}");
+        taken += usize::from(codes[0] == 0);
+        kept_without_secrets_but(&root, &["/etc/systemd/system/docker.service.d/20-titus-proxy.env"], address);
+    }
+    assert!((1..PROXIES.len()).contains(&taken), "{taken} addresses are taken");
+}
+
+/// The variables of a caller: those that the program reads, those of its libraries, and one of anybody's.
+const VARIABLES: [&str; 13] = [
+    "DOCKER_HOST",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_PROFILE",
+    "AWS_REGION",
+    "HTTP_PROXY",
+    "https_proxy",
+    "ALL_PROXY",
+    "no_proxy",
+    "NOTIFY_SOCKET",
+    "TITUS_BOOTSTRAP_CRASH_AT",
+    "DB_PASSWORD",
+];
+
+#[test]
+fn the_environment_is_shown_and_kept_nowhere() {
+    for form in FORMS {
+        let (root, text) = (Root::empty(), text_of(form));
+        let metadata = Metadata::start(sample());
+        metadata.set("meta-data/tags/instance/titus:stack", Some(b"main".to_vec()));
+        root.write(
+            "/etc/titus-bootstrap/config.toml",
+            "prereqs = '10.0.0.1'\nagent = { log_bucket = 'logs', resources = { mem = 8000, disk = 8000 } }\n",
+        );
+        for words in [
+            &["facts"][..],
+            &["config", "show", "--role", "agent"],
+            &["why", "docker.host", "--role", "agent"],
+            &["plan", "--role", "agent", "-v"],
+            &["apply", "--role", "agent", "-v"],
+            &["status", "--role", "agent"],
+        ] {
+            for json in [&[][..], &["--json"]] {
+                let words = [words, json].concat();
+                let mut command = root.program(&words);
+                command.envs(VARIABLES.map(|name| (name, &text)));
+                hides(
+                    outcome(support::root::ask(&mut command, &metadata.endpoint())).ends_with(0),
+                    &format!("{form}: {words:?}"),
+                );
+                // The one variable that is refused where it is wrong.
+                let mut command = root.program(&words);
+                let refused = hides(outcome(support::root::ask(&mut command, &text)), &format!("{form}: {words:?}"));
+                assert!(refused.code == 78 || words[0] == "status", "{}", refused.transcript());
+            }
+        }
+        kept_without_secrets(&root, form);
     }
 }
 

@@ -19,7 +19,7 @@ use super::sigv4::{Request, decoded};
 /// The engine. It lives until this is dropped.
 #[derive(Debug)]
 pub struct Docker {
-    door: Door,
+    _door: Door,
     state: Arc<Mutex<State>>,
     /// Where it answers, `127.0.0.1:PORT`.
     pub address: String,
@@ -37,6 +37,8 @@ pub struct Container {
     pub exit_code: i64,
     pub error: String,
     pub restarts: i64,
+    /// How many restarts it needs.
+    recovers_at: Option<i64>,
     /// What it prints.
     pub prints: String,
     /// Source on the host and place in the container of each mount.
@@ -81,6 +83,8 @@ pub enum End {
     Exits(i64, &'static str),
     /// Again and again, whenever the engine has restarted it.
     Restarts(i64),
+    /// Again and again, until the engine has restarted it so often.
+    Recovers(i64),
     /// Not at all, as that of any other image.
     Stays,
 }
@@ -96,7 +100,7 @@ impl Docker {
         let state = Arc::<Mutex<State>>::default();
         let asked = Arc::clone(&state);
         let door = Door::open(listener, move |stream| converse(&asked, stream), || {});
-        Docker { door, state, address }
+        Docker { _door: door, state, address }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -122,11 +126,6 @@ impl Docker {
     /// Removes an image from the engine.
     pub fn remove_image(&self, name: &str) {
         self.state().images.remove(name);
-    }
-
-    /// Whether the engine has an image.
-    pub fn has_image(&self, name: &str) -> bool {
-        self.state().images.contains_key(name)
     }
 
     /// Starts a container as something else than a run would.
@@ -186,11 +185,6 @@ impl Docker {
     /// Has the containers of an image end so.
     pub fn end(&self, image: &str, end: End) {
         self.state().ends.insert(image.into(), end);
-    }
-
-    /// How many connections there were.
-    pub fn connections(&self) -> usize {
-        self.door.connections()
     }
 }
 
@@ -263,6 +257,9 @@ impl State {
             Some(("images", "create")) => self.pull(&request.query("fromImage"), &request.query("tag")),
             Some(("images", rest)) => self.image(rest.trim_end_matches("/json")),
             Some(("distribution", rest)) => self.in_registry(rest.trim_end_matches("/json")),
+            Some(("containers", "json")) => {
+                found(&Json::Array(self.containers.iter().map(Container::listed).collect()))
+            }
             Some(("containers", rest)) => {
                 let (name, verb) = rest.split_once('/').unwrap_or((rest, "remove"));
                 let verb = if name == "create" { "create" } else { verb };
@@ -371,6 +368,12 @@ impl State {
                 self.changes.push(change);
                 self.start(&name)
             }
+            ("POST", "update") => {
+                let asked: Json = serde_json::from_slice(&request.body).unwrap();
+                container.made_of["HostConfig"]["RestartPolicy"] = asked["RestartPolicy"].clone();
+                self.changes.push(change);
+                found(&json!({ "Warnings": [] }))
+            }
             ("POST", "unpause") => {
                 container.status = "running";
                 self.changes.push(change);
@@ -428,6 +431,9 @@ impl State {
                 container.prints = (*prints).to_owned();
             }
             Some(End::Restarts(code)) => (container.status, container.exit_code) = ("restarting", *code),
+            Some(End::Recovers(restarts)) => {
+                (container.status, container.recovers_at) = ("restarting", Some(container.restarts + restarts));
+            }
             Some(End::Stays) | None => {}
         }
         done(204)
@@ -442,18 +448,49 @@ impl Container {
         each.filter_map(|binding| binding[0]["HostPort"].as_str()?.parse().ok()).collect()
     }
 
+    /// Its place in the list of all.
+    fn listed(&self) -> Json {
+        let ports: Vec<Json> = match self.status {
+            "running" | "paused" | "restarting" => self
+                .ports()
+                .iter()
+                .map(|port| json!({ "PrivatePort": port, "PublicPort": port, "Type": "tcp" }))
+                .collect(),
+            _ => Vec::new(),
+        };
+        json!({
+            "Id": self.id, "Names": [format!("/{}", self.name)], "Image": self.made_of["Image"], "State": self.status, "Ports": ports,
+            "HostConfig": { "NetworkMode": self.made_of["HostConfig"]["NetworkMode"] },
+        })
+    }
+
     fn inspect(&mut self) -> Reply {
         if self.status == "restarting" {
             self.restarts += 1;
+            if self.recovers_at == Some(self.restarts) {
+                self.status = "running";
+            }
         }
         let mounts = self.mounts.iter();
-        let mounts: Vec<Json> =
-            mounts.map(|(source, to)| json!({ "Type": "bind", "Source": source, "Destination": to })).collect();
+        let binds = self.made_of["HostConfig"]["Binds"].as_array();
+        let is_writable =
+            |to: &str| !binds.into_iter().flatten().any(|bind| bind.as_str().unwrap().ends_with(&format!(":{to}:ro")));
+        let mounts: Vec<Json> = mounts
+            .map(|(source, to)| json!({ "Type": "bind", "Source": source, "Destination": to, "RW": is_writable(to) }))
+            .collect();
+        // As a real one, it says what it made of a request that left this out.
+        let mut host_config = self.made_of["HostConfig"].clone();
+        if host_config["NetworkMode"].as_str().is_none_or(str::is_empty) {
+            host_config["NetworkMode"] = "bridge".into();
+        }
+        let network = host_config["NetworkMode"].as_str().unwrap().to_owned();
         found(&json!({
             "Id": self.id,
             "Name": format!("/{}", self.name),
             "RestartCount": self.restarts,
-            "Config": { "Image": self.made_of["Image"], "Labels": self.made_of["Labels"] },
+            "Config": { "Image": self.made_of["Image"], "Labels": self.made_of["Labels"], "Env": self.made_of["Env"] },
+            "HostConfig": host_config,
+            "NetworkSettings": { "Networks": { network: {} } },
             "Mounts": mounts,
             "State": { "Status": self.status, "ExitCode": self.exit_code, "Error": self.error },
         }))

@@ -6,6 +6,8 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::TcpListener;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -199,6 +201,20 @@ impl Machine {
 
 fn journal() -> Journal {
     Journal::new(journal::JOURNAL, "test", "digest".into(), "boot", "i-1")
+}
+
+/// Has /proc of a machine show a listener of this process, which has this name there; its port.
+pub fn listen_in_proc(machine: &Machine, listener: &TcpListener, name: &str) -> u16 {
+    let port = listener.local_addr().unwrap().port();
+    let socket = fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
+    let inode: String = socket.to_str().unwrap().chars().filter(char::is_ascii_digit).collect();
+    // proc(5), /proc/net/tcp: 0A is LISTEN.
+    machine.root.write(
+        "/proc/net/tcp",
+        format!("  sl  local_address ...\n   0: 0100007F:{port:04X} 00000000:0000 0A 0:0 00:0 0 0 0 {inode} 1\n"),
+    );
+    machine.root.write(&format!("/proc/{}/comm", std::process::id()), format!("{name}\n"));
+    port
 }
 
 /// Prints nothing.

@@ -56,12 +56,14 @@ fn is_denial(code: &str) -> bool {
 
 /// The error codes that tell of a clock, or of credentials, that were right a while ago.
 fn is_stale(code: &str) -> bool {
-    const STALE: [&str; 8] = [
+    const STALE: [&str; 10] = [
         "ExpiredToken",
         "ExpiredTokenException",
         "RequestExpired",
         "SignatureDoesNotMatch",
         "RequestTimeTooSkewed",
+        "RequestInTheFuture",
+        "InvalidSignatureException",
         "AuthFailure",
         "InvalidClientTokenId",
         "InvalidAccessKeyId",
@@ -319,6 +321,9 @@ mod tests {
             (503, error("RequestLimitExceeded"), None, None, "503 RequestLimitExceeded"),
             (400, error("Throttling"), None, None, "400 Throttling"),
             (400, error("RequestExpired"), None, None, "stale"),
+            (400, error("RequestInTheFuture"), None, None, "stale"),
+            (403, error("InvalidSignatureException"), None, None, "stale"),
+            (403, error("RequestTimeTooSkewed"), None, None, "stale"),
             (401, error("AuthFailure"), None, None, "stale"),
             (403, error("SignatureDoesNotMatch"), Some(now), None, "stale"),
             // To HEAD nothing but a status comes.

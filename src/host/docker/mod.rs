@@ -1,6 +1,7 @@
 //! The Docker Engine, through its API.
 
 pub mod adopt;
+pub mod auth;
 pub mod fields;
 pub mod pull;
 
@@ -233,9 +234,10 @@ impl Engine {
     ///
     /// # Errors
     /// When engine or registry do not answer, or refuse it.
-    pub fn manifest_type(&self, reference: &str) -> Result<String> {
+    pub fn manifest_type(&self, reference: &str, host: &Host) -> Result<String> {
         let what = format!("tell of the image {reference} in its registry");
-        let found = self.wait(&what, QUESTION, self.client.inspect_registry_image(reference, None))?;
+        let found =
+            self.wait(&what, QUESTION, self.client.inspect_registry_image(reference, host.credentials(reference)?))?;
         Ok(found.descriptor.media_type.unwrap_or_default())
     }
 
@@ -243,9 +245,10 @@ impl Engine {
     ///
     /// # Errors
     /// When engine or registry do not answer soon, or refuse it.
-    pub fn digest_in_registry(&self, reference: &str) -> Result<String> {
+    pub fn digest_in_registry(&self, reference: &str, host: &Host) -> Result<String> {
         let what = format!("tell of the image {reference} in its registry");
-        let found = self.wait(&what, REGISTRY, self.client.inspect_registry_image(reference, None))?;
+        let found =
+            self.wait(&what, REGISTRY, self.client.inspect_registry_image(reference, host.credentials(reference)?))?;
         Ok(found.descriptor.digest.unwrap_or_default())
     }
 

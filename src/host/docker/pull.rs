@@ -13,6 +13,7 @@ use futures_util::StreamExt;
 
 use crate::error::{Error, Kind, Result};
 use crate::host::Host;
+use crate::host::docker::auth::{NoCredentials, Registries, registry};
 use crate::host::docker::{absent_is_none, open, words};
 use crate::host::download::background::{Background, Progress};
 use crate::host::wait::{self, Deadline};
@@ -25,8 +26,20 @@ const RETRY: Duration = Duration::from_millis(100);
 pub enum Reason {
     /// The engine refuses manifests of schema 1, as engines from 26 do.
     OldManifest,
-    /// The registry has no such image, or not for us.
+    /// The registry has no such image.
     Absent,
+    /// The registry does not give it to us.
+    Denied,
+    /// A credential helper has none for the registry, or is not there yet.
+    Credentials,
+    /// The registry has it for other machines.
+    Platform,
+    /// The registry gives us no more for so long.
+    Limited(Duration),
+    /// The engine does not take its name.
+    Name,
+    /// The registry has a certificate that the engine does not trust, or none.
+    Certificate,
     /// What the registry sent is not what the digest names.
     Digest,
     /// The engine's file system is full.
@@ -64,11 +77,15 @@ impl Host {
         }
         pulls.extend(new.iter().cloned());
         let (address, limit) = (self.docker.clone(), self.deadlines.pull);
-        std::thread::spawn(move || match wait::runtime() {
-            Ok(runtime) => runtime.block_on(pull_all(&address, limit, &new)),
-            Err(error) => {
-                let failure = Failure { reason: Reason::Other, answer: error.to_string() };
-                new.iter().for_each(|(_, pull)| pull.end(Err(failure.clone())));
+        let registries = self.registries();
+        std::thread::spawn(move || {
+            let ready = registries.and_then(|registries| Ok((registries, wait::runtime()?)));
+            match ready {
+                Ok((registries, runtime)) => runtime.block_on(pull_all(&address, limit, &registries, &new)),
+                Err(error) => {
+                    let failure = Failure { reason: Reason::Other, answer: error.to_string() };
+                    new.iter().for_each(|(_, pull)| pull.end(Err(failure.clone())));
+                }
             }
         });
     }
@@ -107,7 +124,7 @@ fn note(progress: &mut Progress, line: CreateImageInfo) {
     }
 }
 
-async fn pull_all(address: &str, limit: Duration, pulls: &[(String, Arc<Pull>)]) {
+async fn pull_all(address: &str, limit: Duration, registries: &Registries, pulls: &[(String, Arc<Pull>)]) {
     // The step that installs the engine may come only now; who joins has seen it answer.
     let client = loop {
         match open(address).await {
@@ -115,23 +132,23 @@ async fn pull_all(address: &str, limit: Duration, pulls: &[(String, Arc<Pull>)])
             Err(_) => tokio::time::sleep(RETRY).await,
         }
     };
-    let each = pulls.iter().map(|(reference, pull)| pull_one(&client, limit, reference, pull));
+    let each = pulls.iter().map(|(reference, pull)| pull_one(&client, limit, registries, reference, pull));
     futures_util::future::join_all(each).await;
 }
 
 /// Pulls an image, again and again until the deadline if another try may help.
-async fn pull_one(client: &bollard::Docker, limit: Duration, reference: &str, pull: &Pull) {
+async fn pull_one(client: &bollard::Docker, limit: Duration, registries: &Registries, reference: &str, pull: &Pull) {
     let deadline = Deadline::new(reference, limit);
     let mut pause = Duration::from_secs(1);
     loop {
-        let tried = tokio::time::timeout(deadline.left(), try_to_pull(client, reference, pull)).await;
+        let tried = tokio::time::timeout(deadline.left(), try_to_pull(client, registries, reference, pull)).await;
         let failure = match tried {
             Ok(Ok(())) => return pull.end(Ok(())),
             Ok(Err(failure)) => failure,
             Err(_) => Failure { reason: Reason::Other, answer: "the pull did not end in time".into() },
         };
         let work = format!("pulling {reference}");
-        let again = failure.reason == Reason::Other;
+        let again = failure.may_pass(deadline.left());
         if !(again && pull.try_again(&work, &failure.answer, &mut pause, &deadline).await) {
             return pull.end(Err(failure));
         }
@@ -139,13 +156,22 @@ async fn pull_one(client: &bollard::Docker, limit: Duration, reference: &str, pu
     }
 }
 
-async fn try_to_pull(client: &bollard::Docker, reference: &str, pull: &Pull) -> Result<(), Failure> {
+async fn try_to_pull(
+    client: &bollard::Docker,
+    registries: &Registries,
+    reference: &str,
+    pull: &Pull,
+) -> Result<(), Failure> {
     if matches!(absent_is_none(client.inspect_image(reference).await), Ok(Some(_))) {
         return Ok(());
     }
     let (name, tag) = split(reference);
     let options = CreateImageOptions { from_image: Some(name), tag: Some(tag), ..Default::default() };
-    let mut lines = client.create_image(Some(options), None, None);
+    let (registries, name) = (registries.clone(), reference.to_owned());
+    // A helper blocks its thread, and other pulls go on meanwhile.
+    let credentials = tokio::task::spawn_blocking(move || registries.credentials(&name)).await;
+    let credentials = credentials.unwrap_or(Ok(None)).map_err(Failure::without_credentials)?;
+    let mut lines = client.create_image(Some(options), None, credentials);
     while let Some(line) = lines.next().await {
         let line = line.map_err(|e| Failure::of(&e))?;
         pull.note(|progress| note(progress, line));
@@ -170,11 +196,44 @@ fn split(reference: &str) -> (String, String) {
     (name.to_owned(), tag.to_owned())
 }
 
+/// For how long a registry gives no more, of an answer with status 429. Docker Hub counts over six hours and does not say
+/// how much of them is left. Where nothing is said, it is a limit of requests a second.
+fn limit(answer: &str) -> Option<Duration> {
+    let lower = answer.to_ascii_lowercase();
+    if !["toomanyrequests", "too many requests", "status 429", "status: 429", "status code 429"]
+        .iter()
+        .any(|word| lower.contains(word))
+    {
+        return None;
+    }
+    if lower.contains("pull rate limit") {
+        return Some(Duration::from_secs(6 * 60 * 60));
+    }
+    let after = ["retry-after:", "retry after", "try again in", "retry in", "try again after"];
+    let said = after.iter().find_map(|words| lower.split_once(words)).and_then(|(_, rest)| {
+        let rest = rest.trim_start();
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let (number, unit) = rest.split_at(digits);
+        let seconds = match unit.trim_start().chars().next() {
+            Some('h') => 60 * 60,
+            Some('m') if !unit.trim_start().starts_with("ms") => 60,
+            _ => 1,
+        };
+        Some(Duration::from_secs(number.parse::<u64>().ok()?.saturating_mul(seconds)))
+    });
+    Some(said.unwrap_or_default())
+}
+
 impl Failure {
     fn of(error: &EngineError) -> Failure {
         let status =
             if let EngineError::DockerResponseServerError { status_code, .. } = error { *status_code } else { 0 };
         Failure::from_words(status, words(error))
+    }
+
+    fn without_credentials(none: NoCredentials) -> Failure {
+        let reason = if none.may_pass { Reason::Other } else { Reason::Credentials };
+        Failure { reason, answer: none.why }
     }
 
     /// Of an answer: engines tell these apart by words alone, and 26 to 29 differ in them.
@@ -191,7 +250,34 @@ impl Failure {
             "unexpected commit digest",
         ]) {
             Reason::Digest
-        } else if matches!(status, 400 | 401 | 403 | 404) || has(&["manifest unknown", "pull access denied"]) {
+        } else if let Some(limit) = limit(&answer) {
+            Reason::Limited(limit)
+        } else if has(&["invalid reference format", "repository name must be lowercase", "invalid tag format"]) {
+            Reason::Name
+        } else if has(&["no matching manifest", "no match for platform", "does not match the specified platform"]) {
+            Reason::Platform
+        } else if has(&["x509: ", "server gave HTTP response to HTTPS client"])
+            && !(has(&["is not yet valid"]) && !has(&["is after"]))
+        {
+            Reason::Certificate
+        } else if matches!(status, 401 | 403)
+            || has(&[
+                "pull access denied",
+                "access to the resource is denied",
+                "access forbidden",
+                "no basic auth credentials",
+                "authentication required",
+                "unauthorized",
+                "403 Forbidden",
+                "401 Unauthorized",
+                "incorrect username or password",
+                "not authorized",
+                ": denied: ",
+            ])
+        {
+            Reason::Denied
+        } else if matches!(status, 400 | 404) || has(&["manifest unknown", "name unknown", "repository name not known"])
+        {
             Reason::Absent
         } else {
             Reason::Other
@@ -199,18 +285,42 @@ impl Failure {
         Failure { reason, answer }
     }
 
-    /// As a step's error. `setting` names the image.
-    pub fn error(&self, reference: &str, setting: &str, deadline: Duration) -> Error {
+    /// Whether another try may go better, in the time that is left.
+    fn may_pass(&self, left: Duration) -> bool {
+        match self.reason {
+            Reason::Other => true,
+            Reason::Limited(limit) => limit < left,
+            _ => false,
+        }
+    }
+
+    /// As a step's error. `setting` names the image, `data_root` is where the engine has its data.
+    pub fn error(&self, reference: &str, setting: &str, deadline: Duration, data_root: &str) -> Error {
         let made = |kind, what: &str| Error::new(kind, format!("image {reference}: {what}")).cause(&self.answer);
         match self.reason {
             Reason::OldManifest => made(Kind::Unavailable, "this Docker Engine is too new for it")
                 .fix(format!("it is in the old manifest format, which Docker 26 and later refuse: set {setting} to an image in today's format (or install an older engine: packages.docker = [\"docker-ce=VERSION\"])")),
             Reason::Absent => made(Kind::Failed, "its registry does not give it")
                 .fix(format!("check its name and tag; the setting {setting} names another")),
+            Reason::Denied => made(Kind::Failed, "its registry denies it")
+                .fix(format!("check its name: registries say this of what is not there, too; the setting {setting} names another\nif it is private, set docker.auth to a docker config.json with credentials for {}", registry(reference))),
+            Reason::Credentials => made(Kind::Failed, &format!("no credentials for {}", registry(reference)))
+                .fix("install the credential helper that the file of docker.auth names, in /usr/local/bin or /usr/bin, and see that this instance's role may ask for credentials (ECR: ecr:GetAuthorizationToken)"),
+            Reason::Platform => made(Kind::Failed, "its registry has it for other machines, and not for this one's architecture")
+                .fix(format!("set {setting} to an image for {} (docker manifest inspect shows what an image is for)", std::env::consts::ARCH)),
+            Reason::Limited(limit) => made(
+                Kind::Failed,
+                &format!("its registry gives this address no more for up to {}", humantime::format_duration(limit)),
+            )
+            .fix(format!("set docker.auth to a docker config.json with an account for {}, whose limit is higher; or set {setting} to a copy in a registry of your own, or registry-mirrors in /etc/docker/daemon.json; or run titus-bootstrap again then", registry(reference))),
+            Reason::Name => made(Kind::Failed, "the engine does not take this name")
+                .fix(format!("set {setting} to name:tag or name@sha256:digest, in lower case but for the tag")),
+            Reason::Certificate => made(Kind::Failed, &format!("the engine does not trust the registry {}", registry(reference)))
+                .fix(format!("put the certificate of the authority that signed for it into /etc/docker/certs.d/{0}/ca.crt; where it speaks plain HTTP, add {0} to insecure-registries in /etc/docker/daemon.json; where it has expired, see whether this machine's clock is right (date --utc)", registry(reference))),
             Reason::Digest => made(Kind::Failed, "what its registry sent is not what its digest names")
                 .fix(format!("do not trust that registry until you know why; the setting {setting} has the digest")),
             Reason::Space => made(Kind::Failed, "there is no room for it")
-                .fix("make room on the file system of Docker's data (docker system df, df -h), and run titus-bootstrap again"),
+                .fix(format!("make room on the file system of {data_root}, where Docker has its data (docker system df, df -h {data_root}), and run titus-bootstrap again")),
             Reason::Other => made(
                 Kind::Failed,
                 &format!("could not be pulled within {}", humantime::format_duration(deadline)),
@@ -248,10 +358,94 @@ mod tests {
             (0, "failed to register layer: write /x: no space left on device", Reason::Space),
             (0, "filesystem layer verification failed for digest sha256:ab", Reason::Digest),
             (404, "manifest for jplock/zookeeper:nope not found: manifest unknown", Reason::Absent),
+            (500, "manifest unknown: The named manifest is not known to the registry.", Reason::Absent),
+            (404, "repository host/x not found: name unknown: repository name not known to registry", Reason::Absent),
+            (
+                404,
+                "pull access denied for x/y, repository does not exist or may require 'docker login': denied: requested access to the resource is denied",
+                Reason::Denied,
+            ),
+            (500, "Head \"https://h/v2/x/manifests/1\": unauthorized: authentication required", Reason::Denied),
+            (
+                500,
+                "Head \"https://1.dkr.ecr.eu-west-1.amazonaws.com/v2/x/manifests/1\": no basic auth credentials",
+                Reason::Denied,
+            ),
+            (500, "Get https://h/v2/x/manifests/1: denied: Permission \"downloadArtifacts\" denied", Reason::Denied),
+            (401, "authorization failed", Reason::Denied),
+            (
+                500,
+                "unknown: failed to resolve reference \"h/x:1\": unexpected status from HEAD request to https://h/v2/x/manifests/1: 403 Forbidden",
+                Reason::Denied,
+            ),
+            (500, "no matching manifest for linux/arm64/v8 in the manifest list entries", Reason::Platform),
+            (404, "no match for platform in manifest: not found", Reason::Platform),
+            (0, "image with reference x was found but does not match the specified platform", Reason::Platform),
+            (400, "invalid reference format", Reason::Name),
+            (400, "invalid reference format: repository name must be lowercase", Reason::Name),
+            (500, "Get \"https://h/v2/\": x509: certificate signed by unknown authority", Reason::Certificate),
+            (
+                500,
+                "Get \"https://h/v2/\": tls: failed to verify certificate: x509: certificate is valid for a, not b",
+                Reason::Certificate,
+            ),
+            (500, "Get \"https://h:5000/v2/\": http: server gave HTTP response to HTTPS client", Reason::Certificate),
+            (
+                500,
+                "x509: certificate has expired or is not yet valid: current time 2026 is after 2020",
+                Reason::Certificate,
+            ),
+            // A clock that is not set yet will be.
+            (
+                500,
+                "Get \"https://h/v2/\": x509: certificate has expired or is not yet valid: current time is before",
+                Reason::Other,
+            ),
+            (
+                500,
+                "toomanyrequests: You have reached your pull rate limit. You may increase the limit by authenticating and upgrading: https://www.docker.com/increase-rate-limit",
+                Reason::Limited(Duration::from_secs(6 * 60 * 60)),
+            ),
+            (500, "toomanyrequests: Rate exceeded", Reason::Limited(Duration::ZERO)),
+            (
+                429,
+                "received unexpected HTTP status: 429 Too Many Requests, retry after 90 seconds",
+                Reason::Limited(Duration::from_secs(90)),
+            ),
+            (500, "429 Too Many Requests: try again in 45 minutes", Reason::Limited(Duration::from_secs(45 * 60))),
+            // What passes.
+            (500, "received unexpected HTTP status: 500 Internal Server Error", Reason::Other),
+            (500, "Get \"https://h/v2/\": net/http: request canceled while waiting for connection", Reason::Other),
+            (0, "dial unix /run/docker.sock: connect: permission denied", Reason::Other),
             (500, "Get \"http://127.0.0.1:5000/v2/\": dial tcp: connection refused", Reason::Other),
         ];
         for (status, answer, reason) in cases {
             assert_eq!(Failure::from_words(status, answer.into()).reason, reason, "{answer}");
+        }
+    }
+
+    #[test]
+    fn what_no_other_try_changes_ends_at_once_with_its_own_advice() {
+        let of = |answer: &str| Failure::from_words(500, answer.into());
+        let rate = of("toomanyrequests: You have reached your pull rate limit.");
+        let soon = of("429 Too Many Requests: try again in 5 minutes");
+        let (half, day) = (Duration::from_secs(30 * 60), Duration::from_secs(24 * 60 * 60));
+        assert!(!rate.may_pass(half) && rate.may_pass(day) && soon.may_pass(half) && !soon.may_pass(Duration::ZERO));
+        for (answer, words) in [
+            (
+                "unauthorized: authentication required",
+                "set docker.auth to a docker config.json with credentials for h:5000",
+            ),
+            ("toomanyrequests: You have reached your pull rate limit.", "no more for up to 6h"),
+            ("no matching manifest for linux/arm64", "set images.zookeeper to an image for x86_64"),
+            ("invalid reference format", "set images.zookeeper to name:tag"),
+            ("x509: certificate signed by unknown authority", "/etc/docker/certs.d/h:5000/ca.crt"),
+            ("no space left on device", "df -h /mnt/docker"),
+        ] {
+            let failure = of(answer);
+            assert!(failure.reason == rate.reason || !failure.may_pass(half), "{answer}");
+            let told = failure.error("h:5000/x:1", "images.zookeeper", half, "/mnt/docker").to_string();
+            assert!(told.contains(words) && told.contains(answer), "{told}");
         }
     }
 

@@ -34,6 +34,8 @@ pub struct Entry {
     pub device: u64,
     /// Last change of contents or inode, nanoseconds since 1970.
     pub changed_ns: i128,
+    /// Last change of contents, nanoseconds since 1970.
+    pub modified_ns: i128,
 }
 
 /// The sorts of things that can stand at a path.
@@ -83,6 +85,7 @@ impl Host {
                 inode: found.st_ino,
                 device: found.st_dev,
                 changed_ns: i128::from(found.st_ctime) * 1_000_000_000 + i128::from(found.st_ctime_nsec),
+                modified_ns: i128::from(found.st_mtime) * 1_000_000_000 + i128::from(found.st_mtime_nsec),
             }))
         };
         look().or_else(absent).map_err(|e| io_error("looked at", path, &e))

@@ -305,8 +305,14 @@ fn in_force(files: &[(usize, Vec<Setting>)]) -> InForce<'_> {
     found
 }
 
-/// The files that win over `ours`, of the files of a unit in their order.
-pub fn winners(files: &[UnitFile], ours: &[String], missing: &[UnitFile]) -> Vec<Winner> {
+/// The files that win over `ours`, of the files of a unit in their order. `missing`: those of ours that systemd does not
+/// read; `read`: the text of an environment file.
+pub fn winners(
+    files: &[UnitFile],
+    ours: &[String],
+    missing: &[UnitFile],
+    read: &dyn Fn(&str) -> String,
+) -> Vec<Winner> {
     let is_ours = |path: &str| ours.iter().any(|own| same_path(own, path));
     let mut found = Vec::new();
     // A file of ours that systemd does not read, because another one of its name comes first.
@@ -328,12 +334,14 @@ pub fn winners(files: &[UnitFile], ours: &[String], missing: &[UnitFile]) -> Vec
     let mut seen = BTreeSet::new();
     for (n, setting) in &wanted.assignments {
         let key = (&setting.section, &setting.key);
+        if setting.key == "Environment" {
+            continue;
+        }
         let is_same = |other: &Setting| (&other.section, &other.key) == key;
         let alike = || all.assignments.iter().filter(|(_, other)| is_same(other));
         let winner = match sort(&setting.key) {
             Sort::Adding => None,
             Sort::One => alike().next_back().filter(|(n, other)| foreign(*n) && other.value != setting.value),
-            Sort::List if setting.key == "Environment" => overridden_variable(setting, &mut alike(), &foreign),
             // More than one command is an error in all services but those that end by themselves.
             Sort::List if setting.key == "ExecStart" && !is_oneshot(&all) => {
                 alike().find(|(n, other)| foreign(*n) && other.value != setting.value)
@@ -346,13 +354,11 @@ pub fn winners(files: &[UnitFile], ours: &[String], missing: &[UnitFile]) -> Vec
                 |other: &Setting| other.section == setting.section && family(&other.key) == family(&setting.key);
             all.resets.iter().rfind(|(n, other)| foreign(*n) && of_family(other))
         };
-        let is_variable = setting.key == "Environment";
-        let winner =
-            winner.or_else(|| if is_lost && !(is_variable && alike().next().is_some()) { reset() } else { None });
+        let winner = winner.or_else(|| if is_lost { reset() } else { None });
         if let Some((winner, by)) = winner
             && seen.insert(key)
         {
-            let words = if is_variable || by.value.is_empty() {
+            let words = if by.value.is_empty() {
                 format!("{}= is in force, not ours", by.key)
             } else if by.key == "ExecStart" && !is_lost {
                 format!("ExecStart={} is a second command, and systemd loads no unit with two", by.value)
@@ -368,6 +374,16 @@ pub fn winners(files: &[UnitFile], ours: &[String], missing: &[UnitFile]) -> Vec
             });
         }
     }
+    for ((n, _), (winner, by), variable) in variable_winners(&all, &wanted, &foreign, read) {
+        let source = if by.key == "EnvironmentFile" { by.value.trim_start_matches('-') } else { "Environment=" };
+        found.push(Winner {
+            path: files[winner].path.clone(),
+            line: Some(by.line),
+            loser: files[n].path.clone(),
+            words: format!("the variable {variable} has the value of {source}, not ours"),
+            is_tuning: false,
+        });
+    }
     found
 }
 
@@ -375,25 +391,47 @@ fn is_oneshot(all: &InForce<'_>) -> bool {
     all.assignments.iter().any(|(_, setting)| setting.key == "Type" && setting.value == "oneshot")
 }
 
-/// Who gives a variable of `ours` another value.
-fn overridden_variable<'a, 'b>(
-    ours: &Setting,
-    alike: &mut dyn Iterator<Item = &'b Assignment<'a>>,
+/// Who gives variables of ours other values, or none: our assignment, theirs, and the variable. Files of variables win
+/// over `Environment=` (systemd.exec(5)).
+fn variable_winners<'a>(
+    all: &InForce<'a>,
+    wanted: &InForce<'a>,
     foreign: &dyn Fn(usize) -> bool,
-) -> Option<&'b Assignment<'a>> {
-    let own = variables(&ours.value);
-    let mut winner = None;
-    for assignment in alike {
-        let theirs = variables(&assignment.1.value);
-        let differs = |(name, value): &(String, String)| theirs.iter().any(|(n, v)| n == name && v != value);
-        let same = |(name, _): &(String, String)| theirs.iter().any(|(n, _)| n == name);
-        if own.iter().any(differs) {
-            winner = foreign(assignment.0).then_some(assignment);
-        } else if own.iter().any(same) {
-            winner = None;
+    read: &dyn Fn(&str) -> String,
+) -> Vec<(Assignment<'a>, Assignment<'a>, String)> {
+    let sources = |set: &InForce<'a>| -> Vec<(Assignment<'a>, Vec<(String, String)>)> {
+        let of = |key: &'static str| set.assignments.iter().filter(move |(_, setting)| setting.key == key);
+        let plain = of("Environment").map(|assignment| (*assignment, variables(&assignment.1.value)));
+        let file = |assignment: &Assignment<'a>| {
+            let text = read(assignment.1.value.trim_start_matches('-'));
+            let lines = text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';']));
+            let pairs = lines.filter_map(|line| line.split_once('='));
+            let pairs =
+                pairs.map(|(name, value)| (name.trim().to_owned(), value.trim().trim_matches(['"', '\'']).to_owned()));
+            (*assignment, pairs.collect())
+        };
+        plain.chain(of("EnvironmentFile").map(file)).collect()
+    };
+    let last = |sources: &[(Assignment<'a>, Vec<(String, String)>)]| {
+        let mut last: BTreeMap<String, (Assignment<'a>, String)> = BTreeMap::new();
+        for (assignment, pairs) in sources {
+            last.extend(pairs.iter().map(|(name, value)| (name.clone(), (*assignment, value.clone()))));
         }
+        last
+    };
+    let (ours, theirs) = (last(&sources(wanted)), last(&sources(all)));
+    let mut found = Vec::new();
+    for (name, (own, value)) in ours {
+        let reset = || all.resets.iter().rfind(|(n, by)| foreign(*n) && by.key == own.1.key).copied();
+        let winner = match theirs.get(&name) {
+            Some((by, other)) => (other != &value && foreign(by.0)).then_some(*by),
+            // A file that is not read at all is named as such.
+            None if own.1.key == "Environment" => reset(),
+            None => None,
+        };
+        found.extend(winner.map(|winner| (own, winner, name)));
     }
-    winner
+    found
 }
 
 /// The variables of `Environment=`: words, quoted or not.
@@ -465,6 +503,7 @@ mod tests {
     fn who_wins_over_a_drop_in_of_ours() {
         let docker = "[Service]\nExecStart=\nExecStart=/d --ours\nEnvironment=A=1 B=2\nRestart=always\n";
         let condition = "[Unit]\nConditionPathExists=/ready\nAfter=a.service\n";
+        let read = |path: &str| if path == "/vars" { "# B=7\nB=3\n".to_owned() } else { String::new() };
         for (what, ours, theirs, wins) in [
             ("another command", docker, "[Service]\nExecStart=\nExecStart=/d -H fd://\n", Some((3, false))),
             ("a second command", docker, "[Service]\nExecStart=/d -H fd://\n", Some((2, false))),
@@ -472,6 +511,14 @@ mod tests {
             ("the same command", docker, "[Service]\nExecStart=\nExecStart=/d --ours\n", None),
             ("a command before", docker, "[Service]\nExecStartPre=/x\n", None),
             ("another value of a variable", docker, "[Service]\nEnvironment=\"B=3\"\n", Some((2, false))),
+            ("a file with another value", docker, "[Service]\nEnvironmentFile=-/vars\n", Some((2, false))),
+            ("a file without ours", docker, "[Service]\nEnvironmentFile=/none\n", None),
+            (
+                "a reset, and one of the variables",
+                docker,
+                "[Service]\nEnvironment=\nEnvironment=A=1\n",
+                Some((2, false)),
+            ),
             ("another variable", docker, "[Service]\nEnvironment=C=3\n", None),
             ("no variables", docker, "[Service]\n\nEnvironment=\n", Some((3, false))),
             ("a reset, and the same variables", docker, "[Service]\nEnvironment=\nEnvironment=A=1 B=2\n", None),
@@ -485,14 +532,15 @@ mod tests {
         ] {
             let package = file("/lib/systemd/system/x.service", "[Service]\nExecStart=/d\nRestart=no\n");
             let files = [package.clone(), file(OURS, ours), file(THEIRS, theirs)];
-            let found = winners(&files, &[OURS.into()], &[]);
+            let found = winners(&files, &[OURS.into()], &[], &read);
             let first = found.first().map(|winner| (winner.line.unwrap(), winner.is_tuning));
             assert_eq!(first, wins, "{what}: {found:?}");
             assert!(found.iter().all(|winner| winner.path == THEIRS && winner.loser == OURS), "{what}: {found:?}");
             // A drop-in that is read before ours, and resets what was before: we reset it again.
             let before = [package, file("/etc/a.conf", theirs), file(OURS, docker)];
             if ours == docker && what != "other restarts" {
-                assert_eq!(winners(&before, &[OURS.into()], &[]), [], "{what}");
+                let is_late = theirs.contains("/vars");
+                assert_eq!(winners(&before, &[OURS.into()], &[], &read).is_empty(), !is_late, "{what}");
             }
         }
     }
@@ -500,9 +548,15 @@ mod tests {
     #[test]
     fn who_wins_over_a_unit_of_ours() {
         let ours = "/lib/systemd/system/x.service";
+        let none = |_: &str| String::new();
         let unit = "[Service]\nExecStart=/a\nEnvironmentFile=/e\nRestartSec=5\n";
         let by = |theirs: &str| {
-            winners(&[file("/usr/lib/systemd/system/x.service", unit), file(THEIRS, theirs)], &[ours.into()], &[])
+            winners(
+                &[file("/usr/lib/systemd/system/x.service", unit), file(THEIRS, theirs)],
+                &[ours.into()],
+                &[],
+                &none,
+            )
         };
         assert_eq!(by("[Service]\nExecStart=/b\n")[0].line, Some(2), "two commands");
         assert_eq!(by("[Service]\nEnvironmentFile=\n")[0].line, Some(2));
@@ -511,9 +565,12 @@ mod tests {
         assert_eq!(by("[Service]\nType=oneshot\nExecStart=/b\n"), []);
         // A whole unit in its place.
         let shadow = file("/etc/systemd/system/x.service", "[Service]\nExecStart=/b\n");
-        let found = winners(std::slice::from_ref(&shadow), &[ours.into()], &[file(ours, unit)]);
+        let found = winners(std::slice::from_ref(&shadow), &[ours.into()], &[file(ours, unit)], &none);
         assert_eq!((found.len(), found[0].place(), found[0].loser.as_str()), (1, shadow.path, ours));
-        assert_eq!(winners(&[file("/etc/systemd/system/x.service", unit)], &[ours.into()], &[file(ours, unit)]), []);
+        assert_eq!(
+            winners(&[file("/etc/systemd/system/x.service", unit)], &[ours.into()], &[file(ours, unit)], &none),
+            []
+        );
     }
 
     #[test]

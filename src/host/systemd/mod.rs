@@ -153,8 +153,8 @@ pub struct Unit {
     pub started: Option<SystemTime>,
     /// How its last main process ended: `exit status 1`, `signal 9`; empty if it runs, or never ran.
     pub ended: String,
-    /// How often systemd has started it again by itself since the last start that was asked for; before systemd 235
-    /// unknown.
+    /// How often systemd has started it again by itself; of a unit that this process started, since then. Before systemd
+    /// 235 unknown.
     pub restarts: Option<u32>,
 }
 
@@ -224,8 +224,9 @@ pub(crate) struct Units {
     known: RefCell<BTreeMap<String, Unit>>,
     /// The directories with drop-ins, of all units.
     drop_ins: RefCell<Option<BTreeSet<String>>>,
-    /// The units that this process had systemd start, and when for the first time.
-    started: RefCell<BTreeMap<String, SystemTime>>,
+    /// The units that this process had systemd start: when for the first time, and how many restarts systemd had counted
+    /// by then. (A stop between two tries does not set that count to zero.)
+    started: RefCell<BTreeMap<String, (SystemTime, u32)>>,
     /// The start of each unit that was last seen up, and since when.
     up: RefCell<BTreeMap<String, (String, Instant)>>,
 }
@@ -260,14 +261,17 @@ impl Host {
     /// # Errors
     /// When systemd cannot be asked.
     pub fn unit(&self, name: &str) -> Result<Unit> {
-        if let Some(unit) = self.units.known.borrow().get(name) {
-            return Ok(unit.clone());
+        if !self.units.known.borrow().contains_key(name) {
+            self.units.watched.borrow_mut().insert(name.to_owned());
+            let names = self.units.watched.borrow().clone();
+            let units = self.systemd.units(self, &names)?;
+            *self.units.known.borrow_mut() = names.into_iter().zip(units).collect();
         }
-        self.units.watched.borrow_mut().insert(name.to_owned());
-        let names = self.units.watched.borrow().clone();
-        let units = self.systemd.units(self, &names)?;
-        *self.units.known.borrow_mut() = names.into_iter().zip(units).collect();
-        Ok(self.units.known.borrow().get(name).cloned().unwrap_or_default())
+        let mut unit = self.units.known.borrow().get(name).cloned().unwrap_or_default();
+        if let Some((_, before)) = self.units.started.borrow().get(name) {
+            unit.restarts = unit.restarts.map(|restarts| restarts.saturating_sub(*before));
+        }
+        Ok(unit)
     }
 
     /// What systemd made of a unit's files.
@@ -364,7 +368,7 @@ impl Host {
 
     /// When this process first had systemd start this unit, if it did.
     pub fn started_by_us(&self, name: &str) -> Option<SystemTime> {
-        self.units.started.borrow().get(name).copied()
+        self.units.started.borrow().get(name).map(|(time, _)| *time)
     }
 
     /// How long this process has seen a unit up, since the start that this names. (The clock may be set meanwhile.)
@@ -389,10 +393,18 @@ impl Host {
             Job::ResetFailed(name) => ("reset-failed", name),
             Job::Reload | Job::Reboot => return self.run_job(job),
         };
-        if matches!(job, Job::Start(_) | Job::Restart(_)) {
-            self.units.started.borrow_mut().entry(name.to_owned()).or_insert_with(SystemTime::now);
+        let is_first = matches!(job, Job::Start(_) | Job::Restart(_)) && self.started_by_us(name).is_none();
+        if is_first {
+            self.units.started.borrow_mut().insert(name.to_owned(), (SystemTime::now(), 0));
         }
-        self.run_job(job).map_err(|error| {
+        let result = self.run_job(job);
+        if is_first
+            && let Some(restarts) = self.unit(name)?.restarts
+            && let Some((_, before)) = self.units.started.borrow_mut().get_mut(name)
+        {
+            *before = restarts;
+        }
+        result.map_err(|error| {
             if error.kind == Kind::Interrupted {
                 return error;
             }

@@ -58,6 +58,20 @@ impl Host {
         Ok(masks)
     }
 
+    /// An empty file or a link to /dev/null in the place of the file of a unit that a package brings.
+    ///
+    /// # Errors
+    /// When a directory cannot be looked at.
+    pub fn mask_of_package(&self, name: &str) -> Result<Option<String>> {
+        for directory in &UNIT_DIRECTORIES[3..] {
+            let path = format!("{directory}/{name}");
+            if self.mask_at(&path)? {
+                return Ok(Some(path));
+            }
+        }
+        Ok(None)
+    }
+
     /// The links, path and target, by which the section [Install] of a unit's file enables it;
     /// `also`: those of the units that it names in `Also=`, too. `planned`: files, by path, that will
     /// have these contents by then.

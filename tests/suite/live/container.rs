@@ -10,7 +10,7 @@ use titus_bootstrap::step::health::{Kept, Question};
 use titus_bootstrap::titus::checks::Finding;
 
 use crate::support::docker::{Container, Docker, End};
-use crate::support::simulated::{Machine, Run};
+use crate::support::simulated::{Machine, Run, listen_in_proc};
 
 const NAME: &str = "x";
 const OLD: &str = "x-titus-bootstrap-old";
@@ -259,7 +259,6 @@ fn one_that_does_not_run_is_started() {
     for (status, line, changes) in [
         ("created", "start the container x (it is created)", &["start x"][..]),
         ("exited", "start the container x (it is exited, exit code 3)", &["start x"]),
-        ("dead", "start the container x (it is dead, exit code 3)", &["start x"]),
         ("paused", "start the container x (it is paused)", &["unpause x"]),
         // The engine would start it again by itself, at some time.
         ("restarting", "start the container x (it is restarting, exit code 3)", &["stop x", "start x"]),
@@ -276,25 +275,23 @@ fn one_that_does_not_run_is_started() {
     }
 }
 
-/// A line of /proc/net/tcp for a listener on a port, and the process that has its socket: this one.
-fn listen_in_proc(machine: &Machine, listener: &std::net::TcpListener) -> u16 {
-    use std::os::fd::AsRawFd;
-    let port = listener.local_addr().unwrap().port();
-    let socket = std::fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
-    let inode: String = socket.to_str().unwrap().chars().filter(char::is_ascii_digit).collect();
-    machine.root.write(
-        "/proc/net/tcp",
-        format!("  sl  local_address ...\n   0: 0100007F:{port:04X} 00000000:0000 0A 0:0 00:0 0 0 0 {inode} 1\n"),
-    );
-    machine.root.write(&format!("/proc/{}/comm", std::process::id()), "other-server\n");
-    port
+#[test]
+fn one_that_is_dead_cannot_be_started_and_is_replaced() {
+    let (machine, docker) = created();
+    let first = docker.container(NAME).id;
+    docker.change(NAME, |container| container.status = "dead");
+    let steps = steps(&machine, &docker, ONE);
+    let line = "replace the container x, which was changed since (state: is dead, should be running)";
+    assert_eq!(planned_and_made(&machine, &steps), [line]);
+    assert_eq!(docker.containers(), ["x running"]);
+    assert_ne!(docker.container(NAME).id, first);
 }
 
 #[test]
 fn a_port_that_another_process_has_is_refused_before_anything_is_changed() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let (machine, docker) = machine();
-    let port = listen_in_proc(&machine, &listener);
+    let port = listen_in_proc(&machine, &listener, "other-server");
     let fields = format!("image = 'x:1'\nports = ['{port}:80']\nREADY");
     let steps = steps(&machine, &docker, &fields);
     for run in [machine.plan(&steps), machine.apply(&steps)] {
@@ -309,7 +306,7 @@ fn a_port_that_another_process_has_is_refused_before_anything_is_changed() {
     // The container has it itself, also where a killed run left it under its other name; a stopped one has none.
     std::fs::remove_file(machine.root.at("/proc/net/tcp")).unwrap();
     machine.apply(&steps).ends_well();
-    listen_in_proc(&machine, &listener);
+    listen_in_proc(&machine, &listener, "other-server");
     for (name, status, is_refused) in [
         (NAME, "running", false),
         (NAME, "paused", false),
@@ -319,7 +316,8 @@ fn a_port_that_another_process_has_is_refused_before_anything_is_changed() {
         (OLD, "running", false),
         (OLD, "exited", true),
     ] {
-        docker.change(&docker.containers()[0].split_once(' ').unwrap().0.to_owned(), |container| {
+        let now = docker.containers().remove(0);
+        docker.change(now.split(' ').next().unwrap(), |container| {
             (container.name, container.status) = (name.into(), status);
         });
         let plan = machine.plan(&steps);
@@ -328,10 +326,10 @@ fn a_port_that_another_process_has_is_refused_before_anything_is_changed() {
     // With live-restore a container outlives its engine: then nobody knows whose the port is.
     let mut without_engine = Machine::new();
     without_engine.host.docker = "tcp://127.0.0.1:1".into();
-    listen_in_proc(&without_engine, &listener);
+    listen_in_proc(&without_engine, &listener, "other-server");
     let steps = without_engine.steps(&role(&docker, "one", &fields));
     without_engine.plan(&steps).fails();
-    std::fs::create_dir_all(without_engine.root.at("/var/lib/docker/containers")).unwrap();
+    listen_in_proc(&without_engine, &listener, "docker-proxy");
     assert_eq!(without_engine.plan(&steps).ends_well().states()[1], "x blocked");
 }
 
@@ -476,23 +474,23 @@ fn a_replacement_that_fails_leaves_the_old_container_running() {
 }
 
 #[test]
-fn a_port_that_is_taken_when_it_starts_is_named_with_its_holder() {
+fn a_port_that_is_taken_is_named_with_its_holder_before_the_old_container_is_touched() {
     let (machine, docker) = created();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    // What has the port came after the run began: the container's own process has it until it is stopped.
-    let port = listen_in_proc(&machine, &listener);
-    docker.hold(port);
-    let run = machine.apply(&steps(&machine, &docker, &format!("{ONE}\nports = ['{port}:80']")));
-    let words = run.fails().to_string();
-    assert_eq!(run.fails().kind, Kind::Failed, "{words}");
-    for expected in [
-        &format!("port {port} is taken, and x needs it"),
-        "other-server (pid",
-        "port is already allocated",
-        "runs again",
-    ] {
-        assert!(words.contains(expected), "{expected}: {words}");
+    let port = listen_in_proc(&machine, &listener, "other-server");
+    let steps = steps(&machine, &docker, &format!("{ONE}\nports = ['{port}:80']"));
+    for run in [machine.plan(&steps), machine.apply(&steps)] {
+        let words = run.fails().to_string();
+        assert_eq!(run.fails().kind, Kind::Unavailable, "{words}");
+        assert!(words.contains(&format!("port {port} is taken, and x needs it")), "{words}");
+        assert!(words.contains("other-server (pid"), "{words}");
     }
+    assert_eq!((docker.changes(), docker.containers()), (vec![], vec!["x running".to_owned()]));
+    // One that is taken after the run looked.
+    std::fs::remove_file(machine.root.at("/proc/net/tcp")).unwrap();
+    docker.hold(port);
+    let words = machine.apply(&steps).fails().to_string();
+    assert!(words.contains("port is already allocated") && words.contains("runs again"), "{words}");
     assert_eq!(docker.containers(), ["x running"]);
 }
 
@@ -537,7 +535,7 @@ fn a_first_start_that_fails_is_tried_again_by_the_next_run() {
     assert_eq!(docker.containers(), ["x created"]);
     assert_eq!(planned_and_made(&machine, &steps), ["start the container x (it is created)"]);
     // One that is refused by its name: another run has just created it.
-    docker.change(NAME, |container| container.name = "y".into());
+    docker.change(NAME, |container| (container.name, container.status) = ("y".into(), "exited"));
     docker.changes();
     docker.refuse("create", 1, 409, "Conflict. The container name \"/x\" is already in use");
     let run = machine.apply(&steps);
@@ -555,6 +553,21 @@ fn one_that_runs_and_does_not_answer_is_given_its_time() {
     assert!(words.contains("waited 50ms for") && words.contains("the last answer: "), "{words}");
     assert_eq!(docker.container(NAME).made_of["Image"], "x:1", "{words}");
     assert!(words.contains("the container that was there before"), "{words}");
+}
+
+#[test]
+fn one_that_needs_two_restarts_is_given_them_and_no_more() {
+    // The first look at it, before it is waited for, is one of them.
+    for (needs, is_started) in [(2, true), (3, true), (4, false)] {
+        let (machine, docker) = machine();
+        docker.end("x:1", End::Recovers(needs));
+        let run = machine.apply(&steps(&machine, &docker, ONE));
+        assert_eq!(run.result.is_ok(), is_started, "{needs}: {:?}", run.result);
+    }
+    // Those of its life before do not count.
+    let (machine, docker) = created();
+    docker.change(NAME, |container| (container.status, container.restarts) = ("exited", 5));
+    machine.apply(&steps(&machine, &docker, ONE)).ends_well();
 }
 
 #[test]

@@ -123,22 +123,52 @@ fn what_stands_in_a_later_step_s_way_refuses_the_run_before_the_first_change() {
 }
 
 #[test]
-fn two_steps_that_undo_each_other_are_a_failure_that_names_both() {
+fn two_steps_that_want_different_things_of_one_are_refused_when_the_role_is_loaded() {
     let machine = Machine::new();
-    let second = "[[step]]\nid = 'again'\nphase = 'boot'\nfile = { path = '/etc/two', content = 'other' }\n";
-    let steps = machine.steps(&format!("{FILES}{second}"));
-    // Each run, not the first alone.
-    for first in [true, false] {
-        let run = machine.apply(&steps);
-        let (error, words) = (run.fails(), run.fails().to_string());
-        assert_eq!(error.kind, Kind::Failed);
-        assert!(words.contains("step 2/4 two: was as it should be, and is not at the end of the run"), "{words}");
-        assert!(words.contains("/etc/two") && words.contains("step again wants something else of it"), "{words}");
-        assert_eq!(run.states()[1], "two failed", "{first}");
-        assert_eq!(run.events.last().unwrap(), "failed two");
+    let step = |id: &str, kind: &str| format!("[[step]]\nid = '{id}'\nphase = 'boot'\n{kind}\n");
+    for (one, other, thing) in [
+        ("file = { path = '/etc/x', content = 'x' }", "file = { path = '/etc/x', content = 'y' }", "/etc/x"),
+        (
+            "file = { path = '/etc/x', content = '' }",
+            "file = { path = '/etc/x', content = '', mode = '0600' }",
+            "/etc/x",
+        ),
+        ("file = { path = '/etc/x', content = '' }", "directory = { path = '/etc/x' }", "/etc/x"),
+        (
+            "unit = { name = 'x.service', masked = true }",
+            "unit = { name = 'x.service', active = true }",
+            "unit x.service",
+        ),
+        (
+            "unit = { name = 'x.service', enabled = true }",
+            "unit = { name = 'x.service', enabled = false }",
+            "the enablement",
+        ),
+        ("package = { names = ['jq=1'] }", "package = { names = ['jq=2'] }", "package jq"),
+        (
+            "properties = { path = '/p', set = { a = 'b' } }",
+            "properties = { path = '/p', set = { a = 'c' } }",
+            "the key a of /p",
+        ),
+        (
+            "sysctl = { file = '1.conf', set = { 'a.b' = '1' } }",
+            "sysctl = { file = '2.conf', set = { 'a.b' = '2' } }",
+            "a/b",
+        ),
+    ] {
+        let error = machine.try_steps(&[step("one", one), step("other", other)].concat()).unwrap_err();
+        let words = error.to_string();
+        assert_eq!(error.kind, Kind::Config, "{words}");
+        assert!(words.contains("the steps one and other want different things of") && words.contains(thing), "{words}");
     }
-    // Without the second one the node converges.
-    machine.apply(&machine.steps(FILES)).ends_well();
+    for (one, other) in [
+        ("file = { path = '/etc/x', content = 'x' }", "file = { path = '/etc/x', content = 'x' }"),
+        ("package = { names = ['jq'] }", "package = { names = ['jq=2'] }"),
+        ("package = { names = ['jq=2'] }", "package = { names = ['jq'] }"),
+        ("properties = { path = '/p', set = { a = 'b' } }", "properties = { path = '/p', set = { c = 'd' } }"),
+    ] {
+        machine.try_steps(&[step("one", one), step("other", other)].concat()).unwrap();
+    }
 }
 
 #[test]
@@ -384,6 +414,38 @@ fn a_run_begins_by_sweeping_what_a_killed_one_left() {
     machine.apply(&machine.steps(FILES)).ends_well();
     assert_eq!(machine.root.half_written(), [""; 0]);
     assert!(machine.root.at("/etc/.other").exists() && !machine.root.at(&stale).exists());
+}
+
+/// Every kind of step that writes below a directory of its own, and where.
+#[test]
+fn a_run_sweeps_beside_whatever_its_steps_write() {
+    let properties = "properties = { path = '/srv/p/x.properties', set = { a = '1' } }";
+    let source = "{ name = 'x', uris = ['http://x'], suites = ['./'], key = '/etc/x.asc' }";
+    let sources = format!("apt_source = {{ sources = [{source}], distribution = 'debian', codename = 'x' }}");
+    for (step, directories) in [
+        ("file = { path = '/srv/f/x', content = 'x' }", &["/srv/f"][..]),
+        ("directory = { path = '/srv/d/x' }", &["/srv/d"]),
+        (properties, &["/srv/p"]),
+        ("sysctl = { file = '50-x.conf', set = { 'net.ipv4.ip_forward' = '1' } }", &["/etc/sysctl.d"]),
+        ("kernel_argument = { arguments = ['a=1'] }", &["/etc/default/grub.d"]),
+        ("unit = { name = 'x.service', masked = true }", &["/etc/systemd/system", "/run/titus-bootstrap/units"]),
+        ("group_member = { user = 'x', group = 'docker' }", &["/etc"]),
+        ("deb = { source = { path = '/x.deb' } }", &["/var/lib/titus-bootstrap/debs", "/var/cache/titus-bootstrap"]),
+        (&sources, &["/etc/apt/sources.list.d", "/etc/apt/keyrings"]),
+    ] {
+        let machine = Machine::new();
+        let steps = machine.steps(&format!("[[step]]\nid = 'x'\nphase = 'boot'\n{step}\n"));
+        for directory in directories {
+            machine.root.write(&format!("{directory}/.titus-bootstrap-half"), "half");
+            machine.root.write(&format!("{directory}/.other"), "kept");
+        }
+        machine.root.write("/srv/.titus-bootstrap-other", "of nobody's");
+        engine::begin(&machine.next_host(), &steps).unwrap();
+        assert_eq!(machine.root.half_written(), ["/srv/.titus-bootstrap-other"], "{step}");
+        // What is in the cache for no step is swept, whatever it is called.
+        let kept = |directory: &&&str| **directory != "/var/cache/titus-bootstrap";
+        assert!(directories.iter().filter(kept).all(|at| machine.root.at(&format!("{at}/.other")).exists()), "{step}");
+    }
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! Arguments of the kernel: our drop-in, grub.cfg, and the running kernel.
 
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, SystemTime};
+
 use titus_bootstrap::error::Kind;
+use titus_bootstrap::host::command::Patience;
 
 use crate::support::simulated::Machine;
 
@@ -80,4 +84,141 @@ fn a_failed_update_grub_shows_its_words() {
     let words = run.fails().to_string();
     assert!(words.contains("`update-grub` failed: exit status: 3") && words.contains("no space"), "{words}");
     assert_eq!(run.events, ["started kernel", "failed kernel"]);
+}
+
+/// As grub-mkconfig: the distribution's kernel gets the arguments, a custom entry and memtest86+ do not.
+const MKCONFIG: &str = r#"
+GRUB_CMDLINE_LINUX= GRUB_CMDLINE_LINUX_DEFAULT= GRUB_DEFAULT=0
+for file in $ROOT/etc/default/grub $ROOT/etc/default/grub.d/*.cfg; do [ ! -e $file ] || . $file; done
+[ "$GRUB_DEFAULT" != saved ] || GRUB_DEFAULT='${saved_entry}'
+{
+    printf '### BEGIN /etc/grub.d/00_header ###\nset default="%s"\n### END /etc/grub.d/00_header ###\n' "$GRUB_DEFAULT"
+    printf '### BEGIN /etc/grub.d/10_linux ###\n'
+    [ ! -x $ROOT/etc/grub.d/10_linux ] || printf "menuentry 'D' {\n\tlinux /vmlinuz-5 root=x %s\n}\n" "$GRUB_CMDLINE_LINUX $GRUB_CMDLINE_LINUX_DEFAULT"
+    printf '### END /etc/grub.d/10_linux ###\n### BEGIN /etc/grub.d/40_custom ###\n'
+    printf "menuentry 'Mine' --id mine {\n\tlinux /vmlinuz-mine root=y\n}\nmenuentry 'M' {\n\tlinux16 /memtest\n}\n"
+    printf '### END /etc/grub.d/40_custom ###\n'
+} >$ROOT/boot/grub/grub.cfg
+"#;
+
+fn debian() -> Machine {
+    let machine = Machine::new();
+    machine.root.write("/etc/grub.d/10_linux", "");
+    executable(&machine, "/etc/grub.d/10_linux", true);
+    machine.command("update-grub", MKCONFIG);
+    update_grub(&machine);
+    machine.calls();
+    machine
+}
+
+fn executable(machine: &Machine, path: &str, is: bool) {
+    let mode = std::fs::Permissions::from_mode(if is { 0o755 } else { 0o644 });
+    std::fs::set_permissions(machine.root.at(path), mode).unwrap();
+}
+
+fn update_grub(machine: &Machine) {
+    machine.host.run_command(&["update-grub"], &[], Patience::Ends, Duration::from_secs(60)).unwrap();
+}
+
+#[test]
+fn kernels_of_others_need_no_arguments() {
+    let machine = debian();
+    let steps = machine.steps(&role("'a=1'", "a=1"));
+    machine.apply(&steps).ends_well();
+    assert_eq!(machine.calls(), ["update-grub"]);
+    assert_eq!(machine.apply(&steps).ends_well().states(), ["kernel in_sync"]);
+    assert_eq!(machine.calls(), [""; 0]);
+}
+
+#[test]
+fn what_keeps_arguments_from_the_kernel_is_refused_and_the_fix_is_enough() {
+    let file = |path: &'static str, text: &'static str| move |machine: &Machine| machine.root.write(path, text);
+    let grub = "/etc/default/grub";
+    type Act = Box<dyn Fn(&Machine)>;
+    let cases: [(Act, &[&str], Act); 5] = [
+        (
+            Box::new(file("/etc/default/grub.d/99-mine.cfg", "# mine\nGRUB_CMDLINE_LINUX=\"quiet\"\n")),
+            &[
+                "99-mine.cfg:2 takes",
+                "without a=1",
+                "mv /etc/default/grub.d/99-mine.cfg /etc/default/grub.d/50-mine.cfg",
+            ],
+            Box::new(|machine| {
+                let drop_ins = machine.root.at("/etc/default/grub.d");
+                std::fs::rename(drop_ins.join("99-mine.cfg"), drop_ins.join("50-mine.cfg")).unwrap();
+            }),
+        ),
+        (
+            Box::new(file(grub, "GRUB_CMDLINE_LINUX_DEFAULT=\"quiet a=2\"\n")),
+            &["/etc/default/grub:1 takes", "a=2, which comes after a=1", "take a=2 out of line 1 of /etc/default/grub"],
+            Box::new(file(grub, "GRUB_CMDLINE_LINUX_DEFAULT=\"quiet\"\n")),
+        ),
+        (
+            Box::new(|machine| {
+                machine.root.write("/etc/default/grub", "GRUB_DEFAULT=saved\n");
+                machine.root.write("/boot/grub/grubenv", "# GRUB Environment Block\nsaved_entry=mine\n");
+                update_grub(machine);
+            }),
+            &["GRUB boots \"Mine\", which lacks a=1", "saved_entry=mine in grubenv", "grub-set-default 0"],
+            Box::new(file("/boot/grub/grubenv", "# GRUB Environment Block\nsaved_entry=0\n")),
+        ),
+        (
+            Box::new(|machine| {
+                machine.root.write("/etc/default/grub", "GRUB_DEFAULT=mine\n");
+                update_grub(machine);
+            }),
+            &["GRUB boots \"Mine\"", "set default=\"mine\" in grub.cfg", "set GRUB_DEFAULT=0 in /etc/default/grub"],
+            Box::new(|machine| {
+                machine.root.write("/etc/default/grub", "GRUB_DEFAULT=0\n");
+                update_grub(machine);
+            }),
+        ),
+        (
+            Box::new(|machine| {
+                executable(machine, "/etc/grub.d/10_linux", false);
+                update_grub(machine);
+            }),
+            &["/etc/grub.d/10_linux is switched off", "chmod +x /etc/grub.d/10_linux"],
+            Box::new(|machine| executable(machine, "/etc/grub.d/10_linux", true)),
+        ),
+    ];
+    for (breaks, words, fix) in cases {
+        let machine = debian();
+        let steps = machine.steps(&role("'a=1'", "a=1"));
+        breaks(&machine);
+        machine.calls();
+        for run in [machine.plan(&steps), machine.apply(&steps)] {
+            let refusal = run.fails();
+            assert_eq!(refusal.kind, Kind::Unavailable, "{refusal}");
+            for part in words {
+                assert!(refusal.to_string().contains(part), "{part}: {refusal}");
+            }
+            assert!(run.events.is_empty() && machine.calls().is_empty() && !machine.root.at(DROP_IN).exists());
+        }
+        fix(&machine);
+        machine.apply(&steps).ends_well();
+        assert!(machine.root.read("/boot/grub/grub.cfg").contains("a=1"), "{words:?}");
+        assert_eq!(machine.apply(&steps).ends_well().states(), ["kernel in_sync"], "{words:?}");
+    }
+}
+
+#[test]
+fn a_grub_cfg_that_is_older_than_its_settings_is_made_anew_once() {
+    let machine = debian();
+    let steps = machine.steps(&role("'a=1'", "a=1"));
+    machine.apply(&steps).ends_well();
+    let long_ago = SystemTime::now() - Duration::from_secs(3600);
+    let grub_cfg = std::fs::File::options().write(true).open(machine.root.at("/boot/grub/grub.cfg")).unwrap();
+    machine.root.write("/etc/default/grub", "GRUB_CMDLINE_LINUX=\"quiet\"\n");
+    grub_cfg.set_modified(long_ago).unwrap();
+    let line = "changed since /boot/grub/grub.cfg was made";
+    assert!(machine.plan(&steps).ends_well().lines()[0].contains(line));
+    machine.apply(&steps).ends_well();
+    assert!(machine.root.read("/boot/grub/grub.cfg").contains("quiet a=1"));
+    machine.calls();
+    // One from the future, as after the clock was set back, would be younger than the next grub.cfg as well.
+    let settings = std::fs::File::options().write(true).open(machine.root.at("/etc/default/grub")).unwrap();
+    settings.set_modified(SystemTime::now() + Duration::from_secs(3600)).unwrap();
+    assert_eq!(machine.apply(&steps).ends_well().states(), ["kernel in_sync"]);
+    assert_eq!(machine.calls(), [""; 0]);
 }

@@ -265,7 +265,7 @@ fn a_source_of_the_settings_is_asked_before_it_is_written() {
     machine.offer("jq", "1.6");
     machine.prepend(
         "apt-cache",
-        "grep -q http://packages/debian $ROOT/var/cache/titus-bootstrap/apt/sources.list.d/*.sources || exit 0",
+        "grep -q http://packages/debian $ROOT/var/cache/titus-bootstrap/apt/etc/apt/sources.list.d/*.sources || exit 0",
     );
     let run = machine.apply(&machine.steps(&role("'jq'")));
     assert!(run.fails().what.contains("no source has the package jq"), "{}", run.fails());

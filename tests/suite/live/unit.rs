@@ -379,7 +379,7 @@ fn a_file_that_wins_over_ours_is_refused_before_anything_is_written_and_its_remo
         (
             "/etc/systemd/system/service.d/50-all.conf",
             "[Service]\nEnvironment=A=2\n",
-            ["50-all.conf:2 wins", "Environment="],
+            ["50-all.conf:2 wins", "the variable A has the value of Environment="],
         ),
         ("/etc/systemd/system.control/x.service.d/10-ours.conf", "[Service]\n", ["system.control", "same name"]),
         (
@@ -448,6 +448,18 @@ fn masks_of_all_sorts_are_removed() {
         assert!(planned[0].starts_with("unmask x.service (remove /"), "{planned:?}");
         machine.apply(&steps).ends_well();
         assert_eq!(machine.apply(&steps).ends_well().lines(), [""; 0]);
+    }
+}
+
+#[test]
+fn an_empty_unit_file_of_a_package_is_named() {
+    let machine = machine();
+    machine.root.write("/lib/systemd/system/x.service", "");
+    let steps = machine.steps(&role("one"));
+    for run in [machine.plan(&steps), machine.apply(&steps)] {
+        let words = run.fails().to_string();
+        assert!(words.contains("/lib/systemd/system/x.service masks x.service: it is empty"), "{words}");
+        assert!(words.contains("apt-get install --reinstall"), "{words}");
     }
 }
 

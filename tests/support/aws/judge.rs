@@ -149,7 +149,7 @@ impl State {
                 if late {
                     refuse(400, "RequestExpired", "Request has expired.")
                 } else {
-                    refuse(401, "AuthFailure", NOT_VALIDATED)
+                    refuse(400, "RequestInTheFuture", "The request is dated in the future.")
                 },
                 refuse(403, "RequestTimeTooSkewed", message),
                 refuse(403, "SignatureDoesNotMatch", format!("{word}: {stamp} is now off by more than 5 min.")),
