@@ -497,7 +497,7 @@ mod tests {
             };
             assert!(as_expected, "{wait:?}: {told:?}");
         }
-        assert!(http(200).put_off(), "a node that has not joined has nothing to wait for");
+        assert!(Awaited::from(http(200)).put_off(), "a node that has not joined has nothing to wait for");
     }
 
     #[test]
