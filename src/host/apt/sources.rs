@@ -113,40 +113,68 @@ fn pair((name, value): (&str, &str)) -> (String, String) {
 
 fn deb822(text: &str) -> Vec<Repository> {
     let mut found = Vec::new();
-    let lines: Vec<(usize, &str)> = text.lines().enumerate().filter(|(_, line)| !line.starts_with('#')).collect();
-    for stanza in lines.split(|(_, line)| line.trim().is_empty()) {
-        let (Some((first, _)), Some((last, _))) = (stanza.first(), stanza.last()) else { continue };
-        let mut fields: Vec<(String, String)> = Vec::new();
-        for (_, line) in stanza {
-            match fields.last_mut() {
-                Some((_, value)) if line.starts_with([' ', '\t']) => {
-                    value.push(' ');
-                    value.push_str(line.trim());
-                }
-                _ => fields.extend(line.split_once(':').map(pair)),
-            }
+    let mut stanza = Stanza::default();
+    for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.starts_with('#')) {
+        if line.trim().is_empty() {
+            std::mem::take(&mut stanza).end(&mut found);
+        } else {
+            stanza.add(n, line);
         }
-        let field =
-            |name: &str| fields.iter().find(|(key, _)| key == name).map_or_else(Vec::new, |(_, value)| words(value));
-        let is_off = field("enabled").first().is_some_and(|word| is_no(word));
-        let (uris, suites) = (field("uris"), field("suites"));
-        if is_off || !field("types").iter().any(|word| word == "deb" || word == "deb-src") {
-            continue;
-        }
-        let options: Rc<[_]> = fields.iter().map(|(name, value)| (name.clone(), value.trim().to_owned())).collect();
-        let pairs = uris.iter().flat_map(|uri| suites.iter().map(move |suite| (uri, suite)));
-        found.extend(pairs.take(MOST.saturating_sub(found.len())).map(|(uri, suite)| Repository {
-            uri: with_slash(uri),
-            suite: suite.clone(),
-            options: options.clone(),
-            lines: *first..*last + 1,
-        }));
     }
+    stanza.end(&mut found);
     found
 }
 
-fn words(text: &str) -> Vec<String> {
-    text.split_whitespace().map(str::to_owned).collect()
+/// Lines without an empty one between them.
+#[derive(Default)]
+struct Stanza {
+    lines: Range<usize>,
+    /// Those that matter: names in lower case.
+    fields: Vec<(String, String)>,
+    /// Whether the last line was of one of them.
+    continues: bool,
+}
+
+impl Stanza {
+    fn add(&mut self, n: usize, line: &str) {
+        let first = if self.lines.is_empty() { n } else { self.lines.start };
+        self.lines = first..n + 1;
+        if line.starts_with([' ', '\t']) {
+            if let Some((_, value)) = self.fields.last_mut().filter(|_| self.continues) {
+                value.push(' ');
+                value.push_str(line.trim());
+            }
+            return;
+        }
+        let field = line.split_once(':').map(pair).filter(|(name, _)| {
+            let known = ["types", "uris", "suites", "enabled"];
+            let mut all = known.iter().chain(&COMPARED).chain(&COMPARED_IF_FIRST);
+            all.any(|one| one == name) && self.field(name).is_none()
+        });
+        self.continues = field.is_some();
+        self.fields.extend(field);
+    }
+
+    fn field(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    fn end(self, found: &mut Vec<Repository>) {
+        let words = |name: &str| self.field(name).unwrap_or_default().split_whitespace();
+        if words("enabled").next().is_some_and(is_no) || !words("types").any(|word| word == "deb" || word == "deb-src")
+        {
+            return;
+        }
+        let options: Rc<[_]> =
+            self.fields.iter().map(|(name, value)| (name.clone(), value.trim().to_owned())).collect();
+        let pairs = words("uris").flat_map(|uri| words("suites").map(move |suite| (uri, suite)));
+        found.extend(pairs.take(MOST.saturating_sub(found.len())).map(|(uri, suite)| Repository {
+            uri: with_slash(uri),
+            suite: suite.to_owned(),
+            options: options.clone(),
+            lines: self.lines.clone(),
+        }));
+    }
 }
 
 /// As apt reads a truth value (apt.conf(5)).
