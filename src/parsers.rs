@@ -23,6 +23,7 @@ pub const PARSERS: &[Parser] = &[
     ("OpenPGP", |bytes| drop(host::apt::openpgp::fingerprints(bytes))),
     ("deb control", |bytes| drop(host::apt::dpkg::parse(&text(bytes)))),
     ("apt", |bytes| host::apt::read_as_any_output(&text(bytes))),
+    ("apt's sources", |bytes| host::apt::sources::read_as_any_file(&text(bytes))),
     ("mounts", |bytes| drop(host::fs::mounts::Mounts::of(&text(bytes), ""))),
     ("grub.cfg", |bytes| step::kernel_argument::read_as_any_menu(&text(bytes))),
     ("systemctl show", |bytes| host::systemd::systemctl::read_as_any_output(&text(bytes))),

@@ -93,7 +93,11 @@ impl Attributes {
         }
         let unknown = |what: &str, database: &str, name: &str| {
             Error::failed(format!("nobody knows the {what} {name}"))
-                .cause(format!("it is neither in /etc/{database} nor known to NSS (getent {database} {name})"))
+                .cause(if host.is_live() {
+                    format!("it is neither in /etc/{database} nor known to NSS (getent {database} {name})")
+                } else {
+                    format!("it is not in /etc/{database} of the tree")
+                })
                 .fix(format!("make it before ({what}add --system {name}), or name another one in the role file"))
         };
         let uid = match self.owner.as_str() {

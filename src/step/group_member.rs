@@ -122,7 +122,7 @@ impl Work for GroupMember {
     }
 
     fn paths(&self) -> Vec<String> {
-        vec!["/etc/group".to_owned()]
+        vec!["/etc/group".to_owned(), "/etc/gshadow".to_owned()]
     }
 }
 

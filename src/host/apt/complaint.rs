@@ -3,6 +3,9 @@
 
 use crate::host::command::Output;
 
+/// More packages, or lines about them, than a message has.
+const MOST: usize = 1000;
+
 /// The sorts of complaints in an output; one that failed may have several, or none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Complaints {
@@ -64,7 +67,7 @@ pub fn refused(output: &Output) -> Option<Refused> {
 
 /// What apt said of files in /etc/apt that it cannot read: its sources, configuration or preferences.
 pub fn unreadable(output: &str) -> Vec<&str> {
-    let errors: Vec<&str> = output.lines().filter(|line| line.starts_with("E: ")).collect();
+    let errors: Vec<&str> = output.lines().filter(|line| line.starts_with("E: ")).take(MOST).collect();
     let signs = ["The list of sources could not be read", "Syntax error ", "preferences file ", "/etc/apt/preferences"];
     if !errors.iter().any(|line| signs.iter().any(|sign| line.contains(sign))) {
         return Vec::new();
@@ -121,7 +124,7 @@ fn fault_of(line: &str) -> Option<Fault> {
 pub fn failed_packages(output: &str) -> Vec<&str> {
     let lines = output.lines().skip_while(|line| *line != "Errors were encountered while processing:").skip(1);
     let names = lines.take_while(|line| line.starts_with(' ')).map(str::trim);
-    names.map(|name| name.split(':').next().unwrap_or(name)).collect()
+    names.map(|name| name.split(':').next().unwrap_or(name)).take(MOST).collect()
 }
 
 /// Packages that keep apt from its work: that failed, that it cannot install again, or that lack what they depend on.
@@ -135,13 +138,13 @@ pub fn blockers(output: &str) -> Vec<String> {
     let unmet = unmet.filter_map(|line| Some(line.split_once(" : ")?.0.trim()));
     let names =
         failed_packages(output).into_iter().chain(unmet).map(str::to_owned).chain(output.lines().filter_map(again));
-    names.map(|name| name.split(':').next().unwrap_or_default().to_owned()).collect()
+    names.map(|name| name.split(':').next().unwrap_or_default().to_owned()).take(MOST).collect()
 }
 
 /// The packages that `apt-get --simulate` would remove: `Remv docker.io [20.10]`.
 pub fn removals(output: &str) -> Vec<String> {
     let name = |line: &str| Some(line.strip_prefix("Remv ")?.split([' ', ':']).next()?.to_owned());
-    output.lines().filter_map(name).collect()
+    output.lines().filter_map(name).take(MOST).collect()
 }
 
 /// The packages that apt would remove, as it lists them, in one line.

@@ -538,6 +538,7 @@ fn not_released(holder: &LockHolder, limit: Duration) -> Error {
 /// For [`crate::parsers`].
 pub(crate) fn read_as_any_output(text: &str) {
     let _ = (parse_installed(text), parse_policy(text), Complaints::of(text));
+    let _ = (complaint::blockers(text), complaint::removals(text), complaint::unreadable(text));
 }
 
 fn parse_installed(text: &str) -> BTreeMap<String, Installed> {

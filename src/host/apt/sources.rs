@@ -2,6 +2,7 @@
 //! reads all of them, or none: one contradiction, and it works for no package at all.
 
 use std::ops::Range;
+use std::rc::Rc;
 
 /// Options that apt compares, besides `Signed-By`: it takes a repository with one of them in one file and without in
 /// another for a contradiction, in whatever order it reads them.
@@ -18,6 +19,9 @@ const COMPARED: [&str; 7] = [
 /// Those of which apt accepts the later one, if the earlier file has none.
 const COMPARED_IF_FIRST: [&str; 4] = ["signed-by", "valid-until-max", "valid-until-min", "date-max-future"];
 
+/// More repositories than any file has that people wrote.
+const MOST: usize = 1000;
+
 /// What a file begins a line with that it takes out of it.
 const TAKEN_OUT: &str = "#titus-bootstrap: ";
 
@@ -29,7 +33,7 @@ pub struct Repository {
     /// The suite.
     pub suite: String,
     /// Its options, names in lower case.
-    options: Vec<(String, String)>,
+    options: Rc<[(String, String)]>,
     /// The lines of the file that name it, the first is 0: a line, or a stanza, which may name more than one.
     lines: Range<usize>,
 }
@@ -75,7 +79,7 @@ pub fn repositories(file: &str, text: &str) -> Vec<Repository> {
     if file.ends_with(".sources") {
         return deb822(text);
     }
-    text.lines().enumerate().filter_map(|(n, line)| one_line(n, line)).collect()
+    text.lines().enumerate().filter_map(|(n, line)| one_line(n, line)).take(MOST).collect()
 }
 
 /// Whether apt reads a file of this name in /etc/apt/sources.list.d.
@@ -109,38 +113,68 @@ fn pair((name, value): (&str, &str)) -> (String, String) {
 
 fn deb822(text: &str) -> Vec<Repository> {
     let mut found = Vec::new();
-    let lines: Vec<(usize, &str)> = text.lines().enumerate().filter(|(_, line)| !line.starts_with('#')).collect();
-    for stanza in lines.split(|(_, line)| line.trim().is_empty()) {
-        let (Some((first, _)), Some((last, _))) = (stanza.first(), stanza.last()) else { continue };
-        let mut fields: Vec<(String, String)> = Vec::new();
-        for (_, line) in stanza {
-            match fields.last_mut() {
-                Some((_, value)) if line.starts_with([' ', '\t']) => *value = format!("{value} {}", line.trim()),
-                _ => fields.extend(line.split_once(':').map(pair)),
-            }
-        }
-        let field =
-            |name: &str| fields.iter().find(|(key, _)| key == name).map_or_else(Vec::new, |(_, value)| words(value));
-        let is_off = field("enabled").first().is_some_and(|word| is_no(word));
-        let (uris, suites) = (field("uris"), field("suites"));
-        if is_off || !field("types").iter().any(|word| word == "deb" || word == "deb-src") {
-            continue;
-        }
-        let options = || fields.iter().map(|(name, value)| (name.clone(), value.trim().to_owned())).collect();
-        for uri in &uris {
-            found.extend(suites.iter().map(|suite| Repository {
-                uri: with_slash(uri),
-                suite: suite.clone(),
-                options: options(),
-                lines: *first..*last + 1,
-            }));
+    let mut stanza = Stanza::default();
+    for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.starts_with('#')) {
+        if line.trim().is_empty() {
+            std::mem::take(&mut stanza).end(&mut found);
+        } else {
+            stanza.add(n, line);
         }
     }
+    stanza.end(&mut found);
     found
 }
 
-fn words(text: &str) -> Vec<String> {
-    text.split_whitespace().map(str::to_owned).collect()
+/// Lines without an empty one between them.
+#[derive(Default)]
+struct Stanza {
+    lines: Range<usize>,
+    /// Those that matter: names in lower case.
+    fields: Vec<(String, String)>,
+    /// Whether the last line was of one of them.
+    continues: bool,
+}
+
+impl Stanza {
+    fn add(&mut self, n: usize, line: &str) {
+        let first = if self.lines.is_empty() { n } else { self.lines.start };
+        self.lines = first..n + 1;
+        if line.starts_with([' ', '\t']) {
+            if let Some((_, value)) = self.fields.last_mut().filter(|_| self.continues) {
+                value.push(' ');
+                value.push_str(line.trim());
+            }
+            return;
+        }
+        let field = line.split_once(':').map(pair).filter(|(name, _)| {
+            let known = ["types", "uris", "suites", "enabled"];
+            let mut all = known.iter().chain(&COMPARED).chain(&COMPARED_IF_FIRST);
+            all.any(|one| one == name) && self.field(name).is_none()
+        });
+        self.continues = field.is_some();
+        self.fields.extend(field);
+    }
+
+    fn field(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    fn end(self, found: &mut Vec<Repository>) {
+        let words = |name: &str| self.field(name).unwrap_or_default().split_whitespace();
+        if words("enabled").next().is_some_and(is_no) || !words("types").any(|word| word == "deb" || word == "deb-src")
+        {
+            return;
+        }
+        let options: Rc<[_]> =
+            self.fields.iter().map(|(name, value)| (name.clone(), value.trim().to_owned())).collect();
+        let pairs = words("uris").flat_map(|uri| words("suites").map(move |suite| (uri, suite)));
+        found.extend(pairs.take(MOST.saturating_sub(found.len())).map(|(uri, suite)| Repository {
+            uri: with_slash(uri),
+            suite: suite.to_owned(),
+            options: options.clone(),
+            lines: self.lines.clone(),
+        }));
+    }
 }
 
 /// As apt reads a truth value (apt.conf(5)).
@@ -183,6 +217,15 @@ pub fn taken_out(
         format!("{mark}{line}\n")
     };
     Ok(text.lines().enumerate().map(out).collect())
+}
+
+/// For [`crate::parsers`].
+pub(crate) fn read_as_any_file(text: &str) {
+    for file in ["a.list", "a.sources"] {
+        if let Some(first) = repositories(file, text).first() {
+            let _ = (taken_out(file, text, first, |_| true), conflict(first, first));
+        }
+    }
 }
 
 /// The command that undoes [`taken_out`].

@@ -111,16 +111,22 @@ impl Host {
     pub fn refuse_ambiguous_group(&self, name: &str) -> Result<()> {
         let text = self.read_text("/etc/group")?.unwrap_or_default();
         let lines: Vec<&str> = text.lines().filter(|line| line.split(':').next() == Some(name)).collect();
-        let why = match &lines[..] {
+        let (why, fix) = match &lines[..] {
             [] => return Ok(()),
             [line] if record(line, name).and_then(|fields| group(&fields)).is_some() => return Ok(()),
-            [_] => "a line without a group's number",
-            _ => "more than one line",
+            [_] => (
+                "a line without a number",
+                "put the number that the group's files have into its third field: vigr".to_owned(),
+            ),
+            [.., last] => (
+                "more than one line",
+                format!(
+                    "keep the one whose number the group's files have, and remove the other, as sed -i '/^{last}$/d' /etc/group"
+                ),
+            ),
         };
         let lines = lines.join("\n");
-        Err(Error::unavailable(format!("/etc/group has {why} of the group {name}"))
-            .cause(lines)
-            .fix("leave one line of it, with the number that the group's files have: vigr, then vigr --shadow, then grpck --read-only"))
+        Err(Error::unavailable(format!("/etc/group has {why} of the group {name}")).cause(lines).fix(fix))
     }
 }
 
