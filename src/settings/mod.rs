@@ -503,7 +503,7 @@ mod tests {
         assert_eq!(told.what, "file, line 3, column 3: unknown field `log_buckett`");
         assert_eq!(told.fix.unwrap(), "did you mean `log_bucket`?");
         let told = Layer::parse(file("file"), "zzzzzzzz = 1").unwrap_err();
-        assert!(told.fix.unwrap().starts_with("known are: role,"));
+        assert!(told.fix.unwrap().starts_with("known are: schema, role,"));
     }
 
     #[test]
