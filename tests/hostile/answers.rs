@@ -114,7 +114,13 @@ fn seeds(parser: &str) -> Vec<&'static [u8]> {
         "apt" => &[
             "docker.io:\n  Installed: (none)\n  Candidate: 20.10\n  Version table:\n *** 20.10 500\n        500 http://d stable/main amd64 Packages\n",
             "bash\t5.2\tinstalled\tinstall\n",
+            "Remv docker.io [20.10]\nErrors were encountered while processing:\n theirs\nE: The list of sources could not be read.\n",
+            "The following packages have unmet dependencies:\n theirs : Depends: x but it is not installable\n",
             "E: Unable to locate package x\nW: GPG error: http://d stable InRelease: NO_PUBKEY 7EA0A9C3F273FCD8\n",
+        ],
+        "apt's sources" => &[
+            "deb [arch=amd64 signed-by=/a.asc] https://u:p@d.example/debian x main # why\ndeb-src http://d ./\n",
+            "# x\nTypes: deb deb-src\nURIs: http://d http://e/\nSuites: x y\nSigned-By:\n -----BEGIN PGP\n .\nEnabled: no\n\nTypes: deb\nURIs: file:/x\nSuites: z/\n",
         ],
         "mounts" => &["36 35 98:0 /mnt1 /mnt\\040x rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n"],
         "grub.cfg" => &["menuentry 'Debian' {\n\tlinux /boot/vmlinuz-1 root=UUID=x ro quiet a=1\n\tinitrd /x\n}\n"],
