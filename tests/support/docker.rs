@@ -361,6 +361,9 @@ impl State {
         match (request.method.as_str(), verb) {
             ("GET", "json") => container.inspect(),
             ("GET", "logs") => (200, None, frame(&container.prints)),
+            (_, "archive") if !request.query("path").starts_with('/') => {
+                error(400, "bad parameter: path is not absolute")
+            }
             ("HEAD", "archive") => container.look(&request.query("path")),
             ("GET", "archive") => {
                 let reply = container.archive(&request.query("path"));
