@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::warm_pool::ENGINE;
 use super::{Change, Claim, Planned, RawKind, State, Work, hex};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::host::Host;
 use crate::host::fs::Owner;
 use crate::host::fs::look::EntryKind;
@@ -229,7 +229,11 @@ impl Unit {
         })
     }
 
-    fn has_active_socket(&self, host: &Host) -> Result<bool> {
+    /// Whether a start may have failed because the service's socket, which is active, has nothing to give it.
+    fn may_lack_socket(&self, host: &Host, error: &Error) -> Result<bool> {
+        if error.kind == ErrorKind::Interrupted {
+            return Ok(false);
+        }
         let socket = socket_of_service(&self.name).map(|socket| host.unit(&socket)).transpose()?;
         Ok(socket.is_some_and(|socket| socket.is_active()))
     }
@@ -408,7 +412,10 @@ impl Work for Unit {
         let mut unit = host.unit(name)?;
         // At boot it may be starting, with what its files were before this run: its end tells.
         if self.active && unit.is_starting() {
-            host.change_unit(Job::Start(name))?;
+            match host.change_unit(Job::Start(name)) {
+                Err(error) if self.may_lack_socket(host, &error)? => {}
+                started => started?,
+            }
             unit = host.unit(name)?;
         }
         // The record is that of before the start: a file that changes meanwhile must show as changed.
@@ -421,7 +428,7 @@ impl Work for Unit {
         tracing::info!("{}", self.change(&due).line);
         match self.settle(host, &due) {
             // Its socket was masked while it ran: that is active, and has lost what it listened on.
-            Err(_) if self.has_active_socket(host)? => {
+            Err(error) if self.may_lack_socket(host, &error)? => {
                 let socket = socket_of_service(name).unwrap_or_default();
                 tracing::warn!("{name} did not start: restarting {socket}, and starting it again");
                 host.change_unit(Job::Restart(&socket))?;
