@@ -255,7 +255,11 @@ impl Unit {
         })
     }
 
-    fn has_active_socket(&self, host: &Host) -> Result<bool> {
+    /// Whether a start may have failed because the service's socket, which is active, has nothing to give it.
+    fn may_lack_socket(&self, host: &Host, error: &Error) -> Result<bool> {
+        if error.kind == error::Kind::Interrupted {
+            return Ok(false);
+        }
         let socket = socket_of_service(&self.name).map(|socket| host.unit(&socket)).transpose()?;
         Ok(socket.is_some_and(|socket| socket.is_active()))
     }
@@ -605,7 +609,10 @@ impl Work for Unit {
         self.refuse_unloadable(host, &unit)?;
         // At boot it may be starting, with what its files were before this run: its end tells.
         if self.active && unit.is_starting() {
-            host.change_unit(Job::Start(name))?;
+            match host.change_unit(Job::Start(name)) {
+                Err(error) if self.may_lack_socket(host, &error)? => {}
+                started => started?,
+            }
             unit = host.unit(name)?;
         }
         // The record is that of before the start: a file that changes meanwhile must show as changed.
@@ -618,7 +625,7 @@ impl Work for Unit {
         tracing::info!("{}", self.change(&due).line);
         match self.settle(host, &due) {
             // Its socket was masked while it ran: that is active, and has lost what it listened on.
-            Err(_) if self.has_active_socket(host)? => {
+            Err(error) if self.may_lack_socket(host, &error)? => {
                 let socket = socket_of_service(name).unwrap_or_default();
                 tracing::warn!("{name} did not start: restarting {socket}, and starting it again");
                 host.change_unit(Job::Restart(&socket))?;

@@ -94,9 +94,10 @@ fn names_and_digests_that_the_registry_does_not_have_are_told() {
     let setting = format!("{DIRECT}@{asked}");
     fails(&setting, &["what its registry sent is not what its digest names", "do not trust that registry"]);
     line.behave(Behaviour::Passes);
-    node.bootstrap(&["apply", "--set", &setting]).ends_with(0);
+    // Kept, so that the node's settings say it from here on.
+    node.bootstrap(&["apply", "--save", "--set", &setting]).ends_with(0);
     prereqs::check(&node);
-    node.bootstrap(&["plan", "--detailed-exitcode", "--set", &setting]).ends_with(0);
+    node.bootstrap(&["plan", "--detailed-exitcode"]).ends_with(0);
 }
 
 #[test]
