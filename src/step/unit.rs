@@ -256,9 +256,11 @@ impl Unit {
     }
 
     /// Whether a start may have failed because the service's socket, which is active, has nothing to give it.
-    fn may_lack_socket(&self, host: &Host, error: &Error) -> Result<bool> {
-        if error.kind == error::Kind::Interrupted {
-            return Ok(false);
+    fn may_lack_socket(&self, host: &Host, started: &Result<systemd::Unit>) -> Result<bool> {
+        match started {
+            Err(error) if error.kind == error::Kind::Interrupted => return Ok(false),
+            Ok(unit) if unit.is_active() || !self.active => return Ok(false),
+            _ => {}
         }
         let socket = socket_of_service(&self.name).map(|socket| host.unit(&socket)).transpose()?;
         Ok(socket.is_some_and(|socket| socket.is_active()))
@@ -609,11 +611,8 @@ impl Work for Unit {
         self.refuse_unloadable(host, &unit)?;
         // At boot it may be starting, with what its files were before this run: its end tells.
         if self.active && unit.is_starting() {
-            match host.change_unit(Job::Start(name)) {
-                Err(error) if self.may_lack_socket(host, &error)? => {}
-                started => started?,
-            }
-            unit = host.unit(name)?;
+            let started = host.change_unit(Job::Start(name)).and_then(|()| host.unit(name));
+            unit = if self.may_lack_socket(host, &started)? { host.unit(name)? } else { started? };
         }
         // The record is that of before the start: a file that changes meanwhile must show as changed.
         let (record, contents) = self.compare(host, &unit, &nothing)?;
@@ -623,18 +622,16 @@ impl Work for Unit {
         }
         let Some(due) = self.processes_due(host, &unit, contents)? else { return Ok(()) };
         tracing::info!("{}", self.change(&due).line);
-        match self.settle(host, &due) {
-            // Its socket was masked while it ran: that is active, and has lost what it listened on.
-            Err(error) if self.may_lack_socket(host, &error)? => {
-                let socket = socket_of_service(name).unwrap_or_default();
-                tracing::warn!("{name} did not start: restarting {socket}, and starting it again");
-                host.change_unit(Job::Restart(&socket))?;
-                host.change_unit(Job::ResetFailed(name))?;
-                start(host, Job::Start(name))?;
-            }
-            settled => settled?,
+        let mut started = self.settle(host, &due).and_then(|()| self.await_up(host));
+        // Its socket was masked while it ran: that is active, and has lost what it listened on.
+        if self.may_lack_socket(host, &started)? {
+            let socket = socket_of_service(name).unwrap_or_default();
+            tracing::warn!("{name} did not start: restarting {socket}, and starting it again");
+            host.change_unit(Job::Restart(&socket))?;
+            host.change_unit(Job::ResetFailed(name))?;
+            started = start(host, Job::Start(name)).and_then(|()| self.await_up(host));
         }
-        let started = self.await_up(host)?;
+        let started = started?;
         if self.active && !started.is_active() {
             let left = running_due(true, &started, Contents::Same).map(|due| self.change(&due).line);
             return Err(self.does_not_stay_up(host, &format!("still to do: {}", left.unwrap_or_default())));

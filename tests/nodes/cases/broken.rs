@@ -86,7 +86,7 @@ const CONTAINER: Ways = &[
     |name| mended(format!("docker pause {name}")),
     |name| mended(format!("docker update --restart no {name}")),
     |name| mended(format!("docker update --memory 200m --memory-swap 200m {name}")),
-    |name| refused(format!("docker rename {name} other"), "other", "docker rm --force other"),
+    |name| mended(format!("docker rename {name} other")),
 ];
 
 /// What other software has on an agent.
@@ -112,8 +112,8 @@ fn others_on_an_agent() -> Vec<Way> {
             format!("rm {drop_in}"),
         ),
         refused(
-            "dpkg --remove --force-depends jq; printf 'Package: jq\\nPin: release *\\nPin-Priority: -1\\n' > /etc/apt/preferences.d/never",
-            "jq",
+            "dpkg --remove --force-depends ca-certificates; printf 'Package: ca-certificates\\nPin: release *\\nPin-Priority: -1\\n' > /etc/apt/preferences.d/never",
+            "ca-certificates",
             "rm /etc/apt/preferences.d/never",
         ),
         refused(
@@ -190,7 +190,7 @@ const AGENT: Targets = Targets {
         "/etc/tmpfiles.d/titus-bootstrap.conf",
     ],
     units: &["docker-tcp-proxy.socket", "mesos-agent.service"],
-    packages: &["titus-executor", "jq"],
+    packages: &["titus-executor", "mesos"],
     containers: &[],
     others: others_on_an_agent,
 };

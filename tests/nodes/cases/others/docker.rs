@@ -94,7 +94,7 @@ fn what_others_changed_of_a_container_is_seen_and_put_right() {
         let renamed = damage.starts_with("docker rename");
         let damaged = if renamed { id("zk") } else { id("zookeeper") };
         node.bootstrap(&["plan"]).ends_with(0).prints(&[words]);
-        node.bootstrap(&["verify"]).ends_with(1).prints(&["a run would ", words]);
+        node.bootstrap(&["verify"]).ends_with(1).prints(&["drifts ", words]);
         node.bootstrap(&["apply"]).ends_with(0).prints(&[words]);
         assert_eq!(id("zookeeper") == damaged, keeps_running, "after {damage}: {before} {damaged}");
         node.bootstrap(&["plan", "--detailed-exitcode"]).ends_with(0);
