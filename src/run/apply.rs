@@ -179,6 +179,9 @@ impl Run<'_> {
             engine::look(host, &role, &steps).or_else(|refusal| host.forget_candidates().and(Err(refusal)))
         });
         refused.inspect_err(|refusal| {
+            if let Err(error) = engine::note_refused(host, &steps) {
+                journal::warn(&error);
+            }
             if refusal.kind == Kind::Interrupted {
                 journal.event(host, "interrupted", None, std::slice::from_ref(&refusal.what));
             }

@@ -324,6 +324,14 @@ pub fn plan_packages(host: &Host, steps: &[Step]) -> Result<Option<String>> {
     host.forget_candidates().and(asked).map(|()| None)
 }
 
+/// Notes what a refused run saw and a later one cannot see any more.
+///
+/// # Errors
+/// When systemd cannot be asked, or a note cannot be written.
+pub fn note_refused(host: &Host, steps: &[Step]) -> Result<()> {
+    if host.is_live() { step::note_overridden(host, steps) } else { Ok(()) }
+}
+
 fn refuse_each(role: &str, steps: &[Step], refuse: impl Fn(&Step) -> Result<()>) -> Result<()> {
     steps.iter().try_for_each(|step| refuse(step).map_err(|error| error.at(format!("{role}: {}", step.id))))
 }

@@ -31,7 +31,7 @@ use crate::template::Renderer;
 
 pub use deb::check as check_settings;
 pub use package::{needs_apt, refuse_without_candidate};
-pub use unit::refuse_overridden;
+pub use unit::{note_overridden, refuse_overridden};
 pub use wait::name_units;
 
 /// When a step's work is done.

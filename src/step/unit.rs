@@ -255,7 +255,8 @@ impl Unit {
         })
     }
 
-    /// Whether a start may have failed because the service's socket, which is active, has nothing to give it.
+    /// Whether a start may have failed because the service's socket, which is active, has nothing to give it; or was, until
+    /// too many starts of the service failed with it.
     fn may_lack_socket(&self, host: &Host, started: &Result<systemd::Unit>) -> Result<bool> {
         match started {
             Err(error) if error.kind == error::Kind::Interrupted => return Ok(false),
@@ -263,7 +264,13 @@ impl Unit {
             _ => {}
         }
         let socket = socket_of_service(&self.name).map(|socket| host.unit(&socket)).transpose()?;
-        Ok(socket.is_some_and(|socket| socket.is_active()))
+        Ok(socket.is_some_and(|socket| socket.is_active() || socket.active == Active::Failed))
+    }
+
+    /// Those of the files that are its own.
+    fn own_of(&self, planned: &Planned) -> Vec<String> {
+        let own = planned.iter().filter(|(path, text)| concerns(&self.name, path) && !text.is_empty());
+        own.map(|(path, _)| path.clone()).collect()
     }
 
     /// Whether systemd has to be asked about it.
@@ -504,18 +511,50 @@ fn refusal(unit: &str, winner: &Winner) -> Error {
 /// # Errors
 /// 69, with the file, its line, and what to do.
 pub fn refuse_overridden(host: &Host, steps: &[Step]) -> Result<()> {
+    let planned = unit_files_of(steps);
+    for step in steps {
+        let Kind::Unit(unit) = &step.kind else { continue };
+        unit.tuned(host, &unit.own_of(&planned), &planned).map_err(|error| error.at(&step.id))?;
+    }
+    Ok(())
+}
+
+/// Notes units that were started with such a file: once it is gone, they are restarted. systemd does not say what they
+/// were started with.
+///
+/// # Errors
+/// When systemd cannot be asked, or a note cannot be written.
+pub fn note_overridden(host: &Host, steps: &[Step]) -> Result<()> {
+    let planned = unit_files_of(steps);
+    for step in steps {
+        let Kind::Unit(unit) = &step.kind else { continue };
+        let own = unit.own_of(&planned);
+        if unit.files.is_empty() || unit.tuned(host, &own, &planned).is_ok() {
+            continue;
+        }
+        let running = host.unit(&unit.name)?;
+        let Some(started) = running.started.filter(|_| running.is_active()) else { continue };
+        let mut was_there = false;
+        for file in host.unit_files(&unit.name, &Planned::new())? {
+            let changed = host.entry(&file.path)?.and_then(|entry| u64::try_from(entry.changed_ns).ok());
+            let is_older = changed.is_some_and(|changed| UNIX_EPOCH + Duration::from_nanos(changed) <= started);
+            was_there |= !own.contains(&file.path) && is_older;
+        }
+        if was_there {
+            let (record, _) = unit.compare(host, &running, &Planned::new())?;
+            unit.write_record(host, &Record { digest: "what another file said".into(), ..record })?;
+        }
+    }
+    Ok(())
+}
+
+/// The files that these steps write, with their text.
+fn unit_files_of(steps: &[Step]) -> Planned {
     let written = steps.iter().filter_map(|step| match step.work().written() {
         Some((path, Written::Text(text))) => Some((path.to_owned(), text.into_bytes())),
         _ => None,
     });
-    let planned: Planned = written.collect();
-    for step in steps {
-        let Kind::Unit(unit) = &step.kind else { continue };
-        let of_unit = planned.iter().filter(|(path, text)| concerns(&unit.name, path) && !text.is_empty());
-        let own: Vec<String> = of_unit.map(|(path, _)| path.clone()).collect();
-        unit.tuned(host, &own, &planned).map_err(|error| error.at(&step.id))?;
-    }
-    Ok(())
+    written.collect()
 }
 
 impl RawKind for Raw {

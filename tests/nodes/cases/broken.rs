@@ -133,14 +133,15 @@ fn others_on_an_agent() -> Vec<Way> {
 /// What other software has on a node with ZooKeeper and a Mesos master.
 fn others_on_a_prereqs_node() -> Vec<Way> {
     vec![
-        mended("echo 'tickTime=1' >> /var/lib/zookeeper/conf/zoo.cfg 2>/dev/null || true"),
-        mended("chmod 0777 /var/lib/mesos"),
+        mended("chmod 0777 /var/lib/zookeeper"),
         mended("systemctl stop docker.socket docker.service"),
         mended("gpasswd --delete ubuntu docker"),
         refused(
-            "docker stop zookeeper; systemd-run --unit other-port --quiet nc -l -k -p 2181; until ss -Hltn 'sport = 2181' | grep -q .; do :; done",
-            "2181",
-            "systemctl stop other-port; docker start zookeeper",
+            "docker stop zookeeper
+             systemd-run --quiet --unit other-port systemd-socket-activate --accept --listen 0.0.0.0:2181 /bin/cat
+             until grep -q ' 00000000:0885 ' /proc/net/tcp; do sleep 0.1; done",
+            "port 2181 is taken",
+            "systemctl stop other-port",
         ),
     ]
 }

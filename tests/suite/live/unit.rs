@@ -361,6 +361,33 @@ fn role_with_unit_files() -> String {
 }
 
 #[test]
+fn a_unit_that_was_started_with_a_file_of_others_is_restarted_once_that_is_gone() {
+    use titus_bootstrap::run::engine;
+    for (was_restarted, restarts) in [(true, true), (false, false)] {
+        let machine = machine();
+        let role = role_with_unit_files()
+            .replace("'y.service', active = true", "'y.service', active = true, restart_on = ['y-file']");
+        let steps = machine.steps(&role);
+        machine.apply(&steps).ends_well();
+        let path = "/etc/systemd/system/y.service";
+        machine.root.write(path, "[Service]\nExecStart=/other\n");
+        if was_restarted {
+            machine.systemd.start("y.service");
+            machine.systemd.change("y.service", |unit| {
+                unit.started = unit.started.map(|started| started + Duration::from_secs(2));
+            });
+        }
+        machine.apply(&steps).fails();
+        engine::note_refused(&machine.next_host(), &steps).unwrap();
+        std::fs::remove_file(machine.root.at(path)).unwrap();
+        machine.systemd.jobs();
+        machine.apply(&steps).ends_well();
+        assert_eq!(machine.systemd.jobs().contains(&"restart y.service".to_owned()), restarts);
+        assert!(machine.apply(&steps).ends_well().states().iter().all(|state| state.ends_with("in_sync")));
+    }
+}
+
+#[test]
 fn a_file_that_wins_over_ours_is_refused_before_anything_is_written_and_its_removal_is_enough() {
     for (path, contents, parts) in [
         (
