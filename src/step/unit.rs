@@ -537,7 +537,9 @@ pub fn note_overridden(host: &Host, steps: &[Step]) -> Result<()> {
         let mut was_there = false;
         for file in host.unit_files(&unit.name, &Planned::new())? {
             let changed = host.entry(&file.path)?.and_then(|entry| u64::try_from(entry.changed_ns).ok());
-            let is_older = changed.is_some_and(|changed| UNIX_EPOCH + Duration::from_nanos(changed) <= started);
+            // systemd gives the start in whole seconds.
+            let second = started + Duration::from_secs(1);
+            let is_older = changed.is_some_and(|changed| UNIX_EPOCH + Duration::from_nanos(changed) < second);
             was_there |= !own.contains(&file.path) && is_older;
         }
         if was_there {

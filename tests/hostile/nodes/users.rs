@@ -156,7 +156,7 @@ fn a_file_below_a_directory_of_a_user_s_goes_nowhere_else() {
     for (path, attack, told) in attacks {
         node.write("/etc/titus-bootstrap/roles/agent.toml", &role(path));
         as_nobody(&node, &["sh", "-c", attack]).ends_with(0);
-        let refused = node.bootstrap(&["apply"]).ends_with(1);
+        let refused = node.bootstrap(&["apply"]).ends_with(69);
         let refused = refused.tells(&[told]);
         assert!(!node.exists("/etc/stolen"), "{path}: {}", refused.transcript());
     }
@@ -183,7 +183,7 @@ fn the_modes_of_ubuntu_s_directories_are_no_reason_to_refuse() {
     node.shell(
         "groupadd --gid 1500 people; chgrp people /var/log; rm -rf /var/log/titus-bootstrap; chmod 0755 /var/log/mesos",
     );
-    let refused = node.bootstrap(&["apply"]).ends_with(1);
+    let refused = node.bootstrap(&["apply"]).ends_with(69);
     refused.tells(&["/var/log/mesos", "group 1500", "chown root:root /var/log && chmod go-w /var/log"]);
     node.shell("chown root:root /var/log && chmod go-w /var/log");
     node.bootstrap(&["apply"]).ends_with(0);

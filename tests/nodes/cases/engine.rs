@@ -34,7 +34,7 @@ fn an_agent_with_an_engine_as_docker_29_serves_titus_executor() {
     assert!(ask(&node, "/v1.26/info").starts_with("HTTP/1.1 200 "));
     agent::check(&node);
 
-    // Somebody's own drop-in takes it away again: verify says it, and so does a run, at once.
+    // Somebody's own drop-in takes it away again: verify says it, and a run is refused, with the file.
     let drop_in = "/etc/systemd/system/docker.service.d/90-own.conf";
     node.write(drop_in, "[Service]\nEnvironment=DOCKER_MIN_API_VERSION=1.44\n");
     node.shell("systemctl daemon-reload && systemctl restart docker");
@@ -44,7 +44,8 @@ fn an_agent_with_an_engine_as_docker_29_serves_titus_executor() {
     for text in [words, fix, "28.5.2"] {
         assert!(verified.out.contains(text), "{}", verified.out);
     }
-    node.bootstrap(&["apply", "--set", "timeouts.wait=1h"]).ends_with(1).tells(&["docker-api", words, fix, "28.5.2"]);
+    let refused = node.bootstrap(&["apply", "--set", "timeouts.wait=1h"]).ends_with(69);
+    refused.tells(&["90-own.conf:2 wins over", "DOCKER_MIN_API_VERSION", &format!("rm {drop_in}")]);
 
     node.shell(&format!("rm {drop_in} && systemctl daemon-reload && systemctl restart docker"));
     agent::apply(&node);

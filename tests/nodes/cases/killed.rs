@@ -92,7 +92,8 @@ fn soak_of_containers() {
             node.shell("docker rm --force zookeeper mesomaster; docker image prune --all --force");
         }
         let after = random_part(duration);
-        let (before_its_end, next) = killed(&node, &["--set", &files], after);
+        // Kept: the checks ask what the node's settings say.
+        let (before_its_end, next) = killed(&node, &["--save", "--set", &files], after);
         let mut wrong = Vec::new();
         if next.code == 0 {
             prereqs::check(&node);
