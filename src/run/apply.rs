@@ -127,7 +127,7 @@ impl Run<'_> {
         })?;
         self.locked = true;
         host.tell_systemd("asking the instance and its metadata service");
-        let result = self.converge(host).map_err(|error| self.or_no_role(host, error));
+        let result = self.converge(host);
         // A signal may have ended a long wait for another one's apt: who asks what became of the run finds this.
         if let Err(error) = &result
             && !self.begun
@@ -154,7 +154,7 @@ impl Run<'_> {
 
     fn converge(&mut self, host: &mut Host) -> Result<()> {
         let (request, options) = (self.request, self.options);
-        let prepared = prepare::prepare(request, host)?;
+        let prepared = prepare::prepare(request, host).map_err(|error| self.or_no_role(host, error))?;
         let warm = prepared.warm_pool().is_some();
         let last = status::read(host).inspect_err(journal::warn).ok().flatten();
         let was_warm =

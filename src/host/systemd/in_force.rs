@@ -50,7 +50,7 @@ const ADDING: [&str; 17] = [
 const LISTS: [&str; 6] = ["Environment", "EnvironmentFile", "ExecStart", "PassEnvironment", "UnsetEnvironment", "Exec"];
 
 /// What the beginnings of the names of settings have that tune a unit, and do not decide what it runs or when.
-const TUNING: [&str; 22] = [
+const TUNING: [&str; 27] = [
     "CPU",
     "Description",
     "IO",
@@ -60,6 +60,11 @@ const TUNING: [&str; 22] = [
     "Memory",
     "Nice",
     "OOM",
+    "OnActiveSec",
+    "OnBootSec",
+    "OnCalendar",
+    "OnStartupSec",
+    "OnUnit",
     "RandomizedDelay",
     "AccuracySec",
     "Restart",

@@ -107,6 +107,30 @@ fn a_run_that_is_refused_changes_nothing_and_the_boot_unit_s_is_recorded() {
 }
 
 #[test]
+fn at_boot_a_refusal_is_not_taken_for_a_node_without_a_role() {
+    let machine = machine();
+    needs_root!(machine);
+    // Only the instance's tag says the role.
+    let mut facts = titus_bootstrap::facts::sample::facts();
+    let tags = std::collections::BTreeMap::from([("titus:role".to_owned(), "small".to_owned())]);
+    facts.instance.as_mut().unwrap().tags = Some(tags);
+    machine.root.write("/facts.json", serde_json::to_string(&facts).unwrap());
+    let by_tag = || Request {
+        roles: Vec::new(),
+        facts: FactSource::File(machine.root.at("/facts.json")),
+        ..request(&machine, "")
+    };
+    std::fs::create_dir_all(machine.root.at("/etc/small")).unwrap();
+    let error = apply_on(Ok(machine.next_host()), &by_tag(), BOOT, silent()).unwrap_err();
+    assert_eq!(error.kind, Kind::Unavailable, "{error}");
+    assert!(error.what.contains("/etc/small: a directory"), "{error}");
+    assert_eq!(recorded(&machine), "refused");
+    std::fs::remove_dir(machine.root.at("/etc/small")).unwrap();
+    apply_on(Ok(machine.next_host()), &by_tag(), BOOT, silent()).unwrap();
+    assert_eq!(recorded(&machine), "converged");
+}
+
+#[test]
 fn a_run_does_not_begin_while_another_has_the_lock() {
     let machine = machine();
     needs_root!(machine);

@@ -373,10 +373,12 @@ fn a_unit_that_was_started_with_a_file_of_others_is_restarted_once_that_is_gone(
         machine.root.write(path, "[Service]\nExecStart=/other\n");
         if was_restarted {
             machine.systemd.start("y.service");
-            machine.systemd.change("y.service", |unit| {
-                unit.started = unit.started.map(|started| started + Duration::from_secs(2));
-            });
         }
+        // Well before or after the file.
+        machine.systemd.change("y.service", |unit| {
+            let by = Duration::from_secs(5);
+            unit.started = unit.started.map(|started| if was_restarted { started + by } else { started - by });
+        });
         machine.apply(&steps).fails();
         engine::note_refused(&machine.next_host(), &steps).unwrap();
         std::fs::remove_file(machine.root.at(path)).unwrap();
