@@ -124,9 +124,17 @@ impl Ensemble {
         }
         for (n, server) in self.servers.iter().enumerate().filter(|(n, _)| *n != self.own) {
             // One that serves alone has the number 0; what does not answer, or does not serve, has no say.
-            let said =
-                host.ask_tcp(server, "conf", TRY)?.ok().and_then(|text| number_of(&text)).filter(|said| *said > 0);
+            let ask_number = || -> Result<Option<usize>> {
+                Ok(host.ask_tcp(server, "conf", TRY)?.ok().and_then(|text| number_of(&text)).filter(|said| *said > 0))
+            };
+            let mut said = ask_number()?;
             if said.is_none() && ask(host, server)?.is_ok_and(Answer::is_member) {
+                // An election may just have ended: while it lasts, no word is answered.
+                said = ask_number()?;
+            } else if said.is_none() {
+                continue;
+            }
+            if said.is_none() {
                 return Err(Error::new(Kind::TemporaryFailure, format!("{server} does not tell its number"))
                     .cause("it serves as a member, and its answer to `conf` has no serverId")
                     .fix("run titus-bootstrap there first: its zoo.cfg must have conf in 4lw.commands.whitelist"));
