@@ -449,6 +449,21 @@ fn a_file_that_wins_over_ours_is_refused_before_anything_is_written_and_its_remo
 }
 
 #[test]
+fn how_often_a_timer_elapses_is_the_operator_s() {
+    let machine = machine();
+    let drop_in = "/etc/systemd/system/t.timer.d/often.conf";
+    machine.root.write(drop_in, "[Timer]\nOnActiveSec=\nOnActiveSec=1s\nOnUnitInactiveSec=3s\n");
+    machine.unit_file("t.service");
+    let role = "[[step]]\nid = 'file'\nphase = 'boot'\nfile = { path = '/lib/systemd/system/t.timer', content = \"\"\"\n[Timer]\n\
+                OnActiveSec=1min\nOnUnitInactiveSec=1min\n\"\"\" }\n\
+                [[step]]\nid = 'timer'\nphase = 'boot'\nunit = { name = 't.timer', active = true, restart_on = ['file'] }\n";
+    let steps = machine.steps(role);
+    machine.apply(&steps).ends_well();
+    let note = machine.apply(&steps).ends_well().report.steps[1].note.clone().unwrap_or_default();
+    assert!(note.contains("often.conf:2 (OnActiveSec= is in force, not ours)"), "{note}");
+}
+
+#[test]
 fn a_drop_in_that_tunes_a_unit_is_the_operator_s() {
     let machine = machine();
     machine.root.write("/etc/systemd/system/x.service.d/99-mine.conf", "[Service]\nRestartSec=9\nLimitNOFILE=10\n");
