@@ -5,7 +5,7 @@ use crate::harness::agent;
 use crate::harness::cluster::{Cluster, FILES};
 use crate::harness::node::Node;
 use crate::harness::prereqs;
-use crate::harness::random;
+use crate::harness::{random, wait_for_or};
 
 /// One way of breaking a node.
 struct Way {
@@ -32,19 +32,29 @@ const FILE: Ways = &[
     |path| mended(format!("rm {path}")),
     |path| mended(format!("chmod 0666 {path}")),
     |path| mended(format!("chown ubuntu:ubuntu {path}")),
-    |path| mended(format!("ln -sf /dev/null {path}")),
-    |path| mended(format!("cp {path} /root/same && ln -sf /root/same {path}")),
-    |path| refused(format!("rm {path}; mkdir {path}"), path, format!("rmdir {path}")),
-    |path| refused(format!("rm {path}; mkfifo {path}"), path, format!("rm {path}")),
+    |path| linked(path, format!("ln -sf /dev/null {path}")),
+    |path| linked(path, format!("cp {path} /root/same && ln -sf /root/same {path}")),
+    |path| refused(format!("rm {path}; mkdir {path}"), as_named(path), format!("rmdir {path}")),
+    |path| refused(format!("rm {path}; mkfifo {path}"), as_named(path), format!("rm {path}")),
     |path| {
         let parent = path.rsplit_once('/').map_or("/", |(parent, _)| parent);
         refused(
             format!("stat --format %a {parent} > /root/mode; chmod 0777 {parent}; rm {path}"),
-            parent,
+            as_named(parent),
             format!("chmod $(cat /root/mode) {parent}"),
         )
     },
 ];
+
+/// A path as messages have it: /lib is a link to /usr/lib, and roles say /lib.
+fn as_named(path: &str) -> &str {
+    path.strip_prefix("/usr").filter(|rest| rest.starts_with("/lib/")).unwrap_or(path)
+}
+
+/// A link is replaced by the file; one in the place of a properties file, which has others' keys too, is refused.
+fn linked(path: &str, how: String) -> Way {
+    if path.ends_with(".properties") { refused(how, path, format!("rm {path}")) } else { mended(how) }
+}
 
 const UNIT: Ways = &[
     |unit| mended(format!("systemctl stop {unit}")),
@@ -274,6 +284,9 @@ fn soak_of_broken_nodes() {
     for n in 0..count {
         let (node, ways) = (cluster.nodes()[n % 4], &ways[n % 4]);
         let way = &ways[random(ways.len())];
+        // What was broken on another node may have ended what this one keeps true: its timer sees to that.
+        let verify = || node.bootstrap(&["verify"]);
+        wait_for_or("the node to be as it should be", || verify().transcript(), || (verify().code == 0).then_some(()));
         eprintln!("{n} {}: {}", node.hostname(), way.how);
         break_and_mend(node, way);
     }
