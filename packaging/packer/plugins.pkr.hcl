@@ -1,5 +1,5 @@
-# Packer from 1.7 on gets its builders as plugins: `packer init packaging/packer`. Debian's
-# 1.6.6 has them built in and rejects this block, so it is given titus.pkr.hcl alone.
+# Packer 1.7 and later get their builders as plugins: `packer init packaging/packer`. Debian's
+# 1.6.6 has them built in and rejects this block, so give it titus.pkr.hcl alone.
 packer {
   required_plugins {
     amazon = {

@@ -1,10 +1,10 @@
 #!/bin/bash
-# Run by Packer on the builder: makes it an image of the roles in ROLES, and seals it.
+# Packer runs this on the builder. It makes an image of the roles in ROLES, and seals it.
 set -euo pipefail
 
-# On EC2 Packer logs in as a user who may use sudo.
+# On EC2 Packer logs in as a user with sudo rights.
 [ "$(id -u)" = 0 ] || exec sudo ROLES="$ROLES" bash "$0"
-# Nothing of Packer's may be left when the image is sealed.
+# No file of Packer may be left when `seal` runs.
 rm -f "$0"
 cd /var/tmp
 
@@ -17,19 +17,14 @@ for ((left = 300; left > 0; left--)); do
 done
 [ "$left" -gt 0 ] || { echo "the builder did not boot in 5 min: $state" >&2; exit 1; }
 
-if dpkg-deb --info titus-bootstrap > /dev/null 2>&1; then
-    mv titus-bootstrap titus-bootstrap.deb
-    # apt waits for others that install: on a new machine some do.
-    DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
-        -o DPkg::Lock::Timeout=900 -o Dpkg::Options::=--force-confold ./titus-bootstrap.deb
-else
-    install -m 0755 titus-bootstrap /usr/bin/titus-bootstrap
-fi
-# For root alone: a proxy in it may have a password.
+# apt waits for other package managers, because a new machine may run some.
+DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
+    -o DPkg::Lock::Timeout=900 -o Dpkg::Options::=--force-confold ./titus-bootstrap.deb
+# Only root may read it: a proxy in it may have a password.
 install -D -m 0600 titus-bootstrap.toml /etc/titus-bootstrap/config.toml
-rm -f titus-bootstrap titus-bootstrap.deb titus-bootstrap.toml
+rm -f titus-bootstrap.deb titus-bootstrap.toml
 
 read -ra each <<< "$ROLES"
 titus-bootstrap apply --phase bake "${each[@]/#/--role=}"
-# The last command: it removes what a builder leaves, and fails if something is left.
+# The last command removes what a builder leaves, and fails if something remains.
 titus-bootstrap seal

@@ -1,37 +1,55 @@
 # Roles of the nodes, and the two that containers assume. In the proof of concept the nodes' role
-# was allowed everything.
-
-data "aws_caller_identity" "current" {}
-data "aws_partition" "current" {}
-data "aws_region" "current" {}
+# allowed everything.
 
 locals {
-  ec2         = "arn:${data.aws_partition.current.partition}:ec2:${data.aws_region.current.name}:${data.aws_caller_identity.current.account_id}"
-  autoscaling = "arn:${data.aws_partition.current.partition}:autoscaling:${data.aws_region.current.name}:${data.aws_caller_identity.current.account_id}"
+  # Partition, region and account: "arn:aws:ec2:eu-west-1:123456789012". The attribute of aws_region that has the region's
+  # name is another one in version 6 of the provider.
+  ec2         = join(":", slice(split(":", aws_vpc.titus.arn), 0, 5))
+  autoscaling = replace(local.ec2, ":ec2:", ":autoscaling:")
+  region      = split(":", aws_vpc.titus.arn)[3]
 
-  # A list of its own, since a policy names roles, which must be there first.
-  node_roles = ["titusnodeInstanceProfile", "titusmasterInstanceProfile", "titusagentInstanceProfile"]
+  agent_asg_name = coalesce(var.agent_asg_name, "${var.name}agent")
+
+  # A separate list, because a policy names roles, which must exist first.
+  node_roles = ["node", "master", "agent"]
 
   node_policies = {
-    titusnodeInstanceProfile   = data.aws_iam_policy_document.node.json
-    titusmasterInstanceProfile = data.aws_iam_policy_document.master.json
-    titusagentInstanceProfile  = data.aws_iam_policy_document.agent.json
+    node   = data.aws_iam_policy_document.node.json
+    master = data.aws_iam_policy_document.master.json
+    agent  = data.aws_iam_policy_document.agent.json
   }
 
   # What a container may do, by the role that its job names. The second has no S3, to see the difference.
   app_policies = {
-    titusappwiths3InstanceProfile = data.aws_iam_policy_document.app_with_s3.json
-    titusappnos3InstanceProfile   = data.aws_iam_policy_document.app_no_s3.json
+    appwiths3 = data.aws_iam_policy_document.app_with_s3.json
+    appnos3   = data.aws_iam_policy_document.app_no_s3.json
   }
 }
 
-# What titus-bootstrap needs: the node's own tags, should they not be in its metadata, the numbers of a type that
-# it does not know, and its peers where they are discovered. EC2 knows no permission for some of these only.
+# What titus-bootstrap needs: the node's own tags, if its metadata lack them, the numbers of a type that it
+# does not know, and its peers if it discovers them. EC2 cannot limit these permissions to certain resources.
 data "aws_iam_policy_document" "node" {
   statement {
     sid       = "Describe"
     actions   = ["ec2:DescribeInstances", "ec2:DescribeInstanceTypes", "ec2:DescribeTags"]
     resources = ["*"]
+  }
+
+  # What the SSM agent needs for Session Manager, and for nothing else of Systems Manager.
+  dynamic "statement" {
+    for_each = var.session_manager ? [1] : []
+
+    content {
+      sid = "SessionManager"
+      actions = [
+        "ssm:UpdateInstanceInformation",
+        "ssmmessages:CreateControlChannel",
+        "ssmmessages:CreateDataChannel",
+        "ssmmessages:OpenControlChannel",
+        "ssmmessages:OpenDataChannel",
+      ]
+      resources = ["*"]
+    }
   }
 }
 
@@ -40,7 +58,7 @@ data "aws_iam_policy_document" "node" {
 data "aws_iam_policy_document" "master" {
   source_policy_documents = [data.aws_iam_policy_document.node.json]
 
-  # None of these can be had for some resources only.
+  # IAM cannot limit any of these to certain resources.
   statement {
     sid = "DescribeGroups"
     actions = [
@@ -55,7 +73,7 @@ data "aws_iam_policy_document" "master" {
   statement {
     sid       = "ResizeAgents"
     actions   = ["autoscaling:UpdateAutoScalingGroup", "autoscaling:DetachInstances"]
-    resources = ["${local.autoscaling}:autoScalingGroup:*:autoScalingGroupName/${var.agent_asg_name}"]
+    resources = ["${local.autoscaling}:autoScalingGroup:*:autoScalingGroupName/${local.agent_asg_name}"]
   }
 
   statement {
@@ -68,6 +86,13 @@ data "aws_iam_policy_document" "master" {
       test     = "StringEquals"
       variable = "aws:ResourceTag/titus:role"
       values   = ["agent"]
+    }
+
+    # Only this cluster, not another one in the account.
+    condition {
+      test     = "StringEquals"
+      variable = "aws:ResourceTag/titus:agent.asg"
+      values   = [local.agent_asg_name]
     }
   }
 }
@@ -84,10 +109,10 @@ data "aws_iam_policy_document" "agent" {
       "autoscaling:RecordLifecycleActionHeartbeat",
       "autoscaling:SetInstanceHealth",
     ]
-    resources = ["${local.autoscaling}:autoScalingGroup:*:autoScalingGroupName/${var.agent_asg_name}"]
+    resources = ["${local.autoscaling}:autoScalingGroup:*:autoScalingGroupName/${local.agent_asg_name}"]
   }
 
-  # None of these can be had for some resources only.
+  # IAM cannot limit any of these to certain resources.
   statement {
     sid       = "DescribeInterfaces"
     actions   = ["ec2:DescribeInstances", "ec2:DescribeNetworkInterfaces", "ec2:DescribeSecurityGroups", "ec2:DescribeSubnets"]
@@ -98,7 +123,7 @@ data "aws_iam_policy_document" "agent" {
   statement {
     sid       = "CreateInterfaces"
     actions   = ["ec2:CreateNetworkInterface"]
-    resources = ["${local.ec2}:network-interface/*", aws_subnet.private.arn]
+    resources = concat(["${local.ec2}:network-interface/*"], aws_subnet.agent[*].arn)
   }
 
   statement {
@@ -142,6 +167,13 @@ data "aws_iam_policy_document" "agent" {
       variable = "aws:ResourceTag/titus:role"
       values   = ["agent"]
     }
+
+    # Only this cluster, not another one in the account.
+    condition {
+      test     = "StringEquals"
+      variable = "aws:ResourceTag/titus:agent.asg"
+      values   = [local.agent_asg_name]
+    }
   }
 
   # The driver marks interfaces that nobody uses before it deletes them.
@@ -163,7 +195,7 @@ data "aws_iam_policy_document" "agent" {
     resources = [for name in keys(local.app_policies) : aws_iam_role.app[name].arn]
   }
 
-  # With PutObjectAcl, since the executor names an ACL.
+  # With PutObjectAcl, because the executor names an ACL.
   statement {
     sid       = "WriteLogs"
     actions   = ["s3:PutObject", "s3:PutObjectAcl", "s3:AbortMultipartUpload"]
@@ -172,7 +204,7 @@ data "aws_iam_policy_document" "agent" {
 }
 
 data "aws_iam_policy_document" "app_with_s3" {
-  # For the `aws s3 ls` with which a newcomer tries the role; it cannot be had for some buckets only.
+  # For the `aws s3 ls` with which a newcomer tries the role; IAM cannot limit it to certain buckets.
   statement {
     sid       = "ListBuckets"
     actions   = ["s3:ListAllMyBuckets"]
@@ -211,39 +243,39 @@ data "aws_iam_policy_document" "by_agents" {
 
     principals {
       type        = "AWS"
-      identifiers = [aws_iam_role.node["titusagentInstanceProfile"].arn]
+      identifiers = [aws_iam_role.node["agent"].arn]
     }
   }
 }
 
 resource "aws_iam_role" "node" {
   for_each           = toset(local.node_roles)
-  name               = each.key
+  name               = "${var.name}${each.key}InstanceProfile"
   assume_role_policy = data.aws_iam_policy_document.by_ec2.json
 }
 
 resource "aws_iam_role_policy" "node" {
   for_each = local.node_policies
-  name     = each.key
+  name     = "${var.name}${each.key}InstanceProfile"
   role     = aws_iam_role.node[each.key].name
   policy   = each.value
 }
 
 resource "aws_iam_instance_profile" "node" {
   for_each = toset(local.node_roles)
-  name     = each.key
+  name     = "${var.name}${each.key}InstanceProfile"
   role     = aws_iam_role.node[each.key].name
 }
 
 resource "aws_iam_role" "app" {
   for_each           = toset(keys(local.app_policies))
-  name               = each.key
+  name               = "${var.name}${each.key}InstanceProfile"
   assume_role_policy = data.aws_iam_policy_document.by_agents.json
 }
 
 resource "aws_iam_role_policy" "app" {
   for_each = local.app_policies
-  name     = each.key
+  name     = "${var.name}${each.key}InstanceProfile"
   role     = aws_iam_role.app[each.key].name
   policy   = each.value
 }

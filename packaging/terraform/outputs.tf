@@ -1,11 +1,11 @@
 output "bastion_ip" {
-  value       = aws_instance.bastion.public_ip
-  description = "The only node that can be reached from outside."
+  value       = one(aws_instance.bastion[*].public_ip)
+  description = "The only node that can be reached from outside; none with session_manager."
 }
 
-output "prereqs_ip" {
-  value       = aws_instance.prereqs.private_ip
-  description = "ZooKeeper and the Mesos master."
+output "prereqs_ips" {
+  value       = aws_instance.prereqs[*].private_ip
+  description = "ZooKeeper and the Mesos master; the same after a node was replaced."
 }
 
 output "master_ip" {
@@ -18,8 +18,16 @@ output "gateway_ip" {
   description = "The Titus gateway, whose API jobs are sent to."
 }
 
+output "instance_ids" {
+  value = merge(
+    { for place, instance in aws_instance.prereqs : "prereqs-${place}" => instance.id },
+    { master = aws_instance.master.id, gateway = aws_instance.gateway.id }
+  )
+  description = "For Session Manager. Agents belong to their Auto Scaling group."
+}
+
 output "default_role_arn" {
-  value       = aws_iam_role.app["titusappwiths3InstanceProfile"].arn
+  value       = aws_iam_role.app["appwiths3"].arn
   description = "The role that a job gets if it names none."
 }
 

@@ -26,7 +26,7 @@ resource "aws_s3_bucket_ownership_controls" "log" {
   }
 }
 
-# With the account's own key for S3, whose use needs no permission beside those for S3.
+# With the account's own key for S3, which needs no further permission.
 resource "aws_s3_bucket_server_side_encryption_configuration" "log" {
   bucket = aws_s3_bucket.log.id
 

@@ -1,20 +1,20 @@
-# Who may reach whom. One group for each kind of node, and "app" for the containers.
+# The allowed connections. One group for each kind of node, and "app" for the containers.
 
 locals {
-  groups = {
-    bastion = "The way in"
+  groups = merge(var.session_manager ? {} : { bastion = "The way in" }, {
     prereqs = "ZooKeeper and the Mesos master"
     master  = "The Titus master"
     gateway = "The Titus gateway"
     agent   = "Titus agents"
     app     = "Containers whose job names no group"
-  }
+  })
 
-  # An ensemble of ZooKeeper servers also needs 2888 and 3888 from prereqs to prereqs. The Docker API
-  # of an agent listens on its loopback, so 4243 is not here.
+  # The Docker API of an agent listens on its loopback, so 4243 is not here.
   ports = {
-    zookeeper    = { on = "prereqs", port = 2181, from = ["master", "agent"] }
-    mesos-master = { on = "prereqs", port = 5050, from = ["master", "agent"] }
+    zookeeper    = { on = "prereqs", port = 2181, from = ["prereqs", "master", "agent"] }
+    quorum       = { on = "prereqs", port = 2888, from = ["prereqs"] }
+    election     = { on = "prereqs", port = 3888, from = ["prereqs"] }
+    mesos-master = { on = "prereqs", port = 5050, from = ["prereqs", "master", "agent"] }
     mesos-agent  = { on = "agent", port = 5051, from = ["prereqs", "master"] }
     titus-http   = { on = "master", port = 7001, from = ["gateway"] }
     titus-grpc   = { on = "master", port = 7104, from = ["gateway"] }
@@ -25,8 +25,8 @@ locals {
     ssh-agent    = { on = "agent", port = 22, from = ["bastion"] }
     ssh-app      = { on = "app", port = 22, from = ["bastion"] }
     http-app     = { on = "app", port = 80, from = ["bastion"] }
-    # Mesos calls the Titus master back, on a port that libmesos takes from Linux's ephemeral range;
-    # and the Titus master sends to an agent directly once it knows one.
+    # Mesos calls the Titus master back, on a port that libmesos takes from Linux's ephemeral range.
+    # The Titus master sends to an agent directly once it knows one.
     libprocess = { on = "master", port = 32768, last = 60999, from = ["prereqs", "agent"] }
   }
 
@@ -34,6 +34,7 @@ locals {
   flows = merge([
     for name, rule in local.ports : {
       for from in rule.from : "${name} from ${from}" => merge({ last = rule.port }, rule, { from = from })
+      if contains(keys(local.groups), from)
     }
   ]...)
 
@@ -41,12 +42,12 @@ locals {
 }
 
 resource "aws_security_group" "titus" {
-  #checkov:skip=CKV2_AWS_5:All are attached, by for_each in ec2.tf; "app" by Titus to a container's interface.
+  #checkov:skip=CKV2_AWS_5:for_each in ec2.tf attaches all; Titus attaches "app" to a container's interface.
   for_each    = local.groups
-  name        = "titus${each.key}"
+  name        = "${var.name}${each.key}"
   description = each.value
   vpc_id      = aws_vpc.titus.id
-  tags        = { Name = "titus${each.key}" }
+  tags        = { Name = "${var.name}${each.key}" }
 }
 
 resource "aws_vpc_security_group_ingress_rule" "flow" {
@@ -60,6 +61,7 @@ resource "aws_vpc_security_group_ingress_rule" "flow" {
 }
 
 resource "aws_vpc_security_group_ingress_rule" "bastion" {
+  count             = var.session_manager ? 0 : 1
   description       = "SSH from where you are"
   security_group_id = aws_security_group.titus["bastion"].id
   cidr_ipv4         = var.trusted_cidr
