@@ -3,9 +3,9 @@
 //!     cargo run --example instance-types -- FILE... > new.csv && mv new.csv data/instance-types.csv
 //!
 //! A FILE is the JSON of `aws ec2 describe-instance-types`, with as many pages and
-//! regions as one likes, one after another or in an array, or a CSV with at least
-//! the table's columns, such as the table itself. Which of the two is told from the
-//! content. Types on which the inputs disagree are errors; nothing is printed then.
+//! regions as you like, one after another or in an array, or a CSV with at least
+//! the table's columns, such as the table itself. The program recognizes the
+//! format by the content. If the inputs disagree about a type, it reports an error and prints nothing.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -73,7 +73,7 @@ impl Table {
     fn add(&mut self, file: &str, name: String, numbers: Numbers) -> Result<(), String> {
         let well_formed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
         if !name.contains('.') || !name.chars().all(well_formed) {
-            return Err(format!("{name:?} is no instance type"));
+            return Err(format!("{name:?} is not an instance type"));
         }
         let Some((known, origin)) = self.rows.get_mut(&name) else {
             self.rows.insert(name, (numbers, file.to_owned()));
@@ -123,7 +123,7 @@ fn from_csv(text: &str) -> Result<Vec<(String, Numbers)>, String> {
         let cell = |column: usize| record.get(column).unwrap_or_default();
         let number = |column: usize| match cell(column) {
             "" => Ok(None),
-            digits => digits.parse().map(Some).map_err(|_| format!("{}: {digits:?} is no number", cell(name))),
+            digits => digits.parse().map(Some).map_err(|_| format!("{}: {digits:?} is not a number", cell(name))),
         };
         let [enis, addresses, network] = numbers.map(number);
         rows.push((cell(name).to_owned(), [enis?, addresses?, network?]));

@@ -2,7 +2,10 @@
 //!
 //! Arrows point one way: [`app`] -> [`commands`] -> [`run`] -> [`prepare`] -> [`role`] -> [`step`] -> [`host`].
 
+pub mod activity;
 pub mod app;
+#[doc(hidden)]
+pub mod claims;
 pub mod cli;
 pub mod commands;
 pub mod ec2;

@@ -1,8 +1,8 @@
-//! Templates: minijinja in strict mode, over facts and settings.
+//! Templates: minijinja in strict mode, with facts and settings as variables.
 //!
-//! In a template file every value is quoted for the format that the file's name
-//! ends in, so that none can be forgotten; text that is meant as it stands passes
-//! the filter `safe`.
+//! In a template file every value is quoted for the format of the file's name ending,
+//! so that no quoting can be forgotten. The filter `safe` passes text through
+//! unchanged.
 
 use std::collections::BTreeSet;
 
@@ -17,10 +17,10 @@ use crate::error::{Error, Result};
 use crate::secrets::{HIDDEN, is_known, learn_text};
 use crate::settings::name::lookup;
 
-/// A value in a role file: written out, or a template that gives it.
+/// A value in a role file: a literal, or a template that produces it.
 #[derive(Debug, Clone)]
 pub enum Templated<T> {
-    /// Written out.
+    /// A literal.
     Value(T),
     /// A template.
     Template(String),
@@ -36,29 +36,29 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for Templated<T> {
     }
 }
 
-/// Whether a text of a role file has to be rendered.
+/// Whether a text in a role file is a template.
 pub fn is_template(text: &str) -> bool {
     ["{{", "{%", "{#"].iter().any(|mark| text.contains(mark))
 }
 
 impl Templated<String> {
-    /// The text as the content of the file at `path`, quoted as the path's ending asks for.
+    /// Renders the text as the content of the file at `path`, quoted according to the path's ending.
     ///
     /// # Errors
-    /// As [`Renderer::render_file`].
+    /// Fails for the reasons of [`Renderer::render_file`].
     pub fn get_content(&self, renderer: &Renderer, path: &str) -> Result<String> {
         match self {
             Templated::Value(text) => Ok(text.clone()),
-            Templated::Template(text) => renderer.render_named(path, text),
+            Templated::Template(text) => renderer.render_as(path, text),
         }
     }
 }
 
 impl<T: DeserializeOwned + Clone> Templated<T> {
-    /// The value. A template that is one `{{ expression }}` keeps its type, lists too.
+    /// Renders the value. A template that is one `{{ expression }}` keeps its type, even a list.
     ///
     /// # Errors
-    /// When it is undefined, or has another type.
+    /// Fails when the value is undefined or has another type.
     pub fn get(&self, renderer: &Renderer) -> Result<T> {
         match self {
             Templated::Value(value) => Ok(value.clone()),
@@ -77,28 +77,34 @@ impl<T: DeserializeOwned + Clone> Templated<T> {
                         Some(text) => serde_json::from_value(text),
                         None => Err(error),
                     })
-                    .map_err(|e| Error::config(format!("`{text}` has the wrong type")).cause(e))
+                    .map_err(|e| {
+                        let (what, problem) = (format!("`{text}`"), e.to_string());
+                        if problem.starts_with("invalid ") {
+                            return crate::settings::wrong_type(&what, &problem);
+                        }
+                        Error::config(format!("{what} gives an unusable value")).cause(problem)
+                    })
             }
         }
     }
 }
 
-/// Templates and what they can know.
+/// Templates and their variables.
 #[derive(Debug, Clone)]
 pub struct Renderer {
     environment: Environment<'static>,
-    /// Everything that can be named, `null` where it has no value.
+    /// All names; `null` for those without a value.
     known: Json,
-    /// The same without what has no value, so that strict mode refuses it.
+    /// The names that have a value, so that strict mode refuses the others.
     context: Value,
 }
 
 impl Renderer {
-    /// A renderer over `known`, in which what has no value is `null`.
+    /// Creates a renderer over `known`, in which names without a value are `null`.
     pub fn new(known: Json) -> Renderer {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        // Only delimiters can make this fail, and they are the usual ones.
+        // Only unusual delimiters can make this fail.
         if let Ok(syntax) =
             SyntaxConfig::builder().keep_trailing_newline(true).trim_blocks(true).lstrip_blocks(true).build()
         {
@@ -106,31 +112,31 @@ impl Renderer {
         }
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         environment.set_formatter(format_value);
-        let context = Value::from(minijinja::value::Serde(without_nulls(&known)));
+        let context = Value::from(minijinja::value::Serde(drop_nulls(&known)));
         Renderer { environment, known, context }
     }
 
-    /// The same with `item`, one of a step's `each`.
-    pub fn with_item(&self, item: Json) -> Renderer {
+    /// Returns a renderer in which `item` is one item of a step's `each`.
+    pub fn bind_item(&self, item: Json) -> Renderer {
         let mut known = self.known.clone();
         if let Json::Object(names) = &mut known {
             names.insert("item".to_owned(), item);
         }
-        let context = Value::from(minijinja::value::Serde(without_nulls(&known)));
+        let context = Value::from(minijinja::value::Serde(drop_nulls(&known)));
         Renderer { environment: self.environment.clone(), known, context }
     }
 
     /// Adds a template file.
     ///
     /// # Errors
-    /// When it is not a template.
+    /// Fails when the text is not a template.
     pub fn add_file(&mut self, name: &str, text: &str) -> Result<()> {
         self.environment
             .add_template_owned(name.to_owned(), text.to_owned())
-            .map_err(|e| Error::config(format!("template {name}: cannot be read")).cause(e))
+            .map_err(|e| Error::config(format!("template {name}: cannot be parsed")).explain_cause(&e))
     }
 
-    /// A template file as it was added.
+    /// The unrendered text of a template file.
     pub fn text(&self, name: &str) -> Option<String> {
         self.environment.get_template(name).ok().map(|template| template.source().to_owned())
     }
@@ -138,68 +144,73 @@ impl Renderer {
     /// Renders a template file.
     ///
     /// # Errors
-    /// When a value is undefined, or must not stand in that format.
+    /// Fails when a value is undefined, or when it cannot be quoted for that format.
     pub fn render_file(&self, name: &str) -> Result<String> {
         let template = self
             .environment
             .get_template(name)
-            .map_err(|e| Error::config(format!("template {name}: is not there")).cause(e))?;
+            .map_err(|e| Error::config(format!("unknown template {name}")).explain_cause(&e))?;
         let names = template.undeclared_variables(true);
         template.render(&self.context).map_err(|e| self.explain(&format!("template {name}"), names, &e))
     }
 
-    /// Renders a text of a role file.
+    /// Renders a text from a role file.
     ///
     /// # Errors
-    /// When a value is undefined.
+    /// Fails when a value is undefined.
     pub fn render_text(&self, text: &str) -> Result<String> {
-        self.render_named(PLAIN_TEXT, text)
+        self.render_as(PLAIN_TEXT, text)
     }
 
-    /// Renders a text as if it stood in a template file of this name.
-    fn render_named(&self, name: &str, text: &str) -> Result<String> {
+    /// Renders a text like the contents of a template file with this name.
+    fn render_as(&self, name: &str, text: &str) -> Result<String> {
         let template = self
             .environment
             .template_from_named_str(name, text)
-            .map_err(|e| Error::config(format!("`{text}` is not a template")).cause(e))?;
+            .map_err(|e| Error::config(format!("`{text}` is not a template")).explain_cause(&e))?;
         let names = template.undeclared_variables(true);
         template.render(&self.context).map_err(|e| self.explain(&format!("`{text}`"), names, &e))
     }
 
-    /// The value of an expression.
+    /// Evaluates an expression.
     ///
     /// # Errors
-    /// When it is undefined, or no expression.
+    /// Fails when the text is not an expression, or when its value is undefined.
     pub fn evaluate(&self, expression: &str) -> Result<Json> {
         let place = format!("`{}`", expression.trim());
         let compiled = self
             .environment
             .compile_expression(expression)
-            .map_err(|e| Error::config(format!("{place} is not an expression")).cause(e))?;
+            .map_err(|e| Error::config(format!("{place} is not an expression")).explain_cause(&e))?;
         let names = compiled.undeclared_variables(true);
         let undefined = || minijinja::Error::new(ErrorKind::UndefinedError, "it has no value");
         let value = compiled
             .eval(self.context.clone())
             .and_then(|value| if value.is_undefined() { Err(undefined()) } else { Ok(value) })
             .map_err(|e| self.explain(&place, names, &e))?;
-        serde_json::to_value(&value).map_err(|e| Error::config(format!("{place} has no plain value")).cause(e))
+        serde_json::to_value(&value)
+            .map_err(|_| Error::config(format!("{place} is not a text, a number, true or false, a list or a table")))
     }
 
     /// The names of facts and settings in an expression, a text or a template file.
     ///
     /// # Errors
-    /// When it cannot be read, or a name is not a fact or a setting.
-    pub fn names(&self, source: &Source<'_>) -> Result<BTreeSet<String>> {
+    /// Fails when the template cannot be parsed, or when a name is not a fact or a setting.
+    pub fn names(&self, source: &TemplateSource<'_>) -> Result<BTreeSet<String>> {
         let names = match source {
-            Source::Expression(text) => self.environment.compile_expression(text).map(|e| e.undeclared_variables(true)),
-            Source::Text(text) => self.environment.template_from_str(text).map(|t| t.undeclared_variables(true)),
-            Source::File(name) => self.environment.get_template(name).map(|t| t.undeclared_variables(true)),
+            TemplateSource::Expression(text) => {
+                self.environment.compile_expression(text).map(|e| e.undeclared_variables(true))
+            }
+            TemplateSource::Text(text) => {
+                self.environment.template_from_str(text).map(|t| t.undeclared_variables(true))
+            }
+            TemplateSource::File(name) => self.environment.get_template(name).map(|t| t.undeclared_variables(true)),
         };
         let shown = match source {
-            Source::Expression(text) | Source::Text(text) => format!("`{text}`"),
-            Source::File(name) => format!("template {name}"),
+            TemplateSource::Expression(text) | TemplateSource::Text(text) => format!("`{text}`"),
+            TemplateSource::File(name) => format!("template {name}"),
         };
-        let names = names.map_err(|e| Error::config(format!("{shown} cannot be read")).cause(e))?;
+        let names = names.map_err(|e| Error::config(format!("{shown} cannot be parsed")).explain_cause(&e))?;
         let globals: BTreeSet<&str> = self.environment.globals().map(|(name, _)| name).collect();
         let names: BTreeSet<String> = names.into_iter().filter(|name| !globals.contains(name.as_str())).collect();
         for name in &names {
@@ -209,15 +220,19 @@ impl Renderer {
     }
 
     fn check_name(&self, shown: &str, name: &str) -> Result<()> {
+        // Each instance has tags of its own.
+        if name.starts_with("instance.tags.") {
+            return Ok(());
+        }
         let mut at = &self.known;
         for part in name.split('.') {
             let Json::Object(map) = at else { return Ok(()) };
-            // An empty table is one whose keys the operator chooses.
+            // In an empty table, the operator chooses the keys.
             if map.is_empty() {
                 return Ok(());
             }
             at = map.get(part).ok_or_else(|| {
-                Error::config(format!("{shown}: there is no fact or setting `{name}`"))
+                Error::config(format!("{shown}: unknown fact or setting `{name}`"))
                     .fix(crate::settings::did_you_mean(part, map.keys().map(String::as_str)))
             })?;
         }
@@ -226,16 +241,17 @@ impl Renderer {
 
     fn explain(&self, place: &str, names: impl IntoIterator<Item = String>, error: &minijinja::Error) -> Error {
         if error.kind() != ErrorKind::UndefinedError {
-            let mut cause = error.detail().unwrap_or("unknown").to_owned();
-            if let Some(line) = error.line() {
-                cause = format!("line {line}: {cause}");
-            }
-            return Error::config(format!("{place}: cannot be rendered")).cause(cause);
+            return Error::config(format!("{place}: cannot be rendered")).explain_cause(error);
         }
         let mut missing: Vec<String> = names.into_iter().filter(|name| self.has_no_value(name)).collect();
         missing.sort();
-        Error::config(format!("{} has no value, and {place} needs it", missing.join(" or ")))
-            .fix(missing.iter().map(|name| how_to_set(name)).collect::<Vec<_>>().join("\n"))
+        // All names have values, but not the key in one of them.
+        if missing.is_empty() {
+            return Error::config(format!("{place} names something that has no value on this node"))
+                .fix("say what holds without it, e.g. `instance.tags.env | default('none')`, or ask for it first with `is defined`");
+        }
+        Error::config(format!("{} has no value, but {place} needs it", missing.join(" or ")))
+            .fix(missing.iter().map(|name| setting_advice(name)).collect::<Vec<_>>().join("\n"))
     }
 
     fn has_no_value(&self, name: &str) -> bool {
@@ -243,11 +259,83 @@ impl Renderer {
     }
 }
 
-/// The name of a text that is not the content of a file: a path, a unit's name.
+/// Filters for templates: those of the library that docs/roles.md lists, and the program's own.
+const FILTERS: [&str; 46] = [
+    "abs",
+    "attr",
+    "batch",
+    "bool",
+    "capitalize",
+    "count",
+    "d",
+    "default",
+    "dictsort",
+    "e",
+    "escape",
+    "first",
+    "float",
+    "format",
+    "groupby",
+    "indent",
+    "int",
+    "items",
+    "join",
+    "last",
+    "length",
+    "lines",
+    "list",
+    "lower",
+    "map",
+    "max",
+    "min",
+    "pprint",
+    "reject",
+    "rejectattr",
+    "replace",
+    "reverse",
+    "round",
+    "safe",
+    "select",
+    "selectattr",
+    "slice",
+    "sort",
+    "split",
+    "string",
+    "sum",
+    "title",
+    "tojson",
+    "trim",
+    "unique",
+    "upper",
+];
+
+impl Error {
+    /// Adds the library's reason in terms that the author of the template knows.
+    fn explain_cause(self, error: &minijinja::Error) -> Error {
+        let detail = error.detail().unwrap_or("it cannot be rendered");
+        let name = detail.split_whitespace().nth(1).unwrap_or_default();
+        let (cause, fix) = match error.kind() {
+            ErrorKind::UnknownFilter => {
+                (format!("unknown filter `{name}`"), Some(crate::settings::did_you_mean(name, FILTERS.into_iter())))
+            }
+            ErrorKind::UnknownTest => (format!("unknown test `{name}`"), None),
+            ErrorKind::UnknownFunction => (format!("unknown function `{name}`"), None),
+            _ => (detail.to_owned(), None),
+        };
+        let line = error.line().filter(|line| *line > 1);
+        let made = self.cause(line.map_or_else(|| cause.clone(), |line| format!("line {line}: {cause}")));
+        match fix {
+            Some(fix) => made.fix(fix),
+            None => made,
+        }
+    }
+}
+
+/// The name of a text that is not the content of a file, such as a path or the name of a unit.
 const PLAIN_TEXT: &str = "text";
 
-/// Where a setting can be set, in words.
-pub fn how_to_set(name: &str) -> String {
+/// Advice about how to set a setting.
+pub fn setting_advice(name: &str) -> String {
     let tag = if crate::settings::TAGS.contains(&name) {
         format!(", or with the instance tag titus:{name} where allowed_tags lists {name}")
     } else {
@@ -256,9 +344,9 @@ pub fn how_to_set(name: &str) -> String {
     format!("set {name} in {}, with --set {name}=VALUE{tag}", crate::settings::FILE)
 }
 
-/// What names can stand in.
+/// A text that can contain names.
 #[derive(Debug, Clone, Copy)]
-pub enum Source<'a> {
+pub enum TemplateSource<'a> {
     /// An expression.
     Expression(&'a str),
     /// A text with `{{ }}`.
@@ -267,17 +355,17 @@ pub enum Source<'a> {
     File(&'a str),
 }
 
-fn without_nulls(value: &Json) -> Json {
+fn drop_nulls(value: &Json) -> Json {
     match value {
         Json::Object(map) => {
-            Json::Object(map.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), without_nulls(v))).collect())
+            Json::Object(map.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), drop_nulls(v))).collect())
         }
-        Json::Array(list) => Json::Array(list.iter().map(without_nulls).collect()),
+        Json::Array(list) => Json::Array(list.iter().map(drop_nulls).collect()),
         other => other.clone(),
     }
 }
 
-/// Writes a value as the format of the template's name wants it.
+/// Writes a value in the quoting of the template's format.
 fn format_value(out: &mut Output, state: &mut State, value: &Value) -> Result<(), minijinja::Error> {
     let refuse = |words: String| minijinja::Error::new(ErrorKind::BadEscape, words);
     if value.is_undefined() {
@@ -292,13 +380,13 @@ fn format_value(out: &mut Output, state: &mut State, value: &Value) -> Result<()
             }
             return Ok(out.write_str(&json)?);
         }
-        Some("sh") => shell,
-        Some("env") => environment_file,
-        Some("service" | "socket" | "timer" | "conf" | "network") => unit,
+        Some("sh") => quote_shell,
+        Some("env") => quote_environment_file,
+        Some("service" | "socket" | "timer" | "conf" | "network") => quote_unit,
         _ if state.name() == PLAIN_TEXT => |text| Ok(text.to_owned()),
         _ => {
             return Err(refuse(format!(
-                "how to quote a value in {:?} is not known: end the name in .sh, .env, .json or a unit's suffix, or pass the value through `safe`",
+                "cannot quote a value in {:?}: give the file a name that ends in .sh, .env, .json or a unit's suffix, or pass the value through `safe`",
                 state.name()
             )));
         }
@@ -313,25 +401,25 @@ fn format_value(out: &mut Output, state: &mut State, value: &Value) -> Result<()
     Ok(out.write_str(&quoted)?)
 }
 
-fn printable(text: &str) -> Result<&str, String> {
-    if text.chars().any(char::is_control) { Err("has a control character".to_owned()) } else { Ok(text) }
+fn check_printable(text: &str) -> Result<&str, String> {
+    if text.chars().any(char::is_control) { Err("contains a control character".to_owned()) } else { Ok(text) }
 }
 
-/// For bash(1): as it stands where nothing in it means anything, else in single quotes.
-pub fn shell(text: &str) -> Result<String, String> {
+/// Quotes for bash(1): unchanged if nothing in the text is special, else in single quotes.
+pub fn quote_shell(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_./:,=@%+-".contains(c);
-    Ok(if !text.is_empty() && printable(text)?.chars().all(plain) {
+    Ok(if !text.is_empty() && check_printable(text)?.chars().all(plain) {
         text.to_owned()
     } else {
         format!("'{}'", text.replace('\'', r"'\''"))
     })
 }
 
-/// For systemd.exec(5) `EnvironmentFile=`: in double quotes where its reader would
-/// read the bare value otherwise.
-pub fn environment_file(text: &str) -> Result<String, String> {
+/// Quotes for systemd.exec(5) `EnvironmentFile=`: in double quotes if systemd would
+/// change the bare value.
+pub fn quote_environment_file(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_./:,;=@%+-[]()*?&|<>{}!^".contains(c);
-    if !text.is_empty() && printable(text)?.chars().all(plain) {
+    if !text.is_empty() && check_printable(text)?.chars().all(plain) {
         return Ok(text.to_owned());
     }
     let mut quoted = String::from("\"");
@@ -345,11 +433,11 @@ pub fn environment_file(text: &str) -> Result<String, String> {
     Ok(quoted)
 }
 
-/// For systemd.unit(5): `%` is doubled; what the reader of one directive would unquote,
-/// expand or split, and that of another would not, is refused.
-pub fn unit(text: &str) -> Result<String, String> {
-    if text.is_empty() || printable(text)?.contains([' ', '"', '\'', '\\', '$', ';', '#']) {
-        return Err("must not stand in a unit file".to_owned());
+/// Quotes for systemd.unit(5): doubles `%`. Refuses characters that some directives unquote,
+/// expand or split while others do not.
+pub fn quote_unit(text: &str) -> Result<String, String> {
+    if text.is_empty() || check_printable(text)?.contains([' ', '"', '\'', '\\', '$', ';', '#']) {
+        return Err("cannot be written safely to a unit file".to_owned());
     }
     Ok(text.replace('%', "%%"))
 }
@@ -373,30 +461,50 @@ mod tests {
     }
 
     #[test]
+    fn a_tag_that_an_instance_lacks_is_named_with_what_to_write() {
+        let renderer = Renderer::new(json!({ "instance": { "tags": { "Name": "x" } } }));
+        let named = |text: &str| renderer.names(&TemplateSource::Expression(text));
+        named("instance.tags.env | default('none')").unwrap();
+        named("instance.tgas.env").unwrap_err();
+        assert_eq!(renderer.evaluate("instance.tags.env | default('none')").unwrap(), json!("none"));
+        for expression in ["instance.tags.env", "instance.tags['titus:env']", "instance.tags['titus:env'] | upper"] {
+            let error = renderer.evaluate(expression).unwrap_err();
+            assert!(!error.what.contains("  ") && error.what.contains("has no value"), "{error}");
+            assert!(error.fix.as_ref().is_some_and(|fix| !fix.is_empty()), "{error}");
+        }
+    }
+
+    #[test]
     fn values_are_quoted_for_the_format_of_the_file() {
         let renderer = renderer();
         assert_eq!(renderer.render_file("x.sh").unwrap(), "A='main vpc' B=5051\n");
         assert_eq!(renderer.render_file("y.sh").unwrap(), "");
         assert_eq!(renderer.render_file("j.json").unwrap(), "[\"main vpc\", [\"a\",\"b\"]]");
-        assert!(renderer.render_file("z.service").unwrap_err().to_string().contains("must not stand in a unit file"));
+        assert!(
+            renderer
+                .render_file("z.service")
+                .unwrap_err()
+                .to_string()
+                .contains("cannot be written safely to a unit file")
+        );
     }
 
     #[test]
     fn what_has_no_value_is_named_with_the_way_to_set_it() {
-        let told = renderer().render_file("asg.sh").unwrap_err();
-        assert_eq!(told.what, "agent.asg has no value, and template asg.sh needs it");
-        assert!(told.fix.unwrap().contains("titus:agent.asg"));
+        let message = renderer().render_file("asg.sh").unwrap_err();
+        assert_eq!(message.what, "agent.asg has no value, but template asg.sh needs it");
+        assert!(message.fix.unwrap().contains("titus:agent.asg"));
         renderer().evaluate("agent.asg").unwrap_err();
     }
 
     #[test]
     fn names_are_checked_without_rendering() {
         let renderer = renderer();
-        assert!(renderer.names(&Source::Expression("agent.asg is defined and agent.attributes.any")).is_ok());
-        let told = renderer.names(&Source::Expression("agent.prot == 1")).unwrap_err();
-        assert_eq!(told.fix.unwrap(), "did you mean `port`?");
-        assert!(renderer.names(&Source::Expression("stakc")).is_err());
-        assert!(renderer.names(&Source::Text("{{ for }}")).is_err());
+        assert!(renderer.names(&TemplateSource::Expression("agent.asg is defined and agent.attributes.any")).is_ok());
+        let message = renderer.names(&TemplateSource::Expression("agent.prot == 1")).unwrap_err();
+        assert_eq!(message.fix.unwrap(), "did you mean `port`?");
+        assert!(renderer.names(&TemplateSource::Expression("stakc")).is_err());
+        assert!(renderer.names(&TemplateSource::Text("{{ for }}")).is_err());
     }
 
     #[test]
@@ -415,7 +523,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn bash_reads_back_what_was_quoted(text in "[^\\p{C}]{0,40}") {
-            let quoted = shell(&text).unwrap();
+            let quoted = quote_shell(&text).unwrap();
             let script = format!("v={quoted}; printf %s \"$v\"");
             let out = std::process::Command::new("bash").args(["-c", &script]).output().unwrap();
             assert_eq!(String::from_utf8(out.stdout).unwrap(), text);
@@ -423,7 +531,7 @@ mod tests {
 
         #[test]
         fn a_quoted_secret_is_hidden_whole(text in "[^\\p{C}c4]{0,40}") {
-            let quoted = shell(&format!("{text}c4n4ry{text}")).unwrap();
+            let quoted = quote_shell(&format!("{text}c4n4ry{text}")).unwrap();
             for line in [format!("+export DB_PASSWORD={quoted}"), format!("docker run --env=DB_PASSWORD={quoted} x")] {
                 proptest::prop_assert!(!crate::secrets::masked(&line).contains("c4n4ry"), "{}", crate::secrets::masked(&line));
             }

@@ -1,13 +1,13 @@
-//! User data of EC2: whether it is ours, and the settings in it.
+//! EC2 user data: whether it is for this program, and its settings.
 //!
-//! Ours is a text whose first line is `#!` with a path that ends in
-//! `titus-bootstrap`, or exactly `#titus-bootstrap`; a MIME message with one such
-//! part, or with one of type `application/vnd.titus-bootstrap+toml`; and any of these
+//! User data is for this program if its first line is `#!` with a path that ends in
+//! `titus-bootstrap`, or exactly `#titus-bootstrap`. It may also be a MIME message with one such
+//! part, or with one of type `application/vnd.titus-bootstrap+toml`. Any of these may be
 //! compressed with gzip, encoded as base64, or both. A byte order mark, blank lines and blanks before the first line
-//! do no harm.
+//! are allowed.
 //!
-//! What names us in the place where one of these would, and is none of them, is refused: it was meant for us. Anything
-//! else belongs to someone else and is never parsed: many shell scripts and cloud-configs would pass as TOML.
+//! User data that almost has one of these forms is refused, because its author evidently meant this program. Anything
+//! else is for other programs and is never parsed: many shell scripts and cloud-configs would pass as TOML.
 
 use std::io::Read;
 
@@ -21,23 +21,23 @@ use crate::error::{Error, Result};
 /// EC2's own limit on user data, before base64: 16 KiB ("Run commands at launch", EC2 user guide).
 const LIMIT: usize = 16 * 1024;
 
-/// What compressed user data may grow to, bytes.
+/// The maximum size of decompressed user data, bytes.
 const INFLATED_LIMIT: usize = 1024 * 1024;
 
-/// gzip in base64 in gzip is more than any tool makes.
+/// The maximum depth of encodings. No tool produces even gzip in base64 in gzip.
 const LAYERS: u32 = 3;
 
 const NAME: &str = "titus-bootstrap";
 const MIME_TYPE: &str = "application/vnd.titus-bootstrap+toml";
 
-/// Of the transfer encodings of a part (RFC 2045, 6.1), those that leave its bytes as they are, and the other two.
+/// The transfer encodings of a part (RFC 2045, 6.1): those that keep its bytes, and the other two.
 const ENCODINGS: [&str; 5] = ["7bit", "8bit", "binary", "base64", "quoted-printable"];
 
-/// What cloud-init reads as its own by the first line ("User-Data Formats", cloud-init documentation).
+/// First lines by which cloud-init recognizes its own formats ("User-Data Formats", cloud-init documentation).
 const CLOUD_INIT: [&str; 6] =
     ["#cloud-config", "#cloud-boothook", "#include", "#part-handler", "#upstart-job", "## template:"];
 
-/// Base64 as tools write it, with its padding or without.
+/// Base64 in the forms that tools write: with padding or without.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new()
@@ -45,25 +45,41 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// The settings in user data, as TOML; `None` if it is not ours.
+/// The settings in user data, as TOML, or `None` if it is not for this program.
 ///
-/// The `#!` line stays in the text: it is a comment in TOML, and the lines keep their
-/// numbers. A part of a MIME message is numbered from its own first line.
+/// The `#!` line stays in the text, where it is a TOML comment, so that line numbers stay
+/// correct. Line numbers of a MIME part start at the part's first line.
 ///
 /// # Errors
-/// When there are more than 16 KiB; when it is ours and cannot be read: no UTF-8, damaged or larger than 1 MiB when
-/// inflated, two parts with settings; and when it is nearly ours.
+/// Fails when there are more than 16 KiB; when the settings are not UTF-8, are damaged, exceed 1 MiB after
+/// decompression, or are in two parts; and when the user data almost has one of the forms above.
 pub fn settings(bytes: &[u8]) -> Result<Option<String>> {
     if bytes.len() > LIMIT {
-        return Err(refuse(format!("it has {} bytes, and EC2 allows {LIMIT}", bytes.len())));
+        return Err(refuse(format!("it has {} bytes, but EC2 allows {LIMIT}", bytes.len())));
     }
     peel(bytes, LAYERS)
 }
 
-/// What user data is, in words: for the list of places where a role was looked for.
-pub fn looks_like(bytes: &[u8]) -> String {
+/// Whether the text begins as a script, or with a header of cloud-init: no file of settings does.
+pub fn is_foreign(text: &str) -> bool {
+    let first = first_line(text);
+    first.starts_with("#!") || cloud_init_header(first).is_some()
+}
+
+/// The first line that is not blank.
+fn first_line(text: &str) -> &str {
+    text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default()
+}
+
+/// The header by which cloud-init recognizes a text, if the line begins with one.
+fn cloud_init_header(line: &str) -> Option<&'static str> {
+    CLOUD_INIT.into_iter().find(|start| line.starts_with(start))
+}
+
+/// Describes user data, for the list of places consulted for the role.
+pub fn describe(bytes: &[u8]) -> String {
     match settings(bytes) {
-        Ok(None) => kind(bytes, LAYERS),
+        Ok(None) => describe_foreign(bytes, LAYERS),
         Ok(Some(_)) => "settings of titus-bootstrap".into(),
         Err(_) => "cannot be used".into(),
     }
@@ -71,8 +87,8 @@ pub fn looks_like(bytes: &[u8]) -> String {
 
 const NO_TEXT: &str = "no text";
 
-/// The same of what is someone else's.
-fn kind(bytes: &[u8], layers: u32) -> String {
+/// Describes user data for another program.
+fn describe_foreign(bytes: &[u8], layers: u32) -> String {
     const PACKED: [(&[u8], &str); 5] = [
         (b"\x1f\x8b", "gzip"),
         (b"BZh", "bzip2"),
@@ -84,69 +100,68 @@ fn kind(bytes: &[u8], layers: u32) -> String {
         let inside = (*name == "gzip" && layers > 0).then(|| inflate(bytes).0);
         return inside.map_or_else(
             || format!("compressed with {name}"),
-            |inside| format!("{}, compressed with gzip", kind(&inside, layers - 1)),
+            |inside| format!("{}, compressed with gzip", describe_foreign(&inside, layers - 1)),
         );
     }
     if bytes.trim_ascii().is_empty() {
         return "nothing but blanks".into();
     }
     let Ok(text) = std::str::from_utf8(bytes) else { return NO_TEXT.into() };
-    let first = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    let first = first_line(text);
     if let Some(interpreter) = first.strip_prefix("#!") {
         let interpreter: String = interpreter.trim().chars().take(60).collect();
         return format!("a script for {interpreter}");
     }
-    if let Some(start) = CLOUD_INIT.iter().find(|start| first.starts_with(**start)) {
+    if let Some(start) = cloud_init_header(first) {
         return format!("cloud-init's ({})", start.trim_end_matches(':'));
     }
     if is_mime(bytes) {
         let types: Vec<String> = mailparse::parse_mail(bytes)
-            .map(|message| leaves(&message).map(|part| part.ctype.mimetype.chars().take(60).collect()).collect())
+            .map(|message| leaf_parts(&message).map(|part| part.ctype.mimetype.chars().take(60).collect()).collect())
             .unwrap_or_default();
         return format!("MIME with {}", types.join(", "));
     }
     if toml::from_str::<toml::Table>(text).is_ok_and(|table| !table.is_empty()) {
-        return "TOML without a first line that says whose it is (#!/usr/bin/titus-bootstrap)".into();
+        return "TOML without the first line that marks it (#!/usr/bin/titus-bootstrap)".into();
     }
-    match decode(bytes).filter(|_| layers > 0).map(|decoded| kind(&decoded, layers - 1)) {
+    match decode(bytes).filter(|_| layers > 0).map(|decoded| describe_foreign(&decoded, layers - 1)) {
         Some(inside) if inside != NO_TEXT => format!("{inside}, as base64"),
-        _ => "text without a first line that says whose it is".into(),
+        _ => "text without a first line that identifies it".into(),
     }
 }
 
-/// The words that follow the path on the `#!` line: `--role`, `agent`. The kernel
-/// passes them to the program, but who reads user data from the metadata service must
-/// look for them here.
+/// The words that follow the path on the `#!` line, e.g. `--role`, `agent`. The kernel
+/// passes them to the program, but a program that reads user data from the metadata service must
+/// parse them itself.
 pub fn arguments(settings: &str) -> Vec<&str> {
-    let first = settings.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
-    let Some(line) = first.strip_prefix("#!") else { return Vec::new() };
+    let Some(line) = first_line(settings).strip_prefix("#!") else { return Vec::new() };
     let is_before = |word: &&str| !word.ends_with(NAME);
     line.split_whitespace().skip_while(is_before).skip(1).collect()
 }
 
-/// Whose a text is, by its first line.
-enum Whose {
+/// The program that a text is for, judging by its first line.
+enum Addressee {
     Ours,
-    /// Meant for us, and not as it should be: why.
+    /// Evidently meant for this program but malformed, with the reason.
     Nearly(String),
     Others,
 }
 
-/// Looks at the text, else takes one layer of packing off and looks again.
+/// Examines the text, or else removes one layer of encoding and tries again.
 fn peel(bytes: &[u8], layers: u32) -> Result<Option<String>> {
-    if let Some(words) = wide(bytes) {
-        return if names_us(words.as_bytes()) { Err(refuse("it is UTF-16: save it as UTF-8")) } else { Ok(None) };
+    if let Some(words) = decode_utf16(bytes) {
+        return if mentions_name(words.as_bytes()) { Err(refuse("it is UTF-16: save it as UTF-8")) } else { Ok(None) };
     }
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    match whose(bytes) {
-        Whose::Ours => return text(bytes).map(Some),
-        Whose::Nearly(why) => return Err(refuse(why)),
-        Whose::Others => {}
+    match find_addressee(bytes) {
+        Addressee::Ours => return text(bytes).map(Some),
+        Addressee::Nearly(why) => return Err(refuse(why)),
+        Addressee::Others => {}
     }
     let unindented = bytes.trim_ascii_start();
     if is_mime(unindented) {
         let before = bytes.len() - unindented.len();
-        return part(unindented, lines(bytes.get(..before).unwrap_or_default()), layers);
+        return find_part(unindented, count_lines(bytes.get(..before).unwrap_or_default()), layers);
     }
     if layers == 0 {
         return Ok(None);
@@ -155,19 +170,19 @@ fn peel(bytes: &[u8], layers: u32) -> Result<Option<String>> {
         let (inflated, problem) = inflate(bytes);
         return match problem {
             None => peel(&inflated, layers - 1),
-            // Whose it is can only be told from what came out until then.
-            Some(problem) if names_us(&inflated) => Err(refuse(problem)),
+            // Only the bytes before the damage show whom the data is for.
+            Some(problem) if mentions_name(&inflated) => Err(refuse(problem)),
             Some(_) => Ok(None),
         };
     }
     match decode(bytes) {
         Some(decoded) => peel(&decoded, layers - 1),
-        None => damaged_base64(bytes).map_or(Ok(None), |why| Err(refuse(why))),
+        None => find_damage(bytes).map_or(Ok(None), |why| Err(refuse(why))),
     }
 }
 
-/// The text of UTF-16 with a byte order mark, as some editors save it.
-fn wide(bytes: &[u8]) -> Option<String> {
+/// Decodes UTF-16 with a byte order mark, as some editors save it.
+fn decode_utf16(bytes: &[u8]) -> Option<String> {
     let decode: fn([u8; 2]) -> u16 = match bytes {
         [0xff, 0xfe, ..] => u16::from_le_bytes,
         [0xfe, 0xff, ..] => u16::from_be_bytes,
@@ -177,88 +192,130 @@ fn wide(bytes: &[u8]) -> Option<String> {
     Some(String::from_utf16_lossy(&units))
 }
 
-/// How many lines end in these bytes.
-fn lines(bytes: &[u8]) -> usize {
+/// The number of line ends in these bytes.
+fn count_lines(bytes: &[u8]) -> usize {
     bytes.iter().filter(|b| **b == b'\n').count()
 }
 
-/// By the first line that is not blank; and by a later one of ours, if only comments stand before it.
-fn whose(bytes: &[u8]) -> Whose {
-    let mut comment = None;
+/// Judges by the first line that is not blank, or by a later marker line if only comments precede it.
+fn find_addressee(bytes: &[u8]) -> Addressee {
+    let (mut comment, mut is_after_header) = (None, false);
     for (n, line) in bytes.split(|b| *b == b'\n').enumerate() {
-        let Ok(line) = std::str::from_utf8(line.trim_ascii()) else { return Whose::Others };
+        let Ok(line) = std::str::from_utf8(line.trim_ascii()) else { return Addressee::Others };
         if line.is_empty() {
             continue;
         }
-        if !line.starts_with('#') {
-            return Whose::Others;
+        // What a copy can bring along: a fence of Markdown, the first line of a here-document.
+        if comment.is_none() && (line.starts_with("```") || line.starts_with("<<")) {
+            comment = Some(n + 1);
+            continue;
         }
-        match (whose_line(line), comment) {
-            (Whose::Ours, Some(first)) => {
+        if !line.starts_with('#') {
+            let bare = line.trim_start_matches(['"', '\'', '`', '!']);
+            return match line_addressee(bare) {
+                Addressee::Others => Addressee::Others,
+                _ => Addressee::Nearly(format!(
+                    "line {}: {} does not begin with #!: remove what comes before it",
+                    n + 1,
+                    quoted(line)
+                )),
+            };
+        }
+        // Any other comment is one of the cloud-config.
+        if is_after_header && !line.starts_with("#!") {
+            return Addressee::Others;
+        }
+        match (line_addressee(line), comment) {
+            (Addressee::Ours, Some(first)) => {
                 let n = n + 1;
-                return Whose::Nearly(format!(
-                    "line {n} says that it is titus-bootstrap's, and line {first} stands before it: begin with line {n}"
+                return Addressee::Nearly(format!(
+                    "line {n} marks the text for titus-bootstrap, but line {first} comes before it: move line {n} to the top"
                 ));
             }
-            (Whose::Nearly(why), _) => return Whose::Nearly(format!("line {}: {why}", n + 1)),
-            (Whose::Ours, None) => return Whose::Ours,
-            (Whose::Others, _) => {}
+            (Addressee::Nearly(why), _) => return Addressee::Nearly(format!("line {}: {why}", n + 1)),
+            (Addressee::Ours, None) => return Addressee::Ours,
+            (Addressee::Others, _) => {}
         }
-        let is_others = line.starts_with("#!") || CLOUD_INIT.iter().any(|start| line.starts_with(start));
-        // A template of cloud-init's becomes what follows it.
+        // The next line may be ours all the same: to cloud-init it is a comment.
+        if line.starts_with("#cloud-config") && !line.starts_with("#cloud-config-") {
+            comment = Some(n + 1);
+            is_after_header = true;
+            continue;
+        }
+        let is_others = line.starts_with("#!") || cloud_init_header(line).is_some();
+        // cloud-init replaces its own template with the text that follows.
         if is_others && !line.starts_with("## template:") {
-            return Whose::Others;
+            return Addressee::Others;
         }
         comment.get_or_insert(n + 1);
     }
-    Whose::Others
+    Addressee::Others
 }
 
-/// By one line, which begins with `#`.
-fn whose_line(line: &str) -> Whose {
+/// Judges one line, which begins with `#`.
+fn line_addressee(line: &str) -> Addressee {
     if line == "#titus-bootstrap" {
-        return Whose::Ours;
+        return Addressee::Ours;
     }
     let Some(command) = line.strip_prefix("#!") else {
-        // Not a sentence that begins with our name: the name alone, or with options.
+        // Only the name alone or with options counts, not a sentence that begins with the name.
         let words: Vec<&str> = line.trim_start_matches('#').split_whitespace().collect();
-        let [first, rest @ ..] = words.as_slice() else { return Whose::Others };
+        let [first, rest @ ..] = words.as_slice() else { return Addressee::Others };
         let is_alone = rest.first().is_none_or(|word| word.starts_with('-'));
-        return if is_alone && is_like_us(first) {
-            Whose::Nearly(format!(
-                "{line:?} is not #titus-bootstrap, which takes no words: #!/usr/bin/titus-bootstrap does"
+        return if is_alone && resembles_name(first) {
+            Addressee::Nearly(format!(
+                "{} is not exactly #titus-bootstrap: write #!/usr/bin/titus-bootstrap, which takes options",
+                quoted(line)
             ))
         } else {
-            Whose::Others
+            Addressee::Others
         };
     };
     let mut words = command.split_whitespace();
     let path = words.next().unwrap_or_default();
     let name = |path: &str| path.rsplit_once('/').map(|(_, name)| name.to_owned());
     if name(path).is_some_and(|name| name == NAME) {
-        return Whose::Ours;
+        return Addressee::Ours;
     }
     if name(path).is_some_and(|name| name == "env") {
         let rest: Vec<&str> = words.collect();
         return match rest.as_slice() {
             [program] | ["-S", program, ..] if *program == NAME || name(program).is_some_and(|n| n == NAME) => {
-                Whose::Ours
+                Addressee::Ours
             }
-            [program, ..] if is_like_us(program) => Whose::Nearly(format!(
-                "{line:?}: env takes what follows it as one name; write #!/usr/bin/titus-bootstrap"
+            [program, ..] if resembles_name(program) => Addressee::Nearly(format!(
+                "{}: env takes all that follows it as one name; write #!/usr/bin/titus-bootstrap",
+                quoted(line)
             )),
-            ["-S", program, ..] if is_like_us(program) => Whose::Nearly(format!("{program:?} is not titus-bootstrap")),
-            _ => Whose::Others,
+            ["-S", program, ..] if resembles_name(program) => {
+                Addressee::Nearly(format!("{} is not titus-bootstrap", quoted(program)))
+            }
+            _ => Addressee::Others,
         };
     }
-    if is_like_us(path) {
-        return Whose::Nearly(format!("{path:?} is not a path that ends in /titus-bootstrap"));
+    if path.split_once('\\').is_some_and(|(path, _)| resembles_name(path)) {
+        return Addressee::Nearly("it has a backslash and a letter, e.g. \\n, where the line should end".into());
     }
-    Whose::Others
+    if resembles_name(path) {
+        return Addressee::Nearly(format!("{} is not a path that ends in /titus-bootstrap", quoted(path)));
+    }
+    if words.any(resembles_name) {
+        return Addressee::Nearly(format!(
+            "{} cannot start this program here: write #!/usr/bin/titus-bootstrap",
+            quoted(path)
+        ));
+    }
+    Addressee::Others
 }
 
-/// Whether a word is our name, or nearly: in capitals, with other hyphens, with an ending, or with a slip or two.
-fn is_like_us(word: &str) -> bool {
+/// Words of the user data for a message, which can be as long as the data.
+fn quoted(words: &str) -> String {
+    let start: String = words.chars().take(100).collect();
+    format!("{start:?}{}", if start.len() < words.len() { " …" } else { "" })
+}
+
+/// Whether a word is this program's name or close to it: in capitals, with other hyphens, with an ending, or with a typo or two.
+fn resembles_name(word: &str) -> bool {
     let name = word.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
     let name = name.split(['.', ':', ',', ';', '"', '\'']).find(|part| !part.is_empty()).unwrap_or_default();
     let plain = |name: &str| name.replace(['-', '_', '\u{2010}', '\u{2011}', '\u{2013}', '\u{2014}'], "");
@@ -266,8 +323,8 @@ fn is_like_us(word: &str) -> bool {
     is.chars().count() < 2 * ours.len() && strsim::damerau_levenshtein(&is, &ours) <= 2
 }
 
-/// Whether the bytes speak of us at all; decides whether damage is our business.
-fn names_us(bytes: &[u8]) -> bool {
+/// Whether the bytes mention this program at all, so that damage concerns it.
+fn mentions_name(bytes: &[u8]) -> bool {
     bytes.windows(NAME.len()).any(|window| window.eq_ignore_ascii_case(NAME.as_bytes()))
 }
 
@@ -279,13 +336,13 @@ fn text(bytes: &[u8]) -> Result<String> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.to_owned()),
         Err(e) => {
-            let line = lines(bytes.get(..e.valid_up_to()).unwrap_or_default()) + 1;
+            let line = count_lines(bytes.get(..e.valid_up_to()).unwrap_or_default()) + 1;
             Err(refuse(format!("line {line} of its settings is not UTF-8")))
         }
     }
 }
 
-/// Whether this is a message with MIME headers; those of a shell script or a
+/// Whether this is a message with MIME headers. Those of a shell script or a
 /// cloud-config do not parse, or lack the content type.
 fn is_mime(bytes: &[u8]) -> bool {
     let name = bytes.split(|b| *b == b':').next().unwrap_or_default();
@@ -295,22 +352,22 @@ fn is_mime(bytes: &[u8]) -> bool {
             .is_ok_and(|(headers, _)| headers.iter().any(|h| h.get_key_ref().eq_ignore_ascii_case("content-type")))
 }
 
-/// The parts of a message that have no parts.
-fn leaves<'a>(message: &'a ParsedMail<'a>) -> impl Iterator<Item = &'a ParsedMail<'a>> {
+/// The leaf parts of a message.
+fn leaf_parts<'a>(message: &'a ParsedMail<'a>) -> impl Iterator<Item = &'a ParsedMail<'a>> {
     message.parts().filter(|part| part.subparts.is_empty())
 }
 
-/// The one part of a MIME message that is ours. `before`: so many lines stand before the message.
-fn part(bytes: &[u8], before: usize, layers: u32) -> Result<Option<String>> {
+/// The one part of a MIME message that is for this program. `before` is the number of lines before the message.
+fn find_part(bytes: &[u8], before: usize, layers: u32) -> Result<Option<String>> {
     let damaged = |e: mailparse::MailParseError| {
-        if names_us(bytes) { Err(refuse(format!("its MIME parts cannot be read: {e}"))) } else { Ok(None) }
+        if mentions_name(bytes) { Err(refuse(format!("cannot read its MIME parts: {e}"))) } else { Ok(None) }
     };
     let message = match mailparse::parse_mail(bytes) {
         Ok(message) => message,
         Err(e) => return damaged(e),
     };
     let (mut found, mut typed_parts) = (None, 0);
-    for part in leaves(&message) {
+    for part in leaf_parts(&message) {
         let typed = part.ctype.mimetype.eq_ignore_ascii_case(MIME_TYPE);
         typed_parts += usize::from(typed);
         let body = match part.get_body_raw() {
@@ -320,44 +377,44 @@ fn part(bytes: &[u8], before: usize, layers: u32) -> Result<Option<String>> {
         };
         let settings = if typed {
             refuse_odd_headers(part, bytes, before)?;
-            Some(unpacked(&body, layers)?)
+            Some(unpack_part(&body, layers)?)
         } else {
             peel_part(&body, layers)?
         };
         if let Some(settings) = settings
             && found.replace(settings).is_some()
         {
-            return Err(refuse("two of its MIME parts are settings, and one cannot be told to win"));
+            return Err(refuse("two of its MIME parts contain settings: keep one"));
         }
     }
-    // A part that a wrong boundary, or a type that is nearly ours, hid.
-    let types: Vec<usize> = types_like_ours(bytes).collect();
+    // A wrong boundary, or a type that is almost right, can hide a part.
+    let types: Vec<usize> = find_similar_types(bytes).collect();
     if let Some(line) = types.get(typed_parts) {
         let line = line + before;
         return Err(refuse(format!(
-            "line {line} begins a part with settings, and the message has {typed_parts} of type {MIME_TYPE}: check its type, and that \
+            "line {line} begins a part with settings, but the message has {typed_parts} parts of type {MIME_TYPE}: check its type, and that \
              the line before its headers is `--` and the boundary of the message"
         )));
     }
     if found.is_none()
         && message.ctype.mimetype.starts_with("multipart/")
         && message.subparts.is_empty()
-        && names_us(bytes)
+        && mentions_name(bytes)
     {
-        return Err(refuse("no line of the message is `--` and its boundary, so that it has no parts"));
+        return Err(refuse("it has no parts: no line of the message is `--` followed by its boundary"));
     }
     Ok(found)
 }
 
-/// What a part of another type has of ours, if it has.
+/// The settings in a part of another type, if it has any.
 fn peel_part(body: &[u8], layers: u32) -> Result<Option<String>> {
-    // A message in a message is a part of its own.
+    // Skip a message in a message: it is a separate part.
     if is_mime(body.trim_ascii_start()) { Ok(None) } else { peel(body, layers.min(1)) }
 }
 
-/// The settings in a part of our type, which may be packed without saying so.
-fn unpacked(body: &[u8], layers: u32) -> Result<String> {
-    if let Some(words) = wide(body) {
+/// The settings in a part of this program's type, which may be encoded without a header that says so.
+fn unpack_part(body: &[u8], layers: u32) -> Result<String> {
+    if let Some(words) = decode_utf16(body) {
         return Err(refuse(format!(
             "its part of type {MIME_TYPE} is UTF-16 ({} characters): save it as UTF-8",
             words.len()
@@ -365,23 +422,23 @@ fn unpacked(body: &[u8], layers: u32) -> Result<String> {
     }
     if body.starts_with(&[0x1f, 0x8b]) && layers > 0 {
         let (inflated, problem) = inflate(body);
-        return problem.map_or_else(|| unpacked(&inflated, layers - 1), |problem| Err(refuse(problem)));
+        return problem.map_or_else(|| unpack_part(&inflated, layers - 1), |problem| Err(refuse(problem)));
     }
-    // Hardly ever TOML as well: that has an `=`, which base64 has at its end alone.
+    // Hardly ever also TOML, which contains `=`; base64 has it only at the end.
     match decode(body) {
         Some(decoded) if layers > 0 && std::str::from_utf8(&decoded).is_ok_and(|text| text.contains(['=', '#'])) => {
-            unpacked(&decoded, layers - 1)
+            unpack_part(&decoded, layers - 1)
         }
-        Some(decoded) if layers > 0 && decoded.starts_with(&[0x1f, 0x8b]) => unpacked(&decoded, layers - 1),
+        Some(decoded) if layers > 0 && decoded.starts_with(&[0x1f, 0x8b]) => unpack_part(&decoded, layers - 1),
         _ => text(body),
     }
 }
 
-/// Refuses headers of a part with settings that have swallowed some of these, and an encoding that is none.
+/// Refuses a part whose headers have swallowed settings, and one with an unknown encoding.
 fn refuse_odd_headers(part: &ParsedMail<'_>, message: &[u8], before: usize) -> Result<()> {
     // The part is a slice of the message.
     let start = (part.raw_bytes.as_ptr() as usize).saturating_sub(message.as_ptr() as usize);
-    let first = before + lines(message.get(..start).unwrap_or_default()) + 1;
+    let first = before + count_lines(message.get(..start).unwrap_or_default()) + 1;
     for (n, line) in part.raw_bytes.split(|b| *b == b'\n').enumerate() {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.is_empty() {
@@ -392,7 +449,7 @@ fn refuse_odd_headers(part: &ParsedMail<'_>, message: &[u8], before: usize) -> R
             line.contains(&b':') && !name.is_empty() && name.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-');
         if !is_header && !line.starts_with(b" ") && !line.starts_with(b"\t") && !line.starts_with(b"From ") {
             return Err(refuse(format!(
-                "line {} stands among the headers of the part with settings: put a blank line after its last header",
+                "line {} is in the headers of the part with settings: insert a blank line after its last header",
                 first + n
             )));
         }
@@ -401,7 +458,8 @@ fn refuse_odd_headers(part: &ParsedMail<'_>, message: &[u8], before: usize) -> R
         let encoding = encoding.trim().to_ascii_lowercase();
         if !ENCODINGS.contains(&encoding.as_str()) {
             return Err(refuse(format!(
-                "the part with settings has the transfer encoding {encoding:?}, and there are {}",
+                "the part with settings has the unknown transfer encoding {}; use one of {}",
+                quoted(&encoding),
                 ENCODINGS.join(", ")
             )));
         }
@@ -409,8 +467,8 @@ fn refuse_odd_headers(part: &ParsedMail<'_>, message: &[u8], before: usize) -> R
     Ok(())
 }
 
-/// The lines, from 1, that give a part a type like ours.
-fn types_like_ours(bytes: &[u8]) -> impl Iterator<Item = usize> {
+/// The numbers of the lines that give a part a type like this program's.
+fn find_similar_types(bytes: &[u8]) -> impl Iterator<Item = usize> {
     bytes.split(|b| *b == b'\n').enumerate().filter_map(|(n, line)| {
         let line = String::from_utf8_lossy(line).to_ascii_lowercase();
         let (name, value) = line.split_once(':')?;
@@ -418,11 +476,11 @@ fn types_like_ours(bytes: &[u8]) -> impl Iterator<Item = usize> {
         let (_, subtype) = kind.split_once('/')?;
         let subtype = subtype.split('+').next().unwrap_or_default();
         let subtype = subtype.strip_prefix("vnd.").or(subtype.strip_prefix("x-")).unwrap_or(subtype);
-        (name.trim() == "content-type" && is_like_us(subtype)).then_some(n + 1)
+        (name.trim() == "content-type" && resembles_name(subtype)).then_some(n + 1)
     })
 }
 
-/// What a gzip stream holds, and what was wrong with it.
+/// Decompresses a gzip stream; returns what it could, and the error if there was one.
 fn inflate(bytes: &[u8]) -> (Vec<u8>, Option<String>) {
     let mut inflated = Vec::new();
     let mut limited = flate2::read::MultiGzDecoder::new(bytes).take(INFLATED_LIMIT as u64 + 1);
@@ -434,7 +492,7 @@ fn inflate(bytes: &[u8]) -> (Vec<u8>, Option<String>) {
     (inflated, problem)
 }
 
-/// What base64 stands for, of either alphabet (RFC 4648, 4 and 5), with any line breaks, if it is base64.
+/// Decodes base64 of either alphabet (RFC 4648, 4 and 5), with any line breaks. Returns `None` if the bytes are not base64.
 fn decode(bytes: &[u8]) -> Option<Vec<u8>> {
     let compact = compact(bytes);
     if compact.is_empty() { None } else { BASE64.decode(compact).ok() }
@@ -449,8 +507,8 @@ fn compact(bytes: &[u8]) -> Vec<u8> {
     bytes.iter().filter(|b| !b.is_ascii_whitespace()).map(|b| standard(*b)).collect()
 }
 
-/// What is wrong with base64 of something of ours, in which a few characters are not base64's.
-fn damaged_base64(bytes: &[u8]) -> Option<String> {
+/// The damage in base64 that contains settings but has a few invalid characters.
+fn find_damage(bytes: &[u8]) -> Option<String> {
     let mut compact = compact(bytes);
     let good = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'=');
     let first = compact.iter().position(|b| !good(b)).unwrap_or(compact.len());
@@ -462,10 +520,10 @@ fn damaged_base64(bytes: &[u8]) -> Option<String> {
     compact.truncate(compact.len() / 4 * 4);
     let decoded = BASE64.decode(compact).ok()?;
     let is_ours = match decoded.starts_with(&[0x1f, 0x8b]) {
-        true => names_us(&inflate(&decoded).0),
+        true => mentions_name(&inflate(&decoded).0),
         false => {
             let line = decoded.split(|b| *b == b'\n').next().unwrap_or_default();
-            !matches!(whose(line), Whose::Others)
+            !matches!(find_addressee(line), Addressee::Others)
         }
     };
     is_ours.then(|| format!("its base64 is damaged at character {}", first + 1))
@@ -474,7 +532,7 @@ fn damaged_base64(bytes: &[u8]) -> Option<String> {
 fn refuse(cause: impl std::fmt::Display) -> Error {
     Error::config("the user data cannot be used")
         .cause(cause)
-        .fix("begin it with the line #!/usr/bin/titus-bootstrap, and let settings in TOML follow")
+        .fix("begin it with the line #!/usr/bin/titus-bootstrap, followed by settings in TOML")
 }
 
 #[cfg(test)]
@@ -542,7 +600,6 @@ mod tests {
             "# titus-bootstrap is run by this script\n",
             "# What titus-bootstrap needs\n#!/bin/sh\n",
             "#!/bin/sh\n#!/usr/bin/titus-bootstrap\n",
-            "#cloud-config\n#!/usr/bin/titus-bootstrap\n",
             "#cloud-config\nwrite_files: []\n",
             "#include\nhttp://example.com/titus-bootstrap\n",
             "key: value\n",
@@ -557,13 +614,13 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_before_the_first_line_and_does_no_harm_stays() {
+    fn harmless_text_before_the_first_line_stays() {
         for before in ["\n", "\r\n\r\n", "  ", "\t", "\n  "] {
             let text = format!("{before}{OURS}");
             assert_eq!(ours(&text), Some(text.clone()));
             assert_eq!(arguments(&text), ["--role", "agent"]);
         }
-        // A mark is not TOML's.
+        // The mark is not a part of TOML.
         assert_eq!(ours(format!("\u{feff}{OURS}")).as_deref(), Some(OURS));
         assert_eq!(ours(base64(format!("\u{feff}{OURS}").as_bytes())).as_deref(), Some(OURS));
         for line in ["#!/usr/bin/env titus-bootstrap", "#!/usr/bin/env -S titus-bootstrap --role agent"] {
@@ -582,17 +639,17 @@ mod tests {
             ("#!/usr/bin/titus-bootstrap.sh\n", "is not a path"),
             ("#!/usr/bin/titus-bootstrap/\n", "is not a path"),
             ("#!titus-bootstrap\n", "is not a path"),
-            ("#!/usr/bin/env titus-bootstrap --role agent\n", "env takes what follows it as one name"),
-            ("#titus-bootstrap --role agent\n", "takes no words"),
-            ("# titus-bootstrap\n", "takes no words"),
-            ("##titus-bootstrap\n", "takes no words"),
-            ("#Titus-Bootstrap\n", "takes no words"),
+            ("#!/usr/bin/env titus-bootstrap --role agent\n", "env takes all that follows it as one name"),
+            ("#titus-bootstrap --role agent\n", "is not exactly #titus-bootstrap"),
+            ("# titus-bootstrap\n", "is not exactly #titus-bootstrap"),
+            ("##titus-bootstrap\n", "is not exactly #titus-bootstrap"),
+            ("#Titus-Bootstrap\n", "is not exactly #titus-bootstrap"),
             ("\n\n#titus_bootstrap\n", "line 3: "),
             (
                 "# my node\n\n#!/usr/bin/titus-bootstrap\n",
-                "line 3 says that it is titus-bootstrap's, and line 1 stands before it",
+                "line 3 marks the text for titus-bootstrap, but line 1 comes before it",
             ),
-            ("## template: jinja\n#!/usr/bin/titus-bootstrap\n", "begin with line 2"),
+            ("## template: jinja\n#!/usr/bin/titus-bootstrap\n", "move line 2 to the top"),
         ] {
             assert!(problem(text).contains(words), "{text:?}: {}", problem(text));
             assert!(problem(base64(text.as_bytes())).contains(words), "{text:?} as base64");
@@ -612,16 +669,16 @@ mod tests {
         let message = multipart(&[script, (TYPE, "stack = \"x\"\n[agent]\nlog_bucket = \"b\"")]);
         assert!(ours(&message).is_some());
         for (from, to, words) in [
-            ("toml\n\nstack", "toml\nstack", "line 11 stands among the headers"),
-            ("boundary=\"//\"", "boundary=\"other\"", "has 0 of type"),
+            ("toml\n\nstack", "toml\nstack", "line 11 is in the headers"),
+            ("boundary=\"//\"", "boundary=\"other\"", "has 0 parts of type"),
             (
                 "\n--//\nContent-Type: application",
                 "\n-//\nContent-Type: application",
                 "line 10 begins a part with settings",
             ),
             ("vnd.titus-bootstrap+toml", "titus-bootstrap+toml", "line 10 begins a part with settings"),
-            ("vnd.titus-bootstrap+toml", "vnd.titus_bootstrap+toml", "has 0 of type"),
-            ("vnd.titus-bootstrap+toml", "vnd.titus-bootstrap", "has 0 of type"),
+            ("vnd.titus-bootstrap+toml", "vnd.titus_bootstrap+toml", "has 0 parts of type"),
+            ("vnd.titus-bootstrap+toml", "vnd.titus-bootstrap", "has 0 parts of type"),
             ("toml\n\nstack", "toml\nContent-Transfer-Encoding: base46\n\nstack", "transfer encoding \"base46\""),
         ] {
             let near = message.replacen(from, to, 1);
@@ -629,10 +686,10 @@ mod tests {
             assert!(problem(&near).contains(words), "{near}\n{}", problem(&near));
             assert!(problem(gzip(near.as_bytes())).contains(words), "{near} in gzip");
         }
-        // Packed without saying so.
+        // Encoded without a header that says so.
         let packed = multipart(&[(TYPE, &String::from_utf8(base64(&gzip(OURS.as_bytes()))).unwrap())]);
         assert_eq!(ours(packed).as_deref(), Some(OURS));
-        // After blank lines, and with a mark.
+        // After blank lines, and with a byte order mark.
         assert_eq!(ours(format!("\n{message}")), ours(&message));
         assert_eq!(ours(format!("\u{feff}{message}")), ours(&message));
     }
@@ -662,18 +719,18 @@ mod tests {
                 multipart(&[("Content-Type: text/x-shellscript", "#!/bin/sh")]).into_bytes(),
                 "MIME with text/x-shellscript",
             ),
-            (b"stack = \"x\"\n".to_vec(), "TOML without a first line"),
+            (b"stack = \"x\"\n".to_vec(), "TOML without the first line"),
             (b"hello world\n".to_vec(), "text without a first line"),
             (b" \n".to_vec(), "nothing but blanks"),
             (b"\xfd7zXZ\0".to_vec(), "compressed with xz"),
             (b"\xff\x00\x01".to_vec(), "no text"),
         ] {
-            assert!(looks_like(&bytes).starts_with(words), "{}", looks_like(&bytes));
+            assert!(describe(&bytes).starts_with(words), "{}", describe(&bytes));
         }
     }
 
     #[test]
-    fn packing_is_taken_off() {
+    fn encodings_are_removed() {
         let gz = gzip(OURS.as_bytes());
         for packed in [gz.clone(), base64(OURS.as_bytes()), base64(&gz), gzip(&base64(OURS.as_bytes())), gzip(&gz)] {
             assert_eq!(ours(packed).as_deref(), Some(OURS));
@@ -729,7 +786,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_stand_on_the_first_line() {
+    fn arguments_are_on_the_first_line() {
         assert_eq!(arguments(OURS), ["--role", "agent"]);
         assert_eq!(arguments("#!/usr/bin/titus-bootstrap\n--role x\n"), [""; 0]);
         assert_eq!(arguments("#titus-bootstrap --role\n"), [""; 0]);

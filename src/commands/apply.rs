@@ -8,7 +8,7 @@ use crate::run::{self, Options};
 /// Runs the role's steps.
 ///
 /// # Errors
-/// The first refusal or failure.
+/// Returns the first refusal or failure.
 pub fn run(request: &Request, reporter: Reporter, options: Options) -> Result<u8> {
-    run::apply(request, options, reporter).map(|()| 0)
+    run::apply(request, options, reporter)
 }

@@ -7,15 +7,15 @@ use crate::prepare::Request;
 use crate::run::keep::keep;
 use crate::run::report::{Report, Reporter, StepState, say, say_json};
 
-/// Looks, and changes what is not as it should be; says nothing when nothing is to be done.
+/// Checks the steps and fixes what differs. Prints nothing when there is nothing to do.
 ///
 /// # Errors
-/// 75 when a step could not be looked at now; 1 when one failed.
+/// Fails with 75 when a step cannot be inspected now; with 1 when a step failed.
 pub fn run(request: &Request, reporter: Reporter) -> Result<u8> {
     let started = Instant::now();
     let mut report = Report::new("keep");
     let result = keep(request, &mut report, reporter);
-    report.took(started.elapsed());
+    report.set_duration(started.elapsed());
     report.end(result.as_ref().err(), report.count(StepState::Changed) > 0);
     if reporter.json {
         say_json(&report);

@@ -1,30 +1,46 @@
-//! `seal`: what a builder leaves is removed, and the tree audited.
+//! `seal`: removes what a builder leaves behind, and audits the tree.
 
 use std::time::Duration;
 
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
-use crate::SCHEMA_VERSION;
 use crate::error::{Error, Kind, Result};
 use crate::host::Host;
 use crate::host::lock::{KEEP_LOCK, LOCK};
 use crate::prepare::{FactSource, Layers, Request, gather};
-use crate::run::refusals::{refuse_made_up_facts, refuse_without_root};
-use crate::run::report::{Reporter, say, say_json};
+use crate::run::refusals::{refuse_made_up_facts, refuse_seal_without_boot_unit, refuse_without_root};
+use crate::run::report::{ErrorReport, Reporter, say, say_document};
 use crate::seal::builder::Builder;
-use crate::seal::{self, Sealed};
+use crate::seal::{self, SealReport};
 
-/// What the roles start, on which others depend.
+/// Services and containers of the roles that other nodes depend on.
 const SERVICES: [&str; 3] = ["mesos-agent.service", "titus-server-master.service", "titus-server-gateway.service"];
 const CONTAINERS: [&str; 2] = ["zookeeper", "mesomaster"];
 
-/// More would hide the first ones.
+/// A longer list would hide the first entries.
 const SHOWN: usize = 30;
 
-/// Seals the machine, or a tree; `only_look`: changes nothing.
+/// The output of `seal --json`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Document {
+    /// `seal`.
+    command: &'static str,
+    /// Whether the tree is fit for an image.
+    clean: bool,
+    /// What seal removed and found.
+    #[serde(flatten)]
+    sealed: SealReport,
+    /// The error that the command ends with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<ErrorReport>,
+}
+
+/// Seals the machine or a tree. With `only_look` it changes nothing.
 ///
 /// # Errors
-/// 1 with the path of everything that must not be in an image and is left; 69 on a node at work.
+/// Fails with 1 when something is left that must not be in an image, and lists its paths; with 69 on a node in service, and
+/// for an image whose services nothing would start.
 pub fn run(request: &Request, reporter: Reporter, only_look: bool) -> Result<u8> {
     refuse_made_up_facts(request)?;
     let host = request.host()?;
@@ -37,22 +53,20 @@ pub fn run(request: &Request, reporter: Reporter, only_look: bool) -> Result<u8>
         refuse_at_work(&host)?;
         Some(locks)
     };
-    let builder = Builder::find(&host, given(request)?.as_ref())?;
+    refuse_seal_without_boot_unit(&host)?;
+    let builder = Builder::find(&host, builder_facts(request)?.as_ref())?;
     let sealed = seal::seal(&host, &builder, only_look)?;
     if reporter.json {
         let clean = sealed.left.is_empty();
-        let mut document = json!({ "schema_version": SCHEMA_VERSION, "command": "seal", "clean": clean });
-        if let (Some(document), serde_json::Value::Object(rest)) = (document.as_object_mut(), json!(sealed)) {
-            document.extend(rest);
-        }
-        say_json(&document);
+        let error = (!clean).then(|| ErrorReport::from(&refusal(&sealed)));
+        say_document(Document { command: "seal", clean, sealed: sealed.clone(), error });
     } else if !reporter.quiet {
         say(&text(&sealed));
     }
     if sealed.left.is_empty() { Ok(0) } else { Err(refusal(&sealed)) }
 }
 
-/// A look takes no lock, for that would be written; but half a bake is no image.
+/// A check takes no lock, because it must not write anything. But half a bake is not an image.
 fn refuse_run(host: &Host) -> Result<()> {
     match host.lock_holder()? {
         None => Ok(()),
@@ -62,7 +76,7 @@ fn refuse_run(host: &Host) -> Result<()> {
 }
 
 /// Facts of the builder of a tree, from --facts.
-fn given(request: &Request) -> Result<Option<crate::facts::Instance>> {
+fn builder_facts(request: &Request) -> Result<Option<crate::facts::Instance>> {
     if request.facts == FactSource::Instance {
         return Ok(None);
     }
@@ -70,23 +84,23 @@ fn given(request: &Request) -> Result<Option<crate::facts::Instance>> {
     Ok(gather::facts(request, &merged)?.facts.instance)
 }
 
-/// On a node it would take the data of ZooKeeper and the Mesos agent away while they run.
+/// On a node in service, seal would remove the data of ZooKeeper and the Mesos agent while they run.
 fn refuse_at_work(host: &Host) -> Result<()> {
     let units = host.list("/run/titus-bootstrap/units")?;
     let ready = host.entry("/run/titus-bootstrap/ready")?;
     let why = match units.first() {
         _ if !host.is_live() => None,
-        Some(unit) => Some(format!("a run since its boot has started {unit}")),
+        Some(unit) => Some(format!("a run since its boot has started {}", unit.trim_end_matches(".reload"))),
         None if ready.is_some() => Some("a run since its boot has made it ready".to_owned()),
         None => serving(host)?,
     };
     let Some(why) = why else { return Ok(()) };
-    Err(Error::unavailable("this machine is a node at work, and no builder of an image")
+    Err(Error::unavailable("this machine is a node at work, not a builder of an image")
         .cause(why)
-        .fix("seal a builder: apply --phase bake, then seal; what would be found here: seal --check"))
+        .fix("seal a builder: apply --phase bake, then seal; to see what seal would find here: seal --check"))
 }
 
-/// What came back by itself with the machine's boot: nothing of it runs on a builder.
+/// Services that started by themselves at the machine's boot. None of them runs on a builder.
 fn serving(host: &Host) -> Result<Option<String>> {
     if host.entry("/run/systemd/system")?.is_some() {
         host.watch_units(SERVICES.into_iter());
@@ -105,7 +119,7 @@ fn serving(host: &Host) -> Result<Option<String>> {
     Ok(None)
 }
 
-fn text(sealed: &Sealed) -> String {
+fn text(sealed: &SealReport) -> String {
     let mut text = String::new();
     for removed in &sealed.removed {
         let files = if removed.files == 1 { String::new() } else { format!(", {} files", removed.files) };
@@ -126,7 +140,7 @@ fn text(sealed: &Sealed) -> String {
     text
 }
 
-fn refusal(sealed: &Sealed) -> Error {
+fn refusal(sealed: &SealReport) -> Error {
     let mut lines: Vec<String> =
         sealed.left.iter().take(SHOWN).map(|left| format!("{}: {}", left.path, left.why)).collect();
     if sealed.left.len() > SHOWN {
@@ -137,7 +151,7 @@ fn refusal(sealed: &Sealed) -> Error {
         n => format!("{n} things"),
     };
     Error::failed(format!(
-        "seal: {number} must not be in an image, and {} left",
+        "seal: {number} that must not be in an image {} left",
         if sealed.left.len() == 1 { "is" } else { "are" }
     ))
     .cause(lines.join("\n"))

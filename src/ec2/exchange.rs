@@ -2,48 +2,60 @@
 
 use std::time::Duration;
 
-use reqwest::header::HeaderMap;
+use futures_util::{StreamExt, stream};
+use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{ClientBuilder, Method, RequestBuilder, StatusCode, Url, redirect};
 use tokio::runtime::Runtime;
 
 use crate::error::Result;
-use crate::host::net::{certificate_fix, chain};
+use crate::host::net::{self, certificate_fix, chain};
 use crate::host::wait::{Deadline, runtime};
 
-/// How long one exchange may take at most, however slow the other side is.
+/// The most time for one exchange, however slow the server is.
 const MOST_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Exchanges over connections that are kept alive, with a runtime of their own for plain blocking code.
+/// How many requests are sent at the same time, each on its own connection.
+const CONNECTIONS: usize = 8;
+
+/// Exchanges over connections that are kept alive, with their own runtime for blocking code.
 pub(super) struct Exchange {
     runtime: Runtime,
     http: reqwest::Client,
-    /// How long the next one may take. Each one that took longer doubles it, so that a silent server is soon asked
-    /// again and a slow one can still finish.
+    /// How long the next exchange may take. Each exchange that takes longer doubles it, so that the program soon tries
+    /// a silent server again, and a slow one can still finish.
     patience: Duration,
-    /// The most that the body of an answer may have, bytes.
+    /// The size limit of an answer's body, bytes.
     limit: usize,
 }
 
-/// A whole answer, whatever its status.
+/// A complete answer with any status.
 pub(super) struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Vec<u8>,
 }
 
-/// Why there is no whole answer.
+impl Answer {
+    /// How long the server asks clients to wait, if it sends a number of seconds (RFC 9110, 10.2.3); otherwise zero.
+    pub fn retry_after(&self) -> Duration {
+        let seconds = self.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        Duration::from_secs(seconds.unwrap_or(0))
+    }
+}
+
+/// Why there is no complete answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoAnswer {
-    /// It was not whole after this time.
-    #[error("nothing whole within {} s", .0.as_secs_f64().ceil())]
+    /// The answer was not complete after this time.
+    #[error("no complete answer within {} s", .0.as_secs_f64().ceil())]
     Late(Duration),
-    /// Nobody answered, or the connection broke.
-    #[error("{}", innermost(.0))]
+    /// There was no connection, or it broke.
+    #[error("{}", chain(.0))]
     Broken(reqwest::Error),
-    /// The server's certificate is refused, which another try does not change; in words, and the fix.
+    /// The server's certificate is refused, and another try would not help: the message and the fix.
     #[error("{0}")]
     Refused(String, &'static str),
-    /// It is larger than the limit, which the text names; its start.
+    /// The answer is larger than the limit: the message and the start of the answer.
     #[error("{0}")]
     TooLarge(String, Vec<u8>),
 }
@@ -51,17 +63,17 @@ pub(super) enum NoAnswer {
 impl From<reqwest::Error> for NoAnswer {
     fn from(error: reqwest::Error) -> NoAnswer {
         match certificate_fix(&error) {
-            Some(fix) => NoAnswer::Refused(innermost(&error), fix),
+            Some(fix) => NoAnswer::Refused(chain(&error), fix),
             None => NoAnswer::Broken(error),
         }
     }
 }
 
 impl Exchange {
-    /// Sends nothing yet. No redirect is followed. A provider for rustls must have been installed.
+    /// Sends nothing yet. Does not follow redirects. The caller must have installed a provider for rustls.
     ///
     /// # Errors
-    /// When there is no client or no runtime; in words.
+    /// Fails with a message when the client or the runtime cannot be created.
     pub fn new(http: ClientBuilder, patience: Duration, limit: usize) -> Result<Exchange, String> {
         let agent = concat!("titus-bootstrap/", env!("CARGO_PKG_VERSION"));
         let http = http.redirect(redirect::Policy::none()).user_agent(agent).build().map_err(|e| chain(&e))?;
@@ -69,7 +81,7 @@ impl Exchange {
         Ok(Exchange { runtime, http, patience, limit })
     }
 
-    /// A request to be completed and sent.
+    /// A request for the caller to complete and send.
     pub fn request(&self, method: Method, url: Url) -> RequestBuilder {
         self.http.request(method, url)
     }
@@ -77,11 +89,25 @@ impl Exchange {
     /// Sends a request once and reads its answer.
     ///
     /// # Errors
-    /// `Interrupted` when a signal came.
+    /// Returns `Interrupted` when a signal arrives.
     pub fn send(&mut self, request: RequestBuilder, deadline: &mut Deadline) -> Result<Result<Answer, NoAnswer>> {
+        let answer = self.send_all(vec![request], deadline)?.pop();
+        Ok(answer.unwrap_or(Err(NoAnswer::Late(self.patience))))
+    }
+
+    /// Sends requests at the same time, each once, and returns their answers in the order of the requests.
+    ///
+    /// # Errors
+    /// Returns `Interrupted` when a signal arrives.
+    pub fn send_all(
+        &mut self,
+        requests: Vec<RequestBuilder>,
+        deadline: &mut Deadline,
+    ) -> Result<Vec<Result<Answer, NoAnswer>>> {
         let (patience, limit) = (self.patience.min(deadline.left()), self.limit);
-        let answer = async {
-            let mut response = request.send().await?;
+        let count = requests.len();
+        let answer = |request| async move {
+            let mut response = net::send(request).await?;
             let mut body = Vec::new();
             while let Some(chunk) = response.chunk().await? {
                 body.extend_from_slice(&chunk);
@@ -91,21 +117,18 @@ impl Exchange {
             }
             Ok(Answer { status: response.status(), headers: std::mem::take(response.headers_mut()), body })
         };
-        // The timer needs the runtime, which `block_on` enters.
-        let timed = async { tokio::time::timeout(patience, answer).await };
-        if let Some(Ok(answer)) = deadline.block_on(&self.runtime, timed)? {
-            return Ok(answer);
+        // The timer must be created within the runtime, which `block_on` enters.
+        let timed = |request| async move {
+            let answer = tokio::time::timeout(patience, answer(request)).await;
+            answer.unwrap_or(Err(NoAnswer::Late(patience)))
+        };
+        let all = stream::iter(requests).map(timed).buffered(CONNECTIONS).collect();
+        let answers: Vec<_> = deadline.block_on(&self.runtime, all)?.unwrap_or_default();
+        let late = |answer: &Result<_, _>| matches!(answer, Err(NoAnswer::Late(_)));
+        if answers.len() < count || answers.iter().any(late) {
+            self.patience = (self.patience * 2).min(MOST_PATIENCE);
         }
-        self.patience = (self.patience * 2).min(MOST_PATIENCE);
-        Ok(Err(NoAnswer::Late(patience)))
+        let missing = (answers.len()..count).map(|_| Err(NoAnswer::Late(patience)));
+        Ok(answers.into_iter().chain(missing).collect())
     }
-}
-
-/// The innermost error says it shortest, and without the address: "Connection refused (os error 111)".
-fn innermost(error: &reqwest::Error) -> String {
-    let mut innermost: &dyn std::error::Error = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }

@@ -1,10 +1,10 @@
-//! The two conversations with EC2: the metadata service, and the regional APIs.
+//! The two interfaces to EC2: the metadata service and the regional APIs.
 //!
-//! Both send their requests through one exchange, and one policy decides whether a request is sent again.
+//! Both use the same exchange to send requests, and the same policy for retries.
 
 pub mod api;
 mod exchange;
 pub mod imds;
 mod retry;
 
-pub(crate) use self::retry::up_to;
+pub(crate) use self::retry::{turn, up_to};

@@ -1,4 +1,4 @@
-//! Facts that the running machine knows of itself.
+//! Facts that come from the running machine itself.
 
 use std::collections::BTreeMap;
 
@@ -6,16 +6,16 @@ use super::{Cgroup, Image, Instance};
 use crate::error::{Error, Result};
 use crate::host::Host;
 
-/// Where Docker keeps images and containers unless daemon.json says otherwise.
+/// Docker's default directory for images and containers.
 const DOCKER_DATA_ROOT: &str = "/var/lib/docker";
 
 const MIB: u64 = 1024 * 1024;
 
-/// Distribution and release from os-release(5), architecture and kernel from uname(2); each with its source.
+/// Reads distribution and release from os-release(5), architecture and kernel from uname(2), and records each source.
 ///
 /// # Errors
-/// When there is no os-release, or a value in it breaks os-release's own rules.
-pub fn image(host: &Host, sources: &mut BTreeMap<String, String>) -> Result<Image> {
+/// Fails when there is no os-release, or when a value in it violates os-release's rules.
+pub fn read_image(host: &Host, sources: &mut BTreeMap<String, String>) -> Result<Image> {
     // os-release(5): /etc/os-release takes precedence over /usr/lib/os-release.
     let mut found = None;
     for path in ["/etc/os-release", "/usr/lib/os-release"] {
@@ -25,11 +25,11 @@ pub fn image(host: &Host, sources: &mut BTreeMap<String, String>) -> Result<Imag
         }
     }
     let Some((path, bytes)) = found else {
-        return Err(Error::unavailable("which distribution this is cannot be told: there is no /etc/os-release")
+        return Err(Error::unavailable("the distribution is unknown: there is no /etc/os-release")
             .fix("run on Debian or Ubuntu, or give the facts with --facts FILE"));
     };
     let text = String::from_utf8_lossy(&bytes);
-    let value = |key| identifier(&text, key).map_err(|e| e.at(path));
+    let value = |key| parse_identifier(&text, key).map_err(|e| e.at(path));
     let (architecture, kernel) = host.uname();
     for (fact, source) in [
         ("distribution", format!("{path} ID")),
@@ -50,11 +50,11 @@ pub fn image(host: &Host, sources: &mut BTreeMap<String, String>) -> Result<Imag
     })
 }
 
-/// Adds systemd's version and the cgroup hierarchy in force to what is known of the image; each with its source.
+/// Adds systemd's version and the cgroup hierarchy in force, and records their sources.
 ///
 /// # Errors
-/// When a directory cannot be listed.
-pub fn hierarchy(host: &Host, image: &mut Image, sources: &mut BTreeMap<String, String>) -> Result<()> {
+/// Fails when a directory cannot be listed.
+pub fn read_hierarchy(host: &Host, image: &mut Image, sources: &mut BTreeMap<String, String>) -> Result<()> {
     const CGROUPS: &str = "/sys/fs/cgroup";
     let mounted = host.list(CGROUPS)?;
     image.cgroup = match mounted.iter().any(|name| name == "cgroup.controllers") {
@@ -62,10 +62,12 @@ pub fn hierarchy(host: &Host, image: &mut Image, sources: &mut BTreeMap<String, 
         false => (!mounted.is_empty()).then_some(Cgroup::V1),
     };
     sources.insert("image.cgroup".into(), CGROUPS.into());
-    // A directory costs less than dpkg's list of packages, or a process. Debian moved the library to the second.
+    // Listing a directory is cheaper than reading dpkg's status or starting a process. Debian moved the library to the second.
     let directories = ["/usr/lib/systemd".to_owned(), format!("/usr/lib/{}-linux-gnu/systemd", image.architecture)];
     for directory in directories.into_iter().chain(["/lib/systemd".to_owned()]) {
-        if let Some((version, file)) = host.list(&directory)?.iter().find_map(|name| Some((library(name)?, name))) {
+        if let Some((version, file)) =
+            host.list(&directory)?.iter().find_map(|name| Some((library_version(name)?, name)))
+        {
             image.systemd = Some(version);
             sources.insert("image.systemd".into(), format!("{directory}/{file}"));
             return Ok(());
@@ -75,16 +77,16 @@ pub fn hierarchy(host: &Host, image: &mut Image, sources: &mut BTreeMap<String, 
     Ok(())
 }
 
-/// The version in the name of systemd's own library, which is there since 231: `libsystemd-shared-252.so`, or
-/// `libsystemd-shared-257.9-1.so` where the distribution puts all of its version there.
-fn library(name: &str) -> Option<u32> {
+/// The version in the name of systemd's own library, which exists since 231: `libsystemd-shared-252.so`, or
+/// `libsystemd-shared-257.9-1.so` where the distribution includes its full version.
+fn library_version(name: &str) -> Option<u32> {
     let rest = name.strip_prefix("libsystemd-shared-")?.strip_suffix(".so")?;
     rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 /// The value of an os-release variable that is a lower-case identifier: os-release(5)
-/// allows a-z, 0-9, `.`, `_` and `-`. The last assignment wins, as in a shell.
-fn identifier(text: &str, key: &str) -> Result<Option<String>> {
+/// allows a-z, 0-9, `.`, `_` and `-`. The last assignment counts, like in a shell.
+fn parse_identifier(text: &str, key: &str) -> Result<Option<String>> {
     let mut assignments = text.lines().filter_map(|line| line.trim().split_once('='));
     let Some((_, value)) = assignments.rfind(|(name, _)| *name == key) else {
         return Ok(None);
@@ -100,18 +102,18 @@ fn identifier(text: &str, key: &str) -> Result<Option<String>> {
     }
 }
 
-/// Adds what the machine itself knows to what the metadata service said: memory,
-/// disk, processors, kernel command line, boot id; each with its source.
+/// Adds the machine's own facts to those from the metadata service: memory,
+/// disk, processors, kernel command line, boot id. Records each source.
 ///
 /// # Errors
-/// When /proc lacks one of them, or Docker's daemon.json cannot be read.
+/// Fails when a file in /proc is missing, or when Docker's daemon.json cannot be read.
 pub fn complete(host: &Host, instance: &mut Instance, sources: &mut BTreeMap<String, String>) -> Result<()> {
     let data_root = docker_data_root(host)?;
-    instance.memory_mib = memory_mib(&required(host, "/proc/meminfo")?)?;
+    instance.memory_mib = memory_mib(&read_required(host, "/proc/meminfo")?)?;
     instance.disk_mib = host.file_system_bytes(&data_root)? / MIB;
     instance.cpus = host.cpus();
-    instance.kernel_command_line = required(host, "/proc/cmdline")?.trim().to_owned();
-    instance.boot_id = boot_id(&required(host, "/proc/sys/kernel/random/boot_id")?)?;
+    instance.kernel_command_line = read_required(host, "/proc/cmdline")?.trim().to_owned();
+    instance.boot_id = boot_id(&read_required(host, "/proc/sys/kernel/random/boot_id")?)?;
     for (fact, source) in [
         ("memory_mib", "/proc/meminfo MemTotal".to_owned()),
         ("disk_mib", format!("file system of {data_root}")),
@@ -124,9 +126,9 @@ pub fn complete(host: &Host, instance: &mut Instance, sources: &mut BTreeMap<Str
     Ok(())
 }
 
-fn required(host: &Host, path: &str) -> Result<String> {
+fn read_required(host: &Host, path: &str) -> Result<String> {
     let bytes = host.read(path)?.ok_or_else(|| {
-        Error::unavailable(format!("{path} is not there")).fix("mount /proc, or give the facts with --facts FILE")
+        Error::unavailable(format!("{path} does not exist")).fix("mount /proc, or give the facts with --facts FILE")
     })?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
@@ -147,29 +149,32 @@ fn boot_id(text: &str) -> Result<String> {
     }
 }
 
-/// dockerd's own settings.
+/// dockerd's configuration file.
 pub const DAEMON_JSON: &str = "/etc/docker/daemon.json";
 
 fn refuse_daemon_json(cause: String) -> Error {
-    Error::config(format!("{DAEMON_JSON} cannot be used")).cause(cause)
+    Error::config(format!("{DAEMON_JSON} cannot be used")).cause(cause).fix(format!(
+        "correct {DAEMON_JSON}, or move it away, and run titus-bootstrap again: dockerd does not start with it either"
+    ))
 }
 
-/// What dockerd's daemon.json has; nothing where there is none.
+/// The contents of dockerd's daemon.json; empty if there is no such file.
 ///
 /// # Errors
-/// When it is not a JSON object.
+/// Fails when it is not a JSON object.
 pub fn daemon_json(host: &Host) -> Result<serde_json::Map<String, serde_json::Value>> {
     let bytes = host.read(DAEMON_JSON)?.unwrap_or_default();
     if bytes.trim_ascii().is_empty() {
         return Ok(serde_json::Map::new());
     }
-    serde_json::from_slice(&bytes).map_err(|e| refuse_daemon_json(format!("it is not a JSON object: {e}")))
+    serde_json::from_slice(&bytes)
+        .map_err(|e| refuse_daemon_json(format!("it is not a JSON object: {}", crate::host::json::describe_error(&e))))
 }
 
-/// Where Docker has its data: where an engine that runs says, else `data-root` of dockerd's daemon.json, else its default.
+/// Docker's data directory: from a running engine, else `data-root` in dockerd's daemon.json, else the default.
 /// Before Docker 17.05 the key was `graph`.
 pub(crate) fn docker_data_root(host: &Host) -> Result<String> {
-    // A flag of dockerd can name it, too, in a drop-in of anyone's.
+    // A flag of dockerd can set it too, perhaps in somebody's drop-in.
     if let Some(path) = host.running_data_root()? {
         return Ok(path);
     }
@@ -181,8 +186,8 @@ pub(crate) fn docker_data_root(host: &Host) -> Result<String> {
     }
 }
 
-/// Whether this may be an EC2 instance. `false` only where the machine plainly says
-/// that it is another's: what cannot be read proves nothing.
+/// Whether this may be an EC2 instance. `false` only if the machine clearly says
+/// that it is something else; an unreadable file proves nothing.
 ///
 /// The signs are those of the EC2 user guide, "Detect whether a host is an EC2
 /// instance", and the DMI names that Nitro (`Amazon EC2`) and Xen (`4.11.amazon`) give.
@@ -201,7 +206,7 @@ pub fn is_ec2(host: &Host) -> bool {
     {
         return true;
     }
-    // On Xen the vendor is Xen on EC2 and elsewhere: only the BIOS tells them apart.
+    // On Xen the vendor is Xen on EC2 and elsewhere; only the BIOS distinguishes them.
     match vendor.as_deref() {
         None => true,
         Some("xen") => bios.is_none(),
@@ -209,7 +214,7 @@ pub fn is_ec2(host: &Host) -> bool {
     }
 }
 
-/// Enough of a foreign text to recognise it by.
+/// Shortens a foreign text, so that it is still recognizable.
 fn shorten(text: &str) -> String {
     text.chars().take(60).collect()
 }
@@ -240,11 +245,11 @@ mod tests {
     #[test]
     fn os_release_of_ubuntu_and_debian() {
         let (_root, host) = machine(&[("etc/os-release", XENIAL)]);
-        let xenial = image(&host, &mut BTreeMap::new()).unwrap();
+        let xenial = read_image(&host, &mut BTreeMap::new()).unwrap();
         assert_eq!((&*xenial.distribution, &*xenial.release, &*xenial.codename), ("ubuntu", "16.04", "xenial"));
 
         let (_root, host) = machine(&[("usr/lib/os-release", "# sid\nID='debian'\n")]);
-        let sid = image(&host, &mut BTreeMap::new()).unwrap();
+        let sid = read_image(&host, &mut BTreeMap::new()).unwrap();
         assert_eq!((&*sid.distribution, &*sid.release, &*sid.codename), ("debian", "", ""));
     }
 
@@ -266,7 +271,7 @@ mod tests {
             let (_root, host) = machine(&files.iter().map(|path| (*path, "")).collect::<Vec<_>>());
             let (mut image, mut sources) =
                 (Image { architecture: "x86_64".into(), ..Image::default() }, BTreeMap::new());
-            hierarchy(&host, &mut image, &mut sources).unwrap();
+            read_hierarchy(&host, &mut image, &mut sources).unwrap();
             assert_eq!((image.cgroup, image.systemd), (cgroup, systemd), "{files:?}");
             assert_eq!(sources.len(), 2);
         }
@@ -276,11 +281,11 @@ mod tests {
     fn os_release_with_a_shell_in_it_is_refused() {
         for content in ["ID=\"$(reboot)\"\n", "ID=ubuntu; reboot\n", "VERSION_ID=\"16.04\n"] {
             let (_root, host) = machine(&[("etc/os-release", content)]);
-            let error = image(&host, &mut BTreeMap::new()).unwrap_err();
+            let error = read_image(&host, &mut BTreeMap::new()).unwrap_err();
             assert!(error.what.starts_with("/etc/os-release: "), "{error}");
         }
         let (_root, host) = machine(&[]);
-        assert!(image(&host, &mut BTreeMap::new()).is_err());
+        assert!(read_image(&host, &mut BTreeMap::new()).is_err());
     }
 
     const PROC: [(&str, &str); 3] = [
@@ -329,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn ec2_is_told_by_its_dmi_names() {
+    fn ec2_is_recognised_by_its_dmi_names() {
         let vendor = "sys/class/dmi/id/sys_vendor";
         let bios = "sys/class/dmi/id/bios_version";
         let product = "sys/class/dmi/id/product_uuid";
@@ -353,7 +358,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_answered(text in "\\PC*|([A-Z_]{0,6}=[\"'a-z ]{0,6}\n){0,4}") {
-            let _ = identifier(&text, "ID");
+            let _ = parse_identifier(&text, "ID");
             let _ = memory_mib(&text);
             let _ = boot_id(&text);
         }

@@ -1,4 +1,4 @@
-//! Facts: what is read of the instance and of the machine, and never set.
+//! Facts: values that the program reads from the instance and the machine, and never sets.
 
 pub mod machine;
 pub mod sample;
@@ -6,41 +6,42 @@ pub mod sample;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 use crate::error::{Error, Result};
 use crate::secrets::hide;
 
-/// Everything that a role's templates can know of the node.
+/// All facts that a role's templates can use.
 ///
-/// `facts --json` prints this, and `--facts FILE` reads such a print.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// `facts --json` prints this, and `--facts FILE` reads that output.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Facts {
-    /// The layout's version; see [`crate::SCHEMA_VERSION`].
+    /// The version of this structure; see [`crate::SCHEMA_VERSION`].
     pub schema_version: u32,
-    /// What depends on this instance. Absent while an image is baked.
+    /// Facts that depend on this instance. Absent while an image is baked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance: Option<Instance>,
-    /// What is the same on every node of an image.
+    /// Facts that are the same on every node of an image.
     pub image: Image,
-    /// Where each fact came from: `instance.region` -> `IMDS placement/region`.
+    /// The source of each fact, e.g. `instance.region` -> `IMDS placement/region`.
     #[serde(default)]
     pub sources: BTreeMap<String, String>,
-    /// The facts of which a print has no value, because they may be secrets: `instance.tags.db-password`.
+    /// Facts whose values the output lacks because they may be secrets, e.g. `instance.tags.db-password`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hidden: Vec<String>,
 }
 
-/// The instance tag that names its Auto Scaling group.
+/// The instance tag with the name of the instance's Auto Scaling group.
 pub const GROUP_TAG: &str = "aws:autoscaling:groupName";
 
-/// The source of a fact that has none, as one that somebody has written into a print.
+/// The source of a fact that has none, such as one that somebody added to a facts file.
 pub const NOT_KNOWN: &str = "not known";
 
 impl Facts {
-    /// Where a fact came from: its own source, or that of what it is part of.
+    /// The source of a fact, or of the fact that contains it.
     pub fn source(&self, name: &str) -> Option<&str> {
         let mut at = name;
         loop {
@@ -51,11 +52,11 @@ impl Facts {
         }
     }
 
-    /// The same as it may be shown: values of secrets are [`HIDDEN`](crate::secrets::HIDDEN), and named in `hidden`.
+    /// The facts with secret values replaced by [`HIDDEN`](crate::secrets::HIDDEN) and listed in `hidden`.
     ///
     /// # Errors
-    /// When the facts are not what they are printed as.
-    pub fn shown(&self) -> Result<Facts> {
+    /// Fails when the facts do not survive the conversion to JSON and back.
+    pub fn redact(&self) -> Result<Facts> {
         let differ = self.each().into_iter().filter(|(name, value, _)| hide(name, value) != *value);
         let hidden = self.hidden.iter().cloned().chain(differ.map(|(name, ..)| name)).collect();
         let mut document = json!(self);
@@ -63,11 +64,11 @@ impl Facts {
             document.get_mut(part).into_iter().for_each(|value| *value = hide(part, value));
         }
         let shown: Facts =
-            serde_json::from_value(document).map_err(|e| Error::failed("facts cannot be printed").cause(e))?;
+            serde_json::from_value(document).map_err(|e| Error::failed("cannot print the facts").cause(e))?;
         Ok(Facts { hidden, ..shown })
     }
 
-    /// Every fact by its whole name, `instance.tags.titus:role`, with its value and its source.
+    /// Every fact with its full name, e.g. `instance.tags.titus:role`, its value and its source.
     pub fn each(&self) -> Vec<(String, Json, String)> {
         let mut found = Vec::new();
         let (instance, image) = (json!(self.instance), json!(self.image));
@@ -83,7 +84,7 @@ impl Facts {
     }
 }
 
-/// What is no table, by its whole name; and each empty table.
+/// Collects everything that is not a table, and each empty table, by full name.
 pub fn leaves<'a>(name: &str, value: &'a Json, into: &mut Vec<(String, &'a Json)>) {
     match value {
         Json::Object(table) if !table.is_empty() => {
@@ -96,18 +97,18 @@ pub fn leaves<'a>(name: &str, value: &'a Json, into: &mut Vec<(String, &'a Json)
     }
 }
 
-/// Facts about this instance, from its metadata service and from the running machine.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// Facts about this instance, from its metadata service and the running machine.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Instance {
-    /// `i-0123456789abcdef0`.
+    /// Instance id, e.g. `i-0123456789abcdef0`.
     pub id: String,
-    /// Instance type, `m4.large`.
+    /// Instance type, e.g. `m4.large`.
     #[serde(rename = "type")]
     pub instance_type: String,
-    /// Availability Zone, `eu-west-1a`.
+    /// Availability Zone, e.g. `eu-west-1a`.
     pub zone: String,
-    /// `placement/region`, else the identity document's. Never cut out of the zone.
+    /// Region: `placement/region`, else from the identity document. Never derived from the zone.
     pub region: String,
     /// Primary private address.
     pub local_ipv4: String,
@@ -115,50 +116,50 @@ pub struct Instance {
     pub hostname: String,
     /// MAC address of the primary interface, lower case with colons.
     pub mac: String,
-    /// Absent outside a VPC.
+    /// VPC id; absent outside a VPC.
     #[serde(default)]
     pub vpc_id: Option<String>,
     /// The account that owns the instance.
     #[serde(default)]
     pub account_id: Option<String>,
-    /// The reservation of the launch.
+    /// The reservation id of the launch.
     #[serde(default)]
     pub reservation_id: Option<String>,
-    /// The image that it was started from.
+    /// The image id that the instance was started from.
     #[serde(default)]
     pub ami_id: Option<String>,
-    /// The instance's tags; absent where tags in instance metadata are off.
+    /// The instance's tags; absent if tags in instance metadata are disabled.
     #[serde(default)]
     pub tags: Option<BTreeMap<String, String>>,
-    /// Where they are from. Not part of a print of facts.
+    /// The source of the tags. Not part of printed facts.
     #[serde(skip)]
     pub tags_source: TagSource,
-    /// The tag `aws:autoscaling:groupName`.
+    /// The Auto Scaling group: the tag `aws:autoscaling:groupName`.
     #[serde(default)]
     pub autoscaling_group: Option<String>,
-    /// `autoscaling/target-lifecycle-state`.
+    /// The lifecycle state: `autoscaling/target-lifecycle-state`.
     #[serde(default)]
     pub lifecycle_state: Option<String>,
-    /// MemTotal of /proc/meminfo, MiB.
+    /// Memory: MemTotal of /proc/meminfo, MiB.
     pub memory_mib: u64,
-    /// Size of the file system that holds Docker's data root, MiB.
+    /// Size of the file system with Docker's data root, MiB.
     pub disk_mib: u64,
     /// Processors that are online.
     pub cpus: u32,
-    /// /proc/cmdline.
+    /// The kernel's command line: /proc/cmdline.
     pub kernel_command_line: String,
-    /// /proc/sys/kernel/random/boot_id.
+    /// The boot id: /proc/sys/kernel/random/boot_id.
     pub boot_id: String,
-    /// `HttpTokens` of the instance's metadata options; absent where it was not asked for, or is unknown.
+    /// `HttpTokens` of the instance's metadata options; absent if unknown or not needed.
     #[serde(default)]
     pub http_tokens: Option<HttpTokens>,
-    /// The network numbers of an instance type that the program's table lacks.
+    /// Network numbers of the instance type, if the program's table lacks it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub type_numbers: Option<TypeNumbers>,
 }
 
 impl Instance {
-    /// The lifecycle state of an instance in a warm pool, `Warmed:Stopped`; none: it is in none, or leaves it
+    /// The lifecycle state of an instance in a warm pool, e.g. `Warmed:Stopped`; `None` if it is not in one or is leaving it
     /// ("Retrieve the target lifecycle state through instance metadata", EC2 Auto Scaling user guide).
     pub fn warm_pool(&self) -> Option<&str> {
         self.lifecycle_state.as_deref().filter(|state| state.starts_with("Warmed:"))
@@ -166,7 +167,7 @@ impl Instance {
 }
 
 impl Instance {
-    /// Takes its tags, and its group from them.
+    /// Stores the tags, and the group that they name.
     pub fn take_tags(&mut self, tags: Option<BTreeMap<String, String>>, sources: &mut BTreeMap<String, String>) {
         self.autoscaling_group = tags.as_ref().and_then(|tags| tags.get(GROUP_TAG).cloned());
         let source = if self.autoscaling_group.is_some() { "" } else { "there is no " };
@@ -175,17 +176,17 @@ impl Instance {
     }
 }
 
-/// Where the tags of an instance are from, or why they are unknown.
+/// The source of an instance's tags, or why they are unknown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum TagSource {
-    /// Instance metadata, where tags may be off; or a print of facts.
+    /// Instance metadata, where tags may be disabled; or a facts file.
     #[default]
     Metadata,
     /// The EC2 API.
     Api,
-    /// Off in the metadata, and this instance may not ask the API: why.
+    /// Disabled in the metadata, and this instance may not ask the API, for this reason.
     Denied(String),
-    /// Off in the metadata, and the API has not answered in time, but may later: why.
+    /// Disabled in the metadata, and the API has not answered in time, but may later, for this reason.
     Unanswered(String),
 }
 
@@ -200,70 +201,70 @@ impl fmt::Display for TagSource {
     }
 }
 
-/// Whether the metadata service answers requests without a token, those of its version 1 ("MetadataOptions", EC2 API).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Whether the metadata service answers requests without a token, i.e. version 1 ("MetadataOptions", EC2 API).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum HttpTokens {
     /// It answers both versions.
     Optional,
-    /// It answers version 2 alone.
+    /// It answers version 2 only.
     Required,
 }
 
-/// Network numbers of an instance type, of its default network card.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Network numbers of an instance type, for its default network card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TypeNumbers {
-    /// Network interfaces.
+    /// Number of network interfaces.
     pub max_enis: u32,
-    /// IPv4 addresses of one interface, its primary one included.
+    /// IPv4 addresses of one interface, including its primary one.
     pub ipv4_per_eni: u32,
-    /// Baseline bandwidth, Mbit/s, where EC2 says it.
+    /// Baseline bandwidth, Mbit/s, if EC2 publishes it.
     #[serde(default)]
     pub network_mbps: Option<u32>,
 }
 
-/// Another instance, that a setting finds by its tag.
+/// Another instance that a setting finds by its tag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// `i-0123456789abcdef0`.
+    /// Instance id, e.g. `i-0123456789abcdef0`.
     pub id: String,
     /// Its primary private address.
     pub address: String,
-    /// When it was launched, in a form that sorts: when its first interface was attached, for EC2's
-    /// `launchTime` is that of its last start.
+    /// The launch time in a form that sorts: the time when its first interface was attached, because EC2's
+    /// `launchTime` is the time of the last start.
     pub launched: String,
     /// Its tags.
     pub tags: BTreeMap<String, String>,
 }
 
-/// Facts about the image: the same on every node started from it.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// Facts about the image, the same on every node started from it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Image {
-    /// ID of os-release(5): `debian`, `ubuntu`.
+    /// ID in os-release(5), e.g. `debian`, `ubuntu`.
     pub distribution: String,
-    /// VERSION_ID of os-release(5): `12`, `16.04`.
+    /// VERSION_ID in os-release(5), e.g. `12`, `16.04`.
     pub release: String,
-    /// VERSION_CODENAME of os-release(5): `bookworm`, `xenial`.
+    /// VERSION_CODENAME in os-release(5), e.g. `bookworm`, `xenial`.
     pub codename: String,
-    /// As uname(2) says it: `x86_64`, `aarch64`.
+    /// Architecture in uname(2), e.g. `x86_64`, `aarch64`.
     pub architecture: String,
     /// The running kernel's release.
     pub kernel: String,
-    /// The version of the cgroup hierarchy in force; absent where none is, as below --root.
+    /// The cgroup hierarchy in force; absent if there is none, as below --root.
     #[serde(default)]
     pub cgroup: Option<Cgroup>,
-    /// systemd's version, `252`; absent where it is unknown, as before 231, and in prints that are older than this fact.
+    /// systemd's version, e.g. `252`; absent if unknown, as before 231 and in older facts files.
     #[serde(default)]
     pub systemd: Option<u32>,
 }
 
 /// A version of the cgroup hierarchy (cgroups(7)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Cgroup {
-    /// A hierarchy for each controller, also beside an empty one of version 2 (systemd's "hybrid").
+    /// A hierarchy for each controller, perhaps next to an empty one of version 2 (systemd's "hybrid").
     V1,
     /// One hierarchy for all controllers (systemd's "unified").
     V2,

@@ -1,11 +1,10 @@
-//! Built-in facts and settings: the proof of concept's agent, for `--sample`.
+//! Built-in facts and settings for `--sample`: the agent of the proof of concept.
 
 use std::collections::BTreeMap;
 
 use super::{Cgroup, Facts, Image, Instance};
 
-/// The facts of an m4.large in eu-west-1a, as its metadata service and an Ubuntu
-/// 16.04 on it would say them.
+/// The facts of an m4.large in eu-west-1a with Ubuntu 16.04.
 pub fn facts() -> Facts {
     let tags = [("Name", "titusagent"), (super::GROUP_TAG, "titusagent")];
     Facts {
@@ -53,8 +52,8 @@ pub fn facts() -> Facts {
     }
 }
 
-/// The facts of the proof of concept's node of this role.
-pub fn facts_of(role: Option<&str>) -> Facts {
+/// The facts of the node with this role in the proof of concept.
+pub fn role_facts(role: Option<&str>) -> Facts {
     let mut facts = facts();
     if let (Some("prereqs"), Some(instance)) = (role, &mut facts.instance) {
         instance.instance_type = "t2.large".into();
@@ -66,8 +65,8 @@ pub fn facts_of(role: Option<&str>) -> Facts {
     facts
 }
 
-/// The settings of the proof of concept, for all four roles, as TOML. What it left
-/// to an account (the IAM role's account, the security group) is made up.
+/// The settings of the proof of concept, for all four roles, as TOML. Values that it left
+/// to the account (the IAM role's account, the security group) are invented.
 pub const SETTINGS: &str = r#"# The proof of concept: Terraform's variables, and its addresses.
 prereqs = "30.0.100.194"
 

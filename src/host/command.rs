@@ -1,4 +1,4 @@
-//! Commands: from argv, never through a shell, with a deadline.
+//! Runs commands from argv, never through a shell, with a deadline.
 
 use std::ffi::OsStr;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -12,31 +12,35 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::Signal;
 
 use super::Host;
+use super::apt::progress::{AptProgress, StatusFile};
+use super::net::Proxy;
+use super::no_proxy;
 use super::wait::Deadline;
+use crate::activity;
 use crate::error::{Error, Result};
 
-/// How much of a command's output is kept: its end tells why it failed.
+/// How much of the end of a command's output is kept, bytes: the end shows why the command failed.
 const KEPT: usize = 1 << 20;
 
-/// How long a command that is ended has between TERM and KILL.
+/// The time between TERM and KILL when the program ends a command.
 const GRACE: Duration = Duration::from_millis(500);
 
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Where the machine's own commands are looked up, as in the variable PATH. A root shell without login may lack
-/// /usr/sbin, where update-grub and dpkg's helpers are.
+/// The directories with the machine's commands, in the form of the variable PATH. The PATH of a root shell without
+/// login may lack /usr/sbin, which has update-grub and dpkg's helpers.
 pub(super) const DIRECTORIES: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Whether a command may be ended before it is done.
+/// Whether the program may end a command early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
-    /// TERM, then KILL, at the deadline or when a signal stops the run.
+    /// Yes: by TERM, then KILL, at the deadline or when a signal stops the run.
     Ends,
-    /// Never ended, neither at the deadline nor by a signal: a package manager that is killed leaves a broken system.
+    /// No, neither at the deadline nor on a signal: a killed package manager leaves a broken system.
     Never,
 }
 
-/// What a command said and how it ended.
+/// The output of a command and how it ended.
 #[derive(Debug)]
 pub struct Output {
     /// argv, for messages.
@@ -45,35 +49,44 @@ pub struct Output {
     pub status: ExitStatus,
     /// Its standard output.
     pub stdout: String,
-    /// Both of its outputs, as they came.
+    /// Standard output and standard error, in the order in which they came.
     pub both: String,
 }
 
+/// Variables in the form that [`Host::run_command`] takes.
+pub fn borrow_variables<'a>(variables: &'a [(&'a str, String)]) -> Vec<(&'a str, &'a str)> {
+    variables.iter().map(|(name, value)| (*name, value.as_str())).collect()
+}
+
 impl Output {
-    /// This output if the command ended with 0.
+    /// Returns this output if the command ended with status 0.
     ///
     /// # Errors
-    /// Otherwise, with argv, status and the last 20 lines.
+    /// Fails when the command ended with another status; the error has argv, the status and the last 20 lines.
     pub fn succeeded(self) -> Result<Output> {
         if self.status.success() { Ok(self) } else { Err(self.error()) }
     }
 
-    /// The failure that this output tells of.
-    pub fn error(&self) -> Error {
+    /// Its last lines.
+    pub fn tail(&self, most: usize) -> String {
         let lines: Vec<&str> = self.both.lines().collect();
-        let tail = lines[lines.len().saturating_sub(20)..].join("\n");
+        lines[lines.len().saturating_sub(most)..].join("\n")
+    }
+
+    /// The error for a command that failed with this output.
+    pub fn error(&self) -> Error {
+        let tail = self.tail(20);
         Error::failed(format!("`{}` failed: {}", self.command, self.status))
             .cause(if tail.is_empty() { "it printed nothing" } else { &tail })
-            .fix("mend what it says, and run titus-bootstrap again: it goes on from here")
+            .fix("fix what it reports, and run titus-bootstrap again: it continues from here")
     }
 }
 
 impl Host {
-    /// Runs `argv` with a C locale, no other variables than `environment`, no standard input and a process group of
-    /// its own.
+    /// Runs `argv` with a C locale, only the variables of `environment`, no standard input and its own process group.
     ///
     /// # Errors
-    /// When it cannot be started, or was ended because of its deadline or a signal.
+    /// Fails when the command cannot be started, or when its deadline or a signal ended it.
     /// A status other than 0 is not an error here; see [`Output::succeeded`].
     pub fn run_command(
         &self,
@@ -82,24 +95,55 @@ impl Host {
         patience: Patience,
         deadline: Duration,
     ) -> Result<Output> {
-        run(command(self, argv, environment)?, argv, patience, deadline)
+        let status = StatusFile::new().filter(|_| argv.first() == Some(&"apt-get") && activity::is_watched());
+        let option = status.as_ref().map(StatusFile::option);
+        let option = option.as_ref().map_or(Vec::new(), |option| vec!["-o", option]);
+        let (program, arguments) = argv.split_at(argv.len().min(1));
+        run(command(self, &[program, &option, arguments].concat(), environment)?, argv, patience, deadline, status)
     }
 
-    /// Starts `argv` as [`Host::run_command`] does. Only for what may be ended at any time.
+    /// Whether a program with this name, or at this path, exists.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// Fails when the path cannot be examined.
+    pub fn has_command(&self, program: &str) -> Result<bool> {
+        if program.starts_with('/') {
+            return Ok(self.entry(program)?.is_some());
+        }
+        Ok(std::env::split_paths(&self.commands).any(|directory| directory.join(program).exists()))
+    }
+
+    /// The variables of an operator's command, in addition to those of every command: the proxies of the settings,
+    /// under the names that curl and others read. Requests to the metadata service never go through a proxy.
+    pub fn environment_of_commands(&self) -> Vec<(&'static str, String)> {
+        let Proxy { http, https, no_proxy } = &self.proxy;
+        let without = no_proxy::for_commands(no_proxy.as_deref());
+        let is_set = http.is_some() || https.is_some();
+        let proxies = [
+            (["http_proxy", "HTTP_PROXY"], http.clone()),
+            (["https_proxy", "HTTPS_PROXY"], https.clone()),
+            (["no_proxy", "NO_PROXY"], is_set.then_some(without)),
+        ];
+        let set = proxies.into_iter().filter_map(|(names, value)| Some((names, value?)));
+        let set = set.flat_map(|(names, value)| names.map(|name| (name, value.clone())));
+        std::iter::once(("HOME", "/root".to_owned())).chain(set).collect()
+    }
+
+    /// Starts `argv` like [`Host::run_command`]. Only for commands that may be ended at any time.
+    ///
+    /// # Errors
+    /// Fails when the command cannot be started.
     pub fn start_command(&self, argv: &[&str], environment: &[(&str, &str)], deadline: Duration) -> Result<Started> {
-        start(command(self, argv, environment)?, argv, deadline)
+        start(command(self, argv, environment)?, argv, deadline, None)
     }
 }
 
-/// Runs `argv` as [`Host::run_command`] does, for a thread that has no host. `commands`: where it is looked up; `input`:
-/// its standard input, which a pipe has to hold.
+/// Runs `argv` like [`Host::run_command`] in a thread without a host. `commands` has the directories with commands.
+/// `input` is the standard input; it must fit into the buffer of a pipe.
 ///
 /// # Errors
-/// As [`Host::run_command`].
-pub(super) fn answer_to(
+/// Fails when [`Host::run_command`] fails.
+pub(super) fn run_with_input(
     commands: &OsStr,
     argv: &[&str],
     environment: &[(&str, &str)],
@@ -112,25 +156,48 @@ pub(super) fn answer_to(
     writer.write_all(format!("{input}\n").as_bytes()).map_err(|e| cannot_run(&shown, &e))?;
     drop(writer);
     command.stdin(reader);
-    start(command, argv, deadline)?.end()
+    start(command, argv, deadline, None)?.end()
 }
 
-fn run(mut command: Command, argv: &[&str], patience: Patience, deadline: Duration) -> Result<Output> {
+fn run(
+    mut command: Command,
+    argv: &[&str],
+    patience: Patience,
+    deadline: Duration,
+    status: Option<StatusFile>,
+) -> Result<Output> {
     if patience == Patience::Ends {
-        return start(command, argv, deadline)?.end();
+        return start(command, argv, deadline, status)?.end();
     }
-    to_its_end(argv, &mut command)
+    run_to_completion(argv, &mut command, status.as_ref())
 }
 
-/// A question that was asked, and whose answer is fetched later: other work goes on meanwhile.
+/// Starts a command that inherits the file in which apt reports its progress.
+fn spawn(command: &mut Command, status: Option<&StatusFile>) -> std::io::Result<Child> {
+    let Some(status) = status else { return command.spawn() };
+    status.set_inherited(true);
+    let child = command.spawn();
+    status.set_inherited(false);
+    child
+}
+
+fn show(status: Option<&StatusFile>, deadline: &mut Deadline) {
+    if let Some(AptProgress { percent, what }) = status.and_then(StatusFile::progress) {
+        deadline.set_progress(percent, what);
+    }
+}
+
+/// A command that runs while this process does other work, which fetches the output later.
 #[derive(Debug)]
 pub struct Started {
     child: Child,
     shown: String,
     limit: Duration,
+    status: Option<StatusFile>,
 }
 
-/// A command for messages, without options of apt's configuration: they name our own copies of the system's files.
+/// A command as messages show it. Options of apt's configuration are left out, because they name this program's copies
+/// of system files.
 fn shown(argv: &[&str]) -> String {
     let is_apt = argv.first().is_some_and(|program| program.starts_with("apt-"));
     let is_option = |n: usize, word: &str| is_apt && (word == "-o" || (n > 0 && argv.get(n - 1) == Some(&"-o")));
@@ -138,17 +205,19 @@ fn shown(argv: &[&str]) -> String {
     words.map(|(_, word)| *word).collect::<Vec<_>>().join(" ")
 }
 
-fn start(mut command: Command, argv: &[&str], limit: Duration) -> Result<Started> {
+fn start(mut command: Command, argv: &[&str], limit: Duration, status: Option<StatusFile>) -> Result<Started> {
     let shown = shown(argv);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|e| cannot_run(&shown, &e))?;
-    Ok(Started { child, shown, limit })
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = spawn(&mut command, status.as_ref()).map_err(|e| cannot_run(&shown, &e))?;
+    Ok(Started { child, shown, limit, status })
 }
 
 impl Started {
-    /// Waits for its end. The deadline begins now: a command that ended long ago has its answer.
+    /// Waits for the end of the command. The deadline begins now, so the output of a command that ended long ago is
+    /// never too late.
     ///
     /// # Errors
-    /// As [`Host::run_command`].
+    /// Fails when [`Host::run_command`] fails.
     pub fn end(mut self) -> Result<Output> {
         let mut collected = Collected::default();
         let mut deadline = Deadline::new(format!("`{}`", self.shown), self.limit);
@@ -161,20 +230,20 @@ impl Started {
         let within = humantime::format_duration(self.limit);
         Err(Error::failed(format!("`{}` did not end within {within}", self.shown))
             .cause(String::from_utf8_lossy(&collected.both))
-            .fix("see why it hangs, and run titus-bootstrap again; the settings timeouts.* give it longer"))
+            .fix("see why it hangs, and run titus-bootstrap again; the settings timeouts.* allow more time"))
     }
 
-    /// Reads both pipes until the process is gone (a daemon that it started may hold them
-    /// open for ever). Returns `None` at the deadline.
+    /// Reads both pipes until the process has ended, because a daemon that it started may hold them open forever.
+    /// Returns `None` at the deadline.
     fn collect(&mut self, into: &mut Collected, deadline: &mut Deadline) -> Result<Option<ExitStatus>> {
         let failed = |e: std::io::Error| cannot_run(&self.shown, &e);
         let (mut stdout, mut stderr) = (self.child.stdout.take(), self.child.stderr.take());
-        let mut look = Duration::ZERO;
+        let (mut look, mut ended) = (Duration::ZERO, None);
         loop {
             let pipes = [stdout.as_ref().map(AsFd::as_fd), stderr.as_ref().map(AsFd::as_fd)];
             let mut pipes: Vec<PollFd> =
                 pipes.into_iter().flatten().map(|pipe| PollFd::new(pipe, PollFlags::POLLIN)).collect();
-            let patience = if pipes.is_empty() { Duration::from_millis(1) } else { look };
+            let patience = if pipes.is_empty() && ended.is_none() { Duration::from_millis(1) } else { look };
             let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
             let ready = match nix::poll::poll(&mut pipes, patience) {
                 Ok(ready) => ready,
@@ -188,12 +257,19 @@ impl Started {
             if stderr.is_some() && readable.next() == Some(true) {
                 read_some(&mut stderr, &mut into.both, None).map_err(failed)?;
             }
-            if ready == 0
-                && let Some(status) = self.child.try_wait().map_err(failed)?
-            {
-                return Ok(Some(status));
+            if ready == 0 {
+                if ended.is_some() {
+                    return Ok(ended);
+                }
+                // The pipes still have what the process wrote after the last poll.
+                ended = self.child.try_wait().map_err(failed)?;
+                if ended.is_some() {
+                    look = Duration::ZERO;
+                    continue;
+                }
             }
-            look = deadline.look()?.min(deadline.left());
+            show(self.status.as_ref(), deadline);
+            look = deadline.poll()?.min(deadline.left());
             if look.is_zero() {
                 return Ok(None);
             }
@@ -212,8 +288,14 @@ fn command_of(root: &Path, commands: &OsStr, argv: &[&str], environment: &[(&str
         Some(below) => Command::new(root.join(below)),
         None => Command::new(program),
     };
-    // The caller's variables are the caller's: `sudo -E` would carry APT_CONFIG, DPKG_ROOT, TMPDIR, LD_PRELOAD.
-    command.env_clear().args(arguments).envs([("LC_ALL", "C"), ("LANG", "C"), ("TZ", "UTC")]).env("PATH", commands);
+    // The caller's variables and directory must not matter: `sudo -E` passes on APT_CONFIG, DPKG_ROOT, TMPDIR,
+    // LD_PRELOAD.
+    command
+        .current_dir(root)
+        .env_clear()
+        .args(arguments)
+        .envs([("LC_ALL", "C"), ("LANG", "C"), ("TZ", "UTC")])
+        .env("PATH", commands);
     command.envs(environment.iter().copied());
     command.stdin(Stdio::null()).process_group(0);
     Ok(command)
@@ -237,22 +319,23 @@ impl Collected {
     }
 }
 
-/// Output goes to a file without a name: if we are killed, dpkg must not die of a pipe
-/// that nobody reads.
-fn to_its_end(argv: &[&str], command: &mut Command) -> Result<Output> {
+/// Runs a command that must not be ended. Its output goes to an unnamed file: if this process is killed, dpkg must not
+/// die because nobody reads a pipe.
+fn run_to_completion(argv: &[&str], command: &mut Command, apt: Option<&StatusFile>) -> Result<Output> {
     let shown = shown(argv);
     let mut collected = Collected::default();
     let mut deadline = Deadline::new(format!("`{shown}`"), Duration::MAX).with_grace(Duration::MAX);
     let failed = |e: std::io::Error| cannot_run(&shown, &e);
-    // In memory: not where TMPDIR says, which is the caller's, nor in /tmp, which may be full or not there.
+    // In memory: TMPDIR is the caller's, and /tmp may be full or missing.
     let file = nix::sys::memfd::memfd_create(c"output", nix::sys::memfd::MFdFlags::MFD_CLOEXEC);
     let mut file = std::fs::File::from(file.map_err(|e| failed(e.into()))?);
     let output = || file.try_clone().map_err(failed);
-    let mut child = command.stdout(output()?).stderr(output()?).spawn().map_err(failed)?;
+    let mut child = spawn(command.stdout(output()?).stderr(output()?), apt).map_err(failed)?;
     let status = loop {
         if let Some(status) = child.try_wait().map_err(failed)? {
             break status;
         }
+        show(apt, &mut deadline);
         deadline.pause(PAUSE)?;
     };
     let mut keep = || -> std::io::Result<()> {
@@ -265,7 +348,7 @@ fn to_its_end(argv: &[&str], command: &mut Command) -> Result<Output> {
     Ok(collected.output(shown, status, &deadline))
 }
 
-/// Reads what is there; at its end the pipe is closed.
+/// Reads the available bytes, and closes the pipe at its end.
 fn read_some(pipe: &mut Option<impl Read>, both: &mut Vec<u8>, alone: Option<&mut Vec<u8>>) -> std::io::Result<()> {
     let mut buffer = [0; 16384];
     let Some(open) = pipe else { return Ok(()) };
@@ -282,7 +365,7 @@ fn read_some(pipe: &mut Option<impl Read>, both: &mut Vec<u8>, alone: Option<&mu
     Ok(())
 }
 
-/// TERM to the process group, then KILL if it is still there.
+/// Sends TERM to the process group, then KILL if it still exists.
 fn stop(child: &mut Child) {
     let group = nix::unistd::Pid::from_raw(-i32::try_from(child.id()).unwrap_or(0));
     if group.as_raw() == 0 {
@@ -290,7 +373,7 @@ fn stop(child: &mut Child) {
     }
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         let _ = nix::sys::signal::kill(group, signal);
-        // Even of KILL a process may not die while its disk or a network file system does not answer.
+        // Not even KILL ends a process while its disk or a network file system does not answer.
         let mut grace = Deadline::new("", GRACE).with_grace(GRACE);
         while matches!(grace.pause(PAUSE), Ok(true)) {
             if !matches!(child.try_wait(), Ok(None)) {
@@ -316,39 +399,39 @@ mod tests {
     fn outputs_and_status_are_kept() {
         let output = sh("echo out; echo err >&2; exit 3", Duration::from_secs(10)).unwrap();
         assert_eq!((output.stdout.as_str(), output.status.code()), ("out\n", Some(3)));
-        let told = output.succeeded().unwrap_err().to_string();
-        assert!(told.contains("err") && told.contains("exit status: 3"), "{told}");
+        let message = output.succeeded().unwrap_err().to_string();
+        assert!(message.contains("err") && message.contains("exit status: 3"), "{message}");
     }
 
     #[test]
     fn a_command_that_hangs_is_ended() {
-        let told = sh("echo before; exec tail -f /dev/null", Duration::from_millis(200)).unwrap_err().to_string();
-        assert!(told.contains("did not end within 200ms") && told.contains("before"), "{told}");
+        let message = sh("echo before; exec tail -f /dev/null", Duration::from_millis(200)).unwrap_err().to_string();
+        assert!(message.contains("did not end within 200ms") && message.contains("before"), "{message}");
     }
 
     #[test]
-    fn an_answer_that_came_long_ago_is_there() {
+    fn the_output_of_a_command_that_ended_long_ago_is_available() {
         let limit = Duration::from_secs(1);
-        let asked = host().start_command(&["sh", "-c", "echo answer"], &[], limit).unwrap();
+        let started = host().start_command(&["sh", "-c", "echo answer"], &[], limit).unwrap();
         sh("exec tail -f /dev/null", limit).unwrap_err();
-        assert_eq!(asked.end().unwrap().stdout, "answer\n");
+        assert_eq!(started.end().unwrap().stdout, "answer\n");
     }
 
     #[test]
-    fn a_daemon_that_keeps_the_pipe_does_not_hold_us() {
+    fn a_daemon_that_keeps_the_pipe_does_not_delay_the_run() {
         let output = sh("tail -f /dev/null & echo $!", Duration::from_secs(10)).unwrap();
         let pid = output.stdout.trim().parse().unwrap();
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     }
 
     #[test]
-    fn a_command_that_never_ends_talking_is_ended() {
-        let told = sh("exec yes", Duration::from_millis(200)).unwrap_err().to_string();
-        assert!(told.contains("did not end within 200ms"), "{}", told.lines().next().unwrap());
+    fn a_command_that_prints_without_end_is_ended() {
+        let message = sh("exec yes", Duration::from_millis(200)).unwrap_err().to_string();
+        assert!(message.contains("did not end within 200ms"), "{}", message.lines().next().unwrap());
     }
 
     #[test]
-    fn what_is_never_ended_has_its_output_kept_too() {
+    fn the_output_of_a_command_that_must_not_be_ended_is_kept() {
         let output = host()
             .run_command(&["sh", "-c", "echo out; echo err >&2; exit 4"], &[], Patience::Never, Duration::ZERO)
             .unwrap();
@@ -356,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn much_output_keeps_its_end() {
+    fn the_end_of_long_output_is_kept() {
         let output = sh("yes long line | head -n 400000; echo last", Duration::from_secs(30)).unwrap();
         assert!(output.stdout.len() <= KEPT && output.stdout.ends_with("last\n"));
     }

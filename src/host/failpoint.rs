@@ -1,7 +1,7 @@
 //! Places where a test can kill the program as a power cut would.
 
-/// Counts the places passed, and dies by SIGKILL at the one that the environment
-/// variable `TITUS_BOOTSTRAP_CRASH_AT` numbers (from 1). Release builds have none.
+/// Counts its calls, and kills the process with SIGKILL at the call whose number (from 1) is in the environment
+/// variable `TITUS_BOOTSTRAP_CRASH_AT`. It does nothing in release builds.
 pub fn failpoint() {
     #[cfg(debug_assertions)]
     {

@@ -1,4 +1,4 @@
-//! The addresses of the interfaces by which the machine reaches others.
+//! The addresses of the interfaces through which this machine reaches others.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -7,20 +7,20 @@ use super::Host;
 /// One interface with a default route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
-    /// Of its hardware, lower case with colons; empty: it has none.
+    /// The hardware address, in lower case with colons; empty if it has none.
     pub mac: String,
-    /// Its addresses, without loopback and link-local ones.
+    /// The IPv4 addresses, without loopback and link-local ones.
     pub ipv4: Vec<Ipv4Addr>,
 }
 
 impl Host {
-    /// The machine's own interfaces that have a default route. What cannot be read is left out.
+    /// The interfaces that have a default route. Interfaces that cannot be read are left out.
     pub fn interfaces(&self) -> Vec<Interface> {
         let routes = self.read_text("/proc/net/route").ok().flatten().unwrap_or_default();
         let mut names: Vec<&str> = routes.lines().filter_map(default_route).collect();
         names.dedup();
         let addresses: Vec<_> = nix::ifaddrs::getifaddrs().into_iter().flatten().collect();
-        let look = |name: &str| {
+        let read_interface = |name: &str| {
             let mac = self.read_text(&format!("/sys/class/net/{name}/address")).ok().flatten().unwrap_or_default();
             let own = addresses.iter().filter(|found| found.interface_name == name);
             let ipv4 = own.filter_map(|found| Some(found.address.as_ref()?.as_sockaddr_in()?.ip()));
@@ -29,10 +29,10 @@ impl Host {
                 ipv4: ipv4.filter(|ip| !ip.is_loopback() && !ip.is_link_local()).collect(),
             }
         };
-        names.into_iter().map(look).collect()
+        names.into_iter().map(read_interface).collect()
     }
 
-    /// Every address of the machine, of all its interfaces.
+    /// The addresses of all interfaces.
     pub fn own_addresses(&self) -> Vec<IpAddr> {
         let addresses = nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(|found| found.address);
         let ip = |address: nix::sys::socket::SockaddrStorage| {
@@ -42,7 +42,7 @@ impl Host {
         addresses.filter_map(ip).collect()
     }
 
-    /// The host's name now, as gethostname(2) says it; empty if it has none.
+    /// The current host name from gethostname(2); empty if the machine has no name.
     pub fn host_name(&self) -> String {
         nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }

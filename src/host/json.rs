@@ -1,21 +1,21 @@
-//! JSON that others wrote, of any size, in bounded memory.
+//! Reads JSON documents of any size from other programs in bounded memory.
 
 use std::io::{Error, ErrorKind, Read, Result};
 use std::marker::PhantomData;
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// The most lists and objects within one another. Mesos and Titus nest some ten.
+/// The deepest nesting of lists and objects. Mesos and Titus use about ten levels.
 const DEPTH: usize = 64;
 
 /// The longest text or number, bytes.
 const TOKEN: usize = 64 << 10;
 
-/// How much of the document's start is kept for messages, bytes.
+/// How much of the start of a document is kept for messages, bytes.
 pub(super) const START: usize = 2 << 10;
 
-/// Passes a document on, and fails where reading it would take memory without end: at a text of any length, or at
-/// lists in lists. A reader that keeps little of what it reads then needs little memory, however long the document is.
+/// A reader that passes a document on, and fails at a text or a nesting that would need unbounded memory. So a parser
+/// that keeps little needs little memory, however long the document is.
 pub struct Bounded<R> {
     inner: R,
     depth: usize,
@@ -25,13 +25,62 @@ pub struct Bounded<R> {
     start: Vec<u8>,
 }
 
+/// Describes what is wrong with a document, in the terms of JSON.
+pub fn describe_error(error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    let place = format!("line {}, column {}", error.line(), error.column());
+    let message = message.split(" at line ").next().unwrap_or_default();
+    match error.classify() {
+        serde_json::error::Category::Io => message.to_owned(),
+        serde_json::error::Category::Eof => format!("the JSON ends in the middle ({place})"),
+        serde_json::error::Category::Syntax => format!("it is not JSON ({place})"),
+        serde_json::error::Category::Data => format!("{} ({place})", wrong_value(message)),
+    }
+}
+
+/// Rewrites serde's message about a value in plain words.
+pub fn wrong_value(message: &str) -> String {
+    if let Some((_, expected)) = message.split_once(", expected ").filter(|_| message.starts_with("invalid ")) {
+        return format!("a value is not {}", expected_value(expected).0);
+    }
+    for (begins, words) in [
+        ("unknown field ", "unknown key "),
+        ("missing field ", "there is no key "),
+        ("duplicate field ", "there are two keys "),
+        ("unknown variant ", "unknown word "),
+    ] {
+        if let Some(rest) = message.strip_prefix(begins) {
+            return format!("{words}{}", rest.split(", expected").next().unwrap_or_default());
+        }
+    }
+    message.to_owned()
+}
+
+/// Describes the values of a Rust type, by the name that serde gives it, with an example.
+pub fn expected_value(expected: &str) -> (&str, &'static str) {
+    match expected {
+        "u8" => ("a whole number from 0 to 255", "3"),
+        "u16" => ("a whole number from 1 to 65535", "5051"),
+        "a port, from 1 to 65535" => ("a port, from 1 to 65535", "5051"),
+        "u32" | "u64" | "usize" => ("a whole number, not negative and without quotes", "10"),
+        "i8" | "i16" | "i32" | "i64" | "isize" => ("a whole number, without quotes", "10"),
+        "f32" | "f64" => ("a number, without quotes", "1.5"),
+        "a boolean" => ("true or false, without quotes", "true"),
+        "a string" | "a borrowed string" | "string" => ("text in quotes", "\"main\""),
+        "a sequence" => ("a list in brackets", "[\"a\", \"b\"]"),
+        "a map" => ("a table", "{ key = \"value\" }"),
+        _ if expected.starts_with("struct ") => ("a table", "{ key = \"value\" }"),
+        _ => (expected.trim_start_matches("expected "), ""),
+    }
+}
+
 impl<R: Read> Bounded<R> {
-    /// Of a document that `inner` gives.
+    /// A reader of the document in `inner`.
     pub fn new(inner: R) -> Bounded<R> {
         Bounded { inner, depth: 0, in_text: false, escaped: false, token: 0, start: Vec::new() }
     }
 
-    /// The first 2 KiB of what was read.
+    /// The first 2 KiB of the document, as far as it has been read.
     pub fn start(&self) -> String {
         String::from_utf8_lossy(&self.start).into_owned()
     }
@@ -48,7 +97,7 @@ impl<R: Read> Bounded<R> {
         }
         self.token = if structural { 0 } else { self.token + 1 };
         let why = match (self.depth, self.token) {
-            (depth, _) if depth > DEPTH => format!("more than {DEPTH} lists and objects within one another"),
+            (depth, _) if depth > DEPTH => format!("more than {DEPTH} nested lists and objects"),
             (_, token) if token > TOKEN => format!("a text or number of more than {} KiB", TOKEN >> 10),
             _ => return Ok(()),
         };
@@ -69,11 +118,11 @@ impl<R: Read> Read for Bounded<R> {
     }
 }
 
-/// Reads the items of each list that stands in the document itself, or right below a key that is `wanted`; keeps
-/// none. Returns whether there was such a list.
+/// Passes each item of a list to `each`, and keeps none. The list is the document itself, or the value of a key that is
+/// `wanted`. Returns whether there was such a list.
 ///
 /// # Errors
-/// When the document is not JSON, or an item is not a `T`.
+/// Fails when the document is not JSON, or an item is not a `T`.
 pub fn each_item<T: for<'de> Deserialize<'de>>(
     document: impl Read,
     wanted: impl Fn(&str) -> bool,
@@ -89,7 +138,7 @@ pub fn each_item<T: for<'de> Deserialize<'de>>(
 
 /// A value whose lists are read.
 struct Lists<'a, T> {
-    /// Below which keys lists are looked for; none where the value itself is to be the list.
+    /// The keys whose values may be lists; `None` if the value itself must be the list.
     wanted: Option<&'a dyn Fn(&str) -> bool>,
     each: &'a mut dyn FnMut(T),
     found: &'a mut bool,
@@ -175,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn the_items_of_lists_are_read_wherever_the_list_stands() {
+    fn the_items_of_lists_are_read_wherever_the_list_is() {
         for (text, key, expected) in [
             (
                 r#"{"a": [{"id": "1", "x": [{"id": "no"}]}, {}, {"id": "2"}], "b": 7}"#,
@@ -202,14 +251,14 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_memory_without_end_is_refused() {
+    fn what_needs_unbounded_memory_is_refused() {
         let deep = "[".repeat(DEPTH + 1);
-        assert!(ids(&format!("{{\"b\": {deep}"), Some("a")).unwrap_err().contains("within one another"));
+        assert!(ids(&format!("{{\"b\": {deep}"), Some("a")).unwrap_err().contains("nested lists and objects"));
         let text = |length: usize| format!(r#"{{"b": "{}"}}"#, "x".repeat(length));
         assert_eq!(ids(&text(TOKEN - 3), Some("a")), Ok((false, vec![])));
         assert!(ids(&text(TOKEN), Some("a")).unwrap_err().contains("64 KiB"));
         assert!(ids(&format!("[{}", "1".repeat(TOKEN + 1)), None).is_err());
-        // Brackets and quotes in a text are no more than text.
+        // Brackets and quotes within a text do not count.
         let inner = format!(r#"[{{"id": "{}\"{}\\"}}]"#, "[".repeat(2 * DEPTH), "{,:".repeat(DEPTH));
         assert!(ids(&inner, None).unwrap().0);
     }

@@ -1,11 +1,11 @@
 //! The only door to the machine.
 //!
-//! A [`Host`] owns a root directory, and every path that the program touches is
-//! resolved below it. `/` is the live machine; anything else is a tree that is
-//! written and looked at, in which no package, unit or container is run. Only a test
-//! has a live machine in a directory, with commands and a systemd of its own.
+//! A [`Host`] owns a root directory and resolves every path below it. `/` is the live machine. Any other directory is a
+//! tree: the program reads and writes files there, but installs no package and runs no unit or container. Only a test
+//! has a live machine in a directory, with its own commands and its own systemd.
 
 pub mod apt;
+pub mod archive;
 pub mod command;
 pub mod docker;
 pub mod download;
@@ -13,9 +13,11 @@ pub mod failpoint;
 pub mod fs;
 pub mod image;
 pub mod interfaces;
+pub mod journald;
 pub mod json;
 pub mod lock;
 pub mod net;
+pub mod no_proxy;
 pub mod ports;
 pub mod signals;
 pub mod systemd;
@@ -25,87 +27,91 @@ pub mod wait;
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 
-/// The machine, or a directory that stands in for one.
+/// The machine, or a directory that replaces one.
 #[derive(Debug)]
 pub struct Host {
     root: PathBuf,
+    /// The open directory `root`; set when the first path below it is resolved.
+    opened: OnceCell<OwnedFd>,
     live: bool,
-    /// Where commands are looked up, as in the variable PATH.
+    /// The directories that have the commands, in the form of the variable PATH.
     commands: OsString,
-    /// Who answers for systemd.
+    /// The connection to systemd.
     systemd: Box<dyn systemd::Systemd>,
-    /// How long each sort of waiting may take.
+    /// How long each kind of wait may take.
     pub deadlines: Deadlines,
     /// For downloads and apt; settings `proxy.*`.
     pub proxy: net::Proxy,
-    /// What a run may change of what others did with apt; settings `apt.*`.
+    /// The changes that a run may make to apt sources and packages of others; settings `apt.*`.
     pub apt: apt::Permissions,
-    /// Where the Docker Engine's API is; setting `docker.host`.
+    /// The address of the Docker Engine's API; setting `docker.host`.
     pub docker: String,
-    /// Where credentials of registries come from; setting `docker.auth`.
-    pub registry_credentials: Option<docker::auth::Source>,
-    /// Whether the progress of a pull or download is drawn on standard error, which is a terminal then.
-    pub bar: bool,
+    /// The source of credentials for registries; setting `docker.auth`.
+    pub registry_credentials: Option<docker::auth::CredentialSource>,
     /// The Docker Engine, once it has answered.
     pub(crate) engine: OnceCell<docker::Engine>,
-    /// Images that are being pulled.
+    /// The pulls of images in progress.
     pub(crate) pulls: docker::pull::Pulls,
-    /// Debs that are being downloaded.
+    /// The downloads of debs in progress.
     pub(crate) downloads: download::Downloads,
-    /// Directories that containers write, as the role's steps say: see `fs::door`.
+    /// Directories that containers write to, as the role's steps declare them: see `fs::door`.
     pub(crate) shared: RefCell<Vec<String>>,
-    /// What this process wrote, by its path: the SHA-256 of the contents.
+    /// The files that this process wrote: the SHA-256 of the contents, by path.
     pub(crate) written: RefCell<BTreeMap<String, Vec<u8>>>,
-    /// The state of units, asked once for all.
+    /// The state of units, read for all of them at once.
     pub(crate) units: systemd::Units,
-    /// What dpkg said of the packages, asked once for all.
+    /// The state of packages according to dpkg, read for all of them at once.
     pub(crate) packages: apt::Packages,
 }
 
-/// Deadlines of what a step may wait for; settings `timeouts.*`. By default nothing is waited for.
+/// How long steps may wait; settings `timeouts.*`. By default they do not wait.
 #[derive(Debug, Clone, Default)]
 pub struct Deadlines {
-    /// For another process's apt or dpkg lock.
+    /// For another process to release the lock of apt or dpkg.
     pub apt_lock: Duration,
-    /// For one download, and for apt's.
+    /// For one download, also one by apt.
     pub download: Duration,
-    /// For one image to be pulled, all tries together.
+    /// For the pull of one image, all tries together.
     pub pull: Duration,
-    /// For one unit's start or stop.
+    /// For one unit to start or stop.
     pub unit: Duration,
     /// For a port or an address to answer.
     pub wait: Duration,
-    /// How long a unit that a run started must have stayed up before the run ends.
+    /// How long a unit that a run started must stay up before the run ends.
     pub settle: Duration,
+    /// How long after a boot AWS may be late to provide what an instance needs.
+    pub launch: Duration,
 }
 
-/// What can be brought in the background.
+/// Something that a run fetches in the background.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fetch {
-    /// An image, once the Docker Engine answers.
+    /// An image, pulled as soon as the Docker Engine answers.
     Image(String),
-    /// A deb, into the cache.
+    /// A deb, downloaded into the cache.
     Deb {
-        /// Where it is.
+        /// Its address.
         url: String,
-        /// What it must have, in lower case.
+        /// Its expected SHA-256, in lower case.
         sha256: String,
     },
 }
 
 impl Deadlines {
-    /// The same for all that is waited for; units need not stay up.
+    /// The same limit for every wait; units need not stay up.
     pub fn all(limit: Duration) -> Deadlines {
-        Deadlines { apt_lock: limit, download: limit, pull: limit, unit: limit, wait: limit, settle: Duration::ZERO }
+        let (settle, launch) = (Duration::ZERO, Duration::ZERO);
+        Deadlines { apt_lock: limit, download: limit, pull: limit, unit: limit, wait: limit, settle, launch }
     }
 }
 
-/// Directories that are made on the way are 0755, whatever umask the caller has.
+/// Makes the mode of parent directories 0755, independent of the caller's umask.
 pub fn set_umask() {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
 }
@@ -116,10 +122,10 @@ impl Host {
         Host { live: true, ..Host::below(PathBuf::from("/"), deadlines) }
     }
 
-    /// A tree below `root`, made if it is not there.
+    /// A tree below `root`; creates the directory if it does not exist.
     ///
     /// # Errors
-    /// When the directory cannot be made, or is `/` itself.
+    /// Fails when the directory cannot be created, or is `/` itself.
     pub fn tree(root: &Path, deadlines: Deadlines) -> Result<Host> {
         let refuse =
             |cause: std::io::Error| Error::config(format!("--root {}: cannot be used", root.display())).cause(cause);
@@ -132,17 +138,28 @@ impl Host {
         Ok(Host::below(root, deadlines))
     }
 
-    /// A live machine for a test: its files lie below `root`, its commands in the directory `commands` and nowhere
-    /// else, and `systemd` answers for its units.
+    /// An empty tree that exists as long as the returned directory.
     ///
     /// # Errors
-    /// As [`Host::tree`].
+    /// Fails when the directory cannot be created.
+    pub fn empty_tree(deadlines: Deadlines) -> Result<(tempfile::TempDir, Host)> {
+        let made = tempfile::Builder::new().prefix("titus-bootstrap-empty-").tempdir();
+        let directory = made.map_err(|e| Error::failed("a temporary directory cannot be made").cause(e))?;
+        let host = Host::tree(directory.path(), deadlines)?;
+        Ok((directory, host))
+    }
+
+    /// A live machine for a test: its files are below `root`, all its commands are in the directory `commands`, and
+    /// `systemd` answers questions about its units.
+    ///
+    /// # Errors
+    /// Fails when [`Host::tree`] fails.
     pub fn simulated(root: &Path, commands: &Path, systemd: Box<dyn systemd::Systemd>) -> Result<Host> {
         let host = Host::tree(root, Deadlines::all(Duration::from_secs(60)))?;
         Ok(Host { live: true, commands: commands.into(), systemd, ..host })
     }
 
-    /// An empty tree for a test, as long as the directory lives.
+    /// An empty tree for a test; it exists as long as the returned directory.
     #[cfg(test)]
     #[allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
     pub(crate) fn temporary() -> (tempfile::TempDir, Host) {
@@ -154,6 +171,7 @@ impl Host {
     fn below(root: PathBuf, deadlines: Deadlines) -> Host {
         Host {
             root,
+            opened: OnceCell::new(),
             live: false,
             commands: command::DIRECTORIES.into(),
             systemd: Box::new(systemd::systemctl::Systemctl::default()),
@@ -162,7 +180,6 @@ impl Host {
             apt: apt::Permissions::default(),
             docker: docker::DEFAULT_ADDRESS.into(),
             registry_credentials: None,
-            bar: false,
             engine: OnceCell::new(),
             pulls: docker::pull::Pulls::default(),
             downloads: download::Downloads::default(),
@@ -178,9 +195,21 @@ impl Host {
         self.live
     }
 
-    /// Whether the root is this machine's own: then its users are the node's, and others' directories are dangerous.
+    /// Whether the root is this machine's own. Then its users are the node's users, and directories that other users
+    /// own are dangerous.
     fn is_own_root(&self) -> bool {
         self.root == Path::new("/")
+    }
+
+    /// How long the machine has run (proc(5)); `None` if /proc does not say.
+    pub fn uptime(&self) -> Option<Duration> {
+        let text = self.read_text("/proc/uptime").ok().flatten()?;
+        Duration::try_from_secs_f64(text.split_whitespace().next()?.parse().ok()?).ok()
+    }
+
+    /// Whether the machine booted so recently that AWS may still be late to provide what an instance needs.
+    pub fn is_young(&self) -> bool {
+        self.uptime().is_some_and(|uptime| uptime < self.deadlines.launch)
     }
 
     /// The directory below which every path is resolved.
@@ -188,10 +217,10 @@ impl Host {
         &self.root
     }
 
-    /// Begins to bring these on threads of their own, and removes from the cache what is none of them.
+    /// Starts to fetch these on separate threads, and removes everything else from the cache.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// Fails when the cache cannot be cleaned.
     pub fn begin_fetches(&self, fetches: &[Fetch]) -> Result<()> {
         let (mut images, mut debs) = (Vec::new(), Vec::new());
         for fetch in fetches {
@@ -206,12 +235,12 @@ impl Host {
         Ok(())
     }
 
-    /// Whether this process may give files away.
+    /// Whether this process may change the owner of files.
     pub fn may_chown(&self) -> bool {
         nix::unistd::geteuid().is_root()
     }
 
-    /// Architecture and kernel release, as uname(2) says them.
+    /// Architecture and kernel release, from uname(2).
     pub fn uname(&self) -> (String, String) {
         nix::sys::utsname::uname().map_or_else(
             |_| (std::env::consts::ARCH.into(), String::new()),
@@ -225,7 +254,7 @@ impl Host {
     }
 }
 
-/// Whether a text is a digest of so many hexadecimal digits.
+/// Whether a text is a digest with this number of hexadecimal digits.
 pub(crate) fn is_hex(text: &str, digits: usize) -> bool {
     text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }

@@ -1,19 +1,19 @@
-//! The network: small questions to services, and downloads that are bounded.
+//! The network: small requests to services, and downloads with a size limit.
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::Host;
 use super::json::{Bounded, START};
 use super::wait::{Deadline, runtime};
+use super::{Host, no_proxy};
 use crate::error::{Error, Kind, Result};
 
-/// What an HTTP server said.
+/// The answer of an HTTP server.
 #[derive(Debug)]
 pub struct Answer<T = ()> {
     /// Status code.
@@ -22,11 +22,11 @@ pub struct Answer<T = ()> {
     pub location: Option<String>,
     /// The first 2 KiB of the body.
     pub start: String,
-    /// What was read of the body.
+    /// The result of reading the body.
     pub read: T,
 }
 
-/// More of an answer than this is not read, bytes. A Mesos master answers `/slaves` with some 10 KiB an agent.
+/// The largest answer that is read, bytes. A Mesos master's answer to `/slaves` has about 10 KiB per agent.
 pub const ANSWER_LIMIT: usize = 256 << 20;
 
 /// Proxies for downloads; settings `proxy.*`.
@@ -36,8 +36,25 @@ pub struct Proxy {
     pub http: Option<String>,
     /// For `https` addresses.
     pub https: Option<String>,
-    /// Names that are asked directly.
+    /// Hosts that are contacted directly.
     pub no_proxy: Option<String>,
+}
+
+impl Proxy {
+    /// The proxy for an address, if it has one.
+    fn for_url(&self, url: &reqwest::Url) -> Option<String> {
+        let proxy = if url.scheme() == "https" { &self.https } else { &self.http };
+        let port = url.port_or_known_default().unwrap_or_default();
+        proxy
+            .clone()
+            .filter(|_| !no_proxy::is_direct(self.no_proxy.as_deref(), url.host_str().unwrap_or_default(), port))
+    }
+}
+
+/// Converts a host name with non-ASCII characters to its form in DNS.
+pub fn in_ascii(name: &str) -> Option<String> {
+    let url: reqwest::Url = format!("http://{name}/").parse().ok()?;
+    url.host_str().map(str::to_owned)
 }
 
 fn ask<T>(
@@ -48,23 +65,89 @@ fn ask<T>(
     Deadline::new(what, limit).ask(&runtime()?, question)
 }
 
-/// An error with all that lies below it, in one line.
+/// An error with all its sources, in one line and without the names that libraries give to their layers.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let line = source.to_string();
-        if !text.contains(&line) {
-            text.push_str(": ");
-            text.push_str(&line);
+    let mut parts: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let words = plain_words(&error.to_string());
+        if !words.is_empty() && !parts.iter().any(|part| part.contains(&words)) {
+            parts.push(words);
         }
-        next = source.source();
+        next = error.source();
     }
-    text
+    if parts.is_empty() { "no answer".to_owned() } else { parts.join(": ") }
 }
 
-/// What to do where a server's certificate is refused, which no other try changes. A certificate that is not valid
-/// yet may be the fault of a clock that is not set yet: that passes.
+/// Messages of library layers that say nothing about the cause.
+const FRAMES: [&str; 14] = [
+    "error sending request",
+    "Error in the hyper legacy client",
+    "client error (Connect)",
+    "client error (SendRequest)",
+    "client error (Canceled)",
+    "client error (ChannelClosed)",
+    "error trying to connect",
+    "tcp connect error",
+    "tcp open error",
+    "dns error",
+    "connection error",
+    "request or response body error",
+    "error reading a body from connection",
+    "error decoding response body",
+];
+
+/// Messages of libraries, and their meaning in an operator's terms.
+const WORDS: [(&str, &str); 26] = [
+    ("builder error", "this address cannot be used"),
+    (
+        "invalid peer certificate: UnknownIssuer",
+        "the server's certificate is signed by an authority that this machine does not trust",
+    ),
+    ("invalid peer certificate: Expired", "the server's certificate has expired"),
+    ("invalid peer certificate: certificate expired", "the server's certificate has expired"),
+    ("invalid peer certificate: NotValidYet", "the server's certificate is not valid yet"),
+    ("invalid peer certificate: certificate not valid yet", "the server's certificate is not valid yet"),
+    ("invalid peer certificate: NotValidForName", "the server's certificate is for another name"),
+    ("invalid peer certificate: certificate not valid for name", "the server's certificate is for another name"),
+    ("invalid peer certificate: BadSignature", "the signature of the server's certificate is wrong"),
+    ("invalid peer certificate", "the server's certificate cannot be used"),
+    ("received corrupt message", "the server does not answer with TLS; it may speak plain HTTP at this port"),
+    ("received fatal alert", "the server ended the TLS handshake: it does not accept this program's TLS 1.2 and 1.3"),
+    ("peer is incompatible", "the server does not support this program's TLS 1.2 and 1.3"),
+    ("peer closed connection without sending TLS close_notify", "the server closed the connection in the middle"),
+    ("tls handshake eof", "the server closed the connection during the TLS handshake"),
+    ("unexpected EOF during handshake", "the server closed the connection during the TLS handshake"),
+    ("connection closed before message completed", "the server closed the connection before its answer was complete"),
+    ("end of file before message length reached", "the answer is shorter than the server announced"),
+    ("unexpected EOF", "the answer ends in the middle"),
+    ("unexpected end of file", "the answer ends in the middle"),
+    ("invalid HTTP", "the answer is not HTTP"),
+    ("Invalid chunk", "the answer is not HTTP: its parts have wrong lengths"),
+    ("message head is too large", "the answer is not HTTP: its head is too long"),
+    ("invalid content-length parsed", "the answer is not HTTP: its length is not a number"),
+    ("no record", "no name server knows this name"),
+    ("Failed to deserialize JSON", "its answer is not the JSON that the Docker Engine's API defines"),
+];
+
+/// The plain words for one layer of an error; empty if it says nothing about the cause.
+fn plain_words(text: &str) -> String {
+    let mut text = text.trim();
+    while let Some(rest) = FRAMES.iter().find_map(|frame| text.strip_prefix(frame)) {
+        // An address in parentheses can follow.
+        let rest = rest.trim_start();
+        text = match rest.strip_prefix("for url (") {
+            Some(address) => address.split_once(')').map_or("", |(_, rest)| rest),
+            None => rest,
+        };
+        text = text.trim_start_matches(':').trim_start();
+    }
+    let known = WORDS.iter().find(|(words, _)| text.starts_with(words));
+    known.map_or_else(|| text.to_owned(), |(_, plain)| (*plain).to_owned())
+}
+
+/// The fix for a refused server certificate, for which another try cannot help. `None` for a certificate that is not
+/// valid yet, because the machine's clock may not be set yet.
 pub(crate) fn certificate_fix(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     use rustls::CertificateError::{
         Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet, NotValidYetContext,
@@ -86,33 +169,33 @@ pub(crate) fn certificate_fix(error: &(dyn std::error::Error + 'static)) -> Opti
                 ),
             };
         }
-        // The source of an `io::Error` is that of the error in it, which it skips.
+        // `io::Error::source` skips the wrapped error and returns that error's source.
         let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         next = wrapped.map(|inner| inner as &(dyn std::error::Error + 'static)).or_else(|| error.source());
     }
     None
 }
 
-/// Why something was not had from a server.
-pub(crate) struct NotHad {
-    /// In words, without the address.
+/// A failed request to a server.
+pub(crate) struct RequestFailure {
+    /// The explanation, without the address.
     pub why: String,
-    /// Whether another try may go better.
-    pub may_pass: bool,
-    /// What to do about it, where that is known.
+    /// Whether another try may succeed.
+    pub is_temporary: bool,
+    /// What to do about it, if known.
     pub fix: Option<&'static str>,
 }
 
-impl From<reqwest::Error> for NotHad {
-    fn from(error: reqwest::Error) -> NotHad {
+impl From<reqwest::Error> for RequestFailure {
+    fn from(error: reqwest::Error) -> RequestFailure {
         let fix = certificate_fix(&error);
         let is_final = fix.is_some() || error.is_redirect() || error.is_builder();
-        let may_pass = !is_final && error.status().is_none_or(|status| may_pass(status.as_u16()));
-        NotHad { why: chain(&error.without_url()), may_pass, fix }
+        let is_temporary = !is_final && error.status().is_none_or(|status| is_temporary(status.as_u16()));
+        RequestFailure { why: chain(&error.without_url()), is_temporary, fix }
     }
 }
 
-/// A client without TLS or proxy, for the node itself and for the cluster.
+/// A client without TLS or proxy, for services on the node and in the cluster.
 fn plain_client() -> Result<reqwest::Client, String> {
     reqwest::Client::builder()
         .no_proxy()
@@ -122,24 +205,23 @@ fn plain_client() -> Result<reqwest::Client, String> {
         .map_err(|e| chain(&e))
 }
 
-/// A client for downloads: through the proxies of the settings, and never from https to http.
+/// A client for downloads: it uses the proxies of the settings, and follows no redirect from https to http.
 pub(crate) fn download_client(proxy: &Proxy) -> Result<reqwest::ClientBuilder, String> {
     let policy =
         reqwest::redirect::Policy::custom(|attempt| match why_not_followed(attempt.previous(), attempt.url()) {
             Some(why) => attempt.error(why),
             None => attempt.follow(),
         });
-    // A Referer would carry the query, which signs for an address, to whoever the redirect names.
+    // A Referer would send the query, which can be a signature, to the server that the redirect names.
     let mut builder = reqwest::Client::builder().no_proxy().referer(false).redirect(policy);
-    let without = proxy.no_proxy.as_deref().and_then(reqwest::NoProxy::from_string);
-    let proxies = [proxy.http.as_ref().map(reqwest::Proxy::http), proxy.https.as_ref().map(reqwest::Proxy::https)];
-    for one in proxies.into_iter().flatten() {
-        builder = builder.proxy(one.map_err(|e| chain(&e.without_url()))?.no_proxy(without.clone()));
+    if proxy.http.is_some() || proxy.https.is_some() {
+        let proxy = proxy.clone();
+        builder = builder.proxy(reqwest::Proxy::custom(move |url| proxy.for_url(url)));
     }
     Ok(builder)
 }
 
-/// Why a redirect is not followed, if it is not.
+/// The reason not to follow a redirect, if there is one.
 fn why_not_followed(previous: &[reqwest::Url], next: &reqwest::Url) -> Option<&'static str> {
     if next.scheme() != "https" && previous.last().is_some_and(|from| from.scheme() == "https") {
         Some("redirected from https to http")
@@ -172,21 +254,46 @@ async fn connect(address: &str) -> Result<TcpStream, String> {
     Err(last)
 }
 
-/// Sends a request, and has the answer's body read.
+/// Sends a request. With `-v` the program shows the request, its result and duration, but no headers, and the address
+/// without user, password and query.
+///
+/// # Errors
+/// Fails when the request fails.
+pub async fn send(request: reqwest::RequestBuilder) -> reqwest::Result<reqwest::Response> {
+    let (client, request) = request.build_split();
+    let request = request?;
+    let (method, mut url) = (request.method().clone(), request.url().clone());
+    url.set_query(None);
+    // This fails for an address without a host, which has neither.
+    let _ = url.set_username("").and_then(|()| url.set_password(None));
+    let started = Instant::now();
+    let answer = client.execute(request).await;
+    let result = match &answer {
+        Ok(answer) => answer.status().to_string(),
+        // The caller reports the reason.
+        Err(error) if error.is_timeout() => "no answer in time".to_owned(),
+        Err(error) if error.is_connect() => "no connection".to_owned(),
+        Err(_) => "failed".to_owned(),
+    };
+    tracing::debug!(%method, %url, %result, elapsed = ?started.elapsed(), "request");
+    answer
+}
+
+/// Sends a request, and reads the body of the answer with `read`.
 async fn http<T>(
     request: impl FnOnce(reqwest::Client) -> reqwest::RequestBuilder,
     read: impl AsyncFnOnce(&mut reqwest::Response) -> Result<(String, T), String>,
 ) -> Result<Answer<T>, String> {
-    // Whoever asks names the address.
-    let mut response = request(plain_client()?).send().await.map_err(|e| chain(&e.without_url()))?;
+    // The caller's message has the address.
+    let mut response = send(request(plain_client()?)).await.map_err(|e| chain(&e.without_url()))?;
     let location = response.headers().get("location").and_then(|v| v.to_str().ok()).map(str::to_owned);
     let status = response.status().as_u16();
     let (start, read) = read(&mut response).await?;
     Ok(Answer { status, location, start, read })
 }
 
-/// The start of a body.
-async fn start(response: &mut reqwest::Response) -> Result<(String, ()), String> {
+/// Reads the start of a body.
+async fn read_start(response: &mut reqwest::Response) -> Result<(String, ()), String> {
     let mut start = Vec::new();
     while start.len() < START
         && let Some(chunk) = response.chunk().await.map_err(|e| chain(&e.without_url()))?
@@ -196,18 +303,19 @@ async fn start(response: &mut reqwest::Response) -> Result<(String, ()), String>
     Ok((String::from_utf8_lossy(&start).into_owned(), ()))
 }
 
-/// Gives a body to `read` while it comes.
+/// Passes a body to `read` while it arrives.
 async fn stream<T: Send + 'static>(
     response: &mut reqwest::Response,
     read: impl FnOnce(&mut dyn std::io::Read) -> serde_json::Result<T> + Send + 'static,
 ) -> Result<(String, Result<T, String>), String> {
-    // Without room for a chunk more, so that what comes fast waits for what reads slowly.
+    // Without a buffer, so that a fast sender waits for a slow reader.
     let (sender, receiver) = std::sync::mpsc::sync_channel(0);
     let reader = std::thread::spawn(move || {
         let mut chunks = Bounded::new(Received { receiver, chunk: Vec::new(), position: 0 });
-        // In blocks: a reader that stops at the first wrong byte leaves the start of the answer for a message.
+        // Buffered: then a reader that stops at the first wrong byte still leaves the start of the answer for a
+        // message.
         let read = read(&mut std::io::BufReader::new(&mut chunks));
-        let read = read.map_err(|e| format!("it is not the JSON that was asked for: {e}"));
+        let read = read.map_err(|e| format!("it is not the expected JSON: {}", super::json::describe_error(&e)));
         (chunks.start(), read)
     });
     let mut length = 0_usize;
@@ -216,7 +324,7 @@ async fn stream<T: Send + 'static>(
         if length > ANSWER_LIMIT {
             return Err(format!("the answer is larger than {} MiB", ANSWER_LIMIT >> 20));
         }
-        // One that has read enough has hung up.
+        // The reader stops when it has read enough.
         if sender.send(chunk.to_vec()).is_err() {
             break;
         }
@@ -246,26 +354,29 @@ impl std::io::Read for Received {
 }
 
 impl Host {
-    /// The addresses of a name; an address is its own.
+    /// The addresses of a name; for an address, the address itself.
     ///
     /// # Errors
-    /// Outside: a signal. Inside: why the name cannot be looked up, in words.
+    /// The outer result fails when a signal arrives. The inner one fails when the name cannot be looked up; the error
+    /// is a message.
     pub fn addresses(&self, name: &str, deadline: Duration) -> Result<Result<Vec<IpAddr>, String>> {
         ask(format!("the addresses of {name}"), deadline, addresses(name))
     }
 
-    /// Whether something accepts connections at `host:port`.
+    /// Checks that something accepts connections at `host:port`.
     ///
     /// # Errors
-    /// Outside: a signal. Inside: the last answer, in words.
+    /// The outer result fails when a signal arrives. The inner one fails when there is no connection; the error is a
+    /// message.
     pub fn connect_tcp(&self, address: &str, deadline: Duration) -> Result<Result<(), String>> {
         ask(format!("{address} to accept connections"), deadline, async { connect(address).await.map(drop) })
     }
 
-    /// What `host:port` answers to a line, until it closes the connection; cut at 64 KiB.
+    /// Sends a line to `host:port`, and returns what it answers until it closes the connection; at most 64 KiB.
     ///
     /// # Errors
-    /// Outside: a signal. Inside: the last answer, in words.
+    /// The outer result fails when a signal arrives. The inner one fails when there is no answer; the error is a
+    /// message.
     pub fn ask_tcp(&self, address: &str, line: &str, deadline: Duration) -> Result<Result<String, String>> {
         ask(format!("{address} to answer"), deadline, async {
             let mut stream = connect(address).await?;
@@ -276,18 +387,21 @@ impl Host {
         })
     }
 
-    /// GET without proxy; a redirect is an answer like any other.
+    /// Sends a GET request without a proxy. Does not follow redirects.
     ///
     /// # Errors
-    /// Outside: a signal. Inside: the last answer, in words. A status that reports a failure is not an error.
+    /// The outer result fails when a signal arrives. The inner one fails when there is no answer; the error is a
+    /// message. A status that reports a failure is not an error.
     pub fn http_get(&self, url: &str, deadline: Duration) -> Result<Result<Answer, String>> {
-        ask(format!("{url} to answer"), deadline, http(|client| client.get(url), start))
+        ask(format!("{url} to answer"), deadline, http(|client| client.get(url), read_start))
     }
 
-    /// GET of a JSON document, as [`Host::http_get`]. `read` gets it while it comes, and keeps what is wanted of it.
+    /// Gets a JSON document like [`Host::http_get`]. `read` parses it while it arrives, and keeps what the caller
+    /// needs.
     ///
     /// # Errors
-    /// As there. In the answer: why the document could not be read, in words.
+    /// Fails when [`Host::http_get`] fails. The result in the answer fails when the document cannot be read; the error
+    /// is a message.
     pub fn http_get_json<T: Send + 'static>(
         &self,
         url: &str,
@@ -298,39 +412,39 @@ impl Host {
         ask(format!("{url} to answer"), deadline, http(|client| client.get(url), read))
     }
 
-    /// PUT of a JSON document, as [`Host::http_get`].
+    /// Sends a PUT request with a JSON document, like [`Host::http_get`].
     ///
     /// # Errors
-    /// As there.
+    /// Fails when [`Host::http_get`] fails.
     pub fn http_put(&self, url: &str, document: &Json, deadline: Duration) -> Result<Result<Answer, String>> {
         let body = document.to_string();
         let request = |client: reqwest::Client| client.put(url).header("content-type", "application/json").body(body);
-        ask(format!("{url} to answer"), deadline, http(request, start))
+        ask(format!("{url} to answer"), deadline, http(request, read_start))
     }
 
-    /// Downloads at most `limit` bytes. A redirect from https to http is not followed.
+    /// Downloads at most `limit` bytes. Does not follow a redirect from https to http.
     ///
     /// # Errors
-    /// `TemporaryFailure` when it cannot be had now; `Failed` when another try would not help: it is larger, the
-    /// server refuses it or its certificate is refused. Credentials in the address are not shown. `Interrupted` when a
-    /// signal came.
+    /// Returns `TemporaryFailure` when the download is not available now, and `Failed` when another try would not help:
+    /// it is too large, the server refuses it, or the server's certificate is not trusted. Errors do not show
+    /// credentials in the address. Returns `Interrupted` when a signal arrives.
     pub fn download(&self, url: &str, limit: usize) -> Result<Vec<u8>> {
         let failure = |kind, cause: String, fix: Option<&str>| {
             Error::new(kind, format!("{}: cannot be downloaded", crate::secrets::masked(url))).cause(cause).fix(
                 fix.unwrap_or(
-                    "check the address and the way there (settings proxy.*), or give a path instead of an address",
+                    "check the address and the route there (settings proxy.*), or give a path instead of an address",
                 ),
             )
         };
         let sent = |error: reqwest::Error| {
-            let NotHad { why, may_pass, fix } = error.into();
-            failure(if may_pass { Kind::TemporaryFailure } else { Kind::Failed }, why, fix)
+            let RequestFailure { why, is_temporary, fix } = error.into();
+            failure(if is_temporary { Kind::TemporaryFailure } else { Kind::Failed }, why, fix)
         };
         let download = async {
             let client = download_client(&self.proxy).and_then(|client| client.build().map_err(|e| chain(&e)));
             let client = client.map_err(|why| failure(Kind::Failed, why, None))?;
             let mut response =
-                client.get(url).send().await.and_then(reqwest::Response::error_for_status).map_err(sent)?;
+                send(client.get(url)).await.and_then(reqwest::Response::error_for_status).map_err(sent)?;
             let mut body = Vec::new();
             while let Some(chunk) = response.chunk().await.map_err(sent)? {
                 body.extend_from_slice(&chunk);
@@ -348,20 +462,21 @@ impl Host {
     }
 }
 
-/// Whether a status is one that another try may not meet.
-pub(crate) fn may_pass(status: u16) -> bool {
+/// Whether a request that got this status may succeed later.
+pub(crate) fn is_temporary(status: u16) -> bool {
     matches!(status, 408 | 425 | 429 | 500..)
 }
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::collections::BTreeMap;
     use std::io::{Read, Write};
     use std::net::TcpListener;
 
     use super::*;
     use crate::host::Deadlines;
 
-    /// Nobody listens there. A port that was free a moment ago can be the next test's.
+    /// A port without a listener. Another test could use a port that was free a moment ago.
     pub const NOBODY: &str = "127.0.0.1:9";
 
     fn answering(answer: &'static [u8]) -> String {
@@ -414,12 +529,12 @@ pub(super) mod tests {
         let address = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\nhello, world");
         let url = format!("http://someone:secret@{address}/key");
         assert_eq!(host().download(&url, 12).unwrap(), b"hello, world");
-        let told = host().download(&url, 11).unwrap_err().to_string();
-        assert!(told.contains("larger than 11 bytes") && !told.contains("secret"), "{told}");
+        let message = host().download(&url, 11).unwrap_err().to_string();
+        assert!(message.contains("larger than 11 bytes") && !message.contains("secret"), "{message}");
     }
 
     #[test]
-    fn an_error_page_is_not_a_download_and_may_pass_or_not() {
+    fn an_error_page_is_not_a_download() {
         for (status, kind) in
             [("404 Not Found", Kind::Failed), ("403 Forbidden", Kind::Failed), ("503 Busy", Kind::TemporaryFailure)]
         {
@@ -430,7 +545,7 @@ pub(super) mod tests {
         assert_eq!(host().download(&format!("http://{NOBODY}/"), 100).unwrap_err().kind, Kind::TemporaryFailure);
     }
 
-    /// A server with a certificate that nobody signed, for any number of connections.
+    /// A server with a self-signed certificate, for any number of connections.
     fn with_own_certificate() -> SocketAddr {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
@@ -454,9 +569,63 @@ pub(super) mod tests {
         let error = host().download(&url, 100).unwrap_err();
         assert_eq!(error.kind, Kind::Failed, "{error}");
         assert!(error.fix.unwrap().contains("ca-certificates"));
-        // With a pause between tries that no test would wait for.
-        let failure = host().sum_of_download(&url).unwrap().unwrap_err();
+        // Another try would come after a pause that is too long for a test.
+        let failure = host().checksum_of_download(&url).unwrap().unwrap_err();
         assert!(matches!(failure, crate::host::download::Failure::Refused(..)), "{failure:?}");
+    }
+
+    #[test]
+    fn no_failure_has_words_of_a_library() {
+        let assert_plain = |shown: &str| {
+            let word = crate::parsers::JARGON.iter().find(|word| shown.contains(*word));
+            assert_eq!(word, None, "{shown}");
+            assert!(!shown.trim().is_empty());
+        };
+        let mut urls = vec![format!("http://{NOBODY}/"), "http://no-such-name.invalid/".to_owned()];
+        for answer in [
+            &b""[..],
+            b"garbage\r\n\r\n",
+            b"HTTP/9.9 200 OK\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort",
+            b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{\"a\":",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n<htm>",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n[1]",
+        ] {
+            urls.push(format!("http://{}/", answering(answer)));
+        }
+        let host = host();
+        for url in &urls {
+            let read = |answer: &mut dyn std::io::Read| serde_json::from_reader::<_, BTreeMap<String, u16>>(answer);
+            match host.http_get_json(url, Duration::from_secs(2), read).unwrap() {
+                Ok(answer) => assert_plain(&answer.read.unwrap_err()),
+                Err(why) => assert_plain(&why),
+            }
+            if let Err(why) = host.http_get(url, Duration::from_secs(2)).unwrap() {
+                assert_plain(&why);
+            }
+        }
+        let tls = with_own_certificate().port();
+        for address in [format!("localhost:{tls}"), format!("127.0.0.1:{tls}"), answering(b"HTTP/1.1 400 no\r\n\r\n")] {
+            let why = host.http_get(&format!("https://{address}/"), Duration::from_secs(2)).unwrap().unwrap_err();
+            assert_plain(&why);
+        }
+        use rustls::CertificateError as Fault;
+        for fault in [
+            rustls::Error::InvalidCertificate(Fault::Expired),
+            rustls::Error::InvalidCertificate(Fault::NotValidYet),
+            rustls::Error::InvalidCertificate(Fault::UnknownIssuer),
+            rustls::Error::InvalidCertificate(Fault::NotValidForName),
+            rustls::Error::InvalidCertificate(Fault::Revoked),
+            rustls::Error::InvalidCertificate(Fault::BadSignature),
+            rustls::Error::AlertReceived(rustls::AlertDescription::HandshakeFailure),
+            rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType),
+            rustls::Error::PeerIncompatible(rustls::PeerIncompatible::NoCipherSuitesInCommon),
+        ] {
+            assert_plain(&chain(&std::io::Error::new(std::io::ErrorKind::InvalidData, fault)));
+        }
     }
 
     #[test]

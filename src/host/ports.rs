@@ -1,4 +1,4 @@
-//! Who listens on a TCP port of this machine (proc(5), /proc/net/tcp).
+//! Which process listens on a TCP port of this machine (proc(5), /proc/net/tcp).
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use crate::error::Result;
 /// State LISTEN in /proc/net/tcp.
 const LISTEN: &str = "0A";
 
-/// Who listens on a port.
+/// The process that listens on a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
     /// Name and pid.
@@ -18,7 +18,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Whether it is a container's process, or Docker's for one.
+    /// Whether the process runs in a container, or is Docker's process for one.
     pub fn is_of_docker(&self) -> bool {
         let name = self.process.split(' ').next().unwrap_or_default();
         self.container.is_some() || ["docker-proxy", "dockerd"].contains(&name)
@@ -32,10 +32,10 @@ impl fmt::Display for Listener {
 }
 
 impl Host {
-    /// The process that listens on a TCP port; `None`: nobody does.
+    /// The process that listens on a TCP port, if any.
     ///
     /// # Errors
-    /// When /proc cannot be read.
+    /// Fails when /proc cannot be read.
     pub fn listener(&self, port: u16) -> Result<Option<Listener>> {
         let mut inodes = Vec::new();
         for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
@@ -46,7 +46,7 @@ impl Host {
         }
         let sockets: Vec<String> = inodes.iter().map(|inode| format!("socket:[{inode}]")).collect();
         for pid in self.list("/proc")?.iter().filter(|name| name.bytes().all(|b| b.is_ascii_digit())) {
-            // A process may be gone by now.
+            // The process may have ended since the listing.
             let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
             let holds = files
                 .flatten()
@@ -65,8 +65,8 @@ impl Host {
     }
 }
 
-/// The id of a process's container, from its control groups; `first`: those of PID 1, which can be in a container too.
-/// Docker names the group `docker/ID`, with systemd's driver `docker-ID.scope`, whatever its parent is.
+/// The id of a process's container, from its control groups. `first` has those of PID 1, which can run in a container,
+/// too. Docker names the group `docker/ID`, or `docker-ID.scope` with systemd's driver, below any parent.
 fn container(cgroups: &str, first: &str) -> Option<String> {
     let name = |line: &str| {
         let last = line.rsplit('/').next()?;
@@ -97,8 +97,8 @@ mod tests {
         let host = Host::live(Default::default());
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let told = host.listener(port).unwrap().unwrap().to_string();
-        assert!(told.ends_with(&format!("(pid {})", std::process::id())), "{told}");
+        let shown = host.listener(port).unwrap().unwrap().to_string();
+        assert!(shown.ends_with(&format!("(pid {})", std::process::id())), "{shown}");
         drop(listener);
         assert_eq!(host.listener(port).unwrap(), None);
     }
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_no_listener() {
+    fn a_connection_is_not_a_listener() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
                      0: 0100007F:0885 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1\n   \
                      1: 0100007F:0885 0100007F:C001 01 00000000:00000000 00:00000000 00000000     0        0 4712 1\n";

@@ -1,5 +1,4 @@
-//! Whether nobody but root may write a file that says what root is to do, as sshd(8) asks of its own files
-//! (`StrictModes`).
+//! Checks that only root can write the files that control what root does, like sshd(8) with `StrictModes`.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -9,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::fs::door::{LINKS, components};
 
-/// What another user may write, on the way to a file.
+/// A file or directory that another user may write, in the path of a file.
 #[derive(Debug, PartialEq, Eq)]
 struct Untrusted {
     path: PathBuf,
@@ -17,37 +16,34 @@ struct Untrusted {
 }
 
 impl Host {
-    /// Refuses a file of the machine that another than root may write, change the name of, or lead elsewhere. `path` is
-    /// the caller's own, links are followed. Nothing there, a pipe without a name and a terminal are well; so is every
-    /// file for a run that is not root's, or that writes into a tree.
+    /// Refuses a file of the machine that a user other than root could write, rename or redirect. Follows links.
+    /// Accepts a missing file, an unnamed pipe and a terminal. A run without root, or into a tree, accepts every file.
     ///
     /// # Errors
-    /// 78 with the command that fixes it.
+    /// Fails with exit code 78 when the file is not safe; the error has the command that fixes it.
     pub fn refuse_untrusted(&self, path: &Path) -> Result<()> {
         if !self.is_own_root() || !nix::unistd::geteuid().is_root() {
             return Ok(());
         }
         refuse(path, 0)
     }
-}
 
-impl Host {
-    /// Refuses a file with secrets that another than root may read or write, or lead elsewhere. Nothing there is well.
+    /// Refuses a file with secrets that a user other than root could read, write or redirect. Accepts a missing file.
     ///
     /// # Errors
-    /// 78 with the command that fixes it.
+    /// Fails with exit code 78 when the file is not safe; the error has the command that fixes it.
     pub fn refuse_exposed(&self, path: &Path) -> Result<()> {
         if !self.is_own_root() || !nix::unistd::geteuid().is_root() {
             return Ok(());
         }
-        // What cannot be looked at is reported by who reads it.
+        // If the file cannot be examined, its reader reports that.
         let Ok(found) = std::fs::metadata(path) else { return Ok(()) };
         let others = if found.gid() == 0 { 0o027 } else { 0o077 };
         if found.uid() == 0 && found.mode() & others == 0 {
             return refuse(path, 0);
         }
         let (shown, mode) = (path.display(), found.mode() & 0o7777);
-        Err(Error::config(format!("{shown}: not read, since another than root may read it"))
+        Err(Error::config(format!("{shown}: not read, because users other than root may read it"))
             .cause(format!("it has secrets, and the owner {}, group {}, mode {mode:04o}", found.uid(), found.gid()))
             .fix(format!(
                 "chown root:root {shown} && chmod 0600 {shown}\nand change the secrets if others may have read them"
@@ -57,20 +53,21 @@ impl Host {
 
 fn refuse(path: &Path, owner: u32) -> Result<()> {
     let shown = path.display();
-    let found = std::path::absolute(path).and_then(|absolute| untrusted(&absolute, owner));
-    let found = found.map_err(|e| Error::config(format!("{shown}: cannot be looked at")).cause(e))?;
+    let found = std::path::absolute(path).and_then(|absolute| find_untrusted(&absolute, owner));
+    let found = found.map_err(|e| Error::config(format!("{shown}: cannot be examined")).cause(e))?;
     let Some(Untrusted { path: culprit, how }) = found else { return Ok(()) };
     let culprit = culprit.display();
-    Err(Error::config(format!("{shown}: not read, since another than root may write it"))
-        .cause(format!("{culprit} has {how}; what this file says is done as root"))
+    Err(Error::config(format!("{shown}: not read, because users other than root may write it"))
+        .cause(format!("{culprit} has {how}; root executes what this file says"))
         .fix(format!(
             "see that its contents are yours, then: chown root:root {culprit} && chmod go-w {culprit}\n\
              or copy it to where only root may write: install -o root -g root -m 0600 {shown} /root/"
         )))
 }
 
-/// The first thing on the way from `/` that another than `owner` and root may write; none: nothing, or nothing is there.
-fn untrusted(path: &Path, owner: u32) -> std::io::Result<Option<Untrusted>> {
+/// The first component of the path that a user other than `owner` and root may write, if any. `None` if the file does
+/// not exist.
+fn find_untrusted(path: &Path, owner: u32) -> std::io::Result<Option<Untrusted>> {
     let mut left = components(path);
     let mut real = PathBuf::from("/");
     let mut links = 0;
@@ -80,7 +77,7 @@ fn untrusted(path: &Path, owner: u32) -> std::io::Result<Option<Untrusted>> {
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
             Err(e) => return Err(e),
         };
-        // Whoever types on a terminal is asked.
+        // A person types on a terminal.
         if found.file_type().is_char_device() {
             return Ok(None);
         }
@@ -101,7 +98,8 @@ fn untrusted(path: &Path, owner: u32) -> std::io::Result<Option<Untrusted>> {
             parts.append(&mut left);
             left = parts;
         } else if found.mode() & 0o022 != 0 && !(found.is_dir() && found.mode() & 0o1000 != 0) {
-            // In a directory with a sticky bit nobody renames what is root's, and all that follows must be.
+            // In a directory with the sticky bit nobody else can rename root's files, and the next component must be
+            // root's.
             let how = format!("mode {:04o}, group {}", found.mode() & 0o7777, found.gid());
             return Ok(Some(Untrusted { path: real, how }));
         }
@@ -124,12 +122,12 @@ mod tests {
     }
 
     #[test]
-    fn what_another_may_write_is_found_wherever_it_is_on_the_way() {
+    fn what_another_user_may_write_is_found_anywhere_in_the_path() {
         let directory = tempfile::tempdir().unwrap();
         let own = nix::unistd::geteuid().as_raw();
         let at = |name: &str| directory.path().join(name);
         let culprit = |name: &str, owner: u32| {
-            let found = untrusted(&at(name), owner).unwrap();
+            let found = find_untrusted(&at(name), owner).unwrap();
             found.map(|found| found.path.strip_prefix(directory.path()).unwrap_or(&found.path).to_owned())
         };
         std::fs::create_dir_all(at("a/b")).unwrap();
@@ -143,7 +141,7 @@ mod tests {
         for name in names.iter().chain(&["nothing", "a/b/file/below", "pipe"]) {
             assert_eq!(culprit(name, own), None, "{name}");
         }
-        assert!(untrusted(&at("loop"), own).is_err());
+        assert!(find_untrusted(&at("loop"), own).is_err());
         for (changed, with) in [("a/b/file", 0o664), ("a/b/file", 0o606), ("a/b", 0o777), ("a", 0o775), ("a", 0o2775)] {
             let before = std::fs::metadata(at(changed)).unwrap().mode() & 0o7777;
             mode(&at(changed), with);
@@ -153,7 +151,7 @@ mod tests {
             mode(&at(changed), before);
         }
         mode(&at("a"), 0o1777);
-        assert_eq!(culprit("link", own), None, "what is ours in a directory such as /tmp");
+        assert_eq!(culprit("link", own), None, "our own file in a directory such as /tmp");
         if own == 0 {
             std::os::unix::fs::lchown(at("link"), Some(65534), None).unwrap();
             std::os::unix::fs::chown(at("a/b"), Some(65534), None).unwrap();

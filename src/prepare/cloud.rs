@@ -1,5 +1,5 @@
-//! What the EC2 API is asked where neither metadata nor settings nor the table say it: the instance's tags, the
-//! numbers of its type, and who its peers are.
+//! Values from the EC2 API that metadata, settings and the table lack: the instance's tags, the
+//! numbers of its type, and its peers.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use toml::{Table, Value};
 
 use crate::ec2::api::{Api, Wanted};
-use crate::ec2::imds;
+use crate::ec2::{imds, turn};
 use crate::error::{Error, Kind, Result};
 use crate::facts::{Facts, Instance, NOT_KNOWN, Peer, TagSource, TypeNumbers};
 use crate::host::Host;
@@ -19,57 +19,75 @@ use crate::settings::schema::Discover;
 use crate::settings::{Layer, MESOS_PORT, Merged, Settings, Source, ZOOKEEPER_PORT};
 use crate::titus::{agent, instance_types, peers};
 
-/// What EC2 said of instance types that the table lacks, so that the next boot need not ask.
+/// Where the program stores EC2's answers about instance types that the table lacks, so that the next boot need not ask.
 pub const TYPES: &str = "/var/lib/titus-bootstrap/instance-types.json";
 
-/// Tags are there a moment after the launch ("Eventual consistency in the Amazon EC2 API").
+/// Tags appear some time after the launch ("Eventual consistency in the Amazon EC2 API").
 const TAGS_MAY_COME: Duration = Duration::from_secs(6);
 const TAGS_PAUSE: Duration = Duration::from_millis(1500);
 
-/// Instances that are launched together are running within minutes of each other.
+/// Instances that are launched together start within minutes of each other.
 const PEERS_PAUSE: Duration = Duration::from_secs(5);
 const LAST_ANSWER: Duration = Duration::from_secs(30);
 
 const TAGS: &str = "instance.tags";
 const NUMBERS: &str = "instance.type_numbers";
 
-/// The instance's way to the API; nothing is asked before somebody needs it.
+/// The instance's access to the API. It asks nothing before a value is needed.
 pub struct Cloud {
     endpoint: imds::Endpoint,
     region: String,
     proxy: Proxy,
-    /// Of the facts.
+    /// The deadline for all facts.
     deadline: Instant,
     api: Option<Api>,
 }
 
 impl Cloud {
-    /// Of the instance whose metadata are at `endpoint`.
+    /// Access for the instance whose metadata is at `endpoint`.
     pub fn new(endpoint: imds::Endpoint, region: &str, proxy: Proxy, deadline: Instant) -> Cloud {
         Cloud { endpoint, region: region.to_owned(), proxy, deadline, api: None }
     }
 
     fn api(&mut self) -> &mut Api {
         self.api.get_or_insert_with(|| {
-            // Whole seconds, as messages show them.
+            // Whole seconds, because messages show them.
             let left = Duration::from_secs(self.deadline.saturating_duration_since(Instant::now()).as_secs() + 1);
             Api::new(&self.endpoint, &self.region, &self.proxy, left)
         })
     }
 
-    /// Completes facts whose instance has no tags in its metadata. `enough`: whether all tags are there that the role
-    /// needs, for they may come a moment later. `must`: whether nothing but them can tell the role.
+    /// Waits for this node's turn in a fleet that spreads its calls for tags; `uptime` is the time since the kernel's
+    /// start, where it is known. The deadline of the facts begins after it.
     ///
     /// # Errors
-    /// When the API does not answer in time; when it refuses, if the tags must be had.
+    /// Fails with `Interrupted` after a signal.
+    pub fn await_turn(&mut self, instance: &Instance, spread: Duration, uptime: Option<Duration>) -> Result<()> {
+        let rest = uptime.map_or(Duration::ZERO, |uptime| turn(&instance.id, spread).saturating_sub(uptime));
+        self.deadline += rest;
+        Deadline::new("this node's turn to ask the EC2 API for its tags (setting tags.spread)", rest)
+            .pause(rest)
+            .map(drop)
+    }
+
+    /// Completes facts whose instance has no tags in its metadata. `enough` checks that all tags are there that the role
+    /// needs, because some may appear later. `must` says whether only tags can name the role. Returns why the tags are
+    /// missing, if that deserves a warning.
+    ///
+    /// # Errors
+    /// Fails when the API does not answer in time, or when it refuses although the tags are required.
     pub fn tags(
         &mut self,
         facts: &mut Facts,
         enough: impl Fn(&BTreeMap<String, String>) -> bool,
         must: bool,
-    ) -> Result<()> {
-        let Some(instance) = facts.instance.as_mut().filter(|instance| instance.tags.is_none()) else { return Ok(()) };
-        let mut deadline = Deadline::new("the tags that tell this instance's role and group", TAGS_MAY_COME);
+    ) -> Result<Option<Error>> {
+        let Some(instance) = facts.instance.as_mut().filter(|instance| instance.tags.is_none()) else {
+            return Ok(None);
+        };
+        let lacks = facts.sources.get(TAGS).cloned().unwrap_or_default();
+        let mut unknown = None;
+        let mut deadline = Deadline::silent(TAGS_MAY_COME);
         let answer = loop {
             let answer = self.api().tags(&instance.id);
             if answer.as_ref().map_or(true, &enough) || !deadline.pause(TAGS_PAUSE)? {
@@ -82,28 +100,29 @@ impl Cloud {
                 TagSource::Api
             }
             Err(failure) if failure.is_without_profile() || (failure.is_denied() && !must) => {
+                let why = format!("{lacks}, and {}", failure.error.what);
                 if !failure.is_without_profile() {
-                    tracing::warn!("the tags of this instance are not known: {}", failure.error);
+                    unknown = Some(failure.error.at("the tags of this instance are unknown"));
                 }
-                TagSource::Denied(format!("tags in instance metadata are off, and {}", failure.error.what))
+                TagSource::Denied(why)
             }
-            // They were off in metadata and may tell nothing: what is known without them is enough, or is missed below.
+            // Tags are disabled in the metadata. Either the role is known without them, or a later step reports what is missing.
             Err(failure) if !must && failure.error.kind == Kind::TemporaryFailure => {
                 let why = failure.error.what.clone();
-                tracing::warn!("{}", without_tags(failure.error));
+                unknown = Some(disabled_tags_error(failure.error));
                 TagSource::Unanswered(why)
             }
             Err(failure) if failure.error.kind == Kind::Interrupted => return Err(failure.error),
-            Err(failure) => return Err(without_tags(failure.error)),
+            Err(failure) => return Err(disabled_tags_error(failure.error)),
         };
         facts.sources.insert(TAGS.into(), instance.tags_source.to_string());
-        Ok(())
+        Ok(unknown)
     }
 
-    /// Completes facts whose instance has a type that neither table nor settings know.
+    /// Completes facts whose instance has a type that neither the table nor the settings contain.
     ///
     /// # Errors
-    /// When the call fails. That EC2 does not know it either is told where the numbers are used.
+    /// Fails when the call fails. If EC2 does not know the type either, the code that uses the numbers reports it.
     pub fn type_numbers(&mut self, facts: &mut Facts) -> Result<()> {
         let Some(instance) = &mut facts.instance else { return Ok(()) };
         let name = &instance.instance_type;
@@ -113,7 +132,7 @@ impl Cloud {
             }
             let how = agent::how_to_give_numbers(name);
             let fix = failure.error.fix.clone().map_or(how.clone(), |fix| format!("{fix}\nor {how}"));
-            failure.error.at(format!("instance type {name:?} is not in the table")).fix(fix)
+            failure.error.at(format!("instance type {name:?} is not in the built-in table")).fix(fix)
         })?;
         instance.type_numbers = found;
         if found.is_some() {
@@ -122,25 +141,31 @@ impl Cloud {
         Ok(())
     }
 
-    /// The addresses of the instances that a setting wants found, in the order of the servers, as a layer of settings.
+    /// The addresses of the instances that a setting selects, in the order of the servers, as a layer.
     ///
     /// # Errors
-    /// 75 when they are not there in time, and what the calls can fail with.
-    fn discover(&mut self, which: &Which<'_>, instance: &Instance, stack: &str, limit: Duration) -> Result<Layer> {
-        // Just launched, a server may not be among them yet.
+    /// Fails with 75 when they do not appear in time, and when a call fails.
+    fn discover(
+        &mut self,
+        which: &PeerSetting<'_>,
+        instance: &Instance,
+        stack: &str,
+        limit: Duration,
+    ) -> Result<Layer> {
+        // A server that was just launched may be missing at first.
         let is_own = |peer: &Peer| peer.id == instance.id;
         let Discover { tag, value, .. } = which.discover;
         let wanted = Wanted { tag, value, vpc_id: instance.vpc_id.as_deref() };
         let api = self.api();
-        // Each answer is awaited, also the last one.
-        api.allow(limit + LAST_ANSWER);
+        // Wait for each answer, including the last one.
+        api.set_limit(limit + LAST_ANSWER);
         let mut deadline = Deadline::new("", limit);
         loop {
-            let found = peers::of_stack(api.peers(wanted)?, stack)?;
+            let found = peers::filter_stack(api.peers(wanted)?, stack)?;
             if found.len() == which.expected && (!which.is_server || found.iter().any(is_own)) {
                 let source = Source::Api(format!("DescribeInstances, tag {tag}={value}"));
-                // Only servers have numbers: what is wrong with those need not stop their clients.
-                let in_order = match peers::in_order(found.clone()) {
+                // Only servers have numbers, so a wrong number must not stop their clients.
+                let in_order = match peers::sort_servers(found.clone()) {
                     Err(error) if !which.is_server => {
                         tracing::warn!("{error}");
                         found
@@ -149,16 +174,16 @@ impl Cloud {
                 };
                 return which.layer(source, &in_order);
             }
-            let mut told = which.told(&found, stack);
+            let mut message = which.describe(&found, stack);
             if which.is_server && !found.iter().any(is_own) {
-                told.push_str("; this one is not among them");
+                message.push_str("; this one is not among them");
             }
-            deadline.name(format!("{}.discover: {told}", which.group));
+            deadline.set_name(format!("{}.discover: {message}", which.group));
             if !deadline.pause(PEERS_PAUSE)? {
-                return Err(Error::new(Kind::TemporaryFailure, format!("{}.discover: {told}", which.group))
+                return Err(Error::new(Kind::TemporaryFailure, format!("{}.discover: {message}", which.group))
                     .cause(format!("waited {} for running instances of this VPC", humantime::format_duration(limit)))
                     .fix(format!(
-                        "launch or end instances until there are {}, tag them {tag}={value} (and titus:stack={stack}), or set {}",
+                        "launch or terminate instances until there are {}, tag them {tag}={value} (and titus:stack={stack}), or set {}",
                         which.expected, which.key
                     )));
             }
@@ -166,10 +191,10 @@ impl Cloud {
     }
 }
 
-/// A setting that names instances by their tag.
-struct Which<'a> {
+/// A setting that selects instances by their tag.
+struct PeerSetting<'a> {
     group: &'static str,
-    /// The setting that they are instead of.
+    /// The setting that they replace.
     key: &'static str,
     port: Option<u16>,
     expected: usize,
@@ -178,7 +203,7 @@ struct Which<'a> {
     discover: &'a Discover,
 }
 
-impl Which<'_> {
+impl PeerSetting<'_> {
     fn layer(&self, source: Source, peers: &[Peer]) -> Result<Layer> {
         let address = |peer: &Peer| match self.port {
             Some(port) => format!("{}:{port}", peer.address),
@@ -194,7 +219,7 @@ impl Which<'_> {
         Layer::parse(source, &Table::from_iter([(self.group.to_owned(), Value::Table(group))]).to_string())
     }
 
-    fn told(&self, found: &[Peer], stack: &str) -> String {
+    fn describe(&self, found: &[Peer], stack: &str) -> String {
         let Discover { tag, value, .. } = self.discover;
         let each: Vec<String> = found.iter().map(|peer| format!("{} ({})", peer.id, peer.address)).collect();
         let each = if each.is_empty() { String::new() } else { format!(": {}", each.join(", ")) };
@@ -202,10 +227,10 @@ impl Which<'_> {
     }
 }
 
-/// What of the settings has to be found before a role can use them, as layers on top of them.
+/// The settings that must be discovered before a role can use them, as layers above the others.
 ///
 /// # Errors
-/// As the calls; and when there is nobody to ask.
+/// Fails when a call fails, or when there is no API to ask.
 pub fn peers(
     cloud: Option<&mut Cloud>,
     facts: &Facts,
@@ -215,7 +240,7 @@ pub fn peers(
     limit: Duration,
 ) -> Result<Vec<Layer>> {
     let zookeeper = settings.zookeeper.discover.as_ref().filter(|_| settings.zookeeper.servers.is_empty());
-    // Not the masters themselves, which are by default where ZooKeeper is.
+    // The masters default to the ZooKeeper hosts, so they need no search of their own.
     let mesos = settings.mesos.discover.as_ref().filter(|_| merged.source("mesos.masters").is_none());
     let master = settings.master.discover.as_ref().filter(|_| settings.master.address.is_none());
     let all = [
@@ -223,24 +248,24 @@ pub fn peers(
         ("mesos", "mesos.masters", Some(MESOS_PORT), 3, mesos),
         ("master", "master.address", None, 1, master),
     ];
-    let wanted: Vec<Which> = all
+    let wanted: Vec<PeerSetting> = all
         .into_iter()
         .filter_map(|(group, key, port, expected, discover)| {
             let discover = discover.filter(|_| role.needs(key))?;
             let is_server = role.zookeeper_server && group != "master";
-            Some(Which { group, key, port, expected: discover.expected.unwrap_or(expected), is_server, discover })
+            Some(PeerSetting { group, key, port, expected: discover.expected.unwrap_or(expected), is_server, discover })
         })
         .collect();
     let (Some(first), Some(instance)) = (wanted.first(), &facts.instance) else { return Ok(Vec::new()) };
     let Some(cloud) = cloud else {
         return Err(Error::config(format!("{}.discover: there is no instance to ask the EC2 API", first.group))
-            .fix(format!("give the addresses instead: --set {}=…", first.key)));
+            .fix(format!("set the addresses instead: --set {}=…", first.key)));
     };
     wanted.iter().map(|which| cloud.discover(which, instance, &settings.stack, limit)).collect()
 }
 
-/// An error about a value that a tag may have had. What the API may say later is a temporary failure.
-pub fn with_tags(mut error: Error, facts: &Facts) -> Error {
+/// Extends an error about a value that a tag may have set. If the API may still return the tags, the failure is temporary.
+pub fn add_tag_advice(mut error: Error, facts: &Facts) -> Error {
     let source = facts.instance.as_ref().map(|instance| &instance.tags_source);
     let (Kind::Config, Some(TagSource::Denied(why) | TagSource::Unanswered(why))) = (error.kind, source) else {
         return error;
@@ -249,27 +274,27 @@ pub fn with_tags(mut error: Error, facts: &Facts) -> Error {
         error.kind = Kind::TemporaryFailure;
     }
     let cause = error.cause.take().map_or_else(String::new, |cause| format!("{cause}\n"));
-    error.cause(format!("{cause}the instance's tags are not known: {why}"))
+    error.cause(format!("{cause}the instance's tags are unknown: {why}"))
 }
 
-fn without_tags(error: Error) -> Error {
+fn disabled_tags_error(error: Error) -> Error {
     let fix = format!(
-        "{}\nor turn tags in instance metadata on: aws ec2 modify-instance-metadata-options --instance-id ID --instance-metadata-tags enabled\n\
+        "{}\nor enable tags in instance metadata: aws ec2 modify-instance-metadata-options --instance-id ID --instance-metadata-tags enabled\n\
          or, if no setting comes from a tag, set tags.api = false",
         error.fix.as_deref().unwrap_or("see the cause")
     );
-    error.at("the tags of this instance are not known").fix(fix)
+    error.at("the tags of this instance are unknown").fix(fix)
 }
 
-/// Completes facts whose instance has a type that the table lacks: as an earlier run was told, else as EC2 says now.
+/// Completes facts whose instance has a type that the table lacks: from an earlier run's record, else from EC2.
 ///
 /// # Errors
-/// As [`Cloud::type_numbers`].
+/// Fails for the reasons of [`Cloud::type_numbers`].
 pub fn type_numbers(host: &Host, cloud: Option<&mut Cloud>, facts: &mut Facts) -> Result<()> {
     let Some(instance) = facts.instance.as_mut().filter(|instance| instance.type_numbers.is_none()) else {
         return Ok(());
     };
-    match (recalled(host)?.get(&instance.instance_type), cloud) {
+    match (recall(host)?.get(&instance.instance_type), cloud) {
         (Some(known), _) => {
             instance.type_numbers = Some(*known);
             facts.sources.insert(NUMBERS.into(), TYPES.into());
@@ -280,12 +305,13 @@ pub fn type_numbers(host: &Host, cloud: Option<&mut Cloud>, facts: &mut Facts) -
     }
 }
 
-/// Completes facts for somebody who only looks: what cannot be had is said in the place of its source.
+/// Completes facts for a command that only shows them. If a value is missing, its source says why.
 ///
 /// # Errors
-/// `Interrupted` when a signal came.
+/// Fails with `Interrupted` after a signal.
 pub fn complete(host: &Host, cloud: &mut Cloud, facts: &mut Facts, with_tags: bool) -> Result<()> {
-    let tags = if with_tags { cloud.tags(facts, |_| true, false) } else { Ok(()) };
+    let tags = if with_tags { cloud.tags(facts, |_| true, false) } else { Ok(None) };
+    let tags = tags.map(|unknown| unknown.iter().for_each(|why| tracing::warn!("{why}")));
     let lacks = |instance: &Instance| instance_types::lookup(&instance.instance_type).is_none();
     let lacks = facts.instance.as_ref().is_some_and(lacks);
     let numbers = if lacks { type_numbers(host, Some(cloud), facts) } else { Ok(()) };
@@ -299,28 +325,28 @@ pub fn complete(host: &Host, cloud: &mut Cloud, facts: &mut Facts, with_tags: bo
     Ok(())
 }
 
-/// What earlier runs were told, by type. What cannot be read is asked again.
+/// EC2's answers to earlier runs, by type. Asks again if the record is unreadable.
 ///
 /// # Errors
-/// When the file cannot be opened.
-pub fn recalled(host: &Host) -> Result<BTreeMap<String, TypeNumbers>> {
+/// Fails when the file cannot be opened.
+pub fn recall(host: &Host) -> Result<BTreeMap<String, TypeNumbers>> {
     let bytes = host.read(TYPES)?.unwrap_or_default();
     Ok(serde_json::from_slice(&bytes).unwrap_or_default())
 }
 
-/// Writes down what EC2 said of the type.
+/// Records EC2's answer about the type.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// Fails when the file cannot be written.
 pub fn remember(host: &Host, facts: &Facts) -> Result<()> {
     let Some((instance, numbers)) = facts.instance.as_ref().and_then(|i| Some((i, i.type_numbers?))) else {
         return Ok(());
     };
-    let mut types = recalled(host)?;
+    let mut types = recall(host)?;
     if types.insert(instance.instance_type.clone(), numbers) == Some(numbers) {
         return Ok(());
     }
-    let text = serde_json::to_string(&types).map_err(|e| Error::failed("instance types cannot be printed").cause(e))?;
+    let text = serde_json::to_string(&types).map_err(|e| Error::failed("cannot format the instance types").cause(e))?;
     host.write(TYPES, format!("{text}\n").as_bytes(), 0o644, Owner::ROOT)
 }
 
@@ -342,12 +368,12 @@ mod tests {
             (unanswered(), Kind::Unavailable, Kind::Unavailable, None),
         ] {
             let mut facts = sample::facts();
-            // What a print of an earlier run calls it decides nothing.
-            facts.sources.insert(TAGS.into(), "not known for now: x".into());
+            // The source's name in an earlier facts file does not matter.
+            facts.sources.insert(TAGS.into(), "unknown for now: x".into());
             facts.instance.as_mut().unwrap().tags_source = source;
-            let error = with_tags(Error::new(kind, "no group").cause("because"), &facts);
+            let error = add_tag_advice(Error::new(kind, "no group").cause("because"), &facts);
             assert_eq!(error.kind, expected);
-            let added = why.map_or(String::new(), |why| format!("\nthe instance's tags are not known: {why}"));
+            let added = why.map_or(String::new(), |why| format!("\nthe instance's tags are unknown: {why}"));
             assert_eq!(error.cause, Some(format!("because{added}")));
         }
     }

@@ -1,4 +1,4 @@
-//! Which role the node has, on what evidence.
+//! Determines the node's role, with the evidence.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,23 +6,23 @@ use std::fmt;
 use crate::error::{Error, Kind, Result};
 use crate::facts::{Facts, TagSource};
 use crate::settings::Merged;
-use crate::settings::tags::is_allowed;
+use crate::settings::tags::{is_allowed, similar_tag};
 
-/// The role's name as it was given, and each place consulted.
+/// The role's name as given, with each place consulted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Detected {
-    /// Not yet checked to be a role.
+    /// Not yet checked to be a known role.
     pub role: String,
-    /// In the order of asking; the last one named the role.
+    /// The places in the order of consultation; the last one named the role.
     pub evidence: Vec<Evidence>,
 }
 
 /// A place that may name the role, and its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Evidence {
-    /// `--role`, `instance tag titus:role`.
+    /// The place, e.g. `--role`, `instance tag titus:role`.
     pub place: String,
-    /// The role, or why there is none.
+    /// The role, or why the place does not name one.
     pub answer: String,
 }
 
@@ -32,12 +32,12 @@ impl fmt::Display for Evidence {
     }
 }
 
-/// The first that answers wins: the flag, the settings, the instance tag in metadata. The
-/// instance tag from the EC2 API comes after these. `user_data`: what the instance's user data is, in words; its settings
+/// Consults the flag, the settings and the instance tag in the metadata, in this order, and takes the first answer. The
+/// instance tag from the EC2 API comes after these. `user_data` describes the instance's user data, whose settings
 /// are among the settings.
 ///
 /// # Errors
-/// 78 when none answers: each place, what it said, and how to turn tags on.
+/// Fails with 78 when no place names the role. The error lists each place with its answer, and how to enable tags.
 pub fn role(flag: Option<&str>, merged: &Merged, facts: Option<&Facts>, user_data: Option<&str>) -> Result<Detected> {
     let mut evidence = Vec::new();
     let mut found = None;
@@ -62,22 +62,28 @@ pub fn role(flag: Option<&str>, merged: &Merged, facts: Option<&Facts>, user_dat
             _ => format!("instance tag {key}"),
         };
         let answer = match instance.map(|instance| &instance.tags) {
-            None => Err("no instance was asked"),
-            Some(Some(_)) if !is_allowed(merged, "role") => Err("the image's allowed_tags lacks role"),
-            Some(Some(tags)) => tag(tags, key),
-            Some(None) => Err(source.unwrap_or("tags in instance metadata are off")),
+            None => Err("no instance to ask".to_owned()),
+            Some(Some(_)) if !is_allowed(merged, "role") => Err("the image's allowed_tags lacks role".to_owned()),
+            Some(Some(tags)) => tag(tags, key, merged),
+            Some(None) => Err(source.unwrap_or("tags in instance metadata are disabled").to_owned()),
         };
-        ask(place, answer);
+        ask(place, answer.as_ref().copied().map_err(String::as_str));
     }
+    // User data and tags may not have arrived yet, and could still name the role.
+    let may_come = instance.is_some() && (user_data == Some("none") || is_allowed(merged, "role"));
     match found {
         Some(role) => Ok(Detected { role, evidence }),
-        None => Err(Error::new(Kind::NoRole, "no role: nothing says which role this node has")
-            .cause(evidence.iter().map(Evidence::to_string).collect::<Vec<_>>().join("\n"))
-            .fix(
-                "run titus-bootstrap --role ROLE, set role in the settings, or tag the instance titus:role=ROLE and turn tags in\n\
-                 instance metadata on: aws ec2 modify-instance-metadata-options --instance-id ID --instance-metadata-tags enabled",
-            )),
+        None => Err(Error { awaits: may_come.then_some("the role"), ..no_role(&evidence) }),
     }
+}
+
+fn no_role(evidence: &[Evidence]) -> Error {
+    Error::new(Kind::NoRole, "no role: nothing says which role this node has")
+        .cause(evidence.iter().map(Evidence::to_string).collect::<Vec<_>>().join("\n"))
+        .fix(
+            "run titus-bootstrap --role ROLE, set role in the settings, or tag the instance titus:role=ROLE and enable tags in\n\
+             instance metadata on: aws ec2 modify-instance-metadata-options --instance-id ID --instance-metadata-tags enabled",
+        )
 }
 
 /// The tag keys that may name the role, in order.
@@ -86,8 +92,15 @@ pub fn tag_keys(merged: &Merged) -> impl Iterator<Item = &str> {
     keys.into_iter().flatten().filter_map(toml::Value::as_str)
 }
 
-fn tag<'a>(tags: &'a BTreeMap<String, String>, key: &str) -> Result<&'a str, &'static str> {
-    tags.get(key).map(String::as_str).filter(|value| !value.trim().is_empty()).ok_or("no such tag")
+fn tag<'a>(tags: &'a BTreeMap<String, String>, key: &str, image: &Merged) -> Result<&'a str, String> {
+    match tags.get(key).map(String::as_str) {
+        Some(value) if value.trim().is_empty() => Err("the tag is empty".to_owned()),
+        Some(value) => Ok(value),
+        None => {
+            let near = tags.keys().find(|other| similar_tag(other, image).as_deref() == Some(key));
+            Err(near.map_or("no such tag".to_owned(), |near| format!("no such tag, but {near:?}")))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -97,7 +110,7 @@ mod tests {
 
     fn merged(text: &str) -> Merged {
         let mut merged = Merged::default();
-        merged.add(&Layer::built_in().unwrap());
+        merged.add(Layer::built_in().unwrap());
         merged.add(&Layer::parse(crate::settings::Source::File("file".into()), text).unwrap());
         merged
     }
@@ -110,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_that_answers_wins() {
+    fn the_first_place_with_an_answer_decides() {
         let facts = tagged(Some(&[("titus-role", "gateway")]));
         let of = |flag, text| role(flag, &merged(text), Some(&facts), None).unwrap();
         assert_eq!(of(Some("agent"), "role = 'master'").evidence.last().unwrap().to_string(), "--role: agent");
@@ -122,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn the_place_of_a_tag_is_where_it_is_from_whatever_the_source_is_called() {
+    fn the_place_of_a_tag_does_not_depend_on_the_name_of_its_source() {
         let mut facts = tagged(Some(&[("titus:role", "agent")]));
         facts.sources.insert("instance.tags".into(), "EC2 API of somebody's print".into());
         let place = |facts: &Facts| role(None, &merged(""), Some(facts), None).unwrap().evidence.pop().unwrap().place;
@@ -132,15 +145,15 @@ mod tests {
     }
 
     #[test]
-    fn without_an_answer_each_place_is_told() {
-        let told = role(None, &merged(""), Some(&tagged(None)), None).unwrap_err().to_string();
+    fn without_an_answer_each_place_is_reported() {
+        let message = role(None, &merged(""), Some(&tagged(None)), None).unwrap_err().to_string();
         for words in [
             "--role: not given",
             "settings: no role",
-            "titus:role: tags in instance metadata are off",
+            "titus:role: tags in instance metadata are disabled",
             "--instance-metadata-tags enabled",
         ] {
-            assert!(told.contains(words), "{told}");
+            assert!(message.contains(words), "{message}");
         }
         assert!(
             role(None, &merged(""), Some(&tagged(Some(&[]))), None).unwrap_err().to_string().contains("no such tag")

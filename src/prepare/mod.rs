@@ -1,5 +1,6 @@
-//! From a request to a role that can be run: settings, facts, the role, and what Titus derives of them.
+//! Prepares a role for a run: facts, settings, the role, and the values that Titus derives from them.
 
+pub mod check;
 pub mod cloud;
 pub mod detect;
 pub mod gather;
@@ -7,56 +8,57 @@ pub mod layers;
 pub mod request;
 pub mod shared_image;
 
-use std::io::IsTerminal;
 use std::time::Duration;
 
 pub use self::gather::{Gathered, gather};
-pub use self::layers::{Layers, names_of};
-pub use self::request::{FactSource, FirstLine, Phases, Request};
+pub use self::layers::{Layers, used_names};
+pub use self::request::{FactSource, FirstLine, Phases, Request, Selection};
 
 use self::detect::Detected;
 use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::host::Host;
 use crate::host::apt::Permissions;
-use crate::host::docker::auth::Source;
-use crate::role::{Role, known_names};
+use crate::host::docker::auth::CredentialSource;
+use crate::role::{Role, drop_in_directory, known_names};
+use crate::settings::forms::texts;
 use crate::settings::name::lookup;
-use crate::settings::{Merged, Settings};
+use crate::settings::tags::{TAGS, is_allowed};
+use crate::settings::{DIRECTORY, Layer, Merged, Settings, unread_files};
 use crate::step::Step;
 use crate::step::health::Check;
-use crate::template::{Renderer, how_to_set};
+use crate::template::{Renderer, setting_advice};
 use crate::titus::{self, Values, cgroup};
 
-/// How long the look-up of a ZooKeeper server's name may take; each is looked up once, before anything is changed.
+/// The time limit for resolving a ZooKeeper server's name. Each name is resolved once, before anything changes.
 const LOOKUP: Duration = Duration::from_secs(10);
 
 /// Everything that a command knows before it looks at the first step.
 pub struct Prepared {
     /// The role.
     pub role: Role,
-    /// How it was found.
+    /// The evidence for the role.
     pub detected: Detected,
     /// The settings, each with its source.
     pub merged: Merged,
-    /// The same, checked.
+    /// The checked settings.
     pub settings: Settings,
     /// Facts.
     pub facts: Facts,
-    /// What Titus derives of settings and facts.
+    /// The values that Titus derives from settings and facts.
     pub values: Values,
-    /// What is said of tags that are ignored.
+    /// Notices about ignored tags.
     pub ignored_tags: Vec<String>,
-    /// The role's templates over all of this.
+    /// The role's templates with all of these values.
     pub renderer: Renderer,
-    /// The same of further roles, for an image of several.
+    /// The other roles of an image that has several.
     pub others: Vec<Prepared>,
 }
 
-/// From a request to a role that can be rendered; while an image is baked, to several.
+/// Prepares the role of a request, or several roles while an image is baked.
 ///
 /// # Errors
-/// Everything that can be refused before the machine is looked at.
+/// Fails for every reason that is known before the program examines the machine.
 pub fn prepare(request: &Request, host: &mut Host) -> Result<Prepared> {
     let mut prepared = from_gathered(request, gather(request, host)?, host)?;
     let mut names = vec![prepared.role.name.clone()];
@@ -70,63 +72,93 @@ pub fn prepare(request: &Request, host: &mut Host) -> Result<Prepared> {
     Ok(prepared)
 }
 
-/// From facts, role and settings to a role that can be rendered.
+/// Prepares a role from facts, role and settings.
 ///
 /// # Errors
-/// Everything that can be refused before the machine is looked at.
+/// Fails for every reason that is known before the program examines the machine.
 pub fn from_gathered(request: &Request, gathered: Gathered, host: &mut Host) -> Result<Prepared> {
-    let Gathered { facts, role, detected, merged, ignored_tags } = gathered;
-    let settings = merged.settings()?;
+    let Gathered { facts, role, detected, merged, ignored_tags, unknown_tags, has_user_data } = gathered;
+    let mut settings = merged.settings()?;
     role.refuse(&settings, &facts)?;
+    settings.vars = role.own_settings(host, &merged, &settings.vars)?;
     host.deadlines = layers::deadlines(&merged);
     host.proxy = layers::proxy(&settings.proxy);
-    host.apt = Permissions { take_over: settings.apt.take_over, may_remove: settings.apt.may_remove.clone() };
+    host.apt = Permissions { take_over: settings.apt.take_over, may_remove: texts(&settings.apt.may_remove) };
     let from_environment = std::env::var("DOCKER_HOST").ok().filter(|address| !address.is_empty());
-    if let Some(address) = settings.docker.host.clone().or(from_environment) {
+    if let Some(address) = settings.docker.host.clone().map(String::from).or(from_environment) {
         host.docker = address;
     }
     host.registry_credentials = settings.docker.auth.as_ref().map(|path| {
         let region = facts.instance.as_ref().map(|instance| instance.region.clone()).unwrap_or_default();
-        Source { path: path.clone(), environment: layers::helper_environment(&settings.proxy, &region) }
+        CredentialSource { path: path.to_string(), environment: layers::helper_environment(&settings.proxy, &region) }
     });
-    host.bar = request.draws_progress && std::io::stderr().is_terminal();
     let values = match &facts.instance {
-        Some(instance) if role.vpc_driver && request.asks_instance() => {
-            Values::of_agent(&settings, instance).map_err(|error| cloud::with_tags(error, &facts))?
-        }
+        Some(instance) if role.vpc_driver && request.asks_instance() => Values::derive_agent(&settings, instance)
+            .map_err(|error| add_tag_advice(error, &facts, unknown_tags.as_ref()))?,
         Some(instance) if role.zookeeper_server && request.asks_instance() => {
-            let resolve = |name: &str| host.addresses(name, LOOKUP).ok().and_then(Result::ok).unwrap_or_default();
-            Values::of_prereqs(&settings, instance, &resolve)?
+            let is_made_up = request.facts == FactSource::Sample;
+            let look_up = |name: &str| host.addresses(name, LOOKUP).ok().and_then(Result::ok).unwrap_or_default();
+            let resolve = |name: &str| if is_made_up { Vec::new() } else { look_up(name) };
+            Values::derive_prereqs(&settings, instance, &resolve)?
         }
-        _ => Values::of_settings(&settings),
+        _ => Values::derive_common(&settings),
     };
     let values = if role.vpc_driver {
         let booted = facts.instance.as_ref().filter(|_| request.asks_instance());
         let running = booted.map(|instance| instance.kernel_command_line.as_str());
         cgroup::refuse(&settings, &facts.image, running)?;
-        values.with_kernel(&settings, &facts.image, running)
+        values.add_kernel_arguments(&settings, &facts.image, running)
     } else {
         values
     };
     if request.asks_instance() {
-        refuse_without_required(&role, &settings)
-            .map_err(|error| cloud::with_tags(with_ignored(error, &ignored_tags), &facts))?;
+        let by_tag = |key: &str| TAGS.contains(&key) && is_allowed(&merged, key);
+        let may_come = |key: &str| !has_user_data || by_tag(key) || (key == "zookeeper.servers" && by_tag("prereqs"));
+        refuse_missing(&role, &settings, may_come)
+            .map_err(|error| add_tag_advice(add_ignored(error, &ignored_tags), &facts, unknown_tags.as_ref()))?;
     }
     let renderer = role.renderer(host, known_names(&facts, &settings, &values))?;
-    // Those of the binary are checked by its tests.
+    if let Some(why) = unknown_tags {
+        tracing::warn!("{why}");
+    }
+    // Tests check the built-in roles.
     if !role.is_built_in() {
         role.names(&renderer)?;
     }
     Ok(Prepared { role, detected, merged, settings, facts, values, ignored_tags, renderer, others: Vec::new() })
 }
 
-/// An error about a value that a tag may have had.
-fn with_ignored(error: Error, ignored: &[String]) -> Error {
+/// Extends an error about a value that a tag may have set with the reasons why there are no tags.
+fn add_tag_advice(error: Error, facts: &Facts, unknown: Option<&Error>) -> Error {
+    let error = cloud::add_tag_advice(error, facts);
+    let Some(unknown) = unknown else { return error };
+    let cause = error.cause.clone().map_or_else(String::new, |cause| format!("{cause}\n"));
+    error.cause(format!("{cause}{unknown}"))
+}
+
+/// Extends an error about a value that an ignored tag may have set.
+fn add_ignored(error: Error, ignored: &[String]) -> Error {
     if ignored.is_empty() { error } else { error.cause(ignored.join("\n")) }
 }
 
-fn refuse_without_required(role: &Role, settings: &Settings) -> Result<()> {
+/// Refuses names in a role's `required` that are not settings: nobody could ever set them.
+fn refuse_unknown_required(role: &Role, known: &serde_json::Value) -> Result<()> {
+    let Some(name) = role.required().iter().find(|name| lookup(known, name).is_none()) else { return Ok(()) };
+    let (table, key) = name.rsplit_once('.').unwrap_or(("", name));
+    let table = if table.is_empty() { Some(known) } else { lookup(known, table) };
+    let keys = table.and_then(|table| table.as_object()).map(|keys| keys.keys().map(String::as_str));
+    let error = Error::config(format!("role {} requires {name}, which is not a setting", role.name));
+    Err(match keys.and_then(|keys| crate::settings::nearest(key, keys)) {
+        Some(like) => error.fix(format!("did you mean `{like}`?")),
+        None => error
+            .fix("name settings: docs/settings.md lists them; a step that needs a fact fails where it has no value"),
+    })
+}
+
+/// `may_come` says whether the instance's tags or user data may still set a key.
+fn refuse_missing(role: &Role, settings: &Settings, may_come: impl Fn(&str) -> bool) -> Result<()> {
     let known = serde_json::json!(settings);
+    refuse_unknown_required(role, &known)?;
     let has = |name: &str| {
         lookup(&known, name)
             .is_some_and(|value| !value.is_null() && value.as_array().is_none_or(|list| !list.is_empty()))
@@ -135,21 +167,22 @@ fn refuse_without_required(role: &Role, settings: &Settings) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let how = |name: &&str| if *name == "zookeeper.servers" { how_to_set("prereqs") } else { how_to_set(name) };
-    Err(Error::config(format!("role {} needs {}", role.name, missing.join(" and ")))
-        .fix(missing.iter().map(how).collect::<Vec<_>>().join("\n")))
+    let how = |name: &&str| if *name == "zookeeper.servers" { setting_advice("prereqs") } else { setting_advice(name) };
+    let error = Error::config(format!("role {} needs {}", role.name, missing.join(" and ")))
+        .fix(missing.iter().map(how).collect::<Vec<_>>().join("\n"));
+    Err(if missing.iter().all(|key| may_come(key)) { error.awaiting("settings in user data or tags") } else { error })
 }
 
 impl Prepared {
     /// The steps of these phases.
     ///
     /// # Errors
-    /// When a value is missing or wrong, or two roles disagree.
+    /// Fails when a value is missing or wrong, or when two roles disagree.
     pub fn steps(&self, phases: Phases) -> Result<Vec<Step>> {
         let of = |one: &Prepared| -> Result<Vec<Step>> {
             let steps = one.role.steps(&one.renderer, phases.list()).map_err(|e| e.at(&one.role.name))?;
-            let Some(why) = one.put_off() else { return Ok(steps) };
-            Ok(steps.into_iter().map(|step| step.put_off(&why)).collect())
+            let Some(why) = one.defer_reason() else { return Ok(steps) };
+            Ok(steps.into_iter().map(|step| step.defer(&why)).collect())
         };
         if self.others.is_empty() {
             return of(self);
@@ -161,22 +194,22 @@ impl Prepared {
     /// The role's health checks.
     ///
     /// # Errors
-    /// When a value is missing.
+    /// Fails when a value is missing.
     pub fn checks(&self) -> Result<Vec<Check>> {
         self.role.checks(&self.renderer, &self.settings, &self.facts)
     }
 
-    /// This one and the others.
+    /// This role and the others.
     pub fn all(&self) -> impl Iterator<Item = &Prepared> {
         std::iter::once(self).chain(&self.others)
     }
 
-    /// The role's name; of several, all.
+    /// The role's name, or the names of several.
     pub fn names(&self) -> String {
         self.all().map(|one| one.role.name.as_str()).collect::<Vec<_>>().join(", ")
     }
 
-    /// The text of the role file; of several, of all.
+    /// The text of the role file, or the texts of several.
     pub fn text(&self) -> String {
         self.all().map(|one| one.role.text()).collect()
     }
@@ -186,28 +219,34 @@ impl Prepared {
         self.facts.instance.as_ref().map(|instance| instance.id.clone()).unwrap_or_default()
     }
 
-    /// The state of an instance in a warm pool, as `Warmed:Stopped`; none: the instance is to join.
+    /// The lifecycle state of an instance in a warm pool, e.g. `Warmed:Stopped`; `None` if the instance is to join.
     pub fn warm_pool(&self) -> Option<&str> {
         self.facts.instance.as_ref().and_then(|instance| instance.warm_pool())
     }
 
-    /// Why what joins a cluster is put off, if it is.
-    pub fn put_off(&self) -> Option<String> {
+    /// Why the run defers steps that join a cluster, if it does.
+    pub fn defer_reason(&self) -> Option<String> {
         let in_pool = self.warm_pool();
-        let in_pool =
-            in_pool.map(|state| format!("this instance is in a warm pool ({state}): it joins when it leaves it"));
+        let in_pool = in_pool.map(|state| {
+            format!("this instance is in a warm pool ({state}): it joins the cluster when it leaves the pool")
+        });
         let is_agent = self.role.vpc_driver && self.facts.instance.is_some();
-        in_pool.or_else(|| cgroup::put_off(&self.settings, &self.facts.image).filter(|_| is_agent))
+        in_pool.or_else(|| cgroup::defer(&self.settings, &self.facts.image).filter(|_| is_agent))
     }
 
-    /// What an operator should know and no step tells.
+    /// Notices that no step gives.
     pub fn notices(&self, host: &Host) -> Vec<String> {
-        let mut notices: Vec<String> = self.put_off().into_iter().collect();
+        let mut notices: Vec<String> = self.defer_reason().into_iter().collect();
         let from_tags = self.merged.from_tags();
         if !from_tags.is_empty() {
             notices.push(format!("from instance tags: {}", from_tags.join("; ")));
         }
         notices.extend(self.ignored_tags.iter().cloned());
+        // An unreadable file was refused before.
+        notices.extend(Layer::readable_secrets(host).unwrap_or_default());
+        for directory in [DIRECTORY, &drop_in_directory(&self.role.name)] {
+            notices.extend(unread_files(host, directory).unwrap_or_default());
+        }
         notices.extend(titus::notices(
             &self.settings,
             self.facts.instance.as_ref(),
@@ -215,7 +254,7 @@ impl Prepared {
             self.role.zookeeper_server,
         ));
         if !host.is_live() && !host.may_chown() {
-            notices.push("owners are not set: this process is not root".into());
+            notices.push("file owners stay unchanged, because this process is not root".into());
         }
         notices
     }

@@ -1,21 +1,22 @@
-//! The steps of several roles as those of one image.
+//! Merges the steps of several roles into those of one image.
 
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
 use crate::step::{Claim, Step};
 
-/// Who decided a thing, and how.
+/// The role and step that decided a thing, and the decision.
 struct Decided<'a> {
     role: &'a str,
     step: String,
     wish: String,
 }
 
-/// One list of steps: those of the first role, then what each further one adds. Steps that are equal run once.
+/// Merges the roles' steps into one list: those of the first role, then those that each further role adds. Equal steps run
+/// once.
 ///
 /// # Errors
-/// When two roles decide one thing differently; both are named.
+/// Fails when two roles decide one thing differently. The error names both.
 pub fn merge(roles: &[(&str, Vec<Step>)]) -> Result<Vec<Step>> {
     let mut merged: Vec<Step> = Vec::new();
     let mut decided: BTreeMap<String, Decided> = BTreeMap::new();
@@ -53,19 +54,19 @@ fn disagreement(thing: &str, one: &Decided, other: &Decided) -> Error {
     let line = |who: &Decided| format!("role {}, step {}: {}", who.role, who.step, who.wish);
     Error::config(format!("the roles {} and {} cannot share an image: they disagree on {thing}", one.role, other.role))
         .cause(format!("{}\n{}", line(one), line(other)))
-        .fix("bake an image for each, or make it one setting for both; what roles of your own do differently must have phase = \"boot\"")
+        .fix("bake an image for each role, or use one setting for both; steps of your own roles that differ must have phase = \"boot\"")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::step::{Phase, Raw};
+    use crate::step::{Phase, RawStep};
     use crate::template::Renderer;
 
     fn steps(toml: &[&str]) -> Vec<Step> {
         let resolve = |(n, text): (usize, &&str)| {
             let id = if text.contains("id =") { String::new() } else { format!("id = 'step-{n}'\n") };
-            let raw: Raw = toml::from_str(&format!("{id}phase = 'bake'\n{text}")).unwrap();
+            let raw: RawStep = toml::from_str(&format!("{id}phase = 'bake'\n{text}")).unwrap();
             raw.resolve(&Renderer::new(serde_json::json!({})), &BTreeMap::new()).unwrap()
         };
         toml.iter().enumerate().map(resolve).collect()
@@ -114,10 +115,13 @@ mod tests {
         ] {
             let error = merged(&[one], &[other]).unwrap_err();
             assert_eq!(error.kind.exit_code(), 78);
-            let told = error.to_string();
-            assert!(told.contains("roles one and other") && told.contains(&format!("disagree on {thing}\n")), "{told}");
-            assert!(!told.contains("secret"), "{told}");
-            // A role may say it twice, as alternatives.
+            let message = error.to_string();
+            assert!(
+                message.contains("roles one and other") && message.contains(&format!("disagree on {thing}\n")),
+                "{message}"
+            );
+            assert!(!message.contains("secret"), "{message}");
+            // A role may have two alternative steps for one thing.
             merge(&[("one", steps(&[one, other]))]).unwrap();
         }
     }
@@ -132,9 +136,9 @@ mod tests {
         let none = "apt_source = { distribution = 'd', codename = 'c', sources = [] }";
         let (docker, titus) = (source("docker", "https://a"), source("titus", "https://b"));
         let all = merge(&[("one", steps(&[&docker])), ("two", steps(&[none])), ("three", steps(&[&titus, &docker]))]);
-        let told = format!("{:?}", all.unwrap());
-        assert_eq!(told.matches("Step {").count(), 1, "{told}");
-        assert_eq!(told.matches("AptSource {").count(), 2, "{told}");
+        let message = format!("{:?}", all.unwrap());
+        assert_eq!(message.matches("Step {").count(), 1, "{message}");
+        assert_eq!(message.matches("AptSource {").count(), 2, "{message}");
         let other = source("docker", "https://other");
         assert!(merged(&[&docker], &[&other]).unwrap_err().what.ends_with("the apt source docker"));
     }

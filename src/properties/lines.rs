@@ -1,31 +1,31 @@
 //! Lines of a properties file, with the key and the value that Java reads in each.
 //!
-//! The rules are those of the documentation of `java.util.Properties.load`, and where it is silent
-//! of the `LineReader` of OpenJDK 11 and later. OpenJDK 8 differs after lines of nothing but
+//! The rules are those of the documentation of `java.util.Properties.load`, and where it is silent,
+//! those of the `LineReader` of OpenJDK 11 and later. OpenJDK 8 differs after lines of only
 //! backslashes, which nobody writes.
 
-use super::Text;
+use super::JavaText;
 
 const BLANKS: &[u8] = b" \t\x0c";
 
-/// A line as Java counts them: with the lines that continue it.
+/// A line as Java counts them, including the lines that continue it.
 pub(super) struct Line<'a> {
-    /// All of it, with its line end.
+    /// The whole line with its line end.
     pub(super) bytes: &'a [u8],
-    /// LF, CR, CR LF, or nothing at the end of the file.
+    /// LF, CR or CR LF; empty at the end of the file.
     pub(super) end: &'a [u8],
-    /// How many lines of the file it takes.
+    /// How many lines of the file it spans.
     pub(super) height: usize,
-    /// Key and value; a comment and a blank line have none.
+    /// Key and value; `None` for a comment or a blank line.
     pub(super) pair: Option<Pair>,
-    /// Whether the file ends where the line would go on: what is appended would be part of it.
+    /// Whether the file ends where the line would continue, so that appended text would become part of it.
     pub(super) open: bool,
 }
 
-/// A key and its value; nothing where a `\u` is not followed by four hexadecimal digits.
+/// A key and its value; `None` where four hexadecimal digits do not follow a `\u`.
 pub(super) struct Pair {
-    pub(super) key: Option<Text>,
-    pub(super) value: Option<Text>,
+    pub(super) key: Option<JavaText>,
+    pub(super) value: Option<JavaText>,
 }
 
 pub(super) fn lines(contents: &[u8]) -> Vec<Line<'_>> {
@@ -40,7 +40,7 @@ pub(super) fn lines(contents: &[u8]) -> Vec<Line<'_>> {
 }
 
 fn first_line(contents: &[u8]) -> Line<'_> {
-    // Without line ends, the backslashes before them, and the blanks after them.
+    // Drop line ends, the backslashes before them, and the blanks after them.
     let mut text = Vec::new();
     let mut rest = contents;
     let mut height = 0;
@@ -48,7 +48,7 @@ fn first_line(contents: &[u8]) -> Line<'_> {
         height += 1;
         let (natural, end) = natural_line(rest);
         rest = rest.get(natural.len() + end.len()..).unwrap_or_default();
-        let natural = after_blanks(natural);
+        let natural = skip_blanks(natural);
         if text.is_empty() && natural.first().is_some_and(|byte| b"#!".contains(byte)) {
             break (end, true, false);
         }
@@ -63,12 +63,12 @@ fn first_line(contents: &[u8]) -> Line<'_> {
         }
     };
     let bytes = contents.get(..contents.len() - rest.len()).unwrap_or_default();
-    // A backslash alone at the end of the file is an empty key, unless CR LF follows it.
+    // A backslash alone at the end of the file is an empty key, unless CR LF follows.
     let is_pair = !comment && (!text.is_empty() || open && end != b"\r\n");
     Line { bytes, end, height, pair: is_pair.then(|| pair(&text)), open }
 }
 
-/// The first line in the ordinary sense, and its end.
+/// The first physical line, and its line end.
 fn natural_line(contents: &[u8]) -> (&[u8], &[u8]) {
     let length = contents.iter().position(|byte| b"\r\n".contains(byte)).unwrap_or(contents.len());
     let (text, rest) = contents.split_at(length);
@@ -76,12 +76,12 @@ fn natural_line(contents: &[u8]) -> (&[u8], &[u8]) {
     (text, rest.get(..end).unwrap_or_default())
 }
 
-fn after_blanks(text: &[u8]) -> &[u8] {
+fn skip_blanks(text: &[u8]) -> &[u8] {
     let blanks = text.iter().take_while(|byte| BLANKS.contains(byte)).count();
     text.get(blanks..).unwrap_or_default()
 }
 
-/// Key and value of a line: between them stands one `=` or `:`, or only blanks.
+/// The key and value of a line, separated by one `=` or `:`, or only by blanks.
 fn pair(text: &[u8]) -> Pair {
     let mut escaped = false;
     let separator = text.iter().position(|byte| {
@@ -90,18 +90,18 @@ fn pair(text: &[u8]) -> Pair {
         separates
     });
     let (key, rest) = text.split_at(separator.unwrap_or(text.len()));
-    let value = match after_blanks(rest) {
-        [b'=' | b':', value @ ..] => after_blanks(value),
+    let value = match skip_blanks(rest) {
+        [b'=' | b':', value @ ..] => skip_blanks(value),
         value => value,
     };
-    Pair { key: unescaped(key), value: unescaped(value) }
+    Pair { key: unescape(key), value: unescape(value) }
 }
 
-fn unescaped(text: &[u8]) -> Option<Text> {
-    let mut made = Text::new();
+fn unescape(text: &[u8]) -> Option<JavaText> {
+    let mut made = JavaText::new();
     let mut bytes = text.iter().copied();
     while let Some(byte) = bytes.next() {
-        // ISO-8859-1: each byte is the character of that number.
+        // ISO-8859-1: each byte is the character with that number.
         made.push(match (byte, if byte == b'\\' { bytes.next() } else { None }) {
             (_, Some(b't')) => 0x09,
             (_, Some(b'n')) => 0x0a,
@@ -155,7 +155,7 @@ mod tests {
             ("\\\r\n", vec![]),
             ("\\\n \n", vec![]),
         ] {
-            let utf16 = |text: &str| text.encode_utf16().collect::<Text>();
+            let utf16 = |text: &str| text.encode_utf16().collect::<JavaText>();
             let wanted = wanted.into_iter().map(|(key, value)| (utf16(key), utf16(value))).collect();
             assert_eq!(read(contents.as_bytes()).unwrap(), wanted, "{contents:?}");
         }

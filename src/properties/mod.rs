@@ -9,15 +9,15 @@ use std::fmt::Write;
 use self::lines::{Line, Pair, lines};
 use crate::error::{Error, Result};
 
-/// A key or a value as Java has it: UTF-16, with lone surrogates if the file has them.
-pub type Text = Vec<u16>;
+/// A key or value in Java's encoding: UTF-16, with lone surrogates if the file has them.
+pub type JavaText = Vec<u16>;
 
-/// What an edit makes of a file.
+/// The result of an edit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Edit {
-    /// The whole file.
+    /// The whole new file.
     pub contents: Vec<u8>,
-    /// How many of the keys Java read with another value, or not at all.
+    /// How many keys Java read with another value, or not at all.
     pub set: usize,
     /// How many later lines of the same keys are removed.
     pub duplicates: usize,
@@ -25,21 +25,21 @@ pub struct Edit {
     pub differences: Vec<Difference>,
 }
 
-/// A line that an edit removes or adds, as we write lines: ASCII without control characters.
+/// A line that an edit removes or adds, in this program's spelling: ASCII without control characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// Whether it is added.
+    /// Whether the edit adds the line.
     pub added: bool,
-    /// What stands before the `=`.
+    /// The text before the `=`.
     pub key: String,
-    /// What stands after it.
+    /// The text after it.
     pub value: String,
 }
 
-/// Refuses a key or value that must not be written.
+/// Refuses a key or value that a file cannot hold safely.
 ///
 /// # Errors
-/// When the key is empty, or either has a line end or a NUL. The value is not shown.
+/// Fails when the key is empty, or when either has a line end or a NUL. The error does not show the value.
 pub fn check(key: &str, value: &str) -> Result<()> {
     if key.is_empty() {
         return Err(Error::config("a property has no name"));
@@ -48,40 +48,40 @@ pub fn check(key: &str, value: &str) -> Result<()> {
         let found = [('\n', "a newline"), ('\r', "a carriage return"), ('\0', "a NUL character")];
         if let Some((_, found)) = found.iter().find(|(c, _)| text.contains(*c)) {
             return Err(Error::config(format!("property {key:?}: its {what} has {found}"))
-                .fix("give it in one line; no line end at its end either"));
+                .fix("write it in one line, without a line end"));
         }
     }
     Ok(())
 }
 
-/// Every key with the value that Java gets: the last one.
+/// Every key with the value that Java reads: the last one.
 ///
 /// # Errors
-/// When Java would refuse the file: a `\u` without four hexadecimal digits.
-pub fn read(contents: &[u8]) -> Result<BTreeMap<Text, Text>> {
+/// Fails when Java would refuse the file because four hexadecimal digits do not follow a `\u`.
+pub fn read(contents: &[u8]) -> Result<BTreeMap<JavaText, JavaText>> {
     let mut read = BTreeMap::new();
     let lines = lines(contents);
     for (n, line) in lines.iter().enumerate() {
         match &line.pair {
             Some(Pair { key: Some(key), value: Some(value) }) => drop(read.insert(key.clone(), value.clone())),
-            Some(_) => return Err(malformed(&lines[..n])),
+            Some(_) => return Err(malformed_error(&lines[..n])),
             None => {}
         }
     }
     Ok(read)
 }
 
-/// Sets these keys, of which no two are the same. The first line of a key is where it stays, and
-/// stays as it is if it reads so; later ones are removed; a new key comes at the end.
+/// Sets these keys, which must all differ. A key stays in its first line, which
+/// does not change if it has the right value; later lines of the key are removed; a new key goes to the end.
 ///
 /// # Errors
-/// As [`read`], of what would be left.
+/// Fails for the reasons of [`read`], if the result would still have them.
 pub fn edit(contents: &[u8], wanted: &[(String, String)]) -> Result<Edit> {
     let mut ours: Vec<Ours> = wanted.iter().map(|(key, value)| Ours::new(key, value)).collect();
-    let places: BTreeMap<Text, usize> = ours.iter().enumerate().map(|(n, ours)| (ours.key.clone(), n)).collect();
+    let places: BTreeMap<JavaText, usize> = ours.iter().enumerate().map(|(n, ours)| (ours.key.clone(), n)).collect();
     let lines = lines(contents);
     let mut edit = Edit { contents: Vec::new(), set: 0, duplicates: 0, differences: Vec::new() };
-    // New lines come at the end, but before a line that would swallow them.
+    // New lines go to the end, but before a line that would swallow them.
     let mut open_at = None;
     for (n, line) in lines.iter().enumerate() {
         let key = line.pair.as_ref().and_then(|pair| pair.key.as_ref());
@@ -90,7 +90,7 @@ pub fn edit(contents: &[u8], wanted: &[(String, String)]) -> Result<Edit> {
         let keep = match &ours {
             Some(ours) => !ours.seen && is == Some(&ours.value),
             None if line.pair.is_some() && (key.is_none() || is.is_none()) => {
-                return Err(malformed(&lines[..n]));
+                return Err(malformed_error(&lines[..n]));
             }
             None => true,
         };
@@ -101,7 +101,7 @@ pub fn edit(contents: &[u8], wanted: &[(String, String)]) -> Result<Edit> {
         let Some(ours) = ours else { continue };
         ours.right = is == Some(&ours.value);
         if !keep {
-            edit.differences.push(Difference::removed(&ours.key, is));
+            edit.differences.push(Difference::removal(&ours.key, is));
             if ours.seen {
                 edit.duplicates += 1;
             } else {
@@ -123,13 +123,13 @@ pub fn edit(contents: &[u8], wanted: &[(String, String)]) -> Result<Edit> {
     Ok(edit)
 }
 
-/// A key that is to be set.
+/// A key to set.
 struct Ours {
-    key: Text,
-    value: Text,
-    /// Whether there is a line of it.
+    key: JavaText,
+    value: JavaText,
+    /// Whether the file has a line of it.
     seen: bool,
-    /// Whether the last one, which Java takes, reads as it should.
+    /// Whether its last line, which Java uses, has the right value.
     right: bool,
 }
 
@@ -142,7 +142,7 @@ impl Ours {
 
 impl Edit {
     fn add(&mut self, ours: &Ours, end: &[u8]) {
-        let made = Difference { added: true, key: written_key(&ours.key), value: written_value(&ours.value) };
+        let made = Difference { added: true, key: format_key(&ours.key), value: format_value(&ours.value) };
         self.contents.extend(format!("{}={}", made.key, made.value).bytes());
         self.contents.extend(end);
         self.differences.push(made);
@@ -150,25 +150,25 @@ impl Edit {
 }
 
 impl Difference {
-    fn removed(key: &Text, value: Option<&Text>) -> Difference {
-        let value = value.map_or_else(|| "(cannot be read)".into(), |value| written_value(value));
-        Difference { added: false, key: written_key(key), value }
+    fn removal(key: &JavaText, value: Option<&JavaText>) -> Difference {
+        let value = value.map_or_else(|| "(unreadable)".into(), |value| format_value(value));
+        Difference { added: false, key: format_key(key), value }
     }
 }
 
-fn malformed(before: &[Line<'_>]) -> Error {
+fn malformed_error(before: &[Line<'_>]) -> Error {
     let number = 1 + before.iter().map(|line| line.height).sum::<usize>();
     Error::unavailable(format!("line {number}: a \\u without four hexadecimal digits after it"))
         .cause("java.util.Properties refuses such a file as a whole")
-        .fix("mend that line; a backslash itself is written \\\\")
+        .fix("fix that line; write a backslash itself as \\\\")
 }
 
-/// A key as it is written in a line.
-pub fn written(key: &str) -> String {
-    written_key(&key.encode_utf16().collect::<Text>())
+/// A key in the spelling of a file.
+pub fn escape_key(key: &str) -> String {
+    format_key(&key.encode_utf16().collect::<JavaText>())
 }
 
-fn written_key(key: &[u16]) -> String {
+fn format_key(key: &[u16]) -> String {
     let mut made = String::new();
     for (n, unit) in key.iter().enumerate() {
         write_unit(&mut made, *unit, if n == 0 { " =:#!" } else { " =:" });
@@ -176,7 +176,7 @@ fn written_key(key: &[u16]) -> String {
     made
 }
 
-fn written_value(value: &[u16]) -> String {
+fn format_value(value: &[u16]) -> String {
     let mut made = String::new();
     for (n, unit) in value.iter().enumerate() {
         write_unit(&mut made, *unit, if n == 0 { " " } else { "" });
@@ -184,7 +184,7 @@ fn written_value(value: &[u16]) -> String {
     made
 }
 
-/// Writes a character of a key or value; one of `escape`, too, gets a backslash.
+/// Writes one character of a key or value. Those in `escape` also get a backslash.
 fn write_unit(to: &mut String, unit: u16, escape: &str) {
     match char::from_u32(unit.into()) {
         Some('\t') => to.push_str("\\t"),
@@ -197,7 +197,7 @@ fn write_unit(to: &mut String, unit: u16, escape: &str) {
             }
             to.push(c);
         }
-        // A String takes all that is written to it.
+        // Writing to a String cannot fail.
         _ => drop(write!(to, "\\u{unit:04X}")),
     }
 }
@@ -228,23 +228,23 @@ mod tests {
             ("# x\\", "# x\\\na=1\nb=2\n"),
             ("c : 3\r\n", "c : 3\r\na=1\r\nb=2\r\n"),
             ("c 3\rb=0\r", "c 3\rb=2\ra=1\r"),
-            // The first one's place; an equal one as it is written.
+            // The key stays in its first line; an equal value keeps its spelling.
             ("b : 2\na=0\n c", "b : 2\na=1\n c"),
             ("b=2\na=\\\n  0\nc\n", "b=2\na=1\nc\n"),
             ("b=2\na=\\\n  1\nc\n", "b=2\na=\\\n  1\nc\n"),
             ("a=1\nb=2", "a=1\nb=2"),
             ("b=\\u0032\n\\u0061=1\n", "b=\\u0032\n\\u0061=1\n"),
-            // Java takes the last one.
+            // Java uses the last one.
             ("a=0\nb=2\na=1\n", "a=1\nb=2\n"),
             ("a=1\nb=2\n#\na=0\nc=1\nb=2\nc=2", "a=1\nb=2\n#\nc=1\nc=2"),
-            // What would swallow the next line.
+            // The last line would swallow the next one.
             ("c=3\\", "a=1\nb=2\nc=3\\"),
             ("#\nc=3\\\n", "#\na=1\nb=2\nc=3\\\n"),
             ("b=2\na=0\\", "b=2\na=1"),
             ("b=2\na=0\\\n", "b=2\na=1\n"),
             ("a=1\\\n", "b=2\na=1\\\n"),
             ("\\", "a=1\nb=2\n\\"),
-            // Java is told nothing that it could not read.
+            // Never write a file that Java could not read.
             ("a=\\u12\nb=2", "a=1\nb=2"),
         ] {
             assert_eq!(edited(before, &[("a", "1"), ("b", "2")]), after, "{before:?}");
@@ -275,8 +275,8 @@ mod tests {
             .iter()
             .map(|d| format!("{}{}={}", if d.added { '+' } else { '-' }, d.key, d.value))
             .collect();
-        assert_eq!(shown, ["-a=1", "-b=(cannot be read)", "+b=2", "-c=xy", "+c=3"]);
-        // The first is right, but Java took the last.
+        assert_eq!(shown, ["-a=1", "-b=(unreadable)", "+b=2", "-c=xy", "+c=3"]);
+        // The first line is right, but Java reads the last.
         assert_eq!(edit(b"a=1\na=0", &pairs(&[("a", "1")])).unwrap().set, 1);
         assert_eq!(edit(b"a=0\na=1", &pairs(&[("a", "1")])).unwrap().set, 0);
     }
@@ -288,22 +288,22 @@ mod tests {
             ("\n\r\n\r\r\\u=1", "line 5:"),
             ("a=1\n#\n#\n\\\n\\u123", "line 4:"),
         ] {
-            let told = edit(contents.as_bytes(), &pairs(&[("a", "1")])).unwrap_err();
-            assert!(told.what.starts_with(line), "{contents:?}: {told}");
+            let message = edit(contents.as_bytes(), &pairs(&[("a", "1")])).unwrap_err();
+            assert!(message.what.starts_with(line), "{contents:?}: {message}");
             read(contents.as_bytes()).unwrap_err();
         }
     }
 
     #[test]
-    fn what_must_not_be_written_is_refused() {
+    fn values_that_must_not_be_written_are_refused() {
         for (key, value) in [("", "x"), ("a\nb", "x"), ("a\0", ""), ("a", "hunter2\n"), ("a", "b\rc"), ("a", "\0")] {
-            let told = check(key, value).unwrap_err();
-            assert!(!told.to_string().contains("hunter2"), "{told}");
+            let message = check(key, value).unwrap_err();
+            assert!(!message.to_string().contains("hunter2"), "{message}");
         }
         check("a b", " \t=:#!\\\u{e9}").unwrap();
     }
 
-    /// Mostly what means something to the reader.
+    /// Mostly characters that the reader interprets.
     fn hostile() -> impl Strategy<Value = Vec<u8>> {
         let byte = prop_oneof![
             8 => proptest::sample::select(b"\\\\\\\n\n\r\r=:#! \t\x0cabu0041".to_vec()),
@@ -325,8 +325,8 @@ mod tests {
             let Ok(made) = edit(&contents, &wanted) else { prop_assert!(before.is_err()); return Ok(()) };
             let mut after = read(&made.contents).unwrap();
             for (key, value) in &wanted {
-                let value: Text = value.encode_utf16().collect();
-                prop_assert_eq!(after.remove(&key.encode_utf16().collect::<Text>()), Some(value));
+                let value: JavaText = value.encode_utf16().collect();
+                prop_assert_eq!(after.remove(&key.encode_utf16().collect::<JavaText>()), Some(value));
             }
             if let Ok(mut before) = before {
                 before.retain(|key, _| wanted.iter().all(|(ours, _)| ours.encode_utf16().ne(key.iter().copied())));

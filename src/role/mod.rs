@@ -1,28 +1,35 @@
-//! Roles: a TOML file each, read and checked as a whole, then rendered to steps.
+//! Roles: one TOML file each, read and checked as a whole, then rendered to steps.
+
+mod drop_in;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
+use toml::Spanned;
 
 use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::host::Host;
-use crate::settings::{Layer, Settings, did_you_mean, parse_toml};
-use crate::step::health::{Check, Raw as RawCheck};
+use crate::settings::values::VariableName;
+use crate::settings::{Layer, Merged, Settings, did_you_mean, has_date, is_drop_in, nearest};
+use crate::step::health::{Check, RawCheck};
 use crate::step::package::ANY_VERSION;
-use crate::step::{Claim, Phase, Raw as RawStep, Step};
-use crate::template::{Renderer, Source, is_template};
+use crate::step::{Claim, Phase, RawStep, Step};
+use crate::template::{Renderer, TemplateSource, is_template};
 use crate::titus::{self, Values};
 
-/// Where an operator's own roles lie; a file of a built-in role's name replaces it.
+pub use self::drop_in::SourceLine;
+use self::drop_in::{PlacedStep, Variables};
+
+/// The directory of the operator's roles. A file with the name of a built-in role replaces that role.
 pub const DIRECTORY: &str = "/etc/titus-bootstrap/roles";
 
-/// Where a role of the binary says that it lies.
+/// The path that messages show for a built-in role.
 const BUILT_IN_SOURCE: &str = "built-in";
 
-/// The roles that the binary carries.
+/// The roles that are built into the binary.
 const BUILT_IN: [(&str, &str); 4] = [
     ("prereqs", include_str!("../../roles/prereqs.toml")),
     ("master", include_str!("../../roles/master.toml")),
@@ -30,7 +37,7 @@ const BUILT_IN: [(&str, &str); 4] = [
     ("agent", include_str!("../../roles/agent.toml")),
 ];
 
-/// The templates that the binary carries. Units stand in systemd/, everything else in roles/files/.
+/// The templates that are built into the binary. Units are in systemd/, all others in roles/files/.
 const TEMPLATES: [(&str, &str); 24] = [
     ("docker.conf", include_str!("../../roles/files/docker.conf")),
     ("docker-proxy.conf", include_str!("../../roles/files/docker-proxy.conf")),
@@ -58,31 +65,34 @@ const TEMPLATES: [(&str, &str); 24] = [
     ("titus-bootstrap-reboot.service", include_str!("../../systemd/titus-bootstrap-reboot.service")),
 ];
 
-/// A template file that the binary carries.
+/// A built-in template file.
 pub fn built_in_template(name: &str) -> Option<&'static str> {
     TEMPLATES.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct RoleFile {
     description: String,
-    /// As uname(2) names them; empty: any.
+    /// Machine names of uname(2); empty: any.
     #[serde(default)]
     architectures: Vec<String>,
-    /// Whether the instance's family must be one that Titus's VPC driver knows.
+    /// Whether Titus's VPC driver must support the instance's family.
     #[serde(default)]
     vpc_driver: bool,
-    /// Whether the node must be one of `zookeeper.servers`.
+    /// Whether the node must be listed in `zookeeper.servers`.
     #[serde(default)]
     zookeeper_server: bool,
-    /// Settings without which the role makes no sense.
+    /// Settings that the role cannot do without.
     #[serde(default)]
     required: Vec<String>,
     #[serde(default)]
     defaults: toml::Table,
+    /// The role's own settings, with their defaults.
     #[serde(default)]
-    step: Vec<RawStep>,
+    vars: Variables,
+    #[serde(default)]
+    step: Vec<Spanned<RawStep>>,
     #[serde(default)]
     verify: Vec<RawCheck>,
 }
@@ -92,158 +102,283 @@ struct File {
 pub struct Role {
     /// `agent`.
     pub name: String,
-    /// One line for people.
+    /// A one-line description.
     pub description: String,
-    /// Where it was read.
+    /// The path it was read from.
     pub source: String,
-    /// Whether the instance's family must be one that Titus's VPC driver knows.
+    /// Whether Titus's VPC driver must support the instance's family.
     pub vpc_driver: bool,
-    /// Whether the node must be one of `zookeeper.servers`.
+    /// Whether the node must be listed in `zookeeper.servers`.
     pub zookeeper_server: bool,
+    /// The files of its drop-ins, in order.
+    pub drop_ins: Vec<String>,
     text: String,
-    file: File,
+    file: RoleFile,
+    steps: Vec<PlacedStep>,
 }
 
-/// The names of all roles, and where each lies.
+/// The names of all roles, with the path of each.
 ///
 /// # Errors
-/// When the directory of the operator's roles cannot be listed.
+/// Fails when the directory of the operator's roles cannot be listed.
 pub fn names(host: &Host) -> Result<BTreeMap<String, String>> {
     let mut names: BTreeMap<String, String> =
         BUILT_IN.iter().map(|(name, _)| ((*name).to_owned(), BUILT_IN_SOURCE.to_owned())).collect();
-    for file in host.list(DIRECTORY)? {
-        if let Some(name) = file.strip_suffix(".toml") {
-            names.insert(name.to_owned(), format!("{DIRECTORY}/{file}"));
+    let files = host.list(DIRECTORY)?;
+    for name in files.iter().filter_map(|file| file.strip_suffix(".toml")) {
+        names.insert(name.to_owned(), format!("{DIRECTORY}/{name}.toml"));
+    }
+    for role in files.iter().filter_map(|file| file.strip_suffix(".d")) {
+        if !names.contains_key(role) && !drop_in_files(host, role)?.is_empty() {
+            return Err(Error::config(format!("{DIRECTORY}/{role}.d: unknown role {role:?}"))
+                .cause("its drop-ins would change nothing")
+                .fix(did_you_mean(role, names.keys().map(String::as_str))));
         }
     }
     Ok(names)
+}
+
+/// Whether any role on this machine has a setting of this name.
+fn has_variable(host: &Host, name: &VariableName) -> bool {
+    let names = names(host).unwrap_or_default();
+    names.keys().any(|role| Role::load(host, role).is_ok_and(|role| role.file.vars.contains_key(name)))
+}
+
+/// The directory of a role's drop-ins.
+pub fn drop_in_directory(role: &str) -> String {
+    format!("{DIRECTORY}/{role}.d")
+}
+
+/// The file names of a role's drop-ins.
+fn drop_in_files(host: &Host, role: &str) -> Result<Vec<String>> {
+    let files = host.list(&drop_in_directory(role)).map_err(Error::as_config)?.into_iter();
+    Ok(files.filter(|file| is_drop_in(file)).collect())
+}
+
+/// A path, and the text there.
+type FileText = (String, String);
+
+/// Role files from outside /etc/titus-bootstrap. They add to the installed ones, or replace those of the same name.
+#[derive(Debug, Default)]
+pub struct ExtraFiles {
+    roles: BTreeMap<String, FileText>,
+    /// By role, then by name.
+    drop_ins: BTreeMap<String, BTreeMap<String, FileText>>,
+}
+
+impl ExtraFiles {
+    /// Adds a file: a role with the file's name or, from a directory `ROLE.d`, a drop-in of that role. Returns the role.
+    pub fn add(&mut self, host: &Host, path: &Path, text: String) -> String {
+        let absolute = std::path::absolute(path).unwrap_or_default();
+        let directory = absolute.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+        let is_whole = toml::from_str::<toml::Table>(&text).is_ok_and(|table| table.contains_key("description"));
+        let of = directory.and_then(|name| name.strip_suffix(".d"));
+        let of = of.filter(|role| !is_whole || names(host).is_ok_and(|names| names.contains_key(*role)));
+        let text = (path.display().to_string(), text);
+        match of {
+            None => {
+                self.roles.insert(stem(path), text);
+                stem(path)
+            }
+            Some(role) => {
+                let file = absolute.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+                self.drop_ins.entry(role.to_owned()).or_default().insert(file, text);
+                role.to_owned()
+            }
+        }
+    }
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Reads a role file, after checking that root can trust it.
+fn read(host: &Host, path: &str) -> Result<String> {
+    host.refuse_untrusted(Path::new(path))?;
+    String::from_utf8(host.read(path).map_err(Error::as_config)?.unwrap_or_default())
+        .map_err(|e| Error::config(format!("{path}: is not UTF-8")).cause(e))
 }
 
 impl Role {
     /// Reads the role of this name, compared without case.
     ///
     /// # Errors
-    /// When there is none, or its file is wrong.
+    /// Fails when there is no such role, or when one of its files is wrong.
     pub fn load(host: &Host, name: &str) -> Result<Role> {
-        let names = names(host)?;
+        Role::load_extra(host, name, &ExtraFiles::default())
+    }
+
+    /// Reads a role with additional files that are not installed.
+    ///
+    /// # Errors
+    /// Fails for the reasons of [`Role::load`].
+    pub fn load_extra(host: &Host, name: &str, files: &ExtraFiles) -> Result<Role> {
+        let mut names = names(host)?;
+        names.extend(files.roles.iter().map(|(name, (path, _))| (name.clone(), path.clone())));
         let Some((name, source)) = names.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) else {
-            return Err(Error::config(format!("there is no role {name:?}"))
+            return Err(Error::config(format!("unknown role {name:?}"))
                 .cause(format!("roles are: {}", names.keys().cloned().collect::<Vec<_>>().join(", ")))
                 .fix(did_you_mean(name, names.keys().map(String::as_str))));
         };
         let text = match BUILT_IN.iter().find(|(known, _)| known == name && source == BUILT_IN_SOURCE) {
             Some((_, text)) => (*text).to_owned(),
-            None => {
-                host.refuse_untrusted(Path::new(source))?;
-                String::from_utf8(host.read(source).map_err(Error::as_config)?.unwrap_or_default())
-                    .map_err(|e| Error::config(format!("{source}: is not UTF-8")).cause(e))?
-            }
+            None => match files.roles.get(name) {
+                Some((_, text)) => text.clone(),
+                None => read(host, source)?,
+            },
         };
-        Role::parse(name, source, text)
+        let mut drop_ins = BTreeMap::new();
+        for file in drop_in_files(host, name)? {
+            let path = format!("{DIRECTORY}/{name}.d/{file}");
+            drop_ins.insert(file, (path.clone(), read(host, &path)?));
+        }
+        drop_ins.extend(files.drop_ins.get(name).cloned().unwrap_or_default());
+        Role::assemble(name, source, text, drop_ins.into_values().collect())
     }
 
-    /// Reads a role file from anywhere, to check it.
+    /// Parses the role in a file.
     ///
     /// # Errors
-    /// When it is wrong.
-    pub fn from_file(path: &std::path::Path) -> Result<Role> {
-        let shown = path.display().to_string();
-        let cannot = |e: &dyn std::fmt::Display| Error::config(format!("{shown}: cannot be read")).cause(e);
-        let bytes = crate::host::fs::read_named(path)?;
-        let text = String::from_utf8(bytes).map_err(|e| cannot(&e))?;
-        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        Role::parse(&name, &shown, text)
+    /// Fails when the role is wrong.
+    pub fn parse_file(path: &Path, text: String) -> Result<Role> {
+        Role::parse(&stem(path), &path.display().to_string(), text)
     }
 
     pub(crate) fn parse(name: &str, source: &str, text: String) -> Result<Role> {
+        Role::assemble(name, source, text, Vec::new())
+    }
+
+    /// Builds a role from these texts. `drop_ins` has the path and text of each.
+    pub(crate) fn assemble(
+        name: &str,
+        source: &str,
+        mut text: String,
+        drop_ins: Vec<(String, String)>,
+    ) -> Result<Role> {
         let shown = if source == BUILT_IN_SOURCE { format!("role {name}") } else { source.to_owned() };
-        let file: File = parse_toml(&shown, &text)?;
-        let mut seen: BTreeMap<&str, bool> = BTreeMap::new();
-        for step in &file.step {
-            let at = |error: Error| error.at(&shown);
-            step.check().map_err(at)?;
-            if step.phase.is_none() {
-                return Err(at(Error::config(format!("step {}: has no phase", step.id))
-                    .fix("phase = \"bake\", \"boot\" or \"keep\"")));
-            }
-            for id in step.restart_on() {
-                let fitting = seen.iter().filter(|(_, can_restart)| **can_restart).map(|(id, _)| *id);
-                let (what, fix) = match seen.get(id.as_str()) {
-                    Some(true) => continue,
-                    Some(false) => {
-                        let fitting = fitting.collect::<Vec<_>>().join(", ");
-                        let fix = format!("remove it; of the steps before it, restart_on takes these: {fitting}");
-                        ("which writes no file that a service reads", fix)
-                    }
-                    None => ("which is not a step before it", did_you_mean(id, fitting)),
-                };
-                return Err(at(Error::config(format!("step {}: restart_on names {id:?}, {what}", step.id)).fix(fix)));
-            }
-            if seen.insert(step.id.as_str(), step.can_restart() && step.each.is_none()).is_some() {
-                return Err(at(Error::config(format!("two steps have the id {:?}", step.id))));
-            }
+        let mut file: RoleFile = drop_in::read(&shown, &text)?;
+        let mut steps = drop_in::place_steps(&shown, &text, std::mem::take(&mut file.step))?;
+        if let Some(step) = steps.iter().find(|step| step.raw.before.is_some() || step.raw.after.is_some()) {
+            return Err(step
+                .at(Error::config("a step of a role file cannot choose its position"))
+                .fix(format!("remove before and after; they are for drop-ins, which are in {DIRECTORY}/{name}.d/")));
         }
+        refuse_wrong_defaults(name, &shown, &text, &file.defaults)?;
+        for (path, drop_in) in &drop_ins {
+            drop_in::apply(path, drop_in, &mut steps, &mut file.vars)?;
+            text.push_str(&format!("\n# {path}\n\n{drop_in}"));
+        }
+        refuse_wrong_order(&steps)?;
+        let without_names = Renderer::new(json!({}));
+        steps.iter().try_for_each(|step| refuse_wrong_literals(step, &without_names))?;
+        file.verify.iter().try_for_each(|check| check.check().map_err(|error| error.at(&shown)))?;
         Ok(Role {
             name: name.to_owned(),
             description: file.description.clone(),
             source: source.to_owned(),
             vpc_driver: file.vpc_driver,
             zookeeper_server: file.zookeeper_server,
+            drop_ins: drop_ins.into_iter().map(|(path, _)| path).collect(),
             text,
             file,
+            steps,
         })
     }
 
-    /// Whether the binary carries it.
+    /// Whether the role is built in and has no drop-ins.
     pub fn is_built_in(&self) -> bool {
-        self.source == BUILT_IN_SOURCE
+        self.source == BUILT_IN_SOURCE && self.drop_ins.is_empty()
     }
 
-    /// Whether a step of it has this phase.
+    /// Whether the role has a step of this phase.
     pub fn has_phase(&self, phase: Phase) -> bool {
-        self.file.step.iter().any(|step| step.phase == Some(phase))
+        self.steps.iter().any(|step| step.raw.phase == Some(phase))
     }
 
-    /// The role file, as it was read.
+    /// The text of the role file.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// Settings without which the role makes no sense.
+    /// Settings that the role cannot do without.
     pub fn required(&self) -> &[String] {
         &self.file.required
     }
 
-    /// Whether a setting has to have a value before the role can be rendered.
+    /// Whether a setting must have a value before the role can be rendered.
     pub fn needs(&self, key: &str) -> bool {
         let servers =
             self.zookeeper_server || self.file.required.iter().any(|required| required == "zookeeper.servers");
-        // Mesos masters are by default where ZooKeeper's servers are: who needs those uses these.
+        // Mesos masters default to the ZooKeeper hosts, so a role that needs ZooKeeper uses these.
         match key {
             "zookeeper.servers" | "mesos.masters" => servers,
             _ => self.file.required.iter().any(|required| required == key),
         }
     }
 
-    /// The role's defaults, as a layer of settings.
+    /// The role's defaults and its own settings, as a layer.
     ///
     /// # Errors
-    /// When one is no setting.
+    /// Fails when a default is not a setting.
     pub fn defaults(&self) -> Result<Layer> {
-        Layer::of_role(&self.name, &self.file.defaults)
+        let mut table = self.file.defaults.clone();
+        if !self.file.vars.is_empty() {
+            let own = toml::Value::try_from(&self.file.vars);
+            table.insert("vars".to_owned(), own.map_err(|e| Error::config("[vars] cannot be read").cause(e))?);
+        }
+        Layer::role_defaults(&self.name, &table)
     }
 
-    /// Refuses a role that cannot be run, or not on this machine.
+    /// The role's own settings, out of all that are set. Skips those of other roles on this machine, because one image or one
+    /// settings file can serve several.
     ///
     /// # Errors
-    /// 69, or 78 when the image does not accept the role.
+    /// Fails when no role has a setting of this name, or when the value's type is not the one of this role.
+    pub fn own_settings(&self, host: &Host, merged: &Merged, set: &Variables) -> Result<Variables> {
+        let mut own = Variables::new();
+        for (name, value) in set {
+            let key = format!("vars.{}", name.as_str());
+            let source = merged.source(&key).map_or_else(|| "unknown".to_owned(), ToString::to_string);
+            match self.file.vars.get(name) {
+                Some(default) if default.kind() == value.kind() => drop(own.insert(name.clone(), value.clone())),
+                Some(default) => {
+                    return Err(Error::config(format!("{key} (from {source}) is {}", value.kind()))
+                        .cause(format!("role {} declares {}", self.name, default.kind()))
+                        .fix(format!("set {key} to {}; put text in quotes: --set '{key}=\"…\"'", default.kind())));
+                }
+                None if has_variable(host, name) => {}
+                None => {
+                    let known: Vec<String> =
+                        self.file.vars.keys().map(|name| format!("vars.{}", name.as_str())).collect();
+                    let fix = if known.is_empty() {
+                        "declare it with a default in [vars] of a role file or of a drop-in".to_owned()
+                    } else {
+                        did_you_mean(&key, known.iter().map(String::as_str))
+                    };
+                    return Err(
+                        Error::config(format!("{key} (from {source}) is not a setting of role {}", self.name)).fix(fix)
+                    );
+                }
+            }
+        }
+        Ok(own)
+    }
+
+    /// Refuses a role that cannot run on this machine.
+    ///
+    /// # Errors
+    /// Fails with 69 when the machine is unsuitable, and with 78 when the image does not accept the role.
     pub fn refuse(&self, settings: &Settings, facts: &Facts) -> Result<()> {
         if !settings.allowed_roles.is_empty()
             && !settings.allowed_roles.iter().any(|r| r.eq_ignore_ascii_case(&self.name))
         {
             return Err(Error::config(format!("this image does not accept the role {}", self.name))
                 .cause(format!("allowed_roles is {}", settings.allowed_roles.join(", ")))
-                .fix("use an image for this role, or set allowed_roles"));
+                .fix(match nearest(&self.name, settings.allowed_roles.iter().map(|role| role.as_ref())) {
+                    Some(like) => format!("did you mean `{}` in allowed_roles, which has {like}?", self.name),
+                    None => "use an image for this role, or set allowed_roles".to_owned(),
+                }));
         }
         let architecture = &facts.image.architecture;
         if !self.file.architectures.is_empty() && !self.file.architectures.contains(architecture) {
@@ -254,13 +389,13 @@ impl Role {
         Ok(())
     }
 
-    /// A renderer with this role's templates; an operator's of the same name win.
+    /// Creates a renderer with this role's templates. The operator's templates override built-in ones.
     ///
     /// # Errors
-    /// When a template cannot be read.
+    /// Fails when a template cannot be read.
     pub fn renderer(&self, host: &Host, known: Json) -> Result<Renderer> {
         let mut renderer = Renderer::new(known);
-        for name in self.file.step.iter().filter_map(RawStep::template) {
+        for name in self.steps.iter().filter_map(|step| step.raw.template()) {
             let own = format!("{DIRECTORY}/files/{name}");
             if name.contains('/') {
                 return Err(Error::config(format!("role {}: template {name:?} must be a plain name", self.name)));
@@ -270,48 +405,71 @@ impl Role {
                 (Some(text), _) => renderer.add_file(name, &text)?,
                 (None, Some(text)) => renderer.add_file(name, text)?,
                 (None, None) => {
-                    return Err(Error::config(format!("role {}: there is no template {name:?}", self.name))
-                        .fix(format!("put it at {own}")));
+                    return Err(Error::config(format!("role {}: unknown template {name:?}", self.name)).fix(
+                        match nearest(name, TEMPLATES.iter().map(|(known, _)| *known)) {
+                            Some(like) => format!("did you mean `{like}`? If not, put it at {own}"),
+                            None => format!("put it at {own}"),
+                        },
+                    ));
                 }
             }
         }
         Ok(renderer)
     }
 
-    /// A step as the role file has it.
-    pub fn raw(&self, id: &str) -> Option<&RawStep> {
-        self.file.step.iter().find(|step| step.id == id)
+    /// The ids of its steps; one with `each` has one.
+    pub fn step_ids(&self) -> impl Iterator<Item = &str> {
+        self.steps.iter().map(|step| step.raw.id.as_str())
     }
 
-    /// The names of facts and settings that the role uses, each checked.
+    /// What its steps of a kind have under a key, where that is not a template: the names of its units.
+    pub fn values_of(&self, kind: &str, key: &str) -> Vec<&str> {
+        let texts = self.steps.iter().filter_map(|step| step.table.get(kind)?.get(key)?.as_str());
+        texts.filter(|text| !is_template(text)).collect()
+    }
+
+    /// A step in its unrendered form.
+    pub fn raw(&self, id: &str) -> Option<&RawStep> {
+        self.find_step(id).map(|step| &step.raw)
+    }
+
+    /// The line in a drop-in of the value that a step writes under this name.
+    pub fn find_drop_in_line(&self, id: &str, name: &str) -> Option<&SourceLine> {
+        self.find_step(id)?.find_line(name)
+    }
+
+    fn find_step(&self, id: &str) -> Option<&PlacedStep> {
+        self.steps.iter().find(|step| step.raw.id == id)
+    }
+
+    /// The names of facts and settings that the role uses, after checking each.
     ///
     /// # Errors
-    /// When one does not exist, or a step of phase bake names a fact of the instance.
+    /// Fails when a name does not exist, or when a step of phase bake names a fact of the instance.
     pub fn names(&self, renderer: &Renderer) -> Result<BTreeSet<String>> {
         let mut all = BTreeSet::new();
-        let tables: toml::Table = parse_toml(&self.source, &self.text)?;
-        let raw = tables.get("step").and_then(toml::Value::as_array);
-        for (step, table) in self.file.step.iter().zip(raw.into_iter().flatten()) {
-            let at = |error: Error| error.at(format!("role {}: step {}", self.name, step.id));
-            let with_item = step.each.as_ref().map(|_| renderer.with_item(Json::String(String::new())));
-            let renderer = with_item.as_ref().unwrap_or(renderer);
+        for placed in &self.steps {
+            let step = &placed.raw;
+            let at = |error: Error| placed.at(error);
+            let bound = step.each.as_ref().map(|_| renderer.bind_item(Json::String(String::new())));
+            let renderer = bound.as_ref().unwrap_or(renderer);
             let mut texts = Vec::new();
-            strings(table, &mut texts);
+            placed.table.iter().for_each(|(key, value)| collect_texts(key, value, &mut texts));
             let sources = texts
                 .into_iter()
                 .filter(|text| is_template(text))
-                .map(Source::Text)
-                .chain(step.when.iter().chain(&step.each).map(|expression| Source::Expression(expression)))
-                .chain(step.template().map(Source::File));
+                .map(TemplateSource::Text)
+                .chain(step.when.iter().chain(&step.each).map(|expression| TemplateSource::Expression(expression)))
+                .chain(step.template().map(TemplateSource::File));
             for source in sources {
                 let names = renderer.names(&source).map_err(at)?;
                 let of_instance = names.iter().find(|name| name.starts_with("instance.") || name.starts_with("titus."));
                 if let (Some(phase @ (Phase::Bake | Phase::Keep)), Some(name)) = (step.phase, of_instance) {
-                    // What is derived of settings alone is as good in an image.
+                    // A value that derives from settings alone may go into an image.
                     if !titus::OF_SETTINGS.contains(&name.as_str()) {
                         let word = if phase == Phase::Bake { "bake" } else { "keep" };
                         return Err(at(Error::config(format!("has phase {word} and names {name}"))
-                            .fix("no instance is asked then: only a step of phase = \"boot\" knows it")));
+                            .fix("an image has no instance yet: use this name only in a step of phase = \"boot\"")));
                     }
                 }
                 all.extend(names.into_iter().filter(|name| name != "item"));
@@ -323,57 +481,55 @@ impl Role {
         Ok(all)
     }
 
-    /// The steps of these phases, every template rendered.
+    /// Renders the steps of these phases.
     ///
     /// # Errors
-    /// When a value is missing or wrong; the step is named.
+    /// Fails when a value is missing or wrong. The error names the step.
     pub fn steps(&self, renderer: &Renderer, phases: &[Phase]) -> Result<Vec<Step>> {
-        let wanted = self.file.step.iter().filter(|raw| phases.contains(&raw.phase.unwrap_or(Phase::Boot)));
-        let read: BTreeSet<&str> = wanted.flat_map(RawStep::restart_on).map(String::as_str).collect();
-        let mut files = BTreeMap::new();
-        let mut steps = Vec::new();
-        for raw in &self.file.step {
-            let phase = raw.phase.unwrap_or(Phase::Boot);
-            // Of the others, only those whose files the wanted ones read: their values may not be known now.
-            if !phases.contains(&phase) && !read.contains(raw.id.as_str()) {
+        self.render_steps(renderer, phases).map_err(first_error)
+    }
+
+    /// Like [`Role::steps`], but reports every error.
+    ///
+    /// # Errors
+    /// Returns the errors of every step.
+    pub fn render_steps(&self, renderer: &Renderer, phases: &[Phase]) -> Result<Vec<Step>, Vec<Error>> {
+        let raw = self.steps.iter().map(|step| &step.raw);
+        let wanted = raw.filter(|raw| phases.contains(&raw.phase.unwrap_or(Phase::Boot)));
+        let read = wanted.flat_map(|raw| raw.restart_on().iter().chain(raw.reload_on()));
+        let read: BTreeSet<&str> = read.map(String::as_str).collect();
+        let (mut steps, mut files, mut wrong) = (Vec::new(), BTreeMap::new(), Vec::new());
+        for placed in &self.steps {
+            let raw = &placed.raw;
+            let is_wanted = phases.contains(&raw.phase.unwrap_or(Phase::Boot));
+            // Render other steps only if the wanted steps read their files: other values may be unknown now.
+            if !is_wanted && !read.contains(raw.id.as_str()) {
                 continue;
             }
-            let at = |error: Error| error.at(format!("step {}", raw.id));
-            if let Some(when) = &raw.when {
-                match renderer.evaluate(when).map_err(at)? {
-                    Json::Bool(true) => {}
-                    Json::Bool(false) => continue,
-                    other => {
-                        return Err(at(Error::config(format!("when = {when:?} is {other}, neither true nor false"))));
+            match resolve_step(placed, renderer, &files) {
+                Ok(resolved) => {
+                    if let [step] = resolved.as_slice()
+                        && let Some(path) = step.work().file()
+                    {
+                        files.insert(step.id.clone(), path.to_owned());
                     }
+                    steps.extend(resolved.into_iter().filter(|_| is_wanted));
                 }
-            }
-            let Some(each) = &raw.each else {
-                let step = raw.resolve(renderer, &files).map_err(at)?;
-                debug_assert_eq!(raw.can_restart(), step.work().file().is_some(), "{}", step.id);
-                if let Some(path) = step.work().file() {
-                    files.insert(step.id.clone(), path.to_owned());
-                }
-                if phases.contains(&phase) {
-                    steps.push(step);
-                }
-                continue;
-            };
-            for item in list(renderer.evaluate(each).map_err(at)?, each).map_err(at)? {
-                let mut step = raw.resolve(&renderer.with_item(Json::String(item.clone())), &files).map_err(at)?;
-                step.id = format!("{}:{item}", raw.id);
-                steps.push(step);
+                Err(error) => wrong.push(placed.at(error)),
             }
         }
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
         crate::step::name_units(&mut steps);
-        refuse_disagreement(&steps)?;
+        refuse_disagreement(&steps).map_err(|error| vec![error])?;
         Ok(steps)
     }
 
-    /// The role's health checks.
+    /// Renders the role's health checks.
     ///
     /// # Errors
-    /// When a value is missing.
+    /// Fails when a value is missing.
     pub fn checks(&self, renderer: &Renderer, settings: &Settings, facts: &Facts) -> Result<Vec<Check>> {
         let resolve = |raw: &RawCheck| raw.resolve(renderer, settings, facts);
         self.file
@@ -385,14 +541,116 @@ impl Role {
     }
 }
 
-/// Refuses two steps that want different things of one file, unit, package or key: each run would change it twice, and never
-/// be done.
+/// Refuses steps that are out of order or lack a required key.
+fn refuse_wrong_order(steps: &[PlacedStep]) -> Result<()> {
+    let mut seen: BTreeMap<&str, &PlacedStep> = BTreeMap::new();
+    let can_restart = |step: &PlacedStep| step.raw.can_restart() && step.raw.each.is_none();
+    for step in steps {
+        step.raw.check().map_err(|error| error.at(step.places()))?;
+        if step.raw.phase.is_none() {
+            return Err(step.at(Error::config("has no phase").fix("set phase = \"bake\", \"boot\" or \"keep\"")));
+        }
+        let restart_on = step.raw.restart_on().iter().map(|id| ("restart_on", id));
+        for (key, id) in restart_on.chain(step.raw.reload_on().iter().map(|id| ("reload_on", id))) {
+            let fitting = seen.iter().filter(|(_, step)| can_restart(step)).map(|(id, _)| *id);
+            let (what, fix) = match seen.get(id.as_str()) {
+                Some(before) if can_restart(before) => continue,
+                Some(_) => {
+                    let fitting = fitting.collect::<Vec<_>>().join(", ");
+                    let fix = format!("remove it; {key} accepts these earlier steps: {fitting}");
+                    ("which does not write a file that a service reads", fix)
+                }
+                None => ("which is not an earlier step", did_you_mean(id, fitting)),
+            };
+            return Err(step.at(Error::config(format!("{key} names {id:?}, {what}")).fix(fix)));
+        }
+        if let Some(other) = seen.insert(step.raw.id.as_str(), step) {
+            return Err(Error::config(format!("two steps have the id {:?}", step.raw.id))
+                .at(&step.place)
+                .cause(format!("the other one: {}", other.place))
+                .fix("give one of them another id"));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses defaults that are not settings, and reports their place in the role file.
+fn refuse_wrong_defaults(name: &str, shown: &str, text: &str, defaults: &toml::Table) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Defaults {
+        #[serde(default)]
+        defaults: Settings,
+    }
+    // Through the text only where an error has to be pointed at.
+    let read = match defaults.clone().try_into() {
+        Ok(read) if !defaults.values().any(has_date) => read,
+        _ => drop_in::read::<Defaults>(shown, text)?.defaults,
+    };
+    let place = |key: &str| SourceLine::find_key(shown, text, &format!("defaults.{key}"));
+    if !read.vars.is_empty() {
+        return Err(Error::config("[defaults] has the role's own settings")
+            .at(place("vars"))
+            .fix("put them into [vars]"));
+    }
+    let mut merged = Merged::default();
+    merged.add(Layer::built_in()?);
+    merged.add(&Layer::role_defaults(name, defaults)?);
+    merged.settings().map(drop).map_err(|error| {
+        let key = error.what.split(' ').next().unwrap_or_default().to_owned();
+        error.at(place(&key))
+    })
+}
+
+/// Refuses a step whose literal values are wrong. Values from templates are checked later.
+fn refuse_wrong_literals(step: &PlacedStep, without_names: &Renderer) -> Result<()> {
+    let mut texts = Vec::new();
+    step.table.iter().for_each(|(key, value)| collect_texts(key, value, &mut texts));
+    if step.raw.template().is_some() || step.raw.each.is_some() || texts.iter().any(|text| is_template(text)) {
+        return Ok(());
+    }
+    step.raw.resolve(without_names, &BTreeMap::new()).map(drop).map_err(|error| step.at(error))
+}
+
+/// The first of the errors.
+fn first_error(errors: Vec<Error>) -> Error {
+    errors.into_iter().next().unwrap_or_else(|| Error::failed("an error without words"))
+}
+
+/// The steps of one entry in a role file: none if its `when` is false, one for each item of `each`, or just one.
+fn resolve_step(placed: &PlacedStep, renderer: &Renderer, files: &BTreeMap<String, String>) -> Result<Vec<Step>> {
+    let raw = &placed.raw;
+    if let Some(when) = &raw.when {
+        match renderer.evaluate(when)? {
+            Json::Bool(true) => {}
+            Json::Bool(false) => return Ok(Vec::new()),
+            other => {
+                return Err(Error::config(format!("when = {when:?} is {other}, neither true nor false")));
+            }
+        }
+    }
+    let Some(each) = &raw.each else {
+        let mut step = raw.resolve(renderer, files)?;
+        step.drop_ins = placed.drop_ins();
+        debug_assert_eq!(raw.can_restart(), step.work().file().is_some(), "{}", step.id);
+        return Ok(vec![step]);
+    };
+    let of_item = |item: String| {
+        let mut step = raw.resolve(&renderer.bind_item(Json::String(item.clone())), files)?;
+        step.id = format!("{}:{item}", raw.id);
+        step.drop_ins = placed.drop_ins();
+        Ok(step)
+    };
+    list(renderer.evaluate(each)?, each)?.into_iter().map(of_item).collect()
+}
+
+/// Refuses two steps that want different states of one file, unit, package or key. Each run would change it twice and never
+/// finish.
 fn refuse_disagreement(steps: &[Step]) -> Result<()> {
     let mut decided: BTreeMap<String, (&str, String)> = BTreeMap::new();
     for step in steps {
         for Claim { thing, wish } in step.work().claims() {
             match decided.get(&thing) {
-                // Whatever version is there is as good as the one that the other step wants.
+                // A step that accepts any version agrees with one that wants a certain version.
                 Some((_, theirs)) if *theirs == wish || wish == ANY_VERSION => {}
                 Some((other, theirs)) if theirs != ANY_VERSION => {
                     return Err(Error::config(format!(
@@ -409,17 +667,18 @@ fn refuse_disagreement(steps: &[Step]) -> Result<()> {
     Ok(())
 }
 
-/// The texts of a list, for a step's `each`.
+/// The strings of a list, for a step's `each`.
 fn list(value: Json, expression: &str) -> Result<Vec<String>> {
-    serde_json::from_value(value)
-        .map_err(|e| Error::config(format!("each = {expression:?} is not a list of texts")).cause(e))
+    serde_json::from_value(value).map_err(|_| {
+        Error::config(format!("each = {expression:?} is not a list of texts")).fix("write a list, e.g. [\"a\", \"b\"]")
+    })
 }
 
-/// Everything that a template can name: facts, settings, and what Titus derives of them.
+/// All names that a template can use: facts, settings, and the values that Titus derives from them.
 pub fn known_names(facts: &Facts, settings: &Settings, titus: &Values) -> Json {
     let mut known = json!(settings);
     let instance = facts.instance.as_ref().map_or_else(|| json!(crate::facts::Instance::default()), |i| json!(i));
-    let instance = if facts.instance.is_some() { instance } else { nulled(instance) };
+    let instance = if facts.instance.is_some() { instance } else { clear_values(instance) };
     if let Json::Object(map) = &mut known {
         map.insert("instance".into(), instance);
         map.insert("image".into(), json!(facts.image));
@@ -430,19 +689,21 @@ pub fn known_names(facts: &Facts, settings: &Settings, titus: &Values) -> Json {
 }
 
 /// The same names without values.
-fn nulled(value: Json) -> Json {
+fn clear_values(value: Json) -> Json {
     match value {
-        Json::Object(map) if !map.is_empty() => Json::Object(map.into_iter().map(|(k, v)| (k, nulled(v))).collect()),
+        Json::Object(map) if !map.is_empty() => {
+            Json::Object(map.into_iter().map(|(k, v)| (k, clear_values(v))).collect())
+        }
         Json::Object(map) => Json::Object(map),
         _ => Json::Null,
     }
 }
 
-fn strings<'a>(value: &'a toml::Value, into: &mut Vec<&'a str>) {
+fn collect_texts<'a>(key: &str, value: &'a toml::Value, into: &mut Vec<&'a str>) {
     match value {
-        toml::Value::String(text) => into.push(text),
-        toml::Value::Array(list) => list.iter().for_each(|v| strings(v, into)),
-        toml::Value::Table(table) => table.iter().filter(|(key, _)| *key != "when").for_each(|(_, v)| strings(v, into)),
+        toml::Value::String(text) if key != "when" => into.push(text),
+        toml::Value::Array(list) => list.iter().for_each(|value| collect_texts(key, value, into)),
+        toml::Value::Table(table) => table.iter().for_each(|(key, value)| collect_texts(key, value, into)),
         _ => {}
     }
 }
@@ -459,7 +720,7 @@ mod tests {
                     [[step]]\nid = 'unit'\nphase = 'boot'\nunit = { name = 'x.service', restart_on = ['one', 'two'] }\n";
         let role = Role::parse("mine", "mine.toml", text.into()).unwrap();
         let steps = role.steps(&Renderer::new(json!({})), &[Phase::Boot]).unwrap();
-        let told = format!("{:?}", steps.last().unwrap().kind);
-        assert!(told.contains(r#"["/etc/one", "/etc/two"]"#), "{told}");
+        let message = format!("{:?}", steps.last().unwrap().kind);
+        assert!(message.contains(r#"["/etc/one", "/etc/two"]"#), "{message}");
     }
 }

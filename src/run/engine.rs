@@ -1,8 +1,10 @@
 //! The loop: observe, converge, observe again. The command only chooses the mode.
 
 use std::borrow::Cow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::activity::event::{self, Event};
+use crate::activity::{self, millis};
 use crate::error::{Error, Kind, Result};
 use crate::host::failpoint::failpoint;
 use crate::host::lock::LOCK;
@@ -15,33 +17,40 @@ use crate::step::{self, Change, Planned, State, Step};
 /// Looks at every step and changes nothing.
 ///
 /// # Errors
-/// When a step cannot be looked at; it is named.
+/// Fails when a step cannot be inspected. The error names the step.
 pub fn observe(host: &Host, steps: &[Step], report: &mut Report, reporter: &Reporter) -> Result<()> {
     let mut ahead = Ahead::default();
     for (n, step) in steps.iter().enumerate() {
-        let state = look_at(host, step, &mut ahead).map_err(|error| at(error, &report.role, n, steps))?;
-        record(report, reporter, step, &state, false);
+        let began = Instant::now();
+        let _activity = activity::begin(&progress("looking at ", n, steps));
+        let state = look_at(host, step, &mut ahead).map_err(|error| locate(error, &report.role, n, steps))?;
+        record(report, reporter, step, &state, began);
     }
     Ok(())
 }
 
-/// What earlier steps will have done by the time a later one is reached.
+/// A step's place and name for progress messages: "step 7/23 docker".
+fn progress(before: &str, n: usize, steps: &[Step]) -> String {
+    format!("{before}step {}/{} {}", n + 1, steps.len(), steps.get(n).map_or("", |step| &step.id))
+}
+
+/// What earlier steps will have done by the time the run reaches a later one.
 #[derive(Default)]
 struct Ahead {
     files: Planned,
     paths: Vec<String>,
 }
 
-/// Of a step, before anything is changed: what stands in its way is then a refusal.
+/// Looks at a step before anything is changed. A failure at this point is a refusal.
 fn look_at(host: &Host, step: &Step, ahead: &mut Ahead) -> Result<State> {
     let look = |ahead: &mut Ahead| {
         let state = step.observe(host, &ahead.files)?;
         if matches!(state, State::Changes(_)) {
             let paths = step.work().paths();
-            // A directory that an earlier step puts right is not judged as it is now.
+            // If an earlier step changes a directory above a path, the path's current state does not matter.
             let is_below = |path: &String, above: &String| path.strip_prefix(above).is_some_and(|r| r.starts_with('/'));
-            let as_it_is = paths.iter().filter(|path| !ahead.paths.iter().any(|above| is_below(path, above)));
-            as_it_is.into_iter().try_for_each(|path| host.refuse_unwritable(path))?;
+            let unplanned = paths.iter().filter(|path| !ahead.paths.iter().any(|above| is_below(path, above)));
+            unplanned.into_iter().try_for_each(|path| host.refuse_unwritable(path))?;
             ahead.paths.extend(paths);
             ahead.files.extend(step.work().planned(host, &ahead.files)?);
         }
@@ -53,23 +62,25 @@ fn look_at(host: &Host, step: &Step, ahead: &mut Ahead) -> Result<State> {
     })
 }
 
-/// Looks at every step before the first one is changed, as a plan does: what cannot be looked at would end the run later,
-/// with half of the role changed. What only waits is not asked.
+/// Looks at every step before the run changes the first one, as a plan does. A step that cannot be inspected would otherwise
+/// end the run later, with half of the role changed. Steps that only wait are skipped.
 ///
 /// # Errors
-/// When a step cannot be looked at; it is named.
-pub fn look(host: &Host, role: &str, steps: &[Step]) -> Result<()> {
+/// Fails when a step cannot be inspected. The error names the step.
+pub fn look_before_changes(host: &Host, role: &str, steps: &[Step]) -> Result<()> {
     let mut ahead = Ahead::default();
     for (n, step) in steps.iter().enumerate().filter(|(_, step)| !step.work().only_waits()) {
-        look_at(host, step, &mut ahead).map_err(|error| at(error, role, n, steps))?;
+        let _activity = activity::begin(&progress("before the first change: looking at ", n, steps));
+        look_at(host, step, &mut ahead).map_err(|error| locate(error, role, n, steps))?;
     }
     Ok(())
 }
 
-/// Makes every step so. `reboots`: whether the run will reboot for these reasons; then nothing joins a cluster before.
+/// Converges every step. `reboots` returns whether the run will reboot for these reasons. If so, nothing joins a cluster
+/// before the reboot.
 ///
 /// # Errors
-/// At the first step that fails; what was done until then stays, and the next run goes on from there.
+/// Fails at the first step that fails. Earlier changes stay, and the next run continues from there.
 pub fn converge(
     host: &Host,
     steps: &[Step],
@@ -81,32 +92,46 @@ pub fn converge(
     let mut done: Vec<Cow<'_, Step>> = Vec::with_capacity(steps.len());
     for (n, step) in steps.iter().enumerate() {
         failpoint();
-        let held_back = reboots(&report.reboot_reasons)
-            .then(|| step.clone().put_off("the node reboots first: it joins after that"));
+        let held_back =
+            reboots(&report.reboot_reasons).then(|| step.clone().defer("the node reboots first: it joins after that"));
         let step = held_back.map_or(Cow::Borrowed(step), Cow::Owned);
-        host.tell_systemd(&format!("{}: step {}/{} {}", report.role, n + 1, steps.len(), step.id));
-        if let Err(error) = converge_step(host, steps, &step, journal, report, reporter) {
-            let failed = StepReport::failed(&step, &error);
-            reporter.step(report, &failed);
-            report.steps.push(failed);
-            return Err(failure(host, error, journal, report, n, steps));
+        let words = progress("", n, steps);
+        host.notify_systemd(&format!("{}: {words}", report.role));
+        let began = Instant::now();
+        let _activity = activity::begin(&words);
+        let (number, all) = (n + 1, steps.len());
+        event::emit(Event::StepStarted { step: step.id.clone(), number, steps: all });
+        let converged = converge_step(host, steps, &step, journal, report, reporter);
+        if let Err(error) = &converged {
+            add(report, reporter, StepReport::failed(&step, error), began);
         }
+        if let Some(StepReport { state, duration_ms, .. }) = report.steps.last() {
+            let (state, duration_ms) = (state.name().to_owned(), *duration_ms);
+            event::emit(Event::StepFinished { step: step.id.clone(), number, steps: all, state, duration_ms });
+        }
+        converged.map_err(|error| failure(host, error, journal, report, n, steps))?;
         done.push(step);
     }
     failpoint();
     host.reload_units_if_noted()?;
+    let (began, activity) = (Instant::now(), activity::begin("checking that started services stay up"));
     for (n, step) in done.iter().enumerate() {
         step.work().stays(host).map_err(|error| failure(host, error, journal, report, n, steps))?;
     }
+    drop(activity);
+    report.note("checks", "started services stay up", None, began);
     if journal.is_open() {
+        let began = Instant::now();
+        let _activity = activity::begin("looking at all steps again");
         look_at_all_again(host, &done, journal, report)?;
+        report.note("checks", "all steps again", None, began);
     }
     record_running(host, steps)
 }
 
-/// Looks at all steps once more, after the last change of a run. What is undone is done again once, as the next run would
-/// do it: a package's script may have changed a file back, or a service may have ended with one that it needs. What is
-/// undone after that as well, something undoes each time.
+/// Looks at all steps once more after the last change of a run, and converges once those that were undone, as the next run
+/// would: a package's script may have changed a file back, or a service may have ended together with one that it needs. A
+/// step that is undone a second time is an error, because something undoes it each time.
 fn look_at_all_again(host: &Host, steps: &[Cow<'_, Step>], journal: &mut Journal, report: &mut Report) -> Result<()> {
     let bare: Vec<Step> = steps.iter().map(|step| step.as_ref().clone()).collect();
     for is_last in [false, true] {
@@ -119,12 +144,12 @@ fn look_at_all_again(host: &Host, steps: &[Cow<'_, Step>], journal: &mut Journal
                 Some(undone) => {
                     is_undone = true;
                     let why = undone.cause.as_deref().unwrap_or_default().replace('\n', "; ");
-                    tracing::warn!("step {} {}, and is done again ({why})", step.id, undone.what);
+                    tracing::warn!("step {} {}: the run does it again ({why})", step.id, undone.what);
                     let mut again = Report { role: report.role.clone(), ..Report::default() };
                     let silent = Reporter { json: false, quiet: true, verbose: false, colour: false };
                     converge_step(host, &bare, step, journal, &mut again, &silent)?;
                     if let (Some(made), Some(reported)) = (again.steps.pop(), report.steps.get_mut(n)) {
-                        *reported = made;
+                        reported.repeat(made);
                     }
                     Ok(())
                 }
@@ -144,20 +169,20 @@ fn look_at_all_again(host: &Host, steps: &[Cow<'_, Step>], journal: &mut Journal
     Ok(())
 }
 
-/// How a run ends at a step.
+/// Records how the run ended at a step, and returns the error with its place and fix.
 fn failure(host: &Host, error: Error, journal: &mut Journal, report: &Report, n: usize, steps: &[Step]) -> Error {
     let event = if error.kind == Kind::Interrupted { "interrupted" } else { "failed" };
     journal.event(host, event, steps.get(n).map(|step| step.id.as_str()), std::slice::from_ref(&error.what));
-    let mut error = at(error, &report.role, n, steps);
-    // The kind of a refusal says that nothing was changed; here something may have been.
+    let mut error = locate(error, &report.role, n, steps);
+    // The kind of a refusal says that nothing was changed, but here something may have been.
     if !matches!(error.kind, Kind::Interrupted | Kind::NotYet) {
         error.kind = Kind::Failed;
     }
-    error.fix.get_or_insert_with(|| "fix the cause, and run titus-bootstrap again: it goes on from here".into());
+    error.fix.get_or_insert_with(|| "fix the cause, and run titus-bootstrap again: it continues from here".into());
     error
 }
 
-/// What is undone of a step, and by whom. What is waited for is waited for again.
+/// Returns what was undone of a step, and what may have undone it. A step that waits waits again.
 fn look_again(host: &Host, steps: &[Step], n: usize, report: &Report) -> Result<Option<Error>> {
     signals::check()?;
     let Some(step) = steps.get(n) else { return Ok(None) };
@@ -165,44 +190,44 @@ fn look_again(host: &Host, steps: &[Step], n: usize, report: &Report) -> Result<
         State::InSync(_) | State::AfterReboot(_) | State::Deferred(_) => return Ok(None),
         State::Waits(_) => return step.work().converge(host).map(|()| None),
         State::Blocked(why) => why,
-        State::Changes(changes) => told(&changes),
+        State::Changes(changes) => join_lines(&changes),
     };
     let has_changed = |other: &Step| {
         report.steps.iter().any(|reported| reported.id == other.id && reported.state == StepState::Changed)
     };
-    let ids = |is_it: &dyn Fn(usize, &Step) -> bool| -> Vec<&str> {
-        let them = steps.iter().enumerate().filter(|(at, other)| *at != n && is_it(*at, other));
-        them.map(|(_, other)| other.id.as_str()).collect()
+    let ids = |matches: &dyn Fn(usize, &Step) -> bool| -> Vec<&str> {
+        let others = steps.iter().enumerate().filter(|(at, other)| *at != n && matches(*at, other));
+        others.map(|(_, other)| other.id.as_str()).collect()
     };
     let rivals = ids(&|_, other| disagree(step, other));
-    let suspects = ids(&|at, other| at > n && has_changed(other));
+    let changed_later = ids(&|at, other| at > n && has_changed(other));
     let (who, fix) = if !rivals.is_empty() {
         (
-            format!("step {} wants something else of it", rivals.join(", ")),
+            format!("step {} sets it to something else", rivals.join(", ")),
             "leave it to one of them: see the role file, docs/roles.md",
         )
-    } else if !suspects.is_empty() {
+    } else if !changed_later.is_empty() {
         (
-            format!("changed after it: {}", suspects.join(", ")),
+            format!("changed after it: {}", changed_later.join(", ")),
             "see whether one of them, or what it starts, changes it back; then run titus-bootstrap again",
         )
     } else {
         (
             "no later step changed anything".into(),
-            "see what else on this node changes it back; then run titus-bootstrap again",
+            "see whether it ends by itself (its log says why), or what else on this node changes it back; then run titus-bootstrap again",
         )
     };
-    let error = Error::failed("was as it should be, and is not at the end of the run");
+    let error = Error::failed("was in sync, but no longer is at the end of the run");
     Ok(Some(error.cause(format!("still to do: {now}\n{who}")).fix(fix)))
 }
 
-/// Whether two steps want different things of one file, unit or package.
+/// Whether two steps want different states of the same file, unit or package.
 fn disagree(one: &Step, other: &Step) -> bool {
     let theirs = other.work().claims();
     one.work().claims().iter().any(|own| theirs.iter().any(|their| their.thing == own.thing && their.wish != own.wish))
 }
 
-fn told(changes: &[Change]) -> String {
+fn join_lines(changes: &[Change]) -> String {
     changes.iter().map(|change| change.line.as_str()).collect::<Vec<_>>().join("; ")
 }
 
@@ -219,16 +244,18 @@ fn converge_step(
     reporter: &Reporter,
 ) -> Result<()> {
     signals::check()?;
+    let began = Instant::now();
     let nothing = Planned::new();
     let state = step.observe(host, &nothing)?;
     let lines: Vec<String> = match &state {
         State::Changes(changes) => changes.iter().map(|change| change.line.clone()).collect(),
         State::Waits(why) => vec![why.clone()],
         State::Blocked(why) => {
-            return Err(Error::failed(why.clone()).fix("if phases were left out, run titus-bootstrap without --phase"));
+            return Err(Error::failed(why.clone())
+                .fix("if phases or steps were left out, run titus-bootstrap without --phase, --only and --skip"));
         }
         _ => {
-            record(report, reporter, step, &state, false);
+            record(report, reporter, step, &state, began);
             return Ok(());
         }
     };
@@ -252,7 +279,7 @@ fn converge_step(
                     "something else changed {changed} after this run wrote it: stop that, and run titus-bootstrap again"
                 )
             };
-            return Err(Error::failed("did not converge").cause(format!("still to do: {}", told(left))).fix(fix));
+            return Err(Error::failed("did not converge").cause(format!("still to do: {}", join_lines(left))).fix(fix));
         }
         State::Blocked(why) | State::Waits(why) => return Err(Error::failed("did not converge").cause(why)),
         State::InSync(_) | State::AfterReboot(_) | State::Deferred(_) => {}
@@ -263,15 +290,14 @@ fn converge_step(
     if let State::AfterReboot(why) = after {
         report.reboot_reasons.push(why);
     }
-    reporter.step(report, &made);
-    report.steps.push(made);
+    add(report, reporter, made, began);
     Ok(())
 }
 
-/// Notes what containers write, and asks systemd and dpkg once for everything. The answers are fetched where they are needed.
+/// Notes what containers write, and asks systemd and dpkg once about everything that the steps need. Answers are cached.
 ///
 /// # Errors
-/// When they cannot be asked.
+/// Fails when systemd or dpkg does not respond.
 pub fn ask(host: &Host, steps: &[Step]) -> Result<()> {
     host.share(steps.iter().flat_map(|step| step.work().shared()));
     for step in steps {
@@ -284,38 +310,39 @@ pub fn ask(host: &Host, steps: &[Step]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses what steps know to be wrong, before the first of them changes anything.
+/// Refuses what the steps know to be wrong, before the first step changes anything.
 ///
 /// # Errors
-/// The first refusal.
+/// Returns the first refusal.
 pub fn refuse(host: &Host, role: &str, steps: &[Step]) -> Result<()> {
     refuse_each(role, steps, |step| step.work().refuse(host))?;
     step::refuse_overridden(host, steps).map_err(|error| error.at(role))
 }
 
-/// The same, and what only the network shows: for a run that is about to change the machine.
+/// Does the same and also checks what only the network shows. For a run that is about to change the machine.
 ///
 /// # Errors
-/// The first refusal.
+/// Returns the first refusal.
 pub fn refuse_online(host: &Host, role: &str, steps: &[Step]) -> Result<()> {
     refuse_each(role, steps, |step| step.work().refuse_online(host))?;
     refuse(host, role, steps)?;
     step::refuse_without_candidate(host, steps, true)
 }
 
-/// What a plan asks apt, in lists of our own that are removed again; why it was not asked, if it should have been.
+/// Asks apt what a plan needs to know, using temporary package lists. Returns the reason if it could not ask.
 ///
 /// # Errors
-/// As a run's: 69 when apt has no candidate for a package that is to be installed, 75 when its lists could not be had.
+/// Fails as a run does: 69 when apt has no candidate for a package to install, 75 when its lists are not available.
 pub fn plan_packages(host: &Host, steps: &[Step]) -> Result<Option<String>> {
     if !host.is_live() || !step::needs_apt(host, steps)? {
         return Ok(None);
     }
-    let not_asked = |why: &str| Ok(Some(format!("apt was not asked whether it has what is to be installed: {why}")));
+    let not_asked =
+        |why: &str| Ok(Some(format!("the plan did not ask apt whether it has the packages to install: {why}")));
     if !host.may_chown() {
         return not_asked("only root can ask it");
     }
-    // The lists lie where a run has its own.
+    // The temporary lists are at the same place as those of a run.
     let _lock = match host.lock(LOCK, Duration::ZERO, &mut |_| {}) {
         Err(error) if error.kind == Kind::TemporaryFailure => return not_asked("a run is at work"),
         lock => lock?,
@@ -324,23 +351,31 @@ pub fn plan_packages(host: &Host, steps: &[Step]) -> Result<Option<String>> {
     host.forget_candidates().and(asked).map(|()| None)
 }
 
-/// Notes what a refused run saw and a later one cannot see any more.
+/// Records what a refused run saw and a later run can no longer see.
 ///
 /// # Errors
-/// When systemd cannot be asked, or a note cannot be written.
+/// Fails when systemd does not respond, or a note cannot be written.
 pub fn note_refused(host: &Host, steps: &[Step]) -> Result<()> {
     if host.is_live() { step::note_overridden(host, steps) } else { Ok(()) }
 }
 
 fn refuse_each(role: &str, steps: &[Step], refuse: impl Fn(&Step) -> Result<()>) -> Result<()> {
-    steps.iter().try_for_each(|step| refuse(step).map_err(|error| error.at(format!("{role}: {}", step.id))))
+    steps.iter().try_for_each(|step| {
+        refuse(step).map_err(|error| error.at(format!("{role}: {}", named(step))).in_step(&step.id))
+    })
 }
 
-/// Begins a run, under its lock: removes what a killed one left beside files that steps, or we, write. Then
-/// begins what is slow and harmless: downloads of debs, and pulls as soon as the Docker Engine answers.
+/// A step's name for messages: its id, and its drop-ins if it has any.
+fn named(step: &Step) -> String {
+    let Step { id, drop_ins, .. } = step;
+    drop_ins.as_ref().map_or_else(|| id.clone(), |places| format!("{id} ({places})"))
+}
+
+/// Begins a run that has the lock: removes temporary files that a killed run left. Then starts what is slow and harmless:
+/// downloads of debs, and pulls as soon as the Docker Engine responds.
 ///
 /// # Errors
-/// When the system refuses.
+/// Fails when the system refuses.
 pub fn begin(host: &Host, steps: &[Step]) -> Result<()> {
     let own = ["/run/titus-bootstrap/x", journal::JOURNAL, journal::LAST_LOG, SAVED].map(str::to_owned);
     let paths: Vec<String> = steps.iter().flat_map(|step| step.work().paths()).collect();
@@ -358,16 +393,23 @@ pub fn begin(host: &Host, steps: &[Step]) -> Result<()> {
     host.begin_fetches(&fetches)
 }
 
-fn at(error: Error, role: &str, n: usize, steps: &[Step]) -> Error {
-    let id = steps.get(n).map_or("", |step| step.id.as_str());
-    error.at(format!("{role}: step {}/{} {id}", n + 1, steps.len()))
+fn locate(error: Error, role: &str, n: usize, steps: &[Step]) -> Error {
+    let error = steps.get(n).map_or(error.clone(), |step| error.in_step(&step.id));
+    let step = steps.get(n).map_or_else(String::new, named);
+    error.at(format!("{role}: step {}/{} {step}", n + 1, steps.len()))
 }
 
-fn record(report: &mut Report, reporter: &Reporter, step: &Step, state: &State, changed: bool) {
+fn record(report: &mut Report, reporter: &Reporter, step: &Step, state: &State, began: Instant) {
     if let State::AfterReboot(why) = state {
         report.reboot_reasons.push(why.clone());
     }
-    let made = StepReport::new(step, state, changed);
-    reporter.step(report, &made);
-    report.steps.push(made);
+    add(report, reporter, StepReport::new(step, state, false), began);
+}
+
+/// Adds a completed step to the report, with its time, and prints it.
+fn add(report: &mut Report, reporter: &Reporter, step: StepReport, began: Instant) {
+    let step = StepReport { duration_ms: millis(began.elapsed()), ..step };
+    reporter.step(report, &step);
+    report.note(step.kind, &step.id, Some(step.state), began);
+    report.steps.push(step);
 }

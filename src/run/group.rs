@@ -1,7 +1,7 @@
-//! The Auto Scaling group's side of a run: what is put off in a warm pool, and what the group is told at the
-//! end of a run that nobody attends.
+//! The Auto Scaling group's side of a run: what a run defers in a warm pool, and how an unattended run notifies the group at
+//! its end.
 //!
-//! Only runs of the boot unit and from user data tell it anything: a typo at a prompt must not cost a node.
+//! Only runs of the boot unit and from user data notify the group: a typo at a prompt must not cost a node.
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -19,36 +19,37 @@ use crate::host::{Host, signals};
 use crate::prepare::{self, Phases, Prepared, Request, layers};
 use crate::settings::Settings;
 
-/// Starts the boot unit again a minute later; systemd/titus-bootstrap-retry.timer.
+/// Starts the boot unit again a minute later; see systemd/titus-bootstrap-retry.timer.
 const RETRY: &str = "titus-bootstrap-retry.timer";
 
-/// A run that ends sooner needs no heartbeat. EC2 has needed some 15 s until here, and a hook's timeout is 30 s at
-/// least ("PutLifecycleHook", EC2 Auto Scaling API reference).
+/// A run that ends sooner needs no heartbeat. EC2 takes some 15 s to get here, and a hook's timeout is at least 30 s
+/// ("PutLifecycleHook", EC2 Auto Scaling API reference).
 const FIRST_BEAT: Duration = Duration::from_secs(10);
 
-/// How often from then on, and up to so much later: a hook's timeout is not known to the instance, and one of a
-/// minute bears the loss of one heartbeat. 200 nodes that start together make 9 calls a second.
+/// The interval between later heartbeats, plus a random delay of up to `JITTER`. The instance does not know its hook's
+/// timeout, and a timeout of a minute survives the loss of one heartbeat. 200 nodes that start together make 9 calls a
+/// second.
 const BEAT: Duration = Duration::from_secs(20);
 const JITTER: Duration = Duration::from_secs(5);
 
-/// At most so seldom where no hook holds the instance, or does not yet.
+/// The longest interval, if no hook holds the instance, or not yet.
 const SELDOM: Duration = Duration::from_secs(300);
 
-/// How long a heartbeat may take, and so the stop of them.
+/// How long one heartbeat may take, and so how long it may take to stop them.
 const BEAT_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long the group is told how a run ended.
-const TELL_LIMIT: Duration = Duration::from_secs(60);
+/// How long to try to notify the group of a run's result.
+const NOTIFY_LIMIT: Duration = Duration::from_secs(60);
 
-/// A machine that runs no longer than this, or has left its warm pool no longer ago, may be ahead of its group,
-/// which learns from EC2 that the instance runs, and only then has the hook hold it. Its profile may be as late.
+/// A machine that has run, or been out of its warm pool, for less than this may be ahead of its group. The group learns from
+/// EC2 that the instance runs, and only then does the hook hold it. The instance profile may be as late.
 const YOUNG: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// A node that has these is never asked to be replaced: an ensemble may have no other copy.
+/// A run never asks to replace a node that has this directory: the ensemble may have no other copy.
 const ZOOKEEPER_DATA: &str = "/var/lib/zookeeper/version-2";
 
-/// What the Auto Scaling API is called for.
+/// The calls of the Auto Scaling API that a run makes.
 trait Calls {
     fn complete(&mut self, hook: &Lifecycle, outcome: Outcome) -> Result<bool, Failure>;
     fn heartbeat(&mut self, hook: &Lifecycle) -> Result<bool, Failure>;
@@ -57,35 +58,37 @@ trait Calls {
 
 impl Calls for Api {
     fn complete(&mut self, hook: &Lifecycle, outcome: Outcome) -> Result<bool, Failure> {
-        self.allow(TELL_LIMIT);
+        self.set_limit(NOTIFY_LIMIT);
         Api::complete(self, hook, outcome)
     }
 
     fn heartbeat(&mut self, hook: &Lifecycle) -> Result<bool, Failure> {
-        self.allow(BEAT_LIMIT);
+        self.set_limit(BEAT_LIMIT);
         Api::heartbeat(self, hook)
     }
 
     fn mark_unhealthy(&mut self, instance: &str) -> Result<(), Failure> {
-        self.allow(TELL_LIMIT);
+        self.set_limit(NOTIFY_LIMIT);
         Api::mark_unhealthy(self, instance)
     }
 }
 
-/// Has the boot unit tried again a minute later: an instance may leave a warm pool without a boot.
+/// Starts the boot unit again a minute later, because an instance may leave a warm pool without a boot.
 ///
 /// # Errors
-/// When systemd refuses.
+/// Fails when systemd refuses.
 pub fn try_again(host: &Host) -> Result<()> {
     let queued = host.queue_job(Job::Restart(RETRY));
-    queued.map_err(|error| error.at("nothing will look whether this instance has left its warm pool"))
+    queued.map_err(|error| error.at("no run will check whether this instance has left its warm pool"))
 }
 
 /// The Auto Scaling group of an instance, as a run knows it.
 pub struct Group {
-    /// The hook to be completed; none: no hook is asked for, or this run must tell nothing.
+    /// The hook to complete; none: the settings name no hook, or this run must not notify the group.
     hook: Option<Lifecycle>,
-    /// The instance that is to be replaced after a failure.
+    /// Why the group of the hook is unknown, if the settings name a hook.
+    unnamed: Option<String>,
+    /// The instance to replace after a failure.
     mark: Option<String>,
     warm: bool,
     /// Whether the run before this one was still in a warm pool.
@@ -95,40 +98,46 @@ pub struct Group {
     region: String,
     proxy: Proxy,
     beats: Option<Beats>,
-    /// Whether the hook was completed, or that was tried: then nothing more is told.
-    told: bool,
+    /// Whether the hook was completed, or this run tried to. The run then sends no more notifications.
+    is_notified: bool,
 }
 
 impl Group {
-    /// The group, and the beginning of heartbeats if a hook is to be completed.
+    /// Returns the group, and starts heartbeats if there is a hook to complete.
     pub fn new(host: &Host, facts: &Facts, settings: &Settings, trigger: Trigger, phases: Phases) -> Group {
-        let mut group = Group::whole(facts, settings);
+        let mut group = Group::from_settings(facts, settings);
         if !host.is_live() || !trigger.informs_group() || phases == Phases::Bake {
             (group.hook, group.mark) = (None, None);
         } else if let (Some(hook), None) = (&settings.lifecycle.hook, &group.hook) {
             let why = format!(
-                "lifecycle.hook is {hook:?}, and no tag {} tells the group of this instance: no hook is completed",
+                "lifecycle.hook is {hook:?}, and no tag {} names the group of this instance: the run completes no hook",
                 GROUP_TAG
             );
-            // Settings may be shared with nodes of no group.
-            if is_in_group(facts) { tracing::warn!("{why}") } else { tracing::debug!("{why}") }
+            // Nodes without a group may have the same settings.
+            if is_in_group(facts) && !host.is_young() {
+                tracing::warn!("{why}")
+            } else {
+                tracing::debug!("{why}")
+            }
+            group.unnamed = Some(why);
         }
         if group.mark.is_some() && matches!(host.entry(ZOOKEEPER_DATA), Ok(Some(_))) {
-            tracing::debug!("{ZOOKEEPER_DATA} is there: the group is not asked to replace this instance");
+            tracing::debug!("{ZOOKEEPER_DATA} is there: the run never asks the group to replace this instance");
             group.mark = None;
         }
         group.beats = group.hook.clone().and_then(|hook| group.begin_beats(hook));
         group
     }
 
-    /// With all that there is to tell, whoever started the run.
-    fn whole(facts: &Facts, settings: &Settings) -> Group {
+    /// The group as facts and settings have it, regardless of who started the run.
+    fn from_settings(facts: &Facts, settings: &Settings) -> Group {
         let instance = facts.instance.as_ref();
         let name = instance.and_then(|instance| instance.autoscaling_group.clone());
         let id = instance.map(|instance| instance.id.clone()).unwrap_or_default();
         let named = settings.lifecycle.hook.clone().zip(name);
         Group {
-            hook: named.map(|(hook, group)| Lifecycle { group, hook, instance: id.clone() }),
+            unnamed: None,
+            hook: named.map(|(hook, group)| Lifecycle { group, hook: hook.into(), instance: id.clone() }),
             mark: (is_in_group(facts) && settings.on_failure.mark_unhealthy).then_some(id),
             warm: instance.is_some_and(|instance| instance.warm_pool().is_some()),
             left_pool: false,
@@ -136,20 +145,20 @@ impl Group {
             region: instance.map(|instance| instance.region.clone()).unwrap_or_default(),
             proxy: layers::proxy(&settings.proxy),
             beats: None,
-            told: false,
+            is_notified: false,
         }
     }
 
-    /// The same after a failure so early that no group was known; none: nor is one now.
-    pub fn of_early_failure(request: &Request, trigger: Trigger) -> Option<Group> {
-        let host = request.host().ok()?;
-        let gathered = prepare::gather(request, &host).ok()?;
+    /// Finds the group after a failure so early that the run did not know it yet; none: it is still unknown.
+    pub fn after_early_failure(request: &Request, trigger: Trigger) -> Option<Group> {
+        let mut host = request.host().ok()?;
+        let gathered = prepare::gather(request, &mut host).ok()?;
         let settings = gathered.merged.settings().ok()?;
         Some(Group::new(&host, &gathered.facts, &settings, trigger, request.phases))
     }
 
     fn api(&self) -> Result<Api> {
-        Ok(Api::new(&imds::Endpoint::from_env()?, &self.region, &self.proxy, TELL_LIMIT))
+        Ok(Api::new(&imds::Endpoint::from_env()?, &self.region, &self.proxy, NOTIFY_LIMIT))
     }
 
     fn begin_beats(&self, hook: Lifecycle) -> Option<Beats> {
@@ -157,19 +166,23 @@ impl Group {
             api.quiet = true;
             Beats::begin(api, hook)
         });
-        begun.inspect_err(|error| tracing::warn!("no heartbeats are sent: {error}")).ok()
+        begun.inspect_err(|error| tracing::warn!("cannot send heartbeats: {error}")).ok()
     }
 
-    /// After a good run that no reboot follows: the role's health checks are asked until they are satisfied, then
-    /// the hook lets the instance into service. In a warm pool, and where no hook holds it, none is asked.
+    /// After a good run that no reboot follows, waits until the role's health checks are satisfied, then lets the hook put
+    /// the instance into service. In a warm pool, or if no hook holds the instance, it runs no checks.
     ///
     /// # Errors
-    /// 1 when a check is not satisfied in time, or the call not allowed; 75 when the API does not answer.
+    /// Fails with 1 when a check is not satisfied in time, or the call is not allowed; with 75 when the API does not
+    /// respond, or the group of a young machine is unknown.
     pub fn finish(&mut self, host: &Host, prepared: &Prepared) -> Result<()> {
-        let Some(hook) = self.hook.clone() else { return Ok(()) };
+        let Some(hook) = self.hook.clone() else {
+            let not_yet = self.unnamed.take().filter(|_| host.is_young());
+            return not_yet.map_or(Ok(()), |why| Err(Error::config(why).awaiting("the Auto Scaling group")));
+        };
         let mut api = self.api()?;
-        host.tell_systemd(&format!("{}: the lifecycle hook {}", prepared.role.name, hook.hook));
-        // One call at a time, also of these.
+        host.notify_systemd(&format!("{}: the lifecycle hook {}", prepared.role.name, hook.hook));
+        // The API gets one call at a time, heartbeats included.
         self.stop_beats();
         if !is_held(&mut api, &hook, &self.may_be_early(), PAUSE) {
             tracing::debug!("the lifecycle hook {} does not hold this instance", hook.hook);
@@ -180,27 +193,27 @@ impl Group {
             health::wait(host, prepared).map_err(|error| error.at(&prepared.role.name))?;
             self.stop_beats();
         }
-        self.told = true;
-        let place = format!("{}: all steps are done, and the Auto Scaling group is not told", prepared.role.name);
-        self.is_done = go_on(&mut api, &hook).map_err(|error| error.at(place))?;
+        self.is_notified = true;
+        let place = format!("{}: all steps are done, but the Auto Scaling group is not notified", prepared.role.name);
+        self.is_done = complete(&mut api, &hook).map_err(|error| error.at(place))?;
         Ok(())
     }
 
-    /// After a failure: the hook lets go of the instance, or the group is asked to replace it. What fails now is
-    /// said, and no more: the run has failed already.
+    /// After a failure, abandons the instance at its hook, or asks the group to replace it. An error here is only logged:
+    /// the run has already failed.
     pub fn give_up(&mut self) {
-        if self.told || (self.hook.is_none() && self.mark.is_none()) {
+        if self.is_notified || (self.hook.is_none() && self.mark.is_none()) {
             return;
         }
         self.stop_beats();
-        self.told = true;
+        self.is_notified = true;
         match self.api() {
             Ok(mut api) => give_up(&mut api, self.hook.as_ref(), self.mark.as_deref(), &self.may_be_early()),
-            Err(error) => tracing::error!("the Auto Scaling group is not told: {error}"),
+            Err(error) => tracing::error!("the Auto Scaling group is not notified: {error}"),
         }
     }
 
-    /// Asks whether the group may not have come to this instance yet.
+    /// Whether the group may not know this instance yet.
     fn may_be_early(&self) -> impl Fn() -> bool {
         let (began, left_pool, is_done) = (Instant::now(), self.left_pool, self.is_done);
         move || {
@@ -216,34 +229,53 @@ impl Group {
     }
 }
 
-/// Whether the instance is in an Auto Scaling group: only then it has the second, tags or not.
+/// Whether the instance is in an Auto Scaling group. Only then does it have a lifecycle state, with or without tags.
 fn is_in_group(facts: &Facts) -> bool {
     let instance = facts.instance.as_ref();
     instance.is_some_and(|instance| instance.autoscaling_group.is_some() || instance.lifecycle_state.is_some())
 }
 
-/// Whether an error is this node's: not one that the retry timer, or whoever stopped the run, will see to.
+/// Returns an error if only one of the two facts that each instance of a group has is known. The other one will come, and
+/// with it the other tags.
+pub fn half_known(facts: &Facts) -> Option<Error> {
+    let instance = facts.instance.as_ref()?;
+    let (tag, state) = (instance.autoscaling_group.as_deref(), instance.lifecycle_state.as_deref());
+    match (tag, state) {
+        (None, Some(state)) if instance.tags.is_some() => {
+            let what = format!("the lifecycle state is {state}, and there is no tag {GROUP_TAG} yet");
+            Some(Error::config(what).awaiting("the instance's tags"))
+        }
+        // Until the state is known, the instance may be in a warm pool.
+        (Some(group), None) => {
+            let what =
+                format!("the tag {GROUP_TAG} is {group}, and instance metadata has no target-lifecycle-state yet");
+            Some(Error::config(what).awaiting("the lifecycle state"))
+        }
+        _ => None,
+    }
+}
+
+/// Whether an error is final for this node, so that neither the retry timer nor the person who stopped the run will deal
+/// with it.
 pub fn is_final(error: &Error) -> bool {
     use Kind::{Interrupted, NoRole, NotPermitted, NotYet, TemporaryFailure, Usage};
     !matches!(error.kind, TemporaryFailure | NotYet | Interrupted | NoRole | NotPermitted | Usage)
         && !signals::interrupted()
-        && !goes_down()
+        && !is_shutting_down()
 }
 
-/// Whether the machine is shutting down: what fails then fails for that, and cloud-init's children get no signal.
-fn goes_down() -> bool {
+/// Whether the machine is shutting down. That can make a run fail, and cloud-init's children get no signal.
+fn is_shutting_down() -> bool {
     Host::live(Default::default()).is_stopping()
 }
 
-/// How long the machine runs; unknown: long.
+/// How long the machine has been running. If unknown, assume a long time.
 fn uptime() -> Duration {
-    let text = Host::live(Default::default()).read_text("/proc/uptime").ok().flatten().unwrap_or_default();
-    let seconds = text.split(['.', ' ']).next().and_then(|seconds| seconds.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(u64::MAX))
+    Host::live(Default::default()).uptime().unwrap_or(Duration::MAX)
 }
 
-/// Whether the hook holds the instance; while it may be early, the group is asked again. It also gives what
-/// follows the hook's whole timeout. An answer that does not come is no answer: then the hook may hold it.
+/// Whether the hook holds the instance. While the group may not know the instance yet, asks it again. A positive answer also
+/// restarts the hook's timeout. Without an answer, the hook may hold the instance.
 fn is_held(calls: &mut impl Calls, hook: &Lifecycle, may_be_early: &dyn Fn() -> bool, pause: Duration) -> bool {
     let mut deadline = Deadline::new(format!("the lifecycle hook {}", hook.hook), YOUNG);
     loop {
@@ -254,17 +286,17 @@ fn is_held(calls: &mut impl Calls, hook: &Lifecycle, may_be_early: &dyn Fn() -> 
                 tracing::debug!("no heartbeat: {}", failure.error);
                 return true;
             }
-            // After a signal nothing is early any more: the next answer is the last.
+            // After a signal the machine no longer counts as early, so the next answer is the last.
             Ok(false) | Err(_) => drop(deadline.pause(pause)),
         }
     }
 }
 
-/// Lets the instance into service; `false`: the hook does not hold it any more.
-fn go_on(calls: &mut impl Calls, hook: &Lifecycle) -> Result<bool> {
+/// Puts the instance into service. Returns false if the hook no longer holds it.
+fn complete(calls: &mut impl Calls, hook: &Lifecycle) -> Result<bool> {
     match calls.complete(hook, Outcome::Continue) {
         Ok(true) => {
-            tracing::info!("told the Auto Scaling group {} to go on (lifecycle hook {})", hook.group, hook.hook);
+            tracing::info!("notified the Auto Scaling group {}: CONTINUE (lifecycle hook {})", hook.group, hook.hook);
             Ok(true)
         }
         Ok(false) => {
@@ -273,7 +305,7 @@ fn go_on(calls: &mut impl Calls, hook: &Lifecycle) -> Result<bool> {
         }
         Err(failure) => {
             let mut error = failure.error;
-            // 75 is tried again. What the API refused it will refuse in a minute too.
+            // The run is tried again after 75. A call that the API refused would be refused again.
             if !matches!(error.kind, Kind::TemporaryFailure | Kind::Interrupted) {
                 error.kind = Kind::Failed;
             }
@@ -289,27 +321,27 @@ fn give_up(calls: &mut impl Calls, hook: Option<&Lifecycle>, mark: Option<&str>,
         match calls.complete(hook, Outcome::Abandon) {
             Ok(true) => {
                 tracing::warn!(
-                    "told the Auto Scaling group {} to abandon this instance (lifecycle hook {})",
+                    "notified the Auto Scaling group {}: ABANDON this instance (lifecycle hook {})",
                     hook.group,
                     hook.hook
                 );
                 return;
             }
             Ok(false) => tracing::debug!("the lifecycle hook {} does not hold this instance", hook.hook),
-            Err(failure) => tracing::error!("the Auto Scaling group is not told of the failure: {}", failure.error),
+            Err(failure) => tracing::error!("the Auto Scaling group is not notified of the failure: {}", failure.error),
         }
     }
     if let Some(instance) = mark {
         match calls.mark_unhealthy(instance) {
             Ok(()) => tracing::warn!("asked the Auto Scaling group to replace this instance, {instance}"),
             Err(failure) => {
-                tracing::error!("the Auto Scaling group is not asked to replace this instance: {}", failure.error)
+                tracing::error!("cannot ask the Auto Scaling group to replace this instance: {}", failure.error)
             }
         }
     }
 }
 
-/// A thread that keeps a hook from running out.
+/// A thread that keeps a hook from timing out.
 struct Beats {
     stop: mpsc::Sender<()>,
     thread: std::thread::JoinHandle<()>,
@@ -328,23 +360,23 @@ impl Beats {
         Ok(Beats { stop, thread })
     }
 
-    /// Returns when no call is under way any more.
+    /// Returns when no call is in progress any more.
     fn stop(self) {
         drop(self.stop);
-        // A thread that has ended for another reason is as good.
+        // It does not matter here why the thread ended.
         let _ = self.thread.join();
     }
 }
 
-/// Sends heartbeats while `pause` says to go on. None of them fails a run.
+/// Sends heartbeats until `pause` returns false. A failed heartbeat never fails a run.
 fn beat(calls: &mut impl Calls, hook: &Lifecycle, pause: &mut dyn FnMut(Duration) -> bool) {
-    let (mut next, mut told) = (FIRST_BEAT, false);
+    let (mut next, mut has_warned) = (FIRST_BEAT, false);
     while pause(next) {
         next = match calls.heartbeat(hook) {
             Ok(true) => BEAT,
             Ok(false) => (next * 2).clamp(BEAT, SELDOM),
             Err(failure) => {
-                if !std::mem::replace(&mut told, true) {
+                if !std::mem::replace(&mut has_warned, true) {
                     tracing::warn!("no heartbeat for the lifecycle hook {}: {}", hook.hook, failure.error);
                 }
                 if failure.is_denied() { (next * 2).clamp(BEAT, SELDOM) } else { BEAT }
@@ -361,7 +393,7 @@ mod tests {
     use super::*;
     use crate::facts::sample;
 
-    /// An API that answers as it is told, and `true` when it was told nothing.
+    /// An API that gives the prepared answers, and then `true`.
     #[derive(Clone, Default)]
     struct Fake {
         answers: Arc<Mutex<VecDeque<Result<bool, &'static str>>>>,
@@ -411,14 +443,14 @@ mod tests {
     #[test]
     fn a_good_run_goes_on() {
         let mut fake = Fake::default();
-        assert!(go_on(&mut fake, &hook()).unwrap());
+        assert!(complete(&mut fake, &hook()).unwrap());
         assert_eq!(fake.called(), ["Continue titusagent launch i-1"]);
-        assert!(!go_on(&mut Fake::new([Ok(false)]), &hook()).unwrap());
+        assert!(!complete(&mut Fake::new([Ok(false)]), &hook()).unwrap());
     }
 
     #[test]
-    fn a_call_that_may_go_better_is_tried_again_and_one_that_is_denied_is_a_failure() {
-        let code = |answer| go_on(&mut Fake::new([Err(answer)]), &hook()).unwrap_err();
+    fn a_call_that_got_no_answer_is_tried_again_and_one_that_was_denied_is_a_failure() {
+        let code = |answer| complete(&mut Fake::new([Err(answer)]), &hook()).unwrap_err();
         assert_eq!(code("late").kind.exit_code(), 75);
         assert_eq!(code("stopped").kind, Kind::Interrupted);
         let denied = code("AccessDenied");
@@ -427,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_failure_the_hook_lets_go_or_else_the_instance_is_marked() {
+    fn after_a_failure_the_hook_abandons_the_instance_or_the_instance_is_marked() {
         let called = |answers: &[Result<bool, &'static str>], hook: Option<&Lifecycle>, mark: Option<&str>| {
             let mut fake = Fake::new(answers.iter().copied());
             give_up(&mut fake, hook, mark, &|| false);
@@ -445,22 +477,22 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_may_come_later_is_asked_again() {
+    fn the_group_of_a_young_instance_is_asked_again() {
         let held = |answers: &[Result<bool, &'static str>], early: bool| {
             let mut fake = Fake::new(answers.iter().copied());
             (is_held(&mut fake, &hook(), &|| early, Duration::ZERO), fake.called().len())
         };
         assert_eq!(held(&[Ok(false), Ok(false), Ok(true)], true), (true, 3));
         assert_eq!(held(&[Ok(false), Ok(true)], false), (false, 1));
-        // Its profile comes late, too.
+        // The instance profile may be late, too.
         assert_eq!(held(&[Err("NoInstanceProfile"), Ok(true)], true), (true, 2));
-        // It is not known: the hook may hold it.
+        // Without an answer the hook may hold the instance.
         assert_eq!(held(&[Err("NoInstanceProfile")], false), (true, 1));
         assert_eq!(held(&[Err("late")], true), (true, 1));
     }
 
     #[test]
-    fn heartbeats_come_often_enough_for_a_timeout_of_a_minute_and_seldom_where_there_is_no_hook() {
+    fn heartbeats_are_frequent_enough_for_a_timeout_of_a_minute_and_rare_without_a_hook() {
         let pauses = |answers: &[Result<bool, &'static str>], most: usize| {
             let (mut fake, mut pauses) = (Fake::new(answers.iter().copied()), Vec::new());
             beat(&mut fake, &hook(), &mut |pause| {
@@ -478,13 +510,13 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_heartbeats_is_waited_for() {
+    fn stop_waits_for_the_last_heartbeat() {
         let fake = Fake::default();
         Beats::begin(fake.clone(), hook()).unwrap().stop();
         assert_eq!(Arc::strong_count(&fake.calls), 1, "the thread is still there");
     }
 
-    fn told(
+    fn notifies(
         more: &str,
         trigger: Trigger,
         phases: Phases,
@@ -499,34 +531,34 @@ mod tests {
     }
 
     #[test]
-    fn only_a_run_that_nobody_attends_tells_the_group() {
+    fn only_an_unattended_run_notifies_the_group() {
         for trigger in [Trigger::Boot, Trigger::UserData] {
-            let (hook, mark) = told("", trigger, Phases::All, |_| {});
+            let (hook, mark) = notifies("", trigger, Phases::All, |_| {});
             let hook = hook.unwrap();
             assert_eq!((hook.group.as_str(), hook.hook.as_str(), mark), ("titusagent", "launch", true));
-            assert!(told("", trigger, Phases::Boot, |_| {}).1);
-            assert_eq!(told("", trigger, Phases::Bake, |_| {}), (None, false));
+            assert!(notifies("", trigger, Phases::Boot, |_| {}).1);
+            assert_eq!(notifies("", trigger, Phases::Bake, |_| {}), (None, false));
         }
         for trigger in [Trigger::Person, Trigger::Script] {
-            assert_eq!(told("", trigger, Phases::All, |_| {}), (None, false));
+            assert_eq!(notifies("", trigger, Phases::All, |_| {}), (None, false));
         }
     }
 
     #[test]
-    fn the_group_is_the_instance_s_own_and_not_what_the_agent_says() {
-        let none = told("agent.asg = 'other'", Trigger::Boot, Phases::All, |facts| {
+    fn the_group_comes_from_the_instance_and_not_from_agent_asg() {
+        let none = notifies("agent.asg = 'other'", Trigger::Boot, Phases::All, |facts| {
             let instance = facts.instance.as_mut().unwrap();
             (instance.autoscaling_group, instance.lifecycle_state) = (None, None);
         });
         assert_eq!(none, (None, false));
-        // Without tags its name is not known, but that it has one.
+        // Without tags the group's name is unknown, but not that there is a group.
         let unnamed =
-            told("", Trigger::Boot, Phases::All, |facts| facts.instance.as_mut().unwrap().autoscaling_group = None);
+            notifies("", Trigger::Boot, Phases::All, |facts| facts.instance.as_mut().unwrap().autoscaling_group = None);
         assert_eq!(unnamed, (None, true));
     }
 
     #[test]
-    fn a_failure_is_this_node_s_unless_it_is_tried_again_or_was_stopped() {
+    fn a_failure_is_final_unless_the_run_is_tried_again_or_was_stopped() {
         for kind in [Kind::Failed, Kind::Unavailable, Kind::Config] {
             assert!(is_final(&Error::new(kind, "")), "{kind:?}");
         }

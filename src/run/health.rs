@@ -1,4 +1,4 @@
-//! The role's health checks. What cannot be reached is a failure, never skipped.
+//! The role's health checks. If something cannot be reached, its check fails; it is never skipped.
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use crate::host::{Host, signals};
 use crate::prepare::Prepared;
 use crate::step::health::{Check, Question};
 pub use crate::titus::checks::Finding;
-use crate::titus::checks::{registered, vpc_tool};
+use crate::titus::checks::{check_registration, check_vpc_tool};
 
 const TRY: Duration = Duration::from_secs(10);
 
-/// Between two rounds of checks that are waited for.
+/// The pause between two rounds of checks.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Asks a role's checks again and again, until each has been satisfied once.
+/// Repeats a role's checks until each has been satisfied once.
 ///
 /// # Errors
-/// When the deadline for waits is over, with those that are not; or a signal came.
+/// Fails when the time limit for waits is over, naming the checks that are not satisfied, or after a signal.
 pub fn wait(host: &Host, prepared: &Prepared) -> Result<()> {
     let mut checks = prepared.checks()?;
     let mut deadline = Deadline::new("the role's health checks", host.deadlines.wait);
@@ -31,6 +31,7 @@ pub fn wait(host: &Host, prepared: &Prepared) -> Result<()> {
             match ask(host, &check.question)? {
                 Finding::Good(_) => {}
                 Finding::Warning(text) => tracing::warn!("{}: {text}", check.id),
+                Finding::NotAsked(text) => tracing::warn!("{}: not asked: {text}", check.id),
                 Finding::Bad(text) => failing.push((check, text)),
             }
         }
@@ -50,18 +51,18 @@ fn not_satisfied(failing: &[(Check, String)], waited: Duration) -> Error {
     let waited = humantime::format_duration(waited);
     Error::failed(format!("waited {waited} for its health checks; still failing: {}", ids.join(", ")))
         .cause(texts.join("\n"))
-        .fix("mend the cause, and see titus-bootstrap verify; the setting timeouts.wait gives them longer")
+        .fix("fix the cause, and see titus-bootstrap verify; the setting timeouts.wait gives them longer")
 }
 
-/// Asks one check.
+/// Runs one check.
 ///
 /// # Errors
-/// When it cannot be asked at all.
+/// Fails when the check cannot run at all.
 pub fn ask(host: &Host, question: &Question) -> Result<Finding> {
     let finding = match question {
         Question::Kept(kept) => kept.ask(host)?,
-        Question::MesosAgent { masters, address, port } => registered(host, masters, address, *port),
-        Question::VpcTool(ours) => vpc_tool(host, ours),
+        Question::MesosAgent { masters, address, port } => check_registration(host, masters, address, *port),
+        Question::VpcTool(ours) => check_vpc_tool(host, ours),
         Question::DriverMetadata(finding) => finding.clone(),
         Question::LogBucket { name, region } => {
             let asked = imds::Endpoint::from_env()
@@ -71,18 +72,18 @@ pub fn ask(host: &Host, question: &Question) -> Result<Finding> {
             log_bucket(name, region, asked)
         }
     };
-    // What was not answered because of a signal is not an answer.
+    // An answer that is missing because of a signal is not a finding.
     signals::check()?;
     Ok(finding)
 }
 
-/// Never a failure: the agent runs without, but the logs of its containers have no place.
+/// A missing log bucket is never a failure: the agent runs without it, but the logs of its containers are lost.
 fn log_bucket(name: &str, region: &str, asked: Result<Bucket, Failure>) -> Finding {
     let lost = "the logs of containers will be lost";
     match asked {
         Ok(Bucket::There) => Finding::Good(format!("the bucket {name} is there")),
         Ok(Bucket::Forbidden) => Finding::Good(format!(
-            "the bucket {name} is there, or another account's: this instance may not list it, and need not"
+            "the bucket {name} is there, or belongs to another account: this instance is not allowed to list it, and does not need to"
         )),
         Ok(Bucket::Missing) => {
             Finding::Warning(format!("there is no bucket {name} (setting agent.log_bucket): {lost}"))
@@ -90,14 +91,14 @@ fn log_bucket(name: &str, region: &str, asked: Result<Bucket, Failure>) -> Findi
         Ok(Bucket::Elsewhere) => {
             Finding::Warning(format!("the bucket {name} (setting agent.log_bucket) is in another region than {region}"))
         }
-        // There is nobody to sign for.
-        Err(failure) if failure.is_denied() => {
-            Finding::Good(format!("the bucket {name} was not asked for: this instance has no credentials"))
-        }
+        // The instance has no credentials to sign the request with.
+        Err(failure) if failure.is_denied() => Finding::Warning(format!(
+            "this instance has no credentials for the bucket {name} (setting agent.log_bucket): {lost}, unless each job's IAM role may write there"
+        )),
         Err(failure) => {
             let cause = failure.error.cause.map_or(String::new(), |cause| format!(": {cause}"));
-            Finding::Warning(format!(
-                "whether the bucket {name} is there is not known, and if it is not, {lost}: {}{cause}",
+            Finding::NotAsked(format!(
+                "whether the bucket {name} is there is unknown, and if it is not, {lost}: {}{cause}",
                 failure.error.what
             ))
         }
@@ -115,6 +116,7 @@ mod tests {
             Finding::Good(text) => ("good", text),
             Finding::Warning(text) => ("warning", text),
             Finding::Bad(text) => ("failed", text),
+            Finding::NotAsked(text) => ("not asked", text),
         };
         let has = |asked, word, words: &str| {
             let (state, text) = found(asked);
@@ -125,10 +127,10 @@ mod tests {
             error: Error::new(Kind::TemporaryFailure, "S3 gave no answer within 10s").cause("no way there"),
         };
         has(Ok(Bucket::There), "good", "is there");
-        has(Ok(Bucket::Forbidden), "good", "need not");
+        has(Ok(Bucket::Forbidden), "good", "does not need to");
         has(Ok(Bucket::Missing), "warning", "logs of containers will be lost");
         has(Ok(Bucket::Elsewhere), "warning", "another region than eu-west-1");
-        has(Err(failure(Some("NoInstanceProfile"))), "good", "no credentials");
-        has(Err(failure(None)), "warning", "S3 gave no answer within 10s: no way there");
+        has(Err(failure(Some("NoInstanceProfile"))), "warning", "no credentials");
+        has(Err(failure(None)), "not asked", "S3 gave no answer within 10s: no way there");
     }
 }

@@ -1,37 +1,41 @@
-//! What runs did, on disk: evidence for people, never authority for the next run.
+//! The record of runs on disk: evidence for people, never input of the next run.
 //!
-//! Nothing is written until a run changes something.
+//! A run writes nothing until it changes something.
 
 use std::collections::BTreeSet;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::SCHEMA_VERSION;
+use crate::activity::millis;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::fs::Owner;
 use crate::prepare::Prepared;
+use crate::run::report::{Report, Span};
+use crate::run::trigger::Trigger;
 
-/// One line an event, mode 0600.
+/// The journal: one event on each line, mode 0600.
 pub const JOURNAL: &str = "/var/lib/titus-bootstrap/journal.jsonl";
-/// The same of `keep`, which may be at work beside a run.
+/// The journal of `keep`, which may be active at the same time as a run.
 pub const KEEP_JOURNAL: &str = "/var/lib/titus-bootstrap/keep.jsonl";
-/// What the last run that changed something printed.
+/// The printed output of the last run that changed something.
 pub const LAST_LOG: &str = "/var/log/titus-bootstrap/last.log";
-/// The same for programs.
+/// The same output as JSON.
 pub const LAST_JSON: &str = "/var/log/titus-bootstrap/last.json";
 
-/// Runs that are kept.
+/// How many runs the journal keeps.
 const KEPT_RUNS: usize = 50;
 
 /// One event of a run.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
-    /// The line's layout.
+    /// The version of the layout.
     pub schema_version: u32,
-    /// RFC 3339.
+    /// When it happened, RFC 3339.
     pub time: String,
     /// The run.
     pub run: String,
@@ -45,12 +49,24 @@ pub struct Event {
     pub role_digest: String,
     /// `started`, `finished`, `failed`, `interrupted`, `ended`.
     pub event: String,
+    /// Who started the run; absent for `keep`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trigger: Option<Trigger>,
     /// The step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,
-    /// What it will do, or why it failed.
+    /// What the step will do, or why it failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lines: Vec<String>,
+    /// When it happened, in milliseconds since the run began. Like the times below, it is from a clock that nobody can set.
+    #[serde(default)]
+    pub at_ms: u64,
+    /// How long the step took, if it finished or failed; or the run, if it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
+    /// For a run that ended: its parts, with their times.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spans: Vec<Span>,
 }
 
 /// The journal of this run.
@@ -58,17 +74,23 @@ pub struct Event {
 pub struct Journal {
     path: &'static str,
     template: Event,
+    /// When the run began.
+    pub began: Instant,
+    /// When the current step began.
+    step_began: Option<Instant>,
     opened: bool,
-    /// Whether a write failed: then no more is tried.
+    /// Whether a write failed. The journal then stops writing.
     broken: bool,
 }
 
 impl Journal {
-    /// The journal of a run of this role, at `path`.
-    pub fn for_role(prepared: &Prepared, path: &'static str) -> Journal {
+    /// Returns the journal of a run of this role, at `path`.
+    pub fn for_role(prepared: &Prepared, path: &'static str, trigger: Option<Trigger>) -> Journal {
         let digest = crate::host::hex(&Sha256::digest(prepared.text()));
         let boot_id = prepared.facts.instance.as_ref().map(|instance| instance.boot_id.clone()).unwrap_or_default();
-        Journal::new(path, &prepared.names(), digest, &boot_id, &prepared.instance_id())
+        let mut journal = Journal::new(path, &prepared.names(), digest, &boot_id, &prepared.instance_id());
+        journal.template.trigger = trigger;
+        journal
     }
 
     /// A journal at `path`, to which this run has written nothing yet.
@@ -85,26 +107,47 @@ impl Journal {
                 role: role.into(),
                 role_digest,
                 event: String::new(),
+                trigger: None,
                 step: None,
                 lines: Vec::new(),
+                at_ms: 0,
+                duration_ms: None,
+                spans: Vec::new(),
             },
+            began: Instant::now(),
+            step_began: None,
             opened: false,
             broken: false,
         }
     }
 
-    /// This run's name.
+    /// The run's name.
     pub fn run(&self) -> &str {
         &self.template.run
     }
 
-    /// Whether anything was to be written.
+    /// Whether there was anything to write.
     pub fn is_open(&self) -> bool {
         self.opened
     }
 
-    /// Writes an event and syncs it. A journal that cannot be written is a warning, once a run: no run ends for it.
+    /// Writes an event and syncs it. If it cannot be written, the journal warns once; that never ends a run.
     pub fn event(&mut self, host: &Host, event: &str, step: Option<&str>, lines: &[String]) {
+        match event {
+            "started" => self.step_began = Some(Instant::now()),
+            _ => self.template.duration_ms = self.step_began.take().map(|began| millis(began.elapsed())),
+        }
+        self.write_once(host, event, step, lines);
+        self.template.duration_ms = None;
+    }
+
+    /// Records how the run ended, and how long its parts took.
+    pub fn end(&mut self, host: &Host, report: &Report) {
+        (self.template.duration_ms, self.template.spans) = (Some(report.duration_ms), report.spans.clone());
+        self.write_once(host, "ended", None, &[report.result.name().to_owned()]);
+    }
+
+    fn write_once(&mut self, host: &Host, event: &str, step: Option<&str>, lines: &[String]) {
         if self.broken {
             return;
         }
@@ -116,12 +159,13 @@ impl Journal {
 
     fn write(&mut self, host: &Host, event: &str, step: Option<&str>, lines: &[String]) -> Result<()> {
         if !self.opened {
-            // What happens from here on is a change, whether it can be written or not.
+            // Everything from here on is a change, whether or not it can be recorded.
             self.opened = true;
             open(host, self.path)?;
         }
         let event = Event {
             time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            at_ms: millis(self.began.elapsed()),
             event: event.into(),
             step: step.map(str::to_owned),
             lines: lines.iter().map(|line| crate::secrets::masked(line)).collect(),
@@ -133,7 +177,7 @@ impl Journal {
     }
 }
 
-/// The oldest runs go.
+/// Opens the journal, and drops the oldest runs.
 fn open(host: &Host, path: &str) -> Result<()> {
     let events = events(host, path)?;
     let mut runs = BTreeSet::new();
@@ -155,16 +199,16 @@ fn open(host: &Host, path: &str) -> Result<()> {
     host.write(path, text.as_bytes(), 0o600, Owner::ROOT)
 }
 
-/// All events that can be read; a torn line is passed over.
+/// Returns all events that can be read. A torn line is skipped.
 ///
 /// # Errors
-/// When the file is there and cannot be read.
+/// Fails when the file exists but cannot be read.
 pub fn events(host: &Host, path: &str) -> Result<Vec<Event>> {
     let text = host.read_text(path)?.unwrap_or_default();
     Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
 }
 
-/// Keeps what a run that changed something printed; what cannot be written is a warning.
+/// Saves what a run that changed something printed. If that fails, it warns.
 pub fn keep_last(host: &Host, log: &str, json: &str) {
     for (path, text) in [(LAST_LOG, log), (LAST_JSON, json)] {
         if let Err(error) = host.write(path, text.as_bytes(), 0o640, Owner::ROOT) {
@@ -173,7 +217,7 @@ pub fn keep_last(host: &Host, log: &str, json: &str) {
     }
 }
 
-/// Reports that a record of runs could not be written or read. Records are evidence: the run is what it is without.
+/// Warns that a record of runs could not be written or read. Records are evidence, so this does not affect the run.
 pub fn warn(error: &Error) {
     let mut error = error.clone();
     error.fix.get_or_insert_with(|| "see what is in its place, and move it away: the next run makes a new one".into());

@@ -1,4 +1,4 @@
-//! The steps of phase `keep`, for their timer: no instance is asked, and a pass without a change says nothing.
+//! The steps of phase `keep`, for their timer. A pass does not query the instance, and prints nothing if it changes nothing.
 
 use std::time::Duration;
 
@@ -12,16 +12,17 @@ use crate::host::lock::KEEP_LOCK;
 use crate::host::wait::Deadline;
 use crate::prepare::{self, Request};
 
-/// Looks, and changes what is not as it should be. The settings are those of the last run.
+/// Looks at the steps and fixes what differs. The settings are those of the last run.
 ///
 /// # Errors
-/// 75 when a step could not be looked at now, or a process that is not `keep` holds the lock; 1 when one failed.
+/// Fails with 75 when a step cannot be inspected now, or a process other than `keep` holds the lock; with 1 when a step
+/// failed.
 pub fn keep(request: &Request, report: &mut Report, reporter: Reporter) -> Result<()> {
     refuse_made_up_facts(request)?;
     let mut host = request.host()?;
     refuse_without_root(&host)?;
     let _lock = match host.lock(KEEP_LOCK, Duration::ZERO, &mut |_| {}) {
-        // Another one does the same. Any other process would keep it from being done, unseen.
+        // Another pass of `keep` does the same work. Any other process would block it without anyone noticing.
         Err(error) if error.kind == Kind::TemporaryFailure && !is_held_by_other(&host)? => return Ok(()),
         lock => lock?,
     };
@@ -35,17 +36,17 @@ pub fn keep(request: &Request, report: &mut Report, reporter: Reporter) -> Resul
         return Ok(());
     }
     report.steps.clear();
-    let mut journal = Journal::for_role(&prepared, KEEP_JOURNAL);
+    let mut journal = Journal::for_role(&prepared, KEEP_JOURNAL, None);
     report.run = journal.run().into();
     engine::converge(&host, &steps, &|_| false, &mut journal, report, &silent)?;
     journal.event(&host, "ended", None, &[]);
     Ok(())
 }
 
-/// Whether a process that is not `keep` holds its lock. One that has just taken it, or is about to go, has not said who it
-/// is, or is no longer there.
+/// Whether a process other than `keep` holds its lock. A process that has just taken the lock has not recorded its name yet,
+/// and one that is about to end may already be gone.
 fn is_held_by_other(host: &Host) -> Result<bool> {
-    let mut deadline = Deadline::new("the holder of the lock to say who it is", Duration::from_secs(2));
+    let mut deadline = Deadline::new("the name of the process that holds the lock", Duration::from_secs(2));
     while host.is_lock_foreign(KEEP_LOCK)? {
         if !deadline.pause(Duration::from_millis(50))? {
             return Ok(true);

@@ -1,4 +1,4 @@
-//! One reboot, at the end of a run, and never a loop of them.
+//! One reboot at the end of a run, and never a loop of reboots.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,76 +12,76 @@ use crate::settings::schema::Reboot;
 
 const COUNTED: &str = "/var/lib/titus-bootstrap/reboots.json";
 const UNIT: &str = "titus-bootstrap-reboot.service";
-/// The last of cloud-init's, which runs user data.
+/// The last service of cloud-init, which runs user data.
 const CLOUD_FINAL: &str = "cloud-final.service";
 
-/// Reboots of one cause that are tried; one more is a failure.
+/// How many reboots to try for one cause; one more is a failure.
 const TRIES: usize = 2;
 
-/// A reboot that was asked for.
+/// A requested reboot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Asked {
-    /// An image of a used node carries the file along, and those reboots are not this one's.
+struct Requested {
+    /// An image of a used node contains this file too, and the reboots of that node do not count here.
     instance_id: String,
     boot_id: String,
     cause: String,
 }
 
-/// Whether this run reboots when there is a reason: by hand it does not unless the settings say so.
-pub fn is_wished(host: &Host, settings: &Settings, trigger: Trigger) -> bool {
+/// Whether this run reboots when there is a reason. A run by hand does not, unless the settings say so.
+pub fn is_wanted(host: &Host, settings: &Settings, trigger: Trigger) -> bool {
     host.is_live() && settings.reboot.unwrap_or(trigger.reboot()) == Reboot::IfNeeded
 }
 
-/// This boot's wish, and how often others of the same cause were asked for.
-fn wish(host: &Host, instance_id: &str, reasons: &[String]) -> Result<(Asked, Vec<Asked>, usize)> {
+/// Returns this boot's request, all earlier requests, and how many of them had the same cause.
+fn request(host: &Host, instance_id: &str, reasons: &[String]) -> Result<(Requested, Vec<Requested>, usize)> {
     let boot_id = host.read_text("/proc/sys/kernel/random/boot_id")?.unwrap_or_default().trim().to_owned();
-    let this = Asked { instance_id: instance_id.to_owned(), boot_id, cause: reasons.join("; ") };
-    let asked = asked(host, &this)?;
-    let same = |before: &&Asked| before.instance_id == this.instance_id && before.cause == this.cause;
-    let tried = asked.iter().filter(same).count();
-    Ok((this, asked, tried))
+    let this = Requested { instance_id: instance_id.to_owned(), boot_id, cause: reasons.join("; ") };
+    let requested = requested(host, &this)?;
+    let same = |before: &&Requested| before.instance_id == this.instance_id && before.cause == this.cause;
+    let tried = requested.iter().filter(same).count();
+    Ok((this, requested, tried))
 }
 
-/// Whether a reboot for this cause has not been tried too often. What cannot be read is reported when it is counted.
+/// Whether another reboot for this cause is allowed. If the count cannot be read, `count` reports it.
 pub fn has_tries_left(host: &Host, instance_id: &str, reasons: &[String]) -> bool {
-    wish(host, instance_id, reasons).is_ok_and(|(this, asked, tried)| asked.contains(&this) || tried < TRIES)
+    request(host, instance_id, reasons).is_ok_and(|(this, requested, tried)| requested.contains(&this) || tried < TRIES)
 }
 
-/// Counts this boot's wish, before it is done; runs of one boot count once.
+/// Counts this boot's request before the reboot. All runs of one boot count once.
 ///
 /// # Errors
-/// When two reboots have not mended the same cause.
+/// Fails when two reboots have not fixed the same cause.
 pub fn count(host: &Host, instance_id: &str, reasons: &[String]) -> Result<()> {
-    let (this, mut asked, tried) = wish(host, instance_id, reasons)?;
-    if asked.contains(&this) {
+    let (this, mut requested, tried) = request(host, instance_id, reasons)?;
+    if requested.contains(&this) {
         return Ok(());
     }
     if tried >= TRIES {
-        return Err(Error::failed(format!("{tried} reboots have not mended it: {}", this.cause))
+        return Err(Error::failed(format!("{tried} reboots have not fixed it: {}", this.cause))
             .fix(format!("see why (cat /proc/cmdline /boot/grub/grub.cfg), then remove {COUNTED}")));
     }
-    asked.push(this);
-    let text = serde_json::to_vec(&asked).map_err(|e| Error::failed("reboots cannot be counted").cause(e))?;
+    requested.push(this);
+    let text = serde_json::to_vec(&requested).map_err(|e| Error::failed("reboots cannot be counted").cause(e))?;
     host.write(COUNTED, &text, 0o600, Owner::ROOT)
 }
 
-/// What was asked before. A file that cannot be read counts as two of this one.
-fn asked(host: &Host, this: &Asked) -> Result<Vec<Asked>> {
+/// Reads the earlier requests. A file that cannot be read counts as two requests for this cause.
+fn requested(host: &Host, this: &Requested) -> Result<Vec<Requested>> {
     let Some(bytes) = host.read(COUNTED)? else { return Ok(Vec::new()) };
-    let unknown = |n: usize| Asked { boot_id: format!("unreadable {n}"), ..this.clone() };
+    let unknown = |n: usize| Requested { boot_id: format!("unreadable {n}"), ..this.clone() };
     Ok(serde_json::from_slice(&bytes).unwrap_or_else(|_| (0..TRIES).map(unknown).collect()))
 }
 
-/// Whether cloud-init has not ended in this boot. What cannot be asked has ended.
+/// Whether cloud-init is still running in this boot. If systemd does not respond, assume that it has ended.
 pub fn awaits_cloud_init(host: &Host) -> bool {
     host.is_under_way(CLOUD_FINAL).unwrap_or(false)
 }
 
-/// Reboots; from user data, and at boot while cloud-init has not ended, through a unit that waits for its
-/// end: what it had not run by then it would never run again.
+/// Reboots. From user data, and at boot while cloud-init is running, it does so through a unit that waits until cloud-init
+/// ends: cloud-init would never run the rest again.
 ///
 /// # Errors
-/// When systemd refuses, or a signal came meanwhile.
+/// Fails when systemd refuses, or after a signal.
 pub fn reboot(host: &Host, reasons: &[String], trigger: Trigger) -> Result<()> {
     signals::check()?;
     tracing::info!("rebooting: {}", reasons.join("; "));

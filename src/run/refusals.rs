@@ -1,20 +1,21 @@
-//! What a run refuses before it changes anything, whatever its steps are.
+//! What every run refuses before it changes anything, regardless of its steps.
 
 use crate::error::{Error, Kind, Result};
 use crate::facts::machine;
 use crate::host::Host;
 use crate::prepare::{FactSource, Phases, Request};
+use crate::run::BOOT_UNIT;
 use crate::step::{Contents, Step};
 
-/// A made-up identity never reaches a live node.
+/// Refuses a made-up identity on a live node.
 ///
 /// # Errors
-/// 64 for facts that are not this instance's, without --root.
+/// Fails with 64 when the facts are those of another instance and there is no --root.
 pub fn refuse_made_up_facts(request: &Request) -> Result<()> {
     let flag = match request.facts {
         FactSource::Instance => return Ok(()),
         FactSource::Sample => "--sample",
-        FactSource::File(_) => "--facts",
+        FactSource::File(_) | FactSource::Given(_) => "--facts",
     };
     if request.root.is_some() {
         return Ok(());
@@ -24,23 +25,23 @@ pub fn refuse_made_up_facts(request: &Request) -> Result<()> {
         .fix(format!("add --root ./node, or ask for a plan: titus-bootstrap plan {flag}")))
 }
 
-/// Only root changes a live machine.
+/// Refuses to change a live machine without root.
 ///
 /// # Errors
-/// 77, with the command line to repeat.
+/// Fails with 77 when the process is not root. The fix has the command line to repeat.
 pub fn refuse_without_root(host: &Host) -> Result<()> {
     if !host.is_live() || host.may_chown() {
         return Ok(());
     }
-    let quoted = |word: std::ffi::OsString| crate::template::shell(&word.to_string_lossy()).unwrap_or_default();
+    let quoted = |word: std::ffi::OsString| crate::template::quote_shell(&word.to_string_lossy()).unwrap_or_default();
     let words: Vec<String> = std::env::args_os().map(quoted).collect();
     Err(Error::new(Kind::NotPermitted, "only root can do this").fix(format!("sudo {}", words.join(" "))))
 }
 
-/// Refuses a live machine without apt, or on which no systemd runs units.
+/// Refuses a live machine without apt, or one on which systemd is not running.
 ///
 /// # Errors
-/// 69.
+/// Fails with 69 when apt, dpkg or a running systemd is missing.
 pub fn refuse_machine(host: &Host, phases: Phases) -> Result<()> {
     if !host.is_live() {
         return Ok(());
@@ -51,17 +52,59 @@ pub fn refuse_machine(host: &Host, phases: Phases) -> Result<()> {
             .fix("roles install Debian packages: use an image of Debian or Ubuntu"));
     }
     if phases != Phases::Bake && host.entry("/run/systemd/system")?.is_none() {
-        return Err(Error::unavailable("systemd does not run this machine")
+        return Err(Error::unavailable("systemd is not running on this machine")
             .cause("/run/systemd/system is not there")
-            .fix("use an image of Debian or Ubuntu with systemd; in an image without a running one: --phase bake"));
+            .fix("use an image of Debian or Ubuntu with systemd; to build an image without a running systemd: --phase bake"));
     }
     Ok(())
 }
 
-/// Refuses a daemon.json that has what the role's drop-in gives dockerd as a flag: dockerd then does not start.
+const DROP_INS: &str = "/etc/systemd/system";
+
+/// The drop-in that makes a service wait for a run at each boot: `ready.conf` of the roles.
+const WAITS: &str = "/10-titus-bootstrap.conf";
+
+/// Refuses to bake services that would never start, because the image has no unit to start the run that they wait for.
 ///
 /// # Errors
-/// 69, with the keys.
+/// Fails with 69 when the boot unit is not enabled. The error names the unit.
+pub fn refuse_bake_without_boot_unit(host: &Host, phases: Phases, steps: &[Step]) -> Result<()> {
+    if phases != Phases::Bake || !host.is_live() {
+        return Ok(());
+    }
+    let waits = steps.iter().filter_map(|step| step.work().file()).find(|path| path.ends_with(WAITS));
+    waits.map_or(Ok(()), |path| refuse_without_boot_unit(host, path))
+}
+
+/// Refuses to seal an image with such services.
+///
+/// # Errors
+/// Fails with 69 when the boot unit is not enabled. The error names the unit.
+pub fn refuse_seal_without_boot_unit(host: &Host) -> Result<()> {
+    for directory in host.list(DROP_INS)?.iter().filter(|name| name.ends_with(".service.d")) {
+        let path = format!("{DROP_INS}/{directory}{WAITS}");
+        if host.entry(&path)?.is_some() {
+            return refuse_without_boot_unit(host, &path);
+        }
+    }
+    Ok(())
+}
+
+fn refuse_without_boot_unit(host: &Host, drop_in: &str) -> Result<()> {
+    if !host.links_that_enable(BOOT_UNIT)?.is_empty() {
+        return Ok(());
+    }
+    Err(Error::unavailable(format!("{BOOT_UNIT} is not enabled, so the services of this image would never start"))
+        .cause(format!(
+            "with {drop_in} they wait at each boot for a run; user data run only at an instance's first boot"
+        ))
+        .fix("install the deb of titus-bootstrap, which contains and enables the unit, instead of only the program"))
+}
+
+/// Refuses a daemon.json with keys that the role's drop-in sets as flags. Dockerd does not start with both.
+///
+/// # Errors
+/// Fails with 69 when such a key is set. The error names the keys.
 pub fn refuse_daemon_json(host: &Host, steps: &[Step]) -> Result<()> {
     if !host.is_live() {
         return Ok(());
@@ -78,7 +121,7 @@ pub fn refuse_daemon_json(host: &Host, steps: &[Step]) -> Result<()> {
             return Err(Error::unavailable(format!("{} sets {keys}, and so does {path}", machine::DAEMON_JSON))
                 .cause("dockerd does not start when a flag and daemon.json set the same")
                 .fix(format!(
-                    "remove {keys} from {}; where their values matter to you, see docs/reference.md, \"What the node of an agent must be\"",
+                    "remove {keys} from {}; if their values matter to you, see docs/reference.md, \"What the node of an agent must be\"",
                     machine::DAEMON_JSON
                 )));
         }
@@ -88,8 +131,8 @@ pub fn refuse_daemon_json(host: &Host, steps: &[Step]) -> Result<()> {
 
 const DOCKER_DROP_INS: &str = "/etc/systemd/system/docker.service.d/";
 
-/// The keys of daemon.json that stand for the flags in a unit's `ExecStart=` (dockerd(8)). A flag that can be given more
-/// than once has the key of its plural.
+/// The keys of daemon.json that match the flags in a unit's `ExecStart=` (dockerd(8)). A flag that can be repeated has the
+/// plural as its key.
 fn flags_of_dockerd(unit: &str) -> Vec<&str> {
     const PLURALS: [(&str, &str); 12] = [
         ("host", "hosts"),

@@ -1,4 +1,4 @@
-//! The machine that an image was built on: what would tell of it.
+//! The machine that an image is built on, and the traces that identify it.
 
 use std::time::Duration;
 
@@ -6,43 +6,43 @@ use crate::ec2::imds;
 use crate::error::{Kind, Result};
 use crate::facts::{Instance, machine};
 use crate::host::Host;
-use crate::host::image::search::{Bounds, Text};
+use crate::host::image::search::{Bounds, SearchText};
 
-/// An instance answers at once; a builder that is none must not wait long to hear nothing.
+/// The time limit of the metadata service. An instance gets an answer at once; a builder elsewhere must not wait long.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Where cloud-init writes down the instance that it ran on.
+/// Where cloud-init records the instance that it ran on.
 const CLOUD_INIT_IDS: [&str; 3] =
     ["/var/lib/cloud/data/instance-id", "/var/lib/cloud/data/previous-instance-id", "/run/cloud-init/.instance-id"];
 
 /// A text that must not be in an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trace {
-    /// `the builder's instance id`.
+    /// Its description, e.g. `the builder's instance id`.
     pub what: &'static str,
-    /// It itself.
+    /// The text.
     pub text: String,
-    /// What must not stand beside it.
+    /// Which characters must not be next to it.
     pub bounds: Bounds,
 }
 
-/// What is known of the builder.
+/// The known traces of the builder.
 #[derive(Debug, Clone, Default)]
 pub struct Builder {
-    /// What to search for.
+    /// The texts to search for.
     pub traces: Vec<Trace>,
-    /// The key pair's public keys, without options and comment; `None`: nobody could be asked.
+    /// The public keys of the key pair, without options and comments; `None` if no metadata service responds.
     pub keys: Option<Vec<String>>,
-    /// What should be known: who could not be asked.
+    /// Notices about sources that did not respond.
     pub notices: Vec<String>,
 }
 
 impl Builder {
-    /// Asks the metadata service if this is an instance, cloud-init's files, and the machine's own interfaces.
-    /// In a tree only what is in it, and `given`, if there is one.
+    /// Collects the traces from the metadata service (if this is an instance), cloud-init's files, and the network interfaces.
+    /// For a tree, reads only the tree, and `given` if present.
     ///
     /// # Errors
-    /// When an address of the metadata service was given and is wrong.
+    /// Fails when the given address of the metadata service is wrong.
     pub fn find(host: &Host, given: Option<&Instance>) -> Result<Builder> {
         let mut builder = Builder::default();
         if let Some(instance) = given {
@@ -56,15 +56,15 @@ impl Builder {
         }
         if !builder.traces.iter().any(|trace| trace.what == INSTANCE) {
             builder.notices.push(
-                "the builder's instance id is not searched for: neither the metadata service nor cloud-init's files tell it".into(),
+                "did not search for the builder's instance id: neither the metadata service nor cloud-init's files have it".into(),
             );
         }
         Ok(builder)
     }
 
-    /// What the search is given, in the order of [`Builder::traces`].
-    pub fn texts(&self) -> Vec<Text> {
-        self.traces.iter().map(|trace| Text::new(&trace.text, trace.bounds)).collect()
+    /// The texts for the search, in the order of [`Builder::traces`].
+    pub fn texts(&self) -> Vec<SearchText> {
+        self.traces.iter().map(|trace| SearchText::new(&trace.text, trace.bounds)).collect()
     }
 
     fn add(&mut self, what: &'static str, text: &str, bounds: Bounds) {
@@ -84,11 +84,11 @@ impl Builder {
                 self.add_instance(&answers.instance);
                 match imds::public_keys(&endpoint, DEADLINE) {
                     Ok(keys) => self.add_keys(&keys),
-                    Err(error) => self.notices.push(format!("the builder's public key is not known: {}", error.what)),
+                    Err(error) => self.notices.push(format!("the builder's public key is unknown: {}", error.what)),
                 }
             }
             Err(error) if error.kind == Kind::Interrupted => return Err(error),
-            Err(error) => self.notices.push(format!("the metadata service was not of use: {}", error.what)),
+            Err(error) => self.notices.push(format!("the metadata service could not help: {}", error.what)),
         }
         Ok(())
     }
@@ -100,7 +100,7 @@ impl Builder {
         self.add_name(&instance.hostname);
     }
 
-    /// `ssh-ed25519 AAAA… NAME`, or with options before it: the long word is the key.
+    /// Adds keys such as `ssh-ed25519 AAAA… NAME`, perhaps with options before it: the long word is the key.
     fn add_keys(&mut self, keys: &[String]) {
         let words = keys.iter().filter_map(|key| key.split_whitespace().find(|word| is_key(word)));
         let words: Vec<String> = words.map(str::to_owned).collect();
@@ -109,7 +109,7 @@ impl Builder {
     }
 
     fn add_mac(&mut self, mac: &str) {
-        // Of a tunnel, or of nothing.
+        // The address of a tunnel, or none.
         if mac.len() != 17 || mac.bytes().all(|b| b == b'0' || b == b':') {
             return;
         }
@@ -118,7 +118,7 @@ impl Builder {
         }
     }
 
-    /// Only names that EC2 makes of an address or id: another is the operator's, or a word like any other.
+    /// Adds only names that EC2 derives from an address or id. Any other name is the operator's, or an ordinary word.
     fn add_name(&mut self, name: &str) {
         let label = name.split('.').next().unwrap_or_default();
         if is_ec2_name(label) {
@@ -148,7 +148,7 @@ impl Builder {
 const INSTANCE: &str = "the builder's instance id";
 const ADDRESS: &str = "the builder's address";
 
-/// A key as authorized_keys(5) has it: base64 of a length and a name, so it begins with `AAAA`.
+/// Whether a word is a key in authorized_keys(5): base64 of a length and a name, so it begins with `AAAA`.
 pub(super) fn is_key(word: &str) -> bool {
     word.len() > 40 && word.starts_with("AAAA")
 }
@@ -161,7 +161,7 @@ fn is_hex(byte: u8) -> bool {
     byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)
 }
 
-/// `ip-10-0-0-5` or the instance's id (EC2 user guide, "Amazon EC2 instance hostname types").
+/// Whether a name has the form `ip-10-0-0-5` or of an instance id (EC2 user guide, "Amazon EC2 instance hostname types").
 fn is_ec2_name(label: &str) -> bool {
     let numbers = label.strip_prefix("ip-").map(|rest| rest.replace('-', "."));
     numbers.is_some_and(|address| address.parse::<std::net::Ipv4Addr>().is_ok()) || is_instance_id(label)
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn cloud_init_tells_the_id_of_an_instance_and_of_nothing_else() {
+    fn cloud_init_gives_the_id_of_an_instance_and_of_nothing_else() {
         let directory = tempfile::tempdir().unwrap();
         let host = Host::tree(directory.path(), Default::default()).unwrap();
         let data = directory.path().join("var/lib/cloud/data");

@@ -1,10 +1,11 @@
-//! From a builder to an image: removes what a builder leaves, then looks whether anything is left.
+//! Turns a builder into an image: removes the builder's traces, then checks that none is left.
 
 pub mod builder;
 pub mod rules;
 
 use std::time::{Duration, Instant};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::error::Result;
@@ -15,65 +16,65 @@ use crate::host::image::clear::{Clear, Cleared, Stands};
 use crate::host::image::search::{Bounds, Found};
 use crate::host::systemd::Job;
 use builder::{Builder, is_key};
-use rules::{Rule, WRITTEN_ANEW, homes, rules};
+use rules::{REWRITTEN, Rule, homes, rules};
 
-/// Our own state of this boot; the lock in it is held until the end.
+/// This program's state of the boot. The program holds the lock in it until the end.
 const RUNTIME: &str = "/run/titus-bootstrap";
 
-/// An authorized_keys larger than that is none.
+/// The maximum size of an authorized_keys file.
 const KEYS_LIMIT: u64 = 1 << 20;
 
-/// How often a long search says how far it is.
+/// The interval of progress messages of a long search.
 const NEXT_WORD: Duration = Duration::from_secs(10);
 
-/// What must not be in an image and is there.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Left {
-    /// Where.
+/// Something in the tree that must not be in an image.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+pub struct Residue {
+    /// Its path.
     pub path: String,
     /// What it is, or why it could not be removed.
     pub why: String,
 }
 
-/// What was removed below a path.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Removed {
-    /// Where.
+/// Something removed below a path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Removal {
+    /// Its path.
     pub path: String,
     /// What it was.
     pub what: &'static str,
-    /// How many files, links and the like.
+    /// The number of files, links and the like.
     pub files: u64,
 }
 
-/// How it ended.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct Sealed {
-    /// In the order of removal.
-    pub removed: Vec<Removed>,
-    /// Empty: the tree is fit for an image.
-    pub left: Vec<Left>,
-    /// What was searched for: `the builder's instance id`.
+/// The result.
+#[derive(Debug, Clone, Default, Serialize, JsonSchema)]
+pub struct SealReport {
+    /// Removal items, in the order of removal.
+    pub removed: Vec<Removal>,
+    /// Items that are left; if empty, the tree is ready to become an image.
+    pub left: Vec<Residue>,
+    /// Descriptions of the texts that were searched for, e.g. `the builder's instance id`.
     pub searched_for: Vec<&'static str>,
-    /// How many files were searched.
+    /// Number of searched files.
     pub files: u64,
-    /// How many bytes.
+    /// Number of searched bytes.
     pub bytes: u64,
-    /// What should be known.
+    /// Notices.
     pub notices: Vec<String>,
 }
 
-/// Cleans, unless it is only to look, and audits the whole tree.
+/// Cleans the tree, unless `only_look` is set, and audits all of it.
 ///
 /// # Errors
-/// When there is no telling what would have to be done. What could not be removed or read is no error,
-/// it is in [`Sealed::left`].
-pub fn seal(host: &Host, builder: &Builder, only_look: bool) -> Result<Sealed> {
+/// Fails when the program cannot determine what to do. A file that it could not remove or read is not an error;
+/// [`SealReport::left`] lists it.
+pub fn seal(host: &Host, builder: &Builder, only_look: bool) -> Result<SealReport> {
     let mounts = host.mounts()?;
-    let mut sealed = Sealed { notices: builder.notices.clone(), ..Sealed::default() };
+    let mut sealed = SealReport { notices: builder.notices.clone(), ..SealReport::default() };
     sealed.searched_for = builder.traces.iter().map(|trace| trace.what).collect();
     sealed.searched_for.dedup();
-    // Listed before anything goes: who had a home, and where Docker's data are.
+    // List these before anything is removed: afterwards, the homes and Docker's data root could be unknown.
     let known = rules(host)?;
     if !only_look {
         stop_seed(host, &mut sealed);
@@ -82,12 +83,12 @@ pub fn seal(host: &Host, builder: &Builder, only_look: bool) -> Result<Sealed> {
     }
     search(host, builder, &known, &mounts, only_look, &mut sealed)?;
     if !only_look {
-        // Services went on writing meanwhile.
+        // Services kept writing in the meantime.
         clean(host, &known, &mounts, &mut sealed);
         host.sync_all();
     }
-    look(host, &known, &mounts, &mut sealed);
-    look_at_keys(host, builder, &mut sealed);
+    audit_rules(host, &known, &mounts, &mut sealed);
+    audit_keys(host, builder, &mut sealed);
     if !only_look {
         clear_runtime(host, &mounts, &mut sealed);
     }
@@ -96,9 +97,9 @@ pub fn seal(host: &Host, builder: &Builder, only_look: bool) -> Result<Sealed> {
     Ok(sealed)
 }
 
-impl Sealed {
+impl SealReport {
     fn leave(&mut self, path: &str, why: impl Into<String>) {
-        self.left.push(Left { path: path.to_owned(), why: why.into() });
+        self.left.push(Residue { path: path.to_owned(), why: why.into() });
     }
 
     fn count(&mut self, path: &str, what: &'static str, files: u64) {
@@ -107,13 +108,13 @@ impl Sealed {
         }
         match self.removed.iter_mut().find(|removed| removed.path == path) {
             Some(removed) => removed.files += files,
-            None => self.removed.push(Removed { path: path.to_owned(), what, files }),
+            None => self.removed.push(Removal { path: path.to_owned(), what, files }),
         }
     }
 }
 
-/// systemd writes the random seed anew when this unit stops, which would be at the builder's shutdown.
-fn stop_seed(host: &Host, sealed: &mut Sealed) {
+/// systemd writes a new random seed when this unit stops, which would be at the builder's shutdown.
+fn stop_seed(host: &Host, sealed: &mut SealReport) {
     const UNIT: &str = "systemd-random-seed.service";
     if !host.has_systemd().unwrap_or(false) {
         return;
@@ -121,28 +122,29 @@ fn stop_seed(host: &Host, sealed: &mut Sealed) {
     let stopped =
         host.unit(UNIT).and_then(|unit| if unit.is_active() { host.change_unit(Job::Stop(UNIT)) } else { Ok(()) });
     if let Err(error) = stopped {
-        sealed.leave("/var/lib/systemd/random-seed", format!("random seed: will be written again: {}", error.what));
+        sealed
+            .leave("/var/lib/systemd/random-seed", format!("random seed: systemd will write it again: {}", error.what));
     }
 }
 
-fn clean(host: &Host, rules: &[Rule], mounts: &Mounts, sealed: &mut Sealed) {
+fn clean(host: &Host, rules: &[Rule], mounts: &Mounts, sealed: &mut SealReport) {
     for Rule { path, clear, what } in rules {
         let Some(clear) = clear else { continue };
-        if leads_to_another(host, path, *clear).is_some() {
+        if link_target(host, path, *clear).is_some() {
             continue;
         }
         let mut cleared = Cleared::default();
         host.clear(path, *clear, mounts, &mut cleared);
         sealed.count(path, what, cleared.files);
         for (path, why) in cleared.left {
-            sealed.leave(&path, format!("{what}: cannot be removed: {why}"));
+            sealed.leave(&path, format!("{what}: cannot remove it: {why}"));
         }
     }
 }
 
-/// Where a link of a rule that removes single files leads, if something is there: without the link nobody
-/// would find what it hides.
-fn leads_to_another(host: &Host, path: &str, clear: Clear) -> Option<String> {
+/// The target of a link whose rule removes single files, if the target exists. Without the link, nobody
+/// would find the file behind it.
+fn link_target(host: &Host, path: &str, clear: Clear) -> Option<String> {
     if clear != Clear::Whole {
         return None;
     }
@@ -151,28 +153,31 @@ fn leads_to_another(host: &Host, path: &str, clear: Clear) -> Option<String> {
     hides.then(|| target.display().to_string())
 }
 
-fn look(host: &Host, rules: &[Rule], mounts: &Mounts, sealed: &mut Sealed) {
+fn audit_rules(host: &Host, rules: &[Rule], mounts: &Mounts, sealed: &mut SealReport) {
     for Rule { path, clear, what } in rules {
-        // What is only told is a file, or a directory with something in it.
+        // A rule that only reports means a file, or a directory that is not empty.
         let is_directory = matches!(host.entry(path), Ok(Some(entry)) if entry.kind == EntryKind::Directory);
         let clear = clear.unwrap_or(if is_directory { Clear::Contents } else { Clear::Whole });
-        if let Some(target) = leads_to_another(host, path, clear) {
-            sealed.leave(path, format!("{what}: is a symbolic link to {target}, and none is followed: remove both"));
+        if let Some(target) = link_target(host, path, clear) {
+            sealed.leave(
+                path,
+                format!("{what}: is a symbolic link to {target}, and links are not followed: remove both"),
+            );
             continue;
         }
         match host.stands(path, clear, mounts) {
             Ok(Stands::Nothing) => {}
             Ok(Stands::Something) => sealed.leave(path, *what),
             Ok(Stands::BehindLink(link)) => {
-                sealed.leave(path, format!("{what}: {link} is a symbolic link, and none is followed"))
+                sealed.leave(path, format!("{what}: {link} is a symbolic link, and links are not followed"))
             }
-            Err(error) => sealed.leave(path, format!("{what}: cannot be looked at: {error}")),
+            Err(error) => sealed.leave(path, format!("{what}: cannot inspect it: {error}")),
         }
     }
 }
 
-/// The lines of a home's authorized_keys that hold keys, and whether each is the builder's.
-fn keys_of(host: &Host, builder: &Builder, path: &str) -> std::io::Result<Vec<bool>> {
+/// For each key in a home's authorized_keys: whether it is the builder's.
+fn read_keys(host: &Host, builder: &Builder, path: &str) -> std::io::Result<Vec<bool>> {
     let text = host.read_plain(path, KEYS_LIMIT)?.unwrap_or_default();
     let own = builder.keys.as_deref().unwrap_or_default();
     let lines = String::from_utf8_lossy(&text).into_owned();
@@ -185,10 +190,11 @@ fn key_files(host: &Host) -> Vec<String> {
     homes(host).iter().map(|home| format!("{home}/.ssh/authorized_keys")).collect()
 }
 
-/// Empties an authorized_keys in which nothing but the builder's key pair stands.
-fn clear_keys(host: &Host, builder: &Builder, mounts: &Mounts, sealed: &mut Sealed) {
+/// Empties an authorized_keys file that contains only the builder's key pair.
+fn clear_keys(host: &Host, builder: &Builder, mounts: &Mounts, sealed: &mut SealReport) {
     for path in key_files(host) {
-        let only_own = keys_of(host, builder, &path).is_ok_and(|keys| !keys.is_empty() && keys.iter().all(|own| *own));
+        let only_own =
+            read_keys(host, builder, &path).is_ok_and(|keys| !keys.is_empty() && keys.iter().all(|own| *own));
         if only_own {
             let mut cleared = Cleared::default();
             host.clear(&path, Clear::Emptied, mounts, &mut cleared);
@@ -197,16 +203,16 @@ fn clear_keys(host: &Host, builder: &Builder, mounts: &Mounts, sealed: &mut Seal
     }
 }
 
-/// Keys of which nobody knows whether they are the builder's. Its own are found by the search.
-fn look_at_keys(host: &Host, builder: &Builder, sealed: &mut Sealed) {
+/// Reports keys that may or may not be the builder's. The search finds those that are known to be.
+fn audit_keys(host: &Host, builder: &Builder, sealed: &mut SealReport) {
     for path in key_files(host) {
-        match keys_of(host, builder, &path) {
+        match read_keys(host, builder, &path) {
             Ok(keys) if !keys.is_empty() && builder.keys.is_none() => sealed.leave(
                 &path,
-                "keys, and no metadata service tells which is the builder's: empty it, or put the keys of people into another file (sshd_config(5), AuthorizedKeysFile)",
+                "keys, and no metadata service says which is the builder's: empty the file, or put the keys of people into another file (sshd_config(5), AuthorizedKeysFile)",
             ),
             Ok(_) => {}
-            Err(error) => sealed.leave(&path, format!("cannot be read: {error}")),
+            Err(error) => sealed.leave(&path, format!("cannot read it: {error}")),
         }
     }
 }
@@ -217,9 +223,9 @@ fn search(
     rules: &[Rule],
     mounts: &Mounts,
     only_look: bool,
-    sealed: &mut Sealed,
+    sealed: &mut SealReport,
 ) -> Result<()> {
-    let passed_over = rules::passed_over(host, rules)?;
+    let passed_over = rules::skip_filter(host, rules)?;
     let mut hits: Vec<(String, usize, bool)> = Vec::new();
     let mut unreadable = Vec::new();
     let (mut files, mut bytes, mut last_word) = (0, 0, Instant::now());
@@ -237,40 +243,40 @@ fn search(
     });
     (sealed.files, sealed.bytes) = (files, bytes);
     for (path, why) in unreadable {
-        sealed.leave(&path, format!("cannot be searched: {why}"));
+        sealed.leave(&path, format!("cannot search it: {why}"));
     }
     for (path, n, in_name) in hits {
         let Some(trace) = builder.traces.get(n) else { continue };
-        // Numbers that look like an address stand in many a package's documentation.
+        // The documentation of many packages contains numbers that look like an address.
         if trace.bounds == Bounds::Address && !in_name && is_packaged(host, &path)? {
             continue;
         }
-        if !in_name && WRITTEN_ANEW.contains(&path.as_str()) && !only_look {
+        if !in_name && REWRITTEN.contains(&path.as_str()) && !only_look {
             let mut cleared = Cleared::default();
             host.clear(&path, Clear::Whole, mounts, &mut cleared);
             if cleared.left.is_empty() {
-                sealed.count(&path, "what an instance writes anew", cleared.files);
+                sealed.count(&path, "what an instance writes again", cleared.files);
                 continue;
             }
         }
         let place = if in_name { "its name" } else { "it" };
-        sealed.leave(&path, format!("{place} has {}, {}", trace.what, shortened(&trace.text)));
+        sealed.leave(&path, format!("{place} has {}, {}", trace.what, shorten(&trace.text)));
     }
     Ok(())
 }
 
-/// A key is long.
-fn shortened(text: &str) -> String {
+/// Shortens a trace; a key is long.
+fn shorten(text: &str) -> String {
     if text.len() <= 64 { text.to_owned() } else { format!("{}…", text.chars().take(40).collect::<String>()) }
 }
 
-/// Whether dpkg installed the file: it is the same on every machine then. Not below /etc, which is there to be edited.
+/// Whether dpkg installed the file, so that it is the same on every machine. Never true below /etc, where people edit files.
 fn is_packaged(host: &Host, path: &str) -> Result<bool> {
     const INFO: &str = "/var/lib/dpkg/info";
     if path.starts_with("/etc/") {
         return Ok(false);
     }
-    // Packages name /lib/x what lies in /usr/lib/x, since /lib is a link to it.
+    // Packages list /lib/x for files in /usr/lib/x, because /lib is a link.
     let other = path.strip_prefix("/usr").unwrap_or(path);
     for name in host.list(INFO)?.iter().filter(|name| name.ends_with(".list")) {
         let list = host.read_text(&format!("{INFO}/{name}"))?.unwrap_or_default();
@@ -281,8 +287,8 @@ fn is_packaged(host: &Host, path: &str) -> Result<bool> {
     Ok(false)
 }
 
-/// Our lock, and its directory, where /run is a part of the image.
-fn clear_runtime(host: &Host, mounts: &Mounts, sealed: &mut Sealed) {
+/// Removes this program's lock and its directory, if /run is a part of the image.
+fn clear_runtime(host: &Host, mounts: &Mounts, sealed: &mut SealReport) {
     let mut cleared = Cleared::default();
     for path in [crate::host::lock::LOCK, crate::host::lock::KEEP_LOCK] {
         host.clear(path, Clear::Whole, mounts, &mut cleared);
@@ -291,7 +297,7 @@ fn clear_runtime(host: &Host, mounts: &Mounts, sealed: &mut Sealed) {
         host.clear(RUNTIME, Clear::Whole, mounts, &mut cleared);
     }
     for (path, why) in cleared.left {
-        sealed.leave(&path, format!("cannot be removed: {why}"));
+        sealed.leave(&path, format!("cannot remove it: {why}"));
     }
 }
 

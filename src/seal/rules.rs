@@ -1,4 +1,4 @@
-//! What a builder leaves behind, and what becomes of it.
+//! The files that a builder leaves behind, and what to do with each.
 
 use crate::error::Result;
 use crate::facts::machine;
@@ -15,20 +15,20 @@ use Clear::{Contents, Emptied, Files, Whole};
 pub struct Rule {
     /// Its path.
     pub path: String,
-    /// How much of it goes; `None`: it is someone's, and only told.
+    /// How much of it to remove; `None`: it belongs to somebody, so only report it.
     pub clear: Option<Clear>,
     /// What it is.
     pub what: &'static str,
 }
 
-/// Paths that are the same on every builder; a `*` stands for any part of the last name.
+/// Paths that are the same on every builder; `*` stands for any part of the last name.
 const LEFT: [(&str, Clear, &str); 45] = [
-    // machine-id(5): an image has an empty one.
+    // machine-id(5): an image has an empty file.
     ("/etc/machine-id", Emptied, "machine id"),
     ("/etc/ssh/ssh_host_*", Whole, "ssh host key"),
     ("/var/lib/cloud", Contents, "cloud-init's record of an instance"),
     ("/run/cloud-init", Contents, "cloud-init's record of an instance"),
-    // Records of logins have fixed names and modes.
+    // Records of logins have fixed names and modes, so only their contents go.
     ("/var/log/wtmp", Emptied, "log"),
     ("/var/log/btmp", Emptied, "log"),
     ("/var/log/lastlog", Emptied, "log"),
@@ -72,7 +72,7 @@ const LEFT: [(&str, Clear, &str); 45] = [
     ("/var/lib/apt/lists/partial", Contents, "download"),
 ];
 
-/// In homes.
+/// Paths in homes.
 const HISTORIES: [&str; 11] = [
     ".bash_history",
     ".zsh_history",
@@ -87,9 +87,9 @@ const HISTORIES: [&str; 11] = [
     ".wget-hsts",
 ];
 
-/// Files that cloud-init, or systemd by DHCP, writes anew on the first boot of an instance: they go if the
-/// builder is in them.
-pub const WRITTEN_ANEW: [&str; 6] = [
+/// Files that cloud-init, or systemd with DHCP, writes again on an instance's first boot. They are removed if they
+/// contain a trace of the builder.
+pub const REWRITTEN: [&str; 6] = [
     "/etc/hostname",
     "/etc/netplan/50-cloud-init.yaml",
     "/etc/network/interfaces.d/50-cloud-init",
@@ -98,23 +98,23 @@ pub const WRITTEN_ANEW: [&str; 6] = [
     "/etc/udev/rules.d/70-persistent-net.rules",
 ];
 
-/// The drivers' directories below Docker's data root: layers.
+/// Directories of the storage drivers, with layers, below Docker's data root.
 const LAYERS: [&str; 8] = ["overlay2", "overlay", "aufs", "btrfs", "devicemapper", "fuse-overlayfs", "vfs", "zfs"];
 
-/// All that stands or can stand in this tree.
+/// All rules for this tree.
 ///
 /// # Errors
-/// When the tree cannot be looked at.
+/// Fails when the tree cannot be inspected.
 pub fn rules(host: &Host) -> Result<Vec<Rule>> {
     let mut rules = Vec::new();
     let mut add = |path: String, clear, what| rules.push(Rule { path, clear, what });
     for (pattern, clear, what) in LEFT {
-        expanded(host, pattern).into_iter().for_each(|path| add(path, Some(clear), what));
+        expand(host, pattern).into_iter().for_each(|path| add(path, Some(clear), what));
     }
     let docker = machine::docker_data_root(host)?;
     add(format!("{docker}/engine-id"), Some(Whole), "id of the Docker Engine");
     add(format!("{docker}/containers"), None, "container of the builder (docker rm)");
-    // Where it is a link to the other one, it is as empty as that.
+    // If it is a link to the other one, that one is emptied.
     let dbus = "/var/lib/dbus/machine-id";
     if !matches!(host.entry(dbus)?, Some(Entry { kind: EntryKind::Link(_), .. })) {
         add(dbus.into(), Some(Whole), "machine id");
@@ -125,20 +125,20 @@ pub fn rules(host: &Host) -> Result<Vec<Rule>> {
         }
         add(format!("{home}/.aws/credentials"), None, "credentials");
         add(format!("{home}/.netrc"), None, "credentials");
-        for key in expanded(host, &format!("{home}/.ssh/id_*")).into_iter().filter(|key| !key.ends_with(".pub")) {
+        for key in expand(host, &format!("{home}/.ssh/id_*")).into_iter().filter(|key| !key.ends_with(".pub")) {
             add(key, None, "private key");
         }
     }
     Ok(rules)
 }
 
-/// Whether a search for the builder need not enter `path`: what is left there counts as such already, or it is
-/// a layer of an image. Layers are gigabytes that registries have, byte for byte: the builder can only be in that
-/// of a container, and containers are told by their own directory.
+/// Whether the search can skip `path`: a rule already reports whatever is left there, or it is
+/// a layer of an image. Layers are gigabytes that registries have, byte for byte. Only a container's layer can have traces of
+/// the builder, and the container's own directory reveals the container.
 ///
 /// # Errors
-/// When Docker's configuration cannot be read.
-pub fn passed_over(host: &Host, rules: &[Rule]) -> Result<impl Fn(&str) -> bool> {
+/// Fails when Docker's configuration cannot be read.
+pub fn skip_filter(host: &Host, rules: &[Rule]) -> Result<impl Fn(&str) -> bool> {
     let docker = machine::docker_data_root(host)?;
     let mut paths: Vec<String> = LAYERS.iter().map(|driver| format!("{docker}/{driver}")).collect();
     paths.push("/var/lib/containerd/io.containerd.content.v1.content".into());
@@ -147,12 +147,12 @@ pub fn passed_over(host: &Host, rules: &[Rule]) -> Result<impl Fn(&str) -> bool>
     Ok(move |path: &str| paths.iter().any(|known| known == path))
 }
 
-fn expanded(host: &Host, pattern: &str) -> Vec<String> {
+fn expand(host: &Host, pattern: &str) -> Vec<String> {
     let Some((before, after)) = pattern.split_once('*') else { return vec![pattern.to_owned()] };
     let (directory, start) = before.rsplit_once('/').unwrap_or(("", before));
     let fits =
         |name: &String| name.len() >= start.len() + after.len() && name.starts_with(start) && name.ends_with(after);
-    // One that cannot be listed is met again by the search, and told there.
+    // The search finds a directory that cannot be listed, and reports it.
     let names = host.names_in(directory).unwrap_or_default();
     names.into_iter().filter(fits).map(|name| format!("{directory}/{name}")).collect()
 }

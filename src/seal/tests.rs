@@ -7,7 +7,7 @@ use crate::facts::{Instance, sample};
 
 const ID: &str = "i-0123456789abcdef0";
 
-/// A tree that a builder left.
+/// A tree that a builder has left behind.
 struct Tree {
     directory: tempfile::TempDir,
     host: Host,
@@ -108,14 +108,14 @@ fn what_a_builder_leaves_goes_and_the_rest_stays() {
 }
 
 #[test]
-fn what_tells_of_the_builder_anywhere_is_named_and_left() {
+fn what_reveals_the_builder_anywhere_is_named_and_left() {
     let tree = Tree::new();
     tree.write("/usr/share/x", &format!("{}{ID}", "-".repeat(3 << 20)));
     tree.write("/opt/ip-10-0-0-5/y", "");
     tree.write("/srv/z", "10.0.0.5:2181");
     tree.write("/srv/other", "10.0.0.50 i-0123456789abcdef ami-0123");
     tree.link("/srv/link", &format!("/var/lib/{ID}"));
-    // A package's example is no trace, wherever /lib lies; an edited file in /etc may be.
+    // An example in a package is not a trace, wherever /lib is; an edited file in /etc may be one.
     tree.write("/var/lib/dpkg/info/doc.list", "/.\n/lib/doc\n/etc/doc\n");
     tree.write("/usr/lib/doc", "10.0.0.5");
     tree.write("/var/lib/dpkg/info/x.list", "/usr/x\n");
@@ -159,7 +159,7 @@ fn links_are_named_and_not_followed() {
 #[test]
 fn what_cannot_be_read_is_named() {
     let tree = Tree::new();
-    // Whoever runs the tests: a name that is longer than any path may be.
+    // Works for every user who runs the tests: a name longer than any path may be.
     let mut deep = tree.path("/srv");
     fs::create_dir(&deep).unwrap();
     for _ in 0..15 {
@@ -172,7 +172,7 @@ fn what_cannot_be_read_is_named() {
     let far = nix::fcntl::openat(&far, &*"e".repeat(240), next, nix::sys::stat::Mode::empty()).unwrap();
     nix::sys::stat::mkdirat(&far, &*"f".repeat(240), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let left = tree.seal();
-    assert!(left.iter().any(|line| line.starts_with("/srv/ddd") && line.contains("cannot be searched")), "{left:?}");
+    assert!(left.iter().any(|line| line.starts_with("/srv/ddd") && line.contains("cannot search it")), "{left:?}");
 
     let tree = Tree::new();
     tree.write("/srv/closed", "text");

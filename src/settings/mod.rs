@@ -1,49 +1,61 @@
-//! Settings: layers, each checked where it can still be pointed at, merged with the
-//! source of every value kept, then checked as a whole.
+//! Settings come in layers. Each layer is checked while an error can still point at its line; the merged layers keep the
+//! source of every value and are checked as a whole.
 
 mod check;
+mod either;
+pub mod forms;
+mod misread;
 pub mod name;
 pub mod schema;
 mod source;
 pub mod tags;
 pub mod template;
 pub mod values;
+mod words;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use toml::de::DeTable;
 use toml::{Spanned, Table, Value};
 
 use crate::error::{Error, Result};
 use crate::host::Host;
+use crate::host::fs::look::EntryKind;
 use crate::secrets::{hide, is_secret};
 pub use check::FOLLOWS;
 pub use schema::Settings;
 pub use source::Source;
 pub use tags::TAGS;
+pub use words::wrong_type;
 
-/// Where the operator's own settings lie.
+/// The operator's settings.
 pub const FILE: &str = "/etc/titus-bootstrap/config.toml";
-/// More of them, read in the order of their names.
+/// A directory of further settings, read in the order of their names.
 pub const DIRECTORY: &str = "/etc/titus-bootstrap/config.d";
-/// What `--save` writes.
+/// The file that `--save` writes.
 pub const SAVED: &str = "/etc/titus-bootstrap/config.d/60-saved.toml";
 
-/// Where ZooKeeper and the Mesos masters listen, if nothing else is said.
+/// Default client port of ZooKeeper.
 pub const ZOOKEEPER_PORT: u16 = 2181;
-/// Likewise.
+/// Default port of the Mesos masters.
 pub const MESOS_PORT: u16 = 5050;
 
-/// The settings of the last run on this node, for what runs later without its tags, user data and flags.
+/// The settings of the last run on this node, for commands that run later without its tags, user data and flags.
 pub const OF_LAST_RUN: &str = "/var/lib/titus-bootstrap/settings.toml";
+
+/// The maximum number of errors reported for one text.
+const MANY: usize = 50;
 
 /// The version of the settings' names and types, as the setting `schema` has it.
 const SCHEMA: i64 = 1;
 
-/// The one setting that is read before all others.
+/// The one setting that is read before all others: only it says whether the rest can be understood.
 #[derive(Deserialize)]
 struct Version {
     schema: Option<Spanned<i64>>,
@@ -56,12 +68,12 @@ pub struct Layer {
     table: Table,
 }
 
-/// All layers as one, and where each value came from.
+/// The merged layers, with the source of each value.
 #[derive(Debug, Clone, Default)]
 pub struct Merged {
     /// The values.
     pub table: Table,
-    /// Path of a value, `agent.log_bucket`, to its source.
+    /// The path of each value, e.g. `agent.log_bucket`, and its source.
     sources: BTreeMap<String, Source>,
 }
 
@@ -69,136 +81,209 @@ impl Layer {
     /// Reads a layer from TOML.
     ///
     /// # Errors
-    /// What is wrong, with line and column; a misspelt key with the one that was meant.
+    /// Fails when the text is not TOML, or when a key or value is wrong. The error gives line and column, and the name that a
+    /// misspelt key resembles.
     pub fn parse(source: Source, text: &str) -> Result<Layer> {
         Layer::read(source, text).map_err(|misread| misread.error)
     }
 
-    fn read(source: Source, text: &str) -> Result<Layer, Misread> {
+    fn read(source: Source, text: &str) -> Result<Layer, Box<Misread>> {
         let shown = source.to_string();
-        // First: a later version has keys that this one does not know.
-        if let Ok(Version { schema: Some(schema) }) = read_toml(&shown, text)
+        // What is good is read once.
+        if let Ok(table) = read_toml(&shown, text, false) {
+            // The program's own have none: see the test.
+            let list = if source == Source::BuiltIn { None } else { find_list_for_table(text, &table) };
+            if let Some(list) = list {
+                return Err(Box::new(list.refuse(&shown, text, source.is_one_value())));
+            }
+            if is_good(&table) {
+                return Ok(Layer { source, table });
+            }
+        }
+        // Check the version first: a later version has keys that this program does not know.
+        if let Ok(Version { schema: Some(schema) }) = read_toml(&shown, text, false)
             && *schema.get_ref() != SCHEMA
         {
             let line = text.get(..schema.span().start).unwrap_or_default().matches('\n').count() + 1;
             let what = format!("{shown}, line {line}: schema = {} is not known", schema.get_ref());
             let error = Error::config(what)
+                .with_place(format!("{shown}, line {line}"))
                 .cause(format!("titus-bootstrap {} knows schema = {SCHEMA}", env!("CARGO_PKG_VERSION")))
                 .fix(format!(
                     "use a titus-bootstrap later than {}, or settings of schema {SCHEMA}",
                     env!("CARGO_PKG_VERSION")
                 ));
-            return Err(Misread { error, is_unknown_key: false });
+            return Err(Box::new(Misread { error, at: None, unknown_key: None, is_wrong_form: false }));
         }
-        let _: Settings = read_toml(&shown, text)?;
-        Ok(Layer { source, table: read_toml(&shown, text)? })
+        let _: Settings = read_toml(&shown, text, source.is_one_value()).map_err(Misread::add_misplacement)?;
+        Ok(Layer { source, table: read_toml(&shown, text, false)? })
     }
 
-    /// What holds where nothing else is said.
+    /// Like [`Layer::parse`], but reports every error.
     ///
     /// # Errors
-    /// None, as a test makes sure.
-    pub fn built_in() -> Result<Layer> {
-        Layer::parse(Source::BuiltIn, include_str!("defaults.toml"))
-    }
-
-    /// A role's own defaults.
-    ///
-    /// # Errors
-    /// When a key is unknown or a value has the wrong type.
-    pub fn of_role(name: &str, defaults: &Table) -> Result<Layer> {
-        // Through text, so that an error can be pointed at.
-        Layer::parse(Source::Role(name.to_owned()), &defaults.to_string())
-    }
-
-    /// The files in /etc/titus-bootstrap, in order.
-    ///
-    /// # Errors
-    /// When one cannot be read or is wrong.
-    pub fn files(host: &Host) -> Result<Vec<Layer>> {
-        let names = host.list(DIRECTORY)?.into_iter().filter(|name| name.ends_with(".toml"));
-        let mut layers = Vec::new();
-        for path in std::iter::once(FILE.to_owned()).chain(names.map(|name| format!("{DIRECTORY}/{name}"))) {
-            host.refuse_untrusted(Path::new(&path))?;
-            if let Some(bytes) = host.read(&path).map_err(Error::as_config)? {
-                layers.push(Layer::of_file(path, bytes)?);
+    /// Returns one error for each key or value for which [`Layer::parse`] fails.
+    pub fn parse_all(source: &Source, text: &str) -> Result<Layer, Vec<Error>> {
+        let (mut rest, mut wrong) = (text.to_owned(), Vec::new());
+        loop {
+            let misread = match Layer::read(source.clone(), &rest) {
+                Ok(layer) if wrong.is_empty() => return Ok(layer),
+                Ok(_) => return Err(wrong),
+                Err(misread) => misread,
+            };
+            wrong.push(misread.error);
+            // That part has been reported. The rest keeps its positions.
+            let without = misread.at.and_then(|at| misread::blank_out(&rest, &at));
+            match without.filter(|_| wrong.len() < MANY) {
+                Some(without) => rest = without,
+                None => return Err(wrong),
             }
         }
-        Ok(layers)
     }
 
-    /// A file that the command line names; a path of the caller's, not below the root.
+    /// The defaults of the program.
     ///
     /// # Errors
-    /// When it cannot be read or is wrong.
-    pub fn file(path: &Path) -> Result<Layer> {
-        let shown = path.display().to_string();
-        Layer::of_file(shown, crate::host::fs::read_named(path)?)
+    /// Fails when they are not valid; a test makes sure that they are.
+    pub fn built_in() -> Result<&'static Layer> {
+        static LAYER: LazyLock<Result<Layer>> =
+            LazyLock::new(|| Layer::parse(Source::BuiltIn, include_str!("defaults.toml")));
+        LAYER.as_ref().map_err(Clone::clone)
     }
 
-    fn of_file(path: String, bytes: Vec<u8>) -> Result<Layer> {
-        let text = String::from_utf8(bytes)
-            .map_err(|e| Error::config(format!("{path}: is not UTF-8")).cause(e.utf8_error()))?;
+    /// The defaults of a role.
+    ///
+    /// # Errors
+    /// Fails when a key is unknown or a value has the wrong type.
+    pub fn role_defaults(name: &str, defaults: &Table) -> Result<Layer> {
+        let source = Source::Role(name.to_owned());
+        if is_good(defaults) {
+            return Ok(Layer { source, table: defaults.clone() });
+        }
+        // Through text, so that an error can be pointed at.
+        Layer::parse(source, &defaults.to_string())
+    }
+
+    /// Reads the files in /etc/titus-bootstrap, in order. For a file that is unreadable or wrong, returns all of its errors.
+    pub fn files(host: &Host) -> Vec<Result<Layer, Vec<Error>>> {
+        let names = match host.list(DIRECTORY) {
+            Ok(names) => names,
+            Err(error) => return vec![Err(vec![error])],
+        };
+        let names = names.into_iter().filter(|name| is_drop_in(name));
+        let paths = std::iter::once(FILE.to_owned()).chain(names.map(|name| format!("{DIRECTORY}/{name}")));
+        let read = |path: &str| {
+            host.refuse_untrusted(Path::new(path))?;
+            host.read(path).map_err(Error::as_config)
+        };
+        let layer = |path: String| match read(&path) {
+            Ok(bytes) => bytes.map(|bytes| Layer::parse_file_all(path, bytes)),
+            Err(error) => Some(Err(vec![error])),
+        };
+        paths.filter_map(layer).collect()
+    }
+
+    /// Returns a notice for each file in /etc/titus-bootstrap that contains a secret and that every user can read.
+    ///
+    /// # Errors
+    /// Fails when a file cannot be inspected.
+    pub fn readable_secrets(host: &Host) -> Result<Vec<String>> {
+        let mut notices = Vec::new();
+        for Layer { source, table } in Layer::files(host).into_iter().flatten() {
+            let (Source::File(path), values) = (source, json!(table)) else { continue };
+            let is_open =
+                host.entry(&path)?.is_some_and(|found| found.kind == EntryKind::File && found.mode & 0o004 != 0);
+            if is_open && hide("", &values) != values {
+                notices.push(format!("{path} has a secret, and every user may read it: chmod 0600 {path}"));
+            }
+        }
+        Ok(notices)
+    }
+
+    /// Reads a file named on the command line. The path is relative to the caller's root, not to `--root`.
+    ///
+    /// # Errors
+    /// Fails when the file cannot be read or its contents are wrong.
+    pub fn file(path: &Path) -> Result<Layer> {
+        let shown = path.display().to_string();
+        Layer::parse_file(shown, crate::host::fs::read_named(path)?)
+    }
+
+    fn parse_file(path: String, bytes: Vec<u8>) -> Result<Layer> {
+        let text = decode_utf8(&path, bytes)?;
         Layer::parse(Source::File(path), &text)
     }
 
-    /// The settings of the last run; none: there was no run.
+    /// Parses the contents of a file.
     ///
     /// # Errors
-    /// When the file cannot be read.
-    pub fn of_last_run(host: &Host) -> Result<Option<Layer>> {
+    /// Returns every error: the contents are not UTF-8, or a key or value is wrong.
+    pub fn parse_file_all(path: String, bytes: Vec<u8>) -> Result<Layer, Vec<Error>> {
+        let text = decode_utf8(&path, bytes).map_err(|error| vec![error])?;
+        Layer::parse_all(&Source::File(path), &text)
+    }
+
+    /// The settings of the last run, or `None` if there was no run.
+    ///
+    /// # Errors
+    /// Fails when the file cannot be read.
+    pub fn read_last_run(host: &Host) -> Result<Option<Layer>> {
         host.read(OF_LAST_RUN)
             .map_err(Error::as_config)?
-            .map(|bytes| Layer::of_file(OF_LAST_RUN.to_owned(), bytes))
+            .map(|bytes| Layer::parse_file(OF_LAST_RUN.to_owned(), bytes))
             .transpose()
     }
 
-    /// One `--set key=value`. The value is TOML; what is not TOML, or has a type that the
-    /// setting does not, is taken as text.
+    /// Parses one `--set key=value`. The value is TOML; a value that is not TOML, or whose type does not suit the setting, is
+    /// taken as a string.
     ///
     /// # Errors
-    /// When there is no `=`, or the key is unknown.
+    /// Fails when there is no `=`, or when the key is unknown.
     pub fn assignment(argument: &str) -> Result<Layer> {
-        Layer::assigned(argument, |flag| flag)
+        Layer::parse_assignment(argument, |flag| flag)
     }
 
-    /// The flags on the first line of user data: `--role`, and each `--set`.
+    /// Parses the flags on the first line of user data: `--role`, and each `--set`.
     ///
     /// # Errors
-    /// As [`Layer::assignment`].
+    /// Fails for the reasons of [`Layer::assignment`].
     pub fn first_line(role: Option<&str>, assignments: &[String]) -> Result<Vec<Layer>> {
         let place = |flag| Source::FirstLine(Box::new(flag));
         let role = role
             .map(|role| Layer::parse(place(Source::RoleFlag), &format!("role = {}", Value::String(role.to_owned()))));
-        role.into_iter().chain(assignments.iter().map(|argument| Layer::assigned(argument, place))).collect()
+        role.into_iter().chain(assignments.iter().map(|argument| Layer::parse_assignment(argument, place))).collect()
     }
 
-    fn assigned(argument: &str, place: impl Fn(Source) -> Source) -> Result<Layer> {
+    fn parse_assignment(argument: &str, place: impl Fn(Source) -> Source) -> Result<Layer> {
         let source = |key: &str| place(Source::Set(key.trim().to_owned()));
         let Some((key, value)) = argument.split_once('=') else {
-            return Err(Error::config(format!("{}: is not key=value", source(argument)))
+            return Err(Error::config(format!("{}: expected key=value", source(argument)))
                 .fix("for example --set agent.log_bucket=my-logs"));
         };
         let as_toml = Layer::read(source(key), &format!("{key} = {value}"));
         as_toml.or_else(|as_toml| {
             let text = format!("{key} = {}", Value::String(value.trim().to_owned()));
             Layer::read(source(key), &text).map_err(|as_text| {
-                // An unknown key is reported as such; a wrong type by the reading that was meant.
-                let is_meant = as_text.is_unknown_key || !value.trim_start().starts_with(['[', '{', '"']);
-                if is_meant { as_text.error } else { as_toml.error }
+                // Report an unknown key as such, and a wrong type by the reading that the operator evidently intended.
+                if as_toml.is_wrong_form {
+                    return as_toml.error;
+                }
+                let is_toml = toml::from_str::<Table>(&format!("{key} = {value}")).is_ok();
+                let is_text = !is_toml && !value.trim_start().starts_with(['[', '{', '"']);
+                if as_text.unknown_key.is_some() || is_text { as_text.error } else { as_toml.error }
             })
         })
     }
 
-    /// Writes to [`SAVED`] this layer's values over those that are there.
+    /// Merges the values of these layers into [`SAVED`].
     ///
     /// # Errors
-    /// When the file cannot be read or written.
+    /// Fails when the file cannot be read or written.
     pub fn save(host: &Host, layers: &[Layer]) -> Result<()> {
         let before = host.read(SAVED)?;
         let mut merged = Merged::default();
         if let Some(bytes) = before.clone() {
-            merged.add(&Layer::of_file(SAVED.to_owned(), bytes)?);
+            merged.add(&Layer::parse_file(SAVED.to_owned(), bytes)?);
         }
         for layer in layers {
             merged.add(layer);
@@ -207,7 +292,7 @@ impl Layer {
         if before.as_deref() == Some(text.as_bytes()) {
             return Ok(());
         }
-        // What may be read by all should be: `check` needs no root.
+        // Keep the file readable for all users where possible: `check` does not need root.
         let values = json!(merged.table);
         let mode = if hide("", &values) == values { 0o644 } else { 0o600 };
         host.write(SAVED, text.as_bytes(), mode, crate::host::fs::Owner::ROOT)
@@ -215,11 +300,11 @@ impl Layer {
 }
 
 impl Merged {
-    /// Puts a layer on top.
+    /// Adds a layer on top.
     pub fn add(&mut self, layer: &Layer) {
-        // `prereqs` is short for two others, which a later layer may set again, and an earlier one may have set.
+        // `prereqs` is short for two settings; a later layer may override them, and an earlier one may have set them.
         if let Some(address) = layer.table.get("prereqs").and_then(Value::as_str) {
-            let source = layer.source.of_prereqs();
+            let source = layer.source.prereqs_source();
             for (group, key, port) in [("zookeeper", "servers", ZOOKEEPER_PORT), ("mesos", "masters", MESOS_PORT)] {
                 let list = Value::Array(vec![Value::String(format!("{address}:{port}"))]);
                 let group_of_one = Value::Table(Table::from_iter([(key.to_owned(), list)]));
@@ -227,7 +312,7 @@ impl Merged {
                 merge(&mut self.table, &long, "", &source, &mut self.sources);
             }
         }
-        // A deb is one thing: an earlier layer's path does not go with a later one's address.
+        // A deb is replaced as a whole: the path of one layer does not combine with the address of another.
         for (name, deb) in layer.table.get("debs").and_then(Value::as_table).into_iter().flatten() {
             if ["path", "url"].iter().any(|key| deb.get(key).is_some()) {
                 let earlier = self.table.get_mut("debs").and_then(Value::as_table_mut);
@@ -239,12 +324,19 @@ impl Merged {
         merge(&mut self.table, &layer.table, "", &layer.source, &mut self.sources);
     }
 
-    /// Writes what this run was given beyond the defaults, whoever gave it, for [`Layer::of_last_run`].
+    /// Whether a layer sets this name, a setting or a table. A table that nobody set has no values, and exists all the same.
+    pub fn has(&self, key: &str) -> bool {
+        let mut parts = key.split('.');
+        let first = parts.next().and_then(|part| self.table.get(part));
+        parts.fold(first, |value, part| value?.get(part)).is_some()
+    }
+
+    /// Writes all values of this run except the defaults, whatever their source, for [`Layer::read_last_run`].
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// Fails when the file cannot be written.
     pub fn hand_down(&self, host: &Host, role: &str) -> Result<()> {
-        let mut given = self.given(&self.table, "");
+        let mut given = self.non_defaults(&self.table, "");
         given.insert("role".to_owned(), Value::String(role.to_owned()));
         let text = format!("# Written by titus-bootstrap at each run, for titus-bootstrap keep.\n{given}");
         if host.read(OF_LAST_RUN)?.as_deref() == Some(text.as_bytes()) {
@@ -254,13 +346,13 @@ impl Merged {
     }
 
     /// The values of a table that are not defaults.
-    fn given(&self, table: &Table, at: &str) -> Table {
+    fn non_defaults(&self, table: &Table, at: &str) -> Table {
         let mut given = Table::new();
         for (key, value) in table {
             let path = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
             match value {
                 Value::Table(below) => {
-                    let below = self.given(below, &path);
+                    let below = self.non_defaults(below, &path);
                     if !below.is_empty() {
                         given.insert(key.clone(), Value::Table(below));
                     }
@@ -272,19 +364,19 @@ impl Merged {
         given
     }
 
-    /// The checked sum of the layers.
+    /// Returns the merged settings, checked.
     ///
     /// # Errors
-    /// When a value must not be written; it is named with its source.
+    /// Fails when a value is not allowed. The error names the value and its source.
     pub fn settings(&self) -> Result<Settings> {
         let mut settings: Settings =
             self.table.clone().try_into().map_err(|e| Error::config("the settings do not fit together").cause(e))?;
         check::check(&settings, self)?;
-        check::derive(&mut settings);
+        check::derive(&mut settings)?;
         Ok(settings)
     }
 
-    /// Where a value came from: the value's own source, or that of a part of it.
+    /// The source of a value, or the source of a part of it.
     pub fn source(&self, key: &str) -> Option<&Source> {
         let (key, part) = (name::plain(key), format!("{}.", name::plain(key)));
         let of_part = || self.sources.iter().find(|(path, _)| path.starts_with(&part)).map(|(_, source)| source);
@@ -293,15 +385,93 @@ impl Merged {
 }
 
 impl Settings {
-    /// What holds where nothing else is said; the role's own defaults are not among it.
+    /// The built-in settings, without the role's own defaults.
     ///
     /// # Errors
-    /// None, as a test makes sure.
+    /// Fails when they are not valid; a test makes sure that they are.
     pub fn built_in() -> Result<Settings> {
         let mut merged = Merged::default();
-        merged.add(&Layer::built_in()?);
+        merged.add(Layer::built_in()?);
         merged.settings()
     }
+}
+
+/// Whether these are settings of this version.
+fn is_good(table: &Table) -> bool {
+    let is_known = table.get("schema").is_none_or(|schema| schema.as_integer() == Some(SCHEMA));
+    is_known && !table.values().any(has_date) && table.clone().try_into::<Settings>().is_ok()
+}
+
+/// A list in the place of a table.
+struct ListForTable {
+    /// The table, e.g. `agent.reserve`.
+    table: String,
+    /// The bytes of the list.
+    span: Range<usize>,
+}
+
+impl ListForTable {
+    fn refuse(&self, source: &str, text: &str, is_one_value: bool) -> Misread {
+        let place = if is_one_value { String::new() } else { place(text.get(..self.span.start).unwrap_or_default()) };
+        let table = &self.table;
+        let error = Error::config(format!("{source}{place}: {table} is a list"))
+            .cause("it must be a table: each value needs the name of its setting")
+            .fix(format!("write [{table}], and below it a line `name = value` for each value"))
+            .with_place(format!("{source}{place}"));
+        Misread { error, at: Some(self.span.clone()), unknown_key: None, is_wrong_form: true }
+    }
+}
+
+/// Finds a list in the place of a table: from one, the library fills the table's settings by their order.
+fn find_list_for_table(text: &str, table: &Table) -> Option<ListForTable> {
+    /// The keys of the lists that an empty table could replace.
+    fn search(table: &Table, keys: &mut Vec<String>) -> bool {
+        table.iter().any(|(key, value)| {
+            keys.push(key.clone());
+            let found = match value {
+                Value::Table(table) => search(table, keys),
+                Value::Array(_) => {
+                    let nested = |value: Value, key: &String| Value::Table(Table::from_iter([(key.clone(), value)]));
+                    let empty = keys.iter().rev().fold(Value::Table(Table::new()), nested);
+                    empty.try_into::<Settings>().is_ok()
+                }
+                _ => false,
+            };
+            if !found {
+                keys.pop();
+            }
+            found
+        })
+    }
+    let mut keys = Vec::new();
+    if !search(table, &mut keys) {
+        return None;
+    }
+    let document = DeTable::parse(text).ok()?;
+    let (last, tables) = keys.split_last()?;
+    let at = tables.iter().try_fold(document.get_ref(), |table, key| table.get(key.as_str())?.get_ref().as_table())?;
+    let span = at.get(last.as_str())?.span();
+    Some(ListForTable { table: keys.join("."), span })
+}
+
+/// Whether a value has a date in it. No setting is one, and from a table, unlike from a text, the library takes it for text.
+pub(crate) fn has_date(value: &Value) -> bool {
+    match value {
+        Value::Datetime(_) => true,
+        Value::Array(list) => list.iter().any(has_date),
+        Value::Table(table) => table.values().any(has_date),
+        _ => false,
+    }
+}
+
+/// The line and column at the end of this text, for a message.
+fn place(before: &str) -> String {
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    format!(", line {}, column {column}", before.matches('\n').count() + 1)
+}
+
+fn decode_utf8(path: &str, bytes: Vec<u8>) -> Result<String> {
+    String::from_utf8(bytes).map_err(|e| Error::config(format!("{path}: is not UTF-8")).cause(e.utf8_error()))
 }
 
 fn merge(into: &mut Table, from: &Table, at: &str, source: &Source, sources: &mut BTreeMap<String, Source>) {
@@ -325,27 +495,43 @@ fn merge(into: &mut Table, from: &Table, at: &str, source: &Source, sources: &mu
     }
 }
 
-/// Why a text cannot be read as TOML of its type.
+/// The reason why a text cannot be read as TOML of its type.
 struct Misread {
     error: Error,
-    /// Whether the type has no such key.
-    is_unknown_key: bool,
+    /// Line and column, if known.
+    at: Option<Range<usize>>,
+    /// A key that the type does not have, with the keys that lead to it.
+    unknown_key: Option<String>,
+    /// Whether a value has the right type but not the form of its setting.
+    is_wrong_form: bool,
 }
 
-/// Reads TOML; an error points at line and column and says which key was meant.
+impl Misread {
+    /// Suggests the table of an unknown key that exists in another table.
+    fn add_misplacement(mut self: Box<Self>) -> Box<Misread> {
+        let place = self.unknown_key.as_deref().and_then(|path| words::misplacement(path, &json!(Settings::default())));
+        if let Some(fix) = place {
+            self.error.fix = Some(fix);
+        }
+        self
+    }
+}
+
+/// Parses TOML.
 ///
 /// # Errors
-/// As said.
+/// Fails when the text is not TOML, or when a key or value is wrong. The error gives line and column, and suggests a
+/// known key.
 pub fn parse_toml<T: DeserializeOwned>(source: &str, text: &str) -> Result<T> {
-    read_toml(source, text).map_err(|misread| misread.error)
+    read_toml(source, text, false).map_err(|misread| misread.error)
 }
 
-/// The most lists and inline tables within one another.
+/// The maximum nesting of lists and inline tables.
 const DEPTH: usize = 64;
 
-/// The index at which a text opens one list or inline table too many. The library has its own limit, but it loses count
+/// The position at which a text opens more lists and inline tables than allowed. The library has its own limit, but it loses count
 /// in a text with errors (`{ {}{}{} …`), and the process then aborts because its stack overflows.
-fn first_too_deep(text: &str) -> Option<usize> {
+fn find_excess_depth(text: &str) -> Option<usize> {
     use toml_parser::lexer::TokenKind::{LeftCurlyBracket, LeftSquareBracket, RightCurlyBracket, RightSquareBracket};
     let mut open = Vec::new();
     for token in toml_parser::Source::new(text).lex() {
@@ -359,59 +545,134 @@ fn first_too_deep(text: &str) -> Option<usize> {
     None
 }
 
-fn read_toml<T: DeserializeOwned>(source: &str, text: &str) -> Result<T, Misread> {
-    let place = |before: &str| {
-        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        format!(", line {}, column {column}", before.matches('\n').count() + 1)
-    };
-    if let Some(start) = first_too_deep(text) {
+/// `is_one_value`: the text comes from a tag or a flag, so it has no lines to point at.
+fn read_toml<T: DeserializeOwned>(source: &str, text: &str, is_one_value: bool) -> Result<T, Box<Misread>> {
+    if let Some(start) = find_excess_depth(text) {
         let place = place(text.get(..start).unwrap_or_default());
-        let error = Error::config(format!("{source}{place}: more than {DEPTH} lists or tables within one another"))
-            .fix("look for a bracket before it that is not closed");
-        return Err(Misread { error, is_unknown_key: false });
+        let place = format!("{source}{place}");
+        let error = Error::config(format!("{place}: lists or tables are nested more than {DEPTH} deep"))
+            .fix("look for a bracket before it that is not closed")
+            .with_place(place);
+        return Err(Box::new(Misread { error, at: None, unknown_key: None, is_wrong_form: false }));
     }
-    toml::from_str(text).map_err(|error| {
+    toml::from_str(text).map_err(|mut error| {
+        let at = error.span();
+        let span = at.clone().unwrap_or_default();
         let before = error.span().and_then(|span| text.get(..span.start));
         let line = before.and_then(|before| before.rsplit('\n').next()).unwrap_or_default();
         let place = before.map_or_else(String::new, place);
-        // A name or value can be as long as the file.
-        let message = error.message().trim().split('`').map(shortened).collect::<Vec<_>>().join("`");
-        let (problem, expected) = message.split_at(message.find(", expected").unwrap_or(message.len()));
-        // The library tells an unknown key by the words of serde's message alone, and has the known ones only there.
-        let is_unknown_key = problem.starts_with("unknown field");
-        let names: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-        let error = match names.split_first().filter(|_| is_unknown_key) {
-            Some((unknown, known)) => {
-                Error::config(format!("{source}{place}: {problem}")).fix(did_you_mean(unknown, known.iter().copied()))
-            }
-            // The message has the value.
-            None if is_secret(line) => Error::config(format!("{source}{place}: this value cannot be used{expected}")),
-            None => Error::config(format!("{source}{place}: {message}")),
+        let here = error.span().and_then(|span| misread::SettingRef::find(text, &span));
+        let written = error.span().and_then(|span| text.get(span)).unwrap_or_default();
+        let is_hidden = is_secret(line) || here.as_ref().is_some_and(|here| here.is_hidden(written));
+        let pointed = |error: Error| {
+            let pointer = at.as_ref().filter(|_| !is_one_value && !is_hidden).and_then(|at| misread::pointer(text, at));
+            pointer.map_or(error.clone(), |pointer| {
+                let cause = error.cause.clone().map_or_else(String::new, |cause| format!("{cause}\n"));
+                error.cause(format!("{cause}{pointer}"))
+            })
         };
-        Misread { error, is_unknown_key }
+        let of_form = here.as_ref().and_then(|here| {
+            let place = if is_one_value { "" } else { place.as_str() };
+            misread::wrong_form(&format!("{source}{place}"), here, written, error.message())
+        });
+        if let Some(error) = of_form {
+            let error = pointed(error).with_place(format!("{source}{place}"));
+            return Box::new(Misread { error, at: Some(span), unknown_key: None, is_wrong_form: true });
+        }
+        // Without the text, the library names the keys that lead to the error.
+        error.set_input(None);
+        let whole = error.to_string();
+        let keys = whole.trim_end().rsplit_once("\nin `").map_or("", |(_, keys)| keys.trim_end_matches('`'));
+        // A name or value can be as long as the file.
+        let message = error.message().trim().split('`').map(shorten).collect::<Vec<_>>().join("`");
+        let problem = message.split(", expected").next().unwrap_or_default();
+        let shown = format!("{source}{place}");
+        // Only the words of serde's message identify an unknown key, and only they list the known ones.
+        let names: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+        if let Some((unknown, known)) = names.split_first().filter(|_| problem.starts_with("unknown field")) {
+            let error = Error::config(format!("unknown key `{unknown}`")).at(&shown);
+            let path = if keys.is_empty() { (*unknown).to_owned() } else { format!("{keys}.{unknown}") };
+            return Box::new(Misread {
+                error: pointed(error.fix(did_you_mean(unknown, known.iter().copied()))),
+                at: Some(span),
+                unknown_key: Some(path),
+                is_wrong_form: false,
+            });
+        }
+        let place = words::Excerpt { text, span: span.clone(), keys: shorten(keys), shown: shown.clone(), is_hidden };
+        let error = words::value_error(&place, &message).unwrap_or_else(|| {
+            // The library's message quotes the value.
+            let words = if is_hidden { "this value cannot be used" } else { words::syntax(&message) };
+            let error = Error::config(format!("{}: {words}", place.shown));
+            match words::syntax_advice(text, &span, &message) {
+                Some(advice) => error.fix(advice),
+                None => error,
+            }
+        });
+        let error = pointed(error).with_place(&shown);
+        Box::new(Misread { error, at, unknown_key: None, is_wrong_form: false })
     })
 }
 
-/// "did you mean …?", or the names that there are.
+/// More known names than this are not read in an error.
+const MOST_NAMES: usize = 20;
+
+/// Whether a file in a directory of drop-ins is read. An editor's own files begin with a dot.
+pub fn is_drop_in(name: &str) -> bool {
+    name.ends_with(".toml") && !name.starts_with('.')
+}
+
+/// Returns a notice for each file in a directory of drop-ins that may be meant as one but is not read.
+///
+/// # Errors
+/// Fails when the directory cannot be listed.
+pub fn unread_files(host: &Host, directory: &str) -> Result<Vec<String>> {
+    let names = host.list(directory)?.into_iter().filter(|name| is_nearly_drop_in(name));
+    Ok(names.map(|name| format!("{directory}/{name} is not read, because its name does not end in .toml")).collect())
+}
+
+/// Whether a file in a directory of drop-ins may be meant as one, but has another name: not a copy that an editor or a
+/// package manager made.
+fn is_nearly_drop_in(name: &str) -> bool {
+    let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending).to_ascii_lowercase();
+    let is_copy = ["bak", "orig", "old", "swp", "tmp", "disabled", "off", "md", "txt"].contains(&ending.as_str())
+        || ["dpkg-", "rpm", "ucf-"].iter().any(|start| ending.starts_with(start));
+    !is_drop_in(name) && !is_copy && !name.starts_with('.') && !name.ends_with('~') && !name.starts_with("README")
+}
+
+/// Returns "did you mean …?", or the list of known names.
 pub fn did_you_mean<'a>(unknown: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
     match nearest(unknown, known.clone()) {
         Some(name) => format!("did you mean `{name}`?"),
-        None => format!("known are: {}", known.collect::<Vec<_>>().join(", ")),
+        None => {
+            let shown = known.clone().take(MOST_NAMES).collect::<Vec<_>>().join(", ");
+            let more = known.count().saturating_sub(MOST_NAMES);
+            let rest = if more == 0 { String::new() } else { format!(" and {more} more") };
+            format!("known are: {shown}{rest}")
+        }
     }
 }
 
-/// What fits into a message.
-fn shortened(text: &str) -> String {
+/// A text, cut to the length that a message can show.
+pub(crate) fn shorten(text: &str) -> String {
     if text.len() <= 2000 { text.to_owned() } else { text.chars().take(60).chain(['…']).collect() }
 }
 
-/// The name that is most like this one, if it is like it at all.
+/// The known name that resembles this one most, if any does. Names that differ only in case, `-`, `_` and blanks always do.
+/// Long names are skipped: nobody types them, and the comparison is slow.
 pub fn nearest<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        .map(|name| (strsim::damerau_levenshtein(unknown, name), name))
-        .min()
-        .filter(|(distance, name)| *distance <= 1 + name.len() / 4)
-        .map(|(_, name)| name)
+    if unknown.is_empty() || unknown.len() > 100 {
+        return None;
+    }
+    let plain = |name: &str| name.to_lowercase().replace(['-', '_', ' '], "");
+    let unknown = plain(unknown);
+    let names: Vec<(String, &str)> = known.map(|name| (plain(name), name)).collect();
+    let distances = names.iter().map(|(plain, name)| (strsim::damerau_levenshtein(&unknown, plain), *name));
+    let like = distances.min().filter(|(distance, name)| *distance <= 1 + name.len() / 4).map(|(_, name)| name);
+    // One name begins with the other, e.g. `warning` and `warn`.
+    let is_begun =
+        |name: &str| name.len().min(unknown.len()) >= 4 && (unknown.starts_with(name) || name.starts_with(&unknown));
+    like.or_else(|| names.iter().find(|(plain, _)| is_begun(plain)).map(|(_, name)| *name))
 }
 
 #[cfg(test)]
@@ -424,9 +685,15 @@ mod tests {
 
     fn merged(layers: &[Layer]) -> Merged {
         let mut merged = Merged::default();
-        merged.add(&Layer::built_in().unwrap());
+        merged.add(Layer::built_in().unwrap());
         layers.iter().for_each(|layer| merged.add(layer));
         merged
+    }
+
+    #[test]
+    fn the_defaults_have_no_list_for_a_table() {
+        let text = include_str!("defaults.toml");
+        assert!(find_list_for_table(text, &text.parse().unwrap()).is_none());
     }
 
     #[test]
@@ -449,14 +716,14 @@ mod tests {
     fn a_text_that_nests_without_end_is_refused_where_it_does() {
         let parse = |text: &str| Layer::parse(Source::UserData, text);
         let refused = |text: &str| parse(text).unwrap_err().what;
-        let expected = "user data, line 2, column 65: more than 64 lists or tables within one another";
+        let expected = "user data, line 2, column 65: lists or tables are nested more than 64 deep";
         assert_eq!(refused(&format!("\n{}", "[".repeat(60_000))), expected);
         // Each `{}` below its limit makes the library forget one that is open.
         let forgetful = format!("x = {}{}", "{a=".repeat(80), "{} {a ".repeat(60_000));
         assert!(refused(&forgetful).contains("more than 64"));
         assert!(refused(&"[x\n".repeat(1000)).contains("line 65"));
-        // Brackets in a text and in a comment open nothing, and what is closed is not open.
-        let text = format!("[agent]\nasg = \"{0}\" # {0}\n{1}", "{".repeat(100), "# [\n".repeat(100));
+        // Brackets in strings and comments do not count, nor do closed ones.
+        let text = format!("[agent.labels]\nA = \"{0}\" # {0}\n{1}", "{".repeat(100), "# [\n".repeat(100));
         parse(&text).unwrap();
         let many = format!("tags.role = [{}]", "\"a\", ".repeat(1000));
         parse(&many).unwrap();
@@ -465,7 +732,7 @@ mod tests {
     #[test]
     fn an_error_is_short_however_long_the_key_is() {
         let error = Layer::parse(Source::UserData, &format!("{} = 1", "9".repeat(60_000))).unwrap_err();
-        assert!(error.to_string().len() < 1000 && error.what.contains("unknown field `999"), "{error}");
+        assert!(error.to_string().len() < 1000 && error.what.contains("unknown key `999"), "{error}");
         assert!(error.fix.unwrap().contains("agent"));
     }
 
@@ -493,17 +760,17 @@ mod tests {
         let debs = merged.settings().unwrap().debs;
         let (master, gateway) = (debs.master.unwrap(), debs.gateway.unwrap());
         assert_eq!((master.path, master.url.as_deref(), master.sha256), (None, Some("https://h/x.deb"), None));
-        assert_eq!((gateway.path.as_deref(), gateway.sha256), (Some("/y.deb"), Some(sum)));
+        assert_eq!((gateway.path.as_deref(), gateway.sha256), (Some("/y.deb"), Some(sum.parse().unwrap())));
         assert_eq!((merged.source("debs.master"), merged.source("debs.master.path")), (Some(&file("b")), None));
     }
 
     #[test]
     fn a_misspelt_key_is_pointed_at() {
-        let told = Layer::parse(file("file"), "stack = 'x'\n[agent]\n  log_buckett = 'y'\n").unwrap_err();
-        assert_eq!(told.what, "file, line 3, column 3: unknown field `log_buckett`");
-        assert_eq!(told.fix.unwrap(), "did you mean `log_bucket`?");
-        let told = Layer::parse(file("file"), "zzzzzzzz = 1").unwrap_err();
-        assert!(told.fix.unwrap().starts_with("known are: schema, role,"));
+        let message = Layer::parse(file("file"), "stack = 'x'\n[agent]\n  log_buckett = 'y'\n").unwrap_err();
+        assert_eq!(message.what, "file, line 3, column 3: unknown key `log_buckett`");
+        assert_eq!(message.fix.unwrap(), "did you mean `log_bucket`?");
+        let message = Layer::parse(file("file"), "zzzzzzzz = 1").unwrap_err();
+        assert!(message.fix.unwrap().starts_with("known are: schema, role,"));
     }
 
     #[test]
@@ -517,10 +784,10 @@ mod tests {
             ("agent.labels.LD_PRELOAD = 'a'", "LD_PRELOAD must not be set"),
             ("agent.labels.EC2_INSTANCE_ID = 'a'", "EC2_INSTANCE_ID must not be set"),
             ("agent.labels.TEAM = \"a\\nb\"", "file, line 1, column 21: a value has a line end"),
-            ("agent.labels.TEAM = 1", "expected a string"),
+            ("agent.labels.TEAM = 1", "agent.labels.TEAM = 1 cannot be used\n  cause: it must be text in quotes"),
         ] {
             let refused = Layer::parse(file("file"), text).unwrap_err();
-            assert!(refused.what.contains(words), "{refused}");
+            assert!(refused.to_string().contains(words), "{refused}");
             assert_eq!(refused.kind.exit_code(), 78);
         }
         let refused = Layer::assignment("agent.labels.\"A B\"=x").unwrap_err();
@@ -539,13 +806,16 @@ mod tests {
         .settings()
         .unwrap();
         assert_eq!(settings.agent.log_bucket.as_deref(), Some("my-bucket"));
-        assert_eq!((settings.stack.as_str(), settings.agent.port), ("2018", Some(7101)));
+        assert_eq!(
+            (settings.stack.as_str(), settings.agent.port.map(|port| port.to_string())),
+            ("2018", Some("7101".into()))
+        );
         assert_eq!(settings.mesos.masters, ["10.0.0.1:5050"]);
         for wrong in ["stack", "stakc=x", "agent.port=high", "zookeeper.servers=[1", "=x"] {
             Layer::assignment(wrong).unwrap_err();
         }
-        let told = Layer::assignment("stakc=x").unwrap_err();
-        assert_eq!(told.fix.unwrap(), "did you mean `stack`?");
+        let message = Layer::assignment("stakc=x").unwrap_err();
+        assert_eq!(message.fix.unwrap(), "did you mean `stack`?");
     }
 
     #[test]
@@ -561,9 +831,68 @@ mod tests {
             ("systemd.unit_dir = '../x'", "systemd.unit_dir"),
             ("docker.user = '-a'", "docker.user"),
         ] {
-            let told = merged(&[Layer::parse(Source::Tag("titus:x".into()), line).unwrap()]).settings().unwrap_err();
-            assert!(told.what.starts_with(key) && told.what.contains("tag titus:x"), "{line}: {told}");
-            assert_eq!(told.kind.exit_code(), 78);
+            let message = Layer::parse(Source::Tag("titus:x".into()), line).unwrap_err();
+            assert!(
+                message.what.contains(&format!(": {key}")) && message.what.starts_with("tag titus:x"),
+                "{line}: {message}"
+            );
+            assert!(message.what.ends_with("cannot be used") && message.cause.unwrap().contains(", e.g. `"), "{line}");
+            assert_eq!(message.kind.exit_code(), 78);
+        }
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_form_says_where_it_stands_and_what_to_write() {
+        const VALUE: &str = "prereqs = \"30.0.100.194:2181\" cannot be used";
+        const FIX: &str = "write `30.0.100.194`; the port is always 2181; to use another port, set zookeeper.servers";
+        let text = "prereqs = '30.0.100.194:2181'";
+        let first_line = |flag: &str| Layer::first_line(None, &[flag.to_owned()]).map(drop);
+        for (read, place) in [
+            (Layer::parse(file("x.toml"), text).map(drop), "x.toml, line 1, column 11"),
+            (Layer::parse(file("x.toml"), &format!("\n# x\n  {text}")).map(drop), "x.toml, line 3, column 13"),
+            (Layer::parse(Source::UserData, &format!("#!\n{text}\n")).map(drop), "user data, line 2, column 11"),
+            (Layer::parse(Source::Tag("titus:prereqs".into()), text).map(drop), "tag titus:prereqs"),
+            (Layer::assignment("prereqs=30.0.100.194:2181").map(drop), "--set prereqs"),
+            (Layer::assignment("prereqs=\"30.0.100.194:2181\"").map(drop), "--set prereqs"),
+            (first_line("prereqs=30.0.100.194:2181"), "first line of user data: --set prereqs"),
+        ] {
+            let error = read.unwrap_err();
+            assert_eq!((error.what, error.fix.as_deref()), (format!("{place}: {VALUE}"), Some(FIX)));
+            let cause = error.cause.unwrap();
+            assert!(
+                cause.starts_with("it must be a host name or an address, without a port, e.g. `10.0.0.1`"),
+                "{cause}"
+            );
+        }
+        let error = Layer::assignment("agent.attributes={ cluster = \"a;b\" }").unwrap_err();
+        assert!(error.what.starts_with("--set agent.attributes: agent.attributes.cluster = \"a;b\""), "{error}");
+        let error = Layer::assignment("agent.port=0").unwrap_err();
+        assert_eq!(error.what, "--set agent.port: agent.port = 0 cannot be used");
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_form_that_may_be_a_secret_is_not_shown() {
+        for text in [
+            "proxy.http = 'http://u:hunter2@h'",
+            "proxy.https = 'hunter2'",
+            "proxy.http = 'http://u:hun@ter2hunter2@h:1'",
+            "proxy.no_proxy = 'http://u:hunter2 @h'",
+            "docker.auth = '{\"auths\":\"hunter2\"}'",
+            "agent.attributes = { api_token = 'hunter2;' }",
+            "agent.attributes = { 'x;y' = 'hunter2', password = 'hunter2' }",
+            "debs.master.url = 'https://u:hunter2@h/a b'",
+            "zookeeper.servers = ['u:hunter2@h:1']",
+            "images.zookeeper = 'https://u:hunter2@h/x:1'",
+            "docker.host = 'http://u:hunter2@h:1'",
+            "agent.registry = 'u:hunter2@registry'",
+            "[[apt.sources]]\nname = 'x'\nuris = ['https://u:hunter2@h/a b']\nsuites = ['x']\nkey = '/x'",
+            "[[apt.sources]]\nname = 'x'\nuris = []\nsuites = []\nkey = { url = 'https://u:hunter2@h/a b', sha256 = 'x' }",
+            "[agent]\nattributes = { token = \"\"\"hunter2;\n\"\"\" }",
+        ] {
+            for source in [file("x"), Source::UserData, Source::Tag("titus:x".into()), Source::Set("x".into())] {
+                let error = Layer::parse(source, text).unwrap_err().to_string();
+                assert!(!error.contains("hunter2") && error.contains("cannot be used"), "{text}: {error}");
+            }
         }
     }
 
@@ -609,7 +938,7 @@ mod tests {
             (Layer::parse(Source::UserData, one).unwrap(), "prereqs in user data"),
             (Layer::parse(Source::Tag("titus:other".into()), one).unwrap(), "prereqs in tag titus:other"),
             (Layer::parse(Source::Set("other".into()), one).unwrap(), "prereqs in --set other"),
-            // Where the name alone leads to it, the source says so already.
+            // If the name alone implies it, the source is not repeated.
             (Layer::parse(Source::Tag("titus:prereqs".into()), one).unwrap(), "tag titus:prereqs"),
             (Layer::assignment("prereqs=10.0.0.1").unwrap(), "--set prereqs"),
             (first_line("prereqs=10.0.0.1"), "first line of user data: --set prereqs"),
@@ -627,7 +956,7 @@ mod tests {
         let (directory, host) = Host::temporary();
         let mut given = Merged::default();
         for layer in [
-            Layer::built_in().unwrap(),
+            Layer::built_in().unwrap().clone(),
             Layer::parse(Source::Role("agent".into()), "agent.port = 7101\nagent.asg = 'of-role'").unwrap(),
             Layer::parse(file("x"), "stack = 'one'\nagent.asg = 'a'").unwrap(),
             Layer::parse(Source::Tag("titus:prereqs".into()), "prereqs = '10.0.0.1'").unwrap(),
@@ -635,7 +964,7 @@ mod tests {
             given.add(&layer);
         }
         given.hand_down(&host, "agent").unwrap();
-        let last = Layer::of_last_run(&host).unwrap().unwrap();
+        let last = Layer::read_last_run(&host).unwrap().unwrap();
         let expected: Table = toml::from_str(
             "role = 'agent'\nstack = 'one'\nprereqs = '10.0.0.1'\nagent.asg = 'a'\n\
              zookeeper.servers = ['10.0.0.1:2181']\nmesos.masters = ['10.0.0.1:5050']",
@@ -649,11 +978,11 @@ mod tests {
         };
         let before = look();
         assert_eq!(before.1, 0o600);
-        // The same once more is not written; for another role it is.
+        // Identical contents are not written again; those of another role are.
         given.hand_down(&host, "agent").unwrap();
         assert_eq!(look(), before);
         given.hand_down(&host, "master").unwrap();
-        let role = Layer::of_last_run(&host).unwrap().unwrap().table["role"].clone();
+        let role = Layer::read_last_run(&host).unwrap().unwrap().table["role"].clone();
         assert_eq!(role.as_str(), Some("master"));
     }
 

@@ -2,7 +2,7 @@
 
 use serde_json::Value as Json;
 
-/// A name of which no part stands in quotes, as this program writes names. One that is not well quoted stays as it is.
+/// Removes the quotes from the parts of a name, which is how this program writes names. A badly quoted name stays as it is.
 pub fn plain(name: &str) -> String {
     let (mut made, mut rest) = (String::new(), name);
     loop {
@@ -22,7 +22,7 @@ pub fn plain(name: &str) -> String {
     }
 }
 
-/// What a name leads to. A part that has dots may stand in quotes, or as it is.
+/// Finds the value with this name. A part that contains dots may be quoted or plain.
 pub fn lookup<'a>(value: &'a Json, name: &str) -> Option<&'a Json> {
     fn find<'a>(value: &'a Json, name: &str) -> Option<&'a Json> {
         value.as_object()?.iter().find_map(|(key, below)| match name.strip_prefix(key.as_str())? {

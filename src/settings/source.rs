@@ -1,15 +1,15 @@
-//! Where a setting came from.
+//! Sources of settings.
 
 use std::fmt;
 
-/// The place that gave a setting its value.
+/// The source of a setting's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// The defaults of the binary.
     BuiltIn,
     /// `--sample`.
     Sample,
-    /// The defaults of this role.
+    /// The defaults of the role with this name.
     Role(String),
     /// The file at this path.
     File(String),
@@ -17,7 +17,7 @@ pub enum Source {
     Tag(String),
     /// The instance's user data.
     UserData,
-    /// `--set` with this setting's name.
+    /// `--set` of the setting with this name.
     Set(String),
     /// `--role`.
     RoleFlag,
@@ -25,13 +25,18 @@ pub enum Source {
     FirstLine(Box<Source>),
     /// The EC2 API's answer to this question.
     Api(String),
-    /// The setting `prereqs`, which is short for others, in this source.
+    /// The setting `prereqs` in this source; it is short for others.
     Prereqs(Box<Source>),
 }
 
 impl Source {
-    /// The source of what `prereqs` is short for. Where a value stands under that name alone it is found there.
-    pub(super) fn of_prereqs(&self) -> Source {
+    /// Whether the source is a single value, so that line numbers mean nothing.
+    pub(super) fn is_one_value(&self) -> bool {
+        matches!(self, Source::Tag(_) | Source::Set(_) | Source::RoleFlag | Source::FirstLine(_) | Source::Api(_))
+    }
+
+    /// The source of the settings that `prereqs` stands for. A source that is the setting `prereqs` itself needs no addition.
+    pub(super) fn prereqs_source(&self) -> Source {
         match self {
             Source::Set(key) if key == "prereqs" => self.clone(),
             Source::Tag(key) if key == "titus:prereqs" => self.clone(),
@@ -50,7 +55,7 @@ impl fmt::Display for Source {
             Source::File(path) => f.write_str(path),
             Source::Tag(key) => write!(f, "tag {key}"),
             Source::UserData => f.write_str("user data"),
-            // Without the value, which may be a secret.
+            // Leave the value out: it may be a secret.
             Source::Set(key) => write!(f, "--set {key}"),
             Source::RoleFlag => f.write_str("--role"),
             Source::FirstLine(flag) => write!(f, "first line of user data: {flag}"),

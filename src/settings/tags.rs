@@ -1,59 +1,64 @@
-//! Settings from instance tags. Whoever may tag an instance is often not the one who made its image, and an agent
-//! that is pointed at another Mesos master runs that master's containers as root. So a tag sets only what the image
-//! allows, and nothing that the image sets itself.
+//! Settings from instance tags. Often the person who may tag an instance did not make its image, and an agent
+//! that is pointed at another Mesos master runs that master's containers as root. So a tag sets only settings that the
+//! image allows and does not set itself.
 
 use std::collections::BTreeMap;
 
 use toml::Value;
 
-use super::{Layer, Merged, Source};
+use super::{Layer, Merged, Source, nearest};
 use crate::error::{Error, Result};
 use crate::settings::name::plain;
 
-/// The settings that an instance tag `titus:KEY` can set, where [`ALLOWED`] lists them. No others: a tag must not be
-/// able to name packages or images.
+/// The settings that an instance tag `titus:KEY` can set if [`ALLOWED`] lists them. There must never be others: a tag is
+/// not allowed to choose packages or images.
 pub const TAGS: [&str; 7] =
     ["role", "stack", "prereqs", "zookeeper.servers", "master.address", "agent.log_bucket", "agent.asg"];
 
-/// The setting that lists them. Only the image's files can have it.
+/// The tag with an instance's ZooKeeper server number, starting at 1.
+pub const ID_TAG: &str = "titus:zookeeper-id";
+
+/// The setting that lists the allowed settings. Only the image's files can set it.
 pub const ALLOWED: &str = "allowed_tags";
 
-/// What decides where a node finds its cluster: who sets one of a row decides about the others.
+/// Groups of settings that decide where a node finds its cluster. The layer that sets one of a group decides about all of it.
 const TOGETHER: [&[&str]; 2] = [
     &["prereqs", "zookeeper.servers", "zookeeper.discover", "mesos.masters", "mesos.discover"],
     &["master.address", "master.discover"],
 ];
 
-/// What tags say.
+/// The settings and notices that tags give.
 #[derive(Debug, Clone, Default)]
 pub struct Tags {
-    /// For the settings that they may set.
+    /// Values of the settings that the tags may set.
     pub layers: Vec<Layer>,
-    /// What is said of those that are ignored; empty if none is.
+    /// Notices about ignored tags; empty if all tags apply.
     pub ignored: Vec<String>,
 }
 
-/// What the instance's tags may say on an image with these settings.
+/// Reads the instance's tags on an image with these settings.
 ///
 /// # Errors
-/// When a value has the wrong form.
+/// Fails when a value has the wrong form.
 pub fn read(tags: &BTreeMap<String, String>, image: &Merged) -> Result<Tags> {
-    let allowed = allowed(image);
+    let allowed = allowed_keys(image);
     let (mut layers, mut not_allowed, mut ignored) = (Vec::new(), Vec::new(), Vec::new());
     for key in TAGS {
         let tag = format!("titus:{key}");
         let Some(value) = tags.get(&tag) else { continue };
         if !allowed.contains(&key) {
             not_allowed.push(key);
-        } else if let Some((own, source)) = set_by_image(image, key) {
+        } else if let Some((own, source)) = image_setting(image, key) {
             if image.text(key).as_deref() != Some(value) {
                 ignored.push(format!("the tag {tag} is ignored: {source} sets {own}"));
             }
         } else if key != "role" {
-            // The role is looked for on its own (detect.rs).
+            // detect.rs looks for the role separately.
             layers.push(layer(key, tag, value)?);
         }
     }
+    let near = |key: &String| Some(format!("the tag {key:?} is ignored: did you mean {}?", similar_tag(key, image)?));
+    ignored.extend(tags.keys().filter_map(near));
     if !not_allowed.is_empty() {
         let names: Vec<String> = not_allowed.iter().map(|key| format!("titus:{key}")).collect();
         let all: Vec<String> = allowed.iter().chain(&not_allowed).map(|key| format!("{key:?}")).collect();
@@ -68,6 +73,22 @@ pub fn read(tags: &BTreeMap<String, String>, image: &Merged) -> Result<Tags> {
     Ok(Tags { layers, ignored })
 }
 
+/// The known tag that this unknown key resembles.
+pub fn similar_tag(key: &str, image: &Merged) -> Option<String> {
+    let table = |name: &str| image.table.get(name).and_then(Value::as_table);
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let role = table("tags").and_then(|tags| tags.get("role")?.as_array()).into_iter().flatten().filter_map(text);
+    let peers = ["zookeeper", "mesos", "master"].into_iter();
+    let peers = peers.filter_map(|name| table(name)?.get("discover")?.get("tag").and_then(text));
+    let own = TAGS.iter().map(|key| format!("titus:{key}")).chain([ID_TAG.to_owned()]);
+    let known: Vec<String> = own.chain(role).chain(peers).collect();
+    let plain = key.trim().to_ascii_lowercase();
+    if known.iter().any(|known| known == key) || !plain.starts_with("titus") {
+        return None;
+    }
+    nearest(&plain, known.iter().map(String::as_str)).map(str::to_owned)
+}
+
 fn layer(key: &str, tag: String, value: &str) -> Result<Layer> {
     let value = if key == "zookeeper.servers" {
         Value::Array(value.split(',').map(|server| Value::String(server.trim().to_owned())).collect())
@@ -77,47 +98,50 @@ fn layer(key: &str, tag: String, value: &str) -> Result<Layer> {
     Layer::parse(Source::Tag(tag), &format!("{key} = {value}"))
 }
 
-/// Whether a tag may say this.
+/// Whether a tag may set this.
 pub fn is_allowed(image: &Merged, key: &str) -> bool {
-    allowed(image).contains(&key)
+    allowed_keys(image).contains(&key)
 }
 
-/// The keys that tags may set. Names that are none of [`TAGS`] are refused with the settings.
-fn allowed(image: &Merged) -> Vec<&'static str> {
+/// The keys that tags may set. Checking the settings refuses names outside [`TAGS`].
+fn allowed_keys(image: &Merged) -> Vec<&'static str> {
     let listed = image.table.get(ALLOWED).and_then(Value::as_array).into_iter().flatten();
     listed.filter_map(|name| TAGS.into_iter().find(|key| Some(*key) == name.as_str())).collect()
 }
 
-/// The setting of the image that stands against a tag, and its source.
-fn set_by_image<'a>(image: &'a Merged, key: &'a str) -> Option<(&'a str, &'a Source)> {
+/// The setting of the image that overrides a tag, and its source.
+fn image_setting<'a>(image: &'a Merged, key: &'a str) -> Option<(&'a str, &'a Source)> {
     let row = TOGETHER.into_iter().find(|row| row.contains(&key));
     let keys = std::iter::once(key).chain(row.into_iter().flatten().copied());
-    keys.filter_map(|key| Some((key, image.source(key)?))).find(|(_, source)| is_of_image(source))
+    keys.filter_map(|key| Some((key, image.source(key)?))).find(|(_, source)| is_image_source(source))
 }
 
-fn is_of_image(source: &Source) -> bool {
+fn is_image_source(source: &Source) -> bool {
     match source {
         Source::File(_) => true,
-        Source::Prereqs(other) => is_of_image(other),
+        Source::Prereqs(other) => is_image_source(other),
         _ => false,
     }
 }
 
-/// Refuses a source other than the image's files that says which tags are allowed.
+/// Refuses the list of allowed tags in any source other than the image's files.
 ///
 /// # Errors
-/// 78 with that source.
+/// Fails with exit code 78 when the source sets it.
 pub fn refuse_elsewhere(layer: &Layer) -> Result<()> {
     if !layer.table.contains_key(ALLOWED) {
         return Ok(());
     }
-    Err(Error::config(format!("{}: {ALLOWED} is a setting of the image alone", layer.source))
-        .cause("it says what those who may tag an instance can decide; that is for whoever made the image")
-        .fix(format!("set it in {}, or set there, in user data or with --set what a tag would have said", super::FILE)))
+    Err(Error::config(format!("{}: {ALLOWED} can only be set by the image", layer.source))
+        .cause("it limits what people who may tag an instance can change, so only the person who makes the image can set it")
+        .fix(format!(
+            "set it in {}; or set the value itself there, in user data or with --set, instead of in a tag",
+            super::FILE
+        )))
 }
 
 impl Merged {
-    /// What comes from tags in the end: each setting with its tag.
+    /// The settings that come from tags after all layers are merged, each with its tag.
     pub fn from_tags(&self) -> Vec<String> {
         let shown = |(path, source): (&String, &Source)| match source {
             Source::Tag(_) => Some(format!("{path} = {} ({source})", self.shown(path)?)),
@@ -143,7 +167,7 @@ mod tests {
 
     fn image(text: &str) -> Merged {
         let mut merged = Merged::default();
-        merged.add(&Layer::built_in().unwrap());
+        merged.add(Layer::built_in().unwrap());
         merged.add(&Layer::parse(Source::File("FILE".into()), text).unwrap());
         merged
     }
@@ -152,7 +176,7 @@ mod tests {
         all.iter().map(|(key, value)| (format!("titus:{key}"), (*value).to_owned())).collect()
     }
 
-    /// The settings that tags set, and how many notices there are.
+    /// The settings that the tags set, and the notices.
     fn taken(image_text: &str, all: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
         let mut merged = image(image_text);
         let read = read(&tags(all), &merged).unwrap();
@@ -181,7 +205,7 @@ mod tests {
                 "b-1",
                 one("agent.log_bucket", "\"b-1\" (tag titus:agent.log_bucket)"),
             ),
-            // Never above what the image says, under whatever name it says it.
+            // A tag never overrides the image, under whatever name the image sets it.
             ("stack = 'green'", "stack", "blue", vec![]),
             ("agent.asg = 'a'", "agent.asg", "b", vec![]),
             ("prereqs = '10.0.0.1'", "prereqs", "10.9.9.9", vec![]),
@@ -224,7 +248,8 @@ mod tests {
 
     #[test]
     fn a_tag_that_is_allowed_exists() {
-        let refused = image("allowed_tags = ['titus:stack']").settings().unwrap_err();
-        assert!(refused.what.contains("allowed_tags = \"titus:stack\" (from FILE)"), "{refused}");
+        let refused = Layer::parse(Source::File("FILE".into()), "allowed_tags = ['titus:stack']").unwrap_err();
+        assert_eq!(refused.what, "FILE, line 1, column 17: allowed_tags = \"titus:stack\" cannot be used");
+        assert_eq!(refused.fix.as_deref(), Some("write `stack`"));
     }
 }

@@ -1,4 +1,4 @@
-//! `config template`, `config show` and `config schema`: the settings for people and for editors.
+//! The output of `config template`, `config show` and `config schema`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use super::{FOLLOWS, Merged, Settings};
 use crate::facts::leaves;
 use crate::secrets::hide;
 
-/// Names `titus.*` and the settings that they are derived of.
+/// Names `titus.*`, each with the settings from which it is derived.
 const DERIVED: [(&str, &[&str]); 5] = [
     ("titus.mesos_master", &["prereqs", "zookeeper.servers", "mesos.zk_path"]),
     (
@@ -35,7 +35,7 @@ pub fn schema() -> Json {
     json!(schemars::schema_for!(Settings))
 }
 
-/// A commented file with what a role needs and no more.
+/// A commented settings file with exactly what a role needs.
 pub fn template(role: &str, used: &BTreeSet<String>, required: &[String], merged: &Merged) -> String {
     let mut keys: BTreeSet<&str> = required.iter().map(String::as_str).collect();
     for name in used {
@@ -46,61 +46,99 @@ pub fn template(role: &str, used: &BTreeSet<String>, required: &[String], merged
             }
         }
     }
-    // One address serves where the role needs ZooKeeper.
+    // One address is enough for a role that needs ZooKeeper.
     if keys.contains("zookeeper.servers") {
         keys.insert("prereqs");
     }
     let (schema, values) = (schema(), hide("", &json!(merged.table)));
     let mut text = format!(
-        "# Settings of titus-bootstrap for role {role}: {}.\n# What is commented out shows the default, or an example where there is none.\n",
+        "# Settings of titus-bootstrap for role {role}: {}.\n\
+         # To set one, remove the `#` that begins its line, and the one that begins the line of its [table].\n\
+         # Its value here is the default, or an example where there is none.\n",
         super::FILE
     );
+    let mut tables: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
     for key in keys {
-        let Some(description) = description(&schema, key) else { continue };
-        text.push_str(&format!("\n{}", comment(&description)));
-        let value = lookup(&values, key).map(toml_of);
-        let must = required.iter().any(|name| name == key) && key != "zookeeper.servers"
-            || (key == "prereqs" && required.iter().any(|r| r == "zookeeper.servers"));
-        match (must, value) {
-            (true, None) if key.starts_with("debs.") => {
-                text.push_str(&format!("# Required.\n{key} = {}\n", example(&schema, key)))
+        let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
+        tables.entry(table).or_default().push((key, name));
+    }
+    for (table, settings) in tables {
+        let mut is_new = !table.is_empty();
+        for (key, name) in settings {
+            let Some(description) = description(&schema, key) else { continue };
+            if std::mem::take(&mut is_new) {
+                text.push_str(&format!("\n#[{table}]\n"));
             }
-            (true, None) => text.push_str(&format!("# Required.\n{key} = \"\"\n")),
-            (_, Some(value)) => text.push_str(&format!("#{key} = {}\n", value.trim())),
-            (false, None) => text.push_str(&format!("#{key} = {}\n", example(&schema, key))),
+            let must = if key == "prereqs" { "zookeeper.servers" } else { key };
+            let is_required = required.iter().any(|name| name == must) && key != "zookeeper.servers";
+            let value = lookup(&values, key).filter(|value| !is_nothing(value)).map(to_toml);
+            text.push_str(&format!(
+                "\n{}{}#{name} = {}\n",
+                comment(&description),
+                if is_required && value.is_none() { "# Required.\n" } else { "" },
+                value.unwrap_or_else(|| example(&schema, key)).trim()
+            ));
         }
     }
     text
 }
 
-/// The example that a setting has in the schema.
+/// Whether a default is empty, so that it does not show what a value looks like.
+fn is_nothing(value: &Json) -> bool {
+    value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(serde_json::Map::is_empty)
+}
+
+/// The setting's example in the schema.
 fn example(schema: &Json, key: &str) -> String {
-    let example = place(schema, key).and_then(|at| at.get("examples")?.get(0));
-    toml_of(example.unwrap_or(&json!("")))
+    let first = |at: &Json| at.get("examples")?.get(0).cloned();
+    let of_type = |at| follow(schema, at).and_then(first);
+    let example = place(schema, key).and_then(|at| first(at).or_else(|| of_type(at)));
+    to_toml(&example.unwrap_or(json!("")))
 }
 
 fn comment(text: &str) -> String {
     text.lines().map(|line| format!("# {line}\n")).collect()
 }
 
-/// A value as TOML has it.
-fn toml_of(value: &Json) -> String {
+/// A value in TOML syntax.
+pub fn to_toml(value: &Json) -> String {
     Value::try_from(value).map_or_else(|_| value.to_string(), |value| value.to_string())
 }
 
-/// A setting's place in the schema; `None` if it is none.
+/// A setting's node in the schema, or `None` if there is no such setting.
 fn place<'a>(schema: &'a Json, key: &str) -> Option<&'a Json> {
     key.split('.').try_fold(schema, |at, part| follow(schema, at)?.get("properties")?.get(part))
 }
 
-/// The description of a setting in the schema; `None` if it is none.
+/// The name of every setting, e.g. `agent.log_bucket`, in the order of the schema. A table with free keys counts as one.
+pub fn keys() -> Vec<String> {
+    fn walk(schema: &Json, at: &Json, path: &str, into: &mut Vec<String>) {
+        match follow(schema, at).and_then(|at| at.get("properties")?.as_object()) {
+            Some(properties) => {
+                for (name, place) in properties {
+                    let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                    walk(schema, place, &path, into);
+                }
+            }
+            None => into.push(path.to_owned()),
+        }
+    }
+    let (schema, mut all) = (schema(), Vec::new());
+    walk(&schema, &schema, "", &mut all);
+    all
+}
+
+/// A setting's description in the schema, or `None` if there is no such setting.
 fn description(schema: &Json, key: &str) -> Option<String> {
+    if key.starts_with("vars.") {
+        return Some("A setting of this role's own.".to_owned());
+    }
     let at = place(schema, key)?;
     let own = at.get("description").or_else(|| follow(schema, at)?.get("description"))?;
     own.as_str().map(str::to_owned)
 }
 
-/// Through `$ref`, and through the `anyOf` of an optional table.
+/// Follows `$ref`, and the `anyOf` of an optional table.
 fn follow<'a>(schema: &'a Json, at: &'a Json) -> Option<&'a Json> {
     let referred = at.get("$ref").or_else(|| at.get("anyOf")?.get(0)?.get("$ref"));
     match referred.and_then(Json::as_str) {
@@ -109,22 +147,22 @@ fn follow<'a>(schema: &'a Json, at: &'a Json) -> Option<&'a Json> {
     }
 }
 
-/// Every value with its source; secrets hidden.
-pub fn shown(merged: &Merged) -> BTreeMap<String, (String, String)> {
+/// Every value with its source. Secrets are hidden.
+pub fn list_values(merged: &Merged) -> BTreeMap<String, (Json, String)> {
     let values = hide("", &json!(merged.table));
     let mut all = Vec::new();
     leaves("", &values, &mut all);
     let source = |key: &str| merged.source(key).map_or_else(|| "unknown".to_owned(), ToString::to_string);
-    let mut found: BTreeMap<String, (String, String)> = all
+    let mut found: BTreeMap<String, (Json, String)> = all
         .into_iter()
         .filter(|(_, value)| !value.is_object())
-        .map(|(key, value)| (key.clone(), (toml_of(value), source(&key))))
+        .map(|(key, value)| (key.clone(), (value.clone(), source(&key))))
         .collect();
     if let Ok(settings) = merged.settings() {
         let known = hide("", &json!(settings));
         for (key, of) in FOLLOWS {
             let value = lookup(&known, key).unwrap_or(&Json::Null);
-            found.entry(key.to_owned()).or_insert_with(|| (value.to_string(), format!("derived of {of}")));
+            found.entry(key.to_owned()).or_insert_with(|| (value.clone(), format!("derived from {of}")));
         }
     }
     found
@@ -149,38 +187,52 @@ mod tests {
     #[test]
     fn a_template_has_each_key_with_its_description_and_a_value_or_an_example() {
         let mut merged = Merged::default();
-        merged.add(&Layer::built_in().unwrap());
+        merged.add(Layer::built_in().unwrap());
         let used = ["agent.log_bucket", "timeouts.facts", "zookeeper.servers", "instance.id"].map(str::to_owned);
         let required = ["agent.log_bucket", "debs.master", "zookeeper.servers"].map(str::to_owned);
         let text = template("agent", &used.into(), &required, &merged);
         let schema = schema();
-        // What is there of a key: its description, each line a comment, and what follows.
+        // The whole entry of a key: its description as comments, and the line that follows.
         let is_there = |key: &str, last: &str| {
             let comments: String =
                 description(&schema, key).unwrap().lines().map(|line| format!("# {line}\n")).collect();
             assert!(text.contains(&format!("\n\n{comments}{last}\n")), "{key}:\n{text}");
         };
-        is_there("agent.log_bucket", "# Required.\nagent.log_bucket = \"\"");
-        is_there("debs.master", &format!("# Required.\ndebs.master = {}", example(&schema, "debs.master")));
-        // One address serves for all of ZooKeeper.
-        is_there("prereqs", "# Required.\nprereqs = \"\"");
-        is_there("zookeeper.servers", &format!("#zookeeper.servers = {}", example(&schema, "zookeeper.servers")));
-        let facts = lookup(&json!(merged.table), "timeouts.facts").map(toml_of).unwrap();
-        is_there("timeouts.facts", &format!("#timeouts.facts = {facts}"));
+        let example = |key: &str| example(&schema, key);
+        is_there("agent.log_bucket", &format!("# Required.\n#log_bucket = {}", example("agent.log_bucket")));
+        is_there("debs.master", &format!("# Required.\n#master = {}", example("debs.master")));
+        // One address is enough for ZooKeeper.
+        is_there("prereqs", &format!("# Required.\n#prereqs = {}", example("prereqs")));
+        is_there("zookeeper.servers", &format!("#servers = {}", example("zookeeper.servers")));
+        let facts = lookup(&json!(merged.table), "timeouts.facts").map(to_toml).unwrap();
+        is_there("timeouts.facts", &format!("#facts = {facts}"));
         assert!(!text.contains("instance.id"), "a fact is not a setting:\n{text}");
-        let keys: Vec<&str> = text.lines().filter(|line| !line.is_empty() && !line.starts_with("# ")).collect();
-        assert_eq!(keys.len(), 5, "{keys:?}");
-        // Without ZooKeeper nothing is said of it; what has a value need not be set.
+        // All lines are comments, so that the operator can append settings. Keys outside any table come first.
+        let settings: Vec<&str> = text.lines().filter(|line| !line.is_empty() && !line.starts_with("# ")).collect();
+        let keys: Vec<&str> = settings.iter().filter_map(|line| line.split(" = ").next()).collect();
+        let all = [
+            "#prereqs",
+            "#[agent]",
+            "#log_bucket",
+            "#[debs]",
+            "#master",
+            "#[timeouts]",
+            "#facts",
+            "#[zookeeper]",
+            "#servers",
+        ];
+        assert_eq!(keys, all);
+        // Without ZooKeeper, prereqs does not appear. A setting that has a value is not required.
         let used = ["timeouts.facts".to_owned()];
         let text = template("agent", &used.clone().into(), &used, &merged);
-        assert!(text.contains(&format!("\n#timeouts.facts = {facts}\n")) && !text.contains("prereqs"), "{text}");
+        assert!(text.contains(&format!("\n#facts = {facts}\n")) && !text.contains("prereqs"), "{text}");
     }
 
     #[test]
     fn secrets_are_hidden_and_sources_shown() {
         let mut merged = Merged::default();
         merged.add(&Layer::parse(Source::File("file".into()), "proxy.http = 'http://user:pw@proxy:3128'").unwrap());
-        let shown = shown(&merged);
-        assert_eq!(shown["proxy.http"], ("\"http://***@proxy:3128\"".into(), "file".into()));
+        let shown = list_values(&merged);
+        assert_eq!(shown["proxy.http"], ("http://***@proxy:3128".into(), "file".into()));
     }
 }

@@ -1,9 +1,11 @@
-//! Forms of values that more than one place asks about, and types that are checked when they are read.
+//! Checks of values that several modules use, and types that check a value when it is read.
 
 use schemars::JsonSchema;
+use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
-/// Variables by which bash, or the loader of what it starts, works.
+/// Variables that control bash or the dynamic loader.
 const OF_BASH: [&str; 15] = [
     "CDPATH",
     "ENV",
@@ -22,10 +24,10 @@ const OF_BASH: [&str; 15] = [
     "_",
 ];
 
-/// What the names of bash's, the loader's, Titus's and this program's own variables begin with.
+/// Prefixes of the variables of bash, the dynamic loader, Titus and this program.
 const OWN: [&str; 8] = ["BASH", "EC2_", "LD_", "MESOS_", "METATRON_", "NETFLIX_", "SHORT_CIRCUIT_", "TITUS_"];
 
-/// The name of a variable that an operator may export: bash takes it, and nobody else relies on it.
+/// The name of a variable that an operator may export: bash accepts it, and nothing else relies on it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
 pub struct EnvironmentName(String);
@@ -61,23 +63,80 @@ impl TryFrom<String> for Line {
     }
 }
 
-/// Whether a text is a host name or an address.
+/// The name of a role's own setting; templates can use it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String")]
+pub struct VariableName(String);
+
+impl VariableName {
+    /// The name as written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for VariableName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        if !is_word(&name, "_") || name.starts_with(|c: char| c.is_ascii_digit()) {
+            return Err(format!("{name:?} cannot be the name in a template: letters, digits and `_`, no digit first"));
+        }
+        Ok(VariableName(name))
+    }
+}
+
+/// The value of a role's own setting.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Variable(Json);
+
+impl Variable {
+    /// The type in words. The role's default determines the type that an operator's value must have.
+    pub fn kind(&self) -> &'static str {
+        match self.0 {
+            Json::String(_) => "a text",
+            Json::Number(_) => "a number",
+            Json::Bool(_) => "true or false",
+            _ => "a list of texts",
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Variable {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Json::deserialize(deserializer)?;
+        let is_line = |value: &Json| value.as_str().is_some_and(|text| !text.chars().any(char::is_control));
+        let fits = match &value {
+            Json::Array(list) => list.iter().all(is_line),
+            Json::Number(_) | Json::Bool(_) => true,
+            other => is_line(other),
+        };
+        if fits {
+            Ok(Variable(value))
+        } else {
+            Err(D::Error::custom("a value is one line of text, a number, true, false, or a list of texts"))
+        }
+    }
+}
+
+/// Whether a text is a host name, an address, or an IPv6 address in brackets.
 pub fn is_host(text: &str) -> bool {
-    is_word(text, ".-:") && !text.starts_with('-')
+    super::forms::Host::FORM.check(text).is_ok()
 }
 
-/// A port that something can listen to.
+/// Parses a port that something can listen on.
 pub fn port(text: &str) -> Option<u16> {
-    text.parse().ok().filter(|port| *port > 0)
+    text.parse().ok().filter(|port| *port > 0 && !text.starts_with('+'))
 }
 
-/// The host and the port of `host:port`.
+/// Splits `host:port`.
 pub fn host_port(text: &str) -> Option<(&str, u16)> {
     let (host, number) = text.rsplit_once(':')?;
     Some((host, port(number)?)).filter(|_| is_host(host))
 }
 
-/// Whether a text has letters and digits, those of `also`, and nothing else.
+/// Whether a text consists of letters, digits and characters of `also`.
 pub fn is_word(text: &str, also: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || also.contains(c))
 }

@@ -1,4 +1,4 @@
-//! Sources of packages, each a deb822 file with its pinned key (sources.list(5)).
+//! Package sources, each a deb822 file with a pinned key (sources.list(5)).
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -7,46 +7,52 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::file::File;
-use super::{Change, Claim, Kind, Planned, RawKind, State, Work, hex};
+use super::{Change, Claim, Planned, RawKind, State, StepKind, Work, hex};
 use crate::error::{Error, Result};
+use crate::host::Host;
 use crate::host::apt::openpgp;
-use crate::host::apt::sources::{Repository, conflict, put_back, repositories, taken_out};
+use crate::host::apt::sources::{Repository, comment_out, conflict, repositories, restore_command};
 use crate::host::apt::{self, Keyring, OUR_SOURCES as OURS, SOURCE_PARTS as SOURCES};
 use crate::host::fs::Owner;
 use crate::host::fs::look::EntryKind;
-use crate::host::{Host, is_hex, is_sha256};
 use crate::secrets::{has_credentials, masked};
+use crate::settings::forms::texts;
 use crate::settings::schema::{AptSource, Key};
 use crate::template::{Renderer, Templated};
 
 const KEYRINGS: &str = "/etc/apt/keyrings";
-/// A key file is some kilobytes.
+/// The maximum size of a key file, which usually has some kilobytes.
 const KEY_LIMIT: usize = 1 << 20;
 
-/// As a role file has it.
+/// The step in a role file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Raw {
+pub struct RawAptSource {
     sources: Templated<Vec<AptSource>>,
     distribution: Templated<String>,
     codename: Templated<String>,
 }
 
-/// All sources of the settings; one of ours that is no longer among them is removed.
+/// All sources of the settings. The step removes sources of its own that the settings no longer contain.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AptSources {
     sources: Vec<AptSource>,
-    /// What was checked before anything was changed is what is written.
+    /// The prepared sources: the run writes exactly what it checked.
     prepared: RefCell<Option<Vec<apt::Source>>>,
 }
 
-impl Raw {
+impl RawAptSource {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<AptSources> {
         let (distribution, codename) = (self.distribution.get(renderer)?, self.codename.get(renderer)?);
         let mut sources = self.sources.get(renderer)?;
         for source in &mut sources {
-            for text in source.uris.iter_mut().chain(&mut source.suites) {
-                *text = text.replace("{distribution}", &distribution).replace("{codename}", &codename);
+            let filled = |text: &str| text.replace("{distribution}", &distribution).replace("{codename}", &codename);
+            let wrong = |why| Error::config(format!("apt.sources: {}: {why}", source.name));
+            for uri in &mut source.uris {
+                *uri = filled(uri).parse().map_err(wrong)?;
+            }
+            for suite in &mut source.suites {
+                *suite = filled(suite).parse().map_err(wrong)?;
             }
             check_key(source)?;
         }
@@ -60,11 +66,6 @@ fn check_key(source: &AptSource) -> Result<()> {
         return wrong("uris and suites must not be empty");
     }
     match &source.key {
-        Key::Path(path) if !path.starts_with('/') => wrong("key must be an absolute path"),
-        Key::Sha256(key) if !is_sha256(&key.sha256) => wrong("key.sha256 must be 64 hexadecimal digits"),
-        Key::Fingerprint(key) if !is_hex(&key.fingerprint, 40) => {
-            wrong("key.fingerprint must be 40 hexadecimal digits")
-        }
         Key::Sha256(_) | Key::Path(_) => Ok(()),
         Key::Fingerprint(key) if !key.url.starts_with("https://") => {
             wrong("key.url must be https: a fingerprint pins the key, not the other contents of its file")
@@ -77,11 +78,11 @@ fn paths(name: &str) -> (String, String) {
     (format!("{SOURCES}/{OURS}{name}.sources"), format!("{KEYRINGS}/{OURS}{name}.gpg"))
 }
 
-/// The source file. Its comment ties the pin of the settings to the keyring that it was
-/// checked against, so that neither can change without the other.
-fn text_of(source: &AptSource, keyring: &str, key: &[u8]) -> String {
+/// The text of the source file. Its comment ties the pin in the settings to the checked
+/// keyring, so that neither can change without the other.
+fn format_source(source: &AptSource, keyring: &str, key: &[u8]) -> String {
     let pin = match &source.key {
-        Key::Path(path) => path.clone(),
+        Key::Path(path) => path.to_string(),
         Key::Sha256(key) => format!("sha256 {}", key.sha256.to_ascii_lowercase()),
         Key::Fingerprint(key) => format!("fingerprint {}", key.fingerprint.to_ascii_uppercase()),
     };
@@ -99,7 +100,7 @@ fn text_of(source: &AptSource, keyring: &str, key: &[u8]) -> String {
 }
 
 impl AptSources {
-    /// Ours that the settings no longer have.
+    /// The program's files for sources that the settings no longer contain.
     fn surplus(&self, host: &Host) -> Result<Vec<String>> {
         let wanted = self.paths();
         let mut found = Vec::new();
@@ -110,24 +111,24 @@ impl AptSources {
         Ok(found)
     }
 
-    /// Credentials in an address are for root alone.
+    /// A source whose address contains credentials is readable only for root.
     fn mode(source: &AptSource) -> u32 {
         if source.uris.iter().any(|uri| has_credentials(uri)) { 0o600 } else { 0o644 }
     }
 
-    /// The keyring and the source file that names it.
+    /// The keyring, and the source file that refers to it.
     fn files(source: &AptSource, key: Vec<u8>) -> [File; 2] {
         let (file, keyring) = paths(&source.name);
-        let text = text_of(source, &keyring, &key);
+        let text = format_source(source, &keyring, &key);
         [File::new(keyring, key, 0o644), File::new(file, text, Self::mode(source))]
     }
 
-    /// Whether a source's files are as they should be, without any download.
+    /// Whether a source's files are correct, without any download.
     fn in_sync(&self, host: &Host, source: &AptSource) -> Result<bool> {
         let Some(key) = host.read(&paths(&source.name).1)? else { return Ok(false) };
         if let Key::Path(path) = &source.key
             && let Some(wanted) = host.read(path)?
-            && openpgp::binary(&wanted).as_deref() != Ok(&key)
+            && openpgp::to_binary(&wanted).as_deref() != Ok(&key)
         {
             return Ok(false);
         }
@@ -135,11 +136,11 @@ impl AptSources {
         Ok(keyring.changes(host)?.is_empty() && file.changes(host)?.is_empty())
     }
 
-    /// The sources as they will stand in /etc/apt. A key is downloaded where it lacks, and
-    /// checked against its pin in any case.
+    /// The sources as they will be in /etc/apt. Downloads missing keys, and
+    /// checks every key against its pin.
     ///
     /// # Errors
-    /// When a key cannot be had, or is not the pinned one.
+    /// Fails when a key is unavailable or does not match its pin.
     fn prepare(&self, host: &Host) -> Result<Vec<apt::Source>> {
         if let Some(prepared) = self.prepared.borrow().as_ref() {
             return Ok(prepared.clone());
@@ -152,7 +153,7 @@ impl AptSources {
                 Some(key) => key,
                 None => self.fetch_key(host, source)?,
             };
-            let text = text_of(source, &keyring, &key);
+            let text = format_source(source, &keyring, &key);
             prepared.push(apt::Source { path: file, text, keyring: Some(Keyring { path: keyring, key }) });
         }
         *self.prepared.borrow_mut() = Some(prepared.clone());
@@ -161,63 +162,65 @@ impl AptSources {
 
     fn fetch_key(&self, host: &Host, source: &AptSource) -> Result<Vec<u8>> {
         let place = format!("apt.sources: key of {}", source.name);
-        let wrong = |cause: String| Error::config(format!("{place} is not the pinned one")).cause(cause);
+        let wrong = |cause: String| Error::config(format!("{place} does not match its pin")).cause(cause);
         let bytes = match &source.key {
             Key::Path(path) => {
-                host.refuse_untrusted(Path::new(path))?;
+                host.refuse_untrusted(Path::new(path.as_str()))?;
                 host.read(path)?.ok_or_else(|| {
-                    Error::config(format!("{place}: {path} is not there")).fix("put the key there, or set apt.sources")
+                    Error::config(format!("{place}: {path} does not exist"))
+                        .fix("put the key there, or set apt.sources")
                 })?
             }
             Key::Sha256(key) => {
                 let bytes = host.download(&key.url, KEY_LIMIT)?;
                 let is = hex(&Sha256::digest(&bytes));
                 if !is.eq_ignore_ascii_case(&key.sha256) {
-                    return Err(wrong(format!("its sha256 is {is}"))
-                        .fix("if that key is to be trusted, put this sum into key.sha256"));
+                    return Err(
+                        wrong(format!("its sha256 is {is}")).fix("if you trust that key, set key.sha256 to this sum")
+                    );
                 }
                 bytes
             }
             Key::Fingerprint(key) => host.download(&key.url, KEY_LIMIT)?,
         };
         let binary =
-            openpgp::binary(&bytes).map_err(|e| Error::config(format!("{place} is not an OpenPGP key")).cause(e))?;
+            openpgp::to_binary(&bytes).map_err(|e| Error::config(format!("{place} is not an OpenPGP key")).cause(e))?;
         let prints = openpgp::fingerprints(&binary)
             .map_err(|e| Error::config(format!("{place} is not an OpenPGP key")).cause(e))?;
         if let Key::Fingerprint(key) = &source.key
             && prints.iter().any(|print| !print.eq_ignore_ascii_case(&key.fingerprint))
         {
             return Err(wrong(format!("the file has {}", prints.join(", ")))
-                .fix("if that key is to be trusted, put its fingerprint into key.fingerprint"));
+                .fix("if you trust that key, set key.fingerprint to its fingerprint"));
         }
         Ok(binary)
     }
 }
 
-/// A repository that one of ours contradicts.
+/// A repository in another file that contradicts one of the settings.
 struct Contradiction<'a> {
     theirs: Repository,
-    /// The option about which.
+    /// The option in question.
     option: &'static str,
-    /// Our source, and what it has of the option.
+    /// The source of the settings, and its value of the option.
     source: &'a AptSource,
     value: Option<String>,
 }
 
-/// A file of others without what contradicts ours.
+/// Another program's file without the entries that contradict the settings.
 struct TakenOver {
     path: String,
     text: String,
-    /// What was taken out.
+    /// The removed entries.
     repositories: Vec<String>,
 }
 
 impl AptSources {
-    /// What each of our sources has of repositories.
+    /// The repositories of each source.
     fn ours(&self) -> Vec<(&AptSource, Vec<Repository>)> {
         let found = |source: &AptSource| {
             let (file, keyring) = paths(&source.name);
-            repositories(&file, &text_of(source, &keyring, &[]))
+            repositories(&file, &format_source(source, &keyring, &[]))
         };
         self.sources.iter().map(|source| (source, found(source))).collect()
     }
@@ -237,11 +240,11 @@ impl AptSources {
         None
     }
 
-    /// Looks at apt's files that are not ours, and refuses what would leave apt unusable for the whole node: a repository
-    /// that another file has with another key or other options. Those that may be taken out of their files are returned.
+    /// Examines apt's other files, and refuses what would break apt for the whole node: a repository
+    /// that another file lists with another key or other options. Returns the entries that the run may take out of their files.
     ///
     /// # Errors
-    /// 69 with the file and the repository.
+    /// Fails with 69. The error names the file and the repository.
     fn take_over(&self, host: &Host) -> Result<Vec<TakenOver>> {
         let is_ours =
             |theirs: &Repository| self.ours().iter().any(|(_, ours)| ours.iter().any(|ours| ours.is_same(theirs)));
@@ -255,11 +258,11 @@ impl AptSources {
                     return Err(error);
                 }
                 if host.entry(&path)?.is_none_or(|entry| entry.kind != EntryKind::File) {
-                    return Err(error.fix(format!("{path} is not a regular file, so that apt.take_over leaves it alone: remove the repository from what it leads to")));
+                    return Err(error.fix(format!("{path} is not a regular file, so apt.take_over does not change it: remove the repository from the file behind it")));
                 }
-                text = taken_out(&path, &text, &contradiction.theirs, is_ours).map_err(|other| {
+                text = comment_out(&path, &text, &contradiction.theirs, is_ours).map_err(|other| {
                     contradiction.error(&path).fix(format!(
-                        "the same stanza names {} {}, too, so that apt.take_over leaves it alone: make two stanzas of it in {path}",
+                        "the same stanza names {} {}, so apt.take_over does not change it: split the stanza into two in {path}",
                         masked(&other.uri),
                         other.suite
                     ))
@@ -273,7 +276,7 @@ impl AptSources {
         Ok(found)
     }
 
-    /// Refuses sources of the settings that contradict one another.
+    /// Refuses sources in the settings that contradict one another.
     fn refuse_own_conflicts(&self) -> Result<()> {
         let all = self.ours();
         for (n, (source, ours)) in all.iter().enumerate() {
@@ -281,8 +284,8 @@ impl AptSources {
                 let pairs = ours.iter().flat_map(|ours| theirs.iter().map(move |theirs| (ours, theirs)));
                 if let Some((ours, _)) = pairs.into_iter().find(|(ours, theirs)| ours.is_same(theirs)) {
                     let (one, two) = (&source.name, &other.name);
-                    return Err(Error::config(format!("apt.sources: {one} and {two} both have {}", ours.shown()))
-                        .cause("apt refuses one repository with two keyrings, and then works for no package at all")
+                    return Err(Error::config(format!("apt.sources: {one} and {two} both list {}", ours.shown()))
+                        .cause("apt refuses one repository with two keyrings, and then it cannot install any package")
                         .fix(format!("remove {one} or {two} from the setting apt.sources")));
                 }
             }
@@ -290,15 +293,15 @@ impl AptSources {
         Ok(())
     }
 
-    /// What is there of the files that are going to be written or removed.
-    fn before(&self, host: &Host, taken: &[TakenOver]) -> Result<Vec<(String, Option<Kept>)>> {
+    /// The present state of the files that the step will write or remove.
+    fn read_present(&self, host: &Host, taken: &[TakenOver]) -> Result<Vec<(String, Option<Kept>)>> {
         let paths =
             self.paths().into_iter().chain(self.surplus(host)?).chain(taken.iter().map(|taken| taken.path.clone()));
-        paths.map(|path| Ok((path.clone(), Kept::of(host, &path)?))).collect()
+        paths.map(|path| Ok((path.clone(), Kept::read(host, &path)?))).collect()
     }
 }
 
-/// A file as it was.
+/// The earlier contents of a file.
 struct Kept {
     contents: Vec<u8>,
     mode: u32,
@@ -306,7 +309,7 @@ struct Kept {
 }
 
 impl Kept {
-    fn of(host: &Host, path: &str) -> Result<Option<Kept>> {
+    fn read(host: &Host, path: &str) -> Result<Option<Kept>> {
         let Some(entry) = host.entry(path)?.filter(|entry| entry.kind == EntryKind::File) else { return Ok(None) };
         let contents = host.read(path)?.unwrap_or_default();
         Ok(Some(Kept { contents, mode: entry.mode, owner: Owner { uid: entry.uid, gid: entry.gid } }))
@@ -318,30 +321,40 @@ impl Contradiction<'_> {
         let Contradiction { theirs, option, source, value } = self;
         let shown = |value: Option<&str>| value.map_or("not set".to_owned(), masked);
         let differs = if *option == "signed-by" { "another key" } else { "other options" };
-        Error::unavailable(format!("{path} has {} with {differs}", theirs.shown()))
+        Error::unavailable(format!("{path} lists {} with {differs}", theirs.shown()))
             .cause(format!(
-                "its {option} is {}, that of apt.sources.{} would be {}; apt refuses both together, and then works for no package at all",
+                "its {option} is {}, but apt.sources.{} has {}; apt refuses the combination, and then it cannot install any package",
                 shown(theirs.option(option)),
                 source.name,
                 shown(value.as_deref()),
             ))
             .fix(format!(
-                "leave that repository to one of them: remove it from {path}, or have a run do that (--set apt.take_over=true), or remove {} from the setting apt.sources",
+                "keep the repository in one place: remove it from {path}, let a run do that (--set apt.take_over=true), or remove {} from the setting apt.sources",
                 source.name
             ))
     }
 }
 
 impl Repository {
-    /// Its address, without secrets, and its suite.
+    /// The repository's address, without secrets, and its suite.
     fn shown(&self) -> String {
         format!("{} {}", masked(&self.uri), self.suite)
     }
 }
 
-impl RawKind for Raw {}
+impl RawKind for RawAptSource {}
 
 impl Work for AptSources {
+    fn explain(&self) -> Vec<String> {
+        let names: Vec<&str> = self.sources.iter().map(|source| source.name.as_str()).collect();
+        vec![match names.as_slice() {
+            [] => "Keeps no source of packages: the settings have none.".to_owned(),
+            names => {
+                format!("Keeps these sources of packages in /etc/apt, each with its pinned key: {}.", names.join(", "))
+            }
+        }]
+    }
+
     fn refuse(&self, host: &Host) -> Result<()> {
         self.refuse_own_conflicts()?;
         if !host.is_live() || !host.has_apt()? {
@@ -349,7 +362,7 @@ impl Work for AptSources {
         }
         let may_change = !self.take_over(host)?.is_empty() || !self.surplus(host)?.is_empty();
         let mut changed = self.sources.iter().map(|source| Ok(!self.in_sync(host, source)?));
-        // Where others left apt unusable, that is what to correct first. What this step is going to change may be it.
+        // If other files broke apt, fix that first, unless this step is about to fix it.
         if !may_change && changed.any(|changed: Result<bool>| changed.unwrap_or(true)) {
             host.refuse_unreadable_sources()?;
         }
@@ -362,9 +375,9 @@ impl Work for AptSources {
         Ok(self.prepare(host)?.into_iter().chain(others).collect())
     }
 
-    /// What one step wants, another would remove as surplus.
-    fn join(&mut self, other: &Kind) -> bool {
-        let Kind::AptSource(others) = other else { return false };
+    /// Combines two steps: each would remove the other's sources as surplus.
+    fn join(&mut self, other: &StepKind) -> bool {
+        let StepKind::AptSource(others) = other else { return false };
         let new: Vec<_> = others.sources.iter().filter(|source| !self.sources.contains(source)).cloned().collect();
         self.sources.extend(new);
         true
@@ -372,7 +385,7 @@ impl Work for AptSources {
 
     fn claims(&self) -> Vec<Claim> {
         let words = |source: &AptSource| {
-            let parts = [&source.uris[..], &source.suites[..], &source.components[..]].concat();
+            let parts = [texts(&source.uris), texts(&source.suites), texts(&source.components)].concat();
             masked(&format!("{}, key {}", parts.join(" "), serde_json::json!(source.key)))
         };
         self.sources.iter().map(|source| Claim::new(format!("the apt source {}", source.name), words(source))).collect()
@@ -386,7 +399,7 @@ impl Work for AptSources {
         let mut changes = Vec::new();
         for source in &self.sources {
             if !host.is_live() {
-                return Ok(State::Deferred("sources of packages and their keys are not fetched below --root".into()));
+                return Ok(State::Deferred("package sources and their keys are not fetched with --root".into()));
             }
             if !self.in_sync(host, source)? {
                 changes.push(Change::new(format!(
@@ -400,7 +413,10 @@ impl Work for AptSources {
         if host.is_live() {
             changes.extend(self.take_over(host)?.into_iter().map(|TakenOver { path, repositories, .. }| {
                 let what = repositories.join(", ");
-                Change::new(format!("make {what} a comment in {path} (apt.take_over; to undo it: {})", put_back(&path)))
+                Change::new(format!(
+                    "turn {what} into a comment in {path} (apt.take_over; to undo: {})",
+                    restore_command(&path)
+                ))
             }));
         }
         Ok(State::from_changes(changes))
@@ -408,12 +424,12 @@ impl Work for AptSources {
 
     fn converge(&self, host: &Host) -> Result<()> {
         let taken = if host.is_live() { self.take_over(host)? } else { Vec::new() };
-        let before = self.before(host, &taken)?;
+        let before = self.read_present(host, &taken)?;
         for path in self.surplus(host)? {
             host.remove(&path)?;
         }
         for TakenOver { path, text, .. } in &taken {
-            let Some(Kept { mode, owner, .. }) = Kept::of(host, path)? else { continue };
+            let Some(Kept { mode, owner, .. }) = Kept::read(host, path)? else { continue };
             host.write(path, text.as_bytes(), mode, owner)?;
         }
         for (source, made) in self.sources.iter().zip(self.prepare(host)?) {
@@ -430,7 +446,7 @@ impl Work for AptSources {
                 None => host.remove(&path)?,
             }
         }
-        let what = "apt cannot read its sources with those of apt.sources among them: they were taken back";
+        let what = "apt cannot read its sources together with those of apt.sources, so the run removed them again";
         Err(Error { what: what.into(), ..error })
     }
 }
@@ -461,7 +477,7 @@ mod tests {
             "{options}"
         );
         assert!(refused("/etc/apt/sources.list".to_owned(), line("[signed-by=/a]")).is_some());
-        // Without a key of its own, one that apt reads first takes ours.
+        // Without its own key, an entry that apt reads first uses the key of the settings.
         assert!(refused(at("docker.list"), line("")).is_none());
         assert!(refused(at("zz.list"), line("")).is_some());
         assert!(refused(at("docker.list"), line("[signed-by=/etc/apt/keyrings/titus-bootstrap-x.gpg]")).is_none());
@@ -469,10 +485,14 @@ mod tests {
     }
 
     fn source(key: &str) -> AptSource {
-        toml::from_str(&format!(
+        read_source(key).unwrap()
+    }
+
+    fn read_source(key: &str) -> Result<AptSource> {
+        let read = toml::from_str(&format!(
             "name = 'x'\nuris = ['https://example.invalid/{{distribution}}']\nsuites = ['{{codename}}']\nkey = {key}"
-        ))
-        .unwrap()
+        ));
+        read.map_err(|error| Error::config(error.message()))
     }
 
     #[test]
@@ -482,7 +502,7 @@ mod tests {
             "{ url = 'https://x', sha256 = 'abc' }",
             "{ url = 'http://x', fingerprint = '9DC858229FC7DD38854AE2D88D81803C0EBFCD88' }",
         ] {
-            check_key(&source(key)).unwrap_err();
+            read_source(key).and_then(|source| check_key(&source)).unwrap_err();
         }
         check_key(&source("{ url = 'https://x', fingerprint = '9DC858229FC7DD38854AE2D88D81803C0EBFCD88' }")).unwrap();
         let untyped: Result<AptSource, _> = toml::from_str("name='x'\nuris=[]\nsuites=[]\nkey={ url = 'https://x' }");

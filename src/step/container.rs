@@ -1,8 +1,8 @@
-//! A container runs from this image with this specification.
+//! A container runs with this image and this specification.
 //!
-//! What it was made of is a label, with a digest of that and of the files that it reads. One that
-//! is made of something else is replaced: the old one keeps its data, under another name, until the
-//! new one runs, and comes back if it does not.
+//! Labels record everything that a container is made of, and a digest of that and of the files that it reads. A container
+//! with other labels is replaced: the old one keeps its data, under another name, until the
+//! new one runs. If the new one does not run, the old one returns.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,7 +11,8 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
-use super::file::{checked_path, diff};
+use super::file::diff;
+use super::forms::{Bind, ContainerName, ImageName, Published, Restart, split_bind};
 use super::wait::{self, NoAnswer, Wait};
 use super::{Change, Planned, RawKind, State, Work, ensemble, hex};
 use crate::error::{Error, Kind, Result};
@@ -25,24 +26,24 @@ use crate::secrets;
 use crate::settings::values::port;
 use crate::template::{Renderer, Templated};
 
-/// The label with all that a container of ours was made of, as JSON.
+/// The label that records what the container was made of, as JSON.
 const MADE_OF: &str = "titus-bootstrap.made-of";
 
-/// The label with the digest of that.
+/// The label with the digest of that record.
 const DIGEST: &str = "titus-bootstrap.digest";
 
-/// The label with the container's name, which finds one that was given another.
+/// The label with the container's name, which identifies one that was renamed.
 const NAME: &str = "titus-bootstrap.name";
 
-/// The label with the id that the image had then: what a container's own field names differs
-/// between the engine's image stores.
+/// The label with the image's id at the time: the container's own field depends
+/// on the engine's image store.
 const IMAGE: &str = "titus-bootstrap.image";
 
-/// The label with the digests of that in registries, `name@sha256:…`: what a tag led to.
+/// The label with the image's digests in registries, `name@sha256:…`: the target of a tag.
 const IMAGE_DIGESTS: &str = "titus-bootstrap.image-digests";
 
-/// Whether the registry still leads the tag of a container's image to what the container was made from, in words; the
-/// second says that it does not. Of an image by digest there is nothing to ask.
+/// Describes whether the registry's tag still refers to the image that the container was made from. The
+/// second value says that it does not. An image given by digest needs no question.
 pub(super) fn tag_in_registry(host: &Host, engine: &Engine, found: &Found) -> (String, bool) {
     if found.image.contains('@') {
         return ("by digest".into(), false);
@@ -51,67 +52,67 @@ pub(super) fn tag_in_registry(host: &Host, engine: &Engine, found: &Found) -> (S
     let digest_of = |recorded: &str| recorded.rsplit_once('@').map_or(String::new(), |(_, digest)| digest.to_owned());
     let digests: Vec<String> = recorded.split_whitespace().map(digest_of).collect();
     match engine.digest_in_registry(&found.image, host) {
-        _ if digests.is_empty() => ("its tag was not asked for in the registry: no digest is recorded".into(), false),
-        Ok(now) if digests.contains(&now) => (format!("its tag still leads to {now}"), false),
+        _ if digests.is_empty() => ("its tag was not checked with the registry: no digest is recorded".into(), false),
+        Ok(now) if digests.contains(&now) => (format!("its tag still refers to {now}"), false),
         Ok(now) if !now.is_empty() => (
             format!(
-                "its tag led to {} and leads to {now} now: see who moved it, and set the image by digest",
+                "its tag referred to {} but refers to {now} now: find out who moved it, and set the image by digest",
                 digests.join(" ")
             ),
             true,
         ),
-        Ok(_) => ("its tag was not asked for in the registry: it answers without a digest".into(), false),
+        Ok(_) => ("the registry has its tag, but answered without a digest".into(), false),
         Err(error) => {
             let cause = error.cause.as_deref().and_then(|cause| cause.lines().next()).unwrap_or(&error.what).to_owned();
-            (format!("its tag was not asked for in the registry: {cause}"), false)
+            (format!("its tag was not checked with the registry: {cause}"), false)
         }
     }
 }
 
-/// What the old container is called while the new one has not run yet.
+/// The suffix of the old container's name until the new one runs.
 const OLD: &str = "titus-bootstrap-old";
 
-/// So long a container without a question must run to count as running.
+/// How long a container without a readiness question must run to count as running.
 const STEADY: Duration = Duration::from_secs(2);
 
-/// So often may a new container be restarted by the engine before it counts as broken.
+/// How often the engine may restart a new container before it counts as broken.
 const RESTARTS: i64 = 2;
 
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Log drivers whose files have a size and a number (Docker documentation, "Configure logging drivers").
+/// Log drivers that accept a file size and a number of files (Docker documentation, "Configure logging drivers").
 const DRIVERS_WITH_FILES: [&str; 2] = ["json-file", "local"];
 
-/// As a role file has it. An item of a list that is empty is left out.
+/// The step in a role file. Empty items of lists are left out.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Raw {
-    name: Templated<String>,
-    image: Templated<String>,
+pub struct RawContainer {
+    name: Templated<ContainerName>,
+    image: Templated<ImageName>,
     #[serde(default)]
     command: Vec<Templated<String>>,
     #[serde(default)]
     environment: Vec<Templated<String>>,
     network: Option<Templated<String>>,
-    /// `2181:2181` is published; `5050`, in the host's network, is listened to by the container.
+    /// `2181:2181` is published; `5050`, in the host's network, is a port on which the container listens.
     #[serde(default)]
-    ports: Vec<Templated<String>>,
+    ports: Vec<Templated<Published>>,
     #[serde(default)]
-    binds: Vec<Templated<String>>,
-    restart: Option<Templated<String>>,
+    binds: Vec<Templated<Bind>>,
+    restart: Option<Templated<Restart>>,
     #[serde(default)]
     labels: BTreeMap<String, Templated<String>>,
     log: Option<Log>,
     user: Option<Templated<String>>,
-    /// Whether a container of that name that someone else made may be replaced.
+    /// Whether the step may replace a container of that name that the program did not create.
     adopt: Option<Templated<bool>>,
-    /// Ids of file steps beside the files that it binds: it is replaced when their contents change.
+    /// Ids of file steps, in addition to the files that it binds: changed contents cause a replacement.
     #[serde(default)]
     restart_on: Vec<String>,
-    /// A question whose answer says that it runs.
-    ready: Option<wait::Raw>,
-    /// Of a ZooKeeper server: when it may be stopped or first started.
-    ensemble: Option<ensemble::Raw>,
+    /// A question; its answer shows that the container runs.
+    ready: Option<wait::RawWait>,
+    /// For a ZooKeeper server: the ensemble, which decides when it may stop or first start.
+    ensemble: Option<ensemble::RawEnsemble>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -134,15 +135,15 @@ pub struct Container {
     ensemble: Option<ensemble::Ensemble>,
 }
 
-/// What a container is compared by.
+/// What a container should be.
 struct Wanted<'a> {
     made_of: String,
     digest: String,
-    /// What the engine should say of it.
+    /// The fields that the engine should report.
     specification: &'a Specification,
 }
 
-/// A field of a container that is not what it was made with: someone else changed it, or made the container anew.
+/// A field of a container that differs from what it was made with, because somebody changed or recreated
 #[derive(Debug, Clone, PartialEq)]
 struct Drift {
     field: Field,
@@ -163,13 +164,13 @@ impl std::fmt::Display for Drift {
     }
 }
 
-/// The fields that differ, each with the items that only one side has. What one side does not know is not compared.
+/// The fields that differ, each with the items that only one side has. Unknown fields are not compared.
 fn drift(found: &Fields, wanted: &Fields) -> Vec<Drift> {
     let option = |item: &String| item.split_once('=').map(|(key, _)| key.to_owned());
     let differ = |(field, should): (&Field, &Vec<String>)| {
         let mut is = found.get(field)?.clone();
         if *field == LOG {
-            // The engine adds the log-opts of its own settings.
+            // The engine adds log-opts from its own settings.
             let own: Vec<Option<String>> = should.iter().map(option).collect();
             is.retain(|item| option(item).is_none() || own.contains(&option(item)));
         }
@@ -185,43 +186,43 @@ fn drift(found: &Fields, wanted: &Fields) -> Vec<Drift> {
     wanted.iter().filter_map(differ).collect()
 }
 
-/// Whether the engine can take back all of this while the container keeps running. A limit it can set, and never lift.
+/// Whether the engine can undo all of this while the container keeps running. It can set a limit, but not remove one.
 fn keeps_running(drift: &[Drift], network: &str) -> bool {
-    // The host's network is not one that a running container can be given.
+    // A running container cannot switch to the host's network.
     drift.iter().all(|drift| drift.field == RESTART || (drift.field == NETWORKS && network != "host"))
 }
 
-/// Why a container is not the one that is wanted.
+/// Why a container is not the wanted one.
 #[derive(Debug, Clone, PartialEq)]
 enum Difference {
-    /// Someone else made it.
+    /// The program did not create it.
     Foreign,
     /// It was made of something else: the keys that differ.
     MadeOf(Vec<String>),
-    /// Its image's name is another image now.
+    /// The name of its image now refers to another image.
     Image,
-    /// It was made of the same, and is something else now.
+    /// It was made of the same, but was changed since.
     Drift(Vec<Drift>),
 }
 
-/// One thing that a container needs.
+/// One action that a container needs.
 #[derive(Debug, PartialEq)]
 enum Due {
     Create,
-    /// The old one, of a run that was killed, is put back, and replaced if that is due then.
+    /// Put back the old container, left by a run that was killed; it may then need a replacement.
     PutBack,
     Replace(Difference),
-    /// It keeps running, and is changed.
+    /// Change it while it keeps running.
     Update(Vec<Drift>),
-    /// One of ours has another name.
+    /// Rename one of the program's containers.
     Rename(String),
     Start,
-    /// The old one goes.
+    /// Remove the old container.
     RemoveOld,
 }
 
-/// How a container differs from what is wanted. `image`: the image that its name has now; one that it does not have is
-/// the image step's matter. `own`: the image that it was made from, where the engine knows that.
+/// How a container differs from the wanted one. `image` is the image that its name refers to now; if there is none, the
+/// image step handles it. `own` is the image that it was made from, if the engine knows it.
 fn difference(found: &Found, wanted: &Wanted<'_>, image: Option<&Image>, own: Option<&Image>) -> Option<Difference> {
     if !is_ours(found) {
         return Some(Difference::Foreign);
@@ -247,8 +248,8 @@ fn difference(found: &Found, wanted: &Wanted<'_>, image: Option<&Image>, own: Op
     (!drift.is_empty()).then_some(Difference::Drift(drift))
 }
 
-/// What is due of a container in this network. `current`: the one that has its name, and how that differs; `has_old`: an
-/// earlier run left one under the old name.
+/// The actions for a container in this network. `current` is the container with its name and its difference; `has_old` says
+/// that an earlier run left one under the old name.
 fn due(current: Option<(&Found, Option<Difference>)>, has_old: bool, network: &str) -> Vec<Due> {
     let Some((current, difference)) = current else { return vec![if has_old { Due::PutBack } else { Due::Create }] };
     let start = (!current.is_running()).then_some(Due::Start);
@@ -260,14 +261,14 @@ fn due(current: Option<(&Found, Option<Difference>)>, has_old: bool, network: &s
     own.into_iter().flatten().chain(has_old.then_some(Due::RemoveOld)).collect()
 }
 
-/// Whether a container in the engine's list is the one of ours that had this name. Those of earlier releases lack the
-/// label with it.
+/// Whether a container in the engine's list is the program's and had this name. Earlier releases did not write the
+/// label with the name.
 fn was_called(name: &str, digest: &str, listed: &Listed) -> bool {
     let label = |key: &str| listed.labels.get(key).map(String::as_str);
     label(DIGEST).is_some_and(|made_of| label(NAME).map_or(made_of == digest, |had| had == name))
 }
 
-impl Raw {
+impl RawContainer {
     pub(super) fn resolve(&self, renderer: &Renderer, files: &BTreeMap<String, String>) -> Result<Container> {
         let list = |items: &[Templated<String>]| -> Result<Vec<String>> {
             let items = items.iter().map(|item| item.get(renderer)).collect::<Result<Vec<_>>>()?;
@@ -276,21 +277,14 @@ impl Raw {
         let text = |item: &Option<Templated<String>>, default: &str| {
             item.as_ref().map_or_else(|| Ok(default.to_owned()), |item| item.get(renderer))
         };
-        let name = text(&Some(self.name.clone()), "")?;
-        if name.is_empty() || name.chars().any(|c| !c.is_ascii_alphanumeric() && !"_-".contains(c)) {
-            return Err(Error::config(format!("{name:?} is no container's name")).fix("letters, digits, `_` and `-`"));
-        }
-        let restart = text(&self.restart, "no")?;
-        if !["no", "always", "unless-stopped", "on-failure"].contains(&restart.as_str()) {
-            return Err(Error::config(format!("{name}: restart is no, always, unless-stopped or on-failure")));
-        }
+        let ContainerName(name) = self.name.get(renderer)?;
+        let restart = self.restart.as_ref().map_or_else(|| Ok("no".to_owned()), |r| r.get(renderer).map(|r| r.0))?;
         let network = text(&self.network, "bridge")?;
-        let binds = list(&self.binds)?;
-        for bind in &binds {
-            let (host, _) = split_bind(bind).ok_or_else(|| Error::config(format!("{name}: {bind:?} is no bind")))?;
-            checked_path(host.to_owned())?;
-        }
-        let ports = list(&self.ports)?;
+        let binds = self.binds.iter().map(|bind| bind.get(renderer).map(|Bind(bind)| bind));
+        let binds = binds.filter(|bind| bind.as_ref().map_or(true, |bind| !bind.is_empty())).collect::<Result<_>>()?;
+        let ports = self.ports.iter().map(|port| port.get(renderer).map(|Published(port)| port));
+        let ports = ports.filter(|port| port.as_ref().map_or(true, |port| !port.is_empty()));
+        let ports = ports.collect::<Result<Vec<String>>>()?;
         let ports = ports.iter().map(|port| parse_port(port, &network)).collect::<Result<Vec<_>>>();
         let mut labels = BTreeMap::new();
         for (key, value) in &self.labels {
@@ -300,7 +294,7 @@ impl Raw {
             self.log.as_ref().map_or_else(|| Ok(Default::default()), |log| log.resolve(renderer))?;
         Ok(Container {
             made_of: Specification {
-                image: self.image.get(renderer)?,
+                image: self.image.get(renderer)?.0,
                 command: list(&self.command)?,
                 environment: list(&self.environment)?,
                 network,
@@ -332,16 +326,10 @@ impl Log {
     }
 }
 
-fn split_bind(bind: &str) -> Option<(&str, &str)> {
-    let (host, rest) = bind.split_once(':')?;
-    let inside = rest.strip_suffix(":ro").unwrap_or(rest);
-    (inside.starts_with('/') && !inside.contains(':')).then_some((host, inside))
-}
-
 fn parse_port(text: &str, network: &str) -> Result<Port> {
     let wrong = || {
-        Error::config(format!("{text:?} is no port"))
-            .fix("HOST:CONTAINER or ADDRESS:HOST:CONTAINER; in the host's network the port alone")
+        Error::config(format!("{text:?} is not a port"))
+            .fix("write HOST:CONTAINER or ADDRESS:HOST:CONTAINER; in the host's network only the port")
     };
     let number = |text: &str| port(text).ok_or_else(wrong);
     let parts: Vec<&str> = text.rsplitn(3, ':').collect();
@@ -358,24 +346,24 @@ fn parse_port(text: &str, network: &str) -> Result<Port> {
     })
 }
 
-/// What a container of ours was made of, as JSON.
+/// The record of what a container of the program was made of, as JSON.
 fn made_of(found: &Found) -> &str {
     found.labels.get(MADE_OF).map_or("", String::as_str)
 }
 
-/// Whether we made it.
+/// Whether the program created the container.
 pub fn is_ours(found: &Found) -> bool {
     found.labels.contains_key(DIGEST)
 }
 
 impl Container {
-    /// The command that would run the same, as people know it.
-    fn as_command(&self) -> String {
+    /// The equivalent `docker run` command, for people.
+    fn command_line(&self) -> String {
         let made_of = &self.made_of;
         let mut words = vec!["docker run -d".to_owned(), format!("--name={}", self.name)];
         let mut add = |option: &str, value: &str| {
             if !value.is_empty() {
-                words.push(format!("--{option}={}", crate::template::shell(value).unwrap_or_default()));
+                words.push(format!("--{option}={}", crate::template::quote_shell(value).unwrap_or_default()));
             }
         };
         add("network", &made_of.network);
@@ -391,7 +379,7 @@ impl Container {
         made_of.log_options.iter().for_each(|(key, value)| add("log-opt", &format!("{key}={value}")));
         add("user", &made_of.user);
         let rest = std::iter::once(&made_of.image).chain(&made_of.command);
-        words.extend(rest.filter_map(|word| crate::template::shell(word).ok()));
+        words.extend(rest.filter_map(|word| crate::template::quote_shell(word).ok()));
         words.join(" ")
     }
 
@@ -408,7 +396,7 @@ impl Container {
                 None if host.entry(path)?.is_some_and(|entry| entry.kind == EntryKind::File) => host.read(path)?,
                 None => None,
             };
-            // A directory's contents are the container's own.
+            // A directory's contents belong to the container.
             if let Some(contents) = contents {
                 files.insert(path.to_owned(), hex(&Sha256::digest(contents)));
             }
@@ -419,7 +407,7 @@ impl Container {
         Ok(Wanted { digest: hex(&Sha256::digest(&made_of)), made_of, specification: &self.made_of })
     }
 
-    /// How it differs from what is wanted; nothing: it does not.
+    /// How the container differs from the wanted one, if it does.
     fn difference(&self, engine: &Engine, found: &Found, wanted: &Wanted<'_>) -> Result<Option<Difference>> {
         let image = engine.image(&self.made_of.image)?;
         let own = match &image {
@@ -431,28 +419,30 @@ impl Container {
 
     fn change(&self, due: &Due, current: Option<&Found>, wanted: &Wanted<'_>) -> Change {
         let name = &self.name;
-        let command = || Some(self.as_command());
+        let command = || Some(self.command_line());
         let (line, diff) = match due {
             Due::Create => (format!("create and start the container {name}"), command()),
             Due::PutBack => (format!("put back, and replace if needed, the container {name}"), command()),
             Due::Start => {
-                let is = current.map(Found::told).unwrap_or_default();
+                let is = current.map(Found::state_words).unwrap_or_default();
                 (format!("start the container {name} (it is {is})"), None)
             }
             Due::RemoveOld => (format!("remove the container {}, which an earlier run left", self.old_name()), None),
             Due::Rename(from) => (format!("rename the container {from}, which was made as {name}, to {name}"), None),
-            Due::Update(drift) => (format!("update the container {name}, which keeps running ({})", told(drift)), None),
+            Due::Update(drift) => {
+                (format!("update the container {name}, which keeps running ({})", list_drift(drift)), None)
+            }
             Due::Replace(Difference::Drift(drift)) => {
-                (format!("replace the container {name}, which was changed since ({})", told(drift)), None)
+                (format!("replace the container {name}, which somebody changed ({})", list_drift(drift)), None)
             }
             Due::Replace(Difference::Foreign) => (
                 format!(
-                    "replace the container {name}, which titus-bootstrap did not make (its data are copied to the host)"
+                    "replace the container {name}, which titus-bootstrap did not create (its data is copied to the host)"
                 ),
                 None,
             ),
             Due::Replace(Difference::Image) => {
-                (format!("replace the container {name} ({} is another image now)", self.made_of.image), None)
+                (format!("replace the container {name} ({} now refers to another image)", self.made_of.image), None)
             }
             Due::Replace(Difference::MadeOf(keys)) => {
                 let pretty = |text: &str| format!("{:#}\n", serde_json::from_str::<Json>(text).unwrap_or_default());
@@ -460,16 +450,16 @@ impl Container {
                 (format!("replace the container {name} ({} changed)", keys.join(", ")), Some(diff))
             }
         };
-        Change { line, diff }
+        Change { diff, ..Change::new(line) }
     }
 
     fn refuse_foreign(&self, host: &Host, found: &Found) -> Result<()> {
         if !self.adopt {
             let name = &self.name;
-            return Err(Error::unavailable(format!("a container {name} is there that titus-bootstrap did not make"))
-                .cause(format!("{} ({}), of image {}", short(&found.id), found.told(), found.image))
+            return Err(Error::unavailable(format!("the container {name} exists, but titus-bootstrap did not create it"))
+                .cause(format!("{} ({}), of image {}", short_id(&found.id), found.state_words(), found.image))
                 .fix(format!(
-                    "to let it be replaced, its data copied to the host first: --set containers.adopt=true; or rename it: docker rename {name} {name}-before"
+                    "to replace it after copying its data to the host, run with --set containers.adopt=true; to keep it, rename it: docker rename {name} {name}-before"
                 )));
         }
         self.copies(found).try_for_each(|(to, inside)| {
@@ -478,7 +468,7 @@ impl Container {
         })
     }
 
-    /// The container that has the name, or else the one of ours that had it and was given another.
+    /// The container with the name, or else the program's own container that had it and was renamed.
     fn current(&self, engine: &Engine, wanted: &Wanted<'_>) -> Result<Option<Found>> {
         if let Some(found) = engine.container(&self.name)? {
             return Ok(Some(found));
@@ -486,12 +476,12 @@ impl Container {
         let old = self.old_name();
         let mut listed = engine.containers()?;
         listed.retain(|listed| listed.name != old && was_called(&self.name, &wanted.digest, listed));
-        // Of several, one that runs: it has the ports.
+        // Prefer one that runs: it has the ports.
         let renamed = listed.iter().max_by_key(|listed| listed.is_running);
         Ok(renamed.map(|listed| engine.container(&listed.id)).transpose()?.flatten())
     }
 
-    /// Refuses when something else than this container has one of its ports.
+    /// Refuses if something other than this container uses one of its ports.
     fn refuse_taken_ports(&self, host: &Host, wanted: &Wanted<'_>) -> Result<()> {
         if self.made_of.ports.is_empty() {
             return Ok(());
@@ -507,23 +497,23 @@ impl Container {
             let holder = holder(port, &listed, listener.as_ref());
             let cause = match (holder, listener) {
                 (Some(one), _) if is_own(one) => continue,
-                (Some(one), _) => format!("the container {} of image {} has it", one.name, one.image),
-                // With live-restore containers outlive the engine that does not answer.
+                (Some(one), _) => format!("the container {} of image {} uses it", one.name, one.image),
+                // With live-restore, containers outlive an engine that does not answer.
                 (None, Some(listener)) if may_be_own && listener.is_of_docker() => continue,
                 (None, Some(listener)) => format!("{listener} listens on it"),
                 (None, None) => continue,
             };
             let fix = holder.map_or_else(
-                || "stop that process, and see that it does not come back".to_owned(),
-                |one| format!("remove that container: docker rm --force {0}; or stop it: docker stop {0}", one.name),
+                || "stop that process, and make sure that it does not start again".to_owned(),
+                |one| format!("remove that container (docker rm --force {0}) or stop it (docker stop {0})", one.name),
             );
-            let taken = Error::unavailable(format!("port {} is taken, and {} needs it", port.host, self.name));
+            let taken = Error::unavailable(format!("port {} is in use, but {} needs it", port.host, self.name));
             return Err(taken.cause(cause).fix(fix));
         }
         Ok(())
     }
 
-    /// The same once the run changes things.
+    /// The same check at the time when the run changes things.
     fn fail_if_ports_are_taken(&self, host: &Host, wanted: &Wanted<'_>) -> Result<()> {
         self.refuse_taken_ports(host, wanted).map_err(|error| match error.kind {
             Kind::Unavailable => Error { kind: Kind::Failed, ..error },
@@ -531,7 +521,7 @@ impl Container {
         })
     }
 
-    /// Directories of someone else's container that are copied: where to, and where they lie in it.
+    /// The directories to copy from another's container: the target, and the path in the container.
     fn copies<'a>(&'a self, found: &'a Found) -> impl Iterator<Item = (&'a str, &'a str)> {
         let writable = self.made_of.binds.iter().filter(|bind| !bind.ends_with(":ro"));
         writable.filter_map(|bind| split_bind(bind)).filter(|(to, inside)| {
@@ -541,9 +531,13 @@ impl Container {
 
     fn refuse_foreign_beside(&self, other: &Found) -> Result<()> {
         let (name, old) = (&self.name, self.old_name());
-        Err(Error::failed(format!("the containers {name} and {old} are both there, and {name} is not ours"))
-            .cause(format!("{name} is {} ({})", short(&other.id), other.told()))
-            .fix(format!("rename it away (docker rename {name} {name}-before): then {old} is put back")))
+        Err(Error::failed(format!(
+            "the containers {name} and {old} both exist, but titus-bootstrap did not create {name}"
+        ))
+        .cause(format!("{name} is {} ({})", short_id(&other.id), other.state_words()))
+        .fix(format!(
+            "rename it (docker rename {name} {name}-before) and run titus-bootstrap again, which puts {old} back"
+        )))
     }
 
     fn create(&self, engine: &Engine, wanted: &Wanted<'_>) -> Result<String> {
@@ -559,7 +553,7 @@ impl Container {
         engine.create(&self.name, &self.made_of, &labels)
     }
 
-    /// Takes back what someone changed of a container that keeps running meanwhile.
+    /// Undoes changes to a container that keeps running.
     fn update(&self, engine: &Engine, found: &Found, drift: &[Drift]) -> Result<()> {
         for Drift { field, is, should } in drift {
             if *field == RESTART {
@@ -574,8 +568,8 @@ impl Container {
         Ok(())
     }
 
-    /// From the old container, whatever its state, to the new one, which is created. The old one
-    /// comes back if that fails.
+    /// Replaces the old container, whatever its state, with the new one, which has been created. If that fails,
+    /// the old one returns.
     fn change_over(&self, host: &Host, engine: &Engine, old: &Found, new: &Found) -> Result<()> {
         let adopts = !is_ours(old);
         if let (Some(ensemble), true) = (&self.ensemble, old.is_running())
@@ -586,7 +580,7 @@ impl Container {
         }
         let changed = || -> Result<()> {
             engine.stop(&old.id)?;
-            // Once it was started, the data are its own, and newer.
+            // Once the new container has started, the data is its own, and newer.
             if adopts && new.status == Some(Status::CREATED) {
                 self.copies(old).try_for_each(|(to, inside)| host.copy_out(engine, &old.id, inside, to))?;
             }
@@ -600,10 +594,7 @@ impl Container {
         }
         if adopts {
             self.copies(old).try_for_each(|(to, _)| host.own_copy(to))?;
-            tracing::info!(
-                "the volumes of the container {} that was replaced are left: docker volume ls",
-                short(&old.id)
-            );
+            tracing::info!("the volumes of the replaced container {} still exist: docker volume ls", short_id(&old.id));
         }
         engine.remove(&old.id, !adopts)
     }
@@ -611,7 +602,7 @@ impl Container {
     fn rename_back(&self, engine: &Engine, old: &Found, error: Error) -> Error {
         match engine.undo(|| engine.rename(&old.id, &self.name)) {
             Ok(()) => error,
-            Err(also) => with(error, &format!("and it keeps the name {}: {also}", self.old_name())),
+            Err(also) => extend_error(error, &format!("it also keeps the name {}: {also}", self.old_name())),
         }
     }
 
@@ -620,10 +611,10 @@ impl Container {
             engine.remove(new, true)?;
             engine.rename(&old.id, &self.name)?;
             if error.kind == Kind::Interrupted {
-                // It may not have ended yet.
+                // The process may still be ending.
                 engine.stop(&old.id)?;
             }
-            // As it is now: it was stopped.
+            // Use its present state: it was stopped.
             let now = engine.container(&old.id)?.unwrap_or_else(|| old.clone());
             engine.start(&now)
         };
@@ -633,39 +624,39 @@ impl Container {
             _ => self.await_running(host, engine, &old.id, None),
         });
         match runs {
-            Ok(()) => with(error, "the container that was there before runs again"),
-            Err(also) => with(error, &format!("and the container that was there before does not run again: {also}")),
+            Ok(()) => extend_error(error, "the previous container runs again"),
+            Err(also) => extend_error(error, &format!("the previous container does not run again either: {also}")),
         }
     }
 
     fn start(&self, host: &Host, engine: &Engine, id: &str) -> Result<()> {
-        let found = engine.container(id)?.ok_or_else(|| Error::failed("the container is gone"))?;
+        let found = engine.container(id)?.ok_or_else(|| Error::failed("the container no longer exists"))?;
         tracing::info!("starting the container {}", self.name);
         if let Err(error) = engine.start(&found) {
-            // The engine does not say who has a port.
+            // The engine does not say what uses a port.
             let wanted = self.wanted(host, &Planned::new())?;
             return Err(match self.fail_if_ports_are_taken(host, &wanted) {
-                Err(taken) => with(taken, &error.to_string()),
+                Err(taken) => extend_error(taken, &error.to_string()),
                 Ok(()) => error.at(format!("the container {}", self.name)),
             });
         }
         self.await_running(host, engine, id, self.ready.as_ref())
     }
 
-    /// Waits until it runs and answers.
+    /// Waits until the container runs and answers.
     fn await_running(&self, host: &Host, engine: &Engine, id: &str, ready: Option<&Wait>) -> Result<()> {
         let what = ready.map_or_else(|| format!("the container {} to run", self.name), Wait::what);
         let mut deadline = Deadline::new(what, host.deadlines.wait);
         let restarts_before = engine.container(id)?.map_or(0, |found| found.restarts);
         loop {
-            let found = engine.container(id)?.ok_or_else(|| Error::failed("the container is gone"))?;
+            let found = engine.container(id)?.ok_or_else(|| Error::failed("the container no longer exists"))?;
             let ended = matches!(found.status, Some(Status::EXITED | Status::DEAD))
                 || found.restarts - restarts_before > RESTARTS;
             if ended {
-                return Err(self.not_running(engine, id, &format!("its process ends ({})", found.told())));
+                return Err(self.not_running(engine, id, &format!("its process exits ({})", found.state_words())));
             }
             let answer: NoAnswer = match ready {
-                _ if !found.is_running() => found.told().into(),
+                _ if !found.is_running() => found.state_words().into(),
                 None if deadline.elapsed() >= STEADY => return Ok(()),
                 None => "it has just started".to_owned().into(),
                 Some(ready) => match ready.ask(host)? {
@@ -677,7 +668,7 @@ impl Container {
                 if answer.waits_for_others {
                     return Err(answer.not_yet(&deadline).at(format!("the container {}", self.name)));
                 }
-                let why = format!("{}; the last answer: {}", deadline.waited(), answer.words);
+                let why = format!("{}; the last answer: {}", deadline.timeout_message(), answer.words);
                 return Err(self.not_running(engine, id, &why));
             }
         }
@@ -687,23 +678,44 @@ impl Container {
         Error::failed(format!("the container {} does not run as it should", self.name))
             .cause(format!("{why}\nits last lines:\n{}", engine.last_lines(id).trim_end()))
             .fix(format!(
-                "mend its settings or what it needs, and run titus-bootstrap again; docker logs {} has more",
+                "fix its settings or what it needs, and run titus-bootstrap again; docker logs {} shows more",
                 self.name
             ))
     }
 }
 
-impl RawKind for Raw {
+impl RawKind for RawContainer {
     fn restart_on(&self) -> &[String] {
         &self.restart_on
     }
 }
 
 impl Work for Container {
-    /// Refuses what stands in the way, before anything is changed.
+    fn explain(&self) -> Vec<String> {
+        let (name, image) = (&self.name, &self.made_of.image);
+        let mut lines = vec![
+            format!("Keeps the container {name} running, from the image {image} with the specification of the role."),
+            "If its specification differs, the run recreates it, and restarts it that way.".into(),
+        ];
+        if !self.files.is_empty() {
+            lines.push(format!("The run also recreates it when one of these changes: {}.", self.files.join(", ")));
+        }
+        if self.adopt {
+            lines.push("A container of that name that another program made is replaced, and its data are kept.".into());
+        }
+        if self.ensemble.is_some() {
+            lines.push("It is a server of a ZooKeeper ensemble: servers restart one after another.".into());
+        }
+        if let Some(ready) = &self.ready {
+            lines.push(format!("After a start the run waits for {}.", ready.what()));
+        }
+        lines
+    }
+
+    /// Refuses obstacles before anything changes.
     ///
     /// # Errors
-    /// When a container of someone else's has the name, or a process a port.
+    /// Fails when a container that the program did not create has the name, or when a process uses a port.
     fn refuse(&self, host: &Host) -> Result<()> {
         if !host.is_live() {
             return Ok(());
@@ -723,7 +735,7 @@ impl Work for Container {
     fn observe(&self, host: &Host, planned: &Planned) -> Result<State> {
         let name = &self.name;
         if !host.is_live() {
-            return Ok(State::Deferred(format!("not run below --root: {}", self.as_command())));
+            return Ok(State::Deferred(format!("not run with --root: {}", self.command_line())));
         }
         let engine = match host.engine()? {
             Ok(engine) => engine,
@@ -736,7 +748,7 @@ impl Work for Container {
             None => self.current(engine, &wanted)?,
         };
         if found.is_none() && old.is_none() && engine.image(&self.made_of.image)?.is_none() {
-            return Ok(State::Blocked(format!("image {} is not there yet", self.made_of.image)));
+            return Ok(State::Blocked(format!("the image {} is not there yet", self.made_of.image)));
         }
         let current = match &found {
             None => None,
@@ -763,7 +775,7 @@ impl Work for Container {
             }
         }
         if let Some(old) = old {
-            // A run was killed on its way. The new one is taken up if it is still what is wanted.
+            // A run was killed halfway. Keep the new container if it is still the wanted one.
             if let Some(new) = current {
                 match self.difference(engine, &new, &wanted)? {
                     None => return self.change_over(host, engine, &old, &new),
@@ -800,7 +812,7 @@ impl Work for Container {
         }
         self.fail_if_ports_are_taken(host, &wanted)?;
         if found.status == Some(Status::DEAD) && is_ours(&found) {
-            // The engine began to remove it: nothing brings it back.
+            // The engine has begun to remove it, which cannot be undone.
             engine.remove(&found.id, true)?;
             let id = self.create(engine, &wanted)?;
             return self.start(host, engine, &id);
@@ -816,12 +828,12 @@ impl Work for Container {
         writable.filter_map(|bind| Some(split_bind(bind)?.0.to_owned())).collect()
     }
 
-    fn put_off(&mut self) -> bool {
+    fn defer(&mut self) -> bool {
         true
     }
 }
 
-/// The container that has a port: it publishes it, or its process listens in the host's network.
+/// The container that uses a port: it publishes the port, or its process listens in the host's network.
 fn holder<'a>(port: &Port, listed: &'a [Listed], listener: Option<&Listener>) -> Option<&'a Listed> {
     let every = |address: &str| matches!(address, "" | "0.0.0.0" | "::");
     let publishes = |one: &Listed| {
@@ -832,16 +844,16 @@ fn holder<'a>(port: &Port, listed: &'a [Listed], listener: Option<&Listener>) ->
     listed.iter().find(|one| listens(one)).or_else(|| listed.iter().find(|one| publishes(one)))
 }
 
-fn told(drift: &[Drift]) -> String {
+fn list_drift(drift: &[Drift]) -> String {
     drift.iter().map(Drift::to_string).collect::<Vec<_>>().join("; ")
 }
 
-fn with(error: Error, more: &str) -> Error {
+fn extend_error(error: Error, more: &str) -> Error {
     let cause = error.cause.clone().map_or_else(|| more.to_owned(), |cause| format!("{cause}\n{more}"));
     error.cause(cause)
 }
 
-fn short(id: &str) -> &str {
+fn short_id(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
 }
 
@@ -857,7 +869,7 @@ mod tests {
         Image { id: id.into(), layers: vec![format!("layer of {id}")], ..Image::default() }
     }
 
-    /// One of ours, made of this, of this image.
+    /// One of the program's containers, made of this and with this image.
     fn ours(made_of: &str, image: &str, status: Status) -> Found {
         let nothing = Specification::default();
         let Wanted { made_of, digest, .. } = wanted(made_of, &nothing);
@@ -871,22 +883,22 @@ mod tests {
         let (one, other) = (r#"{"image":"x:1","binds":[]}"#, r#"{"image":"x:1","binds":["/a:/a"]}"#);
         let made_of = |keys: &[&str]| Some(Difference::MadeOf(keys.iter().map(|key| (*key).to_owned()).collect()));
         for (found, image, differs, why) in [
-            (Found::default(), Some("i"), Some(Difference::Foreign), "no label of ours"),
+            (Found::default(), Some("i"), Some(Difference::Foreign), "none of the program's labels"),
             (ours(one, "i", Status::RUNNING), Some("i"), None, "the same"),
-            (ours(one, "i", Status::RUNNING), None, None, "its image's name names nothing"),
-            (ours(one, "i", Status::EXITED), Some("i"), None, "whether it runs is another matter"),
+            (ours(one, "i", Status::RUNNING), None, None, "its image's name refers to nothing"),
+            (ours(one, "i", Status::EXITED), Some("i"), None, "whether it runs does not matter"),
             (ours(one, "i", Status::RUNNING), Some("j"), Some(Difference::Image), "the tag moved"),
             (ours(other, "i", Status::RUNNING), Some("j"), made_of(&["binds"]), "another bind"),
-            (ours("", "i", Status::RUNNING), Some("i"), made_of(&["image", "binds"]), "a label that cannot be read"),
+            (ours("", "i", Status::RUNNING), Some("i"), made_of(&["image", "binds"]), "an unreadable label"),
         ] {
             let (nothing, image) = (Specification::default(), image.map(self::image));
             assert_eq!(difference(&found, &wanted(one, &nothing), image.as_ref(), None), differs, "{why}");
         }
     }
 
-    /// What an engine says of a container that runs as specified, and nothing more.
+    /// What an engine reports about a container that runs as specified.
     fn inspected(change: impl Fn(&mut Json)) -> Fields {
-        let mut told = json!({
+        let mut message = json!({
             "Id": "a", "Name": "/zookeeper", "Image": "i",
             "HostConfig": {
                 "Binds": ["/data:/tmp/zookeeper"], "NetworkMode": "bridge", "IpcMode": "private", "CgroupnsMode": "host",
@@ -902,8 +914,8 @@ mod tests {
             "Config": { "Cmd": ["start"], "Entrypoint": ["/run.sh"], "Env": ["PATH=/bin", "A=image", "B=ours"], "User": "" },
             "NetworkSettings": { "Networks": { "bridge": {} } },
         });
-        change(&mut told);
-        crate::host::docker::fields::of_container(&serde_json::from_value(told).unwrap())
+        change(&mut message);
+        crate::host::docker::fields::fields_of_container(&serde_json::from_value(message).unwrap())
     }
 
     fn specified() -> Fields {
@@ -928,11 +940,11 @@ mod tests {
 
     #[test]
     fn what_others_changed_of_a_container_is_named() {
-        assert_eq!(told(&drift(&inspected(|_| {}), &specified())), "");
+        assert_eq!(list_drift(&drift(&inspected(|_| {}), &specified())), "");
         let of = |pointer: &'static str, value: Json| {
-            move |told: &mut Json| {
+            move |message: &mut Json| {
                 let (parent, key) = pointer.rsplit_once('/').unwrap();
-                told.pointer_mut(parent).unwrap()[key] = value.clone();
+                message.pointer_mut(parent).unwrap()[key] = value.clone();
             }
         };
         for (pointer, value, words, runs_on) in [
@@ -991,7 +1003,7 @@ mod tests {
             ("/Config/User", json!("1000"), "user: is 1000, should be none", false),
         ] {
             let drift = drift(&inspected(of(pointer, value)), &specified());
-            assert_eq!(told(&drift), words, "{pointer}");
+            assert_eq!(list_drift(&drift), words, "{pointer}");
             assert_eq!(keeps_running(&drift, "bridge"), runs_on, "{pointer}");
         }
         let restart = [Drift { field: RESTART, is: Vec::new(), should: Vec::new() }];
@@ -999,10 +1011,10 @@ mod tests {
         assert!(keeps_running(&restart, "host") && !keeps_running(&networks, "host"));
         let with_engines_own =
             inspected(of("/HostConfig/LogConfig/Config", json!({ "max-size": "10m", "compress": "true" })));
-        assert_eq!(told(&drift(&with_engines_own, &specified())), "");
-        // What an engine does not say is not compared.
+        assert_eq!(list_drift(&drift(&with_engines_own, &specified())), "");
+        // Fields that an engine does not report are not compared.
         for part in ["/HostConfig", "/Mounts", "/Config", "/NetworkSettings"] {
-            assert_eq!(told(&drift(&inspected(of(part, Json::Null)), &specified())), "", "{part}");
+            assert_eq!(list_drift(&drift(&inspected(of(part, Json::Null)), &specified())), "", "{part}");
         }
     }
 
@@ -1013,10 +1025,12 @@ mod tests {
         let of = |own: &Image| difference(&found, &wanted("x", &nothing), Some(&image("i")), Some(own));
         let other = Drift { field: "image", is: vec!["j".into()], should: vec!["i".into()] };
         assert_eq!(of(&image("j")), Some(Difference::Drift(vec![other])));
-        // Another id of the same image, in another image store.
+        // The same image has another id in another image store.
         assert_eq!(of(&Image { id: "j".into(), ..image("i") }), None);
         let dead = difference(&ours("x", "i", Status::DEAD), &wanted("x", &nothing), Some(&image("i")), None);
-        assert!(matches!(&dead, Some(Difference::Drift(drift)) if told(drift) == "state: is dead, should be running"));
+        assert!(
+            matches!(&dead, Some(Difference::Drift(drift)) if list_drift(drift) == "state: is dead, should be running")
+        );
     }
 
     #[test]
@@ -1087,7 +1101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_that_the_registry_has_moved_is_told() {
+    fn a_tag_that_the_registry_has_moved_is_reported() {
         let asked = |image: &str, recorded: &str, registry: (u16, &str)| {
             let (status, body) = (registry.0, registry.1.to_owned());
             let mut host = Host::live(crate::host::Deadlines::default());
@@ -1102,15 +1116,21 @@ mod tests {
         };
         let answer = "{\"Descriptor\":{\"digest\":\"sha256:aa\"},\"Platforms\":[]}";
         for (image, recorded, registry, words, has_moved) in [
-            ("x:1", "x@sha256:aa", (200, answer), "its tag still leads to sha256:aa", false),
-            ("x:1", "y@sha256:cc x@sha256:aa", (200, answer), "still leads", false),
-            ("x:1", "x@sha256:bb", (200, answer), "its tag led to sha256:bb and leads to sha256:aa now", true),
-            ("x:1", "x@sha256:bb", (500, "{\"message\":\"no route\"}"), "was not asked for in the registry: ", false),
+            ("x:1", "x@sha256:aa", (200, answer), "its tag still refers to sha256:aa", false),
+            ("x:1", "y@sha256:cc x@sha256:aa", (200, answer), "its tag still refers to", false),
+            ("x:1", "x@sha256:bb", (200, answer), "its tag referred to sha256:bb but refers to sha256:aa now", true),
+            (
+                "x:1",
+                "x@sha256:bb",
+                (500, "{\"message\":\"no route\"}"),
+                "its tag was not checked with the registry: ",
+                false,
+            ),
             ("x:1", "", (200, answer), "no digest is recorded", false),
             ("x@sha256:bb", "x@sha256:bb", (200, answer), "by digest", false),
         ] {
-            let told = asked(image, recorded, registry);
-            assert!(told.0.contains(words) && told.1 == has_moved, "{image} {recorded}: {told:?}");
+            let message = asked(image, recorded, registry);
+            assert!(message.0.contains(words) && message.1 == has_moved, "{image} {recorded}: {message:?}");
         }
     }
 }

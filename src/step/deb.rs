@@ -1,4 +1,4 @@
-//! This deb, by path or URL and SHA-256, is installed.
+//! This deb, given by path or by URL and SHA-256, is installed.
 
 use std::cell::RefCell;
 use std::cmp::Ordering;
@@ -6,135 +6,133 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::deb_record::{self, File, Record, records};
+use super::deb_record::{self, Record, SourceFile, records};
 use super::file::checked_path;
 use super::{Change, Need, Planned, RawKind, State, Work};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::host::apt::{NotInstalled, Status, dpkg};
-use crate::host::download::cache::{Stamp, cached};
+use crate::host::download::cache::{Stamp, cached_path};
 use crate::host::failpoint::failpoint;
 use crate::host::fs::Owner;
-use crate::host::{Fetch, Host, is_sha256};
+use crate::host::{Fetch, Host};
 use crate::secrets::masked;
 use crate::settings::Settings;
 use crate::settings::schema;
 use crate::template::{Renderer, Templated};
 
-/// A file a step, made anew when its deb was installed: units restart on it. What was installed before
-/// this boot is what they run with.
+/// A file for each step, rewritten when its deb was installed, so that units restart. Units already run with a deb that was
+/// installed before this boot.
 const MARKS: &str = "/run/titus-bootstrap/debs";
 
-/// As a role file has it.
+/// The step in a role file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Raw {
-    source: Templated<schema::Deb>,
-    /// The setting that names it, for messages.
+pub struct RawDeb {
+    source: Templated<schema::DebLocation>,
+    /// The setting that contains it, for messages.
     setting: Option<String>,
 }
 
 /// A deb.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Deb {
-    source: Source,
-    /// In lower case.
+pub struct DebStep {
+    source: DebSource,
+    /// The SHA-256, in lower case.
     sha256: Option<String>,
     setting: String,
     /// The file that changes when the deb was installed.
     pub mark: String,
-    /// The SHA-256 of a file of the node, so that it is not read twice.
+    /// The SHA-256 of a file on the node, cached so that it is read only once.
     summed: RefCell<Option<(Stamp, String)>>,
-    /// What this run installed; of a download nobody knows it before.
+    /// The package that this run installed; a download reveals it only then.
     installed: RefCell<Option<String>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-enum Source {
+enum DebSource {
     Path(String),
     Url(String),
 }
 
-impl Raw {
-    pub(super) fn resolve(&self, renderer: &Renderer, id: &str) -> Result<Deb> {
+impl RawDeb {
+    pub(super) fn resolve(&self, renderer: &Renderer, id: &str) -> Result<DebStep> {
         let setting = self.setting.clone().unwrap_or_else(|| format!("the source of step {id}"));
         if id.starts_with('.') || !id.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)) {
             return Err(Error::config("a step with a deb must have an id of letters, digits, `.`, `_`, `-`"));
         }
-        Deb::of(&self.source.get(renderer)?, setting, format!("{MARKS}/{id}"))
+        DebStep::new(&self.source.get(renderer)?, setting, format!("{MARKS}/{id}"))
     }
 }
 
-impl Deb {
-    fn of(raw: &schema::Deb, setting: String, mark: String) -> Result<Deb> {
+impl DebStep {
+    fn new(raw: &schema::DebLocation, setting: String, mark: String) -> Result<DebStep> {
         let wrong = |what: &str| {
-            Error::config(format!("{setting}: {what}"))
-                .fix(format!("{setting} = {{ path = \"/path/to.deb\" }}, or {{ url = \"https://…\", sha256 = \"…\" }}"))
+            Error::config(format!("{setting}: {what}")).fix(format!(
+                "write {setting} = {{ path = \"/path/to.deb\" }}, or {{ url = \"https://…\", sha256 = \"…\" }}"
+            ))
         };
         let source = match (&raw.path, &raw.url) {
-            (Some(path), None) => Source::Path(checked_path(path.clone()).map_err(|error| wrong(&error.what))?),
+            (Some(path), None) => DebSource::Path(checked_path(path.to_string()).map_err(|error| wrong(&error.what))?),
             (None, Some(url)) => match url.split_once("://") {
                 Some(("file", path)) => {
-                    Source::Path(checked_path(path.to_owned()).map_err(|error| wrong(&error.what))?)
+                    DebSource::Path(checked_path(path.to_owned()).map_err(|error| wrong(&error.what))?)
                 }
                 Some(("https" | "http", rest)) if !rest.is_empty() && url.chars().all(|c| c.is_ascii_graphic()) => {
-                    Source::Url(url.clone())
+                    DebSource::Url(url.to_string())
                 }
                 _ => return Err(wrong("url must begin with https://, http:// or file://, and have no blanks")),
             },
             (None, None) => return Err(wrong("needs a path or a url")),
             (Some(_), Some(_)) => return Err(wrong("has both a path and a url")),
         };
-        if raw.sha256.as_ref().is_some_and(|sum| !is_sha256(sum)) {
-            return Err(wrong("sha256 must be 64 hexadecimal digits"));
-        }
         let sha256 = raw.sha256.as_ref().map(|sum| sum.to_ascii_lowercase());
-        Ok(Deb { source, sha256, setting, mark, summed: RefCell::default(), installed: RefCell::default() })
+        Ok(DebStep { source, sha256, setting, mark, summed: RefCell::default(), installed: RefCell::default() })
     }
 
-    /// Where it comes from, without secrets.
+    /// The source, without secrets.
     fn shown(&self) -> String {
         match &self.source {
-            Source::Path(path) => path.clone(),
-            Source::Url(url) => masked(url),
+            DebSource::Path(path) => path.clone(),
+            DebSource::Url(url) => masked(url),
         }
     }
 
-    /// What comes from the network must have a checksum.
+    /// Refuses a deb from the network without a checksum.
     fn refuse_unpinned(&self, sum: Option<Result<String, Error>>) -> Result<()> {
-        if self.sha256.is_some() || matches!(self.source, Source::Path(_)) {
+        if self.sha256.is_some() || matches!(self.source, DebSource::Path(_)) {
             return Ok(());
         }
         let (setting, shown) = (&self.setting, self.shown());
         let refusal = Error::config(format!("{setting}: {shown} has no sha256"));
         Err(match sum {
             Some(Ok(sum)) => refusal
-                .cause("what comes from the network is not trusted unread")
-                .fix(format!("if what is there now is to be trusted, add to {setting}: sha256 = \"{sum}\"")),
+                .cause("a download is not trusted without a checksum")
+                .fix(format!("if you trust the present file, add to {setting}: sha256 = \"{sum}\"")),
             Some(Err(error)) => {
                 let why = error.cause.unwrap_or_default();
                 refusal
-                    .cause(format!("nor can it be computed: {}: {why}", error.what))
+                    .cause(format!("it cannot be computed either: {}: {why}", error.what))
                     .fix(format!("check the address, and add sha256 to {setting}"))
             }
             None => refusal
-                .cause("what comes from the network is not trusted unread")
-                .fix(format!("add sha256 to {setting}; an apply as root computes it, and refuses")),
+                .cause("a download is not trusted without a checksum")
+                .fix(format!("add sha256 to {setting}; `apply` as root computes and reports it")),
         })
     }
 
     fn refuse_file(&self, host: &Host) -> Result<()> {
-        let Source::Path(path) = &self.source else { return Ok(()) };
+        let DebSource::Path(path) = &self.source else { return Ok(()) };
         if self.is_in_sync(host)? {
             return Ok(());
         }
         host.refuse_untrusted(Path::new(path))?;
-        let sum = self.sum(host, path)?.ok_or_else(|| self.absent(path))?;
+        let sum = self.digest(host, path)?.ok_or_else(|| self.absent(path))?;
         self.refuse_other_sum(path, &sum)?;
         self.refuse_other_machine(host, &self.read(host, path)?)
     }
 
     fn absent(&self, path: &str) -> Error {
-        Error::config(format!("{path} is not there")).fix(format!("put the deb there, or set {}", self.setting))
+        Error::config(format!("{path} does not exist")).fix(format!("put the deb there, or set {}", self.setting))
     }
 
     fn refuse_other_sum(&self, path: &str, is: &str) -> Result<()> {
@@ -142,9 +140,9 @@ impl Deb {
             return Ok(());
         }
         let setting = &self.setting;
-        Err(Error::config(format!("{path} is not what its sha256 names"))
-            .cause(format!("its sha256 is {is}"))
-            .fix(format!("if that file is to be trusted, set sha256 = \"{is}\" in {setting}; else see why it changed")))
+        Err(Error::config(format!("{path} does not match its sha256")).cause(format!("its sha256 is {is}")).fix(
+            format!("if you trust that file, set sha256 = \"{is}\" in {setting}; otherwise find out why it changed"),
+        ))
     }
 
     fn refuse_other_machine(&self, host: &Host, deb: &dpkg::Deb) -> Result<()> {
@@ -152,50 +150,51 @@ impl Deb {
         if deb.architecture == "all" || deb.architecture == own {
             return Ok(());
         }
-        let what = format!("{} {} is for {}, and this node is {own}", deb.package, deb.version, deb.architecture);
+        let what = format!("{} {} is for {}, but this node is {own}", deb.package, deb.version, deb.architecture);
         Err(Error::unavailable(what).fix(format!("set {} to a deb for {own}", self.setting)))
     }
 
     fn read(&self, host: &Host, path: &str) -> Result<dpkg::Deb> {
         host.deb(path)?.map_err(|answer| {
-            Error::config(format!("{} is no deb", self.shown()))
+            Error::config(format!("{} is not a deb", self.shown()))
                 .cause(answer)
-                .fix(format!("set {} to a package of Debian's format", self.setting))
+                .fix(format!("set {} to a Debian package", self.setting))
         })
     }
 
-    /// The SHA-256 of a file of the node.
-    fn sum(&self, host: &Host, path: &str) -> Result<Option<String>> {
+    /// The SHA-256 of a file on the node.
+    fn digest(&self, host: &Host, path: &str) -> Result<Option<String>> {
         let stamp = host.stamp(path)?;
         if let (Some(stamp), Some((known, sum))) = (&stamp, self.summed.borrow().as_ref())
             && stamp == known
         {
             return Ok(Some(sum.clone()));
         }
-        let Some((sum, stamp)) = host.sum_of_file(path)? else { return Ok(None) };
+        let Some((sum, stamp)) = host.checksum_of_file(path)? else { return Ok(None) };
         *self.summed.borrow_mut() = Some((stamp, sum.clone()));
         Ok(Some(sum))
     }
 
-    /// What we installed from this source.
+    /// The record of the package that the program installed from this source.
     fn record(&self, host: &Host) -> Result<Option<Record>> {
         let records = records(host)?;
         if let Some(wanted) = &self.sha256 {
             return Ok(records.into_iter().find(|record| record.sha256 == *wanted));
         }
-        let Source::Path(path) = &self.source else { return Ok(None) };
+        let DebSource::Path(path) = &self.source else { return Ok(None) };
         let stamp = host.stamp(path)?;
-        let as_it_was = |file: &File| file.path == *path && stamp.as_ref().is_none_or(|stamp| *stamp == file.stamp);
+        let as_it_was =
+            |file: &SourceFile| file.path == *path && stamp.as_ref().is_none_or(|stamp| *stamp == file.stamp);
         let found = records.iter().find(|record| record.file.as_ref().is_some_and(as_it_was));
-        // Of one that is gone since, as from an image that was baked, that is all there is to know.
+        // The file may be gone, e.g. after an image was baked; then the record is all there is.
         if found.is_some() || stamp.is_none() || records.is_empty() {
             return Ok(found.cloned());
         }
-        let sum = self.sum(host, path)?;
+        let sum = self.digest(host, path)?;
         Ok(records.into_iter().find(|record| Some(&record.sha256) == sum.as_ref()))
     }
 
-    /// Whether it is installed, without network, and without reading it if that can be.
+    /// Whether the deb is installed, determined without the network and if possible without reading the deb.
     fn is_in_sync(&self, host: &Host) -> Result<bool> {
         match self.record(host)? {
             Some(record) => record.holds(host),
@@ -207,39 +206,39 @@ impl Deb {
         if self.is_in_sync(host)? {
             return Ok(State::InSync(self.installed.borrow().clone()));
         }
-        Ok(State::Changes(vec![Change::new(self.told(host)?)]))
+        Ok(State::Changes(vec![Change::new(self.describe_install(host)?)]))
     }
 
-    /// What will be done, as far as it is known.
-    fn told(&self, host: &Host) -> Result<String> {
+    /// What the run will do, as far as it is known.
+    fn describe_install(&self, host: &Host) -> Result<String> {
         let shown = self.shown();
         if let Some(record) = self.record(host)? {
             return described(host, &record.package, &record.version, &shown);
         }
         match &self.source {
-            Source::Path(path) if host.stamp(path)?.is_some() => {
+            DebSource::Path(path) if host.stamp(path)?.is_some() => {
                 let deb = self.read(host, path)?;
                 described(host, &deb.package, &deb.version, &shown)
             }
-            _ => Ok(format!("install {shown} (which package and version, its download will tell)")),
+            _ => Ok(format!("install {shown} (the download will show its package and version)")),
         }
     }
 
-    /// Brings it into the cache, checked; its SHA-256, and the file of the node that it is a copy of.
-    fn fetch(&self, host: &Host) -> Result<(String, Option<File>)> {
+    /// Downloads or copies the deb into the cache and checks it. Returns its SHA-256, and the local file that it is a copy of.
+    fn fetch(&self, host: &Host) -> Result<(String, Option<SourceFile>)> {
         match (&self.source, &self.sha256) {
-            (Source::Url(url), Some(sha256)) => {
+            (DebSource::Url(url), Some(sha256)) => {
                 let fetched = host.join_download(url, sha256)?;
                 fetched.map_err(|failure| failure.error(&self.shown(), &self.setting, host.deadlines.download))?;
                 Ok((sha256.clone(), None))
             }
-            (Source::Url(_), None) => self.refuse_unpinned(None).map(|()| Default::default()),
-            (Source::Path(path), _) => {
+            (DebSource::Url(_), None) => self.refuse_unpinned(None).map(|()| Default::default()),
+            (DebSource::Path(path), _) => {
                 let (sum, stamp) = host.copy_to_cache(path)?.ok_or_else(|| self.absent(path))?;
                 if let Err(error) = self.refuse_other_sum(path, &sum) {
-                    return host.remove(&cached(&sum)).and(Err(error));
+                    return host.remove(&cached_path(&sum)).and(Err(error));
                 }
-                Ok((sum, Some(File { path: path.clone(), stamp })))
+                Ok((sum, Some(SourceFile { path: path.clone(), stamp })))
             }
         }
     }
@@ -252,7 +251,7 @@ impl Deb {
         let made = Error { what, ..error };
         if unmet {
             return made.fix(format!(
-                "no source has what it depends on: add one that has to apt.sources, or set {} to another deb",
+                "no package source has its dependencies: add one that does to apt.sources, or set {} to another deb",
                 self.setting
             ));
         }
@@ -260,28 +259,35 @@ impl Deb {
     }
 }
 
-impl RawKind for Raw {
+impl RawKind for RawDeb {
     fn can_restart(&self) -> bool {
         true
     }
 }
 
-impl Work for Deb {
-    fn paths(&self) -> Vec<String> {
-        vec![deb_record::path("x"), self.mark.clone(), cached("x")]
+impl Work for DebStep {
+    fn explain(&self) -> Vec<String> {
+        let (DebSource::Path(place) | DebSource::Url(place)) = &self.source;
+        let sum = if self.sha256.is_some() { "; its SHA-256 must be that of the settings" } else { "" };
+        let place = crate::secrets::masked(place);
+        vec![format!("Keeps the package of the deb {place} installed{sum}. Another build of it is replaced.")]
     }
 
-    /// Refuses what can be known to be wrong before anything is changed or downloaded.
+    fn paths(&self) -> Vec<String> {
+        vec![deb_record::path("x"), self.mark.clone(), cached_path("x")]
+    }
+
+    /// Refuses whatever is known to be wrong before anything changes or is downloaded.
     fn refuse(&self, host: &Host) -> Result<()> {
         self.refuse_unpinned(None)?;
         if host.is_live() { self.refuse_file(host) } else { Ok(()) }
     }
 
-    /// What is there is downloaded, kept nowhere, and its SHA-256 reported.
+    /// Downloads a deb without a checksum, keeps nothing, and reports its SHA-256.
     fn refuse_online(&self, host: &Host) -> Result<()> {
-        let (Source::Url(url), None, true) = (&self.source, &self.sha256, host.is_live()) else { return Ok(()) };
-        tracing::info!("{} has no sha256: it is computed", self.setting);
-        let sum = host.sum_of_download(url)?;
+        let (DebSource::Url(url), None, true) = (&self.source, &self.sha256, host.is_live()) else { return Ok(()) };
+        tracing::info!("{} has no sha256: computing it", self.setting);
+        let sum = host.checksum_of_download(url)?;
         let sum = sum.map_err(|failure| failure.error(&self.shown(), &self.setting, host.deadlines.download));
         self.refuse_unpinned(Some(sum))
     }
@@ -292,7 +298,7 @@ impl Work for Deb {
 
     fn fetches(&self, host: &Host) -> Result<Vec<Fetch>> {
         Ok(match (&self.source, &self.sha256) {
-            (Source::Url(url), Some(sha256)) if !self.is_in_sync(host)? => {
+            (DebSource::Url(url), Some(sha256)) if !self.is_in_sync(host)? => {
                 vec![Fetch::Deb { url: url.clone(), sha256: sha256.clone() }]
             }
             _ => Vec::new(),
@@ -301,23 +307,23 @@ impl Work for Deb {
 
     fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {
         if !host.is_live() {
-            return Ok(State::Deferred(format!("not installed below --root: {}", self.shown())));
+            return Ok(State::Deferred(format!("not installed with --root: {}", self.shown())));
         }
         self.look(host)
     }
 
     fn converge(&self, host: &Host) -> Result<()> {
         let (sha256, file) = self.fetch(host)?;
-        let copy = cached(&sha256);
+        let copy = cached_path(&sha256);
         let read = self.read(host, &copy).and_then(|deb| self.refuse_other_machine(host, &deb).map(|()| deb));
         let deb = match read {
             Ok(deb) => deb,
-            // No other run can do better with it.
+            // The copy is useless for other runs.
             Err(error) => return host.remove(&copy).and(Err(error)),
         };
         let line = described(host, &deb.package, &deb.version, &self.shown())?;
         tracing::info!("{line}");
-        // The same once more: until that is done, it is not as the record says.
+        // Until the same installation is complete, the record does not describe it.
         if records(host)?.iter().any(|record| record.package == deb.package && record.sha256 == sha256) {
             host.remove(&deb_record::path(&deb.package))?;
         }
@@ -325,7 +331,7 @@ impl Work for Deb {
         failpoint();
         let now = host.package(&deb.package)?.map(|is| (is.version, is.status));
         if now.as_ref().is_none_or(|(version, status)| *version != deb.version || *status != Status::Installed) {
-            return Err(Error::failed(format!("apt ended well, and {} {} is not installed", deb.package, deb.version))
+            return Err(Error::failed(format!("apt succeeded, but {} {} is not installed", deb.package, deb.version))
                 .cause(format!(
                     "dpkg has {}",
                     now.map_or("none".into(), |(version, status)| format!("{version}, {status}"))
@@ -336,7 +342,7 @@ impl Work for Deb {
         let record = Record { package, version, architecture, sha256, contents, file };
         host.write(&self.mark, format!("{}\n", record.sha256).as_bytes(), 0o644, Owner::ROOT)?;
         record.write(host)?;
-        if matches!(self.source, Source::Url(_)) {
+        if matches!(self.source, DebSource::Url(_)) {
             *self.installed.borrow_mut() = Some(line);
         }
         host.remove(&copy)
@@ -356,7 +362,7 @@ impl Work for Deb {
     }
 }
 
-/// `install` or `reinstall`, and why.
+/// Describes the action, `install` or `reinstall`, and the reason.
 fn described(host: &Host, package: &str, version: &str, shown: &str) -> Result<String> {
     let what = format!("{package} {version} from {shown}");
     let Some(is) = host.package(package)?.filter(|is| !matches!(is.status, Status::NotInstalled | Status::ConfigFiles))
@@ -367,20 +373,20 @@ fn described(host: &Host, package: &str, version: &str, shown: &str) -> Result<S
     Ok(match host.compare_versions(version, &is.version)? {
         _ if is.status != Status::Installed => format!("install {what} (it is {})", is.status),
         Ordering::Equal if by_us => format!("reinstall {what} (same version, other contents)"),
-        Ordering::Equal => format!("reinstall {what} (same version, from where is not known)"),
+        Ordering::Equal => format!("reinstall {what} (same version, unknown origin)"),
         Ordering::Less => format!("install {what} (is {}: a downgrade)", is.version),
         Ordering::Greater => format!("install {what} (is {})", is.version),
     })
 }
 
-/// Refuses debs of the settings that no run would take.
+/// Refuses debs in the settings that no run would accept.
 ///
 /// # Errors
-/// The first refusal.
+/// Returns the first refusal.
 pub fn check(settings: &Settings) -> Result<()> {
     for (setting, raw) in [("debs.master", &settings.debs.master), ("debs.gateway", &settings.debs.gateway)] {
         if let Some(raw) = raw {
-            Deb::of(raw, setting.into(), String::new())?.refuse_unpinned(None)?;
+            DebStep::new(raw, setting.into(), String::new())?.refuse_unpinned(None)?;
         }
     }
     Ok(())
@@ -395,9 +401,11 @@ mod tests {
 
     const SUM: &str = "ab00000000000000000000000000000000000000000000000000000000000000";
 
-    fn deb(source: &str) -> Result<Deb> {
+    fn deb(source: &str) -> Result<DebStep> {
         let toml = format!("source = {source}\nsetting = 'debs.master'");
-        toml::from_str::<Raw>(&toml).unwrap().resolve(&Renderer::new(serde_json::json!({})), "titus")
+        let raw = toml::from_str::<RawDeb>(&toml)
+            .map_err(|error| Error::config(format!("debs.master: {}", error.message())))?;
+        raw.resolve(&Renderer::new(serde_json::json!({})), "titus")
     }
 
     /// A tree with the deb `/x.deb` of the package `titus`.
@@ -428,29 +436,29 @@ mod tests {
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         }
 
-        /// As if dpkg had this package, with these checksums of its files.
+        /// Pretends that dpkg has this package, with these checksums of its files.
         fn has(&self, version: &str, status: &str, sums: &str) {
             let installed = Installed { version: version.into(), status: status.into(), held: false };
             self.host.pretend_installed(&[("titus", installed)]);
             self.host.write("/var/lib/dpkg/info/titus.md5sums", sums.as_bytes(), 0o644, Owner::ROOT).unwrap();
         }
 
-        /// As if we had installed what is there now, from `/x.deb`.
+        /// Pretends that the program installed the present `/x.deb`.
         fn recorded(&self, version: &str) -> Record {
-            let (sha256, stamp) = self.host.sum_of_file("/x.deb").unwrap().unwrap();
+            let (sha256, stamp) = self.host.checksum_of_file("/x.deb").unwrap().unwrap();
             let record = Record {
                 package: "titus".into(),
                 version: version.into(),
                 architecture: "all".into(),
                 sha256,
                 contents: self.host.installed_contents("titus", "all").unwrap(),
-                file: Some(File { path: "/x.deb".into(), stamp }),
+                file: Some(SourceFile { path: "/x.deb".into(), stamp }),
             };
             record.write(&self.host).unwrap();
             record
         }
 
-        /// What a step will do; nothing if it is in sync.
+        /// What a step will do; empty if it is in sync.
         #[track_caller]
         fn sees(&self, source: &str) -> String {
             match deb(source).unwrap().look(&self.host).unwrap() {
@@ -487,27 +495,33 @@ mod tests {
             "{ url = 'https://secret@h/ x.deb' }",
             "{ url = 'https://h/x.deb', sha256 = 'ab' }",
         ] {
-            let told = deb(source).unwrap_err();
-            assert!(told.kind == ErrorKind::Config && told.what.starts_with("debs.master: "), "{source}: {told}");
-            assert!(!told.to_string().contains("secret"), "{told}");
+            let message = deb(source).unwrap_err();
+            assert!(
+                message.kind == ErrorKind::Config && message.what.starts_with("debs.master: "),
+                "{source}: {message}"
+            );
+            assert!(!message.to_string().contains("secret"), "{message}");
         }
-        let bad_id = toml::from_str::<Raw>("source = { path = '/x.deb' }").unwrap();
+        let bad_id = toml::from_str::<RawDeb>("source = { path = '/x.deb' }").unwrap();
         bad_id.resolve(&Renderer::new(serde_json::json!({})), "../x").unwrap_err();
     }
 
     #[test]
     fn what_comes_from_the_network_must_have_a_checksum() {
         for scheme in ["https", "http"] {
-            let told = deb(&format!("{{ url = '{scheme}://user:secret@h/x.deb?signature=secret' }}")).unwrap();
-            let told = told.refuse_unpinned(None).unwrap_err();
-            assert_eq!(told.kind.exit_code(), 78);
-            assert!(told.to_string().contains("***@h/x.deb") && !told.to_string().contains("secret"), "{told}");
+            let step = deb(&format!("{{ url = '{scheme}://user:secret@h/x.deb?signature=secret' }}")).unwrap();
+            let message = step.refuse_unpinned(None).unwrap_err();
+            assert_eq!(message.kind.exit_code(), 78);
+            assert!(
+                message.to_string().contains("***@h/x.deb") && !message.to_string().contains("secret"),
+                "{message}"
+            );
         }
         let step = deb("{ url = 'https://h/x.deb' }").unwrap();
-        let told = step.refuse_unpinned(Some(Ok(SUM.into()))).unwrap_err().to_string();
-        assert!(told.contains(&format!("add to debs.master: sha256 = \"{SUM}\"")), "{told}");
-        let told = step.refuse_unpinned(Some(Err(Error::failed("it is not there").cause("404")))).unwrap_err();
-        assert!(told.to_string().contains("it is not there: 404"), "{told}");
+        let message = step.refuse_unpinned(Some(Ok(SUM.into()))).unwrap_err().to_string();
+        assert!(message.contains(&format!("add to debs.master: sha256 = \"{SUM}\"")), "{message}");
+        let message = step.refuse_unpinned(Some(Err(Error::failed("it does not exist").cause("404")))).unwrap_err();
+        assert!(message.to_string().contains("it does not exist: 404"), "{message}");
     }
 
     #[test]
@@ -515,18 +529,18 @@ mod tests {
         let tree = tree();
         tree.has("1.0", "not-installed", "");
         deb("{ path = '/x.deb' }").unwrap().refuse_file(&tree.host).unwrap();
-        let told = tree.refusal("{ path = '/nowhere.deb' }");
-        assert!(told.kind == ErrorKind::Config && told.what.contains("/nowhere.deb is not there"), "{told}");
-        let told = tree.refusal(&format!("{{ path = '/x.deb', sha256 = '{SUM}' }}")).to_string();
-        let is = tree.host.sum_of_file("/x.deb").unwrap().unwrap().0;
-        assert!(told.contains(&format!("set sha256 = \"{is}\" in debs.master")), "{told}");
+        let message = tree.refusal("{ path = '/nowhere.deb' }");
+        assert!(message.kind == ErrorKind::Config && message.what.contains("/nowhere.deb does not exist"), "{message}");
+        let message = tree.refusal(&format!("{{ path = '/x.deb', sha256 = '{SUM}' }}")).to_string();
+        let is = tree.host.checksum_of_file("/x.deb").unwrap().unwrap().0;
+        assert!(message.contains(&format!("set sha256 = \"{is}\" in debs.master")), "{message}");
         tree.build("1.0", "m68k", "one");
-        let told = tree.refusal("{ path = '/x.deb' }");
-        assert!(told.kind == ErrorKind::Unavailable && told.what.contains("titus 1.0 is for m68k"), "{told}");
+        let message = tree.refusal("{ path = '/x.deb' }");
+        assert!(message.kind == ErrorKind::Unavailable && message.what.contains("titus 1.0 is for m68k"), "{message}");
         tree.host.write("/x.deb", b"no deb", 0o644, Owner::ROOT).unwrap();
-        assert!(tree.refusal("{ path = '/x.deb' }").to_string().contains("is no deb"));
+        assert!(tree.refusal("{ path = '/x.deb' }").to_string().contains("is not a deb"));
         tree.host.make_directory("/directory", 0o755, Owner::ROOT).unwrap();
-        assert!(tree.refusal("{ path = '/directory' }").what.contains("no regular file"));
+        assert!(tree.refusal("{ path = '/directory' }").what.contains("not a regular file"));
     }
 
     #[test]
@@ -536,7 +550,7 @@ mod tests {
         tree.has("1.0", "not-installed", "");
         assert_eq!(tree.sees(path), "install titus 1.0 from /x.deb");
         tree.has("1.0", "installed", "sums");
-        assert_eq!(tree.sees(path), "reinstall titus 1.0 from /x.deb (same version, from where is not known)");
+        assert_eq!(tree.sees(path), "reinstall titus 1.0 from /x.deb (same version, unknown origin)");
         let record = tree.recorded("1.0");
         assert_eq!(tree.sees(path), "");
         let by_url = format!("{{ url = 'https://h/x.deb', sha256 = '{}' }}", record.sha256.to_uppercase());
@@ -547,18 +561,18 @@ mod tests {
         assert_eq!(tree.sees(&by_url), "install titus 1.0 from https://h/x.deb (is 1.1: a downgrade)");
         tree.has("0.9", "installed", "sums");
         assert_eq!(tree.sees(path), "install titus 1.0 from /x.deb (is 0.9)");
-        // Another build of that version, by hand.
+        // Another build of that version, installed by hand.
         tree.has("1.0", "installed", "other sums");
         assert_eq!(tree.sees(path), "reinstall titus 1.0 from /x.deb (same version, other contents)");
     }
 
     #[test]
-    fn a_file_that_changed_or_went_is_told_from_one_that_was_touched() {
+    fn a_file_that_changed_or_went_is_distinguished_from_one_that_was_touched() {
         let tree = tree();
         let path = "{ path = '/x.deb' }";
         tree.has("1.0", "installed", "sums");
         let record = tree.recorded("1.0");
-        // Written anew with the same contents.
+        // Rewritten with the same contents.
         let same = tree.host.read("/x.deb").unwrap().unwrap();
         tree.host.write("/x.deb", &same, 0o600, Owner::ROOT).unwrap();
         assert_ne!(tree.host.stamp("/x.deb").unwrap(), record.file.map(|file| file.stamp));
@@ -569,7 +583,7 @@ mod tests {
         tree.host.remove("/x.deb").unwrap();
         assert_eq!(tree.sees(path), "");
         deb(path).unwrap().refuse_file(&tree.host).unwrap();
-        assert!(tree.refusal("{ path = '/y.deb' }").what.contains("not there"));
+        assert!(tree.refusal("{ path = '/y.deb' }").what.contains("does not exist"));
     }
 
     #[test]
@@ -597,6 +611,6 @@ mod tests {
         let tree = tree();
         let source = format!("{{ url = 'https://user:secret@h/x.deb', sha256 = '{SUM}' }}");
         let state = deb(&source).unwrap().observe(&tree.host, &Planned::new()).unwrap();
-        assert_eq!(state, State::Deferred("not installed below --root: https://***@h/x.deb".into()));
+        assert_eq!(state, State::Deferred("not installed with --root: https://***@h/x.deb".into()));
     }
 }

@@ -1,5 +1,5 @@
-//! What we installed from debs, a file a package. dpkg knows a package's version, not from which file
-//! it came; a record holds as long as dpkg has that version, and those contents.
+//! Records of packages that the program installed from debs, one file each. dpkg knows a package's version, but not from which
+//! file it came. A record is valid as long as dpkg has that version with those contents.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,44 +10,44 @@ use crate::host::apt::dpkg::is_package_name;
 use crate::host::download::cache::Stamp;
 use crate::host::fs::Owner;
 
-/// Where they lie.
+/// The directory of the records.
 const RECORDS: &str = "/var/lib/titus-bootstrap/debs";
 
-/// What we installed, and from what.
+/// An installed package and its source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
     pub package: String,
     pub version: String,
     pub architecture: String,
-    /// Of the deb.
+    /// The SHA-256 of the deb.
     pub sha256: String,
-    /// A digest of what dpkg has of it.
+    /// A digest of dpkg's information about it.
     pub contents: Option<String>,
-    /// The file of the node that it came from.
-    pub file: Option<File>,
+    /// The local file that it came from.
+    pub file: Option<SourceFile>,
 }
 
-/// A file of the node as it was then.
+/// The state of a local file at that time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct File {
+pub(super) struct SourceFile {
     pub path: String,
     pub stamp: Stamp,
 }
 
-/// The place of a package's record.
+/// The path of a package's record.
 pub(super) fn path(package: &str) -> String {
     format!("{RECORDS}/{package}")
 }
 
-/// Packages that we installed from debs.
+/// The packages that the program installed from debs.
 ///
 /// # Errors
-/// When they cannot be listed.
+/// Fails when the records cannot be listed.
 pub fn packages(host: &Host) -> Result<Vec<String>> {
     Ok(host.list(RECORDS)?.into_iter().filter(|name| is_package_name(name)).collect())
 }
 
-/// All records. One that cannot be read proves nothing, and is as good as none.
+/// All records. An unreadable record proves nothing and is skipped.
 pub(super) fn records(host: &Host) -> Result<Vec<Record>> {
     let mut found = Vec::new();
     for package in packages(host)? {
@@ -58,7 +58,7 @@ pub(super) fn records(host: &Host) -> Result<Vec<Record>> {
 }
 
 impl Record {
-    /// Whether dpkg has it still, and nobody put another build in its place.
+    /// Whether dpkg still has the package, and nobody installed another build.
     pub(super) fn holds(&self, host: &Host) -> Result<bool> {
         let is = host.package(&self.package)?;
         Ok(is.is_some_and(|is| is.status == Status::Installed && is.version == self.version)
@@ -66,14 +66,14 @@ impl Record {
     }
 
     pub(super) fn write(&self, host: &Host) -> Result<()> {
-        // A path names one package: the one that was in its file before is none of it any more.
+        // A path names one package: forget the package that came from this file before.
         let of = |record: &Record| record.file.as_ref().map(|file| file.path.clone());
         for other in records(host)?.iter().filter(|other| other.package != self.package) {
             if of(other).is_some() && of(other) == of(self) {
                 host.remove(&path(&other.package))?;
             }
         }
-        let text = serde_json::to_vec(self).map_err(|e| Error::failed("a record cannot be written").cause(e))?;
+        let text = serde_json::to_vec(self).map_err(|e| Error::failed("cannot format a record").cause(e))?;
         host.write(&path(&self.package), &text, 0o644, Owner::ROOT)
     }
 }

@@ -2,35 +2,36 @@
 
 use serde::Deserialize;
 
-use super::file::{Attributes, checked_path};
+use super::file::Attributes;
+use super::forms::{self, Account, Mode};
 use super::{Change, Claim, Planned, RawKind, State, Work};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::fs::look::EntryKind;
 use crate::template::{Renderer, Templated};
 
-/// As a role file has it.
+/// The step in a role file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Raw {
-    path: Templated<String>,
-    mode: Option<Templated<String>>,
-    owner: Option<Templated<String>>,
-    group: Option<Templated<String>>,
+pub struct RawDirectory {
+    path: Templated<forms::Path>,
+    mode: Option<Templated<Mode>>,
+    owner: Option<Templated<Account>>,
+    group: Option<Templated<Account>>,
 }
 
 /// A directory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Directory {
-    /// Where, below the root.
+    /// Its path, below the root.
     pub path: String,
     attributes: Attributes,
 }
 
-impl Raw {
+impl RawDirectory {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<Directory> {
         Ok(Directory {
-            path: checked_path(self.path.get(renderer)?)?,
+            path: self.path.get(renderer)?.0,
             attributes: Attributes::resolve(
                 renderer,
                 self.mode.as_ref(),
@@ -42,9 +43,13 @@ impl Raw {
     }
 }
 
-impl RawKind for Raw {}
+impl RawKind for RawDirectory {}
 
 impl Work for Directory {
+    fn explain(&self) -> Vec<String> {
+        vec![format!("Keeps the directory {} ({}). What is in it stays as it is.", self.path, self.attributes.wish())]
+    }
+
     fn claims(&self) -> Vec<Claim> {
         vec![Claim::new(&self.path, format!("a directory, {}", self.attributes.wish()))]
     }
@@ -60,12 +65,12 @@ impl Work for Directory {
                 let changes = self.attributes.differences(host, path, &entry)?;
                 Ok(State::from_changes(changes))
             }
-            // An operator may have put it on another disk; its attributes are his.
+            // An operator may have moved it to another disk, where its attributes are the operator's.
             Some(entry) if matches!(entry.kind, EntryKind::Link(_)) && host.is_directory(path)? => {
-                Ok(State::InSync(Some(format!("{path} is a symbolic link, left as it is"))))
+                Ok(State::InSync(Some(format!("{path} is a symbolic link and stays as it is"))))
             }
-            Some(_) => Err(Error::failed(format!("{path}: something else is in the directory's place"))
-                .fix(format!("look what it is, move it away (mv {path} {path}.old), and run titus-bootstrap again"))),
+            Some(_) => Err(Error::failed(format!("{path} is not a directory"))
+                .fix(format!("examine it, move it away (mv {path} {path}.old), and run titus-bootstrap again"))),
         }
     }
 
@@ -91,7 +96,7 @@ mod tests {
     fn observe_converge_observe() {
         let directory = tempfile::tempdir().unwrap();
         let host = Host::tree(directory.path(), Default::default()).unwrap();
-        let raw: Raw = toml::from_str("path = '/var/lib/x'\nmode = '0750'").unwrap();
+        let raw: RawDirectory = toml::from_str("path = '/var/lib/x'\nmode = '0750'").unwrap();
         let step = raw.resolve(&Renderer::new(serde_json::json!({}))).unwrap();
         assert!(matches!(step.observe(&host, &Planned::new()).unwrap(), State::Changes(_)));
         step.converge(&host).unwrap();

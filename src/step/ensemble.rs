@@ -1,32 +1,32 @@
-//! When a ZooKeeper server's container may be first started, or stopped to be replaced.
+//! Decides when the container of a ZooKeeper server may start for the first time, or stop for a replacement.
 
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use super::file::checked_path;
+use super::forms;
 use crate::error::{Error, Kind, Result};
 use crate::host::Host;
 use crate::host::wait::Deadline;
 use crate::template::{Renderer, Templated};
-use crate::titus::zookeeper::{Answer, Data, Turn, turn};
+use crate::titus::zookeeper::{Data, ServerState, Turn, decide_turn};
 
-/// One server's answer takes milliseconds. One that has just begun to listen may never answer the
-/// connections that it took too early (seen: 3.8), so the next try must not come late.
+/// The time limit of one question, which takes milliseconds. A server that has just begun to listen may never answer the
+/// connections that it accepted too early (observed with 3.8), so the next try must come soon.
 const TRY: Duration = Duration::from_secs(2);
 
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// As a role file has it.
+/// The ensemble in a role file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Raw {
+pub struct RawEnsemble {
     servers: Templated<Vec<String>>,
     id: Templated<usize>,
-    data: Templated<String>,
+    data: Templated<forms::Path>,
 }
 
-/// The servers of a ZooKeeper, and which of them is ours.
+/// The servers of a ZooKeeper ensemble, and which of them this node is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ensemble {
     servers: Vec<String>,
@@ -34,39 +34,39 @@ pub struct Ensemble {
     data: String,
 }
 
-impl Raw {
+impl RawEnsemble {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<Ensemble> {
         let (servers, id) = (self.servers.get(renderer)?, self.id.get(renderer)?);
         let own = id.checked_sub(1).filter(|own| *own < servers.len().max(1));
         let own = own.ok_or_else(|| Error::config(format!("server {id} is not one of {}", servers.len())))?;
-        Ok(Ensemble { servers, own, data: checked_path(self.data.get(renderer)?)? })
+        Ok(Ensemble { servers, own, data: self.data.get(renderer)?.0 })
     }
 }
 
-/// What the server at `host:port` says of itself.
+/// Asks the server at `host:port` for its state.
 ///
 /// # Errors
-/// Outside: a signal. Inside: that nothing answers, or something else than ZooKeeper.
-pub fn ask(host: &Host, address: &str) -> Result<Result<Answer, String>> {
+/// The outer result fails after a signal. The inner one fails when nothing answers, or when something other than ZooKeeper does.
+pub fn ask(host: &Host, address: &str) -> Result<Result<ServerState, String>> {
     Ok(host.ask_tcp(address, "srvr", TRY)?.and_then(|text| {
-        Answer::of(&text).ok_or_else(|| match text.lines().next() {
-            Some(line) => format!("no answer of ZooKeeper's: {line}"),
+        ServerState::parse(&text).ok_or_else(|| match text.lines().next() {
+            Some(line) => format!("the answer is not ZooKeeper's: {line}"),
             None => "the connection was closed without an answer".into(),
         })
     }))
 }
 
-/// The number in what a server answers to `conf` (ZooKeeper Administrator's Guide, "The Four Letter Words").
-pub(crate) fn number_of(text: &str) -> Option<usize> {
+/// The server number in an answer to `conf` (ZooKeeper Administrator's Guide, "The Four Letter Words").
+pub(crate) fn server_number(text: &str) -> Option<usize> {
     text.lines().find_map(|line| line.trim().strip_prefix("serverId=")?.trim().parse().ok())
 }
 
 impl Ensemble {
-    /// Waits until this server's container may be stopped or started. `adopts`: its data are still
-    /// in a container of someone else's, which served alone.
+    /// Waits until this server's container may stop or start. `adopts` says that its data is still
+    /// in a container that the program did not create and that served alone.
     ///
     /// # Errors
-    /// When data would be lost, and `NotYet` at the deadline.
+    /// Fails when data would be lost, and with `NotYet` at the deadline.
     pub fn wait_for_turn(&self, host: &Host, adopts: bool) -> Result<()> {
         let mut deadline = Deadline::new("this ZooKeeper server's turn", host.deadlines.wait);
         let (mut before, mut steady_since) = (Vec::new(), Instant::now());
@@ -74,95 +74,99 @@ impl Ensemble {
         loop {
             let mut answers = self.answers(host)?;
             for (answer, alone) in answers.iter_mut().zip(&mut served_alone) {
-                *alone |= *answer == Answer::Standalone;
-                // It is being restarted to become a member: its data are still the only ones.
-                if *alone && *answer == Answer::Nothing {
-                    *answer = Answer::Standalone;
+                *alone |= *answer == ServerState::Standalone;
+                // The server is restarting to become a member; it still has the only data.
+                if *alone && *answer == ServerState::Nothing {
+                    *answer = ServerState::Standalone;
                 }
             }
             if answers != before {
                 (before, steady_since) = (answers.clone(), Instant::now());
             }
-            let missing = match turn(&answers, self.own, self.own_data(host, &answers, adopts)?) {
+            let missing = match decide_turn(&answers, self.own, self.own_data(host, &answers, adopts)?) {
                 Turn::Yes => return Ok(()),
                 Turn::IfSteady(time) if steady_since.elapsed() >= time => return Ok(()),
                 Turn::IfSteady(time) => format!(
-                    "all answers must have stayed the same for {}: a server that does not serve now may soon, and another may be restarted first",
+                    "all answers must stay the same for {}: a server that does not serve yet may do so soon, and another one may have to restart first",
                     humantime::format_duration(time)
                 ),
                 Turn::NotYet(missing) => missing,
                 Turn::Never(why) => return Err(self.would_lose_data(&why)),
             };
             if !deadline.pause(PAUSE)? {
-                return Err(Error::not_yet(deadline.waited())
-                    .cause(format!("{missing}\nthe servers are {}", self.told(&answers)))
-                    .fix("do what it says, and run titus-bootstrap here again; nothing was stopped"));
+                return Err(Error::not_yet(deadline.timeout_message())
+                    .cause(format!("{missing}\nthe servers are {}", self.describe_servers(&answers)))
+                    .fix("follow the cause, and run titus-bootstrap here again; the run stopped nothing"));
             }
         }
     }
 
-    /// Refuses to start this server if data would be lost by it.
+    /// Refuses to start this server if that would lose data.
     ///
     /// # Errors
-    /// When they would.
+    /// Fails when it would.
     pub fn refuse_loss(&self, host: &Host, adopts: bool) -> Result<()> {
         let answers = self.answers(host)?;
-        match turn(&answers, self.own, self.own_data(host, &answers, adopts)?) {
+        match decide_turn(&answers, self.own, self.own_data(host, &answers, adopts)?) {
             Turn::Never(why) => Err(self.would_lose_data(&why)),
             _ => Ok(()),
         }
     }
 
-    /// Refuses the number of a server that is not yet one, if one that runs does not agree on the order: the list
-    /// was turned round, or an instance came in the place of an earlier one.
+    /// Refuses the number of a new server if a running server disagrees about the order: the list
+    /// was reordered, or an instance replaced an earlier one.
     ///
     /// # Errors
-    /// When a server says that it has another number.
+    /// Fails when a server reports another number.
     pub fn refuse_numbers(&self, host: &Host) -> Result<()> {
         if self.servers.len() < 2 || self.data_on_disk(host)? == Data::Member {
             return Ok(());
         }
         for (n, server) in self.servers.iter().enumerate().filter(|(n, _)| *n != self.own) {
-            // One that serves alone has the number 0; what does not answer, or does not serve, has no say.
+            // A server that serves alone has the number 0. One that does not answer or serve is ignored.
             let ask_number = || -> Result<Option<usize>> {
-                Ok(host.ask_tcp(server, "conf", TRY)?.ok().and_then(|text| number_of(&text)).filter(|said| *said > 0))
+                Ok(host
+                    .ask_tcp(server, "conf", TRY)?
+                    .ok()
+                    .and_then(|text| server_number(&text))
+                    .filter(|said| *said > 0))
             };
             let mut said = ask_number()?;
-            if said.is_none() && ask(host, server)?.is_ok_and(Answer::is_member) {
-                // An election may just have ended: while it lasts, no word is answered.
+            if said.is_none() && ask(host, server)?.is_ok_and(ServerState::is_member) {
+                // An election may have ended just now; servers do not answer `conf` during one.
                 said = ask_number()?;
             } else if said.is_none() {
                 continue;
             }
             if said.is_none() {
-                return Err(Error::new(Kind::TemporaryFailure, format!("{server} does not tell its number"))
-                    .cause("it serves as a member, and its answer to `conf` has no serverId")
+                return Err(Error::new(Kind::TemporaryFailure, format!("{server} does not report its number"))
+                    .cause("it serves as a member, but its answer to `conf` has no serverId")
                     .fix("run titus-bootstrap there first: its zoo.cfg must have conf in 4lw.commands.whitelist"));
             }
             if let Some(said) = said.filter(|said| *said != n + 1) {
-                return Err(Error::config("the servers of this ZooKeeper do not have the order of zookeeper.servers")
-                    .cause(format!("{server} is number {said}, and in the list {}, {}", n + 1, self.servers.join(", ")))
-                    .fix("leave the others in their order; where they are discovered, give each instance the tag titus:zookeeper-id with its number"));
+                return Err(Error::config("the ZooKeeper servers are numbered in another order than zookeeper.servers")
+                    .cause(format!("{server} is number {said}, but number {} in the list {}", n + 1, self.servers.join(", ")))
+                    .fix("keep the existing servers in their order; if they are discovered by tag, give each instance the tag titus:zookeeper-id with its number"));
             }
         }
         Ok(())
     }
 
-    fn answers(&self, host: &Host) -> Result<Vec<Answer>> {
-        self.servers.iter().map(|address| Ok(ask(host, address)?.unwrap_or(Answer::Nothing))).collect()
+    fn answers(&self, host: &Host) -> Result<Vec<ServerState>> {
+        self.servers.iter().map(|address| Ok(ask(host, address)?.unwrap_or(ServerState::Nothing))).collect()
     }
 
-    fn own_data(&self, host: &Host, answers: &[Answer], adopts: bool) -> Result<Data> {
-        if adopts || answers.get(self.own) == Some(&Answer::Standalone) {
+    fn own_data(&self, host: &Host, answers: &[ServerState], adopts: bool) -> Result<Data> {
+        if adopts || answers.get(self.own) == Some(&ServerState::Standalone) {
             return Ok(Data::Standalone);
         }
         self.data_on_disk(host)
     }
 
-    /// A server that serves alone writes no epoch. One of an ensemble writes 0 while it waits, and the leader's, from 1
-    /// on, when it is in step with it (ZooKeeper's QuorumPeer and Learner). Files have the number of their first
-    /// transaction, in whose upper half is the epoch: 0 and a lower half are what a lone server wrote. A snapshot 0 is
-    /// that of an empty server; since 3.5 one writes it before it serves.
+    /// Reads the data's epoch. A server that serves alone writes none. A member writes 0 while it waits, and the leader's epoch,
+    /// from 1 on, when it is in step with it (ZooKeeper's QuorumPeer and Learner). Files are named after their first
+    /// transaction, whose upper half is the epoch. With epoch 0, a lower half other than 0 comes from a lone server. Snapshot 0 is
+    /// that of an empty server; since 3.5, a server writes it before it serves.
     fn data_on_disk(&self, host: &Host) -> Result<Data> {
         let directory = format!("{}/version-2", self.data);
         let epoch = host.read_text(&format!("{directory}/currentEpoch"))?.unwrap_or_default();
@@ -177,14 +181,14 @@ impl Ensemble {
         Ok(if host.list(&directory)?.iter().any(was_alone) { Data::Standalone } else { Data::Fresh })
     }
 
-    fn told(&self, answers: &[Answer]) -> String {
+    fn describe_servers(&self, answers: &[ServerState]) -> String {
         let each = self.servers.iter().zip(answers).enumerate().map(|(n, (server, answer))| {
             let word = match answer {
-                Answer::Standalone => "serves alone",
-                Answer::Member { leads: true, .. } => "leads",
-                Answer::Member { .. } => "serves as a member",
-                Answer::Waiting => "waits for a quorum",
-                Answer::Nothing => "does not answer",
+                ServerState::Standalone => "serves alone",
+                ServerState::Member { leads: true, .. } => "leads",
+                ServerState::Member { .. } => "serves as a member",
+                ServerState::Waiting => "waits for a quorum",
+                ServerState::Nothing => "does not answer",
             };
             format!("{}: {server} {word}{}", n + 1, if n == self.own { " (this node)" } else { "" })
         });
@@ -192,10 +196,10 @@ impl Ensemble {
     }
 
     fn would_lose_data(&self, why: &str) -> Error {
-        Error::failed("this ZooKeeper server is not started with these servers: data would be lost")
+        Error::failed("refused to start this ZooKeeper server with these servers: data would be lost")
             .cause(format!("{why}\nthe servers are {}", self.servers.join(", ")))
             .fix(format!(
-                "decide whose data to keep; on the other servers stop the container zookeeper and move {} away, then run titus-bootstrap on all",
+                "decide which server's data to keep; on the others, stop the container zookeeper and move {} away; then run titus-bootstrap on all",
                 self.data
             ))
     }
@@ -230,9 +234,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_zookeeper_is_told() {
+    fn what_is_no_zookeeper_is_reported() {
         let (_directory, host) = tree();
-        assert!(ask(&host, &server("Mode: leader\n")).unwrap().is_ok_and(Answer::is_member));
+        assert!(ask(&host, &server("Mode: leader\n")).unwrap().is_ok_and(ServerState::is_member));
         assert!(ask(&host, &server("HTTP/1.1 400 Bad Request\r\n")).unwrap().unwrap_err().contains("HTTP/1.1 400"));
         assert!(ask(&host, &server("")).unwrap().unwrap_err().contains("closed"));
     }
@@ -246,10 +250,10 @@ mod tests {
         let data = directory.path().join("var/lib/zookeeper/version-2");
         std::fs::create_dir_all(&data).unwrap();
         std::fs::write(data.join("log.1"), "").unwrap();
-        let told = ensemble.wait_for_turn(&host, false).unwrap_err().to_string();
-        assert!(told.contains("servers 2, 3 are an ensemble without it"), "{told}");
+        let message = ensemble.wait_for_turn(&host, false).unwrap_err().to_string();
+        assert!(message.contains("servers 2, 3 form an ensemble without it"), "{message}");
         ensemble.refuse_loss(&host, false).unwrap_err();
-        // Once it was a member, its data are theirs.
+        // Once it was a member, its data is the ensemble's.
         std::fs::write(data.join("currentEpoch"), "1").unwrap();
         ensemble.wait_for_turn(&host, false).unwrap();
         ensemble.wait_for_turn(&host, true).unwrap_err();
@@ -257,7 +261,7 @@ mod tests {
 
     #[test]
     fn what_a_server_wrote_says_what_its_data_are() {
-        // As seen on 3.4.14 and 3.8.0.
+        // As observed on 3.4.14 and 3.8.0.
         for (epoch, files, expected) in [
             (None, vec![], Data::Fresh),
             (None, vec!["snapshot.0"], Data::Fresh),
@@ -268,7 +272,7 @@ mod tests {
             (Some("0"), vec!["acceptedEpoch"], Data::Fresh),
             (Some("0"), vec!["acceptedEpoch", "snapshot.0"], Data::Fresh),
             (Some("0"), vec!["acceptedEpoch", "log.1", "snapshot.0"], Data::Standalone),
-            // It was killed while it got the data of the leader.
+            // It was killed while it copied the leader's data.
             (Some("0"), vec!["acceptedEpoch", "snapshot.0", "snapshot.100000000"], Data::Fresh),
             (Some("1"), vec!["acceptedEpoch"], Data::Member),
             (Some("12\n"), vec!["acceptedEpoch", "log.1", "snapshot.c00000000"], Data::Member),
@@ -293,24 +297,27 @@ mod tests {
         let not_allowed = || server("conf is not executed because it is not in the whitelist.\n");
         ensemble(vec![conf(1), not_allowed(), conf(1)]).refuse_numbers(&host).unwrap();
         let silent = ensemble(vec![conf(1), server("Mode: follower\n"), conf(1)]);
-        let told = silent.refuse_numbers(&host).unwrap_err().to_string();
-        assert!(told.contains("does not tell its number") && told.contains("whitelist"), "{told}");
+        let message = silent.refuse_numbers(&host).unwrap_err().to_string();
+        assert!(message.contains("does not report its number") && message.contains("whitelist"), "{message}");
         ensemble(vec![conf(0), conf(2), server("")]).refuse_numbers(&host).unwrap();
         let moved = ensemble(vec![conf(2), conf(3), server("")]);
-        let told = moved.refuse_numbers(&host).unwrap_err().to_string();
-        assert!(told.contains("is number 2, and in the list 1") && told.contains("titus:zookeeper-id"), "{told}");
-        // A number that never served is not one's own.
+        let message = moved.refuse_numbers(&host).unwrap_err().to_string();
+        assert!(
+            message.contains("is number 2, but number 1 in the list") && message.contains("titus:zookeeper-id"),
+            "{message}"
+        );
+        // A number under which the server never served does not count.
         let data = directory.path().join("var/lib/zookeeper/version-2");
         std::fs::create_dir_all(&data).unwrap();
         std::fs::write(directory.path().join("var/lib/zookeeper/myid"), "3\n").unwrap();
         std::fs::write(data.join("currentEpoch"), "0").unwrap();
         moved.refuse_numbers(&host).unwrap_err();
-        // One that served keeps its number.
+        // A server that has served keeps its number.
         std::fs::write(data.join("currentEpoch"), "1").unwrap();
         moved.refuse_numbers(&host).unwrap();
     }
 
-    /// One that is restarted to become a member does not answer for a while.
+    /// A server that restarts to become a member does not answer for a while.
     #[test]
     fn a_server_that_served_alone_still_has_the_data_when_it_does_not_answer() {
         let directory = tempfile::tempdir().unwrap();
@@ -328,19 +335,19 @@ mod tests {
         });
         let ensemble =
             |own| Ensemble { servers: vec![alone.clone(), server(""), server("")], own, data: "/var/lib/x".into() };
-        let told = ensemble(2).wait_for_turn(&host, false).unwrap_err().to_string();
-        assert!(told.contains("server 1 serves alone and has the data"), "{told}");
-        // Whom nobody has seen alone may have none.
-        let told = ensemble(2).wait_for_turn(&host, false).unwrap_err().to_string();
-        assert!(told.contains("all answers must have stayed the same"), "{told}");
+        let message = ensemble(2).wait_for_turn(&host, false).unwrap_err().to_string();
+        assert!(message.contains("server 1 serves alone and has the data"), "{message}");
+        // A server that nobody has seen serve alone may have no data.
+        let message = ensemble(2).wait_for_turn(&host, false).unwrap_err().to_string();
+        assert!(message.contains("all answers must stay the same"), "{message}");
     }
 
     #[test]
     fn a_deadline_says_what_is_missing() {
         let (_directory, host) = tree();
         let servers = vec![server("Mode: standalone\n"), server(WAITING), server(WAITING)];
-        let told = Ensemble { servers, own: 2, data: "/var/lib/zookeeper".into() };
-        let told = told.wait_for_turn(&host, false).unwrap_err().to_string();
-        assert!(told.contains("server 1 serves alone") && told.contains("(this node)"), "{told}");
+        let message = Ensemble { servers, own: 2, data: "/var/lib/zookeeper".into() };
+        let message = message.wait_for_turn(&host, false).unwrap_err().to_string();
+        assert!(message.contains("server 1 serves alone") && message.contains("(this node)"), "{message}");
     }
 }

@@ -1,10 +1,11 @@
-//! A file with this content, mode and owner; or no such file.
+//! A file with this content, mode and owner; or no file at this path.
 
 use serde::Deserialize;
 use similar::ChangeTag;
 
+use super::forms::{self, Account, Mode};
 use super::warm_pool::READY;
-use super::{Change, Claim, Contents, Origin, Planned, RawKind, State, Work, fingerprint};
+use super::{Change, Claim, Contents, Planned, RawKind, State, ValueOrigin, Work, fingerprint};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::fs::Owner;
@@ -12,31 +13,31 @@ use crate::host::fs::look::{Entry, EntryKind};
 use crate::secrets::{HIDDEN, is_known};
 use crate::template::{Renderer, Templated};
 
-/// As a role file has it.
+/// The step in a role file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Raw {
-    path: Templated<String>,
-    mode: Option<Templated<String>>,
-    owner: Option<Templated<String>>,
-    group: Option<Templated<String>>,
-    /// The content itself; a template like every text of a role file.
+pub struct RawFile {
+    path: Templated<forms::Path>,
+    mode: Option<Templated<Mode>>,
+    owner: Option<Templated<Account>>,
+    group: Option<Templated<Account>>,
+    /// The content itself, a template like every text in a role file.
     content: Option<Templated<String>>,
-    /// A template file that gives the content.
+    /// A template file for the content.
     template: Option<String>,
-    /// No such file.
+    /// No file at this path.
     absent: Option<Templated<bool>>,
-    /// Only where nothing is there; what is there is left alone.
+    /// Only create the file if nothing exists at the path.
     #[serde(default)]
     if_missing: bool,
-    /// Why other contents that are there must never be changed: the run is refused then.
+    /// Why existing contents must never change; a run that would change them is refused with this reason.
     constant: Option<String>,
 }
 
-/// What must be at a path.
+/// The wanted state of a path.
 #[derive(Debug, Clone, PartialEq)]
 pub struct File {
-    /// Where, below the root.
+    /// The path, below the root.
     pub path: String,
     want: Option<Want>,
     if_missing: bool,
@@ -58,26 +59,23 @@ pub struct Attributes {
 }
 
 impl Attributes {
-    /// This mode; root is the owner.
-    pub(super) fn of_root(mode: u32) -> Attributes {
+    /// This mode, with root as the owner.
+    pub(super) fn root_owned(mode: u32) -> Attributes {
         Attributes { mode, owner: "root".into(), group: "root".into() }
     }
 
     pub(super) fn resolve(
         renderer: &Renderer,
-        mode: Option<&Templated<String>>,
+        mode: Option<&Templated<Mode>>,
         default_mode: u32,
-        owner: Option<&Templated<String>>,
-        group: Option<&Templated<String>>,
+        owner: Option<&Templated<Account>>,
+        group: Option<&Templated<Account>>,
     ) -> Result<Attributes> {
-        let name = |raw: Option<&Templated<String>>| raw.map_or_else(|| Ok("root".into()), |raw| raw.get(renderer));
-        let mode = match mode.map(|mode| mode.get(renderer)).transpose()? {
-            None => default_mode,
-            Some(text) => u32::from_str_radix(&text, 8)
-                .ok()
-                .filter(|mode| *mode <= 0o7777)
-                .ok_or_else(|| Error::config(format!("mode {text:?} is not a file mode")).fix("give it as \"0644\""))?,
+        let name = |raw: Option<&Templated<Account>>| {
+            raw.map_or_else(|| Ok("root".into()), |raw| raw.get(renderer).map(|Account(name)| name))
         };
+        let mode = mode.map(|mode| mode.get(renderer)).transpose()?;
+        let mode = mode.and_then(|Mode(text)| forms::mode(&text)).unwrap_or(default_mode);
         Ok(Attributes { mode, owner: name(owner)?, group: name(group)? })
     }
 
@@ -86,19 +84,19 @@ impl Attributes {
         self.mode
     }
 
-    /// Owner and group by number; nobody's matter where this process cannot set them.
+    /// The ids of owner and group. Ignored if this process cannot set them.
     pub(super) fn ids(&self, host: &Host) -> Result<Owner> {
         if !host.may_chown() {
             return Ok(Owner::ROOT);
         }
         let unknown = |what: &str, database: &str, name: &str| {
-            Error::failed(format!("nobody knows the {what} {name}"))
+            Error::failed(format!("unknown {what} {name}"))
                 .cause(if host.is_live() {
-                    format!("it is neither in /etc/{database} nor known to NSS (getent {database} {name})")
+                    format!("it is neither in /etc/{database} nor in NSS (getent {database} {name})")
                 } else {
                     format!("it is not in /etc/{database} of the tree")
                 })
-                .fix(format!("make it before ({what}add --system {name}), or name another one in the role file"))
+                .fix(format!("create it first ({what}add --system {name}), or set another one in the role file"))
         };
         let uid = match self.owner.as_str() {
             "root" => 0,
@@ -122,12 +120,12 @@ impl Attributes {
         self.mode & 0o077 == 0
     }
 
-    /// In words.
+    /// A description.
     pub(super) fn wish(&self) -> String {
         format!("mode {:04o}, owner {}:{}", self.mode, self.owner, self.group)
     }
 
-    /// Changes of mode and owner. An owner that this process cannot set is not looked at.
+    /// Changes of mode and owner. Ignores an owner that this process cannot set.
     pub(super) fn differences(&self, host: &Host, path: &str, entry: &Entry) -> Result<Vec<Change>> {
         let Entry { mode, uid, gid, .. } = *entry;
         let mut changes = Vec::new();
@@ -142,22 +140,17 @@ impl Attributes {
     }
 }
 
-/// A path of a role file.
+/// Checks a path in a role file.
 ///
 /// # Errors
-/// When it is not absolute, or leads upwards.
+/// Fails when the path is not absolute, or contains `..`.
 pub(super) fn checked_path(path: String) -> Result<String> {
-    let plain = path.starts_with('/') && path.len() > 1 && !path.ends_with('/') && !path.contains(['\0', '\n']);
-    if plain && !path.split('/').any(|part| part == "..") {
-        Ok(path)
-    } else {
-        Err(Error::config(format!("{path:?} is not an absolute path without `..`")))
-    }
+    forms::Path::try_from(path).map(|forms::Path(path)| path).map_err(Error::config)
 }
 
-impl Raw {
+impl RawFile {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<File> {
-        let path = checked_path(self.path.get(renderer)?)?;
+        let forms::Path(path) = self.path.get(renderer)?;
         let absent = self.absent.as_ref().map_or(Ok(false), |absent| absent.get(renderer))?;
         if absent {
             return Ok(File::absent(path));
@@ -175,21 +168,21 @@ impl Raw {
 }
 
 impl File {
-    /// A file of root's. Every kind that writes a file as a whole writes it through one of these.
+    /// A file owned by root. Every step kind that writes a whole file uses one of these.
     pub(super) fn new(path: impl Into<String>, contents: impl Into<Vec<u8>>, mode: u32) -> File {
-        let want = Want { contents: contents.into(), attributes: Attributes::of_root(mode) };
+        let want = Want { contents: contents.into(), attributes: Attributes::root_owned(mode) };
         File { want: Some(want), ..File::absent(path) }
     }
 
-    /// No such file.
+    /// No file at this path.
     pub(super) fn absent(path: impl Into<String>) -> File {
         File { path: path.into(), want: None, if_missing: false, constant: None }
     }
 
-    /// What is to be done, to contents, mode or owner.
+    /// The necessary changes of contents, mode or owner.
     ///
     /// # Errors
-    /// When it cannot be looked at, or something else is in its place.
+    /// Fails when the path cannot be examined, or when something else is in the file's place.
     pub(super) fn changes(&self, host: &Host) -> Result<Vec<Change>> {
         let path = &self.path;
         let one = |line: String| Ok(vec![Change::new(line)]);
@@ -197,12 +190,15 @@ impl File {
             (None, None) => return Ok(Vec::new()),
             (None, Some(_)) => return one(format!("remove {path}")),
             (Some(want), None) => {
-                let size = match String::from_utf8_lossy(&want.contents).lines().count() {
+                let text = String::from_utf8_lossy(&want.contents);
+                let size = match text.lines().count() {
                     0 => "empty".to_owned(),
                     1 => "1 line".to_owned(),
                     lines => format!("{lines} lines"),
                 };
-                return one(format!("create {path} ({:04o}, {size})", want.attributes.mode));
+                let shown = (!text.is_empty() && !want.attributes.is_private()).then(|| text.into_owned());
+                let line = format!("create {path} ({:04o}, {size})", want.attributes.mode);
+                return Ok(vec![Change { contents: shown, ..Change::new(line) }]);
             }
             (Some(_), Some(_)) if self.if_missing => return Ok(Vec::new()),
             (Some(want), Some(entry)) => (want, entry),
@@ -210,19 +206,17 @@ impl File {
         let is = match &entry.kind {
             EntryKind::File => host.read(path)?.unwrap_or_default(),
             EntryKind::Link(target) => {
-                return one(format!("replace {path}, a symbolic link to {}, by a file", target.display()));
+                return one(format!("replace {path}, a symbolic link to {} with a file", target.display()));
             }
             EntryKind::Directory | EntryKind::Other => {
-                let error = Error::failed(format!("{path}: a directory or device is in the file's place"));
-                // Of a directory that is a mount point another is left there.
+                let error = Error::failed(format!("{path} is a directory or a device, not a file"));
+                // Renaming a mount point's directory would leave another one in its place.
                 let below =
                     if entry.kind == EntryKind::Directory { format!(" && rmdir {path}") } else { String::new() };
                 return Err(if host.mounts()?.is_point(path) {
                     error.cause("it is a mount point").fix(format!("umount {path}{below}"))
                 } else {
-                    error.fix(format!(
-                        "look what it is, move it away (mv {path} {path}.old), and run titus-bootstrap again"
-                    ))
+                    error.fix(format!("examine it, move it away (mv {path} {path}.old), and run titus-bootstrap again"))
                 });
             }
         };
@@ -230,14 +224,13 @@ impl File {
         if is != want.contents {
             let (before, after) = (String::from_utf8_lossy(&is), String::from_utf8_lossy(&want.contents));
             if want.attributes.is_private() {
-                changes
-                    .push(Change::new(format!("change {path} (its contents are for its owner alone, and not shown)")));
+                changes.push(Change::new(format!("change {path} (contents hidden: only its owner may read them)")));
             } else if host.is_ours(path)? {
-                changes.push(Change { line: format!("change {path}"), diff: Some(diff(&before, &after)) });
+                changes.push(Change { diff: Some(diff(&before, &after)), ..Change::new(format!("change {path}")) });
             } else {
-                // It may be anything.
+                // The present contents may be anything.
                 changes.push(Change::new(format!(
-                    "change {path} (its contents are not shown: a user other than root may have written them)"
+                    "change {path} (contents hidden: a user other than root may have written them)"
                 )));
             }
         }
@@ -245,7 +238,7 @@ impl File {
         Ok(changes)
     }
 
-    /// What it should contain; nothing if it should not be there.
+    /// The wanted contents; empty if the file should not exist.
     fn contents(&self) -> &[u8] {
         self.want.as_ref().map_or(&[], |want| &want.contents)
     }
@@ -255,16 +248,23 @@ impl File {
     }
 }
 
-impl RawKind for Raw {
+impl RawKind for RawFile {
+    fn refuse(&self) -> Result<()> {
+        match (&self.content, &self.template, &self.absent) {
+            (Some(_), None, _) | (None, Some(_), _) | (None, None, Some(_)) => Ok(()),
+            _ => Err(Error::config("a file needs one of content, template, absent")),
+        }
+    }
+
     fn template(&self) -> Option<&str> {
         self.template.as_deref()
     }
 
-    fn origin(&self, _name: &str) -> Option<Origin<'_>> {
+    fn origin(&self, _name: &str) -> Option<ValueOrigin<'_>> {
         let content = self.content.as_ref().map(|content| match content {
-            Templated::Value(text) | Templated::Template(text) => Origin::Text(text),
+            Templated::Value(text) | Templated::Template(text) => ValueOrigin::Text(text),
         });
-        content.or(self.template.as_deref().map(Origin::File))
+        content.or(self.template.as_deref().map(ValueOrigin::File))
     }
 
     fn can_restart(&self) -> bool {
@@ -273,30 +273,49 @@ impl RawKind for Raw {
 }
 
 impl Work for File {
+    fn explain(&self) -> Vec<String> {
+        let Some(want) = &self.want else {
+            return vec![format!("Keeps {} absent: a file there is removed.", self.path)];
+        };
+        let wish = want.attributes.wish();
+        let mut lines = vec![if self.if_missing {
+            format!("Creates {} ({wish}) if it does not exist. An existing file stays as it is.", self.path)
+        } else {
+            format!("Keeps {} with the contents of the role ({wish}). Other contents are replaced.", self.path)
+        }];
+        if self.constant.is_some() {
+            lines.push("If other contents are there, it refuses the run and does not replace them.".into());
+        }
+        if self.path == READY {
+            lines.push("Services whose drop-in names this file start only when it is there.".into());
+        }
+        lines
+    }
+
     fn claims(&self) -> Vec<Claim> {
         let wish = match &self.want {
-            None => "no such file".into(),
+            None => "no file".into(),
             Some(want) => {
-                let only = if self.if_missing { ", if nothing is there" } else { "" };
+                let only = if self.if_missing { ", if nothing exists" } else { "" };
                 format!("a file, {}, contents {}{only}", want.attributes.wish(), fingerprint(&want.contents))
             }
         };
         vec![Claim::new(&self.path, wish)]
     }
 
-    /// Refuses to change what must not be changed.
+    /// Refuses to change contents that must not change.
     ///
     /// # Errors
-    /// When other contents are there.
+    /// Fails when the path has other contents.
     fn refuse(&self, host: &Host) -> Result<()> {
         let Some(why) = &self.constant else { return Ok(()) };
         let (path, wanted) = (&self.path, self.text());
         let wanted = wanted.trim();
-        let refuse = |is: &str| Err(Error::config(format!("{path} is {is}, and would become {wanted:?}")).fix(why));
+        let refuse = |is: &str| Err(Error::config(format!("{path} is {is}, but would become {wanted:?}")).fix(why));
         match host.entry(path)?.map(|entry| entry.kind) {
             None => return Ok(()),
             Some(EntryKind::File) => {}
-            // Not read: a container that has the directory may have made it.
+            // Do not read it: a container with access to the directory may have created it.
             Some(EntryKind::Link(_)) => return refuse("a symbolic link, which is not followed"),
             Some(EntryKind::Directory | EntryKind::Other) => return refuse("not a regular file"),
         }
@@ -305,7 +324,7 @@ impl Work for File {
         if is == wanted {
             return Ok(());
         }
-        // A number is what we write there.
+        // The program writes only a number there.
         let is_number = !is.is_empty() && is.len() < 20 && is.bytes().all(|byte| byte.is_ascii_digit());
         if is_number || host.is_ours(path)? { refuse(&format!("{is:?}")) } else { refuse("something else") }
     }
@@ -345,12 +364,12 @@ impl Work for File {
         vec![self.path.clone()]
     }
 
-    fn put_off(&mut self) -> bool {
+    fn defer(&mut self) -> bool {
         self.path == READY
     }
 }
 
-/// Exactly the lines that differ. What stood in the place of a secret was one.
+/// Exactly the lines that differ. Whatever was in the place of a secret was a secret too.
 pub(super) fn diff(before: &str, after: &str) -> String {
     let diff = similar::TextDiff::from_lines(before, after);
     let changes: Vec<_> = diff.iter_all_changes().collect();
@@ -377,7 +396,7 @@ mod tests {
     use super::*;
 
     fn file(toml: &str) -> File {
-        toml::from_str::<Raw>(toml).unwrap().resolve(&Renderer::new(json!({}))).unwrap()
+        toml::from_str::<RawFile>(toml).unwrap().resolve(&Renderer::new(json!({}))).unwrap()
     }
 
     fn lines(state: State) -> Vec<String> {
@@ -407,7 +426,7 @@ mod tests {
         assert_eq!(lines(gone.observe(&host, &Planned::new()).unwrap()), ["remove /etc/x"]);
         let private = file("path = '/etc/x'\nmode = '0600'\ncontent = \"secret\"");
         let State::Changes(changes) = private.observe(&host, &Planned::new()).unwrap() else { panic!() };
-        assert_eq!(changes[0].line, "change /etc/x (its contents are for its owner alone, and not shown)");
+        assert_eq!(changes[0].line, "change /etc/x (contents hidden: only its owner may read them)");
         assert_eq!(changes[0].diff, None);
         gone.converge(&host).unwrap();
         assert_eq!(gone.observe(&host, &Planned::new()).unwrap(), State::InSync(None));
@@ -441,8 +460,8 @@ mod tests {
         for toml in
             ["path = 'x'\ncontent=''", "path = '/a/../b'\ncontent=''", "path='/a'", "path='/a'\ncontent=''\nmode='rw'"]
         {
-            let raw: Raw = toml::from_str(toml).unwrap();
-            raw.resolve(&Renderer::new(json!({}))).unwrap_err();
+            let loaded = crate::step::loaded::<RawFile>(toml);
+            loaded.and_then(|raw| raw.resolve(&Renderer::new(json!({})))).unwrap_err();
         }
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::forms::Account;
 use super::{Change, Planned, RawKind, State, Work};
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -11,12 +12,12 @@ use crate::host::command::Patience;
 use crate::host::fs::Owner;
 use crate::template::{Renderer, Templated};
 
-/// As a role file has it.
+/// The step in a role file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Raw {
-    user: Templated<String>,
-    group: Templated<String>,
+pub struct RawGroupMember {
+    user: Templated<Account>,
+    group: Templated<Account>,
 }
 
 /// A membership.
@@ -26,16 +27,16 @@ pub struct GroupMember {
     group: String,
 }
 
-impl Raw {
+impl RawGroupMember {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<GroupMember> {
-        Ok(GroupMember { user: self.user.get(renderer)?, group: self.group.get(renderer)? })
+        Ok(GroupMember { user: self.user.get(renderer)?.0, group: self.group.get(renderer)?.0 })
     }
 }
 
 impl GroupMember {
-    /// group(5) and gshadow(5) both begin with the group's name and have its members in a fourth field, which a line can
-    /// lack.
-    fn added_to(&self, text: &[u8]) -> Vec<u8> {
+    /// Adds the user to the group's line. In group(5) and gshadow(5), the line begins with the group's name and has the members in
+    /// its fourth field, which may be missing.
+    fn add_member(&self, text: &[u8]) -> Vec<u8> {
         let prefix = format!("{}:", self.group);
         let mut changed = Vec::new();
         for line in text.split_inclusive(|byte| *byte == b'\n') {
@@ -52,11 +53,11 @@ impl GroupMember {
         changed
     }
 
-    /// A group that only NSS knows: a run puts users into those of /etc/group.
+    /// Handles a group that only NSS knows; a run only changes groups in /etc/group.
     fn look_in_nss(&self, host: &Host) -> Result<State> {
         let GroupMember { user, group } = self;
         let Some(found) = host.nss_group(group)? else {
-            let why = format!("there is no group {group} yet: the package that makes it comes first");
+            let why = format!("the group {group} does not exist yet: the package that creates it comes first");
             return Ok(if host.is_live() { State::Blocked(why) } else { State::Deferred(why) });
         };
         let known = match host.user(user)? {
@@ -66,27 +67,36 @@ impl GroupMember {
         match known {
             None => Ok(self.nobody(host)),
             Some((_, primary)) if primary == found.gid || found.members.contains(user) => Ok(State::InSync(None)),
-            Some(_) => Err(Error::unavailable(format!("user {user} cannot be put into group {group} here"))
+            Some(_) => Err(Error::unavailable(format!("cannot add user {user} to group {group} here"))
                 .cause(format!(
-                    "only NSS knows that group (getent group {group}: gid {}); it is not in /etc/group",
+                    "only NSS has that group (getent group {group}: gid {}); it is not in /etc/group",
                     found.gid
                 ))
-                .fix(format!("put {user} into it where NSS has it from, or name one of its members in docker.user"))),
+                .fix(format!(
+                    "add {user} to it in the source that NSS uses, or set docker.user to one of its members"
+                ))),
         }
     }
 
     fn nobody(&self, host: &Host) -> State {
         let GroupMember { user, group } = self;
-        let asked = if host.is_live() { ", neither in /etc/passwd nor known to NSS" } else { "" };
+        let asked = if host.is_live() { ", neither in /etc/passwd nor in NSS" } else { "" };
         State::InSync(Some(format!(
-            "there is no user {user}{asked}; nobody is put into group {group} (setting docker.user)"
+            "the user {user} does not exist{asked}; nobody is added to group {group} (setting docker.user)"
         )))
     }
 }
 
-impl RawKind for Raw {}
+impl RawKind for RawGroupMember {}
 
 impl Work for GroupMember {
+    fn explain(&self) -> Vec<String> {
+        vec![
+            format!("Keeps the user {} in the group {}. Other members stay.", self.user, self.group),
+            "A user whom this machine does not know is a notice.".into(),
+        ]
+    }
+
     fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {
         let GroupMember { user, group } = self;
         host.refuse_ambiguous_group(group)?;
@@ -102,20 +112,20 @@ impl Work for GroupMember {
         Ok(if found.gid == primary {
             State::InSync(None)
         } else {
-            State::Changes(vec![Change::new(format!("put user {user} into group {group}"))])
+            State::Changes(vec![Change::new(format!("add user {user} to group {group}"))])
         })
     }
 
     fn converge(&self, host: &Host) -> Result<()> {
         if host.is_live() {
-            // gpasswd(1) locks /etc/group and keeps gshadow in step.
+            // gpasswd(1) locks /etc/group and keeps gshadow consistent.
             let argv = ["gpasswd", "--add", &self.user, &self.group];
             return host.run_command(&argv, &[], Patience::Ends, Duration::from_secs(60))?.succeeded().map(drop);
         }
         for path in ["/etc/group", "/etc/gshadow"] {
             if let (Some(text), Some(entry)) = (host.read(path)?, host.entry(path)?) {
                 let owner = Owner { uid: entry.uid, gid: entry.gid };
-                host.write(path, &self.added_to(&text), entry.mode, owner)?;
+                host.write(path, &self.add_member(&text), entry.mode, owner)?;
             }
         }
         Ok(())
@@ -162,10 +172,10 @@ mod tests {
             ("docker:!\n", "docker:!::ubuntu\n"),
             ("docker2:x:1:\n+:::", "docker2:x:1:\n+:::"),
         ] {
-            assert_eq!(String::from_utf8(step.added_to(before.as_bytes())).unwrap(), after, "{before:?}");
+            assert_eq!(String::from_utf8(step.add_member(before.as_bytes())).unwrap(), after, "{before:?}");
         }
-        // What is not text stays.
-        assert_eq!(step.added_to(b"\xff:x:1:\ndocker:x:2:"), b"\xff:x:1:\ndocker:x:2:ubuntu\n");
+        // Lines that are not text stay unchanged.
+        assert_eq!(step.add_member(b"\xff:x:1:\ndocker:x:2:"), b"\xff:x:1:\ndocker:x:2:ubuntu\n");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What GRUB boots, and with which arguments: its menu grub.cfg, and the files that grub-mkconfig(8) reads for it.
+//! The entries that GRUB boots, and their arguments: its menu grub.cfg, and the files that grub-mkconfig(8) reads for it.
 
 use std::collections::BTreeMap;
 
@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 #[derive(Debug, Default, PartialEq)]
 struct Entry {
     title: String,
-    /// `gnulinux-simple-…`; empty: none.
+    /// The id, e.g. `gnulinux-simple-…`; empty if there is none.
     id: String,
-    /// The submenu that it is in.
+    /// The submenu that contains it.
     parent: Option<usize>,
     is_submenu: bool,
 }
@@ -16,10 +16,10 @@ struct Entry {
 /// A command that loads a kernel.
 #[derive(Debug, PartialEq)]
 struct Kernel<'a> {
-    /// From 1.
+    /// Its line, starting at 1.
     line: usize,
     words: Vec<&'a str>,
-    /// The script of /etc/grub.d that wrote it: `10_linux`.
+    /// The script of /etc/grub.d that wrote it, e.g. `10_linux`.
     script: Option<&'a str>,
     entry: Option<usize>,
 }
@@ -29,24 +29,24 @@ struct Kernel<'a> {
 pub(crate) struct Menu<'a> {
     entries: Vec<Entry>,
     kernels: Vec<Kernel<'a>>,
-    /// Whether grub-mkconfig wrote it: then each script's part has its marks.
+    /// Whether grub-mkconfig wrote it, so that each script's part is marked.
     has_marks: bool,
-    /// What the last `set default=` names; empty: the first entry.
+    /// The value of the last `set default=`; empty for the first entry.
     default: &'a str,
-    /// Whether an entry that is to be booted once counts before that.
+    /// Whether an entry for the next boot only takes precedence over it.
     knows_next: bool,
 }
 
-/// What a machine boots by default, if that is not a kernel of the distribution's.
+/// The default boot entry, if it is not one of the distribution's kernels.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Other<'a> {
     pub(crate) title: String,
     pub(crate) lacking: Vec<&'a str>,
-    /// Why it is booted: `set default="2"`, `saved_entry=memtest`, `next_entry=…`.
+    /// Why GRUB boots it: `set default="2"`, `saved_entry=memtest`, `next_entry=…`.
     pub(crate) why: String,
 }
 
-/// A line of GRUB's settings that takes arguments away.
+/// A line of GRUB's settings that removes arguments.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Loss {
     pub(crate) path: String,
@@ -55,7 +55,7 @@ pub(crate) struct Loss {
     pub(crate) fix: String,
 }
 
-/// Reads a grub.cfg.
+/// Parses a grub.cfg.
 pub(crate) fn menu(text: &str) -> Menu<'_> {
     let mut menu = Menu::default();
     let (mut script, mut open): (Option<&str>, Vec<Option<usize>>) = (None, Vec::new());
@@ -90,7 +90,7 @@ pub(crate) fn menu(text: &str) -> Menu<'_> {
     menu
 }
 
-/// `menuentry 'Title' --class x $menuentry_id_option 'id' {`.
+/// Parses `menuentry 'Title' --class x $menuentry_id_option 'id' {`.
 fn entry(line: &str) -> Option<Entry> {
     let is_submenu = line.starts_with("submenu ");
     if !is_submenu && !line.starts_with("menuentry ") || !line.ends_with('{') {
@@ -103,7 +103,7 @@ fn entry(line: &str) -> Option<Entry> {
     Some(Entry { title: words.get(1)?.clone(), id: id.unwrap_or_default(), parent: None, is_submenu })
 }
 
-/// The words of a line, quotes and backslashes taken away.
+/// The words of a line, without quotes and backslashes.
 fn shell_words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quote, mut characters) = (Vec::new(), String::new(), None, line.chars());
     while let Some(c) = characters.next() {
@@ -121,15 +121,15 @@ fn shell_words(line: &str) -> Vec<String> {
 }
 
 impl Menu<'_> {
-    /// Whether a kernel is one of the distribution's, whose arguments grub-mkconfig writes. Those of other systems,
-    /// custom entries and memtest86+ are not; in a menu that grub-mkconfig did not write, all kernels count.
+    /// Whether a kernel is one of the distribution's, whose arguments grub-mkconfig writes. Kernels of other systems, of
+    /// custom entries and memtest86+ are not. In a menu that grub-mkconfig did not write, all kernels count.
     fn counts(&self, kernel: &Kernel<'_>) -> bool {
         let path = kernel.words.get(1).and_then(|path| path.rsplit('/').next()).unwrap_or_default();
         let is_distribution_s = kernel.script.is_some_and(|script| script.starts_with("10_linux"));
         path.starts_with("vmlinu") && (is_distribution_s || !self.has_marks)
     }
 
-    /// The arguments that some kernel of the distribution's lacks.
+    /// The arguments that at least one of the distribution's kernels lacks.
     pub(crate) fn lacking<'a>(&self, arguments: &'a [String]) -> Vec<&'a str> {
         let counted: Vec<_> = self.kernels.iter().filter(|kernel| self.counts(kernel)).collect();
         let lacks = |argument: &&str| {
@@ -139,13 +139,13 @@ impl Menu<'_> {
         arguments.iter().map(String::as_str).filter(lacks).collect()
     }
 
-    /// Whether there is a kernel of the distribution's.
+    /// Whether the menu has a kernel of the distribution.
     pub(crate) fn has_kernel(&self) -> bool {
         self.kernels.iter().any(|kernel| self.counts(kernel))
     }
 
-    /// What the machine boots next, if that is another entry than the distribution's, and lacks arguments.
-    /// `environment`: the text of grubenv.
+    /// The next boot entry, if it is not one of the distribution's and lacks arguments.
+    /// `environment` is the text of grubenv.
     pub(crate) fn boots_other<'a>(&self, arguments: &'a [String], environment: &str) -> Option<Other<'a>> {
         let variable = |name: &str| {
             let line = environment.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
@@ -172,8 +172,8 @@ impl Menu<'_> {
         (!lacking.is_empty()).then_some(Other { title, lacking, why })
     }
 
-    /// The entry that GRUB boots for this name: numbers from 0, ids or titles, those of submenus before it. One that is
-    /// not there stands for the first.
+    /// The entry that GRUB boots for this name: a number from 0, an id or a title, each after those of its submenus. An unknown
+    /// name means the first entry.
     fn choose(&self, wanted: &str) -> Option<usize> {
         let mut of_parent: BTreeMap<Option<usize>, Vec<usize>> = BTreeMap::new();
         for (n, entry) in self.entries.iter().enumerate() {
@@ -199,21 +199,21 @@ impl Menu<'_> {
     }
 }
 
-/// The name of an argument with a value: the kernel takes the last one of a name.
+/// The name of an argument with a value. The kernel uses the last argument of a name.
 fn name(word: &str) -> Option<&str> {
     let name = word.split_once('=')?.0;
     (!["console", "earlycon"].contains(&name)).then_some(name)
 }
 
-/// Whether an argument is among the words of a command line, and no later one of its name has another value.
+/// Whether a command line has an argument, and no later argument of the same name has another value.
 fn is_in_force(argument: &str, words: &[&str], all: &[String]) -> bool {
     let is_repeated = all.iter().filter(|other| name(other).is_some() && name(other) == name(argument)).count() > 1;
     let last = words.iter().rev().find(|word| name(word).is_some() && name(word) == name(argument));
     if is_repeated || last.is_none() { words.contains(&argument) } else { last == Some(&argument) }
 }
 
-/// The line of GRUB's settings that takes arguments away, if one does. `files`: /etc/default/grub and its drop-ins, in
-/// the order in which grub-mkconfig reads them; `ours`: the drop-in that adds the arguments.
+/// The line of GRUB's settings that removes arguments, if there is one. `files` are /etc/default/grub and its drop-ins, in
+/// the order in which grub-mkconfig reads them; `ours` is the drop-in that adds the arguments.
 pub(crate) fn loss(arguments: &[String], files: &[(String, String)], ours: &str) -> Option<Loss> {
     const ALL: &str = "GRUB_CMDLINE_LINUX";
     const NORMAL: &str = "GRUB_CMDLINE_LINUX_DEFAULT";
@@ -231,7 +231,7 @@ pub(crate) fn loss(arguments: &[String], files: &[(String, String)], ours: &str)
                 _ if line == format!("unset {ALL}") => (ALL, ""),
                 _ => continue,
             };
-            // What is read before ours adds to what ours has, and comes first on the command line.
+            // Files that are read before the drop-in contribute to its value, and come first on the command line.
             if variable == ALL && !is_after {
                 continue;
             }
@@ -243,7 +243,7 @@ pub(crate) fn loss(arguments: &[String], files: &[(String, String)], ours: &str)
                 is_plain || word.contains(&format!("${{{variable}"))
             });
             if !adds {
-                // The assignment makes an earlier one of this variable void.
+                // The assignment replaces an earlier one of this variable.
                 found = found.filter(|(of, _): &(&str, Loss)| *of != variable);
             }
             let other = arguments.iter().find_map(|argument| {
@@ -255,22 +255,28 @@ pub(crate) fn loss(arguments: &[String], files: &[(String, String)], ours: &str)
             let loss = |what, fix| Loss { path: path.clone(), line: n + 1, what, fix };
             if let Some((argument, word)) = other {
                 let what = format!(
-                    "{variable} has {word}, which comes after {argument} on the kernel's command line, and wins"
+                    "{variable} has {word}, which comes after {argument} on the kernel's command line and overrides it"
                 );
                 let fix = format!(
-                    "take {word} out of line {} of {path}; or, if it is right, change agent.kernel_arguments",
+                    "remove {word} from line {} of {path}; or, if it is right, change agent.kernel_arguments",
                     n + 1
                 );
                 found = Some((variable, loss(what, fix)));
             } else if let Some(argument) = lost {
-                let what = format!("{ALL} is assigned anew after {ours}, without {argument}");
+                let what = format!("a line after {ours} assigns {ALL} again, without {argument}");
                 let own = path
                     .rsplit('/')
                     .next()
                     .unwrap_or_default()
                     .trim_start_matches(|c: char| c.is_ascii_digit() || "-_".contains(c));
                 let earlier = format!("/etc/default/grub.d/89-{own}");
-                found = Some((variable, loss(what, format!("mv {path} {earlier}\nso that it is read before ours"))));
+                found = Some((
+                    variable,
+                    loss(
+                        what,
+                        format!("mv {path} {earlier}\nso that it is read before the drop-in of titus-bootstrap"),
+                    ),
+                ));
             }
         }
     }
@@ -285,7 +291,7 @@ mod tests {
         words.iter().map(|word| (*word).to_owned()).collect()
     }
 
-    /// As grub-mkconfig 2.06 of Debian writes it, with an older kernel, memtest86+, another system and a custom entry.
+    /// The output of Debian's grub-mkconfig 2.06, with an older kernel, memtest86+, another system and a custom entry.
     pub(crate) const GRUB_CFG: &str = r#"
 ### BEGIN /etc/grub.d/00_header ###
 if [ "${next_entry}" ] ; then
@@ -343,9 +349,9 @@ menuentry "It's \"good\"" {
         let (without, _) = GRUB_CFG.split_once("### BEGIN /etc/grub.d/10_linux").unwrap();
         assert_eq!(of_menu(without), ["a=1", "quiet", "b"], "no kernel of the distribution's");
         assert!(!menu(without).has_kernel() && menu(GRUB_CFG).has_kernel());
-        // Not grub-mkconfig's: all kernels count.
+        // grub-mkconfig did not write it, so all kernels count.
         assert_eq!(of_menu("menuentry x {\n linux /vmlinuz a=1 quiet\n}\nlinux /vmlinuz-2 a=1\n"), ["quiet", "b"]);
-        // The last one of a name wins.
+        // The last argument of a name counts.
         let one = arguments(&["a=1"]);
         assert_eq!(menu("linux /vmlinuz a=1 a=2").lacking(&one), ["a=1"]);
         assert_eq!(menu("linux /vmlinuz a=2 a=1 aa=3").lacking(&one), [""; 0]);
@@ -378,7 +384,7 @@ menuentry "It's \"good\"" {
             let found = menu(&text).boots_other(&wanted, environment).map(|other| other.title);
             assert_eq!(found.as_deref(), other, "{default} {environment:?}");
         }
-        // A custom script has the last word.
+        // A custom script comes last.
         let text = format!("{GRUB_CFG}set default=mine\n");
         let other = menu(&text).boots_other(&wanted, "").unwrap();
         assert_eq!((other.why.as_str(), other.lacking), ("set default=\"mine\" in grub.cfg", vec!["a=1"]));

@@ -1,30 +1,32 @@
-//! A role's health checks: `verify` asks them, and a run does not.
+//! A role's health checks. `verify` runs them; a run does not.
 
 use serde::Deserialize;
 
 use super::container::{is_ours, tag_in_registry};
+use super::forms::{ContainerName, UnitName};
 use super::instance_group::{self, InstanceGroups};
-use super::unit::service_of;
+use super::unit::timer_service;
 use super::wait::{self, Wait};
 use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::host::Host;
 use crate::host::systemd::Active;
 use crate::settings::Settings;
+use crate::settings::forms::texts;
 use crate::template::{Renderer, Templated};
-use crate::titus::checks::{Finding, active};
+use crate::titus::checks::{Finding, check_groups};
 use crate::titus::vpc_driver;
 
-/// As a role file has it: an id and exactly one question.
+/// A check in a role file: an id and exactly one question.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Raw {
+pub struct RawCheck {
     id: String,
-    unit: Option<String>,
-    units: Option<Templated<Vec<String>>>,
-    wait: Option<wait::Raw>,
-    container: Option<String>,
-    instance_group: Option<instance_group::Raw>,
+    unit: Option<Templated<UnitName>>,
+    units: Option<Templated<Vec<UnitName>>>,
+    wait: Option<wait::RawWait>,
+    container: Option<Templated<ContainerName>>,
+    instance_group: Option<instance_group::RawInstanceGroup>,
     #[serde(default)]
     mesos_agent: bool,
     #[serde(default)]
@@ -38,35 +40,35 @@ pub struct Raw {
 /// A health check of a role.
 #[derive(Debug, Clone)]
 pub struct Check {
-    /// Names it.
+    /// Its id.
     pub id: String,
-    /// What it asks.
+    /// Its question.
     pub question: Question,
 }
 
-/// What a health check asks of something that a step keeps true.
+/// A question about something that a step keeps in place.
 #[derive(Debug, Clone)]
 pub enum Kept {
     /// The unit is active.
     UnitActive(String),
-    /// Those of the units that are there are active.
+    /// Those of the units that exist are active.
     UnitsActive(Vec<String>),
-    /// What a step waits for answers.
+    /// A service that a step waits for answers.
     Answers(Wait),
-    /// The container is ours and runs.
+    /// The container was created by the program, and runs.
     Container(String),
     /// The groups are all Active.
     InstanceGroups(InstanceGroups),
 }
 
-/// What a health check asks.
+/// The question of a health check.
 #[derive(Debug, Clone)]
 pub enum Question {
-    /// Something that a step keeps true.
+    /// A question about something that a step keeps in place.
     Kept(Kept),
     /// A Mesos master knows this agent.
     MesosAgent {
-        /// `host:port` of each.
+        /// The masters, each `host:port`.
         masters: Vec<String>,
         /// The agent's own address.
         address: String,
@@ -75,9 +77,9 @@ pub enum Question {
     },
     /// titus-vpc-tool agrees with our resource set.
     VpcTool(String),
-    /// Titus's VPC driver has answers from the metadata service; facts say it.
+    /// The metadata service answers Titus's VPC driver, according to the facts.
     DriverMetadata(Finding),
-    /// The bucket for the logs of containers is there; that it is not is only a warning.
+    /// The bucket for container logs exists; if not, that is only a warning.
     LogBucket {
         /// Its name.
         name: String,
@@ -86,31 +88,59 @@ pub enum Question {
     },
 }
 
-impl Raw {
-    /// Whether it needs the Mesos masters.
+impl RawCheck {
+    /// Whether the question goes to the Mesos masters.
     pub fn asks_mesos(&self) -> bool {
         self.mesos_agent
     }
 
-    /// The check with its values.
+    /// Checks that there is exactly one question.
     ///
     /// # Errors
-    /// When it asks nothing, or several things, or a value is missing.
+    /// Fails when there is none or more than one.
+    pub fn check(&self) -> Result<()> {
+        let asked = [
+            self.unit.is_some(),
+            self.units.is_some(),
+            self.wait.is_some(),
+            self.container.is_some(),
+            self.instance_group.is_some(),
+            self.mesos_agent,
+            self.vpc_tool,
+            self.driver_metadata,
+            self.log_bucket,
+        ];
+        match asked.iter().filter(|is| **is).count() {
+            1 => Ok(()),
+            _ => Err(self.not_one()),
+        }
+    }
+
+    fn not_one(&self) -> Error {
+        Error::config(format!("check {} must ask exactly one question", self.id))
+    }
+
+    /// Renders the check.
+    ///
+    /// # Errors
+    /// Fails when there is not exactly one question, or when a value is missing.
     pub fn resolve(&self, renderer: &Renderer, settings: &Settings, facts: &Facts) -> Result<Check> {
         let address = facts.instance.as_ref().map(|i| i.local_ipv4.clone()).unwrap_or_default();
-        let masters = settings.mesos.masters.clone();
+        let masters = texts(&settings.mesos.masters);
         let mut asked = Vec::new();
         if let Some(unit) = &self.unit {
-            asked.push(Question::Kept(Kept::UnitActive(renderer.render_text(unit)?)));
+            asked.push(Question::Kept(Kept::UnitActive(unit.get(renderer)?.0)));
         }
         if let Some(units) = &self.units {
-            asked.push(Question::Kept(Kept::UnitsActive(units.get(renderer)?)));
+            asked.push(Question::Kept(Kept::UnitsActive(
+                units.get(renderer)?.into_iter().map(|UnitName(name)| name).collect(),
+            )));
         }
         if let Some(wait) = &self.wait {
             asked.push(Question::Kept(Kept::Answers(wait.resolve(renderer)?)));
         }
         if let Some(name) = &self.container {
-            asked.push(Question::Kept(Kept::Container(renderer.render_text(name)?)));
+            asked.push(Question::Kept(Kept::Container(name.get(renderer)?.0)));
         }
         if let Some(groups) = &self.instance_group {
             asked.push(Question::Kept(Kept::InstanceGroups(groups.resolve(renderer)?)));
@@ -124,34 +154,33 @@ impl Raw {
         }
         if self.driver_metadata {
             let instance = facts.instance.clone().unwrap_or_default();
-            asked.push(Question::DriverMetadata(vpc_driver::metadata(settings, &instance)));
+            asked.push(Question::DriverMetadata(vpc_driver::check_metadata(settings, &instance)));
         }
         if self.log_bucket {
             let region = facts.instance.as_ref().map(|i| i.region.clone()).unwrap_or_default();
             asked.push(Question::LogBucket { name: renderer.render_text("{{ agent.log_bucket }}")?, region });
         }
-        let [question] = <[Question; 1]>::try_from(asked)
-            .map_err(|_| Error::config(format!("check {} asks not exactly one thing", self.id)))?;
+        let [question] = <[Question; 1]>::try_from(asked).map_err(|_| self.not_one())?;
         Ok(Check { id: self.id.clone(), question })
     }
 }
 
 impl Kept {
-    /// Asks it.
+    /// Runs the check.
     ///
     /// # Errors
-    /// When it cannot be asked at all.
+    /// Fails when it cannot be run at all.
     pub fn ask(&self, host: &Host) -> Result<Finding> {
         Ok(match self {
             Kept::UnitActive(name) => unit(host, name)?,
             Kept::UnitsActive(names) => units(host, names)?,
             Kept::Answers(wait) => match wait.ask(host)? {
                 Ok(()) => Finding::Good(format!("asked {}: it does", wait.what())),
-                Err(answer) => Finding::Bad(format!("asked {}: {}", wait.what(), answer.told())),
+                Err(answer) => Finding::Bad(format!("asked {}: {}", wait.what(), answer.describe())),
             },
             Kept::Container(name) => container(host, name)?,
             Kept::InstanceGroups(groups) => match groups.states(host) {
-                Ok(states) => active(&states),
+                Ok(states) => check_groups(&states),
                 Err(error) => Finding::Bad(error.to_string()),
             },
         })
@@ -159,10 +188,20 @@ impl Kept {
 }
 
 impl Question {
-    /// What the registry says of the image of a container that is good; nobody depends on its answer.
+    /// Whether the check concerns a unit or a container.
+    pub fn is_about_unit(&self) -> bool {
+        matches!(self, Question::Kept(Kept::UnitActive(_) | Kept::UnitsActive(_) | Kept::Container(_)))
+    }
+
+    /// Whether the check waits for an answer, from the unit or container that the role's file checks before it.
+    pub fn is_wait(&self) -> bool {
+        matches!(self, Question::Kept(Kept::Answers(_)))
+    }
+
+    /// Adds the registry's answer about the image of a good container. The result of the check does not depend on it.
     ///
     /// # Errors
-    /// `Interrupted` when a signal came.
+    /// Fails with `Interrupted` after a signal.
     pub fn with_registry(&self, host: &Host, finding: Finding) -> Result<Finding> {
         let (Question::Kept(Kept::Container(name)), Finding::Good(text)) = (self, &finding) else {
             return Ok(finding);
@@ -175,34 +214,34 @@ impl Question {
     }
 }
 
-/// A unit is good if it is active, and what it starts, if it is a timer, did not fail last time.
+/// Checks that a unit is active; if it is a timer, also that the unit it starts did not fail last time.
 fn unit(host: &Host, name: &str) -> Result<Finding> {
     let unit = host.unit(name)?;
     let text = format!("{name} is {} ({})", unit.active, unit.sub);
     if !unit.is_active() || unit.is_just_restarted(host.deadlines.settle) {
         return Ok(Finding::Bad(host.unit_words(name)));
     }
-    // It runs, but would not start again as it should.
+    // The unit runs, but it would not start again correctly.
     if let Some(mask) = host.masks_of(name)?.first() {
-        return Ok(Finding::Bad(format!("{text}, and {mask} masks it: systemctl unmask {name}, or rm {mask}")));
+        return Ok(Finding::Bad(format!("{text}, but {mask} masks it: systemctl unmask {name}, or rm {mask}")));
     }
     if ["bad-setting", "error"].contains(&unit.load.as_str()) {
-        return Ok(Finding::Bad(format!("{text}, and systemd cannot load it: systemd-analyze verify {name}")));
+        return Ok(Finding::Bad(format!("{text}, but systemd cannot load it: systemd-analyze verify {name}")));
     }
     if unit.needs_reload {
         let fix = "systemctl daemon-reload, or run titus-bootstrap";
-        return Ok(Finding::Bad(format!("{text}, and its files changed since systemd read them: {fix}")));
+        return Ok(Finding::Bad(format!("{text}, but its files changed since systemd read them: {fix}")));
     }
-    let Some(service) = service_of(name) else { return Ok(Finding::Good(text)) };
+    let Some(service) = timer_service(name) else { return Ok(Finding::Good(text)) };
     Ok(match host.unit(&service)?.active {
         Active::Failed => {
-            Finding::Bad(format!("{text}, and {service} failed last time\n{}", host.unit_words(&service)))
+            Finding::Bad(format!("{text}, but {service} failed last time\n{}", host.unit_words(&service)))
         }
         _ => Finding::Good(text),
     })
 }
 
-/// Units that a release of a package may lack; that all are lacking is not good.
+/// Checks units that some releases of a package lack. At least one must exist.
 fn units(host: &Host, names: &[String]) -> Result<Finding> {
     let (mut good, mut bad, mut lacking) = (Vec::new(), Vec::new(), Vec::new());
     for name in names {
@@ -212,7 +251,7 @@ fn units(host: &Host, names: &[String]) -> Result<Finding> {
         }
         match unit(host, name)? {
             Finding::Bad(text) => bad.push(text),
-            Finding::Good(text) | Finding::Warning(text) => good.push(text),
+            Finding::Good(text) | Finding::Warning(text) | Finding::NotAsked(text) => good.push(text),
         }
     }
     if !lacking.is_empty() {
@@ -220,7 +259,7 @@ fn units(host: &Host, names: &[String]) -> Result<Finding> {
     }
     Ok(match (bad.is_empty(), lacking.len() == names.len() && !names.is_empty()) {
         (false, _) => Finding::Bad(bad.join("\n")),
-        (true, true) => Finding::Bad(format!("none of these is there: {}", lacking.join(", "))),
+        (true, true) => Finding::Bad(format!("none of these units exists: {}", lacking.join(", "))),
         (true, false) => Finding::Good(good.join(", ")),
     })
 }
@@ -235,10 +274,10 @@ fn container(host: &Host, name: &str) -> Result<Finding> {
             Finding::Good(format!("the container {name} is running, from {}", found.image))
         }
         Ok(Some(found)) if found.is_running() => {
-            Finding::Bad(format!("a container {name} is running that titus-bootstrap did not make"))
+            Finding::Bad(format!("the container {name} is running, but titus-bootstrap did not create it"))
         }
-        Ok(Some(found)) => Finding::Bad(format!("the container {name} is {}", found.told())),
-        Ok(None) => Finding::Bad(format!("there is no container {name}")),
+        Ok(Some(found)) => Finding::Bad(format!("the container {name} is {}", found.state_words())),
+        Ok(None) => Finding::Bad(format!("the container {name} does not exist")),
         Err(answer) => Finding::Bad(answer),
     })
 }

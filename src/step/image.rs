@@ -2,19 +2,20 @@
 
 use serde::Deserialize;
 
+use super::forms::ImageName;
 use super::{Change, Planned, RawKind, State, Work};
 use crate::error::{Error, Result};
 use crate::facts::machine;
 use crate::host::docker::pull::{Failure, Reason};
-use crate::host::{Fetch, Host, is_sha256};
+use crate::host::{Fetch, Host};
 use crate::template::{Renderer, Templated};
 
-/// As a role file has it.
+/// The step in a role file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Raw {
-    name: Templated<String>,
-    /// The setting that names it, for messages.
+pub struct RawImage {
+    name: Templated<ImageName>,
+    /// The setting that contains it, for messages.
     setting: Option<String>,
 }
 
@@ -26,20 +27,15 @@ pub struct Image {
     setting: String,
 }
 
-impl Raw {
+impl RawImage {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<Image> {
-        let name = self.name.get(renderer)?;
-        if let Some((_, digest)) = name.split_once('@')
-            && !digest.strip_prefix("sha256:").is_some_and(is_sha256)
-        {
-            return Err(Error::config(format!("image {name}: its digest is not sha256: and 64 hexadecimal digits")));
-        }
+        let ImageName(name) = self.name.get(renderer)?;
         Ok(Image { name, setting: self.setting.clone().unwrap_or_else(|| "of its role file".into()) })
     }
 }
 
 impl Image {
-    /// Whether the engine has it; of an image by digest, the very one.
+    /// Whether the engine has the image; for one given by digest, exactly that image.
     fn is_there(&self, host: &Host) -> Result<bool> {
         let engine = host.engine()?.map_err(Error::failed)?;
         let Some(found) = engine.image(&self.name)? else { return Ok(false) };
@@ -55,11 +51,15 @@ impl Image {
     }
 }
 
-impl RawKind for Raw {}
+impl RawKind for RawImage {}
 
 impl Work for Image {
-    /// Refuses an engine that will not take the image from its registry; a registry that does not
-    /// answer is the pull's matter.
+    fn explain(&self) -> Vec<String> {
+        vec![format!("Keeps the image {} in the Docker Engine: the run pulls it if it is not there.", self.name)]
+    }
+
+    /// Refuses an engine that cannot use the image from its registry. If the registry does not
+    /// answer, the pull reports it.
     fn refuse(&self, host: &Host) -> Result<()> {
         if !host.is_live() {
             return Ok(());
@@ -69,11 +69,11 @@ impl Work for Image {
         if self.is_there(host)? || !refuses_old_manifests(&engine.version) {
             return Ok(());
         }
-        let told = match engine.manifest_type(&self.name, host) {
+        let message = match engine.manifest_type(&self.name, host) {
             Ok(media_type) => media_type,
             Err(error) => error.cause.unwrap_or_default(),
         };
-        let failure = Failure::from_words(0, told);
+        let failure = Failure::from_message(0, message);
         if failure.reason != Reason::OldManifest {
             return Ok(());
         }
@@ -86,7 +86,7 @@ impl Work for Image {
 
     fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {
         if !host.is_live() {
-            return Ok(State::Deferred(format!("image {} is not pulled below --root", self.name)));
+            return Ok(State::Deferred(format!("image {} is not pulled with --root", self.name)));
         }
         if let Err(answer) = host.engine()? {
             return Ok(State::Blocked(answer));
@@ -100,7 +100,7 @@ impl Work for Image {
 
     fn converge(&self, host: &Host) -> Result<()> {
         let mut pulled = host.join_pull(&self.name)?;
-        // It was begun in the background, perhaps before the package with the helper was installed.
+        // The pull began in the background, perhaps before the package of the credential helper was installed.
         if matches!(&pulled, Err(failure) if failure.reason == Reason::Credentials) {
             pulled = host.join_pull(&self.name)?;
         }
@@ -108,7 +108,7 @@ impl Work for Image {
     }
 }
 
-/// Docker 26 was the first (its release notes, "Deprecation of image manifest v2 schema 1").
+/// Docker 26 was the first release to refuse them (its release notes, "Deprecation of image manifest v2 schema 1").
 fn refuses_old_manifests(version: &str) -> bool {
     version.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_some_and(|major| major >= 26)
 }
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn a_digest_is_a_digest() {
         let resolve = |name: &str| {
-            toml::from_str::<Raw>(&format!("name = '{name}'")).unwrap().resolve(&Renderer::new(serde_json::json!({})))
+            crate::step::loaded::<RawImage>(&format!("name = '{name}'"))?.resolve(&Renderer::new(serde_json::json!({})))
         };
         resolve("jplock/zookeeper:3.4.10").unwrap();
         resolve(&format!("jplock/zookeeper@sha256:{}", "a".repeat(64))).unwrap();
@@ -159,12 +159,12 @@ mod tests {
             image().refuse(&host)
         };
         let in_old_format = || (400, format!("{{\"message\":\"{OLD}\"}}"));
-        let told = refused_by("26.1.4", in_old_format()).unwrap_err();
-        assert_eq!(told.kind.exit_code(), 69);
-        assert!(told.to_string().contains("set images.zookeeper to an image in today's format"), "{told}");
+        let message = refused_by("26.1.4", in_old_format()).unwrap_err();
+        assert_eq!(message.kind.exit_code(), 69);
+        assert!(message.to_string().contains("set images.zookeeper to an image in the current format"), "{message}");
         let told_by_type = "{\"Descriptor\":{\"mediaType\":\"application/vnd.docker.distribution.manifest.v1+prettyjws\"},\"Platforms\":[]}";
         refused_by("29.0.0", (200, told_by_type.into())).unwrap_err();
-        // An older engine takes it; a registry that does not answer is the pull's matter.
+        // An older engine accepts it. If the registry does not answer, the pull reports it.
         refused_by("20.10.24", in_old_format()).unwrap();
         refused_by("26.1.4", (500, "{\"message\":\"connection refused\"}".into())).unwrap();
     }
@@ -179,12 +179,18 @@ mod tests {
             });
             image().converge(&host).unwrap_err().to_string()
         };
-        let told = pulled(
+        let message = pulled(
             "{\"status\":\"Pulling from x\"}\n{\"errorDetail\":{\"message\":\"write /x: no space left on device\"},\"error\":\"write /x: no space left on device\"}\n",
         );
-        assert!(told.contains("there is no room for it") && told.contains("no space left on device"), "{told}");
-        // One that just ends, as when the engine is restarted, is tried again until the deadline.
-        let told = pulled("{\"status\":\"Pulling from x\"}\n");
-        assert!(told.contains("could not be pulled within 1s") && told.contains("is not there"), "{told}");
+        assert!(
+            message.contains("there is no room for it") && message.contains("no space left on device"),
+            "{message}"
+        );
+        // A pull that just ends, e.g. because the engine restarts, is tried again until the deadline.
+        let message = pulled("{\"status\":\"Pulling from x\"}\n");
+        assert!(
+            message.contains("could not be pulled within 1s") && message.contains("does not have the image"),
+            "{message}"
+        );
     }
 }

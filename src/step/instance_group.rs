@@ -8,10 +8,10 @@ use crate::host::Host;
 use crate::template::{Renderer, Templated};
 use crate::titus::instance_groups::{ACTIVE, activate, state};
 
-/// As a role file has it.
+/// The step in a role file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Raw {
+pub struct RawInstanceGroup {
     names: Templated<Vec<String>>,
 }
 
@@ -21,32 +21,42 @@ pub struct InstanceGroups {
     names: Vec<String>,
 }
 
-impl Raw {
-    /// The groups with their names.
+impl RawInstanceGroup {
+    /// Renders the names of the groups.
     ///
     /// # Errors
-    /// When a value is missing.
+    /// Fails when a value is missing.
     pub fn resolve(&self, renderer: &Renderer) -> Result<InstanceGroups> {
         Ok(InstanceGroups { names: self.names.get(renderer)? })
     }
 }
 
 impl InstanceGroups {
-    /// Each name with its state; `None`: no agent of it has registered yet.
+    /// Each name with its state; `None` if no agent of the group has registered yet.
     ///
     /// # Errors
-    /// As [`state`].
+    /// Fails for the reasons of [`state`].
     pub fn states(&self, host: &Host) -> Result<Vec<(&str, Option<String>)>> {
         self.names.iter().map(|name| Ok((name.as_str(), state(host, name)?))).collect()
     }
 }
 
-impl RawKind for Raw {}
+impl RawKind for RawInstanceGroup {}
 
 impl Work for InstanceGroups {
+    fn explain(&self) -> Vec<String> {
+        vec![match self.names.as_slice() {
+            [] => "Keeps no Titus instance group: the settings name none.".to_owned(),
+            names => format!(
+                "Keeps these Titus instance groups Active, through the gateway of this node: {}.",
+                names.join(", ")
+            ),
+        }]
+    }
+
     fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {
         if !host.is_live() {
-            return Ok(State::Deferred("no gateway is asked below --root".into()));
+            return Ok(State::Deferred("there is no gateway to ask with --root".into()));
         }
         let states = self.states(host)?;
         let changes: Vec<Change> = states
@@ -70,7 +80,7 @@ impl Work for InstanceGroups {
         Ok(())
     }
 
-    fn put_off(&mut self) -> bool {
+    fn defer(&mut self) -> bool {
         true
     }
 }

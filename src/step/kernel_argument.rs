@@ -1,4 +1,4 @@
-//! These arguments are in our GRUB drop-in, in every `linux` line of grub.cfg, and in
+//! These arguments are in the program's GRUB drop-in, in every `linux` line of grub.cfg, and in
 //! the running kernel.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -6,14 +6,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Deserialize;
 
 use super::file::File;
+use super::forms::KernelArgument;
 use super::grub;
-use super::{Change, Claim, Contents, Origin, Planned, RawKind, State, Work};
+use super::{Change, Claim, Contents, Planned, RawKind, State, ValueOrigin, Work};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::command::Patience;
 use crate::template::{Renderer, Templated};
 
-/// Sourced by grub-mkconfig after /etc/default/grub; late, so that it adds to what others set.
+/// grub-mkconfig sources the drop-in after /etc/default/grub, and late, so that it adds to the values of other files.
 pub const DROP_IN: &str = "/etc/default/grub.d/90-titus-bootstrap.cfg";
 const GRUB_DIRECTORY: &str = "/boot/grub";
 const GRUB_CFG: &str = "/boot/grub/grub.cfg";
@@ -21,72 +22,73 @@ const GRUB_ENVIRONMENT: &str = "/boot/grub/grubenv";
 const SETTINGS: &str = "/etc/default/grub";
 const DROP_INS: &str = "/etc/default/grub.d";
 const SCRIPTS: &str = "/etc/grub.d";
-/// Writes the entries of the distribution's kernels.
+/// The script that writes the entries of the distribution's kernels.
 const SCRIPT: &str = "/etc/grub.d/10_linux";
 
-/// As a role file has it.
+/// The step in a role file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Raw {
-    arguments: Templated<Vec<String>>,
+pub struct RawKernelArgument {
+    arguments: Templated<Vec<KernelArgument>>,
     /// The running kernel's command line.
     running: Option<Templated<String>>,
 }
 
-/// Arguments of the kernel's command line.
+/// Arguments for the kernel's command line.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KernelArguments {
     arguments: Vec<String>,
     running: Option<String>,
 }
 
-impl Raw {
+impl RawKernelArgument {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<KernelArguments> {
         let running = self.running.as_ref().map(|running| running.get(renderer)).transpose()?;
-        Ok(KernelArguments { arguments: self.arguments.get(renderer)?, running })
+        let arguments = self.arguments.get(renderer)?.into_iter().map(|KernelArgument(argument)| argument).collect();
+        Ok(KernelArguments { arguments, running })
     }
 }
 
-/// One thing that the arguments need.
+/// One necessary action.
 #[derive(Debug, PartialEq)]
 enum Due<'a> {
-    /// Our drop-in is written, or removed.
+    /// Write or remove the drop-in.
     DropIn,
-    /// update-grub; what grub.cfg lacks.
+    /// Run update-grub because grub.cfg lacks these arguments.
     Update(Vec<&'a str>),
-    /// update-grub: this file is younger than grub.cfg.
+    /// Run update-grub because this file is younger than grub.cfg.
     Stale(String),
 }
 
-/// What is due of grub.cfg, with these contents. `drop_in_changes`: so that it has to be made anew in any case;
-/// `younger`: a file of which it is made that changed since.
+/// The necessary action for a grub.cfg with these contents. `drop_in_changes` makes a new one necessary in any case;
+/// `younger` is a source file of grub.cfg that changed since.
 fn grub_due<'a>(
     arguments: &'a [String],
     grub_cfg: &str,
     drop_in_changes: bool,
     younger: Option<String>,
 ) -> Option<Due<'a>> {
-    let lacking = lacking_in_grub(arguments, grub_cfg);
+    let lacking = missing_in_grub(arguments, grub_cfg);
     match younger {
         _ if drop_in_changes || !lacking.is_empty() => Some(Due::Update(lacking)),
         younger => younger.map(Due::Stale),
     }
 }
 
-/// Arguments that some kernel of the distribution's lacks in grub.cfg.
-fn lacking_in_grub<'a>(arguments: &'a [String], grub_cfg: &str) -> Vec<&'a str> {
+/// Arguments that at least one of the distribution's kernels lacks in grub.cfg.
+fn missing_in_grub<'a>(arguments: &'a [String], grub_cfg: &str) -> Vec<&'a str> {
     grub::menu(grub_cfg).lacking(arguments)
 }
 
-/// For [`crate::parsers`]: as grub.cfg, as grubenv, and as a file of settings.
+/// For [`crate::parsers`]: reads the text as grub.cfg, as grubenv, and as a settings file.
 pub(crate) fn read_as_any_menu(text: &str) {
     let wanted = ["a=1".to_owned()];
-    let _ = (lacking_in_grub(&wanted, text), grub::menu(text).boots_other(&wanted, text));
+    let _ = (missing_in_grub(&wanted, text), grub::menu(text).boots_other(&wanted, text));
     let _ = grub::loss(&wanted, &[(SETTINGS.to_owned(), text.to_owned())], DROP_IN);
 }
 
 impl KernelArguments {
-    /// Our drop-in; none without arguments.
+    /// The text of the drop-in; `None` without arguments.
     fn drop_in(&self) -> Option<String> {
         (!self.arguments.is_empty()).then(|| {
             format!(
@@ -111,9 +113,9 @@ impl KernelArguments {
             }
             Some(None) if self.arguments.is_empty() => None,
             Some(None) => {
-                return Err(Error::failed(format!("{GRUB_CFG} is not there: this machine does not start with GRUB"))
+                return Err(Error::failed(format!("{GRUB_CFG} does not exist: this machine does not boot with GRUB"))
                     .fix(format!(
-                        "give the kernel `{}` in the way of its boot loader, then set agent.kernel_arguments = []",
+                        "pass `{}` to the kernel through the machine's boot loader, then set agent.kernel_arguments = []",
                         self.arguments.join(" ")
                     )));
             }
@@ -121,10 +123,10 @@ impl KernelArguments {
         Ok(drop_in.into_iter().chain(grub).collect())
     }
 
-    /// Refuses what keeps the arguments from the kernel whatever a run writes.
+    /// Refuses settings that keep the arguments from the kernel whatever a run writes.
     ///
     /// # Errors
-    /// 69, with the file and its line.
+    /// Fails with 69. The error names the file and its line.
     fn refuse_others(&self, host: &Host) -> Result<()> {
         let Some(grub_cfg) = host.read_text(GRUB_CFG)?.filter(|_| !self.arguments.is_empty()) else { return Ok(()) };
         let mut files = Vec::new();
@@ -136,22 +138,22 @@ impl KernelArguments {
         if !files.iter().any(|(path, _)| path == DROP_IN) {
             files.push((DROP_IN.to_owned(), String::new()));
         }
-        // The drop-ins are read in the order of their names, after /etc/default/grub.
+        // grub-mkconfig reads the drop-ins in the order of their names, after /etc/default/grub.
         files.sort_by(|(one, _), (other, _)| (one != SETTINGS, one).cmp(&(other != SETTINGS, other)));
         if let Some(loss) = grub::loss(&self.arguments, &files, DROP_IN) {
-            return Err(Error::unavailable(format!("{}:{} takes arguments from the kernel", loss.path, loss.line))
+            return Err(Error::unavailable(format!("{}:{} removes kernel arguments", loss.path, loss.line))
                 .cause(loss.what)
                 .fix(format!("{}\n{again}", loss.fix)));
         }
         let menu = grub::menu(&grub_cfg);
         if !menu.has_kernel() {
-            // update-grub brings them, unless someone keeps it from that.
+            // update-grub will add them, unless its script is disabled.
             if host.entry(SCRIPT)?.is_none_or(|entry| entry.mode & 0o111 != 0) {
                 return Ok(());
             }
-            let what = format!("{SCRIPT} is switched off, and {GRUB_CFG} has no kernel of the distribution's");
+            let what = format!("{SCRIPT} is disabled, and {GRUB_CFG} has no kernel of the distribution");
             return Err(Error::unavailable(what)
-                .cause("update-grub writes the kernel's arguments by that script alone, which is not executable")
+                .cause("only that script writes the kernel's arguments, but it is not executable")
                 .fix(format!("chmod +x {SCRIPT}\n{again}")));
         }
         let environment = host.read_text(GRUB_ENVIRONMENT)?.unwrap_or_default();
@@ -160,12 +162,12 @@ impl KernelArguments {
             Some("next_entry") => format!("grub-editenv {GRUB_ENVIRONMENT} unset next_entry"),
             Some("saved_entry") => "grub-set-default 0".to_owned(),
             _ => format!(
-                "set GRUB_DEFAULT=0 in {SETTINGS} (or in the drop-in or custom script that sets it), and update-grub"
+                "set GRUB_DEFAULT=0 in {SETTINGS} (or in the drop-in or custom script that sets it), and run update-grub"
             ),
         };
         Err(Error::unavailable(format!("GRUB boots {:?}, which lacks {}", other.title, other.lacking.join(" ")))
-            .cause(format!("{}; update-grub writes arguments for the kernels of the distribution alone", other.why))
-            .fix(format!("{fix}\nor give that entry the arguments\n{again}")))
+            .cause(format!("{}; update-grub writes arguments only for the distribution's kernels", other.why))
+            .fix(format!("{fix}\nor add the arguments to that entry\n{again}")))
     }
 
     fn change(&self, due: &Due<'_>) -> Change {
@@ -184,14 +186,14 @@ impl KernelArguments {
             Due::Update(_) | Due::Stale(_) => {
                 let output = host.run_command(&["update-grub"], &[], Patience::Ends, Duration::from_secs(300))?;
                 output.succeeded()?;
-                // grub-mkconfig does not sync, and after a power cut GRUB would start from half of its file.
+                // grub-mkconfig does not sync, and after a power cut GRUB would read half of its file.
                 host.sync_file_system(GRUB_DIRECTORY)
             }
         }
     }
 }
 
-/// What grub-mkconfig reads, in its order: its settings, and their drop-ins.
+/// grub-mkconfig's settings file and its drop-ins, in its order.
 fn settings_files(host: &Host) -> Result<Vec<String>> {
     let mut drop_ins: Vec<String> = host.list(DROP_INS)?.into_iter().filter(|name| name.ends_with(".cfg")).collect();
     drop_ins.sort();
@@ -199,8 +201,8 @@ fn settings_files(host: &Host) -> Result<Vec<String>> {
     Ok(std::iter::once(SETTINGS.to_owned()).chain(drop_ins).collect())
 }
 
-/// A file of which grub.cfg is made that changed after it. One from the future, as after the clock was set back, is not
-/// such a file: it would be younger than the next grub.cfg, too.
+/// A source file of grub.cfg that changed after it. A file from the future, e.g. after the clock was set back, does not
+/// count: it would also be younger than the next grub.cfg.
 fn younger_than_grub_cfg(host: &Host) -> Result<Option<String>> {
     let Some(made) = host.entry(GRUB_CFG)?.map(|entry| entry.modified_ns) else { return Ok(None) };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -214,16 +216,23 @@ fn younger_than_grub_cfg(host: &Host) -> Result<Option<String>> {
     Ok(None)
 }
 
-impl RawKind for Raw {
-    fn origin(&self, _name: &str) -> Option<Origin<'_>> {
+impl RawKind for RawKernelArgument {
+    fn origin(&self, _name: &str) -> Option<ValueOrigin<'_>> {
         match &self.arguments {
-            Templated::Template(text) => Some(Origin::Value(text)),
-            Templated::Value(_) => Some(Origin::Value("")),
+            Templated::Template(text) => Some(ValueOrigin::Value(text)),
+            Templated::Value(_) => Some(ValueOrigin::Value("")),
         }
     }
 }
 
 impl Work for KernelArguments {
+    fn explain(&self) -> Vec<String> {
+        vec![
+            format!("Keeps these arguments on the kernel's command line, in GRUB: {}.", self.arguments.join(" ")),
+            "They count after a reboot: until then a reboot is due.".into(),
+        ]
+    }
+
     fn claims(&self) -> Vec<Claim> {
         vec![Claim::new(DROP_IN, format!("the arguments {}", self.arguments.join(" ")))]
     }
@@ -240,7 +249,9 @@ impl Work for KernelArguments {
             }
         }
         if !host.is_live() {
-            return Ok(State::Deferred("update-grub is not run and no kernel is looked at below --root".into()));
+            return Ok(State::Deferred(
+                "with --root, update-grub is not run and the running kernel is not examined".into(),
+            ));
         }
         let running: Vec<&str> = self.running.iter().flat_map(|line| line.split_whitespace()).collect();
         let late: Vec<&str> = self.arguments.iter().map(String::as_str).filter(|a| !running.contains(a)).collect();

@@ -1,12 +1,14 @@
-//! Steps: one file a kind, one variant a kind, one `match` a verb.
+//! Steps: one file for each kind, one enum variant for each kind, and one `match` that selects the kind's work.
 
 pub mod apt_source;
+pub mod command;
 pub mod container;
 pub mod deb;
 pub mod deb_record;
 pub mod directory;
 pub mod ensemble;
 pub mod file;
+mod forms;
 pub mod group_member;
 mod grub;
 pub mod health;
@@ -22,6 +24,7 @@ pub mod warm_pool;
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -34,37 +37,39 @@ pub use package::{needs_apt, refuse_without_candidate};
 pub use unit::{note_overridden, refuse_overridden};
 pub use wait::name_units;
 
-/// When a step's work is done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// When a step runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// While an image is built: the same on every node.
+    /// While an image is built: it is the same on every node.
     Bake,
-    /// On a node: depends on this instance.
+    /// On a node: it depends on this instance.
     Boot,
-    /// For ever, on a timer.
+    /// Continuously, on a timer.
     Keep,
 }
 
-/// One thing that must hold on the node.
+/// A state that must hold on the node.
 #[derive(Debug, Clone)]
 pub struct Step {
-    /// Names it, in the role file and in every message.
+    /// Its name, in the role file and in every message.
     pub id: String,
-    /// When its work is done.
+    /// When it runs.
     pub phase: Phase,
-    /// What must hold.
-    pub kind: Kind,
-    /// Why what makes the node join a cluster is not done now; see [`warm_pool`].
-    put_off: Option<String>,
+    /// The state that must hold.
+    pub kind: StepKind,
+    /// The files and lines that define it, if a drop-in defines a part of it.
+    pub drop_ins: Option<String>,
+    /// Why a step that makes the node join a cluster is deferred; see [`warm_pool`].
+    deferral: Option<String>,
 }
 
-/// One thing that a step decides, and how.
+/// A thing that a step decides, and the decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
-    /// `/etc/x`, `package mesos`.
+    /// The thing, e.g. `/etc/x`, `package mesos`.
     pub thing: String,
-    /// How it must be, in words; two that are the same say the same.
+    /// The decision in words. Equal decisions have equal words.
     pub wish: String,
 }
 
@@ -77,104 +82,111 @@ impl Claim {
 /// What `observe` found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// As it should be; with something that is worth saying, or not.
+    /// In sync, perhaps with a remark.
     InSync(Option<String>),
-    /// Not so; what `converge` will do.
+    /// Not in sync; what `converge` will do.
     Changes(Vec<Change>),
-    /// There is nothing to change: something has to answer, and does not yet. What, and its last answer.
+    /// There is nothing to change, but something has yet to respond. What, and its last response.
     Waits(String),
-    /// An earlier step has to come first; which, in words.
+    /// An earlier step has to come first; which one, in words.
     Blocked(String),
-    /// All on disk is right, the running kernel is not yet.
+    /// Everything on disk is correct, but the running kernel is not yet.
     AfterReboot(String),
-    /// Not done in a tree, or in a warm pool; why. Counted as in sync.
+    /// Deferred in a tree or in a warm pool, and why. Counts as in sync.
     Deferred(String),
 }
 
-/// Files that earlier steps of a plan will have written by then: path and contents. A run has none,
-/// for it observes what is there.
+/// Files that earlier steps of a plan will have written by then: path and contents. Empty in a run, because a run observes
+/// the files themselves.
 pub type Planned = BTreeMap<String, Vec<u8>>;
 
-/// One difference between what is and what should be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// A difference between the current state and the intended one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Change {
-    /// What will be done, in a line.
+    /// What the step will do, in one line.
     pub line: String,
-    /// The difference of contents, if it has any.
+    /// The difference of contents, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub diff: Option<String>,
+    /// The contents of a file that does not exist yet, if they may be shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contents: Option<String>,
 }
 
 impl Change {
-    /// A change that a line tells.
+    /// A change that one line describes.
     pub fn new(line: impl Into<String>) -> Change {
-        Change { line: line.into(), diff: None }
+        Change { line: line.into(), diff: None, contents: None }
     }
 }
 
 impl State {
-    /// Changes, or in sync if there are none.
+    /// `Changes`, or `InSync` if the list is empty.
     pub fn from_changes(changes: Vec<Change>) -> State {
         if changes.is_empty() { State::InSync(None) } else { State::Changes(changes) }
     }
 }
 
-/// What a step writes into its file under names.
+/// What a step writes to its file under names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Contents {
-    /// Lines of any format, in which the names are still to be found.
+    /// Lines of any format, in which the names must still be found.
     Text(String),
     /// Names and values.
     Pairs(Vec<(String, String)>),
 }
 
-/// Where a role has what a step writes.
+/// Where in a role a step's contents come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin<'a> {
+pub enum ValueOrigin<'a> {
     /// A template file.
     File(&'a str),
-    /// The contents, in the role file.
+    /// The contents in the role file.
     Text(&'a str),
-    /// One value, in the role file.
+    /// One value in the role file.
     Value(&'a str),
-    /// A text that gives a table of further names, and one value.
+    /// A text that produces a table of further names, and one value.
     Table(&'a str, &'a str),
 }
 
-/// What a kind of step does. Only `observe` and `converge` are required.
+/// The work of a kind of step. Only `observe`, `converge` and `explain` are required.
 pub trait Work: std::fmt::Debug {
-    /// Looks, and changes nothing.
+    /// Looks at the step's state, and changes nothing.
     ///
     /// # Errors
-    /// When it cannot be looked at.
+    /// Fails when the state cannot be inspected.
     fn observe(&self, host: &Host, planned: &Planned) -> Result<State>;
 
-    /// Makes it so.
+    /// Brings the step into sync.
     ///
     /// # Errors
-    /// When that fails; what was done until then stays.
+    /// Fails when a change fails. Earlier changes stay.
     fn converge(&self, host: &Host) -> Result<()>;
 
-    /// Refuses what can be known to be wrong before anything is changed.
+    /// Describes in sentences what the step maintains, and what a change of it causes. Contains no contents, and no value
+    /// that could be a secret.
+    fn explain(&self) -> Vec<String>;
+
+    /// Refuses what is known to be wrong before anything is changed.
     ///
     /// # Errors
-    /// When it is.
+    /// Fails when something is known to be wrong.
     fn refuse(&self, _host: &Host) -> Result<()> {
         Ok(())
     }
 
-    /// Refuses what only the network shows; for a run that is about to change the machine.
+    /// Refuses what only the network shows to be wrong. For a run that is about to change the machine.
     ///
     /// # Errors
-    /// When it is wrong.
+    /// Fails when something is wrong.
     fn refuse_online(&self, _host: &Host) -> Result<()> {
         Ok(())
     }
 
-    /// Sources of packages, as they will stand in /etc/apt.
+    /// Sources of packages, as they will be in /etc/apt.
     ///
     /// # Errors
-    /// When a key cannot be had, or is not the pinned one.
+    /// Fails when a key is not available, or is not the pinned one.
     fn sources(&self, _host: &Host) -> Result<Vec<apt::Source>> {
         Ok(Vec::new())
     }
@@ -182,98 +194,98 @@ pub trait Work: std::fmt::Debug {
     /// What the step will have apt install. `given_up`: optional packages that these sources did not have before.
     ///
     /// # Errors
-    /// When dpkg cannot be asked.
+    /// Fails when dpkg does not respond.
     fn needs(&self, _host: &Host, _given_up: &[String]) -> Result<Vec<Need<'_>>> {
         Ok(Vec::new())
     }
 
-    /// What can be brought in the background before the step is reached.
+    /// What can be downloaded in the background before the run reaches the step.
     ///
     /// # Errors
-    /// When it cannot be looked at.
+    /// Fails when the state cannot be inspected.
     fn fetches(&self, _host: &Host) -> Result<Vec<Fetch>> {
         Ok(Vec::new())
     }
 
-    /// Whether it changes nothing, and only waits for something to answer.
+    /// Whether the step changes nothing, and only waits for something to respond.
     fn only_waits(&self) -> bool {
         false
     }
 
-    /// Names what systemd or dpkg will be asked for, so that one question serves all steps.
+    /// Notes what the step needs to know from systemd or dpkg, so that one query serves all steps.
     ///
     /// # Errors
-    /// When records cannot be listed.
+    /// Fails when records cannot be listed.
     fn ask(&self, _host: &Host) -> Result<()> {
         Ok(())
     }
 
-    /// What the step will have written, for the plan of later ones. `planned`: what earlier ones will.
+    /// What the step will have written, for the plan of later steps. `planned` has the files of earlier steps.
     ///
     /// # Errors
-    /// When a file that it edits cannot be read.
+    /// Fails when a file that the step edits cannot be read.
     fn planned(&self, _host: &Host, _planned: &Planned) -> Result<Option<(String, Vec<u8>)>> {
         Ok(None)
     }
 
-    /// The step's file and what it writes there, if that has names.
+    /// The step's file and what it writes there, if its contents have names.
     fn written(&self) -> Option<(&str, Contents)> {
         None
     }
 
-    /// Whether that file is for its owner alone: then none of its values is shown.
+    /// Whether only the owner may read that file. None of its values is shown then.
     fn is_private(&self) -> bool {
         false
     }
 
-    /// The file whose contents `restart_on` looks at, of a kind that has one: see [`RawKind::can_restart`].
+    /// The file whose contents `restart_on` compares, if the kind has one; see [`RawKind::can_restart`].
     fn file(&self) -> Option<&str> {
         None
     }
 
-    /// What the step decides, for an image of several roles: two that decide one thing differently cannot share it.
+    /// What the step decides, for an image with several roles. Steps that decide a thing differently cannot share an image.
     fn claims(&self) -> Vec<Claim> {
         Vec::new()
     }
 
-    /// Takes in a step of another role, where two of its kind would undo each other; whether it did.
-    fn join(&mut self, _other: &Kind) -> bool {
+    /// Absorbs a step of another role, for kinds of which two steps would undo each other. Returns whether it did.
+    fn join(&mut self, _other: &StepKind) -> bool {
         false
     }
 
-    /// Looks, at the end of a run, whether what it started stays up.
+    /// Checks at the end of a run that what the step started stays up.
     ///
     /// # Errors
-    /// When it does not.
+    /// Fails when it does not stay up.
     fn stays(&self, _host: &Host) -> Result<()> {
         Ok(())
     }
 
-    /// Paths that the step writes, so that what a killed run left beside them can be swept.
+    /// Paths that the step writes, so that the run can remove what a killed run left beside them.
     fn paths(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// Directories of the host that a container of this step may write: no link in them is followed.
+    /// Directories of the host that a container of this step may write to. The program follows no links in them.
     fn shared(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// Takes away what makes the node join a cluster; whether there was anything.
-    fn put_off(&mut self) -> bool {
+    /// Removes what makes the node join a cluster. Returns whether there was anything to remove.
+    fn defer(&mut self) -> bool {
         false
     }
 
-    /// Whether a step that is put off still has something to do: of a unit, its enablement.
-    fn is_done_in_part(&self) -> bool {
+    /// Whether a deferred step still has something to do, e.g. to enable a unit.
+    fn is_partly_done(&self) -> bool {
         false
     }
 
-    /// Records what runs now, before the first change of a run and at the end of each: a file that is changed and put
-    /// back before the next run then restarts nothing.
+    /// Records what is running, before the first change of a run and at its end. A file that is changed and restored before
+    /// the next run then restarts nothing.
     ///
     /// # Errors
-    /// When it cannot be looked at, or the record cannot be written.
+    /// Fails when the state cannot be inspected, or the record cannot be written.
     fn record_running(&self, _host: &Host) -> Result<()> {
         Ok(())
     }
@@ -284,88 +296,105 @@ pub trait Work: std::fmt::Debug {
 pub enum Need<'a> {
     /// This package, `name` or `name=version`.
     Package {
-        /// As the settings have it.
+        /// The package, as the settings name it.
         name: &'a str,
-        /// Only people use it: one that no source has is a notice.
+        /// Only people use it, so a missing candidate is only a notice.
         optional: bool,
         /// The setting that names it, for messages.
         setting: Option<&'a str>,
     },
-    /// What a deb depends on, which nobody knows yet.
+    /// The dependencies of a deb, which are still unknown.
     Dependencies,
 }
 
-/// A kind as a role file has it.
+/// The form of a kind in a role file.
 trait RawKind {
     /// The template file that it renders.
     fn template(&self) -> Option<&str> {
         None
     }
 
-    /// Where the role has what it writes under a name; a value that is not text is empty.
-    fn origin(&self, _name: &str) -> Option<Origin<'_>> {
+    /// Where in the role the contents under a name come from. A value that is not text is empty.
+    fn origin(&self, _name: &str) -> Option<ValueOrigin<'_>> {
         None
     }
 
-    /// Ids of the steps before it whose contents it runs with.
+    /// Ids of earlier steps with contents that the step uses until it restarts.
     fn restart_on(&self) -> &[String] {
         &[]
     }
 
-    /// Whether it writes something that a later step can name in `restart_on`: then [`Work::file`] is that.
+    /// Ids of earlier steps with contents that the step reads again on reload.
+    fn reload_on(&self) -> &[String] {
+        &[]
+    }
+
+    /// Refuses what no template can fix, when the role is loaded.
+    ///
+    /// # Errors
+    /// Fails when a key is missing, or keys do not go together.
+    fn refuse(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether it writes something that a later step can name in `restart_on`. [`Work::file`] then returns it.
     fn can_restart(&self) -> bool {
         false
     }
 }
 
-/// What a kind is resolved with.
-struct Place<'a> {
+/// What a kind needs to be resolved.
+struct ResolveContext<'a> {
     renderer: &'a Renderer,
     id: &'a str,
-    /// The files of the steps before it, and the marks of their debs.
+    /// The files of earlier steps, and the marks of their debs.
     files: &'a BTreeMap<String, String>,
 }
 
-/// The table of kinds: its name in role files, the checked struct, and how one becomes the other.
+/// The table of kinds: its name in role files, the checked struct, and the conversion.
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $name:ident: $kind:ident($type:ty) = $resolve:expr;)*) => {
+    ($($(#[$doc:meta])* $name:ident: $kind:ident($raw:ident => $type:ty) = $resolve:expr;)*) => {
         /// The kinds of steps.
         #[derive(Debug, Clone, PartialEq)]
         #[allow(clippy::large_enum_variant, reason = "a role has some forty")]
-        pub enum Kind { $($(#[$doc])* $kind($type),)* }
+        pub enum StepKind { $($(#[$doc])* $kind($type),)* }
 
-        impl Kind {
-            /// Its name, as role files have it.
+        impl StepKind {
+            /// Its name in role files.
             pub fn name(&self) -> &'static str {
-                match self { $(Kind::$kind(_) => stringify!($name),)* }
+                match self { $(StepKind::$kind(_) => stringify!($name),)* }
             }
 
             fn work(&self) -> &dyn Work {
-                match self { $(Kind::$kind(work) => work,)* }
+                match self { $(StepKind::$kind(work) => work,)* }
             }
 
             fn work_mut(&mut self) -> &mut dyn Work {
-                match self { $(Kind::$kind(work) => work,)* }
+                match self { $(StepKind::$kind(work) => work,)* }
             }
         }
 
-        /// A step as a role file has it: one optional table a kind, of which exactly one is there.
+        /// The form of a step in a role file: one optional table for each kind, exactly one of which is present.
         #[derive(Debug, Clone, Deserialize)]
         #[serde(deny_unknown_fields)]
-        pub struct Raw {
-            /// Names the step.
+        pub struct RawStep {
+            /// Its name.
             pub id: String,
-            /// When; health checks have none.
+            /// When it runs; health checks have no phase.
             pub phase: Option<Phase>,
-            /// An expression; false: the step is left out.
+            /// An expression; if false, the step is left out.
             pub when: Option<String>,
-            /// An expression for a list: a step for each of it, which its templates call `item`.
+            /// An expression for a list. The step is repeated for each item, which its templates call `item`.
             pub each: Option<String>,
-            $($name: Option<$name::Raw>,)*
+            /// In a drop-in: the step that this one comes before.
+            pub before: Option<String>,
+            /// In a drop-in: the step that this one comes after.
+            pub after: Option<String>,
+            $($name: Option<$name::$raw>,)*
         }
 
-        impl Raw {
-            /// The kinds that it has; checked to be one.
+        impl RawStep {
+            /// The kinds that are present; `check` requires exactly one.
             fn kinds(&self) -> Vec<&'static str> {
                 [$((stringify!($name), self.$name.is_some())),*].into_iter().filter(|(_, is)| *is).map(|(name, _)| name).collect()
             }
@@ -377,10 +406,10 @@ macro_rules! kinds {
                 None
             }
 
-            fn kind(&self, place: &Place<'_>) -> Result<Kind> {
+            fn kind(&self, place: &ResolveContext<'_>) -> Result<StepKind> {
                 $(if let Some(raw) = &self.$name {
-                    let resolve: fn(&$name::Raw, &Place<'_>) -> Result<$type> = $resolve;
-                    return resolve(raw, place).map(Kind::$kind);
+                    let resolve: fn(&$name::$raw, &ResolveContext<'_>) -> Result<$type> = $resolve;
+                    return resolve(raw, place).map(StepKind::$kind);
                 })*
                 Err(Error::config("has no kind"))
             }
@@ -389,50 +418,57 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// A file with this content, mode, owner; or no such file.
-    file: File(file::File) = |raw, at| raw.resolve(at.renderer);
-    /// A directory with this mode, owner.
-    directory: Directory(directory::Directory) = |raw, at| raw.resolve(at.renderer);
+    /// A file with this content, mode and owner; or no such file.
+    file: File(RawFile => file::File) = |raw, at| raw.resolve(at.renderer);
+    /// A directory with this mode and owner.
+    directory: Directory(RawDirectory => directory::Directory) = |raw, at| raw.resolve(at.renderer);
     /// These keys in a Java properties file.
-    properties: Properties(properties::Properties) = |raw, at| raw.resolve(at.renderer);
+    properties: Properties(RawProperties => properties::Properties) = |raw, at| raw.resolve(at.renderer);
     /// A deb822 source with its pinned key.
-    apt_source: AptSource(apt_source::AptSources) = |raw, at| raw.resolve(at.renderer);
+    apt_source: AptSource(RawAptSource => apt_source::AptSources) = |raw, at| raw.resolve(at.renderer);
     /// These packages are installed.
-    package: Package(package::Packages) = |raw, at| raw.resolve(at.renderer);
+    package: Package(RawPackage => package::Packages) = |raw, at| raw.resolve(at.renderer);
     /// A deb is installed.
-    deb: Deb(deb::Deb) = |raw, at| raw.resolve(at.renderer, at.id);
+    deb: Deb(RawDeb => deb::DebStep) = |raw, at| raw.resolve(at.renderer, at.id);
     /// An image is in the engine.
-    image: Image(image::Image) = |raw, at| raw.resolve(at.renderer);
+    image: Image(RawImage => image::Image) = |raw, at| raw.resolve(at.renderer);
     /// A container runs from this image with this specification.
-    container: Container(container::Container) = |raw, at| raw.resolve(at.renderer, at.files);
+    container: Container(RawContainer => container::Container) = |raw, at| raw.resolve(at.renderer, at.files);
     /// A unit is enabled or masked, active, and runs with its files' contents.
-    unit: Unit(unit::Unit) = |raw, at| raw.resolve(at.renderer, at.files);
+    unit: Unit(RawUnit => unit::Unit) = |raw, at| raw.resolve(at.renderer, at.files);
     /// This user is in this group.
-    group_member: GroupMember(group_member::GroupMember) = |raw, at| raw.resolve(at.renderer);
+    group_member: GroupMember(RawGroupMember => group_member::GroupMember) = |raw, at| raw.resolve(at.renderer);
     /// These arguments are on the kernel's command line.
-    kernel_argument: KernelArgument(kernel_argument::KernelArguments) = |raw, at| raw.resolve(at.renderer);
+    kernel_argument: KernelArgument(RawKernelArgument => kernel_argument::KernelArguments) = |raw, at| raw.resolve(at.renderer);
     /// Kernel parameters are in a drop-in, and in the running kernel.
-    sysctl: Sysctl(sysctl::Sysctl) = |raw, at| raw.resolve(at.renderer);
-    /// A service answers.
-    wait: Wait(wait::Awaited) = |raw, at| raw.resolve(at.renderer).map(wait::Awaited::from);
+    sysctl: Sysctl(RawSysctl => sysctl::Sysctl) = |raw, at| raw.resolve(at.renderer);
+    /// An operator's command has done its work.
+    command: Command(RawCommand => command::Command) = |raw, at| raw.resolve(at.renderer);
+    /// A service responds.
+    wait: Wait(RawWait => wait::Awaited) = |raw, at| raw.resolve(at.renderer).map(wait::Awaited::from);
     /// Titus instance groups are Active.
-    instance_group: InstanceGroup(instance_group::InstanceGroups) = |raw, at| raw.resolve(at.renderer);
+    instance_group: InstanceGroup(RawInstanceGroup => instance_group::InstanceGroups) = |raw, at| raw.resolve(at.renderer);
 }
 
-impl Raw {
+impl RawStep {
     /// The template file that the step renders.
     pub fn template(&self) -> Option<&str> {
         self.raw()?.template()
     }
 
-    /// Where the role has what the step writes under a name; a value that is not text is empty.
-    pub fn origin(&self, name: &str) -> Option<Origin<'_>> {
+    /// Where in the role the contents under a name come from. A value that is not text is empty.
+    pub fn origin(&self, name: &str) -> Option<ValueOrigin<'_>> {
         self.raw()?.origin(name)
     }
 
-    /// Ids of the steps before it whose contents it runs with.
+    /// Ids of earlier steps with contents that the step uses until it restarts.
     pub fn restart_on(&self) -> &[String] {
         self.raw().map_or(&[], RawKind::restart_on)
+    }
+
+    /// Ids of earlier steps with contents that the step reads again on reload.
+    pub fn reload_on(&self) -> &[String] {
+        self.raw().map_or(&[], RawKind::reload_on)
     }
 
     /// Whether a later step can name it in `restart_on`.
@@ -440,54 +476,63 @@ impl Raw {
         self.raw().is_some_and(RawKind::can_restart)
     }
 
-    /// Whether it has exactly one kind.
+    /// Checks that it has exactly one kind, with keys that go together.
     ///
     /// # Errors
-    /// When it has none, or several.
+    /// Fails when it has no kind or several, or a key is missing.
     pub fn check(&self) -> Result<()> {
         match self.kinds().len() {
-            1 => Ok(()),
+            1 => {
+                let refused = self.raw().map_or(Ok(()), RawKind::refuse);
+                refused.map_err(|error| error.at(format!("step {}", self.id)))
+            }
             0 => Err(Error::config(format!("step {}: has no kind", self.id))
                 .fix("give it one table: file, unit, package, …")),
             _ => Err(Error::config(format!("step {}: has more than one kind", self.id)).fix("make it several steps")),
         }
     }
 
-    /// The step with every template rendered. `files`: the files of the steps before it, and the marks of
-    /// their debs.
+    /// Renders every template of the step. `files` has the files of earlier steps, and the marks of their debs.
     ///
     /// # Errors
-    /// When a value has no value, or the wrong form.
+    /// Fails when a template has no value, or a value has the wrong form.
     pub fn resolve(&self, renderer: &Renderer, files: &BTreeMap<String, String>) -> Result<Step> {
-        let kind = self.kind(&Place { renderer, id: &self.id, files })?;
-        Ok(Step { id: self.id.clone(), phase: self.phase.unwrap_or(Phase::Boot), kind, put_off: None })
+        let kind = self.kind(&ResolveContext { renderer, id: &self.id, files })?;
+        Ok(Step { id: self.id.clone(), phase: self.phase.unwrap_or(Phase::Boot), kind, drop_ins: None, deferral: None })
     }
 }
 
 impl Step {
-    /// What its kind does.
+    /// The work of its kind.
     pub fn work(&self) -> &dyn Work {
         self.kind.work()
     }
 
-    /// Takes in a step of another role, where two of their kind would undo each other; whether it did.
+    /// Absorbs a step of another role, for kinds of which two steps would undo each other. Returns whether it did.
     pub fn join(&mut self, other: &Step) -> bool {
         self.kind.work_mut().join(&other.kind)
     }
 
-    /// Looks, and changes nothing; at what is left of a step that is put off.
+    /// Looks at the step's state, and changes nothing. For a deferred step, looks at the rest of its work.
     ///
     /// # Errors
-    /// When it cannot be looked at.
+    /// Fails when the state cannot be inspected.
     pub fn observe(&self, host: &Host, planned: &Planned) -> Result<State> {
-        match &self.put_off {
-            Some(why) => self.observe_put_off(why, host, planned),
+        match &self.deferral {
+            Some(why) => self.observe_deferred(why, host, planned),
             None => self.kind.work().observe(host, planned),
         }
     }
 }
 
-/// Enough of the digest of contents to tell them apart, for people.
+/// Loads a kind as a role does, including its refusals.
+#[cfg(test)]
+fn loaded<T: RawKind + serde::de::DeserializeOwned>(toml: &str) -> Result<T> {
+    let raw: T = toml::from_str(toml).map_err(|error| Error::config(error.message()))?;
+    raw.refuse().map(|()| raw)
+}
+
+/// A short part of the digest of contents, for people to distinguish versions.
 fn fingerprint(contents: impl AsRef<[u8]>) -> String {
     use sha2::Digest;
     let mut digest = hex(&sha2::Sha256::digest(contents));

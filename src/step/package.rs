@@ -1,10 +1,11 @@
-//! These packages are installed, or an exact version is, and held.
+//! These packages are installed; one with an exact version is also on hold.
 
 use std::collections::BTreeSet;
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use super::forms::Package;
 use super::{Change, Claim, Need, Planned, RawKind, State, Step, Work};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::host::Host;
@@ -15,19 +16,19 @@ use crate::host::fs::look::EntryKind;
 use crate::secrets::masked;
 use crate::template::{Renderer, Templated};
 
-/// Optional packages that no source had, under the digest of the sources that were asked.
-/// Without it each run of a converged node would have to ask apt again.
+/// Optional packages that no source had, stored under the digest of those sources.
+/// Without this file, each run of a converged node would have to ask apt again.
 const NO_CANDIDATE: &str = "/var/lib/titus-bootstrap/no-candidate";
 
-/// As a role file has it.
+/// The step in a role file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Raw {
-    names: Templated<Vec<String>>,
-    /// Only people use them: one that no source has is a notice.
+pub struct RawPackage {
+    names: Templated<Vec<Package>>,
+    /// Convenience packages for people: if no source has one, that is only a notice.
     #[serde(default)]
     optional: bool,
-    /// The setting that names them, for messages.
+    /// The setting that contains them, for messages.
     setting: Option<String>,
 }
 
@@ -39,18 +40,19 @@ pub struct Packages {
     setting: Option<String>,
 }
 
-impl Raw {
+impl RawPackage {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<Packages> {
-        Ok(Packages { names: self.names.get(renderer)?, optional: self.optional, setting: self.setting.clone() })
+        let names = self.names.get(renderer)?.into_iter().map(|Package(name)| name).collect();
+        Ok(Packages { names, optional: self.optional, setting: self.setting.clone() })
     }
 }
 
 impl Packages {
-    /// What is not as it should be, without what was given up: the name as the settings have it, and how it is now.
-    fn lacking(&self, host: &Host, given_up: &[String]) -> Result<Vec<(&str, String)>> {
+    /// The packages that are not in the wanted state, except those given up: the name in the settings, and the present state.
+    fn missing(&self, host: &Host, given_up: &[String]) -> Result<Vec<(&str, String)>> {
         let mut lacking = Vec::new();
         for wanted in &self.names {
-            if let Some(now) = lack(wanted, host.package(bare(wanted))?.as_ref())
+            if let Some(now) = lack(wanted, host.package(bare_name(wanted))?.as_ref())
                 && !(self.optional && (given_up.contains(wanted) || host.goes_without(wanted)))
             {
                 lacking.push((wanted.as_str(), now));
@@ -59,13 +61,13 @@ impl Packages {
         Ok(lacking)
     }
 
-    /// Optional packages that are not waited for.
+    /// Optional packages that the run no longer expects.
     fn given_up(&self, host: &Host) -> Result<Vec<String>> {
         if self.optional { given_up(host, None) } else { Ok(Vec::new()) }
     }
 }
 
-/// What installing these packages removes, in a line, where a setting allows to remove any.
+/// A line about the packages that apt will remove, if a setting allows any removal.
 fn removals(host: &Host, lacking: &[(&str, String)]) -> Result<Option<String>> {
     if lacking.is_empty() || host.apt.may_remove.is_empty() {
         return Ok(None);
@@ -87,10 +89,10 @@ fn removals(host: &Host, lacking: &[(&str, String)]) -> Result<Option<String>> {
             there.push(name.as_str());
         }
     }
-    Ok((!there.is_empty()).then(|| format!("remove {}, if apt has to for them (apt.may_remove)", there.join(" "))))
+    Ok((!there.is_empty()).then(|| format!("remove {}, if apt requires it (apt.may_remove)", there.join(" "))))
 }
 
-/// How a package is now, if that is not what is wanted: `name`, or `name=version` on hold.
+/// How a package differs from the wanted `name`, or `name=version` on hold.
 fn lack(wanted: &str, found: Option<&Installed>) -> Option<String> {
     let version = wanted.split_once('=').map(|(_, version)| version);
     match (found.map(|found| (found, &found.status)), version) {
@@ -104,15 +106,30 @@ fn lack(wanted: &str, found: Option<&Installed>) -> Option<String> {
     }
 }
 
-impl RawKind for Raw {}
+impl RawKind for RawPackage {}
 
-/// The wish of who does not care.
+/// The wish of a step that accepts any version.
 pub const ANY_VERSION: &str = "any version";
 
-/// What a plan has in the place of the files that packages will bring.
+/// The placeholder in a plan for files that packages will bring.
 pub(super) const STATUS: &str = "/var/lib/dpkg/status";
 
 impl Work for Packages {
+    fn explain(&self) -> Vec<String> {
+        let names = self.names.join(", ");
+        let mut lines = vec![match self.names.is_empty() {
+            true => "Keeps no package: the settings name none.".to_owned(),
+            false => format!("Keeps these packages installed: {names}."),
+        }];
+        if self.names.iter().any(|name| name.contains('=')) {
+            lines.push("One with a version is held at that version.".into());
+        }
+        if self.optional {
+            lines.push("They are optional: if no source has one, the run goes on without it.".into());
+        }
+        lines
+    }
+
     fn planned(&self, _host: &Host, _planned: &Planned) -> Result<Option<(String, Vec<u8>)>> {
         Ok(Some((STATUS.to_owned(), Vec::new())))
     }
@@ -120,7 +137,7 @@ impl Work for Packages {
     fn claims(&self) -> Vec<Claim> {
         let claim = |wanted: &String| {
             let version = wanted.split_once('=').map_or(ANY_VERSION, |(_, version)| version);
-            Claim::new(format!("package {}", bare(wanted)), version)
+            Claim::new(format!("package {}", bare_name(wanted)), version)
         };
         self.names.iter().map(claim).collect()
     }
@@ -134,7 +151,7 @@ impl Work for Packages {
             });
         }
         let given_up = self.given_up(host)?;
-        let lacking = self.lacking(host, &given_up)?;
+        let lacking = self.missing(host, &given_up)?;
         let mut changes =
             lacking.iter().map(|(name, now)| Change::new(format!("install {name} ({now})"))).collect::<Vec<_>>();
         changes.extend(removals(host, &lacking)?.map(Change::new));
@@ -148,7 +165,7 @@ impl Work for Packages {
             if !missing.is_empty() {
                 let names = missing.join(", ");
                 return Ok(State::InSync(Some(format!(
-                    "not installed, since no source has it and only people use it: {names}"
+                    "not installed, because no source has it and it is optional: {names}"
                 ))));
             }
         }
@@ -156,28 +173,28 @@ impl Work for Packages {
     }
 
     fn converge(&self, host: &Host) -> Result<()> {
-        let lacking = self.lacking(host, &self.given_up(host)?)?;
+        let lacking = self.missing(host, &self.given_up(host)?)?;
         host.install_packages(&lacking.into_iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>())
     }
 
     fn ask(&self, host: &Host) -> Result<()> {
-        host.watch_packages(self.names.iter().map(|name| bare(name)));
+        host.watch_packages(self.names.iter().map(|name| bare_name(name)));
         Ok(())
     }
 
     fn needs(&self, host: &Host, given_up: &[String]) -> Result<Vec<Need<'_>>> {
         let (optional, setting) = (self.optional, self.setting.as_deref());
-        let lacking = self.lacking(host, given_up)?.into_iter();
+        let lacking = self.missing(host, given_up)?.into_iter();
         Ok(lacking.map(|(name, _)| Need::Package { name, optional, setting }).collect())
     }
 }
 
-/// What apt's answer means for what is to be installed.
+/// What apt's answer means for the packages to install.
 #[derive(Debug, PartialEq)]
 enum Verdict<'a> {
-    /// It can be, but for these optional packages, which no source has.
+    /// apt can install everything except these optional packages, which no source has.
     GoWithout(Vec<&'a str>),
-    /// No source has this package; the setting that names it.
+    /// No source has this package, which comes from this setting.
     Missing(&'a str, Option<&'a str>),
 }
 
@@ -185,7 +202,7 @@ fn verdict<'a>(needs: &[Need<'a>], policy: impl Fn(&str) -> Policy) -> Verdict<'
     let mut without = Vec::new();
     for need in needs {
         let Need::Package { name, optional, setting } = *need else { continue };
-        let policy = policy(bare(name));
+        let policy = policy(bare_name(name));
         let is_there = match name.split_once('=') {
             Some((_, version)) => policy.versions.iter().any(|known| known == version),
             None => policy.candidate.is_some(),
@@ -199,10 +216,10 @@ fn verdict<'a>(needs: &[Need<'a>], policy: impl Fn(&str) -> Policy) -> Verdict<'
     Verdict::GoWithout(without)
 }
 
-/// Whether steps will have apt install anything, as far as that is known without asking it.
+/// Whether apt will install anything for these steps, as far as that is known without asking it.
 ///
 /// # Errors
-/// When dpkg cannot be asked.
+/// Fails when dpkg does not respond.
 pub fn needs_apt(host: &Host, steps: &[Step]) -> Result<bool> {
     let given_up = given_up(host, None)?;
     for step in steps {
@@ -213,12 +230,12 @@ pub fn needs_apt(host: &Host, steps: &[Step]) -> Result<bool> {
     Ok(false)
 }
 
-/// Before anything is changed: apt has a candidate for every package that will be installed, and lists for what a deb
-/// depends on. Sources of packages count as they will stand in /etc/apt. `records`: which optional packages no source has
-/// is kept for later runs.
+/// Checks, before anything changes, that apt has a candidate for every package to install, and lists for the dependencies
+/// of debs. Uses the package sources as they will be in /etc/apt. `records` says whether to store which optional packages
+/// no source has.
 ///
 /// # Errors
-/// 69 when it has not, or cannot read its sources; 75 when its lists could not be had; 78 when a key does not fit.
+/// Fails with 69 when a package has no candidate or apt cannot read its sources, with 75 when the lists are unavailable, and with 78 when a key does not match.
 pub fn refuse_without_candidate(host: &Host, steps: &[Step], records: bool) -> Result<()> {
     if !host.is_live() {
         return Ok(());
@@ -227,22 +244,22 @@ pub fn refuse_without_candidate(host: &Host, steps: &[Step], records: bool) -> R
     for step in steps {
         sources.extend(step.work().sources(host)?);
     }
-    // A source that is new may have what none had before.
+    // A new source may have packages that the earlier ones lacked.
     let mut given_up = given_up(host, Some(&sources))?;
     for step in steps {
         needs.extend(step.work().needs(host, &given_up)?);
     }
     if !needs.is_empty() {
         let asked = ask_apt(host, &sources, &needs, &mut given_up, records);
-        // What was looked up serves the installation, and nothing else.
+        // The lists serve this installation only.
         asked.or_else(|refusal| host.forget_candidates().and(Err(refusal)))?;
     }
     host.go_without(given_up.into_iter());
     Ok(())
 }
 
-/// Adds to `given_up` what no source has. It is left out of later runs until a source changes; of this one alone if not
-/// every source could be asked.
+/// Adds packages that no source has to `given_up`. Later runs skip them until a source changes; only this run does if
+/// some source did not respond.
 fn ask_apt(
     host: &Host,
     sources: &[Source],
@@ -252,20 +269,20 @@ fn ask_apt(
 ) -> Result<()> {
     refuse_without_https(host, sources)?;
     let name =
-        |need: &Need<'_>| if let Need::Package { name, .. } = *need { Some(bare(name).to_owned()) } else { None };
+        |need: &Need<'_>| if let Need::Package { name, .. } = *need { Some(bare_name(name).to_owned()) } else { None };
     let names: Vec<String> = needs.iter().filter_map(name).collect();
     let refused = host.look_up_candidates(sources, &names.iter().map(String::as_str).collect::<Vec<_>>())?;
     match verdict(needs, |name| host.policy(name)) {
         Verdict::Missing(name, setting) => {
             let setting = setting.unwrap_or("the role file");
             Err(match refused {
-                Some(refused) => without_lists(host, name, setting, &refused)?,
+                Some(refused) => missing_lists_error(host, name, setting, &refused)?,
                 None => Error::unavailable(format!("no source has the package {name}"))
-                    .cause(format!("asked: {}", asked(host, sources)?))
+                    .cause(format!("asked: {}", list_asked(host, sources)?))
                     .fix(format!(
-                        "check {setting} and apt.sources (`titus-bootstrap config show`), and what apt makes of them and \
+                        "check {setting} and apt.sources (`titus-bootstrap config show`), and what apt derives from them and \
                          of its pins: apt-cache policy {}",
-                        bare(name)
+                        bare_name(name)
                     )),
             })
         }
@@ -274,13 +291,13 @@ fn ask_apt(
             refuse_removals(host, needs, &new)?;
             given_up.extend(new.into_iter().map(str::to_owned));
             match refused {
-                // One of them may have what only people use, or a later version; whether a deb needs any, apt knows then.
+                // The missing list may have an optional package, or a later version. Only apt will know whether a deb needs it.
                 Some(refused) => {
-                    tracing::warn!("not every list of apt's sources could be had: {}", masked(&refused.lines));
+                    tracing::warn!("could not get every list of apt's sources: {}", masked(&refused.lines));
                     Ok(())
                 }
                 None if is_new && records => {
-                    let digest = digest_of_sources(host, Some(sources))?;
+                    let digest = digest_sources(host, Some(sources))?;
                     let text = format!("{digest}\n{}\n", given_up.join("\n"));
                     host.write(NO_CANDIDATE, text.as_bytes(), 0o644, Owner::ROOT)
                 }
@@ -290,7 +307,7 @@ fn ask_apt(
     }
 }
 
-/// Refuses packages that apt would install only if it removed others, which no setting lets it.
+/// Refuses packages that apt can only install by removing others that no setting allows it to remove.
 fn refuse_removals(host: &Host, needs: &[Need<'_>], without: &[&str]) -> Result<()> {
     let name = |need: &Need<'_>| match *need {
         Need::Package { name, .. } => (!without.contains(&name)).then(|| name.to_owned()),
@@ -305,7 +322,7 @@ fn refuse_removals(host: &Host, needs: &[Need<'_>], without: &[&str]) -> Result<
     if removed.is_empty() {
         return Ok(());
     }
-    // Those that ask for it, where one alone does. The answers are kept for the plan.
+    // Name the package that causes it, if there is just one. The plan reuses the answers.
     let mut causes = Vec::new();
     for name in &names {
         if host.would_remove(&[name])?.unwrap_or_default().iter().any(|one| removed.contains(one)) {
@@ -319,75 +336,75 @@ fn refuse_removals(host: &Host, needs: &[Need<'_>], without: &[&str]) -> Result<
     Err(conflict(ErrorKind::Unavailable, if causes.is_empty() { &names } else { &causes }, &removed.join(" ")))
 }
 
-/// The files in which apt looked, in the order in which it reads them.
-fn asked(host: &Host, sources: &[Source]) -> Result<String> {
+/// The files that apt consulted, in the order in which it reads them.
+fn list_asked(host: &Host, sources: &[Source]) -> Result<String> {
     let others = host.other_sources()?.into_keys();
     let files: BTreeSet<String> = others.chain(sources.iter().map(|source| source.path.clone())).collect();
     Ok(files.into_iter().collect::<Vec<_>>().join(", "))
 }
 
-/// The error about a package that a list may have which apt could not have.
-fn without_lists(host: &Host, name: &str, setting: &str, refused: &Refused) -> Result<Error> {
+/// The error about a package that may be in a list that apt could not get.
+fn missing_lists_error(host: &Host, name: &str, setting: &str, refused: &Refused) -> Result<Error> {
     let lines = masked(&refused.lines);
-    let what = format!("no list that apt could have has the package {name}");
+    let what = format!("no list that apt could get has the package {name}");
     let made = |kind| Error::new(kind, what.clone()).cause(format!("apt said:\n{lines}"));
     Ok(match refused.fault {
         Fault::Network => made(ErrorKind::TemporaryFailure).fix(format!(
-            "see that the repository can be reached from here (settings apt.sources, proxy.*), and check {setting}"
+            "check that this node can reach the repository (settings apt.sources, proxy.*), and check {setting}"
         )),
         Fault::Date => made(ErrorKind::TemporaryFailure).fix(
-            "see that the clock is right (`date`); if it is, whoever has the repository must sign its Release file anew",
+            "check the clock (`date`); if it is right, the owner of the repository must sign its Release file again",
         ),
         Fault::Key => made(ErrorKind::Config).fix(
-            "get the repository's present key from whoever has it: for a source of ours set its key in apt.sources, \
+            "get the repository's current key from its owner; for a source in the settings, set its key in apt.sources, \
              for one of another file replace the keyring that its Signed-By names",
         ),
         Fault::Temporary => {
             let fix = match host.entry("/tmp")? {
                 None => "mkdir -m 1777 /tmp",
                 Some(entry) if entry.kind == EntryKind::Directory && entry.mode != 0o1777 => "chmod 1777 /tmp",
-                Some(_) => "see that /tmp can be written to and has room: df /tmp; findmnt --target /tmp",
+                Some(_) => "check that /tmp is writable and has room: df /tmp; findmnt --target /tmp",
             };
-            Error { what: "apt cannot make temporary files in /tmp, and so checks no signature".into(), ..made(ErrorKind::Unavailable) }
+            Error { what: "apt cannot create temporary files in /tmp, so it cannot check signatures".into(), ..made(ErrorKind::Unavailable) }
                 .fix(fix)
         }
     })
 }
 
-/// A source over https needs what apt reads it with, and that cannot come from the source itself.
+/// A source over https needs a package of apt's that the source itself cannot provide.
 fn refuse_without_https(host: &Host, sources: &[Source]) -> Result<()> {
     if !sources.iter().any(|source| source.keyring.is_some() && source.text.contains("https://")) {
         return Ok(());
     }
-    // A package of its own until apt 1.5, in Ubuntu 16.04.
+    // A separate package until apt 1.5, in Ubuntu 16.04.
     for (path, package) in [
         ("/usr/lib/apt/methods/https", "apt-transport-https"),
         ("/etc/ssl/certs/ca-certificates.crt", "ca-certificates"),
     ] {
         if host.entry(path)?.is_none() {
-            return Err(Error::unavailable("apt cannot read sources over https here")
-                .cause(format!("{path} is not there"))
-                .fix(format!("put it into the image: apt-get install {package}")));
+            return Err(Error::unavailable("apt cannot read https sources on this node")
+                .cause(format!("{path} does not exist"))
+                .fix(format!("install it in the image: apt-get install {package}")));
         }
     }
     Ok(())
 }
 
-fn bare(name: &str) -> &str {
+fn bare_name(name: &str) -> &str {
     name.split_once('=').map_or(name, |(name, _)| name)
 }
 
-/// What no source had, if the sources are still the same. `planned`: ours as they will be.
+/// The packages that no source had, if the sources are still the same. `planned` are the program's sources as they will be.
 fn given_up(host: &Host, planned: Option<&[Source]>) -> Result<Vec<String>> {
     let Some(text) = host.read_text(NO_CANDIDATE)? else { return Ok(Vec::new()) };
     let mut lines = text.lines();
-    if lines.next() != Some(&digest_of_sources(host, planned)?) {
+    if lines.next() != Some(&digest_sources(host, planned)?) {
         return Ok(Vec::new());
     }
     Ok(lines.map(str::to_owned).collect())
 }
 
-fn digest_of_sources(host: &Host, planned: Option<&[Source]>) -> Result<String> {
+fn digest_sources(host: &Host, planned: Option<&[Source]>) -> Result<String> {
     let mut files = host.other_sources()?;
     match planned {
         Some(sources) => files.extend(sources.iter().map(|s| (s.path.clone(), s.text.clone().into_bytes()))),

@@ -1,10 +1,11 @@
-//! These keys in a Java properties file; everything else in it untouched.
+//! These keys are in a Java properties file; the rest of the file stays unchanged.
 
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
-use super::file::{Attributes, File, checked_path};
-use super::{Change, Claim, Contents, Origin, Planned, RawKind, State, Work, fingerprint};
+use super::file::{Attributes, File};
+use super::forms::{self, Mode};
+use super::{Change, Claim, Contents, Planned, RawKind, State, ValueOrigin, Work, fingerprint};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::fs::look::{Entry, EntryKind};
@@ -12,35 +13,35 @@ use crate::properties::{self, Edit};
 use crate::secrets::{HIDDEN, is_secret, masked};
 use crate::template::{Renderer, Templated, is_template};
 
-/// More than any properties file has, in bytes.
+/// The maximum size in bytes; no properties file is larger.
 const LIMIT: usize = 1 << 20;
 
-/// As a role file has it.
+/// The step in a role file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Raw {
-    path: Templated<String>,
-    /// Keys and values, the latter templates; new keys are appended in this order.
+pub struct RawProperties {
+    path: Templated<forms::Path>,
+    /// Keys and values; values are templates. New keys are appended in this order.
     #[serde(default)]
     set: Map<String, Json>,
-    /// A template that gives a table of further keys, or other values.
+    /// A template for a table of additional or overriding keys.
     more: Option<String>,
-    mode: Option<Templated<String>>,
+    mode: Option<Templated<Mode>>,
 }
 
 /// Keys of a properties file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Properties {
-    /// The file, below the root.
+    /// The path of the file, below the root.
     pub path: String,
     wanted: Vec<(String, String)>,
     attributes: Attributes,
 }
 
-impl Raw {
+impl RawProperties {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<Properties> {
-        let path = checked_path(self.path.get(renderer)?)?;
-        let mut values = rendered(&self.set, renderer)?;
+        let forms::Path(path) = self.path.get(renderer)?;
+        let mut values = render_values(&self.set, renderer)?;
         if let Some(more) = &self.more {
             let more: Map<String, Json> = Templated::Template(more.clone()).get(renderer)?;
             values.extend(more);
@@ -56,11 +57,11 @@ impl Raw {
     }
 }
 
-/// Keys with their values, of which each may be a template.
+/// Renders keys with their values, each of which may be a template.
 ///
 /// # Errors
-/// When one has no value.
-pub(super) fn rendered(set: &Map<String, Json>, renderer: &Renderer) -> Result<Map<String, Json>> {
+/// Fails when a key has no value.
+pub(super) fn render_values(set: &Map<String, Json>, renderer: &Renderer) -> Result<Map<String, Json>> {
     let one = |(key, value): (&String, &Json)| {
         let value = match value.as_str().filter(|text| is_template(text)) {
             Some(text) => Templated::Template(text.to_owned()).get(renderer)?,
@@ -71,28 +72,28 @@ pub(super) fn rendered(set: &Map<String, Json>, renderer: &Renderer) -> Result<M
     set.iter().map(one).collect()
 }
 
-/// A value as text.
+/// Converts a value to text.
 ///
 /// # Errors
-/// When it is a list or a table, as a name with dots and without quotes makes one.
+/// Fails when the value is a list or a table. A dotted name without quotes creates a table.
 pub(super) fn text(key: &str, value: Json) -> Result<String> {
     match value {
         Json::String(text) => Ok(text),
         Json::Number(number) => Ok(number.to_string()),
         Json::Bool(is) => Ok(is.to_string()),
         Json::Object(_) => Err(Error::config(format!("key {key:?} is a table"))
-            .fix(format!("put a name with dots in quotes: \"{key}.…\" = \"…\""))),
+            .fix(format!("put a dotted name in quotes: \"{key}.…\" = \"…\""))),
         _ => Err(Error::config(format!("key {key:?} has a value that is not text, a number, true or false"))),
     }
 }
 
 impl Properties {
-    /// The lines that differ, without secrets. What the value of a key was is as secret as what it will be.
-    /// `is_ours`: only root can have written the present file.
+    /// The lines that differ, without secrets. The old value of a key is as secret as the new one.
+    /// `is_ours` says that only root can have written the present file.
     fn diff(&self, edit: &Edit, is_ours: bool) -> String {
         let is_hidden = |(key, value): &&(String, String)| is_secret(key) || masked(value) != *value;
         let hidden: Vec<String> =
-            self.wanted.iter().filter(is_hidden).map(|(key, _)| properties::written(key)).collect();
+            self.wanted.iter().filter(is_hidden).map(|(key, _)| properties::escape_key(key)).collect();
         let lines = edit.differences.iter().map(|line| {
             let is_shown = (line.added || is_ours) && !hidden.contains(&line.key);
             let value = if is_shown { &line.value } else { HIDDEN };
@@ -114,7 +115,7 @@ impl Properties {
         self.entry(host)?.map_or(Ok(None), |_| host.read(&self.path))
     }
 
-    /// What is there, if it is a file that can be edited.
+    /// The entry at the path, if it is a file that can be edited.
     fn entry(&self, host: &Host) -> Result<Option<Entry>> {
         let path = &self.path;
         let Some(entry) = host.entry(path)? else { return Ok(None) };
@@ -123,29 +124,37 @@ impl Properties {
             EntryKind::File => Ok(Some(entry)),
             EntryKind::Link(target) => {
                 let target = target.display();
-                Err(Error::unavailable(format!("{path} is a symbolic link, to {target}, and is not edited through it"))
-                    .cause("the file that it leads to is someone else's, and a file in the link's place would hide it")
+                Err(Error::unavailable(format!("{path} is a symbolic link to {target}, and links are not followed"))
+                    .cause("the file behind it belongs to something else, and a file in place of the link would hide it")
                     .fix(format!(
-                        "make it a file of its own: cp --remove-destination \"$(readlink -f {path})\" {path}; or, if it leads nowhere: rm {path}"
+                        "turn it into a file: cp --remove-destination \"$(readlink -f {path})\" {path}; or, if it leads nowhere: rm {path}"
                     )))
             }
-            EntryKind::Directory | EntryKind::Other => Err(Error::unavailable(format!(
-                "{path}: a directory or device is in the file's place"
-            ))
-            .fix(format!("look what it is, move it away (mv {path} {path}.old), and run titus-bootstrap again"))),
+            EntryKind::Directory | EntryKind::Other => {
+                Err(Error::unavailable(format!("{path} is a directory or a device, not a file"))
+                    .fix(format!("examine it, move it away (mv {path} {path}.old), and run titus-bootstrap again")))
+            }
         }
     }
 
     fn too_large(&self) -> Error {
-        Error::unavailable(format!("{}: larger than 1 MiB, which no properties file is", self.path))
-            .fix("look what it is, and move it away if it is nothing that is needed")
+        Error::unavailable(format!("{} is larger than 1 MiB, so it is not a properties file", self.path))
+            .fix("examine it, and move it away if nothing needs it")
     }
 }
 
-impl RawKind for Raw {
-    fn origin(&self, key: &str) -> Option<Origin<'_>> {
+impl RawKind for RawProperties {
+    fn refuse(&self) -> Result<()> {
+        self.set.iter().try_for_each(|(key, value)| {
+            let is_known = !value.as_str().is_some_and(is_template);
+            let value = if is_known { text(key, value.clone())? } else { String::new() };
+            properties::check(key, &value)
+        })
+    }
+
+    fn origin(&self, key: &str) -> Option<ValueOrigin<'_>> {
         let value = self.set.get(key).and_then(Json::as_str).unwrap_or_default();
-        Some(self.more.as_deref().map_or(Origin::Value(value), |more| Origin::Table(more, value)))
+        Some(self.more.as_deref().map_or(ValueOrigin::Value(value), |more| ValueOrigin::Table(more, value)))
     }
 
     fn can_restart(&self) -> bool {
@@ -154,7 +163,16 @@ impl RawKind for Raw {
 }
 
 impl Work for Properties {
-    /// Without values, which may be secrets.
+    fn explain(&self) -> Vec<String> {
+        let keys: Vec<&str> = self.wanted.iter().map(|(key, _)| key.as_str()).collect();
+        let (path, wish) = (&self.path, self.attributes.wish());
+        vec![
+            format!("Keeps these keys in the Java properties file {path} ({wish}): {}.", keys.join(", ")),
+            "Other keys, comments and their order stay as they are.".into(),
+        ]
+    }
+
+    /// The claims have no values, which may be secrets.
     fn claims(&self) -> Vec<Claim> {
         let of_key = |(key, value): &(String, String)| {
             Claim::new(format!("the key {key} of {}", self.path), format!("a value with digest {}", fingerprint(value)))
@@ -163,10 +181,10 @@ impl Work for Properties {
         self.wanted.iter().map(of_key).chain([whole]).collect()
     }
 
-    /// Refuses what cannot be edited, or would be lost by it.
+    /// Refuses a file that cannot be edited, or that an edit would destroy.
     ///
     /// # Errors
-    /// 69 when it is a symbolic link or a directory, too large, or nothing that Java reads.
+    /// Fails with 69 when the path is a symbolic link or a directory, or when the file is too large or not valid for Java.
     fn refuse(&self, host: &Host) -> Result<()> {
         self.edit(self.read(host)?.as_deref()).map(drop)
     }
@@ -186,8 +204,10 @@ impl Work for Properties {
             _ => Some(format!("set {set} in {path}, remove {duplicates}")),
         };
         let is_ours = planned.contains_key(path) || host.is_ours(path)?;
-        let mut changes: Vec<Change> =
-            line.into_iter().map(|line| Change { line, diff: Some(self.diff(&edit, is_ours)) }).collect();
+        let mut changes: Vec<Change> = line
+            .into_iter()
+            .map(|line| Change { diff: Some(self.diff(&edit, is_ours)), ..Change::new(line) })
+            .collect();
         if let Some(entry) = self.entry(host)? {
             changes.extend(self.attributes.differences(host, path, &entry)?);
         }
@@ -230,7 +250,7 @@ mod tests {
             "zk": "h:2181", "port": 7104, "on": true, "unset": null,
             "more": { "a.port": "7002", "z": 1.5, "b.on": false, "t": "{{ zk }}" }, "empty": {}, "deep": { "a": { "b": "1" } },
         }));
-        toml::from_str::<Raw>(&format!("path = '{PATH}'\n{toml}")).unwrap().resolve(&renderer)
+        crate::step::loaded::<RawProperties>(&format!("path = '{PATH}'\n{toml}"))?.resolve(&renderer)
     }
 
     fn changes(state: State) -> Vec<Change> {
@@ -256,7 +276,7 @@ mod tests {
         assert_eq!(observe(&host, &step), State::InSync(None));
         assert_eq!(host.read_text(PATH).unwrap().unwrap(), "a.port=7001\nzk=h:2181/titus\nn=7104\non=true\n");
 
-        // As the scripts before left it, in a file of someone else's.
+        // As the earlier scripts left it, in another program's file.
         let before =
             b"# caf\xe9\r\n\r\nother = x\r\na.port=1\r\nzk=\\\r\n  h:2181/titus\r\na.port=7001\r\nother = y\r\nn=0";
         host.write(PATH, before, 0o600, Owner::ROOT).unwrap();
@@ -306,9 +326,9 @@ mod tests {
             ("more = 'port'", "wrong type"),
             ("mode = 'rw'", "0644"),
         ] {
-            let told = resolve(toml).unwrap_err();
-            assert_eq!(told.kind, crate::error::Kind::Config);
-            assert!(told.to_string().contains(words) && !told.to_string().contains("hunter2"), "{told}");
+            let message = resolve(toml).unwrap_err();
+            assert_eq!(message.kind, crate::error::Kind::Config);
+            assert!(message.to_string().contains(words) && !message.to_string().contains("hunter2"), "{message}");
         }
     }
 
@@ -320,10 +340,10 @@ mod tests {
         let real = directory.path().join(PATH.trim_start_matches('/'));
         let refused = |words: &[&str]| {
             let before = std::fs::symlink_metadata(&real).unwrap().file_type();
-            let told = step.refuse(&host).unwrap_err();
-            assert_eq!(told.kind.exit_code(), 69);
+            let message = step.refuse(&host).unwrap_err();
+            assert_eq!(message.kind.exit_code(), 69);
             for word in words {
-                assert!(told.to_string().contains(word), "{told}");
+                assert!(message.to_string().contains(word), "{message}");
             }
             step.observe(&host, &Planned::new()).unwrap_err();
             step.converge(&host).unwrap_err();
@@ -362,7 +382,7 @@ mod tests {
         let step = resolve("set = { a = '1' }").unwrap();
         let planned = Planned::from([(PATH.to_owned(), b"b=2\n".to_vec())]);
         let found = changes(step.observe(&host, &planned).unwrap());
-        assert_eq!(found, [Change { line: format!("set 1 property in {PATH}"), diff: Some("+a=1\n".into()) }]);
+        assert_eq!(found, [Change { diff: Some("+a=1\n".into()), ..Change::new(format!("set 1 property in {PATH}")) }]);
         assert_eq!(step.planned(&host, &planned).unwrap().unwrap().1, b"b=2\na=1\n");
     }
 }

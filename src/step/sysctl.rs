@@ -6,24 +6,25 @@ use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
 use super::file::File;
-use super::properties::{rendered, text};
-use super::{Change, Claim, Contents, Origin, Planned, RawKind, State, Work};
+use super::forms::SysctlFile;
+use super::properties::{render_values, text};
+use super::{Change, Claim, Contents, Planned, RawKind, State, ValueOrigin, Work};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::secrets::shown;
 use crate::settings::values::is_word;
-use crate::template::{Renderer, Templated};
+use crate::template::{Renderer, Templated, is_template};
 
 const DROP_INS: &str = "/etc/sysctl.d";
 const KERNEL: &str = "/proc/sys";
 
-/// As a role file has it.
+/// The step in a role file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Raw {
-    /// The drop-in's name; systemd-sysctl(8) reads all in the order of their names.
-    file: Templated<String>,
-    /// Parameters and their values, the latter templates.
+pub struct RawSysctl {
+    /// The drop-in's file name; systemd-sysctl(8) reads drop-ins in the order of their names.
+    file: Templated<SysctlFile>,
+    /// Parameters with their values, which are templates.
     set: Map<String, Json>,
 }
 
@@ -36,16 +37,24 @@ pub struct Sysctl {
 
 #[derive(Debug, Clone, PartialEq)]
 struct Parameter {
-    /// `net.ipv4.ip_forward`.
+    /// The name, e.g. `net.ipv4.ip_forward`.
     key: String,
-    /// `/proc/sys/net/ipv4/ip_forward`.
+    /// The path, e.g. `/proc/sys/net/ipv4/ip_forward`.
     path: String,
     value: String,
 }
 
-impl RawKind for Raw {
-    fn origin(&self, key: &str) -> Option<Origin<'_>> {
-        Some(Origin::Value(self.set.get(key).and_then(Json::as_str).unwrap_or_default()))
+impl RawKind for RawSysctl {
+    fn refuse(&self) -> Result<()> {
+        self.set.iter().try_for_each(|(key, value)| {
+            let is_known = !value.as_str().is_some_and(is_template);
+            let value = if is_known { text(key, value.clone())? } else { "1".to_owned() };
+            Parameter::new(key, &value).map(drop)
+        })
+    }
+
+    fn origin(&self, key: &str) -> Option<ValueOrigin<'_>> {
+        Some(ValueOrigin::Value(self.set.get(key).and_then(Json::as_str).unwrap_or_default()))
     }
 
     fn can_restart(&self) -> bool {
@@ -53,14 +62,10 @@ impl RawKind for Raw {
     }
 }
 
-impl Raw {
+impl RawSysctl {
     pub(super) fn resolve(&self, renderer: &Renderer) -> Result<Sysctl> {
-        let name = self.file.get(renderer)?;
-        if !is_word(&name, "._-") || name.starts_with('.') || !name.ends_with(".conf") {
-            return Err(Error::config(format!("{name:?} cannot be the name of a file in {DROP_INS}"))
-                .fix("for example \"60-titus.conf\": letters, digits, `.`, `_` and `-`, and .conf at its end"));
-        }
-        let parameters = rendered(&self.set, renderer)?;
+        let SysctlFile(name) = self.file.get(renderer)?;
+        let parameters = render_values(&self.set, renderer)?;
         let parameters = parameters.into_iter().map(|(key, value)| Parameter::new(&key, &text(&key, value)?));
         let parameters = parameters.collect::<Result<Vec<_>>>()?;
         let mut seen = BTreeSet::new();
@@ -75,32 +80,32 @@ impl Raw {
 
 impl Parameter {
     fn new(key: &str, value: &str) -> Result<Parameter> {
-        let path = path_of(key).ok_or_else(|| {
-            Error::config(format!("{key:?} cannot be a kernel parameter"))
-                .fix("use its name as sysctl(8) has it: net.ipv4.ip_forward; a dot within a part is a slash: net.ipv4.conf.eth0/100.forwarding")
+        let path = parameter_path(key).ok_or_else(|| {
+            Error::config(format!("{key:?} is not a kernel parameter"))
+                .fix("write its name like sysctl(8): net.ipv4.ip_forward; replace a dot within a part with a slash: net.ipv4.conf.eth0/100.forwarding")
         })?;
         let is_plain = !value.chars().any(|c| c.is_control() && c != '\t');
         let value = words(value);
         if value.is_empty() || !is_plain {
             return Err(Error::config(format!("kernel parameter {key}: its value must be one line of text"))
-                .fix("for example \"1\", or \"4096 87380 6291456\""));
+                .fix("write, for example, \"1\" or \"4096 87380 6291456\""));
         }
         Ok(Parameter { key: key.to_owned(), path, value })
     }
 
-    /// What the running kernel has.
+    /// The value in the running kernel.
     fn is(&self, host: &Host) -> Result<Option<String>> {
         Ok(host.read_text(&self.path)?.map(|text| words(&text)))
     }
 }
 
-/// The kernel separates numbers with tabs, and reads them with blanks.
+/// Normalizes blanks: the kernel separates numbers with tabs, and accepts blanks.
 fn words(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The file of a parameter. If the first separator is a dot, dots and slashes change places (sysctl.d(5)).
-fn path_of(key: &str) -> Option<String> {
+/// The file of a parameter. If its first separator is a dot, dots and slashes are exchanged (sysctl.d(5)).
+fn parameter_path(key: &str) -> Option<String> {
     let swapped = |c| match c {
         '.' => '/',
         '/' => '.',
@@ -111,13 +116,13 @@ fn path_of(key: &str) -> Option<String> {
         _ => key.to_owned(),
     };
     let is_part = |part: &str| is_word(part, "_-.:@+") && ![".", ".."].contains(&part);
-    // One that begins with a dash may fail without anyone noticing.
+    // A name that begins with a dash may fail silently.
     (!key.starts_with('-') && path.split('/').all(is_part)).then(|| format!("{KERNEL}/{path}"))
 }
 
 impl Sysctl {
-    /// The parameters that the running kernel has with another value, and that value.
-    fn differing(&self, host: &Host) -> Result<Vec<(&Parameter, Option<String>)>> {
+    /// The parameters with another value in the running kernel, each with that value.
+    fn find_differences(&self, host: &Host) -> Result<Vec<(&Parameter, Option<String>)>> {
         let all = self.parameters.iter().map(|parameter| Ok((parameter, parameter.is(host)?)));
         let all: Vec<_> = all.collect::<Result<_>>()?;
         Ok(all.into_iter().filter(|(parameter, is)| is.as_ref() != Some(&parameter.value)).collect())
@@ -125,23 +130,29 @@ impl Sysctl {
 }
 
 impl Work for Sysctl {
+    fn explain(&self) -> Vec<String> {
+        let parameters: Vec<String> = self.parameters.iter().map(|one| format!("{}={}", one.key, one.value)).collect();
+        let path = &self.file.path;
+        vec![format!("Keeps kernel parameters in {path}, and in the running kernel: {}.", parameters.join(", "))]
+    }
+
     fn refuse(&self, host: &Host) -> Result<()> {
-        let differing = if host.is_live() { self.differing(host)? } else { Vec::new() };
+        let differing = if host.is_live() { self.find_differences(host)? } else { Vec::new() };
         let Some((Parameter { key, path, .. }, _)) = differing.iter().find(|(_, is)| is.is_none()) else {
             return Ok(());
         };
         Err(Error::unavailable(format!("this kernel has no parameter {key}"))
-            .cause(format!("{path} is not there"))
-            .fix("check its name; if a module brings it, have that loaded before (modules-load.d(5))"))
+            .cause(format!("{path} does not exist"))
+            .fix("check its name; if a module provides it, load the module first (modules-load.d(5))"))
     }
 
     fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {
         let mut changes = self.file.changes(host)?;
         if !host.is_live() && changes.is_empty() {
-            return Ok(State::Deferred("the running kernel is not looked at below --root".into()));
+            return Ok(State::Deferred("the running kernel is not examined with --root".into()));
         }
         if host.is_live() {
-            changes.extend(self.differing(host)?.into_iter().map(|(Parameter { key, value, .. }, is)| {
+            changes.extend(self.find_differences(host)?.into_iter().map(|(Parameter { key, value, .. }, is)| {
                 let is = is.map_or_else(|| "not there".to_owned(), |is| shown(key, &is));
                 Change::new(format!("set {key} = {} (it is {is})", shown(key, value)))
             }));
@@ -149,9 +160,9 @@ impl Work for Sysctl {
         Ok(State::from_changes(changes))
     }
 
-    /// The kernel first: a value that it refuses must not be there at the next boot.
+    /// Sets the running kernel first: a value that it refuses must not take effect at the next boot.
     fn converge(&self, host: &Host) -> Result<()> {
-        let differing = if host.is_live() { self.differing(host)? } else { Vec::new() };
+        let differing = if host.is_live() { self.find_differences(host)? } else { Vec::new() };
         for (Parameter { key, path, value }, _) in differing {
             let place = |error: Error| error.at(format!("{key} = {}", shown(key, value)));
             host.write_to_kernel(path, value).map_err(place)?;
@@ -195,7 +206,7 @@ mod tests {
     const FILE: &str = "/etc/sysctl.d/60-titus.conf";
 
     fn resolve(set: &str) -> Result<Sysctl> {
-        let raw: Raw = toml::from_str(&format!("file = '60-titus.conf'\nset = {{ {set} }}")).unwrap();
+        let raw: RawSysctl = crate::step::loaded(&format!("file = '60-titus.conf'\nset = {{ {set} }}"))?;
         raw.resolve(&Renderer::new(json!({ "memory": 4096 })))
     }
 
@@ -247,7 +258,7 @@ mod tests {
         assert_eq!(observe(), State::InSync(None));
         assert_eq!(host.read("/proc/sys/net/ipv4/ip_forward").unwrap().unwrap(), b"1\n");
         assert_eq!(host.entry("/proc/sys/net/ipv4/tcp_rmem").unwrap(), untouched, "it was right");
-        // Somebody sets it back: the file alone is not enough.
+        // Somebody resets it: a correct file alone is not enough.
         host.write("/proc/sys/net/ipv4/ip_forward", b"0\n", 0o644, Owner::ROOT).unwrap();
         assert_eq!(lines(observe()), [in_kernel]);
         step.converge(&host).unwrap();
@@ -261,7 +272,7 @@ mod tests {
         let refused = step.refuse(&host).unwrap_err();
         assert_eq!(refused.what, "this kernel has no parameter net.ipv4.ip_forwrad");
         assert_eq!(refused.kind.exit_code(), 69);
-        // What the kernel does not take is not left for the next boot.
+        // A value that the kernel refuses is not left for the next boot.
         step.converge(&host).unwrap_err();
         assert_eq!(host.entry(FILE).unwrap(), None);
     }
@@ -282,7 +293,7 @@ mod tests {
             ("net.ipv4.conf.eth0/100.forwarding", "net/ipv4/conf/eth0.100/forwarding"),
             ("net/ipv4/conf/eth0.100/forwarding", "net/ipv4/conf/eth0.100/forwarding"),
         ] {
-            assert_eq!(path_of(key), Some(format!("{KERNEL}/{path}")));
+            assert_eq!(parameter_path(key), Some(format!("{KERNEL}/{path}")));
         }
         for key in [
             "",
@@ -301,7 +312,7 @@ mod tests {
             "kernel.x\n",
             "kernel.é",
         ] {
-            assert_eq!(path_of(key), None, "{key}");
+            assert_eq!(parameter_path(key), None, "{key}");
         }
     }
 
@@ -321,15 +332,15 @@ mod tests {
             assert_eq!(refused.kind.exit_code(), 78);
         }
         for name in ["60-titus", "../x.conf", ".conf", "a b.conf", ""] {
-            let raw: Raw = toml::from_str(&format!("file = '{name}'\nset = {{}}")).unwrap();
-            raw.resolve(&Renderer::new(json!({}))).unwrap_err();
+            let loaded = crate::step::loaded::<RawSysctl>(&format!("file = '{name}'\nset = {{}}"));
+            loaded.and_then(|raw| raw.resolve(&Renderer::new(json!({})))).unwrap_err();
         }
     }
 
     proptest::proptest! {
         #[test]
         fn no_name_leads_out_of_proc_sys(key in "([a-z./-]|\\PC){0,20}") {
-            let parts = path_of(&key).unwrap_or_default();
+            let parts = parameter_path(&key).unwrap_or_default();
             proptest::prop_assert!(parts.split('/').skip(1).all(|part| !["", ".", ".."].contains(&part)), "{parts}");
         }
     }

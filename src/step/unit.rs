@@ -1,8 +1,8 @@
-//! A unit is enabled or masked, active, and runs with the contents that its files have.
+//! A unit is enabled or masked, active, and runs with the present contents of its files.
 //!
-//! Whether it must be restarted is observed, never notified: a start that we have seen
-//! is recorded with the digest of the files that it read, in /run, which dies with the
-//! processes of which it speaks.
+//! The step observes whether a restart is necessary; no other step notifies it. The program records each start that it has seen,
+//! with the digest of the files that the unit read, in /run, which disappears with the
+//! processes.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,103 +10,120 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::forms::UnitName;
 use super::warm_pool::ENGINE;
-use super::{Change, Claim, Contents as Written, Kind, Planned, RawKind, State, Step, Work, hex};
+use super::{Change, Claim, Contents as Written, Planned, RawKind, State, Step, StepKind, Work, hex};
 use crate::error::{self, Error, Result};
 use crate::host::Host;
 use crate::host::fs::Owner;
 use crate::host::fs::look::EntryKind;
-use crate::host::systemd::in_force::{self, UnitFile, Winner, concerns, same_path};
+use crate::host::systemd::in_force::{self, Override, UnitFile, concerns, same_path};
 use crate::host::systemd::unit_files::{is_mask, mask_path};
 use crate::host::systemd::{self, Active, Job};
 use crate::host::wait::Deadline;
 use crate::template::{Renderer, Templated};
 
-/// As a role file has it.
+/// The step in a role file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Raw {
-    name: Templated<String>,
+pub struct RawUnit {
+    name: Templated<UnitName>,
     enabled: Option<Templated<bool>>,
     #[serde(default)]
     masked: bool,
     #[serde(default)]
     active: bool,
-    /// Whether a node without this unit is in sync: releases of a package differ in what they bring.
+    /// Whether the unit may be missing, because releases of a package provide different units.
     #[serde(default)]
     if_present: bool,
-    /// Ids of file and deb steps: the unit is restarted when one of their contents is not that of its last start.
+    /// Ids of file and deb steps: the unit restarts when contents differ from those at its last start.
     #[serde(default)]
     restart_on: Vec<String>,
-    /// What a restart costs, for plans.
+    /// Ids of steps whose contents a reload makes the unit read, so that it does not restart for them.
+    #[serde(default)]
+    reload_on: Vec<String>,
+    /// The effect of a restart, for plans.
     restart_costs: Option<String>,
 }
 
 /// A unit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Unit {
-    /// With its suffix.
+    /// The name with its suffix.
     pub name: String,
     enabled: Option<bool>,
     masked: bool,
     active: bool,
     if_present: bool,
     files: Vec<String>,
-    /// Those of its unit files and drop-ins that earlier steps write.
+    /// The files that a reload reads too.
+    reloaded: Vec<String>,
+    /// The unit files and drop-ins of the unit that earlier steps write.
     own: Vec<String>,
     restart_costs: Option<String>,
 }
 
-/// How often a unit that is being started is looked at.
+/// The interval at which a starting unit is checked.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// A start that we have seen.
+/// A start that the program has seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
     invocation: String,
     digest: String,
-    /// Inode and ctime of each file: while they are the same, nobody has touched it.
+    /// Inode and ctime of each file: if they are the same, nobody has touched the file.
     stamps: BTreeMap<String, (u64, i128)>,
-    /// The same of all that systemd reads for the unit, whoever wrote it, and of the directories of its drop-ins.
+    /// The same for everything that systemd reads for the unit, regardless of who wrote it, and for the directories of its drop-ins.
     #[serde(default)]
     unit_files: BTreeMap<String, (u64, i128)>,
 }
 
-/// One thing that a unit needs.
+/// One necessary action for a unit.
 #[derive(Debug, Clone, PartialEq)]
 enum Due {
     Stop,
-    /// Remove this link, which enables a unit that is to be masked.
+    /// Remove this link, which enables a unit that should be masked.
     Unlink(String),
     Mask,
-    /// The same, with a file in the mask's way that is moved aside.
+    /// Mask it after moving aside a file in the mask's place.
     MoveAsideAndMask,
     /// Remove this mask.
     Unmask(String),
     Enable,
     Disable,
-    /// Have systemd read its files, which someone changed.
+    /// Make systemd read its files, which changed.
     Reload,
-    /// Start it; what it is now.
+    /// Start it; its present state.
     Start(Active),
     Restart(Contents),
-    /// Start what a timer starts: it failed last time.
+    /// Make it reload its files.
+    ReloadUnit(Contents),
+    /// Start the service of a timer, which failed last time.
     StartAgain(String),
-    /// Restart a socket: its service, which does not run, would get none of it.
+    /// Restart a socket: its service does not run, and would not get the socket.
     Reopen,
 }
 
-/// How the contents of a unit's files stand to those that it was started with.
+/// When a unit reads a group of its files.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Read {
+    /// Only when it starts.
+    AtStart,
+    /// When it starts, and at each reload.
+    AtReload,
+}
+
+/// How the present contents of a unit's files relate to those at its start.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Contents {
     Same,
     Other,
-    /// Earlier steps of a plan will write others.
+    /// Earlier steps of a plan will write other contents.
     Planned,
 }
 
-/// What is due of a unit that is to be masked, in the order in which it is done. `place`: what stands where its mask
-/// goes; `links`: those that enable it.
+/// The actions for a unit that should be masked, in order. `place` is the entry at the mask's
+/// path; `links` are those that enable the unit.
 fn mask_due(place: Option<&EntryKind>, links: Vec<String>, has_processes: bool) -> Vec<Due> {
     let mask = match place {
         Some(place) if is_mask(place) => None,
@@ -117,8 +134,8 @@ fn mask_due(place: Option<&EntryKind>, links: Vec<String>, has_processes: bool) 
     stop.into_iter().chain(links.into_iter().map(Due::Unlink)).chain(mask).collect()
 }
 
-/// What is due of the masks and the enablement of any other unit. `lacks_links`: one of its section [Install] is not
-/// there; `is_linked`: one that enables it is.
+/// The actions for the masks and the enablement of any other unit. `lacks_links` says that a link of its section [Install] is
+/// missing; `is_linked` says that some link enables it.
 fn enablement_due(unit: &Unit, masks: Vec<String>, lacks_links: bool, is_linked: bool) -> Vec<Due> {
     let is_wanted = unit.active || unit.enabled == Some(true);
     let unmask = masks.into_iter().filter(|_| is_wanted).map(Due::Unmask);
@@ -130,7 +147,7 @@ fn enablement_due(unit: &Unit, masks: Vec<String>, lacks_links: bool, is_linked:
     unmask.chain(enablement).collect()
 }
 
-/// What is due of a unit's processes.
+/// The action for a unit's processes.
 fn running_due(is_wanted: bool, unit: &systemd::Unit, contents: Contents) -> Option<Due> {
     match (unit.is_active(), contents) {
         (false, _) => is_wanted.then_some(Due::Start(unit.active)),
@@ -139,30 +156,43 @@ fn running_due(is_wanted: bool, unit: &systemd::Unit, contents: Contents) -> Opt
     }
 }
 
-/// What is due of a socket: after [`running_due`], which knows nothing of its service.
+/// Whether systemd is still at work on a unit that a run has started.
+fn is_on_its_way(is_wanted: bool, unit: &systemd::Unit) -> bool {
+    // systemd may start one again that has just ended and cleans up (ExecStopPost=). When it does, it shows the unit as
+    // inactive for a moment, with a job.
+    let is_between = unit.active == Active::Deactivating || !unit.is_active() && unit.has_job;
+    unit.is_restarting() || unit.is_starting() || is_wanted && is_between
+}
+
+/// The action for a socket, after [`running_due`], which does not consider its service.
 fn socket_due(due: Option<Due>, socket: &systemd::Unit, service: &systemd::Unit) -> Option<Due> {
     match (due, service.active) {
-        // systemd refuses to start it then, and the service has its sockets, or listens without them.
+        // systemd refuses to start the socket then; the service has its sockets, or listens without them.
         (Some(Due::Start(_)), Active::Active | Active::Activating | Active::Reloading) => None,
-        // Masked while its service ran, it has lost its sockets, and does not know it.
-        (None, Active::Inactive | Active::Failed) if socket.is_active() && socket.sub == "running" => Some(Due::Reopen),
+        // The socket was masked while its service ran; it has lost its sockets without noticing. (With a job, the service
+        // is about to start because a client has connected.)
+        (None, Active::Inactive | Active::Failed)
+            if socket.is_active() && socket.sub == "running" && !service.has_job =>
+        {
+            Some(Due::Reopen)
+        }
         (due, _) => due,
     }
 }
 
-/// Whether a running unit was started with the contents that its files have now. `booted`: when PID 1 was started.
+/// Whether a running unit started with the present contents of its files. `booted` is the start time of PID 1.
 fn reads(record: Option<&Record>, now: &Record, unit: &systemd::Unit, booted: Option<SystemTime>) -> bool {
     const SECOND: i128 = 1_000_000_000;
     if let Some(record) = record {
         if record.invocation == now.invocation {
             return record.digest == now.digest;
         }
-        // Started by someone else since. Untouched files are what it read, whatever clocks say.
+        // Something else started it since. It has read files that nobody touched, whatever the clocks say.
         if record.digest == now.digest && record.stamps == now.stamps && record.unit_files == now.unit_files {
             return true;
         }
     }
-    // Started since its files changed, but with what systemd had read before they did.
+    // It started after its files changed, but with the version that systemd had read earlier.
     if unit.needs_reload {
         return false;
     }
@@ -175,41 +205,44 @@ fn reads(record: Option<&Record>, now: &Record, unit: &systemd::Unit, booted: Op
     // boot does not count. Set back, it puts the boot earlier, and fewer files are older.
     let booted = booted.and_then(since_1970).filter(|booted| *booted < started + SECOND);
     let is_older = |changed: i128| changed + SECOND <= started || booted.is_some_and(|booted| changed < booted);
-    // Of a unit that no run has seen yet, what others wrote for it is theirs.
+    // For a unit that no run has seen yet, drop-ins of others do not count.
     let unit_files = now.unit_files.values().filter(|_| record.is_some());
     now.stamps.values().chain(unit_files).all(|(_, changed)| is_older(*changed))
 }
 
 /// The service that a timer starts.
-pub(super) fn service_of(name: &str) -> Option<String> {
+pub(super) fn timer_service(name: &str) -> Option<String> {
     Some(format!("{}.service", name.strip_suffix(".timer")?))
 }
 
-/// The service that a socket starts (systemd.socket(5), "Service=": that of its name).
-fn service_of_socket(name: &str) -> Option<String> {
+/// The service that a socket starts (systemd.socket(5), "Service=": the one with its name).
+fn socket_service(name: &str) -> Option<String> {
     Some(format!("{}.service", name.strip_suffix(".socket")?))
 }
 
 /// The socket that would start a service.
-fn socket_of_service(name: &str) -> Option<String> {
+fn service_socket(name: &str) -> Option<String> {
     Some(format!("{}.socket", name.strip_suffix(".service")?))
 }
 
-/// Names one start of a unit.
+/// Identifies one start of a unit.
 fn invocation(unit: &systemd::Unit) -> String {
     if unit.invocation.is_empty() { format!("{:?}", unit.started) } else { unit.invocation.clone() }
 }
 
-impl Raw {
+impl RawUnit {
     pub(super) fn resolve(&self, renderer: &Renderer, files: &BTreeMap<String, String>) -> Result<Unit> {
-        let name = self.name.get(renderer)?;
-        let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || "._-@\\:".contains(c));
-        if !plain || !name.contains('.') || name.starts_with(['.', '-']) {
-            return Err(Error::config(format!("{name:?} is no unit's name"))
-                .fix("give it with its suffix, as \"docker.service\""));
+        let UnitName(name) = self.name.get(renderer)?;
+        let reloaded: Vec<String> = self.reload_on.iter().filter_map(|id| files.get(id).cloned()).collect();
+        if let Some(path) = reloaded.iter().find(|path| concerns(&name, path)) {
+            return Err(Error::config(format!(
+                "reload_on: {path} determines what {name} runs, and a reload does not change that"
+            ))
+            .fix("name its step in restart_on"));
         }
-        if self.masked && (self.enabled.is_some() || self.active) {
-            return Err(Error::config(format!("{name}: a masked unit is neither enabled nor active")));
+        if !reloaded.is_empty() && !name.ends_with(".service") {
+            return Err(Error::config(format!("reload_on: {name} cannot be reloaded: it is not a service"))
+                .fix("name the steps in restart_on"));
         }
         Ok(Unit {
             own: files.values().filter(|path| concerns(&name, path)).cloned().collect(),
@@ -218,71 +251,119 @@ impl Raw {
             masked: self.masked,
             active: self.active,
             if_present: self.if_present,
-            // A step that its `when` left out has no file to read.
+            // A step that its `when` excluded has no file.
             files: self.restart_on.iter().filter_map(|id| files.get(id).cloned()).collect(),
+            reloaded,
             restart_costs: self.restart_costs.clone(),
         })
     }
 }
 
 impl Unit {
-    /// Whether it need not be there, and is not.
+    /// Whether it may be missing, and is.
     fn is_absent(&self, host: &Host) -> Result<bool> {
         Ok(self.if_present && host.unit_file(&self.name)?.is_none())
     }
 
-    /// Its name, if it is to be active.
+    /// Its name, if it should be active.
     pub(super) fn started(&self) -> Option<&str> {
         self.active.then_some(self.name.as_str())
     }
 
-    fn record_path(&self) -> String {
-        format!("/run/titus-bootstrap/units/{}", self.name)
+    fn record_path(&self, read: Read) -> String {
+        let suffix = if read == Read::AtReload { ".reload" } else { "" };
+        format!("/run/titus-bootstrap/units/{}{suffix}", self.name)
     }
 
-    /// What a timer starts, if that failed last time (systemd.timer(5), "Unit=": the service of the timer's name).
+    fn read(&self, read: Read) -> &[String] {
+        if read == Read::AtReload { &self.reloaded } else { &self.files }
+    }
+
+    /// The service of a timer, if it failed last time (systemd.timer(5), "Unit=": the service with the timer's name).
     fn failed_service(&self, host: &Host) -> Result<Option<Due>> {
-        let Some(service) = service_of(&self.name).filter(|_| self.active) else { return Ok(None) };
+        let Some(service) = timer_service(&self.name).filter(|_| self.active) else { return Ok(None) };
         Ok((host.unit(&service)?.active == Active::Failed).then_some(Due::StartAgain(service)))
     }
 
-    /// What is due of its processes.
-    fn processes_due(&self, host: &Host, unit: &systemd::Unit, contents: Contents) -> Result<Option<Due>> {
+    /// The action for the unit's processes. `reloaded` is the state of the files that a reload reads.
+    fn processes_due(
+        &self,
+        host: &Host,
+        unit: &systemd::Unit,
+        contents: Contents,
+        reloaded: Contents,
+    ) -> Result<Option<Due>> {
         let due = running_due(self.active, unit, contents);
-        Ok(match service_of_socket(&self.name).filter(|_| self.active) {
-            Some(service) => socket_due(due, unit, &host.unit(&service)?),
+        let due = match socket_service(&self.name).filter(|_| self.active) {
+            Some(service) => match socket_due(due.clone(), unit, &host.unit(&service)?) {
+                // A client may have connected after systemd reported the service, which now has a job or runs.
+                Some(Due::Reopen) => {
+                    host.forget_units();
+                    socket_due(due, unit, &host.unit(&service)?)
+                }
+                due => due,
+            },
             None => due,
-        })
+        };
+        let is_reload_due = unit.is_active() && reloaded != Contents::Same;
+        Ok(due.or(is_reload_due.then_some(Due::ReloadUnit(reloaded))))
     }
 
-    /// Whether a start may have failed because the service's socket, which is active, has nothing to give it; or was, until
-    /// too many starts of the service failed with it.
-    fn may_lack_socket(&self, host: &Host, started: &Result<systemd::Unit>) -> Result<bool> {
+    /// Refuses a unit that should be reloaded but whose files do not say how (systemd.service(5)).
+    fn refuse_unreloadable(&self, host: &Host, planned: &Planned) -> Result<()> {
+        if self.reloaded.is_empty() {
+            return Ok(());
+        }
+        let files = host.unit_files(&self.name, planned)?;
+        // A package will bring the unit, or a generator made it: the reload job will show it.
+        if !files.iter().any(|file| !file.path.contains(".d/")) {
+            return Ok(());
+        }
+        let mut is_reloadable = false;
+        for line in files.iter().flat_map(|file| file.text.lines()).map(str::trim) {
+            match line.split_once('=').map(|(key, value)| (key.trim(), value.trim())) {
+                Some(("ExecReload", command)) => is_reloadable = !command.is_empty(),
+                Some(("Type", "notify-reload")) => is_reloadable = true,
+                _ => {}
+            }
+        }
+        if is_reloadable {
+            return Ok(());
+        }
+        let files: Vec<_> = files.into_iter().map(|file| file.path).collect();
+        Err(Error::unavailable(format!("{} cannot be reloaded: it has no ExecReload=", self.name))
+            .cause(format!("searched {}", files.join(", ")))
+            .fix("move the steps of reload_on to restart_on, or add ExecReload= to the unit in a drop-in"))
+    }
+
+    /// Whether a start may have failed because the service's active socket has nothing to pass on; or was active, until
+    /// too many starts of the service failed because of it.
+    fn has_stale_socket(&self, host: &Host, started: &Result<systemd::Unit>) -> Result<bool> {
         match started {
             Err(error) if error.kind == error::Kind::Interrupted => return Ok(false),
             Ok(unit) if unit.is_active() || !self.active => return Ok(false),
             _ => {}
         }
-        let socket = socket_of_service(&self.name).map(|socket| host.unit(&socket)).transpose()?;
+        let socket = service_socket(&self.name).map(|socket| host.unit(&socket)).transpose()?;
         Ok(socket.is_some_and(|socket| socket.is_active() || socket.active == Active::Failed))
     }
 
-    /// Those of the files that are its own.
-    fn own_of(&self, planned: &Planned) -> Vec<String> {
+    /// The unit's own files among these.
+    fn own_files(&self, planned: &Planned) -> Vec<String> {
         let own = planned.iter().filter(|(path, text)| concerns(&self.name, path) && !text.is_empty());
         own.map(|(path, _)| path.clone()).collect()
     }
 
-    /// Whether systemd has to be asked about it.
+    /// Whether the step must ask systemd about the unit.
     fn is_asked_for(&self) -> bool {
-        !self.masked && (self.active || !self.files.is_empty())
+        !self.masked && (self.active || !self.files.is_empty() || !self.reloaded.is_empty())
     }
 
-    /// What is due of its files; of one that is to be masked, of its processes too.
+    /// The actions for its files; for a unit that should be masked, also for its processes.
     fn files_due(&self, host: &Host, planned: &Planned) -> Result<Vec<Due>> {
         let name = &self.name;
         if !self.masked {
-            let lacks_links = self.enabled == Some(true) && !host.lacking_links(name, false, planned)?.is_empty();
+            let lacks_links = self.enabled == Some(true) && !host.missing_links(name, false, planned)?.is_empty();
             let is_linked = self.enabled == Some(false) && !host.links_that_enable(name)?.is_empty();
             let masks = host.masks_of(name)?.into_iter().filter(|path| !planned.contains_key(path)).collect();
             return Ok(enablement_due(self, masks, lacks_links, is_linked));
@@ -290,7 +371,10 @@ impl Unit {
         let links = host.links_that_enable(name)?;
         let place = host.entry(&mask_path(name))?.map(|entry| entry.kind);
         if let Some(EntryKind::Directory | EntryKind::Other) = place {
-            return Err(Error::failed(format!("{}: a directory or device is in the mask's place", mask_path(name))));
+            return Err(Error::failed(format!(
+                "{} is a directory or a device, so the mask cannot be created there",
+                mask_path(name)
+            )));
         }
         Ok(mask_due(place.as_ref(), links, host.is_live() && host.has_processes(name)?))
     }
@@ -304,15 +388,16 @@ impl Unit {
             Due::MoveAsideAndMask => {
                 let path = mask_path(name);
                 let aside = host.move_aside(&path)?;
-                tracing::warn!("{path} was in the way of a mask and is now {aside}");
+                tracing::warn!("moved {path}, which was in the place of a mask, to {aside}");
                 host.mask_unit(name)
             }
             Due::Enable => host.enable_unit(name),
             Due::Disable => host.links_that_enable(name)?.iter().try_for_each(|path| host.remove(path)),
-            // Done before any start: see `converge`.
+            // Executed before any start: see `converge`.
             Due::Reload => Ok(()),
             Due::Start(_) => start(host, Job::Start(name)),
             Due::Restart(_) => start(host, Job::Restart(name)),
+            Due::ReloadUnit(_) => host.change_unit(Job::ReloadUnit(name)),
             Due::StartAgain(service) => start(host, Job::Start(service)),
             Due::Reopen => start(host, Job::Restart(name)),
         }
@@ -324,18 +409,20 @@ impl Unit {
             Due::Stop => format!("stop {name}"),
             Due::Unlink(path) => format!("remove {path}"),
             Due::Mask => format!("mask {name}"),
-            Due::MoveAsideAndMask => format!("mask {name} (its file {} is moved aside)", mask_path(name)),
+            Due::MoveAsideAndMask => format!("mask {name} (moves its file {} aside)", mask_path(name)),
             Due::Unmask(path) => format!("unmask {name} (remove {path})"),
             Due::Enable => format!("enable {name}"),
             Due::Disable => format!("disable {name}"),
             Due::Reload => format!("daemon-reload (files of {name} changed since systemd read them)"),
             Due::Start(now) => format!("start {name} (it is {now})"),
-            Due::Reopen => format!("restart {name} (its service does not run, and would get no socket of it)"),
+            Due::Reopen => format!("restart {name} (its service does not run, and would not get the socket)"),
             Due::StartAgain(service) => format!("start {service}, which {name} starts and which failed last time"),
+            Due::ReloadUnit(Contents::Planned) => format!("reload {name} (its files will have changed)"),
+            Due::ReloadUnit(_) => format!("reload {name} (its files changed since its last start or reload)"),
             Due::Restart(contents) => {
                 let why = match contents {
                     Contents::Planned => "its files will have changed",
-                    Contents::Same | Contents::Other => "its files are not those of its last start",
+                    Contents::Same | Contents::Other => "its files changed since its last start",
                 };
                 let costs = self.restart_costs.as_ref().map_or(String::new(), |costs| format!("; {costs}"));
                 format!("restart {name} ({why}{costs})")
@@ -343,17 +430,18 @@ impl Unit {
         })
     }
 
-    /// A record of a start with the files as they are now, and how they stand to the start of the running unit; with
-    /// what earlier steps of a plan will write, how they will stand then.
-    fn compare(&self, host: &Host, unit: &systemd::Unit, planned: &Planned) -> Result<(Record, Contents)> {
-        // A device in its place is as good as no file: the step that writes it replaces it, or says what is wrong.
+    /// A record of a start with the present files, and how they relate to the start of the running unit. In a plan, takes into
+    /// account what earlier steps will write.
+    fn compare(&self, host: &Host, unit: &systemd::Unit, planned: &Planned, read: Read) -> Result<(Record, Contents)> {
+        let own = self.read(read);
+        // A device in its place counts as a missing file: the step that writes the file replaces it, or reports it.
         let on_disk = |path: &String| match host.read(path) {
             Err(error) if error.kind != error::Kind::Interrupted => Ok(None),
             read => read,
         };
         let digest = |planned: &Planned| -> Result<String> {
             let mut digest = Sha256::new();
-            for path in &self.files {
+            for path in own {
                 let contents = planned.get(path).cloned().map_or_else(|| on_disk(path), |planned| Ok(Some(planned)))?;
                 digest.update(path);
                 digest.update([0, u8::from(contents.is_some())]);
@@ -362,7 +450,7 @@ impl Unit {
             Ok(hex(&digest.finalize()))
         };
         let mut stamps = BTreeMap::new();
-        for path in &self.files {
+        for path in own {
             if let Some(entry) = host.entry(path)? {
                 stamps.insert(path.clone(), (entry.inode, entry.changed_ns));
             }
@@ -374,13 +462,13 @@ impl Unit {
                 unit_files.insert(path, (entry.inode, entry.changed_ns));
             }
         }
-        let record = self.record(host)?;
+        let record = self.record(host, read)?;
         let now = Record { invocation: invocation(unit), digest: digest(&Planned::new())?, stamps, unit_files };
-        let is_same = self.files.is_empty() || reads(record.as_ref(), &now, unit, host.boot_time()?);
-        if !self.files.iter().any(|path| planned.contains_key(path)) {
+        let is_same = own.is_empty() || reads(record.as_ref(), &now, unit, host.boot_time()?);
+        if !own.iter().any(|path| planned.contains_key(path)) {
             return Ok((now, if is_same { Contents::Same } else { Contents::Other }));
         }
-        // What the unit was started with, if that is known.
+        // The contents at the unit's start, if known.
         let started_with = if is_same {
             Some(&now.digest)
         } else {
@@ -390,12 +478,12 @@ impl Unit {
         Ok((now, contents))
     }
 
-    /// Files of others that win over the unit files that earlier steps write, and only tune the unit.
+    /// Other files that override the unit files of earlier steps but only tune the unit.
     ///
     /// # Errors
-    /// When one of them decides what the unit runs; and when systemd cannot load the unit for another reason. Only who
-    /// wrote that can fix it.
-    fn tuned(&self, host: &Host, own: &[String], planned: &Planned) -> Result<Vec<Winner>> {
+    /// Fails when such a file determines what the unit runs, or when systemd cannot load the unit for another reason. Only the author
+    /// of the file can fix it.
+    fn find_tuning(&self, host: &Host, own: &[String], planned: &Planned) -> Result<Vec<Override>> {
         let name = &self.name;
         if self.masked || own.is_empty() {
             return Ok(Vec::new());
@@ -416,7 +504,7 @@ impl Unit {
             None => host.read_text(path).ok().flatten().unwrap_or_default(),
         };
         let (tuning, deciding): (Vec<_>, Vec<_>) =
-            in_force::winners(&files, own, &missing, &read).into_iter().partition(|winner| winner.is_tuning);
+            in_force::find_overrides(&files, own, &missing, &read).into_iter().partition(|winner| winner.is_tuning);
         deciding.first().map_or(Ok(tuning), |winner| Err(refusal(name, winner)))
     }
 
@@ -428,20 +516,22 @@ impl Unit {
         }
         let files: Vec<_> = host.unit_files(name, &Planned::new())?.into_iter().map(|file| file.path).collect();
         Err(Error::unavailable(format!("systemd cannot load {name}: {}", unit.load))
-            .cause(format!("one of its files has what systemd refuses: {}", files.join(", ")))
-            .fix(format!("`systemd-analyze verify {name}` names the line: correct it, then `systemctl daemon-reload`")))
+            .cause(format!("systemd refuses the contents of one of its files: {}", files.join(", ")))
+            .fix(format!(
+                "`systemd-analyze verify {name}` reports the line: correct it, then run `systemctl daemon-reload`"
+            )))
     }
 
-    /// Waits while systemd is about to start the unit again, or starts it.
+    /// Waits while systemd starts the unit or is about to restart it.
     fn await_up(&self, host: &Host) -> Result<systemd::Unit> {
         let mut deadline = Deadline::new(format!("{} to stay up", self.name), host.deadlines.unit);
         loop {
             let unit = host.unit(&self.name)?;
-            if !unit.is_restarting() && !unit.is_starting() {
+            if !is_on_its_way(self.active, &unit) {
                 return Ok(unit);
             }
             if !deadline.pause(LOOK)? {
-                return Err(self.does_not_stay_up(host, &deadline.waited()));
+                return Err(self.does_not_stay_up(host, &deadline.timeout_message()));
             }
             host.forget_units();
         }
@@ -451,28 +541,34 @@ impl Unit {
         let name = &self.name;
         Error::failed(format!("{name} does not stay up: {what}"))
             .cause(host.unit_words(name))
-            .fix(format!("journalctl --unit={name} has all of its words; fix the cause and run titus-bootstrap again"))
+            .fix(format!("journalctl --unit={name} shows its log; fix the cause and run titus-bootstrap again"))
     }
 
-    fn record(&self, host: &Host) -> Result<Option<Record>> {
-        // One that cannot be read proves nothing, and is as good as none.
-        Ok(host.read(&self.record_path())?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    fn record(&self, host: &Host, read: Read) -> Result<Option<Record>> {
+        // An unreadable record proves nothing; treat it as missing.
+        Ok(host.read(&self.record_path(read))?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
     }
 
-    fn write_record(&self, host: &Host, record: &Record) -> Result<()> {
-        let text = serde_json::to_vec(record).map_err(|e| Error::failed("a record cannot be written").cause(e))?;
-        host.write(&self.record_path(), &text, 0o644, Owner::ROOT)
+    fn write_record(&self, host: &Host, record: &Record, read: Read) -> Result<()> {
+        let text = serde_json::to_vec(record).map_err(|e| Error::failed("cannot format a record").cause(e))?;
+        host.write(&self.record_path(read), &text, 0o644, Owner::ROOT)
     }
 }
 
-/// Starts or restarts a unit. One that ends at once, and that systemd is about to start again, is no failure yet.
+/// Starts or restarts a unit. A unit that exits at once, but that systemd is about to restart, has not failed yet.
 fn start(host: &Host, job: Job<'_>) -> Result<()> {
     let (Job::Start(name) | Job::Restart(name)) = job else { return host.change_unit(job) };
-    // Earlier starts may have been too many: that was with what the files had then.
+    // Too many earlier starts may have failed, with the earlier contents of the files.
     let reset = |unit: &systemd::Unit| unit.active == Active::Failed || unit.is_at_start_limit();
     let is_reset = reset(&host.unit(name)?);
     if is_reset {
         host.change_unit(Job::ResetFailed(name))?;
+    }
+    // A client may connect to a socket at once, and a service that was started too often takes its socket down with it.
+    if let Some(service) = socket_service(name)
+        && reset(&host.unit(&service)?)
+    {
+        host.change_unit(Job::ResetFailed(&service))?;
     }
     let Err(error) = host.change_unit(job) else { return Ok(()) };
     if error.kind == error::Kind::Interrupted {
@@ -483,53 +579,53 @@ fn start(host: &Host, job: Job<'_>) -> Result<()> {
         host.change_unit(Job::ResetFailed(name))?;
         return host.change_unit(Job::Start(name));
     }
-    if unit.is_restarting() { Ok(()) } else { Err(error) }
+    if unit.is_restarting() || unit.active == Active::Deactivating || unit.has_job { Ok(()) } else { Err(error) }
 }
 
-/// The refusal of a file of others that decides what a unit runs.
-fn refusal(unit: &str, winner: &Winner) -> Error {
-    let Winner { path, line, loser, words, .. } = winner;
+/// The error about another file that determines what a unit runs.
+fn refusal(unit: &str, winner: &Override) -> Error {
+    let Override { path, line, overridden, words, .. } = winner;
     let directory = ["/usr/lib/", "/lib/"].iter().find(|prefix| path.starts_with(**prefix));
     let fix = match (line, directory) {
         (Some(_), Some(_)) => {
             let file = path.rsplit_once('/').map_or(path.as_str(), |(_, file)| file);
             let mask = format!("/etc/systemd/system/{unit}.d/{file}");
             format!(
-                "it is a package's; hide it from this unit: mkdir -p /etc/systemd/system/{unit}.d; ln -s /dev/null {mask}"
+                "it belongs to a package; hide it from this unit: mkdir -p /etc/systemd/system/{unit}.d; ln -s /dev/null {mask}"
             )
         }
-        (Some(line), None) => format!("rm {path}\nor take line {line} out of it"),
+        (Some(line), None) => format!("rm {path}\nor remove line {line} from it"),
         (None, _) => format!("rm {path}\nif you need it, keep a copy elsewhere"),
     };
-    Error::unavailable(format!("{unit}: {} wins over {loser}", winner.place()))
+    Error::unavailable(format!("{unit}: {} overrides {overridden}", winner.place()))
         .cause(crate::secrets::masked(words))
         .fix(format!("{fix}\nthen run titus-bootstrap again"))
 }
 
-/// Refuses files of others that win over the unit files and drop-ins of these steps, before any of them is written.
+/// Refuses other files that override the unit files and drop-ins of these steps, before any of them is written.
 ///
 /// # Errors
-/// 69, with the file, its line, and what to do.
+/// Fails with 69. The error names the file and its line, and says what to do.
 pub fn refuse_overridden(host: &Host, steps: &[Step]) -> Result<()> {
-    let planned = unit_files_of(steps);
+    let planned = collect_unit_files(steps);
     for step in steps {
-        let Kind::Unit(unit) = &step.kind else { continue };
-        unit.tuned(host, &unit.own_of(&planned), &planned).map_err(|error| error.at(&step.id))?;
+        let StepKind::Unit(unit) = &step.kind else { continue };
+        unit.find_tuning(host, &unit.own_files(&planned), &planned).map_err(|error| error.at(&step.id))?;
     }
     Ok(())
 }
 
-/// Notes units that were started with such a file: once it is gone, they are restarted. systemd does not say what they
-/// were started with.
+/// Records units that started with such a file, so that they restart once it is gone. systemd does not say with which
+/// files a unit started.
 ///
 /// # Errors
-/// When systemd cannot be asked, or a note cannot be written.
+/// Fails when systemd does not respond, or when a record cannot be written.
 pub fn note_overridden(host: &Host, steps: &[Step]) -> Result<()> {
-    let planned = unit_files_of(steps);
+    let planned = collect_unit_files(steps);
     for step in steps {
-        let Kind::Unit(unit) = &step.kind else { continue };
-        let own = unit.own_of(&planned);
-        if unit.files.is_empty() || unit.tuned(host, &own, &planned).is_ok() {
+        let StepKind::Unit(unit) = &step.kind else { continue };
+        let own = unit.own_files(&planned);
+        if unit.files.is_empty() || unit.find_tuning(host, &own, &planned).is_ok() {
             continue;
         }
         let running = host.unit(&unit.name)?;
@@ -537,21 +633,21 @@ pub fn note_overridden(host: &Host, steps: &[Step]) -> Result<()> {
         let mut was_there = false;
         for file in host.unit_files(&unit.name, &Planned::new())? {
             let changed = host.entry(&file.path)?.and_then(|entry| u64::try_from(entry.changed_ns).ok());
-            // systemd gives the start in whole seconds.
+            // systemd reports the start in whole seconds.
             let second = started + Duration::from_secs(1);
             let is_older = changed.is_some_and(|changed| UNIX_EPOCH + Duration::from_nanos(changed) < second);
             was_there |= !own.contains(&file.path) && is_older;
         }
         if was_there {
-            let (record, _) = unit.compare(host, &running, &Planned::new())?;
-            unit.write_record(host, &Record { digest: "what another file said".into(), ..record })?;
+            let (record, _) = unit.compare(host, &running, &Planned::new(), Read::AtStart)?;
+            unit.write_record(host, &Record { digest: "what another file said".into(), ..record }, Read::AtStart)?;
         }
     }
     Ok(())
 }
 
 /// The files that these steps write, with their text.
-fn unit_files_of(steps: &[Step]) -> Planned {
+fn collect_unit_files(steps: &[Step]) -> Planned {
     let written = steps.iter().filter_map(|step| match step.work().written() {
         Some((path, Written::Text(text))) => Some((path.to_owned(), text.into_bytes())),
         _ => None,
@@ -559,13 +655,67 @@ fn unit_files_of(steps: &[Step]) -> Planned {
     written.collect()
 }
 
-impl RawKind for Raw {
+impl RawKind for RawUnit {
+    fn refuse(&self) -> Result<()> {
+        if self.masked && (self.enabled.is_some() || self.active) {
+            return Err(Error::config("a masked unit cannot be enabled or active"));
+        }
+        match self.reload_on.iter().find(|id| self.restart_on.contains(id)) {
+            Some(id) => {
+                Err(Error::config(format!("restart_on and reload_on both name {id:?}")).fix("name it in one of them"))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn restart_on(&self) -> &[String] {
         &self.restart_on
+    }
+
+    fn reload_on(&self) -> &[String] {
+        &self.reload_on
     }
 }
 
 impl Work for Unit {
+    fn explain(&self) -> Vec<String> {
+        let name = &self.name;
+        if self.masked {
+            return vec![
+                format!("Keeps {name} masked: systemd cannot start it, nor can a package's script."),
+                "If it runs, the run stops it. A unit file in the place of the mask is moved aside.".into(),
+            ];
+        }
+        let enabled = match self.enabled {
+            Some(true) => "enabled, so that each boot starts it",
+            Some(false) => "disabled, so that no boot starts it",
+            None => "enabled or disabled as it is",
+        };
+        let active = if self.active { " It keeps it running: the run starts it if it does not run." } else { "" };
+        let mut lines = vec![format!("Keeps {name} {enabled}.{active}")];
+        if self.if_present {
+            lines.push("A node without this unit is in sync.".into());
+        }
+        let restarts = |file: &&String| !self.reloaded.contains(file);
+        let restarting: Vec<&str> = self.files.iter().filter(restarts).map(String::as_str).collect();
+        if !restarting.is_empty() {
+            lines.push(format!(
+                "It restarts when one of these does not have the contents of its last start: {}.",
+                restarting.join(", ")
+            ));
+        }
+        if !self.reloaded.is_empty() {
+            lines.push(format!("It reloads when one of these changes: {}.", self.reloaded.join(", ")));
+        }
+        if self.files.is_empty() && self.reloaded.is_empty() {
+            lines.push("No change of another step restarts it.".into());
+        }
+        if let Some(costs) = &self.restart_costs {
+            lines.push(format!("When it restarts, {costs}."));
+        }
+        lines
+    }
+
     fn claims(&self) -> Vec<Claim> {
         let name = &self.name;
         if self.masked {
@@ -580,7 +730,7 @@ impl Work for Unit {
     }
 
     fn paths(&self) -> Vec<String> {
-        vec![mask_path(&self.name), self.record_path()]
+        vec![mask_path(&self.name), self.record_path(Read::AtStart), self.record_path(Read::AtReload)]
     }
 
     fn observe(&self, host: &Host, planned: &Planned) -> Result<State> {
@@ -591,47 +741,51 @@ impl Work for Unit {
         };
         if !self.masked && !is_there()? {
             if let Some(mask) = host.mask_of_package(name)?.filter(|_| self.active || self.enabled == Some(true)) {
-                return Err(Error::unavailable(format!("{mask} masks {name}: it is empty, or a link to /dev/null"))
-                    .cause("only its package has the unit itself")
+                return Err(Error::unavailable(format!("{mask} masks {name}: it is empty or a link to /dev/null"))
+                    .cause("only its package contains the real unit")
                     .fix(format!(
                         "apt-get install --reinstall \"$(dpkg --search {mask} | cut --delimiter=: --fields=1)\""
                     )));
             }
             if self.if_present && host.is_live() {
-                // Dpkg is about to bring packages: which units those have is not known yet.
+                // Packages will be installed; which units they contain is not known yet.
                 let is_known = !planned.contains_key(super::package::STATUS);
-                let why = format!("{name} is not there");
+                let why = format!("{name} does not exist");
                 return Ok(if is_known { State::InSync(Some(why)) } else { State::Blocked(format!("{why} yet")) });
             }
             return Ok(match (host.is_live(), self.enabled) {
                 (_, Some(false)) if !self.active => State::InSync(None),
-                (true, _) => State::Blocked(format!("{name} is not there yet: the package that brings it comes first")),
+                (true, _) => {
+                    State::Blocked(format!("{name} does not exist yet: the package that provides it comes first"))
+                }
                 (false, _) => {
-                    State::Deferred(format!("{name} comes with a package, which is not installed below --root"))
+                    State::Deferred(format!("{name} is provided by a package; packages are not installed with --root"))
                 }
             });
         }
         let mut due = self.files_due(host, planned)?;
-        let tuned = self.tuned(host, &self.own, planned)?;
+        let tuned = self.find_tuning(host, &self.own, planned)?;
+        self.refuse_unreloadable(host, planned)?;
         if host.is_live() && self.is_asked_for() {
             let unit = host.unit(name)?;
             let is_planned = planned.keys().any(|path| concerns(name, path));
-            // What a run of ours changed is read before its end.
+            // systemd reads the run's own changes before the run ends.
             let is_read = !is_planned && !host.is_reload_noted()?;
-            // Of one that it cannot load, systemd always says that it needs a reload.
+            // For a unit that it cannot load, systemd always reports that a reload is needed.
             if is_read && due.is_empty() {
                 self.refuse_unloadable(host, &unit)?;
             }
             due.extend((is_read && unit.needs_reload).then_some(Due::Reload));
-            // It ended since this run started it, and systemd starts it again: the end of the run looks whether it stays.
+            // It exited after this run started it, and systemd is restarting it: the end of the run checks whether it stays up.
             if host.started_by_us(name).is_some() && (unit.is_restarting() || unit.is_starting()) {
                 return Ok(State::from_changes(due.iter().map(|due| self.change(due)).collect()));
             }
-            let (_, contents) = self.compare(host, &unit, planned)?;
-            due.extend(self.processes_due(host, &unit, contents)?);
+            let (_, contents) = self.compare(host, &unit, planned, Read::AtStart)?;
+            let (_, reloaded) = self.compare(host, &unit, planned, Read::AtReload)?;
+            due.extend(self.processes_due(host, &unit, contents, reloaded)?);
             due.extend(self.failed_service(host)?);
         } else if due.is_empty() && self.active {
-            return Ok(State::Deferred(format!("{name} is not started below --root")));
+            return Ok(State::Deferred(format!("{name} is not started with --root")));
         }
         if due.is_empty() && !tuned.is_empty() {
             let places: Vec<String> =
@@ -650,26 +804,27 @@ impl Work for Unit {
         host.reload_units_for(name)?;
         let mut unit = host.unit(name)?;
         self.refuse_unloadable(host, &unit)?;
-        // At boot it may be starting, with what its files were before this run: its end tells.
+        // At boot it may be starting with its files from before this run: wait for the end of the start.
         if self.active && unit.is_starting() {
             let started = host.change_unit(Job::Start(name)).and_then(|()| host.unit(name));
-            unit = if self.may_lack_socket(host, &started)? { host.unit(name)? } else { started? };
+            unit = if self.has_stale_socket(host, &started)? { host.unit(name)? } else { started? };
         }
-        // The record is that of before the start: a file that changes meanwhile must show as changed.
-        let (record, contents) = self.compare(host, &unit, &nothing)?;
+        // Use the record from before the start, so that a file that changes in the meantime counts as changed.
+        let (record, contents) = self.compare(host, &unit, &nothing, Read::AtStart)?;
+        let (reload_record, reloaded) = self.compare(host, &unit, &nothing, Read::AtReload)?;
         if let Some(due) = self.failed_service(host)? {
             tracing::info!("{}", self.change(&due).line);
             self.settle(host, &due)?;
         }
-        let Some(due) = self.processes_due(host, &unit, contents)? else { return Ok(()) };
+        let Some(due) = self.processes_due(host, &unit, contents, reloaded)? else { return Ok(()) };
         tracing::info!("{}", self.change(&due).line);
         let mut started = self.settle(host, &due).and_then(|()| self.await_up(host));
-        // Its socket was masked while it ran: that is active, and has lost what it listened on.
-        if self.may_lack_socket(host, &started)? {
-            let socket = socket_of_service(name).unwrap_or_default();
-            tracing::warn!("{name} did not start: restarting {socket}, and starting it again");
-            host.change_unit(Job::Restart(&socket))?;
+        // Its socket was masked while it ran: it is active, but no longer listens.
+        if self.has_stale_socket(host, &started)? {
+            let socket = service_socket(name).unwrap_or_default();
+            tracing::warn!("{name} did not start: restarting {socket} and starting it again");
             host.change_unit(Job::ResetFailed(name))?;
+            host.change_unit(Job::Restart(&socket))?;
             started = start(host, Job::Start(name)).and_then(|()| self.await_up(host));
         }
         let started = started?;
@@ -678,39 +833,46 @@ impl Work for Unit {
             return Err(self.does_not_stay_up(host, &format!("still to do: {}", left.unwrap_or_default())));
         }
         host.up_for(name, &invocation(&started));
-        if self.files.is_empty() || !started.is_active() {
+        if !started.is_active() {
             return Ok(());
         }
-        self.write_record(host, &Record { invocation: invocation(&started), ..record })
+        for (read, record) in [(Read::AtStart, record), (Read::AtReload, reload_record)] {
+            if !self.read(read).is_empty() {
+                self.write_record(host, &Record { invocation: invocation(&started), ..record }, read)?;
+            }
+        }
+        Ok(())
     }
 
     fn ask(&self, host: &Host) -> Result<()> {
         if self.is_asked_for() {
             host.watch_units([self.name.as_str()].into_iter());
-            let service = service_of(&self.name).or(service_of_socket(&self.name)).filter(|_| self.active);
+            let service = timer_service(&self.name).or(socket_service(&self.name)).filter(|_| self.active);
             host.watch_units(service.iter().map(String::as_str));
         }
         Ok(())
     }
 
-    /// The start that is known to be in sync is recorded, so that a file that changes from here on shows, even if the
+    /// Records a start that is known to be in sync, so that a later change of a file shows even if the
     /// clock is set back and the run is killed.
     fn record_running(&self, host: &Host) -> Result<()> {
-        if self.masked || self.files.is_empty() || host.unit_file(&self.name)?.is_none() {
+        if self.masked || self.files.is_empty() && self.reloaded.is_empty() || host.unit_file(&self.name)?.is_none() {
             return Ok(());
         }
         let unit = host.unit(&self.name)?;
         if !unit.is_active() {
             return Ok(());
         }
-        let (now, contents) = self.compare(host, &unit, &Planned::new())?;
-        if contents == Contents::Same && self.record(host)?.as_ref() != Some(&now) {
-            self.write_record(host, &now)?;
+        for read in [Read::AtStart, Read::AtReload].into_iter().filter(|read| !self.read(*read).is_empty()) {
+            let (now, contents) = self.compare(host, &unit, &Planned::new(), read)?;
+            if contents == Contents::Same && self.record(host, read)?.as_ref() != Some(&now) {
+                self.write_record(host, &now, read)?;
+            }
         }
         Ok(())
     }
 
-    /// A unit that was active when it was looked at may end a moment later, and systemd may start it again.
+    /// Checks that a unit that was active does not exit a moment later, or that systemd restarts it.
     fn stays(&self, host: &Host) -> Result<()> {
         let name = &self.name;
         let is_new = || -> Result<bool> {
@@ -719,7 +881,7 @@ impl Work for Unit {
         if !self.active || !host.has_systemd()? || self.is_absent(host)? || !is_new()? {
             return Ok(());
         }
-        // Only processes end by themselves.
+        // Only processes exit by themselves.
         let settle = if name.ends_with(".service") { host.deadlines.settle } else { Duration::ZERO };
         let mut deadline = Deadline::new(format!("{name} to stay up"), host.deadlines.unit.max(settle));
         loop {
@@ -729,24 +891,25 @@ impl Work for Unit {
                 return Ok(());
             }
             if !unit.is_active() && !unit.is_under_way() {
-                return Err(self.does_not_stay_up(host, "it has ended"));
+                return Err(self.does_not_stay_up(host, "it has exited"));
             }
             if !deadline.pause(LOOK)? {
-                return Err(self.does_not_stay_up(host, &deadline.waited()));
+                return Err(self.does_not_stay_up(host, &deadline.timeout_message()));
             }
         }
     }
 
-    fn put_off(&mut self) -> bool {
+    fn defer(&mut self) -> bool {
         let is_started = self.name != ENGINE && self.is_asked_for();
         if is_started {
             self.active = false;
             self.files.clear();
+            self.reloaded.clear();
         }
         is_started
     }
 
-    fn is_done_in_part(&self) -> bool {
+    fn is_partly_done(&self) -> bool {
         true
     }
 }
@@ -771,14 +934,36 @@ mod tests {
             (None, of(Active::Active, "running"), of(Active::Activating, "start"), None),
             (None, of(Active::Active, "running"), dead(), Some(Due::Reopen)),
             (None, of(Active::Active, "running"), of(Active::Failed, "failed"), Some(Due::Reopen)),
+            // A client has connected, and its service waits for its turn.
+            (None, of(Active::Active, "running"), systemd::Unit { has_job: true, ..dead() }, None),
         ] {
             assert_eq!(socket_due(due, &socket, &service), expected, "{socket:?} {service:?}");
         }
     }
 
+    #[test]
+    fn a_start_is_awaited_until_systemd_is_done_with_it() {
+        for (active, sub, has_job, expected) in [
+            (Active::Active, "running", false, false),
+            (Active::Active, "running", true, false),
+            (Active::Activating, "start", true, true),
+            (Active::Activating, "auto-restart", false, true),
+            (Active::Deactivating, "stop-post", false, true),
+            (Active::Inactive, "dead", true, true),
+            (Active::Failed, "failed", true, true),
+            (Active::Inactive, "dead", false, false),
+            (Active::Failed, "failed", false, false),
+        ] {
+            let unit = systemd::Unit { active, sub: sub.into(), has_job, ..Default::default() };
+            assert_eq!(is_on_its_way(true, &unit), expected, "{unit:?}");
+            // One that should not run is not awaited for a job of somebody else.
+            assert!(!is_on_its_way(false, &systemd::Unit { active: Active::Inactive, ..unit }));
+        }
+    }
+
     fn unit(toml: &str, files: &[(&str, &str)]) -> Result<Unit> {
         let files = files.iter().map(|(id, path)| ((*id).to_owned(), (*path).to_owned())).collect();
-        toml::from_str::<Raw>(toml).unwrap().resolve(&Renderer::new(serde_json::json!({})), &files)
+        crate::step::loaded::<RawUnit>(toml)?.resolve(&Renderer::new(serde_json::json!({})), &files)
     }
 
     fn in_tree(host: &Host, step: &Unit) -> State {
@@ -868,7 +1053,7 @@ mod tests {
 
     #[test]
     fn a_record_counts_whatever_the_clock_says() {
-        // The record; the running unit's start and its files; whether it was started with them.
+        // The record; the running unit's start and its files; whether it started with them.
         for (recorded, now, is_read, why) in [
             (record("a", "one", 5 * SECOND), record("a", "one", 5 * SECOND), true, "nothing happened"),
             (record("a", "one", 5 * SECOND), record("a", "one", 8 * SECOND), true, "written and put back"),
@@ -877,7 +1062,7 @@ mod tests {
             (record("a", "one", 5 * SECOND), record("b", "one", 8 * SECOND), false, "started by hand, touched"),
             (record("a", "one", 5 * SECOND), record("b", "two", 5 * SECOND), false, "started by hand, other contents"),
         ] {
-            // All of it long after the start, as after a clock was set back.
+            // Everything happened long after the start, as after a clock was set back.
             assert_eq!(reads(Some(&recorded), &now, &active(SECOND), None), is_read, "{why}");
         }
     }

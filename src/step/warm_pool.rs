@@ -1,34 +1,34 @@
-//! What a step is on an instance in a warm pool: all that is on disk is made so, and nothing joins.
+//! Steps on an instance in a warm pool: everything on disk is made ready, but nothing joins a cluster.
 //!
-//! An Auto Scaling group keeps such an instance ready. It is converged, its images are pulled, but no
-//! cluster may count on it before it is put into service.
+//! An Auto Scaling group keeps such an instance ready. The run converges it and pulls its images, but no
+//! cluster may count on it before the group puts it into service.
 
 use super::{Planned, State, Step};
 use crate::error::Result;
 use crate::host::Host;
 
-/// A role makes this file, empty, when all that depends on the instance is written. Services whose
-/// drop-in names it do not start before.
+/// A role creates this empty file when everything that depends on the instance is written. Services with
+/// a drop-in for it do not start before.
 pub const READY: &str = "/run/titus-bootstrap/ready";
 
-/// The one unit that is started all the same: images are pulled into it, and by itself it joins nothing.
+/// The one unit that starts anyway: it pulls images, and does not join anything by itself.
 pub(super) const ENGINE: &str = "docker.service";
 
 impl Step {
-    /// The step with what it starts, or what it waits for, put off; `why` is said instead.
-    pub fn put_off(mut self, why: &str) -> Step {
-        if self.put_off.is_some() {
+    /// Defers what the step starts or waits for; `why` is reported instead.
+    pub fn defer(mut self, why: &str) -> Step {
+        if self.deferral.is_some() {
             return self;
         }
-        let joins = self.kind.work_mut().put_off();
-        self.put_off = joins.then(|| why.to_owned());
+        let joins = self.kind.work_mut().defer();
+        self.deferral = joins.then(|| why.to_owned());
         self
     }
 
-    /// Looks at what is left of a step that is put off, if anything is.
-    pub(super) fn observe_put_off(&self, why: &str, host: &Host, planned: &Planned) -> Result<State> {
-        let is_done_in_part = self.kind.work().is_done_in_part();
-        match if is_done_in_part { self.kind.work().observe(host, planned)? } else { State::InSync(None) } {
+    /// Observes the part of a deferred step that is still done, if any.
+    pub(super) fn observe_deferred(&self, why: &str, host: &Host, planned: &Planned) -> Result<State> {
+        let is_partly_done = self.kind.work().is_partly_done();
+        match if is_partly_done { self.kind.work().observe(host, planned)? } else { State::InSync(None) } {
             State::InSync(_) => Ok(State::Deferred(why.to_owned())),
             state => Ok(state),
         }
@@ -41,15 +41,15 @@ mod tests {
 
     use super::*;
     use crate::host::fs::Owner;
-    use crate::step::{Change, Raw};
+    use crate::step::{Change, RawStep};
     use crate::template::Renderer;
 
     const WHY: &str = "in a warm pool";
 
-    fn put_off(toml: &str) -> Step {
-        let raw: Raw = toml::from_str(&format!("id = 'step'\nphase = 'boot'\n{toml}")).unwrap();
+    fn defer(toml: &str) -> Step {
+        let raw: RawStep = toml::from_str(&format!("id = 'step'\nphase = 'boot'\n{toml}")).unwrap();
         let files = BTreeMap::from([("config".to_owned(), "/etc/x".to_owned())]);
-        raw.resolve(&Renderer::new(serde_json::json!({})), &files).unwrap().put_off(WHY)
+        raw.resolve(&Renderer::new(serde_json::json!({})), &files).unwrap().defer(WHY)
     }
 
     #[test]
@@ -62,7 +62,7 @@ mod tests {
             "unit = { name = 'mesos-agent.service', enabled = true, active = true }",
             "unit = { name = 'x.service', restart_on = ['config'] }",
         ] {
-            assert_eq!(put_off(joins).put_off.as_deref(), Some(WHY), "{joins}");
+            assert_eq!(defer(joins).deferral.as_deref(), Some(WHY), "{joins}");
         }
         for on_disk in [
             "file = { path = '/etc/x', content = '' }",
@@ -72,7 +72,7 @@ mod tests {
             "unit = { name = 'x.service', enabled = true }",
             "unit = { name = 'x.service', masked = true }",
         ] {
-            assert_eq!(put_off(on_disk).put_off, None, "{on_disk}");
+            assert_eq!(defer(on_disk).deferral, None, "{on_disk}");
         }
     }
 
@@ -82,7 +82,7 @@ mod tests {
         let host = Host::tree(directory.path(), Default::default()).unwrap();
         let text = b"[Install]\nWantedBy=multi-user.target\n";
         host.write("/etc/systemd/system/x.service", text, 0o644, Owner::ROOT).unwrap();
-        let step = put_off("unit = { name = 'x.service', enabled = true, active = true, restart_on = ['config'] }");
+        let step = defer("unit = { name = 'x.service', enabled = true, active = true, restart_on = ['config'] }");
         let look = || step.observe(&host, &Planned::new()).unwrap();
         assert_eq!(look(), State::Changes(vec![Change::new("enable x.service")]));
         step.work().converge(&host).unwrap();
@@ -93,7 +93,7 @@ mod tests {
     fn the_file_that_services_wait_for_is_not_made() {
         let directory = tempfile::tempdir().unwrap();
         let host = Host::tree(directory.path(), Default::default()).unwrap();
-        let step = put_off("file = { path = '/run/titus-bootstrap/ready', content = '' }");
+        let step = defer("file = { path = '/run/titus-bootstrap/ready', content = '' }");
         assert_eq!(step.observe(&host, &Planned::new()).unwrap(), State::Deferred(WHY.into()));
         assert!(step.work().planned(&host, &Planned::new()).is_ok() && host.entry(READY).unwrap().is_none());
     }

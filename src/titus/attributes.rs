@@ -7,18 +7,18 @@ use crate::error::{Error, Kind, Result};
 use crate::secrets::shown;
 use crate::titus::instance_types::InstanceType;
 use crate::titus::vpc_driver::Limits;
-use crate::titus::{is_name, is_ranges, whole};
+use crate::titus::{is_name, is_ranges, parse_whole};
 
-/// How the interfaces and addresses that Titus may hand to containers are counted:
+/// How to count the interfaces and addresses that Titus may assign to containers:
 /// the setting `agent.resource_set`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResourceSet {
-    /// All interfaces of the instance, the node's own included. As the proof of concept counts.
+    /// All interfaces of the instance, including the node's own. The proof of concept counts this way.
     Instance,
-    /// Without the node's own interface, and no more than the driver attaches. As `titus-vpc-tool genconf` of May 2018
-    /// counts.
+    /// All interfaces except the node's own, up to the number that the driver attaches. `titus-vpc-tool genconf` of May 2018
+    /// counts this way.
     Schedulable,
-    /// These interfaces, and these addresses on each.
+    /// This number of interfaces, with this number of addresses each.
     Exact(u32, u32),
 }
 
@@ -26,7 +26,7 @@ impl FromStr for ResourceSet {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let number = |part: &str| whole(part).and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
+        let number = |part: &str| parse_whole(part).and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
         match text {
             "instance" => Ok(ResourceSet::Instance),
             "schedulable" => Ok(ResourceSet::Schedulable),
@@ -34,7 +34,7 @@ impl FromStr for ResourceSet {
                 .split_once('-')
                 .and_then(|(enis, addresses)| Some(ResourceSet::Exact(number(enis)?, number(addresses)?)))
                 .ok_or_else(|| {
-                    Error::config(format!("{text:?} does not say how to count a resource set")).fix(
+                    Error::config(format!("{text:?} is not a way to count a resource set")).fix(
                         "use \"instance\" (all interfaces), \"schedulable\" (all but the node's own), \
                          or \"E-I\", interfaces and addresses on each, such as \"7-29\"",
                     )
@@ -43,16 +43,16 @@ impl FromStr for ResourceSet {
     }
 }
 
-/// The value of the attribute `res`: `ResourceSet-ENIs-2-10`, interfaces and IPv4
-/// addresses on each. Titus places at most that many containers' addresses on the node. `driver`: what the VPC driver
-/// attaches at most, where it has a table.
+/// The value of the attribute `res`, e.g. `ResourceSet-ENIs-2-10`: interfaces, and IPv4 addresses per
+/// interface. Titus assigns at most that many addresses to containers on the node. `driver`: the limits of the VPC driver,
+/// if its table has any.
 ///
 /// # Errors
-/// When the numbers leave no interface for containers.
+/// Fails when no interface is left for containers.
 pub fn resource_set(kind: ResourceSet, t: &InstanceType, driver: Option<Limits>) -> Result<String> {
     let (enis, addresses) = match kind {
         ResourceSet::Instance => (t.max_enis, t.ipv4_per_eni),
-        // The executor attaches container interface n to device n + 1: device 0 is the node's own.
+        // The executor attaches container interface n to device n + 1; device 0 is the node's own interface.
         ResourceSet::Schedulable => {
             let Limits { interfaces, ipv4, .. } = driver.unwrap_or(Limits::NONE);
             (t.max_enis.min(interfaces).saturating_sub(1), t.ipv4_per_eni.min(ipv4))
@@ -70,18 +70,18 @@ pub fn resource_set(kind: ResourceSet, t: &InstanceType, driver: Option<Limits>)
     Ok(format!("ResourceSet-ENIs-{enis}-{addresses}"))
 }
 
-/// What Titus and its scheduler read, each as text: a number would be an empty text to them.
+/// Attributes that Titus and its scheduler read as text. They would read a number as an empty text.
 const READ_AS_TEXT: [&str; 7] = ["region", "zone", "id", "asg", "stack", "itype", "cluster"];
 
-/// Each pair as `name:value`, in the given order, checked so that no value can
-/// forge a further attribute or say something to a shell.
+/// Formats each pair as `name:value`, in the given order. Refuses values that could
+/// forge another attribute or that a shell would interpret.
 ///
-/// A value is ranges such as `[7150-7200]`, or printable ASCII without blanks and
-/// without what Mesos or a shell would read as their own. Mesos itself
+/// A value is a list of ranges such as `[7150-7200]`, or printable ASCII without blanks and
+/// without characters that Mesos or a shell interprets. Mesos itself
 /// promises less: letters, digits, `_`, `.`, `/`, `-`.
 ///
 /// # Errors
-/// When a name or value is neither, or a name is given twice.
+/// Fails when a name or a value has neither form, or when a name occurs twice.
 pub fn attributes(pairs: &[(String, String)]) -> Result<Vec<String>> {
     let mut seen = BTreeSet::new();
     pairs
@@ -107,8 +107,8 @@ fn check_value(name: &str, value: &str) -> Result<()> {
     }
     if READ_AS_TEXT.contains(&name) && is_number(value) {
         return Err(Error::config(format!("the Mesos attribute {name} must not be {:?}", shown(name, value)))
-            .cause("it reads as a number: to Mesos that is a scalar, and to Titus, which reads text, an empty value")
-            .fix(format!("use a text, for example \"v{value}\": change the tag or setting that {name} comes from")));
+            .cause("Mesos reads it as a number, and Titus, which expects text, then gets an empty value")
+            .fix(format!("use text, for example \"v{value}\": change the tag or setting that {name} comes from")));
     }
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_./-+=,@%".contains(c);
     let Some(offender) = value.chars().find(|c| !allowed(*c)) else {
@@ -125,7 +125,7 @@ fn check_value(name: &str, value: &str) -> Result<()> {
         .fix(format!("change the tag or setting that {name} comes from")))
 }
 
-/// Whether Mesos reads a value as a scalar: what lexical_cast makes a double of, and hexadecimal ("Attributes &
+/// Whether Mesos reads a value as a scalar: text that lexical_cast converts to a double, and hexadecimal ("Attributes &
 /// Resources", and stout's numify).
 pub(super) fn is_number(value: &str) -> bool {
     let digits = value.trim_start_matches(['+', '-']);
@@ -168,10 +168,10 @@ mod tests {
             ("m5.24xlarge", "14-30"),
             ("m4.large", "1-10"),
         ] {
-            let (numbers, driver) = (lookup(name).unwrap(), vpc_driver::may_2018(name));
+            let (numbers, driver) = (lookup(name).unwrap(), vpc_driver::limits_2018(name));
             let count = |kind: ResourceSet| resource_set(kind, &numbers, driver).unwrap();
             assert_eq!(count(ResourceSet::Schedulable), format!("ResourceSet-ENIs-{set}"), "{name}");
-            // What EC2 says, as the proof of concept counts.
+            // The numbers of EC2, which the proof of concept uses.
             let whole = format!("ResourceSet-ENIs-{}-{}", numbers.max_enis, numbers.ipv4_per_eni);
             assert_eq!(count(ResourceSet::Instance), whole, "{name}");
         }
@@ -205,7 +205,7 @@ mod tests {
     fn a_value_that_reads_as_a_number_is_refused_with_the_reason() {
         for value in ["2018", "-1", "1e3", ".5", "0x1F", "inf", "NaN"] {
             let error = attributes(&[pair("asg", value)]).unwrap_err();
-            assert!(error.cause.unwrap().contains("scalar") && error.kind == Kind::Config, "{value}");
+            assert!(error.cause.unwrap().contains("reads it as a number") && error.kind == Kind::Config, "{value}");
         }
         for value in ["v2018", "2018-05", "1.2.3", "0xg", "[1-2]", "30.0.100.140"] {
             attributes(&[pair("asg", value)]).unwrap();

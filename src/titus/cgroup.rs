@@ -1,7 +1,7 @@
-//! cgroup v1, which Mesos 1.0.1 and titus-executor of 2018 need: how a node comes to it, and where it cannot.
+//! cgroup v1, which Mesos 1.0.1 and titus-executor of 2018 need: how a node gets it, and which nodes cannot have it.
 //!
-//! The executor asks for the mount points of v1's controllers ("mountpoint for pids not found" elsewhere), and Mesos
-//! 1.0.1 ends without /sys/fs/cgroup/systemd. `MESOS_SYSTEMD_ENABLE_SUPPORT=false` helps Mesos alone, so the node
+//! The executor looks up the mount points of v1's controllers (elsewhere: "mountpoint for pids not found"), and Mesos
+//! 1.0.1 exits without /sys/fs/cgroup/systemd. `MESOS_SYSTEMD_ENABLE_SUPPORT=false` only helps Mesos, so the node
 //! boots with v1 instead.
 
 use super::Values;
@@ -9,8 +9,9 @@ use super::part::{Input, Part};
 use crate::error::{Error, Result};
 use crate::facts::{Cgroup, Image};
 use crate::settings::Settings;
+use crate::settings::forms::texts;
 
-/// The first systemd that Debian (11) and Ubuntu (21.10, with 248) build to boot with v2.
+/// The first systemd that Debian (11) and Ubuntu (21.10, with 248) build with v2 as the default.
 const V2_BY_DEFAULT: u32 = 247;
 
 /// The first systemd without v1 (systemd's NEWS, "CHANGES WITH 258").
@@ -19,8 +20,8 @@ const WITHOUT_V1: u32 = 258;
 /// kernel-command-line(7).
 const HIERARCHY: &str = "systemd.unified_cgroup_hierarchy";
 
-/// What systemd boots with v1 by. From 256 on it does not boot without the second one (NEWS, "CHANGES WITH 256"), which
-/// older releases ignore; it is always there, so that an upgrade of systemd leaves a node that boots.
+/// Arguments that make systemd boot with v1. From 256 on, systemd requires the second one (NEWS, "CHANGES WITH 256").
+/// Older releases ignore it, so it is always present: a node then still boots after an upgrade of systemd.
 const ARGUMENTS: [(&str, &str); 2] = [(HIERARCHY, "0"), ("SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE", "1")];
 
 /// The name of a kernel argument.
@@ -28,75 +29,75 @@ fn name(argument: &str) -> &str {
     argument.split_once('=').map_or(argument, |(name, _)| name)
 }
 
-/// Whether the operator's own arguments choose v2; the last one counts, and without a value it is true.
-fn choose_v2(own: &[String]) -> bool {
+/// Whether the operator's arguments choose v2. The last one counts; without a value it means true.
+fn chooses_v2(own: &[String]) -> bool {
     let chosen = own.iter().rfind(|argument| name(argument) == HIERARCHY);
     let value = chosen.map(|argument| argument.split_once('=').map_or("1", |(_, value)| value));
     value.is_some_and(|value| ["1", "yes", "y", "true", "t", "on"].contains(&value.to_lowercase().as_str()))
 }
 
-/// The operator's own arguments, and those that a node needs to boot with v1. An argument of the operator's wins.
+/// The operator's arguments, plus those with which a node boots with v1. The operator's override the others.
 fn arguments(own: &[String], image: &Image) -> Vec<String> {
     let mut all = own.to_vec();
-    if !choose_v2(own) && image.systemd.is_some_and(|version| (V2_BY_DEFAULT..WITHOUT_V1).contains(&version)) {
+    if !chooses_v2(own) && image.systemd.is_some_and(|version| (V2_BY_DEFAULT..WITHOUT_V1).contains(&version)) {
         let lacking = ARGUMENTS.iter().filter(|(lacking, _)| own.iter().all(|argument| name(argument) != *lacking));
         all.extend(lacking.map(|(name, value)| format!("{name}={value}")));
     }
     all
 }
 
-/// Those of the arguments that lead to v1.
-fn to_v1(all: &[String]) -> impl Iterator<Item = &str> {
+/// The arguments that make the node boot with v1.
+fn v1_arguments(all: &[String]) -> impl Iterator<Item = &str> {
     let is_ours = |argument: &&str| ARGUMENTS.iter().any(|(known, _)| *known == name(argument));
     all.iter().map(String::as_str).filter(is_ours)
 }
 
-/// Refuses an agent that cannot have v1. `running`: the command line of the running kernel, unless an image is baked,
-/// for which the hierarchy of its builder does not count.
+/// Refuses an agent that cannot have v1. `running` is the command line of the running kernel; it is `None` when an image is
+/// baked, because the builder's hierarchy does not matter.
 ///
 /// # Errors
-/// 69, with what to use instead.
+/// Fails with 69 when the node cannot have v1. The error names alternatives.
 pub fn refuse(settings: &Settings, image: &Image, running: Option<&str>) -> Result<()> {
-    let own = &settings.agent.kernel_arguments;
-    if choose_v2(own) {
+    let own = &texts(&settings.agent.kernel_arguments);
+    if chooses_v2(own) {
         return Ok(());
     }
     let refusal = |cause: String| {
         Error::unavailable("titus-executor and Mesos 1.0.1 need cgroup v1, and this node cannot have it").cause(cause)
     };
     if let Some(version) = image.systemd.filter(|version| *version >= WITHOUT_V1) {
-        return Err(refusal(format!("systemd {version} knows cgroup v2 alone: v1 was dropped with systemd {WITHOUT_V1}"))
+        return Err(refusal(format!("systemd {version} supports only cgroup v2; systemd dropped v1 in {WITHOUT_V1}"))
             .fix("use an image with an older systemd: Debian 11 to 13, Ubuntu 16.04 to 24.04\n\
                   or, if what runs on this node knows v2: agent.kernel_arguments = [\"net.ifnames=0\", \"systemd.unified_cgroup_hierarchy=1\"]"));
     }
     let (Some(running), Some(Cgroup::V2)) = (running, image.cgroup) else { return Ok(()) };
     let all = arguments(own, image);
-    let mut wanted = to_v1(&all).peekable();
+    let mut wanted = v1_arguments(&all).peekable();
     if wanted.peek().is_none() {
         let version = image.systemd.map_or("of unknown version".into(), |version| version.to_string());
-        return Err(refusal(format!("cgroup v2 is in force, and systemd {version} does not boot with it by itself"))
-            .fix("find out what brings v2 (cat /proc/cmdline), or have it undone: agent.kernel_arguments = [\"net.ifnames=0\", \"systemd.unified_cgroup_hierarchy=0\"]"));
+        return Err(refusal(format!("cgroup v2 is in force, but systemd {version} does not use it by default"))
+            .fix("find out what enables v2 (cat /proc/cmdline), or override it: agent.kernel_arguments = [\"net.ifnames=0\", \"systemd.unified_cgroup_hierarchy=0\"]"));
     }
     let is_there = |argument: &str| running.split_whitespace().any(|word| word == argument);
     if wanted.all(is_there) {
-        let started = to_v1(&all).collect::<Vec<_>>().join(" ");
+        let started = v1_arguments(&all).collect::<Vec<_>>().join(" ");
         return Err(refusal(format!(
-            "the running kernel was started with {started}, and cgroup v2 is in force all the same"
+            "the running kernel was started with {started}, but cgroup v2 is in force anyway"
         ))
-        .fix("see whether a later argument undoes it (cat /proc/cmdline), or use an image with another kernel"));
+        .fix("check whether a later argument overrides it (cat /proc/cmdline), or use an image with another kernel"));
     }
     Ok(())
 }
 
-/// Why an agent does not join yet: nothing that it starts runs with the hierarchy in force.
-pub fn put_off(settings: &Settings, image: &Image) -> Option<String> {
-    let lacks_v1 = image.cgroup == Some(Cgroup::V2) && !choose_v2(&settings.agent.kernel_arguments);
+/// Why an agent cannot join yet: its services cannot run with the hierarchy in force.
+pub fn defer(settings: &Settings, image: &Image) -> Option<String> {
+    let lacks_v1 = image.cgroup == Some(Cgroup::V2) && !chooses_v2(&texts(&settings.agent.kernel_arguments));
     lacks_v1.then(|| "cgroup v2 is in force: this node joins after the reboot that brings v1".to_owned())
 }
 
-/// What an operator should know who has chosen v2.
+/// A notice for an operator who has chosen v2.
 pub fn notice(settings: &Settings) -> Option<String> {
-    choose_v2(&settings.agent.kernel_arguments).then(|| {
+    chooses_v2(&texts(&settings.agent.kernel_arguments)).then(|| {
         format!(
             "agent.kernel_arguments has {HIERARCHY}: titus-executor of 2018 and Mesos 1.0.1 do not run with cgroup v2"
         )
@@ -104,17 +105,18 @@ pub fn notice(settings: &Settings) -> Option<String> {
 }
 
 impl Values {
-    /// Adds the kernel's arguments, and what the running kernel has of them.
-    pub fn with_kernel(mut self, settings: &Settings, image: &Image, running: Option<&str>) -> Values {
-        let own = &settings.agent.kernel_arguments;
+    /// Adds the kernel arguments, and which of them the running kernel has.
+    pub fn add_kernel_arguments(mut self, settings: &Settings, image: &Image, running: Option<&str>) -> Values {
+        let own = &texts(&settings.agent.kernel_arguments);
         let all = arguments(own, image);
-        // With v1 in force, what would bring it need not be on the command line before the next boot.
-        let in_force = to_v1(&all).filter(|_| image.cgroup == Some(Cgroup::V1) && !choose_v2(own));
+        // While v1 is in force, the arguments for it need not be on the command line before the next boot.
+        let in_force = v1_arguments(&all).filter(|_| image.cgroup == Some(Cgroup::V1) && !chooses_v2(own));
         let line = running.map(|line| std::iter::once(line).chain(in_force).collect::<Vec<_>>().join(" "));
-        let mut part = Part::new("", all.join(" ")).of(Input::named("agent.kernel_arguments", own.join(" ")));
+        let mut part = Part::new("", all.join(" ")).add_input(Input::new("agent.kernel_arguments", own.join(" ")));
         if all != *own {
-            part =
-                part.of(Input::named("image.systemd", image.systemd.unwrap_or_default())).how("to boot with cgroup v1");
+            part = part
+                .add_input(Input::new("image.systemd", image.systemd.unwrap_or_default()))
+                .operation("to boot with cgroup v1");
         }
         self.parts.insert("kernel_arguments", vec![part]);
         self.kernel_command_line = line;
@@ -131,7 +133,7 @@ mod tests {
 
     fn settings(own: &str) -> Settings {
         let mut settings = Settings::default();
-        settings.agent.kernel_arguments = own.split_whitespace().map(str::to_owned).collect();
+        settings.agent.kernel_arguments = own.split_whitespace().map(|argument| argument.parse().unwrap()).collect();
         settings
     }
 
@@ -149,7 +151,7 @@ mod tests {
             ("", Some(252), BOTH.into()),
             ("a", Some(257), format!("a {BOTH}")),
             ("a", Some(258), "a".into()),
-            // The operator's own win.
+            // The operator's arguments override.
             ("systemd.unified_cgroup_hierarchy=1", Some(252), "systemd.unified_cgroup_hierarchy=1".into()),
             ("systemd.unified_cgroup_hierarchy", Some(252), "systemd.unified_cgroup_hierarchy".into()),
             (
@@ -158,7 +160,7 @@ mod tests {
                 "systemd.unified_cgroup_hierarchy=no SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1".into(),
             ),
         ] {
-            let made = arguments(&settings(own).agent.kernel_arguments, &image(systemd, None));
+            let made = arguments(&texts(&settings(own).agent.kernel_arguments), &image(systemd, None));
             assert_eq!(made.join(" "), expected, "{own} {systemd:?}");
         }
     }
@@ -171,10 +173,11 @@ mod tests {
             ("a", None, "quiet".into()),
             ("systemd.unified_cgroup_hierarchy=1", Some(Cgroup::V1), "quiet".into()),
         ] {
-            let values = Values::default().with_kernel(&settings(own), &image(Some(252), cgroup), Some("quiet"));
+            let values =
+                Values::default().add_kernel_arguments(&settings(own), &image(Some(252), cgroup), Some("quiet"));
             assert_eq!(values.kernel_command_line.as_deref(), Some(expected.as_str()), "{own} {cgroup:?}");
         }
-        let baked = Values::default().with_kernel(&settings("a"), &image(Some(252), Some(Cgroup::V2)), None);
+        let baked = Values::default().add_kernel_arguments(&settings("a"), &image(Some(252), Some(Cgroup::V2)), None);
         assert_eq!(baked.kernel_arguments.unwrap().join(" "), format!("a {BOTH}"));
         assert_eq!(baked.kernel_command_line, None);
     }
@@ -188,7 +191,7 @@ mod tests {
             ("systemd.unified_cgroup_hierarchy=1", Some(Cgroup::V2), false),
         ] {
             let (settings, image) = (settings(own), image(Some(252), cgroup));
-            assert_eq!(put_off(&settings, &image).is_some(), expected, "{own} {cgroup:?}");
+            assert_eq!(defer(&settings, &image).is_some(), expected, "{own} {cgroup:?}");
             assert_eq!(notice(&settings).is_some(), !own.is_empty(), "{own}");
         }
     }
@@ -203,16 +206,16 @@ mod tests {
             ("", Some(252), v2, Some("quiet"), None),
             ("", Some(257), v2, Some("quiet systemd.unified_cgroup_hierarchy=0"), None),
             ("", None, None, Some("quiet"), None),
-            // Of an image only systemd counts.
+            // For an image, only systemd counts.
             ("", None, v2, None, None),
-            ("", Some(258), v2, None, Some("systemd 258 knows cgroup v2 alone")),
-            ("", Some(259), v1, Some("quiet"), Some("systemd 259 knows")),
-            (own, Some(258), v2, Some(own), Some("systemd 258 knows")),
-            ("", Some(252), v2, Some(BOTH), Some("in force all the same")),
-            ("", Some(245), v2, Some("quiet"), Some("systemd 245 does not boot with it by itself")),
+            ("", Some(258), v2, None, Some("systemd 258 supports only cgroup v2")),
+            ("", Some(259), v1, Some("quiet"), Some("systemd 259 supports only cgroup v2")),
+            (own, Some(258), v2, Some(own), Some("systemd 258 supports only")),
+            ("", Some(252), v2, Some(BOTH), Some("in force anyway")),
+            ("", Some(245), v2, Some("quiet"), Some("systemd 245 does not use it by default")),
             ("", None, v2, Some("quiet"), Some("of unknown version")),
             (own, Some(245), v2, Some("quiet"), None),
-            (own, Some(245), v2, Some(own), Some("in force all the same")),
+            (own, Some(245), v2, Some(own), Some("in force anyway")),
             ("systemd.unified_cgroup_hierarchy=1", Some(258), v2, Some("quiet"), None),
         ] {
             let result = refuse(&settings(arguments), &image(systemd, cgroup), running);

@@ -11,24 +11,26 @@ use crate::host::json::each_item;
 
 const TRY: Duration = Duration::from_secs(10);
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
-    /// It is satisfied.
+    /// The condition is met.
     Good(String),
-    /// It is satisfied, and something should be known.
+    /// The condition is met, but the operator should read the message.
     Warning(String),
-    /// It is not.
+    /// The condition is not met.
     Bad(String),
+    /// The check could not ask, or must not ask yet. The state is unknown, which is not good.
+    NotAsked(String),
 }
 
-/// Whether all groups are active.
-pub fn active(states: &[(&str, Option<String>)]) -> Finding {
-    let told = |(name, state): &(&str, Option<String>)| match state {
+/// Checks that all groups are active.
+pub fn check_groups(states: &[(&str, Option<String>)]) -> Finding {
+    let message = |(name, state): &(&str, Option<String>)| match state {
         Some(state) => format!("{name} is {state}"),
         None => format!("{name} is unknown: no agent of it has registered"),
     };
-    let text = states.iter().map(told).collect::<Vec<_>>().join(", ");
+    let text = states.iter().map(message).collect::<Vec<_>>().join(", ");
     if states.iter().all(|(_, state)| state.as_deref() == Some(ACTIVE)) {
         Finding::Good(text)
     } else {
@@ -36,8 +38,8 @@ pub fn active(states: &[(&str, Option<String>)]) -> Finding {
     }
 }
 
-/// Whether one of the masters, or the leader that it names, has this agent in `/slaves`.
-pub fn registered(host: &Host, masters: &[String], address: &str, port: u16) -> Finding {
+/// Checks that one of the masters, or the leader to which it redirects, lists this agent in `/slaves`.
+pub fn check_registration(host: &Host, masters: &[String], address: &str, port: u16) -> Finding {
     let mut answers = Vec::new();
     let agent = format!("{address}:{port}");
     for master in masters {
@@ -46,7 +48,7 @@ pub fn registered(host: &Host, masters: &[String], address: &str, port: u16) -> 
                 return Finding::Good(format!("the Mesos master at {master} has the agent {agent}"));
             }
             Ok(Agents { count, .. }) => {
-                answers.push(format!("{master} has {count} agents, {agent} is none of them"));
+                answers.push(format!("{master} has {count} agents, but not {agent}"));
             }
             Err(answer) => answers.push(format!("{master}: {answer}")),
         }
@@ -57,15 +59,15 @@ pub fn registered(host: &Host, masters: &[String], address: &str, port: u16) -> 
     Finding::Bad(format!("no Mesos master has this agent: {}", answers.join("; ")))
 }
 
-/// The agents that a master has.
+/// The agents of a master.
 #[derive(Default)]
 pub(crate) struct Agents {
     count: usize,
-    /// Whether the one that is looked for is among them, and active.
+    /// Whether the agent in question is among them and active.
     has_it: bool,
 }
 
-/// One of them. Its `pid` is `slave(1)@10.0.0.1:5051`: the address that the agent itself advertises.
+/// One agent. Its `pid` is `slave(1)@10.0.0.1:5051`, the address that the agent itself advertises.
 #[derive(Deserialize)]
 struct Slave {
     pid: Option<String>,
@@ -79,10 +81,10 @@ impl Slave {
     }
 }
 
-/// Counts the agents of a master's answer; `None` where it has no list of them.
+/// Counts the agents in a master's answer. Returns `None` if the answer has no list of agents.
 ///
 /// # Errors
-/// When it is not JSON of this form.
+/// Fails when the answer is not JSON of this form.
 pub(crate) fn count_agents(answer: impl std::io::Read, agent: &str) -> serde_json::Result<Option<Agents>> {
     let mut agents = Agents::default();
     let found = each_item(
@@ -102,7 +104,7 @@ fn agents(host: &Host, master: &str, agent: &str) -> Result<Agents, String> {
         host.http_get_json(url, TRY, move |answer| count_agents(answer, &agent)).map_err(|signal| signal.what).flatten()
     };
     let mut answer = ask(&format!("http://{master}/slaves"))?;
-    // A master that is not the leader sends to it: `Location: //host:5050/slaves`.
+    // A master that is not the leader redirects to the leader: `Location: //host:5050/slaves`.
     if let (300..400, Some(location)) = (answer.status, answer.location.clone()) {
         let url = if location.starts_with("//") { format!("http:{location}") } else { location };
         if !url.starts_with("http://") {
@@ -113,11 +115,11 @@ fn agents(host: &Host, master: &str, agent: &str) -> Result<Agents, String> {
     if answer.status != 200 {
         return Err(format!("status {}", answer.status));
     }
-    answer.read?.ok_or_else(|| "its answer has no agents".into())
+    answer.read?.ok_or_else(|| "its answer has no list of agents".into())
 }
 
-/// The line of a Go program's output that says what is wrong: the panic, which a trace of hundreds of lines follows,
-/// else a fatal error, else the first error that it logged, else the last line.
+/// The line in a Go program's output that explains a failure: the panic, which a trace of hundreds of lines follows,
+/// else a fatal error, else the first logged error, else the last line.
 pub(crate) fn decisive_line(output: &str) -> Option<&str> {
     let lines = || output.lines().map(str::trim).filter(|line| !line.is_empty());
     let starts = |words: &'static str| lines().find(|line| line.starts_with(words));
@@ -125,8 +127,8 @@ pub(crate) fn decisive_line(output: &str) -> Option<&str> {
     starts("panic:").or_else(|| starts("fatal error:")).or_else(logged).or_else(|| lines().next_back())
 }
 
-/// Whether the driver on the node, which is the authority on what it can attach, counts as we do.
-pub fn vpc_tool(host: &Host, ours: &str) -> Finding {
+/// Checks that the driver on the node, which decides what it can attach, counts as this program does.
+pub fn check_vpc_tool(host: &Host, ours: &str) -> Finding {
     let argv = ["/apps/titus-executor/bin/titus-vpc-tool", "genconf", "--resource-sets-only"];
     let output = match host.run_command(&argv, &[], Patience::Ends, Duration::from_secs(60)) {
         Ok(output) if output.status.success() => output,
@@ -145,7 +147,7 @@ pub fn vpc_tool(host: &Host, ours: &str) -> Finding {
         Some(theirs) => Finding::Warning(format!(
             "titus-vpc-tool says {theirs}, the agent offers {ours} (setting agent.resource_set; \"schedulable\" counts as the tool does)"
         )),
-        None => Finding::Bad(format!("titus-vpc-tool named no resource set: {}", output.stdout.trim())),
+        None => Finding::Bad(format!("titus-vpc-tool did not print a resource set: {}", output.stdout.trim())),
     }
 }
 
@@ -159,7 +161,7 @@ mod tests {
         assert_eq!(decisive_line(trace), Some("panic: Unknown subtype for family: m5"));
         assert_eq!(decisive_line("fatal error: x\ntrace"), Some("fatal error: x"));
         assert_eq!(decisive_line("one\nEC2MetadataError: 401\n\n"), Some("EC2MetadataError: 401"));
-        // What follows the first error of a log only says what it led to.
+        // Lines after the first error only describe its consequences.
         let refused = "level=error msg=\"EC2MetadataError: status code: 401\" origin=aws";
         let log = format!("time=x level=info msg=a\n{refused}\nlevel=warning msg=b\nUnable to get the type\n");
         assert_eq!(decisive_line(&log), Some(refused));

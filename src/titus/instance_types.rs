@@ -1,4 +1,4 @@
-//! What EC2 says of each instance type, as far as an agent needs it.
+//! EC2's numbers for each instance type that an agent needs.
 
 /// `data/instance-types.csv`, sorted by name; data/README.md says where it comes from.
 const TABLE: &str = include_str!("../../data/instance-types.csv");
@@ -10,17 +10,17 @@ const HEADER: &str = "instance_type,max_enis,ipv4_per_eni,network_mbps";
 /// One instance type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InstanceType {
-    /// Network interfaces of the default network card, the node's own included.
+    /// Network interfaces of the default network card, including the node's own.
     pub max_enis: u32,
-    /// IPv4 addresses of one interface, its primary one included.
+    /// IPv4 addresses of one interface, including its primary one.
     pub ipv4_per_eni: u32,
-    /// Baseline, not peak, of the default network card, Mbit/s; absent where EC2 does not say.
+    /// Baseline bandwidth (not peak) of the default network card, in Mbit/s; absent if EC2 does not publish it.
     pub network_mbps: Option<u32>,
 }
 
-/// The numbers of a type of the table, `None` for any other: never a guess.
+/// The numbers of a type in the table, or `None` for any other type. The program never guesses.
 ///
-/// Searches the text itself, so that nothing is parsed that nobody asked for.
+/// Searches the text itself, so that it parses only one row.
 pub fn lookup(name: &str) -> Option<InstanceType> {
     let (_, mut rows) = TABLE.split_once('\n')?;
     while !rows.is_empty() {
@@ -37,17 +37,25 @@ pub fn lookup(name: &str) -> Option<InstanceType> {
     None
 }
 
-/// All names of the table, sorted; for suggestions.
+/// All names in the table, sorted; for suggestions.
 pub fn names() -> impl Iterator<Item = &'static str> {
     TABLE.lines().skip(1).filter_map(|row| row.split_once(',').map(|(name, _)| name))
 }
 
-/// The family of a type: `m4` of `m4.large`.
+/// Advice about a name that is not in the table, preceded by the most similar name.
+pub fn add_suggestion(name: &str, advice: String) -> String {
+    match crate::settings::nearest(name, names()) {
+        Some(like) => format!("did you mean `{like}`? If not, {advice}"),
+        None => advice,
+    }
+}
+
+/// The family of a type: `m4` for `m4.large`.
 pub fn family(name: &str) -> &str {
     name.split_once('.').map_or(name, |(family, _)| family)
 }
 
-/// `max_enis,ipv4_per_eni,network_mbps`; an empty last cell is unknown.
+/// Parses `max_enis,ipv4_per_eni,network_mbps`; an empty last cell means unknown.
 fn parse(numbers: &str) -> Option<InstanceType> {
     let mut cells = numbers.split(',');
     Some(InstanceType {
@@ -86,7 +94,7 @@ mod tests {
         let mut count = 0;
         for row in TABLE.lines().skip(1) {
             let (name, rest) = row.split_once(',').unwrap();
-            assert!(previous < name, "{previous} stands before {name}");
+            assert!(previous < name, "{previous} comes before {name}");
             previous = name;
             let t = lookup(name).unwrap_or_else(|| panic!("{name} is in the table and is not found"));
             let network = t.network_mbps.map(|n| n.to_string()).unwrap_or_default();

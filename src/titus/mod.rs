@@ -1,8 +1,8 @@
-//! What only Titus needs to know: how an agent describes itself to the Mesos master, and
-//! how the servers of its ZooKeeper come together.
+//! Rules that only Titus needs: how an agent describes itself to the Mesos master, and
+//! how the servers of its ZooKeeper form an ensemble.
 //!
-//! [`attributes`] are what Titus chooses agents by, [`resources`] what it counts
-//! on them, and [`instance_types`] the numbers of EC2 behind both. All of that is
+//! Titus selects agents by their [`attributes`] and counts [`resources`]; both derive from
+//! EC2's numbers in [`instance_types`]. All of this is
 //! pure: facts, settings and answers in, values and decisions out. Only [`checks`] and
 //! [`instance_groups`] ask running services.
 
@@ -27,72 +27,72 @@ use self::part::{Input, Part};
 use crate::facts::Instance;
 use crate::settings::Settings;
 
-/// The names `titus.*`; what cannot be derived for this role or phase has no value.
+/// The values named `titus.*`. A value that this role or phase cannot derive is absent.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Values {
-    /// Where agents and others find the Mesos leader: `zk://host:port,host:port/path`.
+    /// Where agents and others find the leading Mesos master: `zk://host:port,host:port/path`.
     pub mesos_master: Option<String>,
     /// Mesos attributes, each `key:value`, in order.
     pub attributes: Option<Vec<String>>,
     /// Mesos resources, `mem:6912;disk:20480;network:450`.
     pub resources: Option<String>,
-    /// The attribute `res`, `ResourceSet-ENIs-2-10`.
+    /// The attribute `res`, e.g. `ResourceSet-ENIs-2-10`.
     pub resource_set: Option<String>,
-    /// Whether ZooKeeper has several servers.
+    /// Whether ZooKeeper has more than one server.
     pub ensemble: Option<bool>,
-    /// How many servers, or Mesos masters, are a majority.
+    /// The number of servers, or Mesos masters, that form a majority.
     pub quorum: Option<usize>,
-    /// This node's server: its place in the list, from 1.
+    /// This node's position in the list of servers, starting at 1.
     pub zookeeper_id: Option<usize>,
     /// The servers' hosts, in the order of the list.
     pub zookeeper_hosts: Option<Vec<String>>,
-    /// Where this node's server takes clients.
+    /// The client port of this node's server.
     pub zookeeper_port: Option<u16>,
-    /// Arguments of an agent's kernel: `agent.kernel_arguments`, and what it needs to boot with cgroup v1.
+    /// Kernel arguments of an agent: `agent.kernel_arguments`, plus those that it needs to boot with cgroup v1.
     pub kernel_arguments: Option<Vec<String>>,
-    /// What an agent's running kernel was started with, and those arguments for cgroup v1 that it does not need, for
+    /// The arguments with which an agent's running kernel was started, plus those for cgroup v1 that it does not need because
     /// v1 is in force.
     pub kernel_command_line: Option<String>,
-    /// What each of these was made of, by its name without `titus.`.
+    /// The parts of each value, by its name without `titus.`.
     #[serde(skip)]
     pub parts: BTreeMap<&'static str, Vec<Part>>,
 }
 
 impl Values {
-    /// What follows of settings alone.
-    pub fn of_settings(settings: &Settings) -> Values {
+    /// The values that follow from settings alone.
+    pub fn derive_common(settings: &Settings) -> Values {
         let path = settings.mesos.zk_path.clone().unwrap_or_default();
         let servers = &settings.zookeeper.servers;
         let mesos_master = (!servers.is_empty()).then(|| format!("zk://{}{path}", servers.join(",")));
         let part = mesos_master.as_ref().map(|value| {
             Part::new("", value)
-                .of(Input::named("zookeeper.servers", servers.join(",")))
-                .of(Input::named("mesos.zk_path", &path))
+                .add_input(Input::new("zookeeper.servers", servers.join(",")))
+                .add_input(Input::new("mesos.zk_path", &path))
         });
         let parts = part.into_iter().map(|part| ("mesos_master", vec![part])).collect();
         Values { mesos_master, parts, ..Values::default() }
     }
 }
 
-/// What an operator should know of the settings and the instance of an agent, or of the settings of a server of
-/// ZooKeeper.
+/// Notices about the settings and the instance of an agent, or about the settings of a ZooKeeper
+/// server.
 pub fn notices(settings: &Settings, instance: Option<&Instance>, is_agent: bool, is_server: bool) -> Vec<String> {
     let mut notices = Vec::new();
     if let Some(Finding::Bad(text)) =
-        instance.filter(|_| is_agent).map(|instance| vpc_driver::metadata(settings, instance))
+        instance.filter(|_| is_agent).map(|instance| vpc_driver::check_metadata(settings, instance))
     {
         notices.push(text);
     }
     if let Some(listen) = settings.agent.docker_listen.as_ref().filter(|_| is_agent) {
         let loopback = listen.starts_with("127.") || listen.starts_with("[::1]");
         if !loopback {
-            notices.push(format!("agent.docker_listen is {listen}: who reaches it is root on this node"));
+            notices.push(format!("agent.docker_listen is {listen}: anyone who can reach it has root on this node"));
         }
     }
     notices.extend(cgroup::notice(settings).filter(|_| is_agent));
     let numbers = settings.agent.attributes.iter().filter(|(_, value)| is_agent && attributes::is_number(value));
     notices.extend(numbers.map(|(name, value)| {
-        format!("agent.attributes.{name} is {value}: Mesos reads a number, so whoever looks for a text finds none")
+        format!("agent.attributes.{name} is {value}: Mesos reads a number, so a constraint on the text never matches")
     }));
     let images = [("zookeeper", &settings.images.zookeeper), ("mesos_master", &settings.images.mesos_master)];
     let by_tag: Vec<String> = images
@@ -103,14 +103,14 @@ pub fn notices(settings: &Settings, instance: Option<&Instance>, is_agent: bool,
         .collect();
     if !by_tag.is_empty() {
         notices.push(format!(
-            "{}: by tag, which whoever may write to that registry can move; set NAME@sha256:DIGEST, as docker image inspect --format '{{{{.RepoDigests}}}}' NAME prints it",
+            "{}: pinned only by tag, which anyone who can write to that registry can move; set NAME@sha256:DIGEST, which you get from docker image inspect --format '{{{{.RepoDigests}}}}' NAME",
             by_tag.join(", ")
         ));
     }
     let servers = settings.zookeeper.servers.len();
     if is_server && servers > 1 && servers.is_multiple_of(2) {
         notices.push(format!(
-            "zookeeper.servers has {servers} servers, an even number: a quorum is {}, so it bears the loss of {}, as {} servers would; use an odd number",
+            "zookeeper.servers has {servers} servers, an even number: a quorum is {}, so it tolerates the loss of {}, like {} servers; use an odd number",
             servers / 2 + 1,
             (servers - 1) / 2,
             servers - 1
@@ -119,10 +119,10 @@ pub fn notices(settings: &Settings, instance: Option<&Instance>, is_agent: bool,
     notices
 }
 
-/// Names to which settings and facts of the image give their value, so that an image may have them.
+/// Names whose values come from settings and facts of the image, so that an image may contain them.
 pub const OF_SETTINGS: [&str; 2] = ["titus.mesos_master", "titus.kernel_arguments"];
 
-/// Whether Mesos takes this as the name of an attribute or resource: letters,
+/// Whether Mesos accepts this as the name of an attribute or resource: letters,
 /// digits, `_`, `.`, `/`, `-` (the grammar's `labelString`, Mesos documentation,
 /// "Attributes & Resources").
 fn is_name(text: &str) -> bool {
@@ -135,13 +135,13 @@ fn is_ranges(text: &str) -> bool {
         return false;
     };
     inner.split(',').all(|range| {
-        let ends = range.split_once('-').and_then(|(low, high)| Some((whole(low)?, whole(high)?)));
+        let ends = range.split_once('-').and_then(|(low, high)| Some((parse_whole(low)?, parse_whole(high)?)));
         ends.is_some_and(|(low, high)| low <= high)
     })
 }
 
-/// Digits alone: `str::parse` would also take a sign.
-fn whole(text: &str) -> Option<u64> {
+/// Parses digits alone; `str::parse` would also accept a sign.
+fn parse_whole(text: &str) -> Option<u64> {
     if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
@@ -150,10 +150,10 @@ mod tests {
     use super::*;
     use crate::settings::{Layer, Merged, Source};
 
-    /// The notices of an agent or of a server with these settings.
+    /// The notices for an agent or a server with these settings.
     fn noticed(lines: &str, is_agent: bool, is_server: bool) -> Vec<String> {
         let mut merged = Merged::default();
-        merged.add(&Layer::built_in().unwrap());
+        merged.add(Layer::built_in().unwrap());
         merged.add(&Layer::parse(Source::UserData, lines).unwrap());
         notices(&merged.settings().unwrap(), None, is_agent, is_server)
     }
@@ -171,21 +171,21 @@ mod tests {
         for n in [0, 1, 3, 5] {
             assert_eq!(of_server(&servers(n)), none, "{n}");
         }
-        let two = "zookeeper.servers has 2 servers, an even number: a quorum is 2, so it bears the loss of 0, as 1 servers \
-                   would; use an odd number";
+        let two = "zookeeper.servers has 2 servers, an even number: a quorum is 2, so it tolerates the loss of 0, like 1 servers; \
+                   use an odd number";
         assert_eq!(of_server(&servers(2)), [two]);
         let four = of_server(&servers(4)).remove(0);
-        assert!(four.contains("a quorum is 3, so it bears the loss of 1, as 3 servers would"), "{four}");
+        assert!(four.contains("a quorum is 3, so it tolerates the loss of 1, like 3 servers"), "{four}");
         assert!(!noticed(&servers(2), true, false).iter().any(|text| text.contains("even")), "an agent has no servers");
 
         for (lines, parts) in [
             (
                 "images.zookeeper = 'z:1'\nimages.mesos_master = 'm:1'",
-                vec!["images.zookeeper = \"z:1\", images.mesos_master = \"m:1\": by tag"],
+                vec!["images.zookeeper = \"z:1\", images.mesos_master = \"m:1\": pinned only by tag"],
             ),
             (
                 &format!("images.zookeeper = '{digest}'\nimages.mesos_master = 'm:1'"),
-                vec!["images.mesos_master = \"m:1\": by tag"],
+                vec!["images.mesos_master = \"m:1\": pinned only by tag"],
             ),
             (&by_digest, vec![]),
         ] {
@@ -210,7 +210,7 @@ mod tests {
             ("10.0.0.1:4243", true),
         ] {
             let lines = format!("agent.docker_listen = '{listen}'");
-            assert_eq!(has(&lines, "is root on this node"), is_open, "{listen}");
+            assert_eq!(has(&lines, "has root on this node"), is_open, "{listen}");
         }
         assert!(has("agent.attributes = { zone = '1' }", "agent.attributes.zone is 1: Mesos reads a number"));
         assert!(!has("agent.attributes = { zone = 'one' }", "Mesos reads a number"));

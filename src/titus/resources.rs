@@ -7,31 +7,31 @@ use crate::secrets::shown;
 use crate::titus::part::{Input, Part};
 use crate::titus::{is_name, is_ranges};
 
-/// Steps in which memory is offered, MiB. MemTotal differs by some MiB from kernel
-/// to kernel, and a Mesos agent forgets its tasks when its resources change.
+/// Granularity of the memory offer, MiB. MemTotal differs by some MiB between
+/// kernels, and a Mesos agent forgets its tasks when its resources change.
 const MEM_STEP: u64 = 256;
 
-/// Steps in which disk is offered, MiB; for the same reason.
+/// Granularity of the disk offer, MiB, for the same reason.
 const DISK_STEP: u64 = 1024;
 
 /// Memory to offer, MiB: MemTotal without the reserve, rounded down to 256 MiB.
 ///
 /// # Errors
-/// When nothing is left for tasks.
+/// Fails when nothing is left for tasks.
 pub fn mem_mib(total: u64, reserve: u64) -> Result<u64> {
-    offered("mem", "memory", total, reserve, MEM_STEP)
+    round_offer("mem", "memory", total, reserve, MEM_STEP)
 }
 
 /// Disk to offer, MiB: the size of the file system of Docker's data root without
 /// the reserve, rounded down to 1024 MiB.
 ///
 /// # Errors
-/// When nothing is left for tasks.
+/// Fails when nothing is left for tasks.
 pub fn disk_mib(total: u64, reserve: u64) -> Result<u64> {
-    offered("disk", "disk", total, reserve, DISK_STEP)
+    round_offer("disk", "disk", total, reserve, DISK_STEP)
 }
 
-fn offered(key: &str, what: &str, total: u64, reserve: u64, step: u64) -> Result<u64> {
+fn round_offer(key: &str, what: &str, total: u64, reserve: u64, step: u64) -> Result<u64> {
     let rounded = total.saturating_sub(reserve) / step * step;
     if rounded > 0 {
         return Ok(rounded);
@@ -44,36 +44,36 @@ fn offered(key: &str, what: &str, total: u64, reserve: u64, step: u64) -> Result
         .fix(format!("use a larger machine, or set agent.reserve.{key} or agent.resources.{key}")))
 }
 
-/// Memory to offer, as a part of the resources: the fact and the setting that it is made of.
+/// Memory to offer, as a part of the resources, with the fact and the setting behind it.
 ///
 /// # Errors
-/// As [`mem_mib`].
+/// Fails for the reasons of [`mem_mib`].
 pub fn mem(total_mib: u64, reserve_mib: u64) -> Result<Part> {
     let offered = mem_mib(total_mib, reserve_mib)?;
-    Ok(less("mem", offered, Input::named("instance.memory_mib", total_mib), reserve_mib, MEM_STEP))
+    Ok(offer_part("mem", offered, Input::new("instance.memory_mib", total_mib), reserve_mib, MEM_STEP))
 }
 
-/// Disk to offer, likewise.
+/// Disk to offer, in the same form.
 ///
 /// # Errors
-/// As [`disk_mib`].
+/// Fails for the reasons of [`disk_mib`].
 pub fn disk(total_mib: u64, reserve_mib: u64) -> Result<Part> {
     let offered = disk_mib(total_mib, reserve_mib)?;
-    Ok(less("disk", offered, Input::named("instance.disk_mib", total_mib), reserve_mib, DISK_STEP))
+    Ok(offer_part("disk", offered, Input::new("instance.disk_mib", total_mib), reserve_mib, DISK_STEP))
 }
 
-fn less(name: &str, offered: u64, total: Input, reserve_mib: u64, step: u64) -> Part {
-    let reserve = Input { word: "less", ..Input::named(format!("agent.reserve.{name}"), reserve_mib) };
-    Part::new(name, offered).of(total).of(reserve).how(format!("in steps of {step}"))
+fn offer_part(name: &str, offered: u64, total: Input, reserve_mib: u64, step: u64) -> Part {
+    let reserve = Input { word: "less", ..Input::new(format!("agent.reserve.{name}"), reserve_mib) };
+    Part::new(name, offered).add_input(total).add_input(reserve).operation(format!("in steps of {step}"))
 }
 
-/// `mem:6912;disk:20480;network:450`, in the given order; names and values checked.
+/// Formats `mem:6912;disk:20480;network:450`, in the given order, after checking names and values.
 ///
 /// A value is what Mesos calls a scalar (`8000`, `1.5`), ranges (`[1-2,4-9]`) or a
 /// set (`{a,b}`).
 ///
 /// # Errors
-/// When a name or value is none of these, or a name is given twice.
+/// Fails when a name or value has none of these forms, or when a name occurs twice.
 pub fn resources(pairs: &[(String, String)]) -> Result<String> {
     let mut seen = BTreeSet::new();
     let mut entries = Vec::with_capacity(pairs.len());
@@ -94,7 +94,7 @@ pub fn resources(pairs: &[(String, String)]) -> Result<String> {
     Ok(entries.join(";"))
 }
 
-/// Digits, at most 12, and at most three decimals: the precision that Mesos keeps.
+/// Digits, at most 12, and at most three decimals: Mesos's precision.
 fn is_scalar(text: &str) -> bool {
     let digits = |part: &str, most: usize| (1..=most).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
     match text.split_once('.') {

@@ -1,4 +1,4 @@
-//! Which instance types Titus's VPC driver knows, and how many interfaces and addresses it attaches on them.
+//! Which instance types Titus's VPC driver supports, and how many interfaces and addresses it attaches on each.
 
 use super::checks::Finding;
 use super::instance_types::family;
@@ -7,74 +7,74 @@ use crate::facts::{HttpTokens, Instance};
 use crate::settings::Settings;
 use crate::settings::schema::{DriverRelease, Families, VpcDriver};
 
-/// `data/vpc-driver-2018-05.csv`: the table inside titus-executor of May 2018. It panics on every other type, also of
-/// these families, and attaches no more than this, also where EC2 allows more.
+/// `data/vpc-driver-2018-05.csv`: the table in titus-executor of May 2018. The driver panics on every other type, even of
+/// these families, and attaches no more than this, even if EC2 allows more.
 const MAY_2018: &str = include_str!("../../data/vpc-driver-2018-05.csv");
 
-/// Types on which an interface can have more addresses than may reach the metadata service, VPC DNS and the time service:
-/// those from the 32nd on cannot ("IP addresses per network interface per instance type", EC2 user guide).
+/// The number of addresses of one interface that can reach the metadata service, VPC DNS and the time service. Those from
+/// the 32nd on cannot ("IP addresses per network interface per instance type", EC2 user guide).
 const UNREACHABLE: [&str; 5] = ["f1.16xlarge", "g3.16xlarge", "h1.16xlarge", "i3.16xlarge", "r4.16xlarge"];
 const REACHABLE: u32 = 31;
 
 /// What the driver attaches on an instance type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Network interfaces, the node's own included.
+    /// Network interfaces, including the node's own.
     pub interfaces: u32,
     /// IPv4 addresses of one interface.
     pub ipv4: u32,
-    /// What it shapes the instance's traffic to, Mbit/s.
+    /// The bandwidth to which it limits the instance, Mbit/s.
     pub network_mbps: u32,
 }
 
 impl Limits {
-    /// No limits but EC2's.
+    /// No limits except EC2's.
     pub const NONE: Limits = Limits { interfaces: u32::MAX, ipv4: u32::MAX, network_mbps: u32::MAX };
 }
 
-/// Whether the driver knows a type.
+/// Whether the driver supports a type.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Known {
-    /// It does, and attaches no more than this.
+pub enum Support {
+    /// It does, with these limits.
     WithLimits(Limits),
-    /// It does, as the settings say; only EC2 limits it.
+    /// It does, according to the settings; only EC2 limits it.
     Unlimited,
-    /// It does not; why, and what it knows.
+    /// It does not.
     Not {
-        /// `Titus's VPC driver of 2018-05 does not know m5.8xlarge`.
+        /// The refusal, e.g. `Titus's VPC driver of 2018-05 does not know m5.8xlarge`.
         what: String,
-        /// The types or families that it knows.
+        /// The types or families that it supports.
         knows: String,
     },
 }
 
-/// What the driver of May 2018 attaches on this type; none: it panics.
-pub fn may_2018(name: &str) -> Option<Limits> {
+/// The limits of the driver of May 2018 on this type, or `None` if it panics.
+pub fn limits_2018(name: &str) -> Option<Limits> {
     rows().find(|(known, _)| *known == name).map(|(_, limits)| limits)
 }
 
-/// Whether the driver asks the metadata service by version 1 alone: its AWS SDK is of 2018, and knows no tokens.
-pub fn asks_version_1(settings: &Settings) -> bool {
+/// Whether the driver uses version 1 of the metadata service only: its AWS SDK of 2018 does not support tokens.
+pub fn uses_version_1(settings: &Settings) -> bool {
     matches!(settings.agent.vpc_driver, None | Some(VpcDriver::Release(DriverRelease::May2018)))
 }
 
-/// Whether the driver will have answers from the metadata service, going by the instance's metadata options.
-pub fn metadata(settings: &Settings, instance: &Instance) -> Finding {
+/// Whether the metadata service will answer the driver, according to the instance's metadata options.
+pub fn check_metadata(settings: &Settings, instance: &Instance) -> Finding {
     let Instance { id, region, .. } = instance;
     match instance.http_tokens {
-        _ if !asks_version_1(settings) => {
-            Finding::Good("agent.vpc_driver is a later one, which may know tokens".into())
+        _ if !uses_version_1(settings) => {
+            Finding::Good("agent.vpc_driver is a later release, which may support tokens".into())
         }
         Some(HttpTokens::Optional) => {
-            Finding::Good("the metadata service answers without a token, as the driver asks".into())
+            Finding::Good("the metadata service answers without a token, which is how the driver asks".into())
         }
         Some(HttpTokens::Required) => Finding::Bad(format!(
-            "the metadata service demands a token (IMDSv2), and titus-executor of May 2018 knows none: no task with a \
+            "the metadata service demands a token (IMDSv2), but titus-executor of May 2018 does not support tokens: no task with a \
              network starts. Run: aws ec2 modify-instance-metadata-options --region {region} --instance-id {id} \
              --http-tokens optional. If your titus-executor is a later one that knows tokens, set agent.vpc_driver"
         )),
-        None => Finding::Warning(
-            "whether the metadata service answers without a token, as titus-executor asks, is unknown".into(),
+        None => Finding::NotAsked(
+            "whether the metadata service answers without a token, which is how titus-executor asks, is unknown".into(),
         ),
     }
 }
@@ -88,49 +88,49 @@ fn rows() -> impl Iterator<Item = (&'static str, Limits)> {
     })
 }
 
-/// Whether the driver of these settings knows a type: by `agent.vpc_driver`; where that is not set, by
-/// `agent.supported_families`; where neither is, as the driver of May 2018.
-pub fn known(settings: &Settings, name: &str) -> Known {
+/// Whether the driver supports a type: by `agent.vpc_driver`, else by `agent.supported_families`, else like the driver of
+/// May 2018.
+pub fn find_support(settings: &Settings, name: &str) -> Support {
     let of = family(name);
     match (&settings.agent.vpc_driver, &settings.agent.supported_families) {
-        (Some(VpcDriver::Any(_)), _) | (None, Some(Families::Any(_))) => Known::Unlimited,
-        (Some(VpcDriver::Types(types)), _) if types.iter().any(|known| known == name) => Known::Unlimited,
-        (Some(VpcDriver::Types(types)), _) => Known::Not {
+        (Some(VpcDriver::Any(_)), _) | (None, Some(Families::Any(_))) => Support::Unlimited,
+        (Some(VpcDriver::Types(types)), _) if types.iter().any(|known| known == name) => Support::Unlimited,
+        (Some(VpcDriver::Types(types)), _) => Support::Not {
             what: format!("Titus's VPC driver does not know {name}"),
             knows: format!("agent.vpc_driver has {}", types.join(", ")),
         },
-        // As the settings of earlier versions have it, `any` may be an entry, too.
+        // In settings of earlier versions, `any` may be an entry of the list.
         (None, Some(Families::Listed(families))) if families.iter().any(|known| known == of || known == "any") => {
-            Known::Unlimited
+            Support::Unlimited
         }
-        (None, Some(Families::Listed(families))) => Known::Not {
+        (None, Some(Families::Listed(families))) => Support::Not {
             what: format!("Titus's VPC driver does not know the family {of}"),
             knows: format!("agent.supported_families has {}", families.join(", ")),
         },
-        (None | Some(VpcDriver::Release(DriverRelease::May2018)), _) => match may_2018(name) {
-            Some(limits) => Known::WithLimits(limits),
-            None => unknown_in_2018(name),
+        (None | Some(VpcDriver::Release(DriverRelease::May2018)), _) => match limits_2018(name) {
+            Some(limits) => Support::WithLimits(limits),
+            None => refusal_2018(name),
         },
     }
 }
 
-/// What the driver attaches at most on a type, where its table says so.
+/// The driver's limits on a type, if its table has any.
 pub fn limits(settings: &Settings, name: &str) -> Option<Limits> {
-    if let Known::WithLimits(limits) = known(settings, name) { Some(limits) } else { None }
+    if let Support::WithLimits(limits) = find_support(settings, name) { Some(limits) } else { None }
 }
 
-fn unknown_in_2018(name: &str) -> Known {
+fn refusal_2018(name: &str) -> Support {
     let of = family(name);
     let same: Vec<&str> = rows().map(|(known, _)| known).filter(|known| family(known) == of).collect();
     if !same.is_empty() {
-        return Known::Not {
+        return Support::Not {
             what: format!("Titus's VPC driver of May 2018 does not know {name}"),
             knows: format!("of the family {of} it knows {}", same.join(", ")),
         };
     }
     let mut families: Vec<&str> = rows().map(|(known, _)| family(known)).collect();
     families.dedup();
-    Known::Not {
+    Support::Not {
         what: format!("Titus's VPC driver of May 2018 does not know the family {of}"),
         knows: format!("it knows types of {}", families.join(", ")),
     }
@@ -139,20 +139,20 @@ fn unknown_in_2018(name: &str) -> Known {
 /// Refuses a type on which the first task would make the driver panic.
 ///
 /// # Errors
-/// 69, with the types that work.
+/// Fails with 69 when the driver does not support the type. The error lists the types that work.
 pub fn refuse_unknown(settings: &Settings, name: &str) -> Result<()> {
-    let Known::Not { what, knows } = known(settings, name) else { return Ok(()) };
+    let Support::Not { what, knows } = find_support(settings, name) else { return Ok(()) };
     Err(Error::unavailable(format!("instance type {name:?}: {what}")).cause(knows).fix(
-        "use one of these instance types; if your driver is a later one, say what it knows in agent.vpc_driver \
+        "use one of these instance types; if your driver is a later release, list what it supports in agent.vpc_driver \
          (\"any\", or a list of types; agent.supported_families takes families)",
     ))
 }
 
-/// What an operator should know of an instance type's addresses.
+/// A notice about the addresses of an instance type.
 pub fn notice(name: &str, addresses: u32) -> Option<String> {
     (UNREACHABLE.contains(&name) && addresses > REACHABLE).then(|| {
         format!(
-            "on {name}, addresses of an interface from the 32nd on cannot reach the metadata service, VPC DNS and the time \
+            "on {name}, the addresses of an interface from the 32nd on cannot reach the metadata service, VPC DNS and the time \
              service (EC2 user guide, \"IP addresses per network interface\"): use at most {REACHABLE}, for example \
              agent.resource_set = \"14-{REACHABLE}\""
         )
@@ -175,14 +175,15 @@ mod tests {
             ("", required, "failed"),
             ("agent.vpc_driver = '2018-05'", required, "failed"),
             ("agent.supported_families = ['m4']", required, "failed"),
-            ("", None, "warning"),
+            ("", None, "not asked"),
             ("agent.vpc_driver = 'any'", required, "good"),
             ("agent.vpc_driver = ['m5.8xlarge']", None, "good"),
         ] {
             let instance = Instance { id: "i-1".into(), region: "r-1".into(), http_tokens, ..Instance::default() };
-            let found = match metadata(&settings(text), &instance) {
+            let found = match check_metadata(&settings(text), &instance) {
                 Finding::Good(_) => "good",
                 Finding::Warning(_) => "warning",
+                Finding::NotAsked(_) => "not asked",
                 Finding::Bad(text) => {
                     assert!(text.contains("--region r-1 --instance-id i-1 --http-tokens optional"), "{text}");
                     "failed"
@@ -196,7 +197,7 @@ mod tests {
     fn every_row_has_its_numbers() {
         assert_eq!(rows().count(), MAY_2018.lines().count() - 1);
         assert_eq!(rows().count(), 27);
-        let c5 = may_2018("c5.18xlarge").unwrap();
+        let c5 = limits_2018("c5.18xlarge").unwrap();
         assert_eq!((c5.interfaces, c5.ipv4, c5.network_mbps), (4, 50, 23000));
     }
 

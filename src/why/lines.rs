@@ -1,20 +1,20 @@
-//! The names that lines of a file give values to, and the facts and settings that the lines of its
-//! template name.
+//! The names that a file's lines assign, and the facts and settings that the lines of its
+//! template use.
 
 use std::collections::BTreeSet;
 
-use crate::template::{Renderer, Source, is_template};
+use crate::template::{Renderer, TemplateSource, is_template};
 
-/// Of how many lines a block of a template has at most to be looked at as one.
+/// The maximum number of lines of a template block that is analyzed as a unit.
 const LARGEST_BLOCK: usize = 40;
 
-/// Every name that a text gives a value to, in order: `NAME=VALUE`, `export NAME=VALUE`,
+/// Every assigned name in a text with its value, in order: `NAME=VALUE`, `export NAME=VALUE`,
 /// `Environment=NAME=VALUE` (both), `"name": value`.
 pub fn assignments(text: &str) -> Vec<(&str, &str)> {
-    text.lines().flat_map(of_line).collect()
+    text.lines().flat_map(parse_line).collect()
 }
 
-fn of_line(line: &str) -> Vec<(&str, &str)> {
+fn parse_line(line: &str) -> Vec<(&str, &str)> {
     let mut found = Vec::new();
     let mut rest = line.trim();
     if let Some((name, value)) = rest.strip_prefix('"').and_then(|rest| rest.split_once("\":")) {
@@ -31,7 +31,7 @@ fn of_line(line: &str) -> Vec<(&str, &str)> {
     found
 }
 
-/// At the first `=` that stands in no `{{ }}`.
+/// Splits at the first `=` outside `{{ }}`.
 fn split(text: &str) -> Option<(&str, &str)> {
     let mut at = 0;
     loop {
@@ -41,7 +41,7 @@ fn split(text: &str) -> Option<(&str, &str)> {
             Some(open) => at += open + rest.get(open..)?.find("}}")? + 2,
             None => {
                 let (name, value) = (text.get(..at + equals)?, text.get(at + equals + 1..)?);
-                return is_name(&without_templates(name)).then_some((name, value));
+                return is_name(&strip_templates(name)).then_some((name, value));
             }
         }
     }
@@ -52,8 +52,8 @@ fn is_name(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
 }
 
-/// `server.{{ n }}` as a name: `server.0`.
-fn without_templates(text: &str) -> String {
+/// Renders the templates in a name: `server.{{ n }}` becomes `server.0`.
+fn strip_templates(text: &str) -> String {
     let mut made = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("{{") {
@@ -65,7 +65,7 @@ fn without_templates(text: &str) -> String {
     made
 }
 
-/// Whether a name of a template's line, as `server.{{ n }}`, can have become this one.
+/// Whether a name in a template, e.g. `server.{{ n }}`, can become this one.
 fn can_become(template: &str, name: &str) -> bool {
     match (template.split_once("{{"), template.rsplit_once("}}")) {
         (Some((before, _)), Some((_, after))) => {
@@ -75,23 +75,23 @@ fn can_become(template: &str, name: &str) -> bool {
     }
 }
 
-/// A line of a file that gives a name its value.
+/// A line of a file that assigns a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// `MESOS_RESOURCES`.
+    /// The name, e.g. `MESOS_RESOURCES`.
     pub name: String,
-    /// As it stands there.
+    /// The value as written.
     pub value: String,
-    /// Which of the lines of this name it is, and how many there are.
+    /// The line's index among those of this name, and their number.
     pub place: (usize, usize),
 }
 
-/// The names of facts and settings in the line of a template that gives this line of the result. A line
-/// that only means something within a block is looked at with it, and if none is found, with the whole template.
+/// The names of facts and settings in the template line that produces this line. A line
+/// that only makes sense within a block is analyzed with it; without a match, the whole template is.
 pub fn names(renderer: &Renderer, template: &str, line: &Line) -> BTreeSet<String> {
     let lines: Vec<&str> = template.lines().collect();
     let having = |fits: &dyn Fn(&str, &str) -> bool| -> Vec<usize> {
-        let has = |line: &str| of_line(line).iter().any(|(name, value)| fits(name, value));
+        let has = |line: &str| parse_line(line).iter().any(|(name, value)| fits(name, value));
         lines.iter().enumerate().filter(|(_, line)| has(line)).map(|(n, _)| n).collect()
     };
     let mut found = having(&|name, _| name == line.name);
@@ -102,28 +102,28 @@ pub fn names(renderer: &Renderer, template: &str, line: &Line) -> BTreeSet<Strin
     if found.len() == count {
         found = found.get(nth).copied().into_iter().collect();
     } else if found.len() > 1 {
-        // Some of them are left out: it is one of those that can say what it says.
+        // The template leaves out some of the lines, so this one comes from any line that can produce it.
         let can = having(&|name, value| can_become(name, &line.name) && can_become(value, &line.value));
         found = if can.is_empty() { found } else { can };
     }
     if found.is_empty() {
-        return of_text(renderer, template).unwrap_or_default();
+        return text_names(renderer, template).unwrap_or_default();
     }
-    found.into_iter().flat_map(|n| of_block(renderer, &lines, n)).collect()
+    found.into_iter().flat_map(|n| block_names(renderer, &lines, n)).collect()
 }
 
-/// Of the smallest block around a line in which all names are those of facts and settings.
-fn of_block(renderer: &Renderer, lines: &[&str], n: usize) -> BTreeSet<String> {
+/// The names in the smallest block around a line that only uses facts and settings.
+fn block_names(renderer: &Renderer, lines: &[&str], n: usize) -> BTreeSet<String> {
     let most = lines.len().min(LARGEST_BLOCK);
     let blocks = (1..=most).flat_map(|size| (n.saturating_sub(size - 1)..=n).map(move |start| start..start + size));
     let mut texts = blocks.filter_map(|block| Some(lines.get(block)?.join("\n")));
-    let found = texts.find_map(|text| of_text(renderer, &text));
-    found.or_else(|| of_text(renderer, &lines.join("\n"))).unwrap_or_default()
+    let found = texts.find_map(|text| text_names(renderer, &text));
+    found.or_else(|| text_names(renderer, &lines.join("\n"))).unwrap_or_default()
 }
 
-/// `None`: it is not a template, or names what is no fact or setting.
-pub fn of_text(renderer: &Renderer, text: &str) -> Option<BTreeSet<String>> {
-    if is_template(text) { renderer.names(&Source::Text(text)).ok() } else { Some(BTreeSet::new()) }
+/// Returns `None` if the text is not a template, or uses a name that is not a fact or setting.
+pub fn text_names(renderer: &Renderer, text: &str) -> Option<BTreeSet<String>> {
+    if is_template(text) { renderer.names(&TemplateSource::Text(text)).ok() } else { Some(BTreeSet::new()) }
 }
 
 #[cfg(test)]
@@ -154,7 +154,7 @@ mod tests {
             ("=b", &[]),
             ("", &[]),
         ] {
-            assert_eq!(of_line(line), expected, "{line}");
+            assert_eq!(parse_line(line), expected, "{line}");
         }
     }
 
@@ -170,9 +170,9 @@ mod tests {
         assert_eq!(of("plain", 0, 1), [""; 0]);
         assert_eq!(of("A", 0, 2), ["a"]);
         assert_eq!(of("A", 1, 2), ["c"]);
-        assert_eq!(of("A", 0, 1), ["a", "c"], "which of the two is not known");
+        assert_eq!(of("A", 0, 1), ["a", "c"], "which of the two is unknown");
         assert_eq!(of("s.1", 0, 1), ["d", "list"]);
-        assert_eq!(of("other", 0, 1), ["a", "c", "d", "list"], "made in a way that is not seen");
+        assert_eq!(of("other", 0, 1), ["a", "c", "d", "list"], "made in an unknown way");
     }
 
     #[test]

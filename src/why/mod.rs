@@ -1,4 +1,4 @@
-//! Why a value is what it is: where it came from, or what it was made of, down to facts and
+//! Explains a value: where it comes from, or how it derives from facts and
 //! settings with their sources.
 
 mod lines;
@@ -7,6 +7,7 @@ mod written;
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 use serde_json::{Value as Json, json};
 
@@ -19,23 +20,23 @@ use crate::settings::{FOLLOWS, Merged, Settings, Source};
 use crate::titus::Values;
 use crate::titus::part::{Input, Part};
 
-pub use self::written::{Written, written};
+pub use self::written::{WrittenName, find_names};
 
-/// Where a value came from.
+/// The origin of a value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Provenance {
-    /// A place, in words: a file, a tag, an item of the metadata service.
+    /// A description of a file, a tag, or an item of the metadata service.
     Place(String),
-    /// The values that the answer has in `from`.
+    /// Derived from the values in `from`.
     Derived,
-    /// A table, of which the answer has each value in `from`.
+    /// A table; `from` has each of its values.
     Table,
-    /// It has no value.
+    /// No value.
     #[default]
     NotSet,
-    /// A place that was asked for the role, and named it.
+    /// A place that named the role.
     Answered,
-    /// A place that was asked for the role, and did not name it.
+    /// A place that could have named the role, but did not.
     DidNotAnswer,
 }
 
@@ -64,72 +65,73 @@ impl Serialize for Provenance {
     }
 }
 
-/// A value, where it came from, and what it was made of.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Answer {
-    /// What was asked for, or a part of it.
+/// A value with its origin and its inputs.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
+pub struct Explanation {
+    /// The requested name, or a part of it.
     pub name: String,
-    /// Secrets as `***`.
+    /// The value; secrets are `***`.
     pub value: Json,
-    /// `role agent`, `IMDS placement/region`, `derived`.
+    /// The origin, e.g. `role agent`, `IMDS placement/region`, `derived`.
+    #[schemars(with = "String")]
     pub source: Provenance,
-    /// What it stands in: a file with its step, a list.
+    /// What contains it: a file with its step, or a list.
     #[serde(rename = "in", skip_serializing_if = "String::is_empty")]
     pub place: String,
-    /// The word that ties it to what stands before it: `less`.
+    /// The word that connects it with the previous input, e.g. `less`.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub word: &'static str,
-    /// What was done with what it was made of: `in steps of 256`.
+    /// The operation on the inputs, e.g. `in steps of 256`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub how: String,
-    /// What it was made of.
-    pub from: Vec<Answer>,
+    /// The inputs.
+    pub from: Vec<Explanation>,
     /// Whether the value, or a part of it, is a secret.
     #[serde(skip)]
     is_hidden: bool,
 }
 
-impl Answer {
-    /// A value without its source; a secret is hidden.
-    fn new(name: &str, value: &Json) -> Answer {
+impl Explanation {
+    /// A value without an origin. A secret is hidden.
+    fn new(name: &str, value: &Json) -> Explanation {
         let shown = hide(name, value);
-        Answer { name: name.to_owned(), is_hidden: shown != *value, value: shown, ..Answer::default() }
+        Explanation { name: name.to_owned(), is_hidden: shown != *value, value: shown, ..Explanation::default() }
     }
 
-    /// Whether it, or anything that it was made of, has a secret.
+    /// Whether the value or any of its inputs contains a secret.
     fn hides(&self) -> bool {
-        self.is_hidden || self.from.iter().any(Answer::hides)
+        self.is_hidden || self.from.iter().any(Explanation::hides)
     }
 }
 
-/// The role, and what each place said that was asked; the last one's answer counts.
-pub fn role(detected: &Detected) -> Answer {
+/// Explains the role: each place consulted, and its answer. The last one counts.
+pub fn role(detected: &Detected) -> Explanation {
     let last = detected.evidence.len().saturating_sub(1);
     let place = |(n, evidence): (usize, &Evidence)| {
         let source = if n == last { Provenance::Answered } else { Provenance::DidNotAnswer };
-        Answer { source, ..Answer::new(&evidence.place, &json!(evidence.answer)) }
+        Explanation { source, ..Explanation::new(&evidence.place, &json!(evidence.answer)) }
     };
-    let from: Vec<Answer> = detected.evidence.iter().enumerate().map(place).collect();
+    let from: Vec<Explanation> = detected.evidence.iter().enumerate().map(place).collect();
     let source = Provenance::place(from.last().map_or("", |place| &place.name));
-    Answer { source, from, ..Answer::new("role", &json!(detected.role)) }
+    Explanation { source, from, ..Explanation::new("role", &json!(detected.role)) }
 }
 
-/// Everything that has a name and a source.
-pub struct Known<'a> {
+/// Everything that has a name and an origin.
+pub struct KnownValues<'a> {
     facts: &'a Facts,
     merged: &'a Merged,
     values: &'a Values,
-    /// Facts, settings and what is derived.
+    /// Facts, settings and derived values.
     named: Json,
 }
 
-impl<'a> Known<'a> {
-    /// All of it.
-    pub fn new(facts: &'a Facts, merged: &'a Merged, settings: &Settings, values: &'a Values) -> Known<'a> {
-        Known { facts, merged, values, named: known_names(facts, settings, values) }
+impl<'a> KnownValues<'a> {
+    /// Collects all names.
+    pub fn new(facts: &'a Facts, merged: &'a Merged, settings: &Settings, values: &'a Values) -> KnownValues<'a> {
+        KnownValues { facts, merged, values, named: known_names(facts, settings, values) }
     }
 
-    /// Names of facts, settings and what is derived, of their tables too, and of the parts of what is derived.
+    /// The names of facts, settings and derived values, of their tables, and of the parts of derived values.
     pub fn names(&self) -> Vec<String> {
         let mut names = Vec::new();
         tables("", &self.named, &mut names);
@@ -137,27 +139,29 @@ impl<'a> Known<'a> {
         names
     }
 
-    /// Everything that has this name: a fact, a setting, a derived value, and the parts of these, as the
+    /// Explains everything with this name: a fact, a setting, a derived value, and parts of these, such as the
     /// Mesos attribute `res`.
-    pub fn ask(&self, name: &str) -> Vec<Answer> {
+    pub fn ask(&self, name: &str) -> Vec<Explanation> {
         let parts = self.values.parts.iter().flat_map(|(whole, parts)| {
             let asked = parts.iter().filter(|part| !part.name.is_empty() && part.name == name);
-            asked.map(move |part| Answer { place: format!("titus.{whole}"), ..self.part(part) })
+            asked.map(move |part| Explanation { place: format!("titus.{whole}"), ..self.explain_part(part) })
         });
         self.explain(name).into_iter().chain(parts).collect()
     }
 
     /// A fact, a setting or a derived value; a table with what is in it.
-    pub fn explain(&self, name: &str) -> Option<Answer> {
+    pub fn explain(&self, name: &str) -> Option<Explanation> {
         let value = lookup(&self.named, name)?;
         let name = &*plain(name);
-        let answer = Answer::new(name, value);
+        let answer = Explanation::new(name, value);
         if let Some(parts) = name.strip_prefix("titus.").and_then(|name| self.values.parts.get(name)) {
             return Some(match parts.as_slice() {
-                [only] if only.name.is_empty() => Answer { value: answer.value, name: answer.name, ..self.part(only) },
-                several => Answer {
+                [only] if only.name.is_empty() => {
+                    Explanation { value: answer.value, name: answer.name, ..self.explain_part(only) }
+                }
+                several => Explanation {
                     source: Provenance::Derived,
-                    from: several.iter().map(|part| self.part(part)).collect(),
+                    from: several.iter().map(|part| self.explain_part(part)).collect(),
                     ..answer
                 },
             });
@@ -167,7 +171,7 @@ impl<'a> Known<'a> {
             leaves(name, value, &mut found);
             let set = found.into_iter().filter(|(_, value)| !value.is_null());
             let from = set.filter_map(|(name, _)| self.explain(&name)).collect();
-            return Some(Answer { source: Provenance::Table, from, ..answer });
+            return Some(Explanation { source: Provenance::Table, from, ..answer });
         }
         let of_instance = name.starts_with("instance.") || name.starts_with("image.");
         let source = if of_instance {
@@ -178,7 +182,7 @@ impl<'a> Known<'a> {
         let follows = FOLLOWS.iter().find(|(known, _)| *known == name).filter(|_| source.is_none());
         if let Some((_, of)) = follows {
             let from = self.explain(of).into_iter().collect();
-            return Some(Answer { source: Provenance::Derived, from, ..answer });
+            return Some(Explanation { source: Provenance::Derived, from, ..answer });
         }
         let is_empty = value.is_null() || value.as_array().is_some_and(Vec::is_empty) || value.is_object();
         let source = source.unwrap_or_else(|| match (is_empty, of_instance) {
@@ -186,29 +190,29 @@ impl<'a> Known<'a> {
             (false, true) => Provenance::place(NOT_KNOWN),
             (false, false) => Provenance::place(Source::BuiltIn),
         });
-        Some(Answer { source, ..answer })
+        Some(Explanation { source, ..answer })
     }
 
-    fn part(&self, part: &Part) -> Answer {
-        Answer {
+    fn explain_part(&self, part: &Part) -> Explanation {
+        Explanation {
             source: Provenance::Derived,
-            how: part.how.clone(),
-            from: part.of.iter().map(|input| self.input(input)).collect(),
-            ..Answer::new(&part.name, &json!(part.value))
+            how: part.operation.clone(),
+            from: part.inputs.iter().map(|input| self.input(input)).collect(),
+            ..Explanation::new(&part.name, &json!(part.value))
         }
     }
 
-    fn input(&self, input: &Input) -> Answer {
+    fn input(&self, input: &Input) -> Explanation {
         let known = self.explain(&input.name).filter(|answer| input.source.is_none() && !answer.value.is_null());
         let given = || {
             let source = input.source.as_ref().map_or_else(|| Provenance::place(Source::BuiltIn), Provenance::place);
-            Answer { source, ..Answer::new(&input.name, &json!(input.value)) }
+            Explanation { source, ..Explanation::new(&input.name, &json!(input.value)) }
         };
-        Answer { word: input.word, ..known.unwrap_or_else(given) }
+        Explanation { word: input.word, ..known.unwrap_or_else(given) }
     }
 }
 
-/// The whole name of everything in a tree of tables; of the tables too.
+/// Collects the full name of everything in a tree of tables, including the tables.
 fn tables(name: &str, value: &Json, into: &mut Vec<String>) {
     for (key, value) in value.as_object().into_iter().flatten() {
         let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };

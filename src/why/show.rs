@@ -1,12 +1,12 @@
-//! An answer for people: the value, then where it came from, line by line.
+//! Formats an explanation for people: the value, then its origins, line by line.
 
 use std::fmt;
 
 use serde_json::Value as Json;
 
-use super::{Answer, Provenance};
+use super::{Explanation, Provenance};
 
-impl fmt::Display for Answer {
+impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} = {}", plain(&self.name), text(&self.value))?;
         if !self.place.is_empty() {
@@ -15,20 +15,20 @@ impl fmt::Display for Answer {
         if self.from.is_empty() && self.source != Provenance::NotSet {
             return writeln!(f, "  from {}", plain(&self.source.to_string()));
         }
-        if self.is_sum() {
-            return writeln!(f, "  from {}", self.sum());
+        if self.is_flat() {
+            return writeln!(f, "  from {}", self.summary());
         }
         self.parts(f, "from ", 2)
     }
 }
 
-impl Answer {
-    /// Whether it is derived of what is not derived itself: one line says it.
-    fn is_sum(&self) -> bool {
+impl Explanation {
+    /// Whether all of its inputs are plain facts and settings, so that one line is enough.
+    fn is_flat(&self) -> bool {
         self.source == Provenance::Derived && !self.from.is_empty() && self.from.iter().all(|part| part.from.is_empty())
     }
 
-    fn sum(&self) -> String {
+    fn summary(&self) -> String {
         let how = Some(plain(&self.how)).filter(|how| !how.is_empty());
         self.from.iter().map(|part| part.head(None)).chain(how).collect::<Vec<_>>().join(", ")
     }
@@ -43,8 +43,8 @@ impl Answer {
             };
             let not = if part.source == Provenance::DidNotAnswer { "not " } else { "" };
             write!(f, "{:indent$}{not}{word}{head}", "")?;
-            if part.is_sum() {
-                writeln!(f, ": {}", part.sum())?;
+            if part.is_flat() {
+                writeln!(f, ": {}", part.summary())?;
             } else {
                 writeln!(f)?;
                 part.parts(f, "", indent + 2)?;
@@ -56,7 +56,7 @@ impl Answer {
         Ok(())
     }
 
-    /// Name, value and source. A value that is that of the whole is not said again.
+    /// Name, value and origin. A value equal to the whole is not repeated.
     fn head(&self, whole: Option<&Json>) -> String {
         let mut words = vec![self.word.to_owned(), plain(&self.name)];
         if self.source == Provenance::NotSet {
@@ -80,7 +80,7 @@ fn text(value: &Json) -> String {
     }
 }
 
-/// On one line, whatever is in it.
+/// Escapes the text so that it stays on one line.
 fn plain(text: &str) -> String {
     if text.chars().any(char::is_control) { text.escape_debug().to_string() } else { text.to_owned() }
 }

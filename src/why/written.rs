@@ -1,19 +1,19 @@
-//! The names that a role's files have, each with the line or text of the role that gives its value.
+//! The names in a role's files, each with the line or text of the role that produces its value.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
 use super::lines::Line;
-use super::{Answer, Known, Provenance, lines};
+use super::{Explanation, KnownValues, Provenance, lines};
 use crate::role::{DIRECTORY, Role, built_in_template};
 use crate::secrets::HIDDEN;
-use crate::step::{Contents, Origin, Raw, Step};
+use crate::step::{Contents, RawStep, Step, ValueOrigin};
 use crate::template::Renderer;
 
 /// A name in a file of the role.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Written {
+pub struct WrittenName {
     line: Line,
     path: String,
     step: String,
@@ -21,7 +21,7 @@ pub struct Written {
 }
 
 /// Every name in the files of these steps.
-pub fn written(steps: &[Step]) -> Vec<Written> {
+pub fn find_names(steps: &[Step]) -> Vec<WrittenName> {
     let mut found = Vec::new();
     for step in steps {
         let Some((path, contents)) = step.work().written() else { continue };
@@ -39,7 +39,7 @@ pub fn written(steps: &[Step]) -> Vec<Written> {
             let nth = seen.entry(name).or_default();
             let place = (*nth, count.get(name.as_str()).copied().unwrap_or(1));
             *nth += 1;
-            found.push(Written {
+            found.push(WrittenName {
                 line: Line { name: name.clone(), value: value.clone(), place },
                 path: path.to_owned(),
                 step: step.id.clone(),
@@ -50,69 +50,72 @@ pub fn written(steps: &[Step]) -> Vec<Written> {
     found
 }
 
-impl Written {
-    /// `MESOS_RESOURCES`.
+impl WrittenName {
+    /// The name, e.g. `MESOS_RESOURCES`.
     pub fn name(&self) -> &str {
         &self.line.name
     }
 
-    /// Why the file has this value.
-    pub fn why(&self, role: &Role, renderer: &Renderer, known: &Known<'_>) -> Answer {
-        let origin = role.raw(&self.step).and_then(|raw| Raw::origin(raw, &self.line.name));
+    /// Explains the file's value.
+    pub fn why(&self, role: &Role, renderer: &Renderer, known: &KnownValues<'_>) -> Explanation {
+        let origin = role.raw(&self.step).and_then(|raw| RawStep::origin(raw, &self.line.name));
         let in_lines = |text: &str| lines::names(renderer, text, &self.line);
-        let in_text = |text: &str| lines::of_text(renderer, text).unwrap_or_default();
-        // Of a table that has a value of this name, that value.
+        let in_text = |text: &str| lines::text_names(renderer, text).unwrap_or_default();
+        // For a table that has a value of this name, explain that value.
         let own = |tables: &BTreeSet<String>| {
             let mut keys = tables.iter().map(|table| format!("{table}.{}", self.line.name));
             keys.find(|key| known.explain(key).is_some())
         };
         let names: BTreeSet<String> = match origin {
-            Some(Origin::File(file)) => in_lines(&renderer.text(file).unwrap_or_default()),
-            Some(Origin::Text(text)) => in_lines(text),
-            Some(Origin::Value(text)) => in_text(text),
-            Some(Origin::Table(table, text)) => {
+            Some(ValueOrigin::File(file)) => in_lines(&renderer.text(file).unwrap_or_default()),
+            Some(ValueOrigin::Text(text)) => in_lines(text),
+            Some(ValueOrigin::Value(text)) => in_text(text),
+            Some(ValueOrigin::Table(table, text)) => {
                 Some(in_text(table)).filter(|of| own(of).is_some()).unwrap_or(in_text(text))
             }
             None => BTreeSet::new(),
         };
         let names = own(&names).map_or(names, |own| BTreeSet::from([own]));
-        let mut from: Vec<Answer> = names.iter().map(|name| named(known, name)).collect();
+        let mut from: Vec<Explanation> = names.iter().map(|name| explain_name(known, name)).collect();
         if from.is_empty() {
-            from.push(as_it_stands(role, renderer, origin));
+            from.push(self.explain_literal(role, renderer, origin));
         }
-        let mut answer = Answer::new(&self.line.name, &json!(self.line.value));
-        // What was made of a secret is one, whatever its own name; and so is what only the file's owner may read.
-        if self.is_private || from.iter().any(Answer::hides) {
+        let mut answer = Explanation::new(&self.line.name, &json!(self.line.value));
+        // A value made from a secret is a secret under any name, and so is whatever only the file's owner may read.
+        if self.is_private || from.iter().any(Explanation::hides) {
             answer.value = json!(HIDDEN);
         }
         let place = format!("{} (step {})", self.path, self.step);
-        Answer { source: Provenance::place(format!("role {}", role.name)), place, from, ..answer }
+        Explanation { source: Provenance::place(format!("role {}", role.name)), place, from, ..answer }
+    }
+
+    /// The template, the drop-in or the role, for a literal value.
+    fn explain_literal(&self, role: &Role, renderer: &Renderer, origin: Option<ValueOrigin<'_>>) -> Explanation {
+        let (name, source) = match origin {
+            Some(ValueOrigin::File(file)) => {
+                let is_built_in = renderer.text(file).as_deref() == built_in_template(file);
+                let own = format!("{DIRECTORY}/files/{file}");
+                (format!("template {file}"), if is_built_in { "built-in".to_owned() } else { own })
+            }
+            _ => {
+                let drop_in = role.find_drop_in_line(&self.step, &self.line.name).map(ToString::to_string);
+                (format!("role {}", role.name), drop_in.unwrap_or_else(|| role.source.clone()))
+            }
+        };
+        Explanation { name, source: Provenance::Place(source), ..Explanation::default() }
     }
 }
 
-/// What a template names can be a part of a list, which has no name of its own.
-fn named(known: &Known<'_>, name: &str) -> Answer {
+/// An item of a list, for example, has no name of its own although a template can use it.
+fn explain_name(known: &KnownValues<'_>, name: &str) -> Explanation {
     let mut at = name;
     loop {
         match (known.explain(at), at.rsplit_once('.')) {
             (Some(answer), _) => return answer,
             (None, Some((table, _))) => at = table,
             (None, None) => {
-                return Answer { name: name.into(), ..Answer::default() };
+                return Explanation { name: name.into(), ..Explanation::default() };
             }
         }
     }
-}
-
-/// The template or the role, where a value is written out.
-fn as_it_stands(role: &Role, renderer: &Renderer, origin: Option<Origin<'_>>) -> Answer {
-    let (name, source) = match origin {
-        Some(Origin::File(file)) => {
-            let is_built_in = renderer.text(file).as_deref() == built_in_template(file);
-            let own = format!("{DIRECTORY}/files/{file}");
-            (format!("template {file}"), if is_built_in { "built-in".to_owned() } else { own })
-        }
-        _ => (format!("role {}", role.name), role.source.clone()),
-    };
-    Answer { name, source: Provenance::Place(source), ..Answer::default() }
 }

@@ -11,7 +11,7 @@ use nix::unistd::mkfifo;
 use titus_bootstrap::host::fs::Owner;
 use titus_bootstrap::host::{Deadlines, Host};
 
-use crate::support::root::{Outcome, Root, on_fixture, program, told};
+use crate::support::root::{Outcome, Root, into_outcome, on_fixture, program};
 use crate::support::user::NOBODY;
 
 /// What must not be printed or copied, in the place of /etc/shadow.
@@ -34,7 +34,7 @@ fn ends(command: &mut Command) -> Outcome {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    told(child.wait_with_output().unwrap())
+    into_outcome(child.wait_with_output().unwrap())
 }
 
 /// A tree of a prereqs node of an ensemble of three, with something to protect.
@@ -69,7 +69,7 @@ fn zero(root: &Root, path: &str) -> bool {
 
 /// Asserts that the canary is in nothing that the program printed or wrote.
 #[track_caller]
-fn is_not_told(root: &Root, outcome: &Outcome) {
+fn is_not_printed(root: &Root, outcome: &Outcome) {
     assert!(!outcome.transcript().contains("canary"), "{}", outcome.transcript());
     for directory in ["/run/titus-bootstrap", "/var/log", "/var/lib"] {
         for path in files_below(&root.at(directory)) {
@@ -94,38 +94,38 @@ fn files_below(directory: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_link_as_myid_is_not_followed_and_what_it_leads_to_is_not_told() {
+fn a_link_as_myid_is_not_followed_and_what_it_leads_to_is_not_printed() {
     for target in ["/etc/shadow", "../../../etc/shadow", "/etc/../etc/shadow"] {
         let (root, arguments) = ensemble();
         symlink(target, free(&root, MYID)).unwrap();
-        let refused = run(&root, &arguments).ends_with(78).tells(&["a symbolic link, which is not followed"]);
-        is_not_told(&root, &refused);
+        let refused = run(&root, &arguments).ends_with(78).reports(&["a symbolic link, which is not followed"]);
+        is_not_printed(&root, &refused);
         assert_eq!(root.read("/etc/shadow"), CANARY);
     }
 }
 
 #[test]
-fn what_a_container_wrote_into_myid_is_not_told() {
+fn what_a_container_wrote_into_myid_is_not_printed() {
     let (root, arguments) = ensemble();
     root.write(MYID, CANARY);
-    let refused = run(&root, &arguments).ends_with(78).tells(&["something else", "would become"]);
-    is_not_told(&root, &refused);
+    let refused = run(&root, &arguments).ends_with(78).reports(&["something else", "would become"]);
+    is_not_printed(&root, &refused);
     // The message does show another server's number: the operator needs it.
     root.write(MYID, "7\n");
-    run(&root, &arguments).ends_with(78).tells(&["myid is \"7\""]);
+    run(&root, &arguments).ends_with(78).reports(&["myid is \"7\""]);
 }
 
 #[test]
 fn a_pipe_a_device_or_a_directory_as_myid_ends_the_run() {
     let (root, arguments) = ensemble();
     pipe(&root, MYID);
-    run(&root, &arguments).ends_with(78).tells(&["myid is not a regular file"]);
+    run(&root, &arguments).ends_with(78).reports(&["myid is not a regular file"]);
     if zero(&root, MYID) {
-        run(&root, &arguments).ends_with(78).tells(&["myid is not a regular file"]);
+        run(&root, &arguments).ends_with(78).reports(&["myid is not a regular file"]);
     }
     fs::remove_file(root.at(MYID)).unwrap();
     fs::create_dir_all(root.at(MYID)).unwrap();
-    run(&root, &arguments).ends_with(78).tells(&["myid is not a regular file"]);
+    run(&root, &arguments).ends_with(78).reports(&["myid is not a regular file"]);
 }
 
 #[test]
@@ -134,10 +134,11 @@ fn settings_that_are_not_a_regular_file_are_refused() {
         "/etc/titus-bootstrap/config.toml",
         "/etc/titus-bootstrap/config.d/10-site.toml",
         "/etc/titus-bootstrap/roles/agent.toml",
+        "/etc/titus-bootstrap/roles/agent.d/50-own.toml",
     ] {
         let refuses = |root: &Root, why: &str| {
             let outcome = ends(&mut root.program(&["--role", "agent", "--sample"])).ends_with(78);
-            outcome.tells(&[path, "cannot be read", why]);
+            outcome.reports(&[path, "cannot be read", why]);
         };
         let root = Root::empty();
         pipe(&root, path);
@@ -160,22 +161,22 @@ fn settings_that_are_not_a_regular_file_are_refused() {
 #[test]
 fn a_settings_file_of_the_command_line_has_a_kind_and_an_end() {
     let config = |path: &str| ends(program().args(["plan", "--role", "agent", "--sample", "--config", path]));
-    config("/dev/zero").ends_with(78).tells(&["/dev/zero: cannot be read", "larger than 16 MiB"]);
-    config("/dev/urandom").ends_with(78).tells(&["larger than 16 MiB"]);
-    config("/").ends_with(78).tells(&["/: cannot be read", "Is a directory"]);
+    config("/dev/zero").ends_with(78).reports(&["/dev/zero: cannot be read", "larger than 16 MiB"]);
+    config("/dev/urandom").ends_with(78).reports(&["larger than 16 MiB"]);
+    config("/").ends_with(78).reports(&["/: cannot be read", "Is a directory"]);
     let root = Root::empty();
     ends(&mut root.program(&["plan", "--role", "agent", "--sample", "--config", "/dev/null"])).ends_with(0);
     File::create(root.at("/large.toml")).unwrap().set_len((16 << 20) + 1).unwrap();
-    config(root.at("/large.toml").to_str().unwrap()).ends_with(78).tells(&["larger than 16 MiB"]);
-    for (option, words) in [("--facts", "is no print of facts"), ("check", "cannot be read")] {
+    config(root.at("/large.toml").to_str().unwrap()).ends_with(78).reports(&["larger than 16 MiB"]);
+    for (option, words) in [("--facts", "has no usable facts"), ("check", "cannot be read")] {
         ends(program().args(["facts", "--role", "agent"]).args(match option {
             "check" => vec!["--config", "/dev/zero"],
             _ => vec![option, "/dev/zero"],
         }))
         .ends_with(78)
-        .tells(&[words, "larger than 16 MiB"]);
+        .reports(&[words, "larger than 16 MiB"]);
     }
-    ends(program().args(["check", "/dev/zero"])).ends_with(78).tells(&["larger than 16 MiB"]);
+    ends(program().args(["check", "/dev/zero"])).ends_with(78).reports(&["larger than 16 MiB"]);
 }
 
 /// `sh` runs the words, `$1` is the program; it has `<(…)` where it is bash.
@@ -197,19 +198,19 @@ fn a_pipe_that_the_command_line_names_is_read() {
         "--config <(printf 'stakc '; sleep 0.3; echo '= \"x\"')",
         "--config /dev/stdin < <(echo 'stakc = \"x\"')",
     ] {
-        plan(words).ends_with(78).tells(&["stakc", "did you mean"]);
+        plan(words).ends_with(78).reports(&["stakc", "did you mean"]);
     }
     // A run looks first whether it is user data.
-    bash("\"$1\" --root \"$2\" --role agent --sample <(echo 'stakc = \"x\"')", &root).ends_with(78).tells(&["stakc"]);
+    bash("\"$1\" --root \"$2\" --role agent --sample <(echo 'stakc = \"x\"')", &root).ends_with(78).reports(&["stakc"]);
     plan("--config <(echo 'stack = \"x\"')").ends_with(0);
     plan("<(echo 'stack = \"x\"')").ends_with(0);
     // One that its writer opens only later.
     pipe(&root, "/later");
     plan("--config \"$2/later\" & { sleep 0.3; echo 'stakc = \"x\"' > \"$2/later\"; }; wait $!")
         .ends_with(78)
-        .tells(&["stakc"]);
+        .reports(&["stakc"]);
     // One without an end.
-    plan("--config <(exec cat /dev/zero)").ends_with(78).tells(&["larger than 16 MiB"]);
+    plan("--config <(exec cat /dev/zero)").ends_with(78).reports(&["larger than 16 MiB"]);
 }
 
 #[test]
@@ -219,7 +220,7 @@ fn a_signal_ends_the_wait_for_a_pipe() {
     let never = root.at("/never");
     let script = "\"$1\" plan --root \"$2\" --role agent --sample --config \"$2/never\" & \
                   while ! ls -l /proc/$!/fd 2>&1 | grep -q /never; do :; done; kill -TERM $!; wait $!";
-    bash(script, &root).ends_with(1).tells(&["stopped by a signal"]);
+    bash(script, &root).ends_with(1).reports(&["stopped by a signal"]);
     assert!(never.exists());
 }
 
@@ -249,7 +250,7 @@ fn a_status_that_cannot_be_written_or_read_is_a_warning() {
     records(STATUS);
     let root = Root::empty();
     root.write(&format!("{STATUS}/x"), "");
-    root.sample(&[]).ends_with(0).tells(&["a run record is unavailable", STATUS]);
+    root.sample(&[]).ends_with(0).reports(&["a run record is unavailable", STATUS]);
 }
 
 #[test]
@@ -257,7 +258,7 @@ fn a_journal_that_cannot_be_written_or_read_is_a_warning() {
     records(JOURNAL);
     let root = Root::empty();
     File::create(free(&root, JOURNAL)).unwrap().set_len(70 << 20).unwrap();
-    root.sample(&[]).ends_with(0).tells(&["a run record is unavailable", JOURNAL, "larger than 64 MiB"]);
+    root.sample(&[]).ends_with(0).reports(&["a run record is unavailable", JOURNAL, "larger than 64 MiB"]);
 }
 
 #[test]
@@ -266,14 +267,14 @@ fn a_last_log_that_cannot_be_written_is_a_warning() {
     // A file in the place of its directory, and a directory that others may write to.
     let root = Root::empty();
     root.write("/var/log/titus-bootstrap", "");
-    root.sample(&[]).ends_with(0).tells(&["a run record is unavailable", LAST_LOG]);
+    root.sample(&[]).ends_with(0).reports(&["a run record is unavailable", LAST_LOG]);
     let root = Root::empty();
     root.link("/var/log/titus-bootstrap", "titus-bootstrap");
-    root.sample(&[]).ends_with(0).tells(&["a run record is unavailable", "too many symbolic links"]);
+    root.sample(&[]).ends_with(0).reports(&["a run record is unavailable", "too many symbolic links"]);
     let root = Root::empty();
     fs::create_dir_all(root.at("/var/log/titus-bootstrap")).unwrap();
     fs::set_permissions(root.at("/var/log/titus-bootstrap"), fs::Permissions::from_mode(0o777)).unwrap();
-    root.sample(&[]).ends_with(0).tells(&["a run record is unavailable", "chmod go-w"]);
+    root.sample(&[]).ends_with(0).reports(&["a run record is unavailable", "chmod go-w"]);
     assert!(!root.at(LAST_LOG).exists());
 }
 
@@ -283,7 +284,7 @@ fn a_failed_run_keeps_its_own_exit_code_and_cause_without_records() {
     for path in [STATUS, JOURNAL, LAST_LOG] {
         fs::create_dir_all(root.at(path)).unwrap();
     }
-    root.fails_half_way().tells(&["step 2/3 large: /etc/large: cannot be written"]);
+    root.fails_half_way().reports(&["step 2/3 large: /etc/large: cannot be written"]);
 }
 
 #[test]
@@ -310,7 +311,7 @@ fn a_pipe_in_the_place_of_a_shell_history_does_not_hold_seal() {
     let sealed = ends(&mut root.program(&["seal", "--sample"]));
     assert!(!sealed.transcript().contains("canary"), "{}", sealed.transcript());
     assert_eq!(root.read("/etc/shadow"), CANARY);
-    sealed.ends_with(1).tells(&["/home/ubuntu/.bash_history", "none is followed"]);
+    sealed.ends_with(1).reports(&["/home/ubuntu/.bash_history", "links are not followed"]);
     fs::remove_file(root.at("/home/ubuntu/.bash_history")).unwrap();
     // A pipe has no contents: there is nothing to report of it.
     ends(&mut root.program(&["seal", "--sample"])).ends_with(0);

@@ -20,7 +20,7 @@ use crate::support::simulated::{Machine, Run, listen_in_proc};
 /// What a terminal obeys, or an eye is deceived by: a colour, a cleared screen, C1, DEL, right-to-left, width zero.
 const ACTIVE: &str = "\x1b[31mred\x1b[2J\u{9b}2J\u{7f}\u{202e}txt.exe\u{2066}\u{200b}\u{feff}";
 
-/// Nothing of [`ACTIVE`] is left, and what was there can be seen.
+/// The text has nothing of [`ACTIVE`], and shows what was there.
 #[track_caller]
 fn is_inert(outcome: &Outcome, shown: &str) {
     for text in [&outcome.out, &outcome.err] {
@@ -134,7 +134,7 @@ fn colours_of_our_own_are_still_colours() {
     );
 }
 
-/// A server on a port of its own, or on this one, that answers all that it is asked with these bytes.
+/// A server on a free port, or on this one, that answers every request with these bytes.
 fn answering(port: u16, answer: Vec<u8>) -> (Door, String) {
     let (address, waits) = (format!("127.0.0.1:{port}"), Instant::now() + Duration::from_secs(60));
     // Another run of the tests may have the one port that a gateway has.
@@ -159,7 +159,7 @@ fn answer_of_http(status: u16, body: &str) -> Vec<u8> {
 }
 
 /// Runs and plans that fail with the words of a service or the name of a process: which one, and what each left.
-fn told_by_others() -> Vec<(&'static str, Run)> {
+fn reported_by_others() -> Vec<(&'static str, Run)> {
     const GATEWAY: u16 = 7001;
     let step = |step: &str| format!("[[step]]\nid = 'x'\nphase = 'boot'\n{step}\n");
     let machine = || {
@@ -168,13 +168,13 @@ fn told_by_others() -> Vec<(&'static str, Run)> {
         machine
     };
     let mut runs = Vec::new();
-    // ZooKeeper's answer to srvr, as a step and as what a container is asked.
+    // ZooKeeper's answer to srvr, in a step and in a container's condition.
     for words in [format!("{ACTIVE}\n"), format!("Mode: {ACTIVE}\n")] {
         let (_server, address) = answering(0, words.into_bytes());
         let machine = machine();
         runs.push(("srvr", machine.apply(&machine.steps(&step(&format!("wait = {{ zookeeper = '{address}' }}"))))));
     }
-    // The gateway's refusal, and a state that is none.
+    // The gateway's refusal, and a state that does not exist.
     let group = step("instance_group = { names = ['group'] }");
     let state = serde_json::json!({ "id": "group", "lifecycleStatus": { "state": ACTIVE } }).to_string();
     for (status, body) in [(400, ACTIVE), (503, ACTIVE), (200, &state)] {
@@ -223,8 +223,8 @@ fn words_of_services_and_names_of_processes_reach_no_terminal_as_they_are() {
     }
     let reporter = Reporter { json: false, quiet: false, verbose: true, colour: false };
     // As the program sets it up.
-    tracing_subscriber::fmt().with_writer(|| Messages(Form::Text)).without_time().with_ansi(false).init();
-    for (source, Run { result, mut report, .. }) in told_by_others() {
+    tracing_subscriber::fmt().with_writer(Messages(Form::Text)).without_time().with_ansi(false).init();
+    for (source, Run { result, mut report, .. }) in reported_by_others() {
         let error = result.as_ref().err();
         let said = format!("{error:?} {:?}", report.steps);
         assert!(said.contains("red") && said.contains("txt.exe"), "{source}: its words are not there: {said}");
@@ -235,7 +235,7 @@ fn words_of_services_and_names_of_processes_reach_no_terminal_as_they_are() {
         Reporter { json: true, ..reporter }.end(&report);
         if let Some(error) = error {
             write_error(&format!("titus-bootstrap: {error}\n"));
-            let ErrorReport { exit_code, what, cause, fix } = ErrorReport::from(error);
+            let ErrorReport { kind: _, exit_code, what, place: _, cause, fix, step: _ } = ErrorReport::from(error);
             tracing::error!(exit_code, cause, fix, "{what}");
         }
         let kept = report.text();
@@ -287,7 +287,7 @@ fn what_a_run_starts_has_no_variable_of_its_caller() {
     assert!(!variables.contains("c4n4ry"), "{variables}");
 }
 
-/// A server that answers every request so, and what it was asked: each request's target and headers.
+/// A server with one answer for every request, and the target and headers of each request.
 fn server(answer: String) -> (Door, String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -304,9 +304,9 @@ fn server(answer: String) -> (Door, String, Arc<Mutex<Vec<String>>>) {
     (Door::open(listener, converse, || ()), address, asked)
 }
 
-/// Another server is whoever an attacker writes into a Location.
+/// An attacker may write any server into a Location.
 #[test]
-fn a_redirect_tells_another_server_nothing() {
+fn a_redirect_gives_another_server_nothing() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let host = Host::live(Deadlines::all(Duration::from_secs(20)));
     let (_other, other, heard) = server("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".into());
@@ -315,15 +315,15 @@ fn a_redirect_tells_another_server_nothing() {
         let (_first, first, asked) = server(to_other);
         let url = format!("http://c4n4ry:c4n4ry@{first}/x.deb?X-Amz-Signature=c4n4ry");
         host.download(&url, 100).unwrap();
-        host.sum_of_download(&url).unwrap().unwrap();
+        host.checksum_of_download(&url).unwrap().unwrap();
         assert!(asked.lock().unwrap().iter().all(|request| request.contains("c4n4ry")));
         assert!(asked.lock().unwrap().iter().all(|request| request.contains("authorization")));
     }
     let heard = heard.lock().unwrap();
     assert_eq!(heard.len(), 6);
     for request in heard.iter() {
-        let told = ["c4n4ry", "authorization", "referer", "cookie"].iter().any(|word| request.contains(word));
-        assert!(!told, "{request}");
+        let leaked = ["c4n4ry", "authorization", "referer", "cookie"].iter().any(|word| request.contains(word));
+        assert!(!leaked, "{request}");
     }
 }
 
@@ -350,19 +350,23 @@ fn no_unit_file_has_the_password_of_a_proxy() {
         let expected = [
             ("HTTP_PROXY", "http://user:c4n4ry@h:1"),
             ("HTTPS_PROXY", "http://user:c4n4ry@h:2"),
-            ("NO_PROXY", "10.0.0.1"),
+            ("NO_PROXY", &titus_bootstrap::host::no_proxy::for_go(Some("10.0.0.1"))),
         ];
         assert_eq!(read, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
-        // Without proxies none of it is left, in whatever way an earlier release had it.
+        // Without proxies none of it remains, in whatever form an earlier release wrote it.
         root.run(&["--sample", "--role", role]).ends_with(0);
         assert!(!root.at("/etc/systemd/system/docker.service.d/20-titus-proxy.env").exists());
         assert!(!root.at("/etc/systemd/system/docker.service.d/20-titus-proxy.conf").exists());
     }
 }
 
-/// What packaging/terraform tells an agent by tags.
-const TERRAFORM: [(&str, &str); 4] =
-    [("role", "agent"), ("prereqs", "10.9.9.9"), ("agent.asg", "agents"), ("agent.log_bucket", "their-logs")];
+/// What packaging/terraform passes to an agent in tags.
+const TERRAFORM: [(&str, &str); 4] = [
+    ("role", "agent"),
+    ("zookeeper.servers", "10.9.9.9:2181"),
+    ("agent.asg", "agents"),
+    ("agent.log_bucket", "their-logs"),
+];
 
 /// An agent with these tags, on an image with these settings.
 fn tagged(image: &str, tags: &[(&str, &str)]) -> (Root, Metadata) {
@@ -378,12 +382,12 @@ fn tagged(image: &str, tags: &[(&str, &str)]) -> (Root, Metadata) {
 fn a_tag_does_not_point_an_agent_at_another_master() {
     let baked = "agent.log_bucket = 'logs'\nzookeeper.servers = ['10.0.0.1:2181']\n";
     // Not listed; and listed, but against what the image says.
-    for allowed in ["", "allowed_tags = ['role', 'prereqs', 'agent.asg', 'agent.log_bucket']\n"] {
+    for allowed in ["", "allowed_tags = ['role', 'zookeeper.servers', 'agent.asg', 'agent.log_bucket']\n"] {
         let (root, metadata) = tagged(&format!("{allowed}{baked}"), &TERRAFORM);
         let run = root.ask(&metadata, &["apply"]).ends_with(0);
         run.prints(&[
             "notice: from instance tags: agent.asg = \"agents\" (tag titus:agent.asg)",
-            "titus:prereqs",
+            "titus:zookeeper.servers",
             "ignored",
         ]);
         let config = root.read("/etc/mesos-agent.config");
@@ -391,45 +395,43 @@ fn a_tag_does_not_point_an_agent_at_another_master() {
         assert!(root.read("/etc/profile.d/titus_environment.sh").contains("=logs\n"));
     }
     let (root, metadata) = tagged("", &TERRAFORM);
-    root.ask(&metadata, &["apply"]).ends_with(78).tells(&[
+    root.ask(&metadata, &["apply"]).ends_with(78).reports(&[
         "role agent needs agent.log_bucket and zookeeper.servers",
-        "allowed_tags = [\"role\", \"stack\", \"agent.asg\", \"prereqs\", \"agent.log_bucket\"]",
+        "allowed_tags = [\"role\", \"stack\", \"agent.asg\", \"zookeeper.servers\", \"agent.log_bucket\"]",
     ]);
     // What it says to do is enough.
     let (root, metadata) = tagged(include_str!("../../packaging/terraform/image.toml"), &TERRAFORM);
     root.ask(&metadata, &["apply"])
         .ends_with(0)
-        .prints(&["zookeeper.servers = [\"10.9.9.9:2181\"] (tag titus:prereqs)"]);
+        .prints(&["zookeeper.servers = [\"10.9.9.9:2181\"] (tag titus:zookeeper.servers)"]);
     assert!(root.read("/etc/mesos-agent.config").contains("MESOS_MASTER=zk://10.9.9.9:2181/"));
 }
 
 #[test]
 fn only_the_image_says_which_tags_count() {
-    let all = "allowed_tags = ['role', 'prereqs', 'agent.asg', 'agent.log_bucket']";
+    let all = "allowed_tags = ['role', 'zookeeper.servers', 'agent.asg', 'agent.log_bucket']";
     let (root, metadata) = tagged("", &TERRAFORM);
     metadata.set("meta-data/tags/instance/titus:allowed_tags", Some("prereqs".into()));
-    root.ask(&metadata, &["plan"]).ends_with(78).tells(&["this image does not allow them"]);
+    root.ask(&metadata, &["plan"]).ends_with(78).reports(&["this image does not allow them"]);
     for user_data in
         [format!("#titus-bootstrap\n{all}\n"), format!("#!/usr/bin/titus-bootstrap --set {}\n", all.replace(' ', ""))]
     {
         metadata.set("user-data", Some(user_data.into_bytes()));
         root.ask(&metadata, &["plan"])
             .ends_with(78)
-            .tells(&["user data", "allowed_tags is a setting of the image alone"]);
+            .reports(&["user data", "allowed_tags can only be set by the image"]);
     }
     metadata.set("user-data", None);
     root.write("/srv/config.toml", all);
     let config = root.at("/srv/config.toml").display().to_string();
     for words in [["--set", all], ["--config", &config]] {
-        root.ask(&metadata, &[&["plan"][..], &words].concat())
-            .ends_with(78)
-            .tells(&["is a setting of the image alone"]);
+        root.ask(&metadata, &[&["plan"][..], &words].concat()).ends_with(78).reports(&["can only be set by the image"]);
     }
     // Nor is a role taken from a tag where the image does not allow that.
     let (root, metadata) = tagged("allowed_tags = []", &TERRAFORM);
     root.ask(&metadata, &["plan"])
         .ends_with(78)
-        .tells(&["instance tag titus:role: the image's allowed_tags lacks role"]);
+        .reports(&["instance tag titus:role: the image's allowed_tags lacks role"]);
 }
 
 #[test]
@@ -444,5 +446,5 @@ fn an_image_by_tag_is_named_as_such() {
     let plan = root.run(&[&words[..], &set].concat()).ends_with(0);
     assert!(!plan.out.contains("by tag"), "{}", plan.out);
     let agent = root.run(&["plan", "--sample", "--role", "agent"]).ends_with(0);
-    assert!(!agent.out.contains("by tag"), "who runs no such image is told nothing: {}", agent.out);
+    assert!(!agent.out.contains("by tag"), "a node without such an image gets no notice: {}", agent.out);
 }

@@ -16,13 +16,13 @@ use nix::unistd::Pid;
 use titus_bootstrap::host::fs::Owner;
 use titus_bootstrap::host::{Deadlines, Host, signals};
 
-use crate::support::root::{Root, ask, isolated, program, told};
+use crate::support::root::{Root, ask, into_outcome, isolated, program};
 use crate::support::user::NOBODY;
 
-/// Tells a copy of this test binary which two names to swap.
+/// Passes to a copy of this test binary the two names to swap.
 const SWAP: &str = "TITUS_BOOTSTRAP_TEST_SWAP";
 
-/// Tells a copy of it to listen for signals.
+/// Makes a copy of it listen for signals.
 const LISTEN: &str = "TITUS_BOOTSTRAP_TEST_LISTEN";
 
 /// How often the other process swaps.
@@ -154,7 +154,7 @@ fn at_once(runs: usize) {
         .collect();
     let mut worked = 0;
     for child in children {
-        let outcome = told(child.wait_with_output().unwrap()).ends_with(0);
+        let outcome = into_outcome(child.wait_with_output().unwrap()).ends_with(0);
         worked += u32::from(!outcome.steps("changed").is_empty());
         assert!(!outcome.err.contains("Auto Scaling") && !outcome.err.contains("warning"), "{}", outcome.transcript());
     }
@@ -207,7 +207,7 @@ fn hold(root: &Root, lock: &str) -> Child {
 }
 
 #[test]
-fn a_process_that_is_not_ours_and_holds_a_lock_is_named() {
+fn a_foreign_process_that_holds_a_lock_is_named() {
     let root = Root::empty();
     root.write("/etc/titus-bootstrap/config.toml", "role = 'gateway'\nagent.asg = 'group'\n");
     root.run(&["keep"]).ends_with(0);
@@ -218,7 +218,7 @@ fn a_process_that_is_not_ours_and_holds_a_lock_is_named() {
         let mut held = hold(&root, lock);
         let refused = root.run(arguments).ends_with(75);
         let pid = format!("process {}", held.id());
-        refused.tells(&[&pid, "flock", "user ", "is not titus-bootstrap", lock]);
+        refused.reports(&[&pid, "flock", "user ", "is not titus-bootstrap", lock]);
         drop(held.stdin.take());
         held.wait().unwrap();
         root.run(arguments).ends_with(0);
@@ -226,7 +226,7 @@ fn a_process_that_is_not_ours_and_holds_a_lock_is_named() {
 }
 
 #[test]
-fn a_run_from_user_data_that_holds_the_lock_is_one_of_ours() {
+fn a_run_from_user_data_that_holds_the_lock_is_recognized() {
     let root = Root::empty();
     let script = root.at("/part-001");
     let program = program();
@@ -240,7 +240,8 @@ fn a_run_from_user_data_that_holds_the_lock_is_one_of_ours() {
     let mut run = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let connection = server.accept().unwrap();
     let refused = root.sample(&[]).ends_with(75);
-    let refused = refused.tells(&["another run is at work", &format!("process {}", run.id()), "titus-bootstrap, user"]);
+    let refused =
+        refused.reports(&["another run is at work", &format!("process {}", run.id()), "titus-bootstrap, user"]);
     assert!(!refused.err.contains("is not titus-bootstrap"), "{}", refused.transcript());
     kill(Pid::from_raw(run.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
     run.wait().unwrap();
@@ -256,7 +257,7 @@ fn keep_beside_another_keep_has_nothing_to_say() {
         .map(|_| root.program(&["keep"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
         .collect();
     for child in children {
-        let outcome = told(child.wait_with_output().unwrap()).ends_with(0);
+        let outcome = into_outcome(child.wait_with_output().unwrap()).ends_with(0);
         assert_eq!((outcome.out.as_str(), outcome.err.as_str()), ("", ""));
     }
 }

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Sourced by tests/run and tests/soak: gets what the node tests need, and puts away
-# what they leave. Expects the project's directory as the working directory.
+# tests/run and tests/soak source this. It gets what the node tests need, and removes
+# what they leave. The working directory must be the project's directory.
 
 # Each command that the tests need, and the package that has it.
 TOOLS=(
@@ -9,8 +9,23 @@ TOOLS=(
     docker-registry:docker-registry ip:iproute2 lintian:lintian java:default-jre-headless
     packer:packer node:nodejs npm:npm python3:python3
     qemu-system-x86_64:qemu-system-x86 socat:socat mke2fs:e2fsprogs debugfs:e2fsprogs setpriv:util-linux
-    strip:binutils strace:strace
+    strip:binutils strace:strace zsh:zsh fish:fish
 )
+
+# The compiler of rust-toolchain.toml; if rustup cannot get that one, the installed one.
+channel=$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
+if command -v rustup > /dev/null && [ -z "${RUSTUP_TOOLCHAIN-}" ] &&
+    ! RUSTUP_TOOLCHAIN=stable rustup toolchain list | grep "^$channel" > /dev/null &&
+    ! RUSTUP_TOOLCHAIN=stable timeout 300 rustup toolchain install "$channel" --profile minimal \
+        --component clippy,rustfmt > /dev/null 2>&1; then
+    echo "Rust $channel is not installed, and cannot be got: the tests use the default toolchain" >&2
+    RUSTUP_TOOLCHAIN=$(RUSTUP_TOOLCHAIN=stable rustup toolchain list | sed -n 's/ (.*default.*//p')
+    export RUSTUP_TOOLCHAIN
+fi
+
+# shellcheck disable=SC2034 # For the scripts that source this.
+# Where cargo puts what it builds for this machine; without Rust, need_tools says so.
+BUILT=target/$(rustc --print host-tuple 2> /dev/null || true)
 
 need_tools() {
     local tool missing=()
@@ -21,6 +36,10 @@ need_tools() {
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
     # Without it `python3 -m venv` makes an environment without pip.
     python3 -c 'import ensurepip' 2> /dev/null || missing+=(python3-venv)
+    # A browser for the pictures of docs/img; Ubuntu's apt has none, and nodes::pictures reports that.
+    if ! command -v chromium > /dev/null && grep -q '^ID=debian' /etc/os-release; then
+        missing+=(chromium fonts-dejavu-core)
+    fi
     command -v cargo > /dev/null || { echo "cargo is missing: install Rust first" >&2; return 1; }
     if [ "$(id -u)" != 0 ]; then
         echo "The node tests need root.${missing[*]:+ Missing packages: ${missing[*]}}" >&2
@@ -29,14 +48,14 @@ need_tools() {
     [ ${#missing[@]} -gt 0 ] || return 0
     command -v apt-get > /dev/null || { echo "missing, and no apt-get: ${missing[*]}" >&2; return 1; }
     apt-get update
-    # Since Debian 13 the docker command is in a package of its own.
+    # Since Debian 13 the docker command is in a separate package.
     case " ${missing[*]} " in
     *" docker.io "*) if apt-cache show docker-cli > /dev/null 2>&1; then missing+=(docker-cli); fi ;;
     esac
     DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "${missing[@]}"
 }
 
-# An EC2 API that nobody here wrote, in a folder of its own: harness/moto.rs.
+# An EC2 API from a third party, in its own folder: harness/moto.rs.
 need_moto() {
     local folder=target/nodes/moto-5.2.5 log=target/nodes/moto.log
     [ ! -e "$folder/done" ] || return 0
@@ -85,7 +104,7 @@ start_engine() {
     done
 }
 
-# Removes what test processes that are gone have left, and ends our engine if nobody else uses it.
+# Removes what ended test processes left, and ends our engine if no other run uses it.
 put_away() {
     local id owner directory
     docker version > /dev/null 2>&1 || return 0
@@ -114,7 +133,7 @@ put_away() {
     exec 8>&-
 }
 
-# The test executables with node cases, built with cargo's arguments: their paths, a line each.
+# Builds the test executables with node cases, with these arguments of cargo. Prints their paths, one on each line.
 build_tests() {
     local log=target/nodes/build.log
     mkdir -p target/nodes

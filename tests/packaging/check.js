@@ -7,10 +7,13 @@ const path = require("path");
 const { parse } = require("@cdktf/hcl2json");
 
 const PACKAGING = path.join(__dirname, "../../packaging");
-const VARIABLES = ["public_key", "trusted_cidr", "agent_asg_name", "s3_log_bucket_name"];
+const VARIABLES = ["public_key", "trusted_cidr", "agent_asg_name", "s3_log_bucket_name", "image", "name", "instance_types"];
 const OUTPUTS = [
-  "bastion_ip", "gateway_ip", "master_ip", "prereqs_ip", "default_role_arn", "default_sg_id", "agent_asg_name", "vpc_id",
+  "bastion_ip", "gateway_ip", "master_ip", "prereqs_ips", "instance_ids", "default_role_arn", "default_sg_id",
+  "agent_asg_name", "vpc_id",
 ];
+// What no policy can allow for some resources only, beside Describe and List: Session Manager's.
+const FREE = /:(Describe|List)|^ssmmessages:(Create|Open)(Control|Data)Channel$|^ssm:UpdateInstanceInformation$/;
 const TOKENS = {
   bastion: "required", prereqs: "required",
   master: "${var.titus_http_tokens}", gateway: "${var.titus_http_tokens}", agent: "${var.titus_http_tokens}",
@@ -77,18 +80,29 @@ async function terraform(files) {
     for (const key of ours) must(TAGS.includes(key.slice(6)), `${name}: nobody reads the tag ${key}`);
     for (const key of ours) must(JSON.parse(ALLOWED).includes(key.slice(6)), `${name}: the image ignores the tag ${key}`);
     if (name === "bastion") {
-      must(ours.length === 0 && node.user_data === undefined, "bastion: is told to be a node of Titus");
+      must(ours.length === 0 && node.user_data === undefined, "bastion: has the tags or user data of a Titus node");
       continue;
     }
     must(tags["titus:role"] === name, `${name}: its role is ${tags["titus:role"]}`);
-    must(oneLine(node.user_data), `${name}: user data is not one line of titus-bootstrap`);
+    must(node.user_data !== undefined, `${name}: no user data`);
   }
 
+  // What holds data, and what chooses the image: a second apply must not replace them.
+  const [volume] = blocks.resource.aws_ebs_volume.prereqs;
+  must(list(volume.lifecycle)[0]?.prevent_destroy === true, "the data of prereqs can be destroyed");
+  const [prereqs] = blocks.resource.aws_instance.prereqs || [{}];
+  must(same(list(list(prereqs.lifecycle)[0]?.ignore_changes), ["${ami}", "${user_data}"]), "a new image replaces prereqs");
+  must(blocks.data.aws_ami.node[0].most_recent === undefined, "the nodes' image is the newest of a pattern");
+  must(blocks.variable.image?.[0].default === undefined, "an image is chosen for nobody");
+  const [group] = blocks.resource.aws_autoscaling_group.agent;
+  must(group.initial_lifecycle_hook && group.instance_refresh, "agents: no lifecycle hook or no instance refresh");
+
   for (const [name, document] of named(blocks.data, "aws_iam_policy_document")) {
-    for (const { actions, resources, not_actions } of list(document.statement)) {
+    const dynamic = list(document.dynamic?.statement).flatMap((block) => list(block.content));
+    for (const { actions, resources, not_actions } of list(document.statement).concat(dynamic)) {
       must(!not_actions, `policy ${name}: not_actions allows what nobody thought of`);
       must(!list(actions).some((action) => action.includes("*")), `policy ${name}: actions ${actions}`);
-      const free = list(actions).every((action) => /:(Describe|List)/.test(action));
+      const free = list(actions).every((action) => FREE.test(action));
       must(free || !list(resources).includes("*"), `policy ${name}: ${actions} on everything`);
     }
   }
@@ -107,13 +121,6 @@ async function terraform(files) {
     must(from === undefined || from === "${var.trusted_cidr}", `ingress rule ${name} lets ${from} in`);
   }
   return problems.concat(references(blocks));
-}
-
-/** Whether user data is one line that has the kernel, or cloud-init, start titus-bootstrap. */
-function oneLine(value) {
-  const packed = /^\$\{base64encode\((".*")\)\}$/s.exec(value);
-  const text = packed ? JSON.parse(packed[1]) : value;
-  return /^#!\/usr\/bin\/titus-bootstrap( --set [a-z_.]+=\S+)*\n$/.test(String(text).replace(/\$\{[^}]*\}/g, "x"));
 }
 
 /** Names that nothing declares, and circles: what `terraform validate` would say, had it a provider here. */
@@ -158,8 +165,10 @@ async function packer(files) {
   const [build] = template.build;
   must(same(build.sources, ["source.amazon-ebs.titus", "source.docker.titus"]), "not both builders are used");
   const scripts = list(build.provisioner.shell).map((shell) => shell.script);
-  must(same(scripts, ["${path.root}/provision.sh"]), "not the one script provisions both");
-  must(list(template.source["amazon-ebs"].titus)[0].encrypt_boot === true, "the AMI is not encrypted");
+  must(scripts.join() === "${path.root}/check.sh,${path.root}/provision.sh", "the settings are not checked first");
+  const [ami] = list(template.source["amazon-ebs"].titus);
+  must(ami.encrypt_boot === true, "the AMI is not encrypted");
+  must(ami.imds_support === "v2.0" && list(ami.metadata_options)[0]?.http_tokens === "required", "the AMI is not for IMDSv2");
   must(script.trim().endsWith("\ntitus-bootstrap seal"), "provision.sh does not end with the seal");
   return problems;
 }
@@ -169,10 +178,13 @@ const BROKEN = [
   [terraform, "ec2.tf", /http_tokens {12}= "required"/, 'http_tokens = "optional"', /bastion: http_tokens is optional/],
   [terraform, "ec2.tf", /"prereqs" \{([^]*?) +instance_metadata_tags.*\n/, '"prereqs" {$1', /prereqs: no tags in its metadata/],
   [terraform, "ec2.tf", /encrypted {3}= true/, "", /agent: a volume is not encrypted/],
-  [terraform, "ec2.tf", /base64encode\("#!/, 'base64encode("#!/bin/bash\\nexec ', /agent: user data is not one line/],
-  [terraform, "ec2.tf", /titus-bootstrap\\n/, "titus-bootstrap\\n[agent]\\n", /prereqs: user data is not one line/],
+  [terraform, "ec2.tf", /prevent_destroy = true/, "", /the data of prereqs can be destroyed/],
+  [terraform, "ec2.tf", /\[ami, user_data\]/, "[user_data]", /a new image replaces prereqs/],
+  [terraform, "ec2.tf", /initial_lifecycle_hook \{/, "tag {", /no lifecycle hook/],
+  [terraform, "image.tf", /owners = \[var/, "most_recent = true\n  owners = [var", /the newest of a pattern/],
+  [terraform, "iam.tf", /"ssm:UpdateInstanceInformation"/, '"ssm:GetParameter"', /policy node: ssm:GetParameter.* on everything/],
   [terraform, "ec2.tf", /"titus:agent.asg"/, '"titus:agent.group"', /gateway: nobody reads the tag titus:agent.group/],
-  [terraform, "ec2.tf", /"titus:prereqs"/, '"titus:zookeeper.servers"', /the image ignores the tag titus:zookeeper.servers/],
+  [terraform, "ec2.tf", /"titus:zookeeper.servers"/, '"titus:prereqs"', /the image ignores the tag titus:prereqs/],
   [terraform, "ec2.tf", /"aws_instance" "bastion"/, '"aws_instance" "bastian"', /the nodes are not/],
   [terraform, "variables.tf", /default {5}= "optional"/, 'default = "required"', /titus_http_tokens is not optional/],
   [terraform, "variables.tf", /variable "public_key"/, 'variable "key"', /variable public_key is missing/],
@@ -187,6 +199,8 @@ const BROKEN = [
   [terraform, "vpc.tf", /aws_vpc.titus.id/, "aws_vpc.main.id", /uses aws_vpc.main, which is nowhere/],
   [packer, "provision.sh", /\ntitus-bootstrap seal/, "", /does not end with the seal/],
   [packer, "titus.pkr.hcl", /, "source.docker.titus"/, "", /not both builders/],
+  [packer, "titus.pkr.hcl", /\/check.sh/, "/provision.sh", /not checked first/],
+  [packer, "titus.pkr.hcl", /imds_support = "v2.0"/, "", /not for IMDSv2/],
   [packer, "titus.pkr.hcl", /^/, "packer {}\n", /rejects/],
 ];
 

@@ -36,17 +36,17 @@ struct Node {
 
 impl Node {
     fn new() -> Node {
-        Node::of(sample())
+        Node::with_account(sample())
     }
 
-    fn of(account: Account) -> Node {
+    fn with_account(account: Account) -> Node {
         let keys = Keys::new(1);
         let node = Node { metadata: Metadata::start(metadata::sample()), aws: Aws::start(account, &keys) };
         node.profile(&keys);
         node
     }
 
-    fn with(fault: Fault) -> Node {
+    fn with_fault(fault: Fault) -> Node {
         let node = Node::new();
         node.aws.fault(fault);
         node
@@ -87,13 +87,13 @@ impl Node {
         let started = Instant::now();
         let failure = self.api(limit).tags(ID).unwrap_err();
         assert!(started.elapsed() < limit + Duration::from_secs(5), "it took {:?}", started.elapsed());
-        tells(&failure.error, kind, words);
+        assert_error(&failure.error, kind, words);
         failure
     }
 }
 
 #[track_caller]
-fn tells(error: &Error, kind: Kind, words: &[&str]) {
+fn assert_error(error: &Error, kind: Kind, words: &[&str]) {
     assert_eq!(error.kind, kind, "{error}");
     for word in words {
         assert!(error.to_string().contains(word), "no {word:?} in:\n{error}");
@@ -111,12 +111,12 @@ fn held() -> Account {
 
 #[test]
 fn a_denied_call_is_not_repeated_and_names_what_to_allow() {
-    let node = Node::with(Fault::Deny("DescribeTags"));
+    let node = Node::with_fault(Fault::Deny("DescribeTags"));
     let failure = node.fails(
         LONG,
         Kind::Config,
         &[
-            "the EC2 API (DescribeTags) is not allowed to this instance",
+            "the EC2 API (DescribeTags) is not allowed for this instance",
             "UnauthorizedOperation: You are not authorized to perform this operation. User: arn:aws:sts::",
             "is not authorized to perform: ec2:DescribeTags because",
             "add this statement to the policy of the instance profile's role:",
@@ -127,20 +127,23 @@ fn a_denied_call_is_not_repeated_and_names_what_to_allow() {
     assert!(!failure.error.to_string().contains("Encoded"), "{}", failure.error);
     assert_eq!(node.calls(), 1);
 
-    let node = Node::of(held());
+    let node = Node::with_account(held());
     node.aws.fault(Fault::Deny("CompleteLifecycleAction"));
     let failure = node.api(LONG).complete(&lifecycle(), Outcome::Continue).unwrap_err();
     let statement = r#"{ "Effect": "Allow", "Action": "autoscaling:CompleteLifecycleAction", "Resource": "*" }"#;
-    let words =
-        ["the Auto Scaling API (CompleteLifecycleAction) is not allowed to this instance", "AccessDenied: ", statement];
-    tells(&failure.error, Kind::Config, &words);
+    let words = [
+        "the Auto Scaling API (CompleteLifecycleAction) is not allowed for this instance",
+        "AccessDenied: ",
+        statement,
+    ];
+    assert_error(&failure.error, Kind::Config, &words);
     assert!(failure.is_denied());
     assert_eq!(node.calls(), 1);
 }
 
 #[test]
 fn a_throttling_api_is_asked_again() {
-    let node = Node::of(held());
+    let node = Node::with_account(held());
     let mut api = node.api(LONG);
     node.aws.fault(Fault::Throttle(3));
     api.tags(ID).unwrap();
@@ -152,12 +155,12 @@ fn a_throttling_api_is_asked_again() {
     assert_eq!(api.bucket("logs").unwrap(), Bucket::Missing);
     assert_eq!((node.calls(), node.fetched()), (10, 1));
 
-    let node = Node::with(Fault::Throttle(u32::MAX));
+    let node = Node::with_fault(Fault::Throttle(u32::MAX));
     let words = [
         "the EC2 API (DescribeTags) gave no answer within 1s",
         &format!("asked {} ", node.aws.endpoint()),
         "times; the last answer: 503 RequestLimitExceeded",
-        "see whether this subnet has a way there (NAT, a VPC endpoint, or the settings proxy.*)",
+        "check whether this subnet has a route there (NAT, a VPC endpoint, or the settings proxy.*)",
     ];
     assert!(!node.fails(SHORT, Kind::TemporaryFailure, &words).is_denied());
     assert!(node.calls() > 3);
@@ -168,23 +171,27 @@ fn the_deadline_is_that_of_all_calls_until_more_is_allowed() {
     let node = Node::new();
     let mut api = node.api(Duration::ZERO);
     let failure = api.tags(ID).unwrap_err();
-    tells(&failure.error, Kind::TemporaryFailure, &["asked http", " 0 times; the last answer: nothing, for the time"]);
+    assert_error(
+        &failure.error,
+        Kind::TemporaryFailure,
+        &["asked http", " 0 times; the last answer: none, because the time"],
+    );
     assert_eq!(node.calls(), 0);
-    api.allow(LONG);
+    api.set_limit(LONG);
     api.tags(ID).unwrap();
 }
 
 #[test]
-fn what_breaks_on_the_way_is_asked_again() {
+fn a_broken_answer_is_requested_again() {
     for (fault, words) in [
         (Fault::Unavailable as fn(u32) -> Fault, "the last answer: 503"),
         (Fault::Close, "the last answer: "),
         (Fault::Cut, "the last answer: "),
     ] {
-        let node = Node::with(fault(3));
+        let node = Node::with_fault(fault(3));
         node.api(LONG).tags(ID).unwrap();
         assert!(node.calls() >= 4, "{}", node.calls());
-        Node::with(fault(u32::MAX)).fails(SHORT, Kind::TemporaryFailure, &[words]);
+        Node::with_fault(fault(u32::MAX)).fails(SHORT, Kind::TemporaryFailure, &[words]);
     }
 }
 
@@ -195,20 +202,20 @@ fn nobody_there_is_waited_for() {
     let address = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
     let failure = node.api_at(SHORT, &address, &Proxy::default()).tags(ID).unwrap_err();
-    tells(&failure.error, Kind::TemporaryFailure, &[&address, "Connection refused"]);
+    assert_error(&failure.error, Kind::TemporaryFailure, &[&address, "Connection refused"]);
 }
 
 #[test]
 fn a_slow_answer_is_read_to_its_end_or_to_the_deadline() {
-    Node::with(Fault::Trickle(Duration::from_micros(200))).api(LONG).tags(ID).unwrap();
-    let words = ["within 1s", "asked", "1 times; the last answer: nothing whole within 1 s"];
-    Node::with(Fault::Trickle(Duration::from_millis(200))).fails(SHORT, Kind::TemporaryFailure, &words);
-    Node::with(Fault::Hang).fails(SHORT, Kind::TemporaryFailure, &words);
+    Node::with_fault(Fault::Trickle(Duration::from_micros(200))).api(LONG).tags(ID).unwrap();
+    let words = ["within 1s", "asked", "1 times; the last answer: no complete answer within 1 s"];
+    Node::with_fault(Fault::Trickle(Duration::from_millis(200))).fails(SHORT, Kind::TemporaryFailure, &words);
+    Node::with_fault(Fault::Hang).fails(SHORT, Kind::TemporaryFailure, &words);
 }
 
 #[test]
-fn a_wait_is_spoken_of() {
-    let node = Node::with(Fault::Throttle(u32::MAX));
+fn a_wait_is_reported() {
+    let node = Node::with_fault(Fault::Throttle(u32::MAX));
     let limit = Duration::from_secs(6);
     let (_, lines) = heard(Level::INFO, || node.fails(limit, Kind::TemporaryFailure, &[]));
     assert_eq!(lines.len(), 1, "{lines:?}");
@@ -219,7 +226,7 @@ fn a_wait_is_spoken_of() {
 
 #[test]
 fn a_wait_in_the_background_is_silent() {
-    let node = Node::with(Fault::Throttle(u32::MAX));
+    let node = Node::with_fault(Fault::Throttle(u32::MAX));
     let mut api = node.api(Duration::from_secs(4));
     api.quiet = true;
     let (_, lines) = heard(Level::INFO, || api.tags(ID).unwrap_err());
@@ -227,7 +234,7 @@ fn a_wait_in_the_background_is_silent() {
 }
 
 #[test]
-fn an_answer_that_is_none_of_the_api_s_is_refused_at_once() {
+fn an_answer_that_is_not_the_api_s_is_refused_at_once() {
     let cases = [
         (200, "<!DOCTYPE html><title>Log in</title>".into(), "it is not XML ("),
         (200, "<html xmlns=\"http://www.w3.org/1999/xhtml\"><body/></html>".into(), "it is a document \"html\""),
@@ -248,8 +255,8 @@ fn an_answer_that_is_none_of_the_api_s_is_refused_at_once() {
         (403, "blocked by policy".into(), "status 403; the answer begins with \"blocked"),
     ];
     for (status, body, why) in cases {
-        let node = Node::with(Fault::Text(status, body));
-        let what = "the EC2 API (DescribeTags) gave an answer that is none of its own";
+        let node = Node::with_fault(Fault::Text(status, body));
+        let what = "the EC2 API (DescribeTags) returned an unexpected response";
         node.fails(LONG, Kind::Config, &[what, why, "look for a proxy or another service at that address"]);
         assert_eq!(node.calls(), 1, "{why}");
     }
@@ -257,8 +264,12 @@ fn an_answer_that_is_none_of_the_api_s_is_refused_at_once() {
 
 #[test]
 fn a_body_without_end_is_left_at_once() {
-    let node = Node::with(Fault::Endless);
-    node.fails(LONG, Kind::Config, &["none of its own", "it has more than 2048 KiB; the answer begins with \"aaaa"]);
+    let node = Node::with_fault(Fault::Endless);
+    node.fails(
+        LONG,
+        Kind::Config,
+        &["unexpected response", "it has more than 2048 KiB; the answer begins with \"aaaa"],
+    );
     assert_eq!(node.calls(), 1);
 }
 
@@ -266,7 +277,7 @@ fn a_body_without_end_is_left_at_once() {
 fn an_error_s_document_is_an_error_whatever_the_status() {
     let body = "<Response><Errors><Error><Code>OptInRequired</Code><Message>Not\nsubscribed</Message></Error></Errors></Response>";
     for status in [200, 400] {
-        let node = Node::with(Fault::Text(status, body.into()));
+        let node = Node::with_fault(Fault::Text(status, body.into()));
         let words = ["the EC2 API (DescribeTags) refused the call", "OptInRequired: Not subscribed"];
         let failure = node.fails(LONG, Kind::Config, &words);
         assert_eq!((failure.code.as_deref(), node.calls()), (Some("OptInRequired"), 1));
@@ -284,19 +295,19 @@ fn the_partition_s_domain_is_that_of_the_metadata_service() {
 }
 
 #[test]
-fn the_proxy_of_the_settings_is_used_but_for_some_names() {
+fn the_proxy_of_the_settings_is_used_except_for_some_names() {
     let node = Node::new();
     let mut proxy = Proxy { http: Some(node.aws.endpoint()), ..Proxy::default() };
     node.api_at(LONG, "http://ec2.invalid", &proxy).tags(ID).unwrap();
     assert_eq!(node.calls(), 1);
     proxy.no_proxy = Some("ec2.invalid".into());
     let failure = node.api_at(SHORT, "http://ec2.invalid", &proxy).tags(ID).unwrap_err();
-    tells(&failure.error, Kind::TemporaryFailure, &["http://ec2.invalid"]);
+    assert_error(&failure.error, Kind::TemporaryFailure, &["http://ec2.invalid"]);
     assert_eq!(node.calls(), 1);
 
     let proxy = Proxy { http: Some("http://user:hush@127.0.0.1:9".into()), ..Proxy::default() };
     let failure = node.api_at(SHORT, "http://ec2.invalid", &proxy).tags(ID).unwrap_err();
-    tells(&failure.error, Kind::TemporaryFailure, &["Connection refused"]);
+    assert_error(&failure.error, Kind::TemporaryFailure, &["Connection refused"]);
     assert!(!failure.error.to_string().contains("hush"), "{}", failure.error);
 }
 
@@ -326,12 +337,12 @@ fn the_environment_names_the_endpoints() {
         let output = command.env_remove("no_proxy").env_remove("NO_PROXY").output().unwrap();
         (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
-    let (good, told) = inner(&node.aws.endpoint(), "false");
-    assert!(good && node.calls() == 1, "{told}");
-    let (good, told) = inner("here", "false");
-    assert!(!good && told.contains("AWS_ENDPOINT_URL_EC2 must not be \"here\""), "{told}");
+    let (good, output) = inner(&node.aws.endpoint(), "false");
+    assert!(good && node.calls() == 1, "{output}");
+    let (good, output) = inner("here", "false");
+    assert!(!good && output.contains("AWS_ENDPOINT_URL_EC2 must not be \"here\""), "{output}");
     let asked = node.metadata.requests().len();
-    let (good, told) = inner(&node.aws.endpoint(), "true");
-    assert!(!good && told.contains("AWS_EC2_METADATA_DISABLED=true forbids"), "{told}");
+    let (good, output) = inner(&node.aws.endpoint(), "true");
+    assert!(!good && output.contains("AWS_EC2_METADATA_DISABLED=true forbids"), "{output}");
     assert_eq!((node.calls(), node.metadata.requests().len()), (1, asked));
 }

@@ -1,4 +1,4 @@
-//! Runs whose instance metadata do not say it all: what the EC2 API is asked, how often, and what the user reads.
+//! Runs whose instance metadata are incomplete: the calls to the EC2 API, their number, and what the user reads.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
@@ -32,10 +32,10 @@ impl Node {
         let mut account = sample();
         let own = account.tags.get_mut(ID).unwrap();
         own.extend(tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
-        Node::of(account)
+        Node::with_account(account)
     }
 
-    fn of(account: Account) -> Node {
+    fn with_account(account: Account) -> Node {
         let keys = Keys::new(1);
         let mut items = metadata::sample();
         items.retain(|path, _| !path.starts_with("meta-data/tags/"));
@@ -43,7 +43,7 @@ impl Node {
         Node { root: Root::empty(), metadata: Metadata::start(items), aws: Aws::start(account, &keys) }
     }
 
-    fn with(self, fault: Fault) -> Node {
+    fn with_fault(self, fault: Fault) -> Node {
         self.aws.fault(fault);
         self
     }
@@ -71,15 +71,30 @@ fn tags_in_metadata_spare_every_call_and_others_make_the_same_agent() {
     assert_eq!(node.calls(), ["DescribeTags"]);
     assert!(node.root.read("/etc/mesos-agent.config").contains("/titus/blue/mesos"));
 
-    let told = Node { root: Root::empty(), ..node };
-    told.aws.account(|account| account.tags.clear());
+    let tagged = Node { root: Root::empty(), ..node };
+    tagged.aws.account(|account| account.tags.clear());
     for (key, value) in [("titus:role", "agent"), ("titus:stack", "blue"), ("aws:autoscaling:groupName", "titusagent")]
     {
-        told.metadata.set(&format!("meta-data/tags/instance/{key}"), Some(value.into()));
+        tagged.metadata.set(&format!("meta-data/tags/instance/{key}"), Some(value.into()));
     }
-    let before = told.calls().len();
-    told.run(&NEEDS).ends_with(0).prints(&["instance tag titus:role: agent"]);
-    assert_eq!(told.calls().len(), before, "a boot with tags in its metadata asked the API");
+    let before = tagged.calls().len();
+    // Nor does it wait for a turn to ask.
+    tagged.root.write("/proc/uptime", "3.00 1.00\n");
+    tagged
+        .run(&[&NEEDS[..], &["--set", "tags.spread=1d"]].concat())
+        .ends_with(0)
+        .prints(&["instance tag titus:role: agent"]);
+    assert_eq!(tagged.calls().len(), before, "a boot with tags in its metadata asked the API");
+}
+
+#[test]
+fn a_node_whose_turn_is_over_asks_at_once() {
+    let node = Node::tagged(&[("titus:role", "agent")]);
+    for uptime in ["86400.00 1.00\n", "nobody knows\n"] {
+        node.root.write("/proc/uptime", uptime);
+        node.run(&[&NEEDS[..], &["--set", "tags.spread=1d"]].concat()).ends_with(0);
+    }
+    assert_eq!(node.calls(), ["DescribeTags", "DescribeTags"]);
 }
 
 #[test]
@@ -100,7 +115,7 @@ fn an_unknown_type_is_asked_for_once() {
     node.run(&LATER_DRIVER).ends_with(0).prints(&["0 of"]);
     assert_eq!(node.calls()[4..], ["DescribeTags"]);
     outcome(&mut node.root.program(&["instance-type", "m4.huge"])).ends_with(0).prints(&["9 interfaces, 31 IPv4"]);
-    // What is broken is asked for again.
+    // The program asks again for a broken answer.
     node.root.write("/var/lib/titus-bootstrap/instance-types.json", "{\"m4.huge\": 7");
     node.run(&LATER_DRIVER).ends_with(0);
     assert_eq!(node.calls()[5..], ["DescribeTags", "DescribeInstanceTypes"]);
@@ -108,23 +123,23 @@ fn an_unknown_type_is_asked_for_once() {
 }
 
 #[test]
-fn a_type_that_ec2_does_not_tell_of_is_refused_before_anything_is_changed() {
+fn a_type_that_ec2_does_not_know_is_refused_before_anything_is_changed() {
     let node = Node::tagged(&[("titus:role", "agent")]);
     node.metadata.set(TYPE, Some(b"m4.huge".to_vec()));
     node.run(&LATER_DRIVER)
         .ends_with(78)
-        .tells(&["instance type \"m4.huge\" is not in the table", "[instance_types.\"m4.huge\"]"]);
+        .reports(&["instance type \"m4.huge\" is not in the built-in table", "[instance_types.\"m4.huge\"]"]);
     node.aws.fault(Fault::Deny("DescribeInstanceTypes"));
-    node.run(&LATER_DRIVER).ends_with(78).tells(&[
-        "instance type \"m4.huge\" is not in the table",
+    node.run(&LATER_DRIVER).ends_with(78).reports(&[
+        "instance type \"m4.huge\" is not in the built-in table",
         "\"Action\": \"ec2:DescribeInstanceTypes\"",
         "[instance_types.\"m4.huge\"]",
     ]);
     assert_same(&Default::default(), &node.root.look(), "a refused run wrote something");
-    // Of a type that cannot run Titus nothing is asked.
+    // The program asks nothing about a type that cannot run Titus.
     let before = node.calls().len();
     node.metadata.set(TYPE, Some(b"t9.huge".to_vec()));
-    node.run(&NEEDS).ends_with(69).tells(&["does not know the family t9"]);
+    node.run(&NEEDS).ends_with(69).reports(&["does not know the family t9"]);
     assert_eq!(node.calls().len(), before + 1);
 }
 
@@ -143,7 +158,10 @@ fn a_tag_may_come_a_moment_after_the_launch() {
     assert!(node.calls().len() >= 2, "{:?}", node.calls());
 
     let never = Node::tagged(&[]);
-    never.run(&NEEDS).ends_with(78).tells(&["no role", "instance tag titus:role (EC2 API DescribeTags): no such tag"]);
+    never
+        .run(&NEEDS)
+        .ends_with(78)
+        .reports(&["no role", "instance tag titus:role (EC2 API DescribeTags): no such tag"]);
     assert!(never.calls().len() > 2, "{:?}", never.calls());
 }
 
@@ -165,10 +183,10 @@ fn the_tag_of_a_group_is_waited_for_where_there_is_one() {
 }
 
 #[test]
-fn what_is_not_allowed_is_told_with_what_to_allow() {
-    let node = Node::tagged(&[("titus:role", "agent")]).with(Fault::Deny("DescribeTags"));
-    node.run(&NEEDS).ends_with(78).tells(&[
-        "the tags of this instance are not known",
+fn what_is_not_allowed_is_reported_with_what_to_allow() {
+    let node = Node::tagged(&[("titus:role", "agent")]).with_fault(Fault::Deny("DescribeTags"));
+    node.run(&NEEDS).ends_with(78).reports(&[
+        "the tags of this instance are unknown",
         "\"Action\": \"ec2:DescribeTags\"",
         "--instance-metadata-tags enabled",
         "tags.api = false",
@@ -178,47 +196,56 @@ fn what_is_not_allowed_is_told_with_what_to_allow() {
 
     // Without the tags it goes on where they are not needed, and where one is it says why it is not there.
     let agent = [&["--role", "agent"], &NEEDS[..]].concat();
-    node.run(&agent).ends_with(78).tells(&["the Auto Scaling group is not known", "the instance's tags are not known"]);
-    let told = node.run(&[&agent[..], &["--set", "agent.asg=titusagent"]].concat()).ends_with(0);
-    assert!(told.err.contains("ec2:DescribeTags"), "{}", told.err);
+    node.run(&agent).ends_with(78).reports(&["the Auto Scaling group is unknown", "the instance's tags are unknown"]);
+    let output = node.run(&[&agent[..], &["--set", "agent.asg=titusagent"]].concat()).ends_with(0);
+    assert!(output.err.contains("ec2:DescribeTags"), "{}", output.err);
 }
 
 #[test]
 fn an_instance_without_a_profile_has_no_tags() {
     let node = Node::tagged(&[("titus:role", "agent")]);
     node.metadata.set("meta-data/iam/security-credentials/titus-node", None);
-    node.run(&NEEDS).ends_with(78).tells(&["no role", "tags in instance metadata are off, and", "no instance profile"]);
+    node.run(&NEEDS).ends_with(78).reports(&[
+        "no role",
+        "tags in instance metadata are disabled, and",
+        "no instance profile",
+    ]);
     node.run(&[&["--role", "agent", "--set", "agent.asg=titusagent"], &NEEDS[..]].concat()).ends_with(0);
     assert!(node.calls().is_empty());
 }
 
 #[test]
-fn an_api_that_cannot_be_reached_is_tried_again_later_or_told_not_to_be_needed() {
+fn an_api_that_cannot_be_reached_is_tried_again_later_or_reported_as_not_needed() {
     let node = Node::tagged(&[("titus:role", "agent")]);
     let agent =
         [&["--role", "agent", "--set", "agent.asg=titusagent", "--set", "timeouts.facts=1s"], &NEEDS[..]].concat();
-    // Nothing tells the role, or the group: tried again.
+    // Nothing names the role or the group: the program tries again.
     let late = ["--set", "timeouts.facts=1s"];
     for arguments in [&[&NEEDS[..], &late].concat()[..], &[&["--role", "agent"], &NEEDS[..], &late].concat()] {
-        let told = node.run_at("http://127.0.0.1:9", arguments).ends_with(75);
-        told.tells(&["the tags of this instance are not known", "within 1s", "Connection refused", "tags.api = false"]);
+        let output = node.run_at("http://127.0.0.1:9", arguments).ends_with(75);
+        output.reports(&[
+            "the tags of this instance are unknown",
+            "within 1s",
+            "Connection refused",
+            "tags.api = false",
+        ]);
         assert_same(&Default::default(), &node.root.look(), "a run without facts wrote something");
     }
-    // All is told without tags: it goes on, and says what it went without.
-    node.run_at("http://127.0.0.1:9", &agent).ends_with(0).tells(&["the tags of this instance are not known"]);
+    // Everything is known without tags: the run goes on, and reports what it did without.
+    node.run_at("http://127.0.0.1:9", &agent).ends_with(0).reports(&["the tags of this instance are unknown"]);
     let silent = node.run_at("http://127.0.0.1:9", &[&agent[..], &["--set", "tags.api=false"]].concat()).ends_with(0);
     assert!(!silent.err.contains("not known"), "{}", silent.err);
-    node.run_at("ftp://x", &agent).ends_with(78).tells(&["AWS_ENDPOINT_URL_EC2 must not be \"ftp://x\""]);
+    node.run_at("ftp://x", &agent).ends_with(78).reports(&["AWS_ENDPOINT_URL_EC2 must not be \"ftp://x\""]);
 }
 
 #[test]
 fn facts_say_what_the_api_said() {
     let node = Node::tagged(&[("titus:role", "agent")]);
-    let told = node.run(&["facts", "--json"]).ends_with(0).json();
-    assert_eq!(told["sources"]["instance.tags"], "EC2 API DescribeTags");
-    assert_eq!(told["instance"]["tags"]["titus:role"], "agent");
-    assert_eq!(told["instance"]["autoscaling_group"], "titusagent");
-    assert_eq!(told["instance"]["type_numbers"], serde_json::Value::Null);
+    let output = node.run(&["facts", "--json"]).ends_with(0).json();
+    assert_eq!(output["sources"]["instance.tags"], "EC2 API DescribeTags");
+    assert_eq!(output["instance"]["tags"]["titus:role"], "agent");
+    assert_eq!(output["instance"]["autoscaling_group"], "titusagent");
+    assert_eq!(output["instance"]["type_numbers"], serde_json::Value::Null);
 
     // With the print of a node of an unknown type a plan can be made where there is no API.
     node.metadata.set(TYPE, Some(b"m4.huge".to_vec()));
@@ -233,13 +260,13 @@ fn facts_say_what_the_api_said() {
         .ends_with(0)
         .prints(&["ResourceSet-ENIs-9-31", "EC2 API DescribeInstanceTypes"]);
 
-    // What cannot be had is no reason to show nothing.
+    // The command shows what it knows, even if something is not available.
     for (endpoint, fault) in
         [(node.aws.endpoint(), "DescribeTags"), ("http://127.0.0.1:9".into(), "DescribeInstanceTypes")]
     {
         node.aws.fault(Fault::Deny(fault));
-        let told = node.run_at(&endpoint, &["facts", "--json", "--set", "timeouts.facts=1s"]).ends_with(0).json();
-        assert!(told["sources"]["instance.tags"].as_str().unwrap().starts_with("not known"), "{told:#}");
+        let output = node.run_at(&endpoint, &["facts", "--json", "--set", "timeouts.facts=1s"]).ends_with(0).json();
+        assert!(output["sources"]["instance.tags"].as_str().unwrap().starts_with("not known"), "{output:#}");
     }
 }
 
@@ -318,38 +345,38 @@ fn masters_and_the_titus_master_are_found_too() {
 }
 
 #[test]
-fn peers_that_are_missing_or_at_odds_are_told() {
+fn peers_that_are_missing_or_at_odds_are_reported() {
     let node = discovering(servers(2, |_| Vec::new()));
-    let told = node.run(&AGENT).ends_with(75);
-    told.tells(&[
+    let output = node.run(&AGENT).ends_with(75);
+    output.reports(&[
         "2 of 3 instances have the tag titus:role=prereqs in stack mainvpc",
         "i-00000000000000001 (10.0.0.1)",
         "or set zookeeper.servers",
     ]);
     let many = discovering(servers(4, |_| Vec::new()));
-    many.run(&AGENT).ends_with(75).tells(&["4 of 3 instances", "launch or end instances until there are 3"]);
+    many.run(&AGENT).ends_with(75).reports(&["4 of 3 instances", "launch or terminate instances until there are 3"]);
     let twice = || servers(3, |n| if n < 3 { vec![("titus:zookeeper-id", "2")] } else { Vec::new() });
-    let words = ["its tag titus:zookeeper-id cannot be used", "it is \"2\", and so is that of"];
+    let words = ["its tag titus:zookeeper-id cannot be used", "it is \"2\", which"];
     // Their clients need no numbers.
-    discovering(twice()).run(&AGENT).ends_with(0).tells(&words);
+    discovering(twice()).run(&AGENT).ends_with(0).reports(&words);
     let server = discovering(twice());
     server.metadata.set("meta-data/local-ipv4", Some(b"10.0.0.1".to_vec()));
     server.metadata.set("meta-data/instance-id", Some(b"i-00000000000000001".to_vec()));
-    server.run(&[&AGENT[..], &["--role", "prereqs"]].concat()).ends_with(78).tells(&words);
+    server.run(&[&AGENT[..], &["--role", "prereqs"]].concat()).ends_with(78).reports(&words);
     // One address is not two servers.
     let mut one_address = servers(3, |_| Vec::new());
     one_address[2].address = "10.0.0.1".into();
     let same = discovering(one_address);
     same.metadata.set("meta-data/local-ipv4", Some(b"10.0.0.1".to_vec()));
     same.metadata.set("meta-data/instance-id", Some(b"i-00000000000000001".to_vec()));
-    let told = same.run(&[&AGENT[..], &["--role", "prereqs"]].concat()).ends_with(78);
-    told.tells(&["have one address", "both are at 10.0.0.1", "take the tag"]);
+    let output = same.run(&[&AGENT[..], &["--role", "prereqs"]].concat()).ends_with(78);
+    output.reports(&["have the same address", "both are at 10.0.0.1", "remove the tag"]);
     // A server that is not among them waits until it is.
     let own = discovering(servers(3, |_| Vec::new()));
-    let told = own.run(&[&AGENT[..], &["--role", "prereqs"]].concat()).ends_with(75);
-    told.tells(&["3 of 3 instances have the tag", "this one is not among them"]);
-    let denied = discovering(servers(3, |_| Vec::new())).with(Fault::Deny("DescribeInstances"));
-    denied.run(&AGENT).ends_with(78).tells(&["\"Action\": \"ec2:DescribeInstances\""]);
+    let output = own.run(&[&AGENT[..], &["--role", "prereqs"]].concat()).ends_with(75);
+    output.reports(&["3 of 3 instances have the tag", "this one is not among them"]);
+    let denied = discovering(servers(3, |_| Vec::new())).with_fault(Fault::Deny("DescribeInstances"));
+    denied.run(&AGENT).ends_with(78).reports(&["\"Action\": \"ec2:DescribeInstances\""]);
     for node in [node, many, server, same, own, denied] {
         assert!(!node.root.at("/etc/mesos-agent.config").exists());
     }

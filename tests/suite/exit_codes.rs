@@ -1,5 +1,5 @@
-//! Exit codes follow sysexits(3): one table for all commands. And what two runs at once,
-//! or a user without rights, are told.
+//! Exit codes follow sysexits(3): one table for all commands. And the messages for two runs at once,
+//! and for a user without rights.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
@@ -43,7 +43,7 @@ fn the_table() {
 
     fs::remove_file(root.at("/etc/titus-shared.env")).unwrap();
     fs::create_dir(root.at("/etc/titus-shared.env")).unwrap();
-    assert_eq!(sample(&[]), 69, "something stands in a step's way");
+    assert_eq!(sample(&[]), 69, "something is in a step's way");
     assert_eq!(sample(&["plan"]), 69);
     fs::remove_dir(root.at("/etc/titus-shared.env")).unwrap();
     root.fails_half_way();
@@ -73,21 +73,21 @@ fn every_code_is_in_the_help() {
 }
 
 #[test]
-fn a_misspelt_command_is_no_settings_file() {
+fn a_misspelt_command_is_not_a_settings_file() {
     for arguments in [&["plna"][..], &["apply", "plna"], &["plan", "plna"], &["plna", "--sample"]] {
-        user::run(arguments).ends_with(64).tells(&["no command \"plna\"", "did you mean `plan`?", "./plna"]);
+        user::run(arguments).ends_with(64).reports(&["no command \"plna\"", "did you mean `plan`?", "./plna"]);
     }
 }
 
 #[test]
-fn a_second_run_is_told_who_is_at_work() {
+fn a_second_run_learns_who_is_at_work() {
     let root = Root::empty();
     let held = hold(&root);
     let before = root.look();
     let lock = root.read(LOCK);
-    let told = ["another run is at work", "process 4711, since 2018-05-15T00:00:00Z", "--lock-wait"];
-    root.sample(&[]).ends_with(75).tells(&told);
-    root.sample(&["--lock-wait", "300ms"]).ends_with(75).tells(&told);
+    let message = ["another run is at work", "process 4711, since 2018-05-15T00:00:00Z", "--lock-wait"];
+    root.sample(&[]).ends_with(75).reports(&message);
+    root.sample(&["--lock-wait", "300ms"]).ends_with(75).reports(&message);
     assert_same(&before, &root.look(), "a refused run changed something");
     assert_eq!(root.read(LOCK), lock);
     // Only apply takes the lock.
@@ -98,17 +98,17 @@ fn a_second_run_is_told_who_is_at_work() {
 
 fn spawn(mut command: std::process::Command) -> (Child, BufReader<std::process::ChildStderr>) {
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let told = BufReader::new(child.stderr.take().unwrap());
-    (child, told)
+    let stderr = BufReader::new(child.stderr.take().unwrap());
+    (child, stderr)
 }
 
 #[test]
 fn a_run_that_may_wait_goes_on_when_the_other_has_ended() {
     let root = Root::empty();
     let held = hold(&root);
-    let (mut child, told) = spawn(root.program(&["--role", "agent", "--sample", "--lock-wait", "1m"]));
+    let (mut child, stderr) = spawn(root.program(&["--role", "agent", "--sample", "--lock-wait", "1m"]));
     let mut held = Some(held);
-    let lines: Vec<String> = told
+    let lines: Vec<String> = stderr
         .lines()
         .map(|line| {
             let line = line.unwrap();
@@ -124,7 +124,7 @@ fn a_run_that_may_wait_goes_on_when_the_other_has_ended() {
 }
 
 #[test]
-fn a_run_at_work_holds_the_lock_before_it_asks_anything() {
+fn a_run_holds_the_lock_before_it_asks_anything() {
     let (root, metadata) = (Root::empty(), Metadata::start(sample()));
     metadata.fault(Fault::Hang);
     let mut command = root.program(&["--role", "agent", "--set", "agent.log_bucket=logs", "--set", "prereqs=10.0.0.1"]);
@@ -133,21 +133,21 @@ fn a_run_at_work_holds_the_lock_before_it_asks_anything() {
     let (mut child, _told) = spawn(command);
     let started = Instant::now();
     while metadata.requests().is_empty() {
-        assert!(started.elapsed() < Duration::from_secs(30), "the service was never asked");
+        assert!(started.elapsed() < Duration::from_secs(30), "the run never asked the service");
         std::thread::sleep(Duration::from_millis(10));
     }
-    root.sample(&[]).ends_with(75).tells(&[&format!("process {}, since 2", child.id())]);
-    metadata.mend();
+    root.sample(&[]).ends_with(75).reports(&[&format!("process {}, since 2", child.id())]);
+    metadata.clear_faults();
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]
-fn a_failed_step_is_named_with_the_way_to_mend_it() {
+fn a_failed_step_is_named_with_the_way_to_fix_it() {
     let root = Root::empty();
     let failed = root.fails_half_way();
     let first = failed.err.lines().next().unwrap();
     assert!(first.starts_with("titus-bootstrap: half: step 2/3 large: /etc/large: "), "{first}");
-    failed.tells(&["fix:"]);
+    failed.reports(&["fix:"]);
     // What came before stays, what comes after was not begun; the next run goes on.
     assert!(root.at("/etc/one").exists() && !root.at("/etc/large").exists() && !root.at("/etc/three").exists());
     let kept = root.read("/var/log/titus-bootstrap/last.log");
@@ -157,15 +157,15 @@ fn a_failed_step_is_named_with_the_way_to_mend_it() {
 }
 
 #[test]
-fn what_stands_in_a_step_s_way_is_named_before_anything_is_changed() {
+fn an_obstacle_of_a_step_is_named_before_the_first_change() {
     let root = Root::empty();
     fs::create_dir_all(root.at("/etc/titus-shared.env")).unwrap();
     let before = root.stamps();
     for words in [&["plan"][..], &[]] {
         let refused = root.sample(words).ends_with(69);
-        refused.tells(&[
+        refused.reports(&[
             "titus-bootstrap: agent: step ",
-            " titus-shared: /etc/titus-shared.env: ",
+            " titus-shared: /etc/titus-shared.env is a directory",
             "mv /etc/titus-shared.env",
         ]);
         assert!(!root.at("/etc/systemd/system/docker.service.d/10-docker-config.conf").exists());
@@ -182,14 +182,14 @@ fn what_stands_in_a_step_s_way_is_named_before_anything_is_changed() {
 
 #[test]
 fn an_ordinary_user_on_the_live_machine() {
-    user::run(&["--role", "agent"]).ends_with(77).tells(&["only root", "sudo ", " --role agent"]);
-    user::run(&["apply", "--role", "agent"]).ends_with(77).tells(&["sudo ", " apply --role agent"]);
+    user::run(&["--role", "agent"]).ends_with(77).reports(&["only root", "sudo ", " --role agent"]);
+    user::run(&["apply", "--role", "agent"]).ends_with(77).reports(&["sudo ", " apply --role agent"]);
 }
 
 #[test]
 fn the_sudo_line_can_be_pasted() {
-    let told = user::run(&["--role", "agent", "--set", "agent.resources={ mem = 1 }"]).ends_with(77).err;
-    let line = told.lines().find_map(|line| line.split_once("sudo ")).unwrap().1;
+    let output = user::run(&["--role", "agent", "--set", "agent.resources={ mem = 1 }"]).ends_with(77).err;
+    let line = output.lines().find_map(|line| line.split_once("sudo ")).unwrap().1;
     let script = format!("set -- {line}; shift; printf '%s\\n' \"$@\"");
     let read = std::process::Command::new("bash").args(["-c", &script]).output().unwrap();
     assert_eq!(
@@ -204,6 +204,6 @@ fn made_up_facts_on_the_live_machine() {
     for arguments in
         [&["--role", "agent", "--sample"][..], &["apply", "--sample"], &["--facts", "/x", "--role", "agent"]]
     {
-        user::run(arguments).ends_with(64).tells(&["on the live machine", "--root ./node"]);
+        user::run(arguments).ends_with(64).reports(&["on the live machine", "--root ./node"]);
     }
 }

@@ -1,11 +1,11 @@
-//! Every role, rendered for fixtures of facts and settings, compared with the files in
-//! tests/golden. UPDATE_GOLDEN=1 in the environment writes them anew: read the
-//! difference that git shows before it is committed.
+//! Renders every role for fixtures of facts and settings, and compares the result with the files in
+//! tests/golden. UPDATE_GOLDEN=1 in the environment rewrites them: read the
+//! diff before you commit it.
 //!
-//! A fixture is a directory there. `facts.json` and `settings.toml` are what goes in,
-//! the sample's where they are not there; what comes out is `ROLE/` with the files,
+//! A fixture is a directory there. `facts.json` and `settings.toml` are its input,
+//! those of the sample if they are missing. The output is `ROLE/` with the files,
 //! `ROLE.tree` with the modes and links, `ROLE.containers` with the containers that a node would
-//! run, or `ROLE.refused` with the words of a refusal.
+//! run, or `ROLE.refused` with the message of a refusal.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use support::root::{Root, on_fixture, run};
 
-/// What a role makes of a fixture: the files of tests/golden by their names.
+/// The output of a role for a fixture: the files of tests/golden by their names.
 type Golden = BTreeMap<String, String>;
 
 fn fixture(name: &str) -> PathBuf {
@@ -30,19 +30,19 @@ fn sample() {
     check("sample");
 }
 
-/// Another region's Local Zone, an ensemble of three, proxies, further attributes.
+/// Another region's Local Zone, an ensemble of three, proxies, additional attributes.
 #[test]
 fn local_zone() {
     check("local-zone");
 }
 
-/// The second of three prereqs nodes, known by its host name.
+/// The second of three prereqs nodes, identified by its host name.
 #[test]
 fn ensemble() {
     check("ensemble");
 }
 
-/// Nothing that an instance may lack, and settings from which nothing is left out.
+/// A minimal instance, with every setting.
 #[test]
 fn bare() {
     check("bare");

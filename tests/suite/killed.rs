@@ -1,4 +1,4 @@
-//! Killed at every failpoint once: the next run makes of what is left the same tree,
+//! Kills a run at every failpoint once: the next run turns the rest into the same tree,
 //! byte for byte, and leaves nothing half-written.
 
 // Release builds have no failpoints.
@@ -17,23 +17,23 @@ const NONE: [&str; 0] = [];
 
 const SIGKILL: i32 = -9;
 
-/// More than any run passes: should the variable no longer be read, the test ends.
+/// More failpoints than any run passes, so that the test ends if the variable is no longer read.
 const MOST: u32 = 2000;
 
-/// Runs the role with these settings, to die at the failpoint of this number.
+/// Runs the role with these settings until it dies at the failpoint with this number.
 fn run_to(root: &Root, crash_at: u32, settings: &[&str]) -> Outcome {
     let mut command = root.program(&["--role", "agent", "--sample"]);
     command.args(settings.iter().flat_map(|setting| ["--set", *setting]));
     outcome(command.env("TITUS_BOOTSTRAP_CRASH_AT", crash_at.to_string()))
 }
 
-/// Runs the role with these settings, to its end.
+/// Runs the role with these settings to its end.
 #[track_caller]
 fn converge(root: &Root, settings: &[&str]) {
     run_to(root, 0, settings).ends_with(0);
 }
 
-/// A tree where a run has something to replace, move aside and remove, and most to make.
+/// A tree in which a run has something to replace and to move aside, and much to create.
 fn used() -> Root {
     let root = Root::empty();
     root.write("/etc/systemd/system/mesos-master.service", "[Service]\nExecStart=/bin/false\n");

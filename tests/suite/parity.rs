@@ -17,13 +17,13 @@ fn lines(text: &str) -> Vec<&str> {
     text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
 }
 
-/// What /etc/mesos-attributes.sh says with an empty environment and, where that can be had, no network.
+/// What /etc/mesos-attributes.sh prints with an empty environment and, if the machine allows it, without a network.
 fn attributes(root: &Root) -> String {
     let script = root.at("/etc/mesos-attributes.sh");
     // A PATH with nothing in it: no program is run, so none asks anybody.
-    let told = outcome(Command::new("/bin/bash").env_clear().env("PATH", "/nowhere").arg(script)).ends_with(0);
-    assert_eq!(told.err, "");
-    told.out
+    let output = outcome(Command::new("/bin/bash").env_clear().env("PATH", "/nowhere").arg(script)).ends_with(0);
+    assert_eq!(output.err, "");
+    output.out
 }
 
 #[test]
@@ -34,7 +34,7 @@ fn every_file_has_its_lines_and_mode() {
         let data = fs::symlink_metadata(root.at(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
         assert!(data.is_file(), "{path}");
         assert_eq!(data.permissions().mode() & 0o7777, mode, "{path}");
-        // Its contents have a test of their own.
+        // Another test covers its contents.
         if !path.ends_with(".json") {
             assert_eq!(lines(&root.read(path)), expected, "{path}");
         }

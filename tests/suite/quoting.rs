@@ -1,5 +1,5 @@
-//! Hostile values, and the reader of each format: what is accepted is read back as it
-//! was given, and nothing else is said by it; what is not is refused before a change.
+//! Hostile values and the reader of each format: the reader gets an accepted value back unchanged,
+//! and nothing else with it; any other value is refused before a change.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
@@ -33,20 +33,20 @@ const HOSTILE: [&str; 18] = [
     "é\u{202e}ü",
 ];
 
-/// Sources these files as titus-executor's start script does, and prints a variable.
+/// Sources these files like titus-executor's start script, and prints a variable.
 fn sourced(root: &Root, paths: &[&str], name: &str) -> String {
     let mut script = "set -eu\n".to_owned();
     for path in paths {
         script += &format!(". {}\n", root.at(path).display());
     }
     script += &format!("printf %s \"${name}\"");
-    let told =
+    let output =
         outcome(Command::new("/bin/bash").env_clear().env("PATH", "/nowhere").args(["-c", &script])).ends_with(0);
-    assert_eq!(told.err, "");
-    told.out
+    assert_eq!(output.err, "");
+    output.out
 }
 
-/// Whether a run on hostile input went well; if not, it was refused and nothing was changed.
+/// Whether a run with hostile input succeeded; if not, it was refused and changed nothing.
 #[track_caller]
 fn accepted(root: &Root, run: Outcome, what: &str) -> bool {
     assert!([0, 69, 78].contains(&run.code), "{what}: {}\n{}", run.code, run.err);
@@ -140,7 +140,7 @@ fn settings_of_another_kind() {
         ("mesos.zk_path", ""),
         ("prereqs", ""),
     ] {
-        // What an honest value can have is accepted, and comes out as it went in.
+        // Characters of ordinary values are accepted, and arrive unchanged.
         for value in HOSTILE.into_iter().chain(["a.b-c", "/a.b-c"]) {
             let what = format!("{key} = {value:?}");
             let root = Root::empty();
@@ -159,16 +159,16 @@ fn settings_of_another_kind() {
     }
 }
 
-/// A role of one's own with one template in each format, filled with this value.
+/// An operator's role with one template in each format, filled with this value.
 fn formats(value: &str) -> (Root, Outcome) {
     let root = Root::empty();
     let mut role = "description = \"All formats\"\n".to_owned();
     for (file, template) in [
-        ("x.sh", "export BEFORE=1\nexport VALUE={{ master.default_iam_role }}\nexport AFTER=2\n"),
-        ("x.env", "BEFORE=1\nVALUE={{ master.default_iam_role }}\nAFTER=2\n"),
+        ("x.sh", "export BEFORE=1\nexport VALUE={{ agent.labels.VALUE }}\nexport AFTER=2\n"),
+        ("x.env", "BEFORE=1\nVALUE={{ agent.labels.VALUE }}\nAFTER=2\n"),
         (
             "x.json",
-            "{ \"before\": 1, {{ master.default_iam_role }}: {{ master.default_iam_role }}, \"after\": [{{ master.default_iam_role }}] }\n",
+            "{ \"before\": 1, {{ agent.labels.VALUE }}: {{ agent.labels.VALUE }}, \"after\": [{{ agent.labels.VALUE }}] }\n",
         ),
     ] {
         root.write(&format!("/etc/titus-bootstrap/roles/files/{file}"), template);
@@ -178,7 +178,7 @@ fn formats(value: &str) -> (Root, Outcome) {
         );
     }
     root.write("/etc/titus-bootstrap/roles/formats.toml", role);
-    root.write("/etc/titus-bootstrap/config.toml", format!("master.default_iam_role = {}\n", toml::Value::from(value)));
+    root.write("/etc/titus-bootstrap/config.toml", format!("agent.labels.VALUE = {}\n", toml::Value::from(value)));
     let outcome = root.run(&["--role", "formats", "--sample"]);
     (root, outcome)
 }
@@ -204,7 +204,7 @@ fn each_format_gives_back_what_was_put_in() {
             continue;
         }
         let (root, outcome) = formats(value);
-        outcome.ends_with(78).tells(&["master.default_iam_role"]);
+        outcome.ends_with(78).reports(&["config.toml, line 1, column 22", "a line end or another control character"]);
         assert!(!root.at("/srv").exists(), "{value:?}");
     }
 }
@@ -222,7 +222,7 @@ fn a_unit_takes_only_what_every_directive_reads_alike() {
     let role = "description = ''\n[[step]]\nid = 'x'\nphase = 'boot'\n\
                 file = { path = '/etc/x.conf', content = \"[Service]\\nEnvironment=HTTP_PROXY={{ proxy.http }}\\n\" }\n";
     let mut count = 0;
-    for value in HOSTILE.into_iter().chain(["http://u:p%40@h:1/%n"]) {
+    for value in HOSTILE.into_iter().chain(["http://u:p%40%6Eq@h:1"]) {
         let root = Root::empty();
         root.write("/srv/settings.toml", format!("proxy.http = {}\n", toml::Value::from(value)));
         root.write("/srv/x.toml", role);

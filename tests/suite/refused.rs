@@ -38,7 +38,17 @@ fn unchanged(root: &Root, run: impl FnOnce(&Root) -> Outcome) -> Outcome {
 #[track_caller]
 fn refused(arguments: &[&str], code: i32, words: &[&str]) {
     let root = drifted();
-    unchanged(&root, |root| root.run(arguments)).ends_with(code).tells(words);
+    unchanged(&root, |root| root.run(arguments)).ends_with(code).reports(words);
+    check_refuses(&root, arguments, code, words);
+}
+
+/// `check` refuses all that a run refuses without looking at a machine, with the same code and words.
+#[track_caller]
+fn check_refuses(root: &Root, arguments: &[&str], code: i32, words: &[&str]) {
+    // The command line is the run's own.
+    if code != 64 {
+        unchanged(root, |root| root.run(&[&["check"], arguments].concat())).ends_with(code).reports(words);
+    }
 }
 
 /// The sample's facts with a change, through `facts --json` and `--facts`.
@@ -51,7 +61,8 @@ fn refused_for_facts(change: impl FnOnce(&mut Value), arguments: &[&str], code: 
     root.write("/srv/settings.toml", titus_bootstrap::facts::sample::SETTINGS);
     let (facts, settings) = (root.at("/srv/facts.json"), root.at("/srv/settings.toml"));
     let given = ["--facts", facts.to_str().unwrap(), "--config", settings.to_str().unwrap()];
-    unchanged(&root, |root| root.run(&[&given, arguments].concat())).ends_with(code).tells(words);
+    unchanged(&root, |root| root.run(&[&given, arguments].concat())).ends_with(code).reports(words);
+    check_refuses(&root, &[&given, arguments].concat(), code, words);
 }
 
 /// The sample's metadata service with a change, and nothing but the bucket and the role set.
@@ -61,7 +72,25 @@ fn refused_for_metadata(change: impl FnOnce(&Metadata), code: i32, words: &[&str
     change(&metadata);
     let root = drifted();
     let settings = ["--set", "agent.log_bucket=logs", "--set", "prereqs=10.0.0.1", "--set", "timeouts.facts=1s"];
-    unchanged(&root, |root| root.ask(&metadata, &settings)).ends_with(code).tells(words);
+    unchanged(&root, |root| root.ask(&metadata, &settings)).ends_with(code).reports(words);
+    check_refuses_what_it_says(&root, &metadata, &settings, code, words);
+}
+
+/// The same of what a metadata service says, as two files, where it says anything.
+#[track_caller]
+fn check_refuses_what_it_says(root: &Root, metadata: &Metadata, settings: &[&str], code: i32, words: &[&str]) {
+    let facts = Root::empty().ask(metadata, &["facts", "--json", "--set", "timeouts.facts=1s"]);
+    if facts.code != 0 {
+        return;
+    }
+    root.write("/srv/facts.json", facts.out);
+    let (facts, user_data) = (root.at("/srv/facts.json"), root.at("/srv/user-data"));
+    let mut given = [settings, &["--facts", facts.to_str().unwrap()]].concat();
+    if let Some(bytes) = metadata.get("user-data") {
+        root.write("/srv/user-data", bytes);
+        given.push(user_data.to_str().unwrap());
+    }
+    check_refuses(root, &given, code, words);
 }
 
 #[test]
@@ -119,15 +148,15 @@ fn no_auto_scaling_group() {
     }
 }
 
-/// The image was not told it: for the boot unit that is no failure, but a wrong role is one.
+/// The image has no role: for the boot unit that is not a failure, but a wrong role is one.
 #[test]
 fn no_role_at_boot() {
     let (root, metadata) = (Root::empty(), Metadata::start(sample()));
-    let told = root.ask(&metadata, &["apply", "--at-boot"]).ends_with(0);
-    assert!(told.err.contains("notice: nothing says which role this node has"), "{}", told.err);
+    let output = root.ask(&metadata, &["apply", "--at-boot"]).ends_with(0);
+    assert!(output.err.contains("notice: nothing says which role this node has"), "{}", output.err);
     assert_same(&Root::empty().look(), &root.look(), "without a role something was written");
-    let told = root.ask(&metadata, &["apply", "--at-boot", "--role", "nobody"]).ends_with(78);
-    assert!(told.err.contains("role unknown: refused after "), "{}", told.err);
+    let output = root.ask(&metadata, &["apply", "--at-boot", "--role", "nobody"]).ends_with(78);
+    assert!(output.err.contains("role unknown: refused after "), "{}", output.err);
 }
 
 #[test]
@@ -137,11 +166,11 @@ fn no_role_anywhere() {
         metadata.set(GROUP, None);
         metadata.set("meta-data/tags/instance/Name", None);
     };
-    refused_for_metadata(off, 78, &["tags in instance metadata are off", "--instance-metadata-tags enabled"]);
+    refused_for_metadata(off, 78, &["tags in instance metadata are disabled", "--instance-metadata-tags enabled"]);
 }
 
 #[test]
-fn a_role_that_is_none_or_not_accepted() {
+fn an_unknown_role_or_one_that_is_not_accepted() {
     refused(&["--sample", "--role", "agnet"], 78, &["agnet", "did you mean `agent`?"]);
     let accepted = [&AGENT[..], &["--set", "allowed_roles=[\"master\"]"]].concat();
     refused(&accepted, 78, &["role agent", "allowed_roles is master"]);
@@ -161,7 +190,7 @@ fn settings_that_are_wrong() {
         ),
         ("stakc = 'x'\n", &["config.toml, line 1, column 1", "did you mean `stack`?"]),
         ("stack = \n", &["config.toml, line 1"]),
-        ("agent.port = 'high'\n", &["line 1, column 14", "u16"]),
+        ("agent.port = 'high'\n", &["line 1, column 14", "a port, from 1 to 65535"]),
         ("agent.log_bucket = \"it's\"\n", &["agent.log_bucket = \"it's\"", "config.toml", "lower-case"]),
         ("agent.log_bucket = 'a\"b'\n", &["agent.log_bucket", "config.toml"]),
         ("stack = \"a\\nb\"\n", &["stack = \"a\\nb\""]),
@@ -174,7 +203,8 @@ fn settings_that_are_wrong() {
         let root = drifted();
         root.write("/etc/titus-bootstrap/config.toml", text);
         // Below every other layer but the sample: what is wrong there is wrong wherever it is overridden.
-        unchanged(&root, |root| root.sample(&[])).ends_with(78).tells(words);
+        unchanged(&root, |root| root.sample(&[])).ends_with(78).reports(words);
+        check_refuses(&root, &AGENT, 78, words);
     }
     refused(&[&AGENT[..], &["--set", "agent.reigstry=x"]].concat(), 78, &["did you mean `registry`?"]);
     refused(&[&AGENT[..], &["--config", "/nowhere/at/all.toml"]].concat(), 78, &["/nowhere/at/all.toml"]);
@@ -187,11 +217,10 @@ fn a_role_without_what_it_needs() {
     let facts = run(&["facts", "--sample", "--json"]).ends_with(0).out;
     root.write("/srv/facts.json", facts);
     let facts = root.at("/srv/facts.json");
-    unchanged(&root, |root| root.run(&["--role", "agent", "--facts", facts.to_str().unwrap()])).ends_with(78).tells(&[
-        "agent.log_bucket and zookeeper.servers",
-        "titus:agent.log_bucket",
-        "--set prereqs=VALUE",
-    ]);
+    let given = ["--role", "agent", "--facts", facts.to_str().unwrap()];
+    let words = ["agent.log_bucket and zookeeper.servers", "titus:agent.log_bucket", "--set prereqs=VALUE"];
+    unchanged(&root, |root| root.run(&given)).ends_with(78).reports(&words);
+    check_refuses(&root, &given, 78, &words);
 }
 
 #[test]
@@ -214,20 +243,23 @@ fn tags_that_are_wrong() {
             "/etc/titus-bootstrap/config.toml",
             format!("allowed_tags = [{:?}, 'role']\n", &key["titus:".len()..]),
         );
-        unchanged(&root, |root| root.ask(&metadata, &[])).ends_with(78).tells(&[key, "cannot be used"]);
+        let words = [key, "cannot be used"];
+        unchanged(&root, |root| root.ask(&metadata, &[])).ends_with(78).reports(&words);
+        check_refuses_what_it_says(&root, &metadata, &[], 78, &words);
     }
 }
 
 #[test]
-fn facts_that_are_none() {
+fn invalid_facts() {
     let broken = ["", "{", "[]", "{\"schema_version\": 1}", "null"];
     for text in broken {
         let root = drifted();
         root.write("/srv/facts.json", text);
         let facts = root.at("/srv/facts.json");
-        unchanged(&root, |root| root.run(&["--role", "agent", "--facts", facts.to_str().unwrap()]))
-            .ends_with(78)
-            .tells(&["is no print of facts", "facts --json"]);
+        let (given, words) =
+            (["--role", "agent", "--facts", facts.to_str().unwrap()], ["has no usable facts", "facts --json"]);
+        unchanged(&root, |root| root.run(&given)).ends_with(78).reports(&words);
+        check_refuses(&root, &given, 78, &words);
     }
     refused_for_facts(|facts| facts["schema_version"] = json!(2), &["--role", "agent"], 78, &["schema_version is 2"]);
     refused_for_facts(|facts| facts["instance"]["tpye"] = json!("x"), &["--role", "agent"], 78, &["tpye"]);
@@ -236,7 +268,7 @@ fn facts_that_are_none() {
 }
 
 #[test]
-fn user_data_that_is_ours_and_broken() {
+fn broken_user_data_for_titus_bootstrap() {
     let mut bomb = b"#titus-bootstrap\n".to_vec();
     bomb.resize(8 << 20, b'\n');
     let two = "Content-Type: multipart/mixed; boundary=x\n\n--x\n\n#titus-bootstrap\n--x\n\n#titus-bootstrap\n--x--\n";
@@ -263,13 +295,13 @@ fn user_data_that_is_ours_and_broken() {
 
 #[test]
 fn a_metadata_service_that_is_absent_hangs_or_refuses() {
-    // Nobody listens there, and the system gives this port to no other test.
+    // No process listens there, and the system gives this port to no other test.
     let nobody = "127.0.0.1:9";
     let root = drifted();
     let mut command = root.program(&["--role", "agent", "--set", "timeouts.facts=2s"]);
     ask(&mut command, &format!("http://{nobody}"));
     let started = std::time::Instant::now();
-    unchanged(&root, |_| support::root::outcome(&mut command)).ends_with(75).tells(&[
+    unchanged(&root, |_| support::root::outcome(&mut command)).ends_with(75).reports(&[
         "within 2s",
         "Connection refused",
         nobody,
@@ -282,7 +314,7 @@ fn a_metadata_service_that_is_absent_hangs_or_refuses() {
 }
 
 #[test]
-fn a_metadata_service_that_comes_late_is_waited_for() {
+fn a_run_waits_for_a_late_metadata_service() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let root = drifted();
     let mut command = root.program(&AGENT[..2]);
@@ -320,13 +352,13 @@ fn with_v2(systemd: u32) -> impl Fn(&mut Value) {
 #[test]
 fn a_node_that_cannot_have_cgroup_v1() {
     let words =
-        ["need cgroup v1", "systemd 258 knows cgroup v2 alone", "Debian 11 to 13", "unified_cgroup_hierarchy=1"];
+        ["need cgroup v1", "systemd 258 supports only cgroup v2", "Debian 11 to 13", "unified_cgroup_hierarchy=1"];
     refused_for_facts(with_v2(258), &["--role", "agent"], 69, &words);
     let in_vain = |facts: &mut Value| {
         with_v2(252)(facts);
         facts["instance"]["kernel_command_line"] = json!(format!("quiet {V1}"));
     };
-    refused_for_facts(in_vain, &["--role", "agent"], 69, &["in force all the same", "/proc/cmdline"]);
+    refused_for_facts(in_vain, &["--role", "agent"], 69, &["in force anyway", "/proc/cmdline"]);
     let unknown = |facts: &mut Value| {
         with_v2(0)(facts);
         facts["image"]["systemd"] = Value::Null;

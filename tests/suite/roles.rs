@@ -1,5 +1,5 @@
-//! Role files: the operator's own, and what is wrong with one is told with its place.
-//! And what is kept for the next run: saved flags, printed facts.
+//! Role files: the operator's own, and errors in them with their place.
+//! Also state for the next run: saved flags, printed facts.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
@@ -24,7 +24,7 @@ fn roles_are_listed_and_shown() {
     assert_eq!(names, ["agent", "gateway", "master", "prereqs"]);
     let file = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("roles/agent.toml")).unwrap();
     assert_eq!(run(&["role", "show", "agent"]).ends_with(0).out, file);
-    run(&["role", "show", "agnet"]).ends_with(78).tells(&["did you mean `agent`?"]);
+    run(&["role", "show", "agnet"]).ends_with(78).reports(&["did you mean `agent`?"]);
 }
 
 #[test]
@@ -41,24 +41,24 @@ fn an_operators_role_replaces_a_built_in_one_or_adds_one() {
 }
 
 #[test]
-fn an_operators_template_wins() {
+fn an_operators_template_overrides_the_built_in_one() {
     let root = Root::empty();
     root.write(&format!("{ROLES}/files/titus-shared.env"), "SHORT_CIRCUIT_QUITELITE=true\nSTACK={{ stack }}\n");
     root.sample(&[]).ends_with(0);
     assert_eq!(root.read("/etc/titus-shared.env"), "SHORT_CIRCUIT_QUITELITE=true\nSTACK=mainvpc\n");
 }
 
-/// A role of one description and these lines, checked and run; both refuse, and nothing is changed.
+/// A role of one description and these lines, checked and run; both refuse, and nothing changes.
 #[track_caller]
 fn wrong(lines: &str, words: &[&str]) {
     let root = Root::empty();
     root.write(&format!("{ROLES}/mine.toml"), format!("description = \"Mine\"\n{lines}"));
     root.write(&format!("{ROLES}/files/instance.env"), "ID={{ instance.id }}\n");
     let before = root.look();
-    root.run(&["--sample", "--role", "mine"]).ends_with(78).tells(words);
+    root.run(&["--sample", "--role", "mine"]).ends_with(78).reports(words);
     let file = root.at(&format!("{ROLES}/mine.toml"));
     let file = file.to_str().unwrap();
-    let check = |arguments: &[&str]| -> Outcome { root.run(arguments).ends_with(78).tells(words) };
+    let check = |arguments: &[&str]| -> Outcome { root.run(arguments).ends_with(78).reports(words) };
     check(&["check"]);
     check(&["check", file]);
     assert_same(&before, &root.look(), "a refused role changed something");
@@ -134,7 +134,7 @@ fn what_only_values_can_show_is_refused_before_anything_is_changed() {
         let first = "[[step]]\nid = \"first\"\nphase = \"boot\"\nfile = { path = \"/etc/first\", content = \"\" }\n";
         root.write(&format!("{ROLES}/mine.toml"), format!("description = \"Mine\"\n{first}{}", step(lines)));
         let before = root.look();
-        root.run(&["--sample", "--role", "mine"]).ends_with(78).tells(&[&["step one"], words].concat());
+        root.run(&["--sample", "--role", "mine"]).ends_with(78).reports(&[&["step one"], words].concat());
         assert_same(&before, &root.look(), "a refused role changed something");
     }
 }
@@ -157,7 +157,7 @@ fn a_deb_is_deferred_in_a_tree_and_refused_without_a_checksum() {
     run(&["check"], &pinned).ends_with(0);
     let unpinned = format!("url = \"{url}\"");
     for arguments in [&role[..], &["plan", "--sample", "--role", "mine"], &["check"]] {
-        run(arguments, &unpinned).ends_with(78).tells(&["debs.master", "has no sha256"]);
+        run(arguments, &unpinned).ends_with(78).reports(&["debs.master", "has no sha256"]);
     }
     run(&["config", "show", "--sample", "--role", "mine"], &pinned).ends_with(0).prints(&["https://***@h/x.deb?***"]);
 }
@@ -191,8 +191,8 @@ fn a_properties_file_is_edited_in_place() {
     root.write("/srv/theirs", "a=1\n");
     root.link(path, "/srv/theirs");
     let before = root.look();
-    root.run(&["--sample", "--role", "mine"]).ends_with(69).tells(&["one", path, "/srv/theirs", "cp "]);
-    root.run(&["plan", "--sample", "--role", "mine"]).ends_with(69).tells(&["one", path, "/srv/theirs", "cp "]);
+    root.run(&["--sample", "--role", "mine"]).ends_with(69).reports(&["one", path, "/srv/theirs", "cp "]);
+    root.run(&["plan", "--sample", "--role", "mine"]).ends_with(69).reports(&["one", path, "/srv/theirs", "cp "]);
     assert_same(&before, &root.look(), "a refused role changed something");
 }
 
@@ -210,7 +210,7 @@ fn kernel_parameters_are_a_drop_in_and_each_has_an_explanation() {
     run(&[]).ends_with(0);
     let text = "# Written by titus-bootstrap.\nnet.ipv4.ip_forward = 1\nvm.swappiness = 10\n";
     assert_eq!(root.read("/etc/sysctl.d/60-titus.conf"), text);
-    run(&[]).ends_with(0).prints(&["nothing to do", "the running kernel is not looked at below --root"]);
+    run(&[]).ends_with(0).prints(&["nothing to do", "the running kernel is not examined with --root"]);
     assert!(!root.at("/proc").exists());
     let place = "  in /etc/sysctl.d/60-titus.conf (step one)\n";
     assert_eq!(
@@ -225,19 +225,130 @@ fn kernel_parameters_are_a_drop_in_and_each_has_an_explanation() {
     run(&["plan"]).ends_with(0).prints(&["-net.ipv4.ip_forward = 0", "+net.ipv4.ip_forward = 1"]);
     let before = root.look();
     for (set, words) in [
-        ("\"net.ipv4..ip_forward\" = 1", "cannot be a kernel parameter"),
-        ("\"-net.ipv4.ip_forward\" = 1", "cannot be a kernel parameter"),
-        ("\"/etc/passwd\" = 1", "cannot be a kernel parameter"),
+        ("\"net.ipv4..ip_forward\" = 1", "is not a kernel parameter"),
+        ("\"-net.ipv4.ip_forward\" = 1", "is not a kernel parameter"),
+        ("\"/etc/passwd\" = 1", "is not a kernel parameter"),
         ("\"net.ipv4.ip_forward\" = \"{{ agent.environment }}\"", "agent.environment has no value"),
         ("\"net.ipv4.ip_forward\" = \"\"", "one line of text"),
     ] {
         parameters(set);
-        run(&[]).ends_with(78).tells(&["step one", words]);
+        run(&[]).ends_with(78).reports(&["step one", words]);
     }
     parameters("");
     root.write(&format!("{ROLES}/mine.toml"), root.read(&format!("{ROLES}/mine.toml")).replace("set =", "sett ="));
-    run(&["check"]).ends_with(78).tells(&["did you mean `set`?"]);
+    run(&["check"]).ends_with(78).reports(&["did you mean `set`?"]);
     assert_eq!(before.get("/etc/sysctl.d/60-titus.conf"), root.look().get("/etc/sysctl.d/60-titus.conf"));
+}
+
+#[test]
+fn a_command_is_deferred_in_a_tree_and_its_secrets_are_hidden() {
+    let root = Root::empty();
+    let own = "when = \"instance.lifecycle_state is undefined or 'Warmed:' not in instance.lifecycle_state\"\n\
+               command = { argv = [\"x\", \"--token=hunter2\", \"--api-password\", \"hunter4\", \"{{ master.properties['db.password'] }}\"], ";
+    let role = |keys: &str| {
+        let text = format!("description = \"Mine\"\n{}", step(&format!("{own}{keys} }}")));
+        root.write(&format!("{ROLES}/mine.toml"), text);
+    };
+    let run = |words: &[&str]| {
+        let set = "master.properties.\"db.password\"=hunter3hunter3";
+        let outcome = root.run(&[words, &["--sample", "--role", "mine", "--set", set]].concat());
+        assert!(!format!("{outcome:?}").contains("hunter"), "{outcome:?}");
+        outcome
+    };
+    for keys in ["check = [\"x\"]", "creates = \"/etc/x\""] {
+        role(keys);
+        run(&["plan"]).ends_with(0).prints(&["deferred", "commands are not run with --root"]);
+        run(&[]).ends_with(0);
+        root.run(&["check"]).ends_with(0);
+    }
+    // What two of them would make is what neither can be sure of.
+    let other = step("command = { argv = [\"y\"], creates = \"/etc/x\" }").replace("one", "two");
+    let text = root.read(&format!("{ROLES}/mine.toml")) + &other;
+    root.write(&format!("{ROLES}/mine.toml"), text);
+    run(&[]).ends_with(78).reports(&[
+        "the steps one and two want different things of /etc/x",
+        "what `x --token=*** --api-password *** ***` makes",
+    ]);
+    wrong(&step("command = { argv = [\"x\"] }"), &["mine.toml, line 2", "step one", "needs one of check, creates"]);
+    wrong(&step("command = { argv = \"x\", creates = \"/x\" }"), &["line 5", "a command is a list of texts"]);
+    wrong(
+        &step("command = { argv = [\"x\", \"{{ stakc }}\"], creates = \"/x\" }"),
+        &["step one", "did you mean `stack`?"],
+    );
+}
+
+#[test]
+fn a_role_has_its_own_settings() {
+    let root = Root::empty();
+    let text = "description = \"Mine\"\n[vars]\nport = 22\ngreeting = \"hello\"\nloud = false\nusers = [\"a\"]\n";
+    let motd = "file = { path = \"/etc/motd.env\", content = \"G={{ vars.greeting }}\\nP={{ vars.port }}\\n\" }\n";
+    let users =
+        step("each = \"vars.users\"\nwhen = \"vars.loud\"\nfile = { path = \"/etc/{{ item }}\", content = \"\" }");
+    let role = format!("{text}{}{}", step(motd), users.replace("\"one\"", "\"two\""));
+    root.write(&format!("{ROLES}/mine.toml"), &role);
+    root.run(&["check"]).ends_with(0);
+    let run = |arguments: &[&str]| root.run(&[arguments, &["--sample", "--role", "mine"]].concat());
+    run(&[]).ends_with(0);
+    assert_eq!(root.read("/etc/motd.env"), "G=hello\nP=22\n");
+    root.write("/etc/titus-bootstrap/config.toml", "[vars]\ngreeting = \"it's\"\n");
+    run(&["--set", "vars.port=2222", "--set", "vars.loud=true", "--set", "vars.users=[\"b\", \"c\"]"]).ends_with(0);
+    assert_eq!(root.read("/etc/motd.env"), "G=\"it's\"\nP=2222\n");
+    assert!(root.at("/etc/b").exists() && root.at("/etc/c").exists() && !root.at("/etc/a").exists());
+    run(&["why", "P"]).ends_with(0).prints(&["vars.port (role mine)"]);
+    run(&["why", "G"]).ends_with(0).prints(&["vars.greeting it's (/etc/titus-bootstrap/config.toml)"]);
+    run(&["config", "show"]).ends_with(0).prints(&["vars.greeting", "vars.port"]);
+    root.run(&["config", "template", "--role", "mine"])
+        .ends_with(0)
+        .prints(&["\n#[vars]\n", "# A setting of this role's own.\n#port = 22\n"]);
+    let before = root.look();
+    for (set, words) in [
+        (
+            "vars.prot=1",
+            &["vars.prot (from --set vars.prot) is not a setting of role mine", "did you mean `vars.port`?"][..],
+        ),
+        ("vars.port=high", &["vars.port (from --set vars.port) is a text", "role mine declares a number"]),
+        ("vars.greeting=2018", &["vars.greeting", "is a number", "put text in quotes"]),
+        ("vars.loud=1", &["vars.loud", "is a number", "true or false"]),
+        ("vars.users=a", &["vars.users", "is a text", "a list of texts"]),
+        ("vars.users=[1]", &["vars.users", "is a text"]),
+        ("vars.port={ a = 1 }", &["vars.port", "is a text"]),
+        ("vars.a-b=1", &["\"a-b\" cannot be the name in a template"]),
+    ] {
+        run(&["--set", set]).ends_with(78).reports(words);
+    }
+    assert_same(&before, &root.look(), "refused settings changed something");
+    // One settings file serves several roles; a setting that no role has is a mistake.
+    root.write(&format!("{ROLES}/other.toml"), "description = \"Other\"\n[vars]\nfurther = 1\n");
+    root.write("/etc/titus-bootstrap/config.d/50-other.toml", "vars.further = 2\n");
+    run(&[]).ends_with(0);
+    root.sample(&[]).ends_with(0);
+    root.sample(&["--set", "vars.none=1"]).ends_with(78).reports(&[
+        "vars.none",
+        "not a setting of role agent",
+        "[vars] of a role file",
+    ]);
+    // A drop-in brings settings for its own steps.
+    let own = step("after = \"one\"\nfile = { path = \"/etc/{{ vars.name }}\", content = \"\" }")
+        .replace("\"one\"\nph", "\"own\"\nph");
+    root.write(&format!("{ROLES}/mine.d/50-own.toml"), format!("[vars]\nname = \"own\"\nport = 23\n{own}"));
+    run(&["--set", "vars.name=theirs"]).ends_with(0);
+    assert!(root.at("/etc/theirs").exists());
+    run(&["why", "vars.port"]).prints(&["vars.port = 23"]);
+}
+
+#[test]
+fn a_role_s_own_settings_are_checked_in_their_place() {
+    let file = step("file = { path = \"/etc/{{ vars.name }}\", content = \"\" }");
+    wrong(&file, &["step one", "unknown fact or setting `vars.name`"]);
+    wrong(&format!("[vars]\nnane = \"x\"\n{file}"), &["step one", "did you mean `nane`?"]);
+    wrong("[vars]\n\n\"a-b\" = 1\n", &["mine.toml, line 4, column 1", "\"a-b\" cannot be the name"]);
+    wrong("[vars]\na = { b = 1 }\n", &["mine.toml, line 3", "a value is one line of text"]);
+    wrong("[vars]\na = 1979-05-27\n", &["mine.toml, line 3", "a value is one line of text"]);
+    wrong("[defaults.vars]\na = 1\n", &["mine.toml, line 2", "put them into [vars]"]);
+    wrong("[defaults.agent]\nport = 1\n\nprot = 1\n", &["mine.toml, line 5, column 1", "did you mean `port`?"]);
+    wrong("[defaults]\nagent.port = \"x\"\n", &["mine.toml, line 3, column 14"]);
+    wrong("[defaults.agent]\n\nlog_bucket = \"A B\"\n", &["mine.toml, line 4", "agent.log_bucket"]);
+    wrong("[defaults]\nzookeeper.servers = [\"10.0.0.1\"]\n", &["mine.toml, line 3", "zookeeper.servers"]);
 }
 
 #[test]
@@ -301,7 +412,7 @@ fn a_tree_needs_no_privileges() {
         user::run(&arguments).ends_with(0).json()
     };
     let report = run();
-    assert!(report["notices"].to_string().contains("owners are not set"), "{report:#}");
+    assert!(report["notices"].to_string().contains("file owners stay unchanged"), "{report:#}");
     let owner = fs::metadata(root.at("/etc/mesos-agent.config")).unwrap().uid();
     assert_ne!(owner, 0);
     let changed = |step: &Value| step["state"] == "changed";

@@ -1,4 +1,4 @@
-//! Runs on a tree to which something has happened, and what is kept of a run.
+//! Runs on a changed tree, and the records of runs.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
@@ -22,7 +22,7 @@ fn remove(root: &Root, path: &str) {
 }
 
 #[test]
-fn what_was_broken_is_mended_and_nothing_else_is_touched() {
+fn what_was_broken_is_fixed_and_nothing_else_is_touched() {
     const WANTS: &str = "/etc/systemd/system/multi-user.target.wants/mesos-agent.service";
     type Break = fn(&Root);
     let breaks: [(&str, &[&str], Break); 11] = [
@@ -67,7 +67,7 @@ fn what_was_broken_is_mended_and_nothing_else_is_touched() {
             all.iter().filter(|s| s["state"] == "changed").map(|s| s["id"].as_str().unwrap()).collect();
         assert_eq!(changed, [step]);
         let mut made = root.made();
-        // A file in a mask's way is moved aside, and an empty directory is nobody's.
+        // A file in a mask's place is moved aside, and an empty directory does not count.
         made.retain(|path, _| !path.ends_with(".saved") && !path.starts_with("/etc/udev"));
         assert_same(&whole, &made, step);
         let mut after = root.stamps();
@@ -84,8 +84,10 @@ fn a_file_in_a_masks_way_is_kept_beside_it() {
     let root = Root::empty();
     let mine = "[Service]\nExecStart=/opt/mine\n";
     root.write("/etc/systemd/system/mesos-master.service", mine);
-    root.sample(&["plan"]).ends_with(0).prints(&["mesos-master.service", "moved aside"]);
-    root.sample(&[]).ends_with(0).tells(&["mesos-master.service.saved"]);
+    root.sample(&["plan"])
+        .ends_with(0)
+        .prints(&["mesos-master.service", "(moves its file /etc/systemd/system/mesos-master.service aside)"]);
+    root.sample(&[]).ends_with(0).reports(&["mesos-master.service.saved"]);
     assert_eq!(root.read("/etc/systemd/system/mesos-master.service.saved"), mine);
 }
 
@@ -95,14 +97,14 @@ fn a_disk_that_takes_no_more_leaves_nothing_half_written() {
     let mut failed = 0;
     for blocks in [0, 1, 2, 4, 8, 16, 1000] {
         let root = Root::empty();
-        // Files of more than so many blocks of 512 bytes are refused (EFBIG), as they are on a full disk.
+        // The system refuses files above a number of blocks of 512 bytes (EFBIG), like a full disk.
         let script = format!("trap '' 25; ulimit -f {blocks}; exec \"$@\"");
         let mut command = Command::new("/bin/sh");
         command.args(["-c", &script, "sh"]).arg(program().get_program());
         command.args(["--role", "agent", "--sample", "--root"]).arg(root.path());
         let full = outcome(&mut command);
         if full.code != 0 {
-            full.ends_with(1).tells(&["/titus-bootstrap", "cause:"]);
+            full.ends_with(1).reports(&["/titus-bootstrap", "cause:"]);
             failed += 1;
         }
         for (path, look) in root.made() {
@@ -122,14 +124,14 @@ fn a_directory_that_others_may_write_to_gets_no_file() {
     fs::set_permissions(root.at("/etc/titus-executor"), fs::Permissions::from_mode(0o777)).unwrap();
     for words in [&["plan"][..], &[]] {
         let refused = root.sample(words).ends_with(69);
-        refused.tells(&["/etc/titus-executor/config", "others may write", "chmod go-w"]);
+        refused.reports(&["/etc/titus-executor/config", "others may write", "chmod go-w"]);
     }
     assert!(!root.at("/etc/mesos-agent.config").exists());
     assert_eq!(fs::read_dir(root.at("/etc/titus-executor")).unwrap().count(), 0);
 }
 
 #[test]
-fn the_journal_tells_what_was_done_and_why_it_ended() {
+fn the_journal_says_what_was_done_and_why_it_ended() {
     let root = Root::empty();
     root.fails_half_way();
     root.sample(&[]).ends_with(0);
@@ -137,9 +139,9 @@ fn the_journal_tells_what_was_done_and_why_it_ended() {
     let events: Vec<Value> = journal.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let runs: std::collections::BTreeSet<_> = events.iter().map(|event| event["run"].as_str().unwrap()).collect();
     assert_eq!(runs.len(), 2);
-    let told = |event: &str, step: &str| events.iter().filter(|e| e["event"] == event && e["step"] == step).count();
-    assert_eq!((told("started", "docker-config"), told("finished", "docker-config")), (1, 1));
-    assert_eq!((told("failed", "large"), told("finished", "large")), (1, 0));
+    let count = |event: &str, step: &str| events.iter().filter(|e| e["event"] == event && e["step"] == step).count();
+    assert_eq!((count("started", "docker-config"), count("finished", "docker-config")), (1, 1));
+    assert_eq!((count("failed", "large"), count("finished", "large")), (1, 0));
     for event in &events {
         let role = if event["run"] == events[0]["run"] { "half" } else { "agent" };
         assert_eq!((&event["schema_version"], &event["role"]), (&1.into(), &role.into()));
@@ -150,7 +152,7 @@ fn the_journal_tells_what_was_done_and_why_it_ended() {
     assert_eq!(mode("/var/lib/titus-bootstrap/journal.jsonl"), 0o600);
     assert_eq!((mode("/var/log/titus-bootstrap/last.log"), mode("/var/log/titus-bootstrap/last.json")), (0o640, 0o640));
 
-    // A line that a power cut tore stops nothing.
+    // A line that a power cut truncated stops nothing.
     let torn = format!("{journal}{{\"schema_version\":1,\"ti");
     root.write("/var/lib/titus-bootstrap/journal.jsonl", torn);
     remove(&root, "/metatron");

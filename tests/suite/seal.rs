@@ -24,30 +24,51 @@ fn builder() -> Root {
 fn a_tree_is_sealed_and_then_clean() {
     let root = builder();
     let before = root.look();
-    root.run(&["seal", "--check", "--sample"]).ends_with(1).tells(&["/etc/ssh/ssh_host_rsa_key: ssh host key"]);
+    root.run(&["seal", "--check", "--sample"]).ends_with(1).reports(&["/etc/ssh/ssh_host_rsa_key: ssh host key"]);
     assert_same(&before, &root.look(), "a look changed something");
     root.run(&["seal", "--sample"])
         .ends_with(0)
         .prints(&["removed   /var/log (log)", "nothing of the builder is left"]);
     let after = root.look();
-    let told = root.run(&["seal", "--check", "--sample", "--json"]).ends_with(0).json();
-    assert_eq!((&told["clean"], &told["left"]), (&true.into(), &serde_json::json!([])));
-    assert_eq!(told["searched_for"][0], "the builder's instance id");
+    let output = root.run(&["seal", "--check", "--sample", "--json"]).ends_with(0).json();
+    assert_eq!((&output["clean"], &output["left"]), (&true.into(), &serde_json::json!([])));
+    assert_eq!(output["searched_for"][0], "the builder's instance id");
     assert_same(&after, &root.look(), "a look changed something");
     assert!(!root.at("/run/titus-bootstrap").exists());
+}
+
+#[test]
+fn an_image_whose_services_nothing_would_start_is_not_sealed() {
+    let root = builder();
+    let drop_in = "/etc/systemd/system/mesos-agent.service.d/10-titus-bootstrap.conf";
+    root.write(drop_in, "[Unit]\n");
+    let before = root.look();
+    for arguments in [&["seal", "--sample"][..], &["seal", "--check", "--sample"]] {
+        root.run(arguments).ends_with(69).reports(&[
+            "titus-bootstrap.service is not enabled",
+            drop_in,
+            "install the deb",
+        ]);
+    }
+    assert_same(&before, &root.look(), "a refused seal changed something");
+    root.link(
+        "/etc/systemd/system/multi-user.target.wants/titus-bootstrap.service",
+        "/lib/systemd/system/titus-bootstrap.service",
+    );
+    root.run(&["seal", "--sample"]).ends_with(0);
 }
 
 #[test]
 fn what_is_left_is_named_with_its_path() {
     let root = builder();
     root.write("/usr/share/x/about", "built on i-0123456789abcdef0");
-    let told = root.run(&["seal", "--sample"]).ends_with(1);
-    let told =
-        told.tells(&["seal: one thing must not be in an image, and is left", "cause: /usr/share/x/about: it has"]);
-    assert!(!told.out.contains("nothing of the builder"));
-    // Nobody says which instance it was: that is told, and nothing guessed.
+    let output = root.run(&["seal", "--sample"]).ends_with(1);
+    let output =
+        output.reports(&["seal: one thing that must not be in an image is left", "cause: /usr/share/x/about: it has"]);
+    assert!(!output.out.contains("nothing of the builder"));
+    // Nothing says which instance it was: the command reports that, and does not guess.
     let root = builder();
-    root.run(&["seal"]).ends_with(0).prints(&["for nothing", "notice: the builder's instance id is not searched for"]);
+    root.run(&["seal"]).ends_with(0).prints(&["for nothing", "notice: did not search for the builder's instance id"]);
 }
 
 #[test]
@@ -62,8 +83,8 @@ fn what_an_ordinary_user_cannot_read_or_remove_is_named() {
     if nix::unistd::geteuid().is_root() {
         fs::set_permissions(&given, fs::Permissions::from_mode(0o755)).unwrap();
     }
-    let told = user::run(&["seal", "--check", "--sample", "--root", given.to_str().unwrap()]).ends_with(1);
-    told.tells(&["/srv/closed: cannot be searched: Permission denied"]);
+    let output = user::run(&["seal", "--check", "--sample", "--root", given.to_str().unwrap()]).ends_with(1);
+    output.reports(&["/srv/closed: cannot search it: Permission denied"]);
 }
 
 #[test]
@@ -81,7 +102,7 @@ fn a_run_at_work_is_not_sealed() {
     let held = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).unwrap();
     fs::write(root.at("/run/titus-bootstrap/lock"), format!("{} now\n", std::process::id())).unwrap();
     for arguments in [&["seal"][..], &["seal", "--check"]] {
-        root.run(arguments).ends_with(75).tells(&["another run is at work: process"]);
+        root.run(arguments).ends_with(75).reports(&["another run is at work: process"]);
     }
     assert!(root.at("/etc/ssh/ssh_host_rsa_key").exists());
     drop(held);
@@ -96,13 +117,13 @@ fn several_roles_share_an_image_and_nothing_else() {
         [&["apply"][..], &["plan"], &["plan", "--phase", "boot"], &["verify"], &["facts"], &["config", "show"]]
     {
         let arguments = [command, &both, &["--sample"]].concat();
-        root.run(&arguments).ends_with(64).tells(&["--role is given more than once", "--phase bake"]);
+        root.run(&arguments).ends_with(64).reports(&["--role is given more than once", "--phase bake"]);
     }
     root.run(&["apply", "--phase", "bake", "--save", "--role", "agent", "--role", "master"]).ends_with(64);
-    // Clap would drop the first one.
+    // clap would drop the first one.
     root.run(&["--role", "agent", "plan", "--phase", "bake", "--role=master"])
         .ends_with(64)
-        .tells(&["before the command"]);
+        .reports(&["before the command"]);
 
     let all = ["--role", "agent", "--role", "Master", "--role", "gateway", "--role", "prereqs", "--role", "agent"];
     let bake = [&["apply", "--phase", "bake", "--sample", "--json"], &all[..]].concat();
@@ -123,8 +144,8 @@ fn roles_that_disagree_are_refused_before_anything_is_changed() {
         "description = 'mine'\n[[step]]\nid = 'mine'\nphase = 'bake'\nfile = { path = '/etc/titus-shared.env', content = 'x' }\n",
     );
     let before = root.look();
-    let told = root.run(&["apply", "--phase", "bake", "--sample", "--role", "agent", "--role", "mine"]).ends_with(78);
-    told.tells(&[
+    let output = root.run(&["apply", "--phase", "bake", "--sample", "--role", "agent", "--role", "mine"]).ends_with(78);
+    output.reports(&[
         "the roles agent and mine cannot share an image: they disagree on /etc/titus-shared.env",
         "step mine: a file",
     ]);

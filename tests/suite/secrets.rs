@@ -1,5 +1,5 @@
-//! Each form of a secret is planted wherever an operator can put one, and looked for in all that the program prints
-//! and keeps. Only the file that a secret is for may hold it.
+//! Plants each form of a secret wherever an operator can write one, and searches everything that the program prints
+//! and stores. Only the file that a secret is for may contain it.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
@@ -10,7 +10,7 @@ use std::fs;
 use support::metadata::{Metadata, sample};
 use support::root::{Outcome, Root, outcome, program, run};
 
-/// What every planted value contains, and nothing else does.
+/// The part that every planted value contains, and nothing else does.
 const CANARY: &str = "c4n4ry";
 
 /// Names of secrets, in the case and with the separators that people write.
@@ -31,7 +31,7 @@ const NAMES: [&str; 14] = [
     "AccessToken",
 ];
 
-/// Values that a reader, or a quoting, could break at.
+/// Values that could break a reader or a quoting.
 const VALUES: [&str; 5] = ["c4n4ry-1", "two c4n4ry words", "it's;a=c4n4ry&b", "c4n4ry\\\"c4n4ry", "[c4n4ry, c4n4ry]"];
 
 const ROLES: &str = "/etc/titus-bootstrap/roles";
@@ -49,7 +49,7 @@ fn settings() -> String {
     text
 }
 
-/// A role whose files give secrets names that say nothing.
+/// A role whose files give secrets harmless names.
 fn plant_own_role(root: &Root) {
     root.write(
         &format!("{ROLES}/own.toml"),
@@ -77,13 +77,13 @@ fn hides(outcome: Outcome, what: &str) -> Outcome {
     outcome
 }
 
-/// Nothing that is kept of runs has a secret; nor has any file that others may read.
+/// Asserts that no record of runs contains a secret, nor any file that others may read.
 #[track_caller]
 fn kept_without_secrets(root: &Root, what: &str) {
     kept_without_secrets_but(root, &[], what);
 }
 
-/// The same, but for files that a test means to have it.
+/// Does so, except for files that should contain it.
 #[track_caller]
 fn kept_without_secrets_but(root: &Root, others: &[&str], what: &str) {
     for (path, look) in root.look().into_iter().filter(|(_, look)| look.contains(CANARY)) {
@@ -91,7 +91,7 @@ fn kept_without_secrets_but(root: &Root, others: &[&str], what: &str) {
         let readable = !look.starts_with("0600") && !look.starts_with("0400");
         let planted =
             path == "/etc/titus-bootstrap/config.toml" || path.starts_with("/srv/") || path.starts_with(ROLES);
-        // The files that attributes and labels are for: what an agent says of itself, which all may read.
+        // The files for attributes and labels, in which an agent describes itself to everybody.
         let meant = ["/etc/mesos-attributes.sh", "/etc/mesos-agent.config", "/etc/titus-executor/config.sh"];
         let planted = planted || others.contains(&path.as_str());
         assert!(planted || meant.contains(&path.as_str()) || !(of_runs || readable), "{what}: {path}: {look}");
@@ -119,20 +119,26 @@ fn no_command_shows_a_secret_of_the_settings() {
             ask(&[words, &["--json"]].concat());
         }
         let before = root.made();
-        // Other values in their place: old ones are secrets as well.
+        // Other values in their place: the old ones are secrets too.
         root.write("/etc/titus-bootstrap/config.toml", settings().replace(CANARY, "c4n4ry-new"));
         for words in [&["plan"][..], &["plan", "--json"], &["apply", "--save"]] {
             ask(words);
         }
         assert!(role == "agent" || before != root.made(), "{role}: nothing was changed");
-        for words in [&["status"][..], &["status", "--json"]] {
+        for words in [&["status"][..], &["status", "--json"], &["logs"], &["logs", "last", "--json"]] {
             ask(words);
+        }
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("report.tar.gz");
+        ask(&["report", &file.display().to_string()]);
+        for (name, text) in crate::report::unpacked(&file) {
+            assert!(!text.contains(CANARY), "{role}: {name} of the report:\n{text}");
         }
         kept_without_secrets(&root, role);
     }
 }
 
-/// A print of the sample's facts with a secret in a tag.
+/// Printed facts of the sample with a secret in a tag.
 fn printed_facts(root: &Root) -> String {
     let mut facts = run(&["facts", "--sample", "--json"]).ends_with(0).json();
     facts["instance"]["tags"]["titus:db-password"] = "c4n4ry-tag".into();
@@ -140,7 +146,7 @@ fn printed_facts(root: &Root) -> String {
     root.at("/srv/facts.json").display().to_string()
 }
 
-/// What the values of a file that only root may read are called says nothing, and no form gives them away.
+/// In a file that only root may read, the names of the values reveal nothing, and no form gives the values away.
 #[test]
 fn a_file_for_root_alone_is_not_shown() {
     let root = Root::empty();
@@ -167,7 +173,7 @@ fn a_file_for_root_alone_is_not_shown() {
     assert_eq!(root.read("/etc/own.env"), "PLAIN=c4n4ry\n# c4n4ry in a comment\n");
 }
 
-/// Each form that gives a secret away wherever it stands, in a value whose name says nothing.
+/// Each form that marks a secret anywhere, in a value with a harmless name.
 const FORMS: [&str; 9] = [
     "http://user:c4n4ry@h:1/x",
     "http://user:c4@n4ry-c4n4ry@h:1/x",
@@ -201,7 +207,7 @@ fn a_form_that_gives_a_secret_away_is_hidden_in_every_source() {
         );
         root.write(&format!("{ROLES}/files/own.txt"), format!("third {text}\n"));
         root.write("/etc/own.txt", "something else\n");
-        // What the file had is as secret as what it will have, under a name that stays and under one that goes.
+        // The old contents of the file are as secret as the new ones, under a name that stays and under one that goes.
         let java = text.replace('\\', "\\\\").replace('\n', "\\n\\\n");
         root.write("/etc/own.properties", format!("plain = old {java}\n# {java}\nkept={java}\n"));
         let assignment = format!("agent.attributes.plain=\"{form}\"");
@@ -224,6 +230,12 @@ fn a_form_that_gives_a_secret_away_is_hidden_in_every_source() {
             for json in [&[][..], &["--json"], &["--log-format", "json"]] {
                 hides(root.ask(&metadata, &[words, json].concat()), &format!("{form}: {words:?}"));
             }
+        }
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("report.tar.gz");
+        root.ask(&metadata, &["report", &file.display().to_string(), "--role", "own"]).ends_with(0);
+        for (name, text) in crate::report::unpacked(&file) {
+            assert!(!text.contains(CANARY), "{form}: {name} of the report:\n{text}");
         }
         let made = ["/etc/own.txt", "/etc/other.txt", "/etc/third.txt", "/etc/own.properties"];
         assert!(made.iter().all(|path| root.read(path).contains(CANARY)), "{form}");
@@ -255,7 +267,7 @@ const PROXIES: [&str; 14] = [
     "password=c4n4ry",
 ];
 
-/// Also where such an address is refused: it is the one place for a password in the settings of most nodes.
+/// Also if the program refuses such an address: it is the only place for a password in the settings of most nodes.
 #[test]
 fn the_address_of_a_proxy_is_hidden_in_every_source() {
     let mut taken = 0;
@@ -289,6 +301,32 @@ fn the_address_of_a_proxy_is_hidden_in_every_source() {
         kept_without_secrets_but(&root, &["/etc/systemd/system/docker.service.d/20-titus-proxy.env"], address);
     }
     assert!((1..PROXIES.len()).contains(&taken), "{taken} addresses are taken");
+}
+
+/// The program only reports it: the file is the operator's.
+#[test]
+fn a_settings_file_with_a_secret_that_all_may_read_is_a_notice() {
+    use std::os::unix::fs::PermissionsExt;
+    let secret = "[master.properties]\n\"db.password\" = \"c4n4ry-in-a-file\"\n";
+    let of_address = "proxy.http = 'http://me:c4n4ry-in-a-file@proxy:3128'\n";
+    for (name, text, mode, is_noticed) in [
+        ("config.toml", secret, 0o644, true),
+        ("config.toml", of_address, 0o604, true),
+        ("config.d/10-mine.toml", secret, 0o644, true),
+        ("config.toml", secret, 0o600, false),
+        ("config.toml", secret, 0o640, false),
+        ("config.toml", "stack = \"mainvpc\"\n", 0o644, false),
+        ("config.toml", "docker.auth = \"/root/auth.json\"\n", 0o644, false),
+    ] {
+        let root = Root::empty();
+        let path = format!("/etc/titus-bootstrap/{name}");
+        root.write(&path, text);
+        std::fs::set_permissions(root.path().join(&path[1..]), std::fs::Permissions::from_mode(mode)).unwrap();
+        let run = root.sample(&[]).ends_with(0);
+        let notice = format!("{path} has a secret, and every user may read it: chmod 0600 {path}");
+        assert_eq!(run.out.contains(&notice), is_noticed, "{text} {mode:o}\n{}", run.transcript());
+        assert!(!run.transcript().contains("c4n4ry"));
+    }
 }
 
 /// The variables of a caller: those that the program reads, those of its libraries, and one of anybody's.
@@ -334,7 +372,7 @@ fn the_environment_is_shown_and_kept_nowhere() {
                     outcome(support::root::ask(&mut command, &metadata.endpoint())).ends_with(0),
                     &format!("{form}: {words:?}"),
                 );
-                // The one variable that is refused where it is wrong.
+                // The only variable whose wrong value the program refuses.
                 let mut command = root.program(&words);
                 let refused = hides(outcome(support::root::ask(&mut command, &text)), &format!("{form}: {words:?}"));
                 assert!(refused.code == 78 || words[0] == "status", "{}", refused.transcript());
@@ -402,7 +440,7 @@ fn tags_and_user_data_are_hidden_and_the_print_of_facts_says_so() {
     assert_eq!(again["hidden"], serde_json::json!(hidden));
     assert_eq!(again["instance"], printed.json()["instance"]);
     let plain = run(&["facts", "--sample", "--json"]).ends_with(0).json();
-    assert_eq!(plain.get("hidden"), None, "nothing is hidden: nothing is said");
+    assert_eq!(plain.get("hidden"), None, "nothing is hidden, so there is no notice");
 }
 
 #[test]
@@ -422,7 +460,7 @@ fn a_refusal_names_the_setting_and_not_its_secret() {
             let refused = hides(root.run(&[&arguments[..], json].concat()).ends_with(78), text);
             assert!(!refused.err.contains("4711") && !refused.out.contains("4711"), "{}", refused.err);
             if json != ["--json"] {
-                refused.tells(words);
+                refused.reports(words);
             }
         }
     }
@@ -457,4 +495,26 @@ fn a_saved_setting_with_a_secret_is_for_root_alone() {
         assert_eq!(fs::metadata(saved).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
     }
     hides(outcome(program().args(["check", "/dev/null"])).ends_with(0), "check");
+}
+
+#[test]
+fn advice_about_a_value_with_credentials_quotes_no_part_of_it() {
+    let root = Root::empty();
+    for (assignment, secret) in [
+        ("agent.registry=https://ghpAbC123secret:x-oauth-basic@reg.example", "ghpabc123secret"),
+        ("agent.registry=https://user:ghpAbC123secret@reg.example/x", "ghpabc123secret"),
+        ("agent.log_bucket=https://ghptoken123:x@b", "ghptoken123"),
+        ("agent.log_bucket=s3://AKIDEXAMPLE:secretkey9@bucket/x", "secretkey9"),
+        ("prereqs=http://tok3nsecret:@10.0.0.1", "tok3nsecret"),
+        ("master.address=operator:hunter2pw@10.0.0.1", "hunter2pw"),
+    ] {
+        for words in [vec!["plan", "--set", assignment], vec!["check", "--set", assignment]] {
+            let refused = root.sample(&words).ends_with(78);
+            assert!(
+                !refused.transcript().to_lowercase().replace(&assignment.to_lowercase(), "").contains(secret),
+                "{}",
+                refused.transcript()
+            );
+        }
+    }
 }

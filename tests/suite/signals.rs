@@ -1,4 +1,4 @@
-//! SIGTERM, SIGINT and SIGHUP end whatever the program waits for, here mostly a server that accepts and is silent.
+//! SIGTERM, SIGINT and SIGHUP end every wait of the program, here mostly for a server that accepts and stays silent.
 
 use std::env;
 use std::fs;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::support::aws::Keys;
 use crate::support::door::{Door, read_request};
 use crate::support::metadata::{self, Metadata};
-use crate::support::root::{Outcome, Root, ask, program, told};
+use crate::support::root::{Outcome, Root, ask, into_outcome, program};
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
@@ -28,11 +28,11 @@ use titus_bootstrap::template::Renderer;
 
 const SIGNALS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 
-/// The deadline of every wait here. It bounds the tests: a process that a signal does not end says something else in
+/// The deadline of every wait here. It only bounds the tests: a process that a signal does not end reports something else in
 /// the end.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Tells a copy of this test binary what to wait for, and where the silent server listens.
+/// Passes to a copy of this test binary what to wait for, and the address of the silent server.
 const WAIT: &str = "TITUS_BOOTSTRAP_TEST_WAIT";
 const SERVER: &str = "TITUS_BOOTSTRAP_TEST_SERVER";
 
@@ -40,7 +40,7 @@ const SERVER: &str = "TITUS_BOOTSTRAP_TEST_SERVER";
 struct Waiting {
     child: Child,
     errors: ChildStderr,
-    /// What was read of its standard error.
+    /// What was read from its standard error.
     read: Vec<u8>,
 }
 
@@ -64,7 +64,7 @@ impl Waiting {
         server.accept().unwrap().0
     }
 
-    /// Waits until the process says this.
+    /// Waits until the process prints this.
     #[track_caller]
     fn says(&mut self, words: &str) {
         while !self.text().contains(words) {
@@ -72,7 +72,7 @@ impl Waiting {
         }
     }
 
-    /// Reads more of its standard error; false at the end.
+    /// Reads more of its standard error; returns `false` at the end.
     #[track_caller]
     fn hears(&mut self) -> bool {
         assert!(ready(&self.errors, LIMIT * 2), "it waits, and says no more than:\n{}", self.text());
@@ -94,7 +94,7 @@ impl Waiting {
     fn end(mut self) -> Outcome {
         while self.hears() {}
         let stderr = std::mem::take(&mut self.read);
-        told(Output { status: self.child.wait().unwrap(), stdout: Vec::new(), stderr })
+        into_outcome(Output { status: self.child.wait().unwrap(), stdout: Vec::new(), stderr })
     }
 
     /// Sends the signal, and asserts that it ends the process, which names what it waited for.
@@ -104,12 +104,12 @@ impl Waiting {
         self.signal(signal);
         let outcome = self.end();
         println!("{signal} ended the wait for {waited_for} after {} ms", sent.elapsed().as_millis());
-        outcome.ends_with(1).tells(&["stopped by a signal", &format!("it was waiting for {waited_for}")]);
+        outcome.ends_with(1).reports(&["stopped by a signal", &format!("it was waiting for {waited_for}")]);
     }
 }
 
 impl Drop for Waiting {
-    /// A test that failed leaves nothing that waits.
+    /// Ends the process if the test failed.
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -157,6 +157,22 @@ fn a_call_of_the_ec2_api() {
     });
 }
 
+#[test]
+fn the_turn_of_a_node_in_a_fleet() {
+    let mut items = metadata::sample();
+    items.retain(|path, _| !path.starts_with("meta-data/tags/"));
+    let (root, metadata) = (Root::empty(), Metadata::start(items));
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    root.write("/proc/uptime", "3.00 1.00\n");
+    let mut command = root.program(&["apply", "--set", "tags.spread=1d"]);
+    ask(&mut command, &metadata.endpoint())
+        .env("AWS_ENDPOINT_URL_EC2", format!("http://{}", server.local_addr().unwrap()));
+    let mut waiting = Waiting::start(&mut command);
+    waiting.says("still waiting for this node's turn to ask the EC2 API for its tags (setting tags.spread)");
+    assert!(!ready(&server, Duration::ZERO), "it asked before its turn");
+    waiting.ends_at(Signal::SIGTERM, "this node's turn");
+}
+
 /// Holds a root's lock as a run does that began at midnight.
 fn hold(root: &Root) -> Flock<fs::File> {
     root.write(LOCK, "");
@@ -195,7 +211,7 @@ fn copy(wait: &str, server: &str) -> Command {
     command
 }
 
-/// Waits for what another test has named; else nothing.
+/// Waits for what another test has requested.
 #[test]
 fn waiting_copy() {
     let (Ok(wait), Ok(server)) = (env::var(WAIT), env::var(SERVER)) else { return };
@@ -207,7 +223,7 @@ fn waiting_copy() {
     std::process::exit(result.map_or_else(|error| error.kind.exit_code().into(), |_| 0));
 }
 
-/// What a live machine would wait for; what was said instead of an answer.
+/// The waits of a live machine; returns the words that appear instead of an answer.
 fn wait_for(wait: &str, server: &str) -> Result<String> {
     let directory = tempfile::tempdir().unwrap();
     let deadlines = Deadlines { download: LIMIT, pull: LIMIT, wait: LIMIT, ..Deadlines::default() };
@@ -222,7 +238,7 @@ fn wait_for(wait: &str, server: &str) -> Result<String> {
     let answer = match wait {
         "key" => host.download(&url, 100).map(drop),
         "deb" => host.join_download(&url, &"a".repeat(64)).map(drop),
-        "sum" => host.sum_of_download(&url).map(drop),
+        "sum" => host.checksum_of_download(&url).map(drop),
         "pull" => host.join_pull("jplock/zookeeper:3.4.10").map(drop),
         "engine" => host.engine().map(drop),
         "http" => Awaited::from(Wait::Http(url)).converge(&host),
@@ -236,7 +252,9 @@ fn wait_for(wait: &str, server: &str) -> Result<String> {
         "container" => {
             let file = directory.path().join("role.toml");
             fs::write(&file, ROLE).unwrap();
-            let steps = Role::from_file(&file).unwrap().steps(&Renderer::new(serde_json::json!({})), &[Phase::Boot]);
+            let steps = Role::parse_file(&file, fs::read_to_string(&file).unwrap())
+                .unwrap()
+                .steps(&Renderer::new(serde_json::json!({})), &[Phase::Boot]);
             steps.unwrap()[0].work().converge(&host)
         }
         "package" => return bash(":", Patience::Never),
@@ -292,7 +310,7 @@ fn a_command_that_may_be_ended() {
 }
 
 #[test]
-fn a_package_manager_is_waited_for_all_the_same() {
+fn a_run_still_waits_for_a_package_manager() {
     for signal in SIGNALS {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut waiting = Waiting::start(&mut copy("package", &server.local_addr().unwrap().to_string()));
@@ -300,7 +318,7 @@ fn a_package_manager_is_waited_for_all_the_same() {
         waiting.signal(signal);
         waiting.says("a signal came; before it stops, the run waits for `bash -c :;");
         drop(silent);
-        waiting.end().ends_with(0).tells(&["closed"]);
+        waiting.end().ends_with(0).reports(&["closed"]);
     }
 }
 
@@ -362,7 +380,7 @@ fn a_container_that_was_to_be_replaced_is_put_back() {
     let waiting = Waiting::start(&mut copy("container", &address));
     while !requests.recv_timeout(LIMIT).unwrap().contains("/stop") {}
     waiting.signal(Signal::SIGTERM);
-    waiting.end().ends_with(1).tells(&["stopped by a signal", "the container that was there before runs again"]);
+    waiting.end().ends_with(1).reports(&["stopped by a signal", "the previous container runs again"]);
     let undone: Vec<String> = requests.try_iter().collect();
     assert_eq!(
         undone,

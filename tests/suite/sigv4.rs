@@ -10,7 +10,7 @@ use std::path::Path;
 use aws_credential_types::Credentials;
 use sha2::{Digest, Sha256};
 use support::sigv4::{Authorization, Request, hex, hmac};
-use titus_bootstrap::ec2::api::sign::{Scope, Unsigned, headers};
+use titus_bootstrap::ec2::api::sign::{Scope, Unsigned, sign};
 
 /// An example.
 struct Example {
@@ -61,7 +61,7 @@ impl Example {
         }
         let unsigned =
             Unsigned { method: &self.request.method, url: url.as_str(), headers: &given, body: &self.request.body };
-        headers(unsigned, scope, &credentials).unwrap()
+        sign(unsigned, scope, &credentials).unwrap()
     }
 }
 
@@ -96,7 +96,7 @@ fn the_program_signs_as_aws_s_examples_are_signed() {
 #[test]
 fn the_test_server_accepts_aws_s_examples_and_no_others() {
     for example in Example::all() {
-        let authorization = Authorization::of(&example.signed).unwrap();
+        let authorization = Authorization::parse(&example.signed).unwrap();
         assert_eq!(
             authorization.expected(&example.signed, example.secret()),
             authorization.signature,

@@ -45,7 +45,7 @@ fn needs_a_library(file: &[u8]) -> bool {
 }
 
 #[test]
-fn a_dynamic_program_is_told_apart() {
+fn a_dynamic_program_is_distinguished() {
     // The shell of every distribution that the tests run on is dynamic.
     let file = fs::read("/bin/bash").unwrap();
     assert!(program_headers(&file).contains(&PT_INTERP) && needs_a_library(&file));

@@ -1,4 +1,4 @@
-//! User data in all its forms, and the layers of settings that it is one of.
+//! User data in all its forms, and its place among the layers of settings.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use support::gzip;
 use support::metadata::{Metadata, sample};
-use support::root::{Outcome, Root, ask, isolated, told};
+use support::root::{Outcome, Root, ask, into_outcome, isolated};
 
 const SETTINGS: &str = "[agent]\nlog_bucket = \"from-user-data\"\n[zookeeper]\nservers = [\"30.0.100.194:2181\"]\n";
 
@@ -95,7 +95,7 @@ fn a_tag_cannot_name_packages_or_images() {
 }
 
 #[test]
-fn anybody_elses_user_data_is_left_alone() {
+fn other_programs_user_data_is_left_alone() {
     for data in [
         &b"#cloud-config\nstack: evil\n"[..],
         b"#!/bin/bash\nstack=\"evil\"\n",
@@ -144,7 +144,7 @@ fn stack(layers: &[&str]) -> (String, String) {
 }
 
 #[test]
-fn a_later_layer_wins_and_says_where_it_is() {
+fn a_later_layer_overrides_earlier_ones_and_names_its_place() {
     let layers = ["tag", "file", "directory", "user data", "--config", "--set"];
     for (count, value, source) in [
         (0, "mainvpc", "built-in"),
@@ -155,10 +155,10 @@ fn a_later_layer_wins_and_says_where_it_is() {
         (5, "given", "GIVEN"),
         (6, "set", "--set stack"),
     ] {
-        assert_eq!(stack(&layers[..count]), (format!("\"{value}\""), source.into()));
-        // Each wins also over the first alone.
+        assert_eq!(stack(&layers[..count]), (value.to_owned(), source.into()));
+        // Each also overrides the first alone.
         if let Some(last) = layers[..count].last() {
-            assert_eq!(stack(&["tag", last]).0, format!("\"{value}\""));
+            assert_eq!(stack(&["tag", last]).0, value);
         }
     }
 }
@@ -174,10 +174,10 @@ fn a_default_of_the_role_says_so() {
 }
 
 #[test]
-fn the_first_place_that_names_a_role_wins_and_is_told() {
+fn the_first_place_that_names_a_role_decides_and_is_reported() {
     let tags = [("titus:role", "gateway"), ("titus-role", "master")];
     let data = |line: &str, role: &str| format!("{line}\n{role}{SETTINGS}");
-    for (text, flags, told) in [
+    for (text, flags, reason) in [
         (data("#titus-bootstrap", "role = \"prereqs\"\n"), &["--role", "agent"][..], "--role: agent"),
         (data("#titus-bootstrap", "role = \"agent\"\n"), &[], "settings (user data): agent"),
         (data("#!/usr/bin/titus-bootstrap --role agent", ""), &[], "user data"),
@@ -186,13 +186,13 @@ fn the_first_place_that_names_a_role_wins_and_is_told() {
         let plan = Root::empty().ask(&metadata, &[&["plan", "--json"], flags].concat()).ends_with(0).json();
         assert_eq!(plan["role"], "agent");
         let evidence = plan["role_evidence"].as_array().unwrap();
-        assert!(evidence.iter().any(|line| line.as_str().unwrap().contains(told)), "{evidence:?} tells no {told}");
+        assert!(evidence.iter().any(|line| line.as_str().unwrap().contains(reason)), "{evidence:?} lacks {reason}");
     }
 }
 
-/// A script as cloud-init makes it of user data, in a directory of its own; `#!` names the program.
+/// The script that cloud-init makes of user data, in its own directory; `#!` names the program.
 fn script(words: &str) -> (tempfile::TempDir, PathBuf) {
-    // Not in memory, where nothing may be executed on some machines.
+    // Not in memory, where some machines allow no execution.
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("titus-bootstrap");
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_titus-bootstrap"), &program).unwrap();
@@ -211,7 +211,7 @@ fn execute(command: &mut Command) -> Outcome {
                 assert!(started.elapsed() < Duration::from_secs(10), "{error}");
                 std::thread::sleep(Duration::from_millis(10));
             }
-            output => return told(output.unwrap()),
+            output => return into_outcome(output.unwrap()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! An instance in a warm pool: all that is on disk is made, and nothing joins.
+//! An instance in a warm pool: the run prepares everything on disk, and nothing joins.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
@@ -9,7 +9,7 @@ use support::root::{Root, assert_same};
 
 const STATE: &str = "meta-data/autoscaling/target-lifecycle-state";
 const READY: &str = "/run/titus-bootstrap/ready";
-const REASON: &str = "this instance is in a warm pool (Warmed:Stopped): it joins when it leaves it";
+const REASON: &str = "this instance is in a warm pool (Warmed:Stopped): it joins the cluster when it leaves the pool";
 
 /// Settings of every role, one argument each.
 const SETTINGS: [&str; 6] = [
@@ -17,8 +17,8 @@ const SETTINGS: [&str; 6] = [
     "debs.master={ path = \"/opt/master.deb\" }",
     "debs.gateway={ path = \"/opt/gateway.deb\" }",
     "master.address=10.0.0.1",
-    "master.default_iam_role=arn:aws:iam::1:role/x",
-    "master.default_security_groups=sg-1",
+    "master.default_iam_role=arn:aws:iam::123456789012:role/x",
+    "master.default_security_groups=sg-0123456789abcdef0",
 ];
 
 fn arguments<'a>(command: &'a str, role: &'a str) -> Vec<&'a str> {
@@ -34,7 +34,7 @@ fn metadata(state: &str) -> Metadata {
 }
 
 #[test]
-fn each_role_is_made_but_for_what_joins() {
+fn each_role_is_complete_except_for_what_joins() {
     let (warm, in_service) = (metadata("Warmed:Stopped"), metadata("InService"));
     let roles: [(&str, &[&str]); 4] = [
         ("prereqs", &["zookeeper", "zookeeper-serves", "mesos-master", "mesos-master-answers", "mesos-leader"]),
@@ -51,13 +51,13 @@ fn each_role_is_made_but_for_what_joins() {
         assert_eq!(report["result"], "warm_pool");
         assert_eq!(report["warm_pool"], "Warmed:Stopped");
         assert!(report["notices"].as_array().unwrap().iter().any(|notice| notice == REASON), "{report:#}");
-        // The first run has enabled what the second one says is put off.
+        // The first run has enabled the steps that the second one reports as deferred.
         let again = root.ask(&warm, &arguments("apply", role)).ends_with(0).json();
         let steps = again["steps"].as_array().unwrap();
         assert!(steps.iter().all(|step| step["state"] != "changed"), "{role}: {steps:#?}");
-        let put_off = steps.iter().filter(|step| step["state"] == "deferred" && step["note"] == REASON);
-        let put_off: Vec<&str> = put_off.map(|step| step["id"].as_str().unwrap()).collect();
-        assert_eq!(put_off, joins, "{role}");
+        let deferred = steps.iter().filter(|step| step["state"] == "deferred" && step["note"] == REASON);
+        let deferred: Vec<&str> = deferred.map(|step| step["id"].as_str().unwrap()).collect();
+        assert_eq!(deferred, joins, "{role}");
         assert!(!root.at(READY).exists());
 
         // It leaves the pool: nothing but that file is different from a node that was in none.

@@ -15,10 +15,10 @@ use support::root::{Look, Root, assert_same, on_fixture, run};
 const ROLES: &str = "/etc/titus-bootstrap/roles";
 
 #[test]
-fn a_value_is_told_with_all_that_it_was_made_of() {
+fn a_value_is_reported_with_all_that_it_was_made_of() {
     let root = Root::empty();
-    let told = root.sample(&["why", "MESOS_RESOURCES"]).ends_with(0).out;
-    let lines: Vec<_> = told.lines().collect();
+    let output = root.sample(&["why", "MESOS_RESOURCES"]).ends_with(0).out;
+    let lines: Vec<_> = output.lines().collect();
     assert_eq!(
         lines,
         [
@@ -74,31 +74,34 @@ fn json_has_the_same_as_a_tree() {
 }
 
 #[test]
-fn the_role_is_told_with_each_place_that_was_asked() {
+fn the_role_is_reported_with_each_place_that_was_consulted() {
     let root = Root::empty();
     root.write("/etc/titus-bootstrap/config.toml", "role = 'agent'\nagent.log_bucket = 'logs'\nprereqs = '10.0.0.1'\n");
-    let told = root.run(&["why", "role", "--sample"]).ends_with(0).out;
+    let output = root.run(&["why", "role", "--sample"]).ends_with(0).out;
     let place = "settings (/etc/titus-bootstrap/config.toml)";
-    assert_eq!(told, format!("role = agent\n  not from --role: not given\n  from {place}: agent\n"));
-    Root::empty().run(&["why", "role", "--sample"]).ends_with(78).tells(&["--role: not given", "no such tag"]);
+    assert_eq!(output, format!("role = agent\n  not from --role: not given\n  from {place}: agent\n"));
+    Root::empty().run(&["why", "role", "--sample"]).ends_with(78).reports(&["--role: not given", "no such tag"]);
 }
 
 #[test]
-fn what_is_unknown_is_refused_with_what_may_be_meant() {
+fn unknown_names_are_refused_with_suggestions() {
     let root = Root::empty();
     for (key, words) in [
-        ("", &["nothing is called \"\"", "a setting"][..]),
-        ("{{ 7*7 }}", &["nothing is called \"{{ 7*7 }}\""]),
-        ("{% include 'x' %}", &["nothing is called"]),
-        ("../../etc/passwd", &["nothing is called \"../../etc/passwd\""]),
-        ("a\nb\u{1b}", &["nothing is called \"a\\nb\\u{1b}\""]),
-        (&"x".repeat(100_000), &["nothing is called"]),
+        ("", &["unknown name \"\"", "a setting"][..]),
+        ("{{ 7*7 }}", &["unknown name \"{{ 7*7 }}\""]),
+        ("{% include 'x' %}", &["unknown name"]),
+        ("../../etc/passwd", &["unknown name \"../../etc/passwd\""]),
+        ("a\nb\u{1b}", &["unknown name \"a\\nb\\u{1b}\""]),
+        (&"x".repeat(100_000), &["unknown name"]),
         ("mesos_resources", &["did you mean `MESOS_RESOURCES`?"]),
         ("agent.log_bukcet", &["did you mean `agent.log_bucket`?"]),
         ("instance.regoin", &["did you mean `instance.region`?"]),
         ("titus.resource", &["did you mean `titus.resources`?"]),
+        ("docker.service", &["\"docker.service\" is not a value", "titus-bootstrap explain docker.service"]),
+        ("docker-tcp-proxy", &["titus-bootstrap explain docker-tcp-proxy"]),
+        ("/etc/mesos-attributes.sh", &["titus-bootstrap explain /etc/mesos-attributes.sh"]),
     ] {
-        let refused = root.sample(&["why", key]).ends_with(78).tells(words);
+        let refused = root.sample(&["why", key]).ends_with(78).reports(words);
         assert_eq!(refused.out, "");
     }
     root.sample(&["why"]).ends_with(64);
@@ -106,14 +109,14 @@ fn what_is_unknown_is_refused_with_what_may_be_meant() {
 }
 
 #[test]
-fn a_node_that_is_refused_can_still_be_asked() {
+fn a_refused_node_still_answers() {
     let refused = ["--set", "agent.supported_families=['r4']"];
     let root = Root::empty();
     let ask = |key: &str| root.sample(&[&["why", key][..], &refused].concat());
-    ask("instance.type").ends_with(0).prints(&["m4.large"]).tells(&["does not know the family m4"]);
+    ask("instance.type").ends_with(0).prints(&["m4.large"]).reports(&["does not know the family m4"]);
     ask("agent.supported_families").ends_with(0).prints(&["from --set agent.supported_families"]);
     for key in ["MESOS_RESOURCES", "titus.resources", "mem"] {
-        ask(key).ends_with(69).tells(&["does not know the family m4"]);
+        ask(key).ends_with(69).reports(&["does not know the family m4"]);
     }
 }
 
@@ -172,18 +175,18 @@ fn an_operators_role_needs_no_table_of_names() {
          file = { path = '/etc/{{ stack }}.env', content = \"ID={{ instance.id }}\\nFIXED=2\\n\" }\n\
          [[step]]\nid = 'never'\nphase = 'boot'\nwhen = 'instance.cpus > 100'\nfile = { path = '/x.env', content = 'NEVER=1' }\n",
     );
-    let told = |key: &str| root.run(&["why", key, "--role", "own", "--sample"]).ends_with(0).out;
+    let why = |key: &str| root.run(&["why", key, "--role", "own", "--sample"]).ends_with(0).out;
     let sample = "the built-in sample";
     assert_eq!(
-        told("ID"),
+        why("ID"),
         format!("ID = i-0123456789abcdef0\n  in /etc/mainvpc.env (step inline)\n  from instance.id ({sample})\n")
     );
     assert_eq!(
-        told("WHERE_1"),
+        why("WHERE_1"),
         format!("WHERE_1 = eu-west-1a\n  in /etc/own.sh (step sh)\n  from instance.zone ({sample})\n")
     );
     assert_eq!(
-        told("FIXED"),
+        why("FIXED"),
         format!(
             "FIXED = 1\n  in /etc/own.sh (step sh)\n  from template own.sh ({ROLES}/files/own.sh)\n\
              FIXED = 2\n  in /etc/mainvpc.env (step inline)\n  from role own ({ROLES}/own.toml)\n"
@@ -196,7 +199,7 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
-/// Each `NAME=VALUE` of the files of a fixture's roles can be asked, and is told with its file.
+/// `why` explains each `NAME=VALUE` in the files of a fixture's roles, and names its file.
 fn every_name_of(fixture_name: &str) {
     let directory = fixture(fixture_name);
     let mut asked = 0;

@@ -1,4 +1,4 @@
-//! What the agent script of the proof of concept writes, and what stands in its place.
+//! The files that the proof of concept's agent script writes, and those that replace them.
 
 /// The line of attributes.
 pub const ATTRIBUTES: &str = "MESOS_ATTRIBUTES=\"region:eu-west-1;zone:eu-west-1a;id:i-0123456789abcdef0;asg:titusagent;\
@@ -7,7 +7,7 @@ pub const ATTRIBUTES: &str = "MESOS_ATTRIBUTES=\"region:eu-west-1;zone:eu-west-1
 /// The drop-in of a unit that waits for a run.
 const READY: &[&str] = &["[Unit]", "ConditionPathExists=/run/titus-bootstrap/ready"];
 
-/// Every file: mode, and its lines without comments. Where the scripts' and these differ, README.md says why.
+/// Every file: its mode, and its lines without comments. docs/migration.md explains the differences from the scripts.
 pub const FILES: [(&str, u32, &[&str]); 24] = [
     ("/etc/titus-shared.env", 0o644, &["SHORT_CIRCUIT_QUITELITE=true"]),
     ("/etc/disable-atlas-titus-agent", 0o644, &[]),
@@ -141,9 +141,9 @@ pub const FILES: [(&str, u32, &[&str]); 24] = [
             ATTRIBUTES.trim_ascii_end(),
         ],
     ),
-    ("/etc/systemd/network/10-ens3.network", 0o644, &with("Name=ens3")),
-    ("/etc/systemd/network/10-eth0.network", 0o644, &with("Name=eth0")),
-    ("/etc/systemd/network/05-titus-primary.network", 0o644, &with("MACAddress=0a:1b:2c:3d:4e:5f")),
+    ("/etc/systemd/network/10-ens3.network", 0o644, &primary_network("Name=ens3")),
+    ("/etc/systemd/network/10-eth0.network", 0o644, &primary_network("Name=eth0")),
+    ("/etc/systemd/network/05-titus-primary.network", 0o644, &primary_network("MACAddress=0a:1b:2c:3d:4e:5f")),
     (
         "/etc/systemd/network/20-else.network",
         0o644,
@@ -171,7 +171,7 @@ pub const FILES: [(&str, u32, &[&str]); 24] = [
 ];
 
 /// A .network file of the primary interface.
-const fn with(matched: &str) -> [&str; 8] {
+const fn primary_network(matched: &str) -> [&str; 8] {
     [
         "[Match]",
         matched,

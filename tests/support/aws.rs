@@ -1,5 +1,5 @@
 //! EC2, Auto Scaling and S3 in this process, on threads: the calls that the program makes, with every signature
-//! checked, and faults that can be switched on. It lives until the last clone of its handle is dropped.
+//! checked, and with faults that a test can switch on. They live until the last clone of the handle is dropped.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
@@ -17,32 +17,32 @@ use self::account::Account;
 use super::door::{Door, read_request};
 use super::sigv4::{Request, decoded};
 
-/// What goes wrong; several can at once.
+/// Faults; several can be active at once.
 #[derive(Debug, Clone)]
 pub enum Fault {
-    /// So many requests are throttled, in the words of their service.
+    /// This number of requests is throttled, in the words of their service.
     Throttle(u32),
-    /// So many requests a second are answered, and as many at once; the rest is throttled.
+    /// This number of requests is answered per second, and at once; the rest is throttled.
     Rate(u32),
-    /// So many requests are answered with 503 and a page.
+    /// This number of requests is answered with 503 and a page.
     Unavailable(u32),
-    /// This action is allowed to nobody.
+    /// Nobody may call this action.
     Deny(&'static str),
-    /// So many requests come with a token that has expired, it says.
+    /// This number of requests is answered as if the token had expired.
     Expired(u32),
-    /// Its clock is so many seconds ahead.
+    /// The service's clock is ahead by this number of seconds.
     Clock(i64),
     /// Bodies come byte by byte, with this pause before each.
     Trickle(Duration),
-    /// Requests are read and never answered.
+    /// Requests are read but never answered.
     Hang,
-    /// So many connections are closed instead of an answer.
+    /// This number of connections is closed instead of an answer.
     Close(u32),
-    /// So many connections are closed in the middle of an answer.
+    /// This number of connections is closed in the middle of an answer.
     Cut(u32),
-    /// Everything is answered with this status and text.
+    /// Every request is answered with this status and text.
     Text(u16, String),
-    /// Everything is answered with a body that does not end.
+    /// Every request is answered with an endless body.
     Endless,
 }
 
@@ -54,7 +54,7 @@ pub struct Aws {
 }
 
 impl Aws {
-    /// Serves this account, in a region, to whoever comes to this listener with these keys.
+    /// Serves this account, in a region, on this listener, to clients with these keys.
     pub fn serve(listener: TcpListener, region: &str, account: Account, keys: &Keys) -> Aws {
         let state = State { region: region.to_owned(), account, keys: vec![keys.clone()], ..State::default() };
         let address = listener.local_addr().unwrap();
@@ -64,7 +64,7 @@ impl Aws {
         Aws { shared, door: Arc::new(door) }
     }
 
-    /// Serves the sample instance's account on loopback, on a port of its own.
+    /// Serves the sample instance's account on a loopback port of its own.
     pub fn start(account: Account, keys: &Keys) -> Aws {
         let region = titus_bootstrap::facts::sample::facts().instance.unwrap().region;
         Aws::serve(TcpListener::bind("127.0.0.1:0").unwrap(), &region, account, keys)
@@ -75,38 +75,38 @@ impl Aws {
         format!("http://{}", self.shared.address)
     }
 
-    /// Looks at the account, or changes it.
+    /// Reads or changes the account.
     pub fn account<T>(&self, change: impl FnOnce(&mut Account) -> T) -> T {
         change(&mut self.shared.state().account)
     }
 
-    /// Accepts these keys from now on, and no others.
+    /// Accepts only these keys from now on.
     pub fn accept(&self, keys: &Keys) {
         self.shared.state().keys = vec![keys.clone()];
     }
 
-    /// Switches a fault on, from the next request on.
+    /// Switches a fault on, starting with the next request.
     pub fn fault(&self, fault: Fault) {
         self.shared.state().faults.push(fault);
     }
 
-    /// Switches all faults off; what hangs is answered.
-    pub fn mend(&self) {
+    /// Switches all faults off; requests that hang are answered.
+    pub fn clear_faults(&self) {
         self.shared.state().faults.clear();
         self.shared.changed.notify_all();
     }
 
-    /// All requests until now: `DescribeTags Filter.1.Name=resource-id …`, `HEAD /BUCKET`.
+    /// All requests so far: `DescribeTags Filter.1.Name=resource-id …`, `HEAD /BUCKET`.
     pub fn requests(&self) -> Vec<String> {
         self.shared.state().requests.clone()
     }
 
-    /// The most requests that were answered at once.
+    /// The highest number of requests that were answered at the same time.
     pub fn most_at_once(&self) -> usize {
         self.shared.state().most
     }
 
-    /// How many connections there were.
+    /// The number of connections.
     pub fn connections(&self) -> usize {
         self.door.connections()
     }
@@ -126,15 +126,15 @@ struct State {
     keys: Vec<Keys>,
     faults: Vec<Fault>,
     requests: Vec<String>,
-    /// Requests that are being answered, and the most of them.
+    /// The number of requests that are being answered, and its maximum.
     open: usize,
     most: usize,
-    /// What may still be answered under [`Fault::Rate`], and since when that is known.
+    /// The remaining allowance of [`Fault::Rate`], and since when.
     allowance: Option<(f64, Instant)>,
     closed: bool,
 }
 
-/// What is sent.
+/// An answer.
 #[derive(Debug, Default)]
 struct Reply {
     status: u16,
@@ -147,13 +147,13 @@ impl Shared {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Ends what waits.
+    /// Ends all waiting.
     fn close(&self) {
         self.state().closed = true;
         self.changed.notify_all();
     }
 
-    /// Answers one request after another until one of both goes.
+    /// Answers one request after another until the client or the service goes.
     fn converse(&self, mut stream: &TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let mut reader = BufReader::new(stream);
@@ -174,7 +174,7 @@ impl Shared {
         stream.flush()
     }
 
-    /// Sends an answer; `false`: the connection ends.
+    /// Sends an answer; returns `false` when the connection ends.
     fn answer(&self, mut stream: &TcpStream, request: &Request) -> io::Result<bool> {
         let (reply, pause, cut) = {
             let mut state = self.state();
@@ -188,7 +188,7 @@ impl Shared {
         };
         if self.state().has(|fault| matches!(fault, Fault::Endless)) {
             stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")?;
-            // Until the other side goes.
+            // Until the client goes.
             loop {
                 stream.write_all(&[b'a'; 1 << 16])?;
             }
@@ -221,13 +221,13 @@ impl State {
         self.faults.iter().any(is)
     }
 
-    /// Whether a fault of some number of requests has one left; then it has one less.
+    /// Whether a fault with a number of requests has any left; uses one up.
     fn spend(&mut self, of: impl Fn(&mut Fault) -> Option<&mut u32>) -> bool {
         let left = self.faults.iter_mut().filter_map(of).find(|left| **left > 0);
         left.map(|left| *left -= 1).is_some()
     }
 
-    /// Its own clock.
+    /// The service's clock.
     fn now(&self) -> SystemTime {
         let ahead =
             self.faults.iter().find_map(|fault| if let Fault::Clock(ahead) = fault { Some(*ahead) } else { None });
@@ -261,7 +261,7 @@ impl State {
     }
 }
 
-/// The form's fields.
+/// The fields of the form.
 fn parameters(request: &Request) -> Vec<(String, String)> {
     let text = |part: &str| String::from_utf8_lossy(&decoded(&part.replace('+', " "))).into_owned();
     let body = String::from_utf8_lossy(&request.body);

@@ -1,7 +1,7 @@
-//! A Docker Engine in this process, over HTTP: it keeps images and containers as a real one does, and fails as one.
+//! A Docker Engine in this process, over HTTP. It keeps images and containers like a real one, and fails like one.
 //!
-//! A container is what it was created from and its state; no process runs. The unit tests have a smaller one
-//! (`host::docker::fake`), which gives one scripted answer a request and keeps nothing.
+//! A container is its specification and its state; no process runs. The unit tests have a smaller engine
+//! (`host::docker::fake`), which gives one scripted answer per request and keeps nothing.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
@@ -21,7 +21,7 @@ use super::sigv4::{Request, decoded};
 pub struct Docker {
     _door: Door,
     state: Arc<Mutex<State>>,
-    /// Where it answers, `127.0.0.1:PORT`.
+    /// Its address, `127.0.0.1:PORT`.
     pub address: String,
 }
 
@@ -39,9 +39,9 @@ pub struct Container {
     pub restarts: i64,
     /// How many restarts it needs.
     recovers_at: Option<i64>,
-    /// What it prints.
+    /// Its output.
     pub prints: String,
-    /// Source on the host and place in the container of each mount.
+    /// The source on the host and the path in the container of each mount.
     pub mounts: Vec<(String, String)>,
     /// Files by their path in the container.
     pub files: BTreeMap<String, String>,
@@ -61,17 +61,17 @@ struct State {
     changes: Vec<String>,
     refusals: Vec<Refusal>,
     held: BTreeSet<u64>,
-    /// Of images whose containers do not go on: how they end.
+    /// How containers of certain images end.
     ends: BTreeMap<String, End>,
 }
 
-/// Answers of one sort that are errors: how many are left.
+/// Failing answers of one kind: how many remain.
 #[derive(Debug)]
 struct Refusal {
     verb: &'static str,
     status: u16,
     message: String,
-    /// Requests that succeed before.
+    /// The number of requests that succeed before.
     after: usize,
     left: usize,
 }
@@ -81,11 +81,11 @@ struct Refusal {
 pub enum End {
     /// At once, with this exit code and these last lines.
     Exits(i64, &'static str),
-    /// Again and again, whenever the engine has restarted it.
+    /// Again and again, whenever the engine restarts it.
     Restarts(i64),
-    /// Again and again, until the engine has restarted it so often.
+    /// Again and again, until the engine has restarted it this often.
     Recovers(i64),
-    /// Not at all, as that of any other image.
+    /// Never, like that of any other image.
     Stays,
 }
 
@@ -93,7 +93,7 @@ pub enum End {
 type Reply = (u16, Option<(&'static str, String)>, Vec<u8>);
 
 impl Docker {
-    /// One without images and containers.
+    /// An engine without images and containers.
     pub fn start() -> Docker {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -107,17 +107,17 @@ impl Docker {
         lock(&self.state)
     }
 
-    /// The setting `docker.host` that leads here.
+    /// The value of the setting `docker.host` for this engine.
     pub fn host(&self) -> String {
         format!("tcp://{}", self.address)
     }
 
-    /// Gives the registry an image.
+    /// Adds an image to the registry.
     pub fn publish(&self, name: &str, id: &str) {
         self.state().registry.insert(name.into(), (id.into(), format!("sha256:{id}")));
     }
 
-    /// Gives the engine an image, and the registry the same.
+    /// Adds an image to the engine and the registry.
     pub fn load(&self, name: &str, id: &str) {
         self.publish(name, id);
         self.state().images.insert(name.into(), (id.into(), format!("sha256:{id}")));
@@ -128,7 +128,7 @@ impl Docker {
         self.state().images.remove(name);
     }
 
-    /// Starts a container as something else than a run would.
+    /// Starts a container as another program would.
     pub fn run(&self, name: &str, image: &str, change: impl FnOnce(&mut Container)) -> String {
         let mut state = self.state();
         let id = state.next_id();
@@ -140,49 +140,49 @@ impl Docker {
         id
     }
 
-    /// The container of this name.
+    /// The container with this name.
     pub fn find(&self, name: &str) -> Option<Container> {
         self.state().at(name).cloned()
     }
 
-    /// The same of one that must be there.
+    /// The container with this name, which must exist.
     #[track_caller]
     pub fn container(&self, name: &str) -> Container {
         self.find(name).unwrap_or_else(|| panic!("there is no container {name}"))
     }
 
-    /// Changes a container as something else than a run would.
+    /// Changes a container as another program would.
     #[track_caller]
     pub fn change(&self, name: &str, change: impl FnOnce(&mut Container)) {
         change(self.state().at(name).unwrap());
     }
 
-    /// Name and state of each container.
+    /// The name and state of each container.
     pub fn containers(&self) -> Vec<String> {
         self.state().containers.iter().map(|container| format!("{} {}", container.name, container.status)).collect()
     }
 
-    /// What was changed since the last call: `start zookeeper`, with the names of then.
+    /// The changes since the last call, e.g. `start zookeeper`, with the names at the time.
     pub fn changes(&self) -> Vec<String> {
         std::mem::take(&mut self.state().changes)
     }
 
-    /// Answers so many requests of this sort (`create`, `start`, `stop`, `rename`, `remove`, `archive`) with an error.
+    /// Answers this number of requests of one kind (`create`, `start`, `stop`, `rename`, `remove`, `archive`) with an error.
     pub fn refuse(&self, verb: &'static str, times: usize, status: u16, message: &str) {
         self.refuse_after(verb, 0, times, status, message);
     }
 
-    /// The same, of requests after the first so many.
+    /// Does so after this number of successful requests.
     pub fn refuse_after(&self, verb: &'static str, after: usize, times: usize, status: u16, message: &str) {
         self.state().refusals.push(Refusal { verb, status, message: message.into(), after, left: times });
     }
 
-    /// Has a process of the host hold a port.
+    /// Makes a process of the host use a port.
     pub fn hold(&self, port: u16) {
         self.state().held.insert(port.into());
     }
 
-    /// Has the containers of an image end so.
+    /// Makes the containers of an image end this way.
     pub fn end(&self, image: &str, end: End) {
         self.state().ends.insert(image.into(), end);
     }
@@ -245,7 +245,7 @@ impl State {
 
     fn reply(&mut self, request: &Request) -> Reply {
         let path = text(request.path());
-        // The version of the API, which all but `/version` have.
+        // The version of the API, in every path except `/version`.
         let path = match path.strip_prefix("/v1.") {
             Some(rest) => rest.split_once('/').map_or("", |(_, path)| path),
             None => path.trim_start_matches('/'),
@@ -448,14 +448,14 @@ impl State {
 }
 
 impl Container {
-    /// Ports of the host that it publishes.
+    /// The host's ports that it publishes.
     fn ports(&self) -> Vec<u64> {
         let bindings = self.made_of["HostConfig"]["PortBindings"].as_object();
         let each = bindings.into_iter().flat_map(|bindings| bindings.values());
         each.filter_map(|binding| binding[0]["HostPort"].as_str()?.parse().ok()).collect()
     }
 
-    /// Its place in the list of all.
+    /// Its entry in the list of all containers.
     fn listed(&self) -> Json {
         let ports: Vec<Json> = match self.status {
             "running" | "paused" | "restarting" => self
@@ -485,7 +485,7 @@ impl Container {
         let mounts: Vec<Json> = mounts
             .map(|(source, to)| json!({ "Type": "bind", "Source": source, "Destination": to, "RW": is_writable(to) }))
             .collect();
-        // As a real one, it says what it made of a request that left this out.
+        // Like a real engine, it reports the default for a field that the request left out.
         let mut host_config = self.made_of["HostConfig"].clone();
         if host_config["NetworkMode"].as_str().is_none_or(str::is_empty) {
             host_config["NetworkMode"] = "bridge".into();
@@ -503,7 +503,7 @@ impl Container {
         }))
     }
 
-    /// The header with what is at a path.
+    /// The header that describes the entry at a path.
     fn look(&self, path: &str) -> Reply {
         let path = path.trim_end_matches('/');
         let target = self.links.get(path).cloned().unwrap_or_default();
@@ -517,7 +517,7 @@ impl Container {
         (200, Some(("X-Docker-Container-Path-Stat", stat)), Vec::new())
     }
 
-    /// What is at a path, under its own name, as the engine sends it.
+    /// The entry at a path, under its own name, as the engine sends it.
     fn archive(&self, path: &str) -> Reply {
         let (status, header, _) = self.look(path);
         if status != 200 {
@@ -544,7 +544,7 @@ impl Container {
     }
 }
 
-/// What a container printed, as the API frames it: the stream, three zeros, the length, the text.
+/// A container's output as the API frames it: the stream, three zeros, the length, the text.
 fn frame(text: &str) -> Vec<u8> {
     let length = u32::try_from(text.len()).unwrap().to_be_bytes();
     [&[1, 0, 0, 0][..], &length, text.as_bytes()].concat()

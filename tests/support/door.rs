@@ -11,7 +11,7 @@ use std::thread;
 
 use super::sigv4::Request;
 
-/// Whoever comes is served, until this is dropped.
+/// A server that accepts every client until this is dropped.
 pub struct Door {
     socket: TcpStream,
     streams: Arc<Mutex<Streams>>,
@@ -25,13 +25,13 @@ struct Streams {
 }
 
 impl Door {
-    /// `converse` serves a connection to its end; `end` wakes those that wait in it, when this is dropped.
+    /// `converse` serves a connection to its end; `end` wakes waiting connections when this is dropped.
     pub fn open(
         listener: TcpListener,
         converse: impl Fn(&TcpStream) -> io::Result<()> + Send + Sync + 'static,
         end: impl Fn() + Send + Sync + 'static,
     ) -> Door {
-        // The listening socket under another name, for that can be shut down while a thread accepts.
+        // The listening socket under another name, which can be shut down while a thread accepts.
         let socket = TcpStream::from(OwnedFd::from(listener.try_clone().unwrap()));
         let streams = Arc::<Mutex<Streams>>::default();
         let (admitted, converse) = (Arc::clone(&streams), Arc::new(converse));
@@ -41,7 +41,7 @@ impl Door {
                 let (admitted, converse) = (Arc::clone(&admitted), Arc::clone(&converse));
                 thread::spawn(move || {
                     if admit(&admitted, &stream) {
-                        // An error here is the client that went away.
+                        // An error here means that the client went away.
                         let _ = converse(&stream);
                         let _ = stream.shutdown(Shutdown::Both);
                     }
@@ -51,7 +51,7 @@ impl Door {
         Door { socket, streams, end: Box::new(end) }
     }
 
-    /// How many connections there were.
+    /// The number of connections.
     pub fn connections(&self) -> usize {
         lock(&self.streams).all.len()
     }
@@ -80,14 +80,14 @@ fn lock(streams: &Mutex<Streams>) -> MutexGuard<'_, Streams> {
     streams.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// Keeps a connection in mind, to end it with the service.
+/// Remembers a connection, to end it with the service.
 fn admit(streams: &Mutex<Streams>, stream: &TcpStream) -> bool {
     let mut streams = lock(streams);
     streams.all.push(stream.try_clone().unwrap());
     !streams.closed
 }
 
-/// The next request; `None` when the client has hung up.
+/// The next request; `None` after the client has closed the connection.
 pub fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
     let mut line = String::new();
     if reader.read_line(&mut line)? == 0 {

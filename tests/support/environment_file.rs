@@ -1,5 +1,5 @@
-//! How systemd reads an `EnvironmentFile=`: the states of src/basic/env-file.c. The
-//! nodes have systemd itself; this tells of the same faults without one.
+//! systemd's parser of `EnvironmentFile=`: the states of src/basic/env-file.c. The
+//! nodes have systemd itself; this finds the same faults without one.
 
 /// Names and values, in order.
 pub fn read(text: &str) -> Vec<(String, String)> {
@@ -22,7 +22,7 @@ pub fn read(text: &str) -> Vec<(String, String)> {
             continue;
         }
         let (mut value, mut state) = (String::new(), State::Bare);
-        // Blanks at the end of a bare value are cut off.
+        // Blanks at the end of a bare value are removed.
         let mut kept = 0;
         for c in rest.by_ref() {
             match (&state, c) {

@@ -1,4 +1,4 @@
-//! What the library logs on this thread, line by line.
+//! The library's log lines on this thread.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex};
 
 use tracing::Level;
 
-/// Does some work; `hear` is called with each line that it logs, from `level` on.
+/// Does some work, and calls `hear` with each line that it logs, from `level` on.
 pub fn hearing<T>(level: Level, hear: impl FnMut(&str) + Send + 'static, work: impl FnOnce() -> T) -> T {
     let ear = Ear(Arc::new(Mutex::new(hear)));
     let subscriber = tracing_subscriber::fmt().with_max_level(level).with_ansi(false).with_writer(move || ear.clone());
     tracing::subscriber::with_default(subscriber.finish(), work)
 }
 
-/// Does some work, and returns what it logs beside its result.
+/// Does some work, and returns its log lines with the result.
 pub fn heard<T>(level: Level, work: impl FnOnce() -> T) -> (T, Vec<String>) {
     let lines = Arc::<Mutex<Vec<String>>>::default();
     let kept = Arc::clone(&lines);

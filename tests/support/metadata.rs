@@ -1,5 +1,5 @@
 //! A metadata service in this process, on threads: version 2 of EC2's protocol, with
-//! faults that can be switched on. It lives until the last clone of its handle is dropped.
+//! faults that a test can switch on. It lives until the last clone of its handle is dropped.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
@@ -12,41 +12,43 @@ use std::time::Duration;
 use super::door::{Door, read_request};
 use super::sigv4::{Request, decoded};
 
-/// What is served: `meta-data/instance-id`, `user-data`, … below `latest/`.
+/// The served items below `latest/`: `meta-data/instance-id`, `user-data`, …
 ///
-/// The identity document is made from the `meta-data/` items, as EC2's agrees with
-/// them, unless it is here.
+/// The identity document is made from the `meta-data/` items, with which EC2's agrees,
+/// unless it is an item itself.
 pub type Items = BTreeMap<String, Vec<u8>>;
 
 const IDENTITY: &str = "dynamic/instance-identity/document";
 const TAGS: &str = "meta-data/tags/instance";
 
-/// What goes wrong; several can at once.
+/// Faults; several can be active at once.
 #[derive(Debug, Clone)]
 pub enum Fault {
-    /// So many requests are answered with 503.
+    /// This number of requests is answered with 503.
     Unavailable(u32),
     /// Every second request is answered with 429.
     Throttle,
-    /// A token is good for so many requests, then 401.
+    /// A token is valid for this number of requests, then 401.
     ExpireTokenAfter(u32),
     /// Bodies come byte by byte, with this pause before each.
     Trickle(Duration),
-    /// Everything is answered with a redirect.
+    /// Every request is answered with a redirect.
     Redirect,
-    /// Every item has so many bytes.
+    /// Every item has this number of bytes.
     Huge(usize),
-    /// This item is no UTF-8.
+    /// This item is not UTF-8.
     InvalidUtf8(String),
-    /// Requests for a token are answered with 403, as if the service was switched off.
+    /// Requests for a token are answered with 403, as if the service were switched off.
     Refuse,
-    /// Requests are read and never answered.
+    /// Requests are read but never answered.
     Hang,
-    /// Version 1: no tokens, and none needed.
+    /// Nothing is answered before so many requests wait; then the next number holds, and after the last none.
+    Rounds(Vec<usize>),
+    /// Version 1: it has no tokens and needs none.
     V1Only,
     /// Every item is a page of HTML, with status 200.
     ErrorPage,
-    /// So many connections are closed in the middle of an item.
+    /// This number of connections is closed in the middle of an item.
     Cut(u32),
 }
 
@@ -82,7 +84,7 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// Serves these items to whoever comes to this listener.
+    /// Serves these items on this listener.
     pub fn serve(listener: TcpListener, items: Items) -> Metadata {
         let shared = Arc::new(Shared { address: listener.local_addr().unwrap(), ..Shared::default() });
         shared.state().items = items.into_iter().map(|(path, value)| (path, Some(value))).collect();
@@ -91,7 +93,7 @@ impl Metadata {
         Metadata { shared, door: Arc::new(door) }
     }
 
-    /// Serves these items on loopback, on a port of its own.
+    /// Serves these items on a loopback port of its own.
     pub fn start(items: Items) -> Metadata {
         Metadata::serve(TcpListener::bind("127.0.0.1:0").unwrap(), items)
     }
@@ -101,34 +103,45 @@ impl Metadata {
         format!("http://{}", self.shared.address)
     }
 
-    /// Changes an item, or takes it away.
+    /// Changes or removes an item.
     pub fn set(&self, path: &str, value: Option<Vec<u8>>) {
         self.shared.state().items.insert(path.to_owned(), value);
     }
 
-    /// Whether a request needs a token (the instance's `HttpTokens`): at first it does. What is optional is
-    /// checked all the same when it is there.
+    /// The answer for an item.
+    pub fn get(&self, path: &str) -> Option<Vec<u8>> {
+        self.shared.state().items.get(path).cloned().flatten()
+    }
+
+    /// Sets whether a request needs a token (the instance's `HttpTokens`); it does by default. An optional token is
+    /// still checked if a request has one.
     pub fn require_tokens(&self, required: bool) {
         self.shared.state().tokens_optional = !required;
     }
 
-    /// Switches a fault on, from the next request on.
+    /// Switches a fault on, starting with the next request.
     pub fn fault(&self, fault: Fault) {
         self.shared.state().faults.push(fault);
     }
 
-    /// Switches all faults off; what hangs is answered.
-    pub fn mend(&self) {
+    /// Switches all faults off; requests that hang are answered.
+    pub fn clear_faults(&self) {
         self.shared.state().faults.clear();
         self.shared.changed.notify_all();
     }
 
-    /// All requests until now: `PUT /latest/api/token`, `GET /latest/user-data`.
+    /// All requests so far: `PUT /latest/api/token`, `GET /latest/user-data`.
     pub fn requests(&self) -> Vec<String> {
         self.shared.state().requests.clone()
     }
 
-    /// How many connections there were.
+    /// How many rounds of requests there were, where [`Fault::Rounds`] says how large each is: a client with another
+    /// number of requests under way makes more.
+    pub fn rounds(&self) -> usize {
+        self.shared.state().round
+    }
+
+    /// The number of connections.
     pub fn connections(&self) -> usize {
         self.door.connections()
     }
@@ -155,6 +168,9 @@ struct State {
     /// How often each token was used; the n-th is called `token-n`.
     tokens: Vec<u32>,
     tokens_optional: bool,
+    /// How many rounds were complete, and how many requests wait for the next; see [`Fault::Rounds`].
+    round: usize,
+    waiting: usize,
     closed: bool,
 }
 
@@ -173,18 +189,35 @@ impl Shared {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Ends what waits.
+    /// Ends all waiting.
     fn close(&self) {
         self.state().closed = true;
         self.changed.notify_all();
     }
 
-    /// Answers one request after another until one of both goes.
+    /// Waits until the round is complete that this request belongs to.
+    fn join_round(&self) {
+        let mut state = self.state();
+        let round = state.round;
+        state.waiting += 1;
+        let sizes =
+            state.faults.iter().find_map(|fault| if let Fault::Rounds(sizes) = fault { Some(sizes) } else { None });
+        if sizes.and_then(|sizes| sizes.get(round)).is_none_or(|size| state.waiting >= *size) {
+            state.round += 1;
+            state.waiting = 0;
+            self.changed.notify_all();
+        }
+        let waits = |state: &mut State| !state.closed && state.round == round;
+        drop(self.changed.wait_while(state, waits).unwrap_or_else(|p| p.into_inner()));
+    }
+
+    /// Answers one request after another until the client or the service goes.
     fn converse(&self, mut stream: &TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let mut reader = BufReader::new(stream);
         while let Some(request) = read_request(&mut reader)? {
             self.state().requests.push(format!("{} {}", request.method, request.target));
+            self.join_round();
             let hung = |state: &mut State| !state.closed && state.has(|fault| matches!(fault, Fault::Hang));
             drop(self.changed.wait_while(self.state(), hung).unwrap_or_else(|p| p.into_inner()));
             let reply = self.state().answer(&request);
@@ -260,7 +293,7 @@ impl State {
         if request.target != "/latest/api/token" {
             return page("404 Not Found");
         }
-        // EC2 gives no token to what came through a proxy.
+        // EC2 gives no token to a request that came through a proxy.
         if request.header("x-forwarded-for").is_some() {
             return page("403 Forbidden");
         }
@@ -317,7 +350,7 @@ impl State {
         !self.has(|fault| matches!(fault, Fault::ExpireTokenAfter(most) if uses > *most))
     }
 
-    /// The identity document, from the items that say the same.
+    /// The identity document, made from the corresponding items.
     fn identity(&self) -> Vec<u8> {
         let item = |path: &str| {
             let value = self.items.get(&format!("meta-data/{path}")).cloned().flatten()?;
@@ -340,7 +373,7 @@ impl State {
         serde_json::to_vec_pretty(&document).unwrap()
     }
 
-    /// What lies below a path, one name a line, folders with a slash; of tags, the keys.
+    /// The names below a path, one per line, folders with a slash; for tags, the keys.
     fn listing(&self, path: &str) -> Option<Vec<u8>> {
         let folder = format!("{path}/");
         let mut names = Vec::new();

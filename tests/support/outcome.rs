@@ -1,4 +1,4 @@
-//! How a command ended and what it printed.
+//! How a command ended, and its output.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
@@ -7,12 +7,12 @@ use std::process::Output;
 
 use serde_json::Value;
 
-/// A command's end.
+/// The end of a command.
 #[derive(Debug)]
 pub struct Outcome {
-    /// argv, for messages; empty if the test did not say it.
+    /// argv, for messages; empty if the test did not give it.
     pub command: String,
-    /// The exit code; of a signal, its negative number.
+    /// The exit code; for a signal, its negative number.
     pub code: i32,
     /// Standard output.
     pub out: String,
@@ -22,7 +22,7 @@ pub struct Outcome {
 
 impl Outcome {
     /// Of a process that has ended.
-    pub fn of(command: &str, output: Output) -> Outcome {
+    pub fn new(command: &str, output: Output) -> Outcome {
         let code = output.status.code().unwrap_or_else(|| -output.status.signal().unwrap());
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         Outcome { command: command.into(), code, out: text(output.stdout), err: text(output.stderr) }
@@ -40,16 +40,16 @@ impl Outcome {
         self
     }
 
-    /// Asserts that standard error has all these words.
+    /// Asserts that standard error contains all these words.
     #[track_caller]
-    pub fn tells(self, words: &[&str]) -> Outcome {
+    pub fn reports(self, words: &[&str]) -> Outcome {
         for word in words {
             assert!(self.err.contains(word), "standard error lacks {word:?}\n{}", self.transcript());
         }
         self
     }
 
-    /// Asserts that standard output has all these words.
+    /// Asserts that standard output contains all these words.
     #[track_caller]
     pub fn prints(self, words: &[&str]) -> Outcome {
         for word in words {
@@ -67,7 +67,7 @@ impl Outcome {
         document
     }
 
-    /// The ids of the steps that have this state in the report of `--json`, in order.
+    /// The ids of the steps with this state in the report of `--json`, in order.
     #[track_caller]
     pub fn steps(&self, state: &str) -> Vec<String> {
         let report = self.json();

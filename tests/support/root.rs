@@ -1,4 +1,4 @@
-//! A temporary root, the program run on it, and how the tree looks.
+//! A temporary root, the program run on it, and the state of the tree.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 
 use super::metadata::Metadata;
 pub use super::outcome::Outcome;
+use super::schemas;
 use super::tree;
 pub use super::tree::{Tree as Look, assert_same};
 
@@ -17,7 +18,7 @@ pub fn program() -> Command {
     isolated(Path::new(env!("CARGO_BIN_EXE_titus-bootstrap")))
 }
 
-/// Another copy of the program, or a script that it runs.
+/// Another copy of the program, or a script that runs it.
 pub fn isolated(program: &Path) -> Command {
     let mut command = Command::new(program);
     command
@@ -28,27 +29,30 @@ pub fn isolated(program: &Path) -> Command {
     command
 }
 
-/// Lets the program ask this metadata service and no other.
+/// Lets the program ask only this metadata service.
 pub fn ask<'a>(command: &'a mut Command, endpoint: &str) -> &'a mut Command {
     command.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", endpoint).env_remove("AWS_EC2_METADATA_DISABLED")
 }
 
 /// Runs a command to its end.
 pub fn outcome(command: &mut Command) -> Outcome {
-    told(command.output().unwrap())
+    let outcome = into_outcome(command.output().unwrap());
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    schemas::check(&words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>(), &outcome);
+    outcome
 }
 
-/// What a command that has ended left.
-pub fn told(output: Output) -> Outcome {
-    Outcome::of("", output)
+/// The outcome of a command that has ended.
+pub fn into_outcome(output: Output) -> Outcome {
+    Outcome::new("", output)
 }
 
-/// Runs the program without a root; for what touches no machine.
+/// Runs the program without a root, for commands that touch no machine.
 pub fn run(arguments: &[&str]) -> Outcome {
     outcome(program().args(arguments))
 }
 
-/// The arguments that render a role on a fixture of tests/golden/: its facts and settings.
+/// The arguments that render a role with the facts and settings of a fixture in tests/golden/.
 pub fn on_fixture(directory: &Path, role: &str) -> Vec<String> {
     let mut arguments = vec!["--role".to_owned(), role.to_owned()];
     match directory.join("facts.json") {
@@ -69,10 +73,10 @@ pub struct Root {
 }
 
 impl Root {
-    /// One with nothing in it; in memory where that can be had, for fsync is most of a run's time.
+    /// An empty root; in memory where possible, because fsync takes most of a run's time.
     pub fn empty() -> Root {
         let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
-        // As a root directory is; a temporary one is its owner's alone.
+        // Like a real root directory; a temporary one is private to its owner.
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         Root { directory }
     }
@@ -82,12 +86,12 @@ impl Root {
         self.directory.path()
     }
 
-    /// Where a path of the node lies.
+    /// The real path of a path on the node.
     pub fn at(&self, path: &str) -> PathBuf {
         self.path().join(path.trim_start_matches('/'))
     }
 
-    /// Puts a file there, 0644.
+    /// Writes a file, 0644.
     pub fn write(&self, path: &str, contents: impl AsRef<[u8]>) {
         let path = self.at(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -95,7 +99,7 @@ impl Root {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
     }
 
-    /// Puts a symbolic link there.
+    /// Creates a symbolic link.
     pub fn link(&self, path: &str, target: &str) {
         fs::create_dir_all(self.at(path).parent().unwrap()).unwrap();
         std::os::unix::fs::symlink(target, self.at(path)).unwrap();
@@ -107,16 +111,16 @@ impl Root {
         fs::read_to_string(self.at(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
     }
 
-    /// A run that fails at the second of its three steps: on this disk no file may be larger than 32 KiB.
+    /// A run that fails at the second of its three steps: on this disk, no file may be larger than 100 KiB.
     pub fn fails_half_way(&self) -> Outcome {
         let file = |id: &str, content: &str| {
             format!("[[step]]\nid = '{id}'\nphase = 'boot'\nfile = {{ path = '/etc/{id}', content = '{content}' }}\n")
         };
-        let steps = [file("one", "1"), file("large", &"x".repeat(64 << 10)), file("three", "3")].concat();
+        let steps = [file("one", "1"), file("large", &"x".repeat(128 << 10)), file("three", "3")].concat();
         self.write("/etc/titus-bootstrap/roles/half.toml", format!("description = 'x'\n{steps}"));
         let mut command = isolated(Path::new("/bin/sh"));
-        // Without the signal that comes with it (SIGXFSZ), as on a full disk.
-        command.args(["-c", "trap '' 25; ulimit -f 64; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_titus-bootstrap")]);
+        // Without the signal that comes with it (SIGXFSZ), like on a full disk.
+        command.args(["-c", "trap '' 25; ulimit -f 200; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_titus-bootstrap")]);
         outcome(command.args(["--role", "half", "--sample", "--root"]).arg(self.path())).ends_with(1)
     }
 
@@ -129,7 +133,26 @@ impl Root {
 
     /// Runs the program on this root.
     pub fn run(&self, arguments: &[&str]) -> Outcome {
-        outcome(&mut self.program(arguments))
+        let outcome = outcome(&mut self.program(arguments));
+        self.check_records();
+        outcome
+    }
+
+    /// Asserts that what runs keep for programs is what its schemas say, as far as no test has torn it.
+    #[track_caller]
+    fn check_records(&self) {
+        for (schema, path, is_of_lines) in [
+            ("journal", "/var/lib/titus-bootstrap/journal.jsonl", true),
+            ("apply", "/var/log/titus-bootstrap/last.json", false),
+            ("status-file", "/run/titus-bootstrap/status.json", false),
+        ] {
+            let text = fs::read_to_string(self.at(path)).unwrap_or_default();
+            match serde_json::from_str(&text) {
+                _ if is_of_lines => schemas::assert_lines_valid(schema, &text),
+                Ok(document) => schemas::assert_valid(schema, &document),
+                Err(_) => {}
+            }
+        }
     }
 
     /// Runs role agent on built-in facts and settings.
@@ -137,7 +160,7 @@ impl Root {
         self.run(&[&["--role", "agent", "--sample"], arguments].concat())
     }
 
-    /// Runs the program on this root with the facts of a metadata service, and memory and disk
+    /// Runs the program on this root with the facts of a metadata service, and with memory and disk
     /// that the machine of the test need not have.
     pub fn ask(&self, metadata: &Metadata, arguments: &[&str]) -> Outcome {
         let mut command = self.program(arguments);
@@ -145,7 +168,7 @@ impl Root {
         outcome(ask(&mut command, &metadata.endpoint()))
     }
 
-    /// Everything but /run: mode, owner, and contents or target.
+    /// Everything except /run: mode, owner, and contents or target.
     pub fn look(&self) -> Look {
         self.walk(|data, file| {
             let what = if data.is_symlink() {
@@ -159,14 +182,14 @@ impl Root {
         })
     }
 
-    /// What the role's steps made: without what is kept of runs, which depends on how many there were.
+    /// The results of the role's steps, without the records of runs, which depend on their number.
     pub fn made(&self) -> Look {
         let mut look = self.look();
         look.retain(|path, _| !path.starts_with("/var/lib/titus-bootstrap") && !path.starts_with("/var/log"));
         look
     }
 
-    /// Every file by inode and times: whatever touches one shows.
+    /// Every file by inode and times, so that any change shows.
     pub fn stamps(&self) -> Look {
         self.walk(|data, _| {
             let (modified, changed) = ((data.mtime(), data.mtime_nsec()), (data.ctime(), data.ctime_nsec()));
@@ -174,7 +197,7 @@ impl Root {
         })
     }
 
-    /// Files that a killed run left half-written, /run included.
+    /// Files that a killed run left half-written, including those in /run.
     pub fn half_written(&self) -> Vec<String> {
         let all = tree::walk(self.path(), &[], |_, _| Ok(String::new()));
         all.into_keys().filter(|path| path.rsplit('/').next().unwrap().starts_with(".titus-bootstrap-")).collect()

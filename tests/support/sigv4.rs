@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 pub struct Request {
     /// `POST`.
     pub method: String,
-    /// Path and query, as in the first line.
+    /// Path and query, in the form of the first line.
     pub target: String,
     /// Names in lower case, in the order in which they came.
     pub headers: Vec<(String, String)>,
@@ -24,7 +24,7 @@ impl Request {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// The path, without the query and, in a request to a proxy, without what stands before it.
+    /// The path, without the query and, in a request to a proxy, without what comes before it.
     pub fn path(&self) -> &str {
         let target = self.target.split('?').next().unwrap_or_default();
         let rest = target.split_once("://").map_or(target, |(_, rest)| rest.find('/').map_or("/", |at| &rest[at..]));
@@ -51,7 +51,7 @@ pub struct Authorization {
 
 impl Authorization {
     /// Reads the header; `None` when it is absent, or has another form.
-    pub fn of(request: &Request) -> Option<Authorization> {
+    pub fn parse(request: &Request) -> Option<Authorization> {
         let value = request.header("authorization")?.strip_prefix("AWS4-HMAC-SHA256 ")?;
         let part = |name: &str| {
             let mut parts = value.split(',').map(str::trim);
@@ -65,7 +65,7 @@ impl Authorization {
         Some(Authorization { id, day, region, service, signed: part("SignedHeaders")?, signature: part("Signature")? })
     }
 
-    /// The signature that whoever has this secret makes.
+    /// The signature that the owner of this secret makes.
     pub fn expected(&self, request: &Request, secret: &str) -> String {
         let time = request.header("x-amz-date").unwrap_or_default();
         let scope = format!("{}/{}/{}/aws4_request", self.day, self.region, self.service);

@@ -1,5 +1,5 @@
-//! A live machine in a directory: its packages and its GRUB are scripts, its systemd is a value, and its files lie
-//! below a temporary root. What a run does to a node is tried on it without being root.
+//! A live machine in a directory: its packages and its GRUB are scripts, its systemd is a value, and its files are
+//! below a temporary root. It shows the effect of a run on a node without root's rights.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
@@ -16,6 +16,7 @@ use serde_json::json;
 use titus_bootstrap::error::{Error, Kind, Result};
 use titus_bootstrap::host::Host;
 use titus_bootstrap::host::systemd::{Active, Definition, Job, Since, Systemd, Unit};
+use titus_bootstrap::prepare::{FactSource, FirstLine, Phases, Request, Selection};
 use titus_bootstrap::role::Role;
 use titus_bootstrap::run::engine;
 use titus_bootstrap::run::journal::{self, Journal};
@@ -25,13 +26,13 @@ use titus_bootstrap::template::Renderer;
 
 use super::root::Root;
 
-/// What dpkg has, a line a package: name, version, status, whether it is held.
+/// dpkg's packages, one per line: name, version, status, whether it is held.
 const DPKG: &str = "/var/lib/dpkg/packages";
 
-/// What apt's sources have, a line a version: name, version.
+/// The packages of apt's sources, one version per line: name, version.
 const SOURCES: &str = "/srv/sources";
 
-/// Where a simulated machine has its files, and what it was asked to do.
+/// The files of a simulated machine, and the commands that it got.
 pub struct Machine {
     pub root: Root,
     commands: Root,
@@ -40,9 +41,9 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// One with systemd, apt and GRUB; nothing is installed, and no unit is known.
+    /// A machine with systemd, apt and GRUB, on which nothing is installed and no unit is known.
     pub fn new() -> Machine {
-        // As main does: downloads need it.
+        // As main does, because downloads need it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (root, commands, systemd) = (Root::empty(), Root::empty(), Units::default());
         for directory in ["/run/systemd/system", "/etc/systemd/system", "/boot/grub", "/etc/default/grub.d"] {
@@ -67,7 +68,7 @@ impl Machine {
         machine
     }
 
-    /// Puts a command there, a script of sh. It knows `$ROOT`, `$DPKG` and `$SOURCES`, and is in [`Machine::calls`].
+    /// Installs a command, a script for sh. It can use `$ROOT`, `$DPKG` and `$SOURCES`, and its calls are in [`Machine::calls`].
     pub fn command(&self, name: &str, script: &str) {
         let root = self.root.path().display();
         let text = format!(
@@ -75,14 +76,14 @@ impl Machine {
              echo \"{name} $*\" | tr '\\n' ' ' | sed 's/ *$/\\n/' >>$ROOT/calls\n{script}\n"
         );
         let path = self.commands.at(name);
-        // Under another name first: one that another thread is starting cannot be written to.
+        // Write it under another name first: a file that another thread is executing cannot be written.
         let new = self.commands.at(&format!("{name}.new"));
         fs::write(&new, text).unwrap();
         fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
         fs::rename(new, path).unwrap();
     }
 
-    /// Puts a script before a command that is there, which goes on where the script does not exit.
+    /// Puts a script before an existing command, which runs unless the script exits.
     pub fn prepend(&self, name: &str, script: &str) {
         let inner = tempfile::Builder::new().prefix(name).tempfile_in(self.commands.path()).unwrap();
         let (_, inner) = inner.keep().unwrap();
@@ -90,7 +91,7 @@ impl Machine {
         self.command(name, &format!("{script}\nsed -i '$d' $ROOT/calls\nexec {} \"$@\"", inner.display()));
     }
 
-    /// Has a command fail with these words so many times.
+    /// Makes a command fail with these words this number of times.
     pub fn fail_first(&self, name: &str, times: usize, words: &str) {
         self.prepend(
             name,
@@ -101,7 +102,7 @@ impl Machine {
         );
     }
 
-    /// The commands that were run since the last call.
+    /// The commands that ran since the last call.
     pub fn calls(&self) -> Vec<String> {
         let path = self.root.at("/calls");
         let text = fs::read_to_string(&path).unwrap_or_default();
@@ -109,13 +110,13 @@ impl Machine {
         text.lines().map(str::to_owned).collect()
     }
 
-    /// Puts a package into apt's sources.
+    /// Adds a package to apt's sources.
     pub fn offer(&self, name: &str, version: &str) {
         let text = format!("{}{name} {version}\n", self.root.read(SOURCES));
         self.root.write(SOURCES, text);
     }
 
-    /// Has dpkg have a package.
+    /// Adds a package to dpkg's.
     pub fn install(&self, name: &str, version: &str, status: &str) {
         let others: String = self
             .root
@@ -127,7 +128,7 @@ impl Machine {
         self.root.write(DPKG, format!("{others}{name}\t{version}\t{status}\tinstall\n"));
     }
 
-    /// What dpkg has of a package: version, status, want.
+    /// dpkg's state of a package: version, status, want.
     pub fn installed(&self, name: &str) -> String {
         let text = self.root.read(DPKG);
         let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}\t")));
@@ -142,24 +143,41 @@ impl Machine {
         );
     }
 
-    /// The steps of a role file, as they are at boot.
+    /// The steps of a role file at boot.
     pub fn steps(&self, toml: &str) -> Vec<Step> {
         self.try_steps(toml).unwrap()
     }
 
-    /// The same of one that may be wrong.
+    /// The steps of a role file that may be wrong.
     pub fn try_steps(&self, toml: &str) -> Result<Vec<Step>> {
         self.root.write("/role.toml", format!("description = ''\n{toml}"));
-        Role::from_file(&self.root.at("/role.toml"))?.steps(&Renderer::new(json!({})), &[Phase::Bake, Phase::Boot])
+        let (path, text) = (self.root.at("/role.toml"), self.root.read("/role.toml"));
+        Role::parse_file(&path, text)?.steps(&Renderer::new(json!({})), &[Phase::Bake, Phase::Boot])
     }
 
-    /// A host that knows nothing yet, as that of the next run.
+    /// A host without any cached knowledge, like that of the next run.
     pub fn next_host(&self) -> Host {
         let mut host = Host::simulated(self.root.path(), self.commands.path(), Box::new(self.systemd.clone())).unwrap();
         host.deadlines = self.host.deadlines.clone();
         host.apt = self.host.apt.clone();
         host.docker = self.host.docker.clone();
         host
+    }
+
+    /// A request for a role of this name, with made-up facts.
+    pub fn request(&self, role: &str) -> Request {
+        Request {
+            roles: vec![role.to_owned()],
+            phases: Phases::All,
+            root: Some(self.root.path().to_owned()),
+            user_data: None,
+            config: None,
+            set: Vec::new(),
+            facts: FactSource::Sample,
+            first_line: |_| Ok(FirstLine::default()),
+            patience: None,
+            selection: Selection::default(),
+        }
     }
 
     /// A run as `apply` does it, from the first question to the last step.
@@ -171,12 +189,13 @@ impl Machine {
         let before = self.events().len();
         let result = engine::ask(&host, steps)
             .and_then(|()| engine::refuse_online(&host, "test", steps))
-            .and_then(|()| engine::look(&host, "test", steps))
+            .and_then(|()| engine::look_before_changes(&host, "test", steps))
             .and_then(|()| {
                 engine::begin(&host, steps)
                     .and_then(|()| engine::converge(&host, steps, &|_| false, &mut journal, &mut report, &silent()))
                     .and(host.forget_candidates())
             });
+        super::schemas::assert_valid("apply", &serde_json::from_str(&report.json()).unwrap());
         Run { result, report, events: self.events().split_off(before) }
     }
 
@@ -192,7 +211,7 @@ impl Machine {
         Run { result, report, events: Vec::new() }
     }
 
-    /// `event step` of each line of the journal.
+    /// `event step` of each line in the journal.
     pub fn events(&self) -> Vec<String> {
         let events = journal::events(&self.host, journal::JOURNAL).unwrap();
         events.into_iter().map(|event| format!("{} {}", event.event, event.step.unwrap_or_default())).collect()
@@ -203,7 +222,7 @@ fn journal() -> Journal {
     Journal::new(journal::JOURNAL, "test", "digest".into(), "boot", "i-1")
 }
 
-/// Has /proc of a machine show a listener of this process, which has this name there; its port.
+/// Makes /proc show a listener of this process under this name. Returns its port.
 pub fn listen_in_proc(machine: &Machine, listener: &TcpListener, name: &str) -> u16 {
     let port = listener.local_addr().unwrap().port();
     let socket = fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
@@ -222,12 +241,12 @@ pub fn silent() -> Reporter {
     Reporter { json: false, quiet: true, verbose: false, colour: false }
 }
 
-/// What a run left.
+/// The results of a run.
 #[derive(Debug)]
 pub struct Run {
     pub result: Result<()>,
     pub report: Report,
-    /// Its own events of the journal.
+    /// Its own events in the journal.
     pub events: Vec<String>,
 }
 
@@ -250,7 +269,7 @@ impl Run {
         }
     }
 
-    /// Each step's state, as programs read it.
+    /// The state of each step, in the words of the JSON report.
     pub fn states(&self) -> Vec<String> {
         let report: serde_json::Value = serde_json::from_str(&self.report.json()).unwrap();
         let steps = report["steps"].as_array().unwrap();
@@ -260,13 +279,13 @@ impl Run {
             .collect()
     }
 
-    /// The lines of all changes, made or to be made.
+    /// The lines of all changes, made or planned.
     pub fn lines(&self) -> Vec<String> {
         self.report.steps.iter().flat_map(|step| step.changes.iter().map(|change| change.line.clone())).collect()
     }
 }
 
-/// A systemd that does what it is asked at once, or fails as a test wants.
+/// A systemd that handles each request at once, or fails as a test wants.
 #[derive(Debug, Clone, Default)]
 pub struct Units(Rc<RefCell<State>>);
 
@@ -275,22 +294,22 @@ struct State {
     units: BTreeMap<String, Unit>,
     jobs: Vec<String>,
     begun: Vec<String>,
-    asked: Vec<String>,
+    questions: Vec<String>,
     failing: BTreeMap<String, Kind>,
-    /// Units that do not remain active.
+    /// Units that do not stay active.
     ending: BTreeSet<String>,
-    /// How many more times a unit ends after it was seen active, and is started again by systemd.
+    /// How many more times a unit exits after it was seen active, and systemd restarts it.
     falling: BTreeMap<String, usize>,
     invocations: usize,
 }
 
 impl Units {
-    /// Has a unit be so.
+    /// Sets a unit's state.
     pub fn set(&self, name: &str, unit: Unit) {
         self.0.borrow_mut().units.insert(name.to_owned(), unit);
     }
 
-    /// Changes a unit as something else than a run would.
+    /// Changes a unit as another program would.
     pub fn change(&self, name: &str, change: impl FnOnce(&mut Unit)) {
         change(self.0.borrow_mut().units.entry(name.to_owned()).or_default());
     }
@@ -300,27 +319,27 @@ impl Units {
         self.0.borrow().units.get(name).cloned().unwrap_or_default()
     }
 
-    /// Has every job of a unit fail so.
+    /// Makes every job of a unit fail this way.
     pub fn fail(&self, name: &str, kind: Kind) {
         self.0.borrow_mut().failing.insert(name.to_owned(), kind);
     }
 
-    /// Ends that.
+    /// Ends these failures.
     pub fn heal(&self, name: &str) {
         self.0.borrow_mut().failing.remove(name);
     }
 
-    /// Has a unit end as soon as it was started.
+    /// Makes a unit exit as soon as it starts.
     pub fn end_at_once(&self, name: &str) {
         self.0.borrow_mut().ending.insert(name.to_owned());
     }
 
-    /// Has a unit end with status 7 so many times after it was seen active; systemd starts it again each time.
+    /// Makes a unit exit with status 7 this number of times after it was seen active; systemd restarts it each time.
     pub fn fall(&self, name: &str, times: usize) {
         self.0.borrow_mut().falling.insert(name.to_owned(), times);
     }
 
-    /// What happens to a falling unit between two looks at it.
+    /// The change of a falling unit between two looks at it.
     fn go_on(&self, name: &str) {
         let left = self.0.borrow().falling.get(name).copied().unwrap_or_default();
         let unit = self.get(name);
@@ -342,17 +361,17 @@ impl Units {
         std::mem::take(&mut self.0.borrow_mut().jobs)
     }
 
-    /// The questions that were begun since the last call.
+    /// The number of questions since the last call.
     pub fn begun(&self) -> Vec<String> {
         std::mem::take(&mut self.0.borrow_mut().begun)
     }
 
-    /// The questions since the last call: the units that each was about.
-    pub fn asked(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.borrow_mut().asked)
+    /// The questions since the last call: the units in each.
+    pub fn questions(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.borrow_mut().questions)
     }
 
-    /// What PID 1 or an administrator does, which no run sees.
+    /// Changes by PID 1 or an administrator, which no run sees.
     pub fn start(&self, name: &str) {
         let mut state = self.0.borrow_mut();
         state.invocations += 1;
@@ -361,10 +380,10 @@ impl Units {
         let unit = state.units.entry(name.to_owned()).or_default();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         unit.active = active;
-        unit.sub = "running".into();
+        unit.sub = if name.ends_with(".socket") { "listening" } else { "running" }.into();
         unit.invocation = invocation;
         unit.restarts.get_or_insert(0);
-        // As systemctl prints it.
+        // In the form of systemctl.
         unit.started = Some(UNIX_EPOCH + Duration::from_secs(now));
     }
 }
@@ -380,7 +399,7 @@ impl Systemd for Units {
     }
 
     fn units(&self, _host: &Host, names: &BTreeSet<String>) -> Result<Vec<Unit>> {
-        self.0.borrow_mut().asked.push(joined(names));
+        self.0.borrow_mut().questions.push(joined(names));
         let units = names.iter().map(|name| self.get(name)).collect();
         names.iter().filter(|name| self.0.borrow().falling.contains_key(*name)).for_each(|name| self.go_on(name));
         Ok(units)
@@ -395,6 +414,7 @@ impl Systemd for Units {
             Job::Start(name) => ("start", name),
             Job::Stop(name) => ("stop", name),
             Job::Restart(name) => ("restart", name),
+            Job::ReloadUnit(name) => ("reload", name),
             Job::ResetFailed(name) => ("reset-failed", name),
             Job::Reload => ("daemon-reload", ""),
             Job::Reboot => ("reboot", ""),
@@ -416,7 +436,7 @@ impl Systemd for Units {
             Job::Start(_) | Job::Restart(_) => self.start(name),
             Job::Stop(_) => self.change(name, |unit| unit.active = Active::Inactive),
             Job::Reload => self.0.borrow_mut().units.values_mut().for_each(|unit| unit.needs_reload = false),
-            Job::Reboot => {}
+            Job::ReloadUnit(_) | Job::Reboot => {}
         }
         Ok(())
     }
@@ -442,7 +462,7 @@ impl Systemd for Units {
     }
 }
 
-/// With names: their lines, and status 1 if one has none. Without: the status and name of each.
+/// With names: their lines, and status 1 if one is missing. Without names: the status and name of each.
 const DPKG_QUERY: &str = r#"
 [ "$3" = -- ] || { awk -F'\t' '{ print $3, $1 }' $DPKG; exit; }
 shift 3
@@ -451,7 +471,7 @@ for name; do grep "^$name	" $DPKG || status=1; done
 exit $status
 "#;
 
-/// `install` takes the newest version that the sources have, or the one that is named; a path is a deb.
+/// `install` takes the newest version in the sources, or the given one; a path is a deb.
 const APT_GET: &str = r#"
 case "$*" in *--simulate*) exit 0;; *' install '*) ;; *) exit 0;; esac
 while [ "$1" != -- ]; do shift; done
@@ -482,7 +502,7 @@ for name; do
 done
 "#;
 
-/// Has a grub.cfg with one kernel, and the arguments of the drop-ins.
+/// Writes a grub.cfg with one kernel and the arguments of the drop-ins.
 const UPDATE_GRUB: &str = r#"
 GRUB_CMDLINE_LINUX=
 for file in $ROOT/etc/default/grub.d/*.cfg; do [ ! -e $file ] || . $file; done

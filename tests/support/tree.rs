@@ -1,11 +1,11 @@
-//! How a tree of files looks, to tell what changed in it.
+//! The state of a tree of files, for comparisons.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// What is not compared: it changes by itself, or each node has its own.
+/// Paths that are not compared, because they change by themselves or differ between nodes.
 const OTHERS: [&str; 15] = [
     "/run",
     "/proc",
@@ -24,8 +24,8 @@ const OTHERS: [&str; 15] = [
     "/.dockerenv",
 ];
 
-/// What two nodes that did the same in another order do not have in common: apt's
-/// and dpkg's records, caches, and keys that Docker makes. Nor our own journal.
+/// Paths that differ between two nodes that did the same in another order: apt's
+/// and dpkg's records, caches, and keys that Docker creates; also the program's journal.
 const RECORDS: [&str; 12] = [
     "/var/lib/apt",
     "/var/lib/dpkg",
@@ -41,36 +41,36 @@ const RECORDS: [&str; 12] = [
     "/etc/subgid-",
 ];
 
-/// A file's look: `stat` and, unless it is only this tree's own later state that it
-/// is compared with, its contents.
+/// The state of a file: `stat` and, unless it is compared only with a later state of the same
+/// tree, its contents.
 pub type Tree = BTreeMap<String, String>;
 
-/// Every file below `root` by inode, times, mode and owner: whatever touches one of
-/// them shows.
+/// Every file below `root` by inode, times, mode and owner, so that any
+/// change shows.
 pub fn stamps(root: &Path) -> Tree {
     walk(root, &OTHERS, |_, file| {
         let data = file.symlink_metadata()?;
         let (mode, inode) = (data.mode(), data.ino());
-        // A directory is as it was if what is in it is.
+        // A directory is unchanged if its contents are.
         let times = (!data.is_dir()).then(|| (data.mtime(), data.mtime_nsec(), data.ctime(), data.ctime_nsec()));
         Ok(format!("{mode:o} {}:{} inode {inode} {times:?}", data.uid(), data.gid()))
     })
 }
 
-/// Every file below `root` by mode, owner and contents: two nodes that are in the same
-/// state have the same.
+/// Every file below `root` by mode, owner and contents: equal for two nodes in the same
+/// state.
 pub fn contents(root: &Path) -> Tree {
     walk(root, &[&OTHERS[..], &RECORDS[..]].concat(), look)
 }
 
-/// As [`contents`], with apt's and dpkg's records except its lists and caches: nothing
-/// was installed, nothing was configured.
+/// Like [`contents`], plus apt's and dpkg's records except lists and caches, to show that nothing
+/// was installed or configured.
 pub fn untouched(root: &Path) -> Tree {
     walk(root, &[&OTHERS[..], &["/var/lib/apt", "/var/cache/apt"]].concat(), look)
 }
 
-/// Every file below a temporary root by mode, owner and contents, but for the lock, the
-/// status and the journal: what they say, and whether there is one, depends on the runs.
+/// Every file below a temporary root by mode, owner and contents, except the lock, the
+/// status and the journal, which depend on the runs.
 pub fn complete(root: &Path) -> Tree {
     let of_runs = ["lock", "status.json", "journal.jsonl", "last.log", "last.json"];
     let mut tree = walk(root, &[], look);
@@ -81,15 +81,15 @@ pub fn complete(root: &Path) -> Tree {
     tree
 }
 
-/// The paths that differ, each with how it was and is.
+/// The paths that differ, each with its earlier and its present state.
 pub fn differences(before: &Tree, after: &Tree) -> Vec<String> {
     let paths: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
     paths
         .into_iter()
         .filter(|path| before.get(*path) != after.get(*path))
         .map(|path| {
-            let told = |tree: &Tree| tree.get(path).cloned().unwrap_or_else(|| "nothing".into());
-            format!("{path}: {} -> {}", told(before), told(after))
+            let entry = |tree: &Tree| tree.get(path).cloned().unwrap_or_else(|| "nothing".into());
+            format!("{path}: {} -> {}", entry(before), entry(after))
         })
         .collect()
 }
@@ -108,7 +108,7 @@ fn look(path: &str, file: &Path) -> std::io::Result<String> {
     } else if data.is_file() && path == "/etc/shadow" {
         "with the day of the last change of each password".into()
     } else if data.is_file() {
-        // The standard library's hash is fast in a debug build too.
+        // The standard library's hash is fast even in a debug build.
         let mut hasher = DefaultHasher::new();
         hasher.write(&std::fs::read(file)?);
         format!("{:016x}", hasher.finish())
@@ -118,12 +118,12 @@ fn look(path: &str, file: &Path) -> std::io::Result<String> {
     Ok(format!("{:o} {}:{} {what}", data.permissions().mode(), data.uid(), data.gid()))
 }
 
-/// Every file below `root`, but for these and what is below them, by what `look` makes of its path and where it lies.
+/// Every file below `root`, except these paths and everything below them, with the value of `look` for its path.
 pub fn walk(root: &Path, but: &[&str], look: impl Fn(&str, &Path) -> std::io::Result<String>) -> Tree {
     let mut tree = Tree::new();
     let mut directories = vec![PathBuf::from("/")];
     while let Some(directory) = directories.pop() {
-        let Ok(entries) = std::fs::read_dir(below(root, &directory)) else {
+        let Ok(entries) = std::fs::read_dir(resolve(root, &directory)) else {
             continue;
         };
         for entry in entries.flatten() {
@@ -132,8 +132,8 @@ pub fn walk(root: &Path, but: &[&str], look: impl Fn(&str, &Path) -> std::io::Re
             if but.contains(&text.as_str()) {
                 continue;
             }
-            // A file may go while we look: then it is not there.
-            if let Ok(seen) = look(&text, &below(root, &path)) {
+            // A file may disappear during the scan; then it does not count.
+            if let Ok(seen) = look(&text, &resolve(root, &path)) {
                 tree.insert(text, seen);
             }
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -144,6 +144,6 @@ pub fn walk(root: &Path, but: &[&str], look: impl Fn(&str, &Path) -> std::io::Re
     tree
 }
 
-fn below(root: &Path, path: &Path) -> PathBuf {
+fn resolve(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }

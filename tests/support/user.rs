@@ -1,5 +1,5 @@
-//! The program as an ordinary user: what is tried on the live machine must not be
-//! able to change it, whatever the program does.
+//! The program as an ordinary user: a test on the live machine cannot change it,
+//! whatever the program does.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
@@ -10,7 +10,7 @@ use std::process::Command;
 
 use super::root::{Outcome, isolated, outcome};
 
-/// Without rights, and owner of nothing.
+/// The id of a user without rights, who owns nothing.
 pub const NOBODY: u32 = 65534;
 
 /// Runs the program without root's rights, on the machine itself.
@@ -18,14 +18,14 @@ pub fn run(arguments: &[&str]) -> Outcome {
     prepared(|command| command.args(arguments))
 }
 
-/// The same, after the command was prepared.
+/// Does so with a command that is already prepared.
 pub fn prepared(prepare: impl FnOnce(&mut Command) -> &mut Command) -> Outcome {
-    // A copy, for the build directory can lie where nobody else may look.
+    // A copy, because the build directory may be private.
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let copy = directory.path().join("titus-bootstrap");
-    // By another process: a child that another test forks meanwhile would keep our copy open for
-    // writing, and then it is "text file busy".
+    // Let another process copy it: a child that another test forks in the meantime would keep our copy open for
+    // writing, and then it would be "text file busy".
     let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_titus-bootstrap")).arg(&copy).status().unwrap();
     assert!(copied.success(), "{copied}");
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();

@@ -1,27 +1,28 @@
-//! What AWS's APIs answer: their errors in words, and their XML.
+//! The answers of AWS's APIs: their errors and their XML.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use reqwest::header::DATE;
+use reqwest::header::{DATE, RETRY_AFTER};
 use roxmltree::Document;
 
 use super::{Service, difference};
 use crate::ec2::exchange::Answer;
+use crate::ec2::imds::CREDENTIALS;
 use crate::ec2::retry::Verdict;
 use crate::error::{Error, Result};
 
-/// As if an API had said it: there is nobody to sign for.
+/// Our error code for an instance without a profile, which has no identity to sign for.
 pub(super) const NO_PROFILE: &str = "NoInstanceProfile";
 
-/// As if Auto Scaling had a code for it: the hook does not hold the instance.
+/// Our error code for a lifecycle hook that does not hold the instance; Auto Scaling has none.
 pub(super) const NOT_HELD: &str = "NoActiveLifecycleAction";
 
-/// A call that brought no answer.
+/// A failed call.
 #[derive(Debug)]
 pub struct Failure {
-    /// The API's word for it: `UnauthorizedOperation`; none where the API said nothing.
+    /// The API's error code, e.g. `UnauthorizedOperation`; `None` if the API sent none.
     pub code: Option<String>,
-    /// The same for people.
+    /// The error for the user.
     pub error: Error,
 }
 
@@ -38,8 +39,8 @@ impl From<Error> for Failure {
 }
 
 impl Failure {
-    /// Whether it will fail for as long as nobody changes the instance's profile: it has none, or a policy
-    /// that does not allow the call.
+    /// Whether the call will fail until somebody changes the instance's profile: the instance has none, or its policy
+    /// does not allow the call.
     pub fn is_denied(&self) -> bool {
         self.is_without_profile() || self.code.as_deref().is_some_and(is_denial)
     }
@@ -50,11 +51,21 @@ impl Failure {
     }
 }
 
+/// What AWS may still have to propagate for a new instance before a refused call succeeds ("Eventual consistency in the
+/// Amazon EC2 API", "Changes that I make are not always immediately visible" in the IAM user guide).
+fn awaits(reply: &Reply, region: &str) -> Option<&'static str> {
+    match reply.code.as_str() {
+        "InvalidInstanceID.NotFound" => Some("the instance"),
+        code if is_denial(code) => Some("the right to call AWS's APIs"),
+        _ => reply.is_stale(region).then_some(CREDENTIALS),
+    }
+}
+
 fn is_denial(code: &str) -> bool {
     ["UnauthorizedOperation", "AccessDenied", "AccessDeniedException"].contains(&code)
 }
 
-/// The error codes that tell of a clock, or of credentials, that were right a while ago.
+/// Whether an error code means that the clock is wrong or the credentials are out of date.
 fn is_stale(code: &str) -> bool {
     const STALE: [&str; 10] = [
         "ExpiredToken",
@@ -71,28 +82,35 @@ fn is_stale(code: &str) -> bool {
     STALE.contains(&code)
 }
 
-/// What came back.
+/// The reply to a call.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Reply {
     /// Status code.
     pub status: u16,
     /// The body.
     pub body: String,
-    /// The time by the other side's clock.
+    /// The time of the server's clock.
     pub date: Option<SystemTime>,
-    /// The region of the bucket, where S3 says it.
+    /// How long the server asks clients to wait.
+    pub retry_after: Duration,
+    /// The region of the bucket, if S3 sent it.
     pub bucket_region: Option<String>,
-    /// The error's code; empty in an answer that is no error.
+    /// The error code; empty if the reply is not an error.
     pub code: String,
-    /// What it says of it; may be empty.
+    /// The error message; may be empty.
     pub message: String,
 }
 
 impl From<Answer> for Reply {
     fn from(answer: Answer) -> Reply {
-        let header = |name| answer.headers.get(name).and_then(|value| value.to_str().ok());
+        let header = |name: &str| answer.headers.get(name).and_then(|value| value.to_str().ok());
+        let time = |name: &str| header(name).and_then(http_date);
+        // Both times are from the server's clock, so this machine's clock does not matter.
+        let (until, date) = (time(RETRY_AFTER.as_str()), time(DATE.as_str()));
+        let until = until.zip(date).and_then(|(until, date)| until.duration_since(date).ok());
         Reply {
-            date: header(DATE.as_str()).and_then(http_date),
+            date,
+            retry_after: until.unwrap_or_else(|| answer.retry_after()),
             bucket_region: header("x-amz-bucket-region").map(str::to_owned),
             ..Reply::new(answer.status.as_u16(), &answer.body)
         }
@@ -102,38 +120,38 @@ impl From<Answer> for Reply {
 impl Reply {
     pub(super) fn new(status: u16, body: &[u8]) -> Reply {
         let body = String::from_utf8_lossy(body).into_owned();
-        let (code, message) = error_of(&body).unwrap_or_default();
-        Reply { status, body, date: None, bucket_region: None, code, message }
+        let (code, message) = parse_error(&body).unwrap_or_default();
+        Reply { status, body, date: None, retry_after: Duration::ZERO, bucket_region: None, code, message }
     }
 
-    /// What it means for another try. `now` is the time that the request was signed for.
+    /// Decides about another try. `now` is the time in the signature.
     pub fn judge(self, region: &str, now: SystemTime) -> Verdict<Reply> {
-        // S3 says no more than 403 to HEAD, also of a clock that is wrong.
-        let astray = || self.date.is_some_and(|theirs| difference(theirs, now).abs() > 5 * 60);
-        if self.is_stale(region) || (self.status == 403 && self.body.is_empty() && astray()) {
+        // S3 answers HEAD with a bare 403, even if the clock is wrong.
+        let has_wrong_clock = || self.date.is_some_and(|theirs| difference(theirs, now).abs() > 5 * 60);
+        if self.is_stale(region) || (self.status == 403 && self.body.is_empty() && has_wrong_clock()) {
             Verdict::Stale(self)
-        } else if self.is_passing() {
-            Verdict::Passing(self.name())
+        } else if self.is_temporary() {
+            Verdict::Temporary(self.name(), self.retry_after)
         } else {
             Verdict::Final(self)
         }
     }
 
-    /// Whether other credentials, or another time in the signature, may bring another answer.
+    /// Whether the call may succeed with new credentials or another time in the signature.
     fn is_stale(&self, region: &str) -> bool {
-        // An answer to HEAD has no body, and so no code: S3 says 400 of a token that has expired, as it does of
-        // a bucket elsewhere, but then it says where.
+        // A reply to HEAD has no body, and so no code. S3 sends 400 for an expired token and for a bucket in another
+        // region, but only the latter with that region.
         let silent = self.status == 400 && self.body.is_empty() && !self.is_elsewhere(region);
         silent || is_stale(&self.code)
     }
 
-    /// Whether S3 says that the bucket is in another region.
+    /// Whether the bucket is in another region, according to S3.
     pub fn is_elsewhere(&self, region: &str) -> bool {
         self.bucket_region.as_deref().is_some_and(|other| other != region)
     }
 
-    /// Whether a later try may go better ("Common errors" of the services).
-    fn is_passing(&self) -> bool {
+    /// Whether a later try may succeed ("Common errors" of the services).
+    fn is_temporary(&self) -> bool {
         const THROTTLED: [&str; 7] = [
             "RequestLimitExceeded",
             "Throttling",
@@ -152,8 +170,8 @@ impl Reply {
     }
 }
 
-/// Code and message of an error's document: EC2 has it in `Response`, S3 bare.
-fn error_of(body: &str) -> Option<(String, String)> {
+/// The code and the message of an error document, which EC2 wraps in `Response` and S3 does not.
+fn parse_error(body: &str) -> Option<(String, String)> {
     let document = document(body).ok()?;
     let is_error = ["Response", "ErrorResponse", "Error"].contains(&document.root_element().tag_name().name());
     let text = |name: &str| {
@@ -161,25 +179,25 @@ fn error_of(body: &str) -> Option<(String, String)> {
         found.and_then(|node| node.text()).map(plain).unwrap_or_default()
     };
     let code = text("Code");
-    // EC2's message may hold an encoded text of some KiB.
+    // EC2's message can contain an encoded text of several KiB.
     let message = text("Message");
     let message = message.split("Encoded authorization failure message").next().unwrap_or_default();
-    // Of a ValidationError the message alone says what it is: "No active Lifecycle Action found with instance ID …".
+    // Only the message of a ValidationError says what is wrong: "No active Lifecycle Action found with instance ID …".
     let is_held = code != "ValidationError" || !message.starts_with("No active Lifecycle Action");
     let code = if is_held { code } else { NOT_HELD.to_owned() };
     (is_error && !code.is_empty()).then(|| (code, message.trim().chars().take(400).collect()))
 }
 
-/// The longest tag of a document, bytes: its attributes are compared with one another.
+/// The longest tag of a document, bytes. The parser compares all attributes of a tag with each other.
 const TAG: usize = 1 << 10;
 
-/// The most tags and attributes. A page of a hundred instances has some 25,000.
+/// The most tags and attributes. A page of a hundred instances has about 25,000.
 const MARKS: usize = 60_000;
 
-/// Reads XML whose tree needs no more than some MiB.
+/// Parses XML whose tree needs at most a few MiB.
 ///
 /// # Errors
-/// When it is not XML, or would need more; in words.
+/// Fails with a message when it is not XML, or would need more memory.
 fn document(body: &str) -> Result<Document<'_>, String> {
     let marks = memchr::memchr2_iter(b'<', b'=', body.as_bytes()).count();
     let longest = body.split('<').skip(1).filter_map(|tag| tag.find('>').or(Some(tag.len()))).max();
@@ -193,34 +211,35 @@ fn plain(text: &str) -> String {
     text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// An answer that is not what was asked for.
+/// The failure for a reply that is not a success.
 pub(super) fn refused(service: Service, what: &str, action: &str, region: &str, reply: &Reply) -> Failure {
-    let told = if reply.message.is_empty() { reply.name() } else { format!("{}: {}", reply.code, reply.message) };
+    let message = if reply.message.is_empty() { reply.name() } else { format!("{}: {}", reply.code, reply.message) };
     let error = if is_denial(&reply.code) {
-        Error::config(format!("{what} is not allowed to this instance")).cause(told).fix(format!(
+        Error::config(format!("{what} is not allowed for this instance")).cause(message).fix(format!(
             "add this statement to the policy of the instance profile's role:\n{}",
             statement(service, action)
         ))
     } else if reply.is_stale(region) {
         Error::config(format!("{what} does not accept this instance's signature"))
-            .cause(told)
+            .cause(message)
             .fix("see whether the clock is right (date --utc), and whether the instance profile's role still exists")
     } else if reply.code.is_empty() {
-        foreign(what, &format!("status {}", reply.status), reply.body.as_bytes())
+        unexpected_response(what, &format!("status {}", reply.status), reply.body.as_bytes())
     } else {
-        Error::config(format!("{what} refused the call")).cause(told)
+        Error::config(format!("{what} refused the call")).cause(message)
     };
+    let error = Error { awaits: awaits(reply, region), ..error };
     Failure { code: (!reply.code.is_empty()).then(|| reply.code.clone()), error }
 }
 
-/// What a policy needs for an action.
+/// The statement of a policy that allows an action.
 pub fn statement(service: Service, action: &str) -> String {
     format!("{{ \"Effect\": \"Allow\", \"Action\": \"{}:{action}\", \"Resource\": \"*\" }}", service.name())
 }
 
-/// Reads an action's answer; one that has another form came from something else.
+/// Parses the answer of an action. An answer with another form comes from another service.
 pub(super) fn parse<'a>(what: &str, action: &str, body: &'a str) -> Result<Document<'a>> {
-    let wrong = |why: String| foreign(what, &why, body.as_bytes());
+    let wrong = |why: String| unexpected_response(what, &why, body.as_bytes());
     let document = document(body).map_err(wrong)?;
     let name = document.root_element().tag_name().name().to_owned();
     if name == format!("{action}Response") {
@@ -230,10 +249,10 @@ pub(super) fn parse<'a>(what: &str, action: &str, body: &'a str) -> Result<Docum
     }
 }
 
-/// An answer that came from something else.
-pub(super) fn foreign(what: &str, why: &str, body: &[u8]) -> Error {
+/// The error for an answer that comes from another service.
+pub(super) fn unexpected_response(what: &str, why: &str, body: &[u8]) -> Error {
     let start: String = String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).take(100).collect();
-    Error::config(format!("{what} gave an answer that is none of its own"))
+    Error::config(format!("{what} returned an unexpected response"))
         .cause(format!("{why}; the answer begins with {start:?}"))
         .fix("look for a proxy or another service at that address")
 }
@@ -249,9 +268,9 @@ pub(super) fn http_date(text: &str) -> Option<SystemTime> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
+    use reqwest::StatusCode;
+    use reqwest::header::{HeaderMap, HeaderValue};
 
     use super::*;
 
@@ -263,24 +282,24 @@ mod tests {
         let query = "<ErrorResponse xmlns=\"http://autoscaling.amazonaws.com/doc/2011-01-01/\"><Error><Type>Sender</Type>\
             <Code>ValidationError</Code><Message>No active\nLifecycle Action</Message></Error></ErrorResponse>";
         let s3 = "<Error><Code>SlowDown</Code><Message/></Error>";
-        let told = |body: &str| {
+        let parsed = |body: &str| {
             let reply = Reply::new(400, body.as_bytes());
             (reply.code, reply.message)
         };
-        assert_eq!(told(ec2), ("UnauthorizedOperation".into(), "You are not authorized.".into()));
-        assert_eq!(told(query), (NOT_HELD.into(), "No active Lifecycle Action".into()));
-        assert_eq!(told(s3), ("SlowDown".into(), String::new()));
-        // No error, whatever it holds.
-        assert_eq!(told("<DescribeTagsResponse><Code>RequestExpired</Code></DescribeTagsResponse>").0, "");
-        assert_eq!(told("<html><Code>SlowDown</Code></html>").0, "");
+        assert_eq!(parsed(ec2), ("UnauthorizedOperation".into(), "You are not authorized.".into()));
+        assert_eq!(parsed(query), (NOT_HELD.into(), "No active Lifecycle Action".into()));
+        assert_eq!(parsed(s3), ("SlowDown".into(), String::new()));
+        // Not errors, although they have a code.
+        assert_eq!(parsed("<DescribeTagsResponse><Code>RequestExpired</Code></DescribeTagsResponse>").0, "");
+        assert_eq!(parsed("<html><Code>SlowDown</Code></html>").0, "");
     }
 
     #[test]
-    fn an_answer_has_the_action_s_own_name() {
+    fn an_answer_has_the_name_of_its_action() {
         parse("EC2", "DescribeTags", "<DescribeTagsResponse/>").unwrap();
         for other in ["", "<html/>", "<DescribeInstancesResponse/>", "<!DOCTYPE a [<!ENTITY b \"c\">]><a>&b;</a>"] {
             let error = parse("EC2", "DescribeTags", other).unwrap_err();
-            assert_eq!(error.what, "EC2 gave an answer that is none of its own");
+            assert_eq!(error.what, "EC2 returned an unexpected response");
         }
         let attributes: String = (0..MARKS).map(|n| format!(" a{n}=''")).collect();
         for large in ["<a>".repeat(1 << 20), "<a/>".repeat(1 << 20), "<a".repeat(1 << 20), format!("<a{attributes}/>")]
@@ -288,13 +307,13 @@ mod tests {
             let error = parse("EC2", "DescribeTags", &large).unwrap_err();
             assert!(error.cause.unwrap().contains("more than"));
         }
-        // Deep and not large: the parser has a limit of its own.
+        // Deep but not large: the parser has its own limit.
         let deep = "<a>".repeat(MARKS / 2) + &"</a>".repeat(MARKS / 2);
         parse("EC2", "DescribeTags", &deep).unwrap_err();
     }
 
     #[test]
-    fn a_date_is_read_or_none() {
+    fn only_a_valid_date_is_read() {
         let date = http_date("Wed, 25 Nov 2026 02:30:00 GMT").unwrap();
         assert_eq!(humantime::format_rfc3339(date).to_string(), "2026-11-25T02:30:00Z");
         for other in ["", "25 Nov 2026 02:30:00 GMT", "Wed, 25 Nun 2026 02:30:00 GMT", "Wed, 25 Nov 2026 02:30:00 CET"]
@@ -304,7 +323,32 @@ mod tests {
     }
 
     #[test]
-    fn status_and_code_decide_whether_another_try_may_go_better() {
+    fn retry_after_is_seconds_or_a_time_of_the_same_clock() {
+        let date = "Wed, 25 Nov 2026 02:30:00 GMT";
+        for (after, seconds) in [
+            (&b""[..], 0),
+            (b"7", 7),
+            (b" 31536000", 31_536_000),
+            (b"18446744073709551615", u64::MAX),
+            (b"99999999999999999999", 0),
+            (b"-1", 0),
+            (b"1.5", 0),
+            (b"\xff", 0),
+            (b"Wed, 25 Nov 2026 02:30:05 GMT", 5),
+            (b"Wed, 25 Nov 2026 02:29:00 GMT", 0),
+            (b"Fri, 25 Nov 2089 02:30:00 GMT", 1_988_150_400),
+            (b"soon", 0),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(DATE, HeaderValue::from_static(date));
+            headers.insert(RETRY_AFTER, HeaderValue::from_bytes(after).unwrap());
+            let reply = Reply::from(Answer { status: StatusCode::SERVICE_UNAVAILABLE, headers, body: Vec::new() });
+            assert_eq!(reply.retry_after.as_secs(), seconds, "{:?}", String::from_utf8_lossy(after));
+        }
+    }
+
+    #[test]
+    fn status_and_code_decide_whether_another_try_may_succeed() {
         let error = |code: &str| format!("<Response><Errors><Error><Code>{code}</Code></Error></Errors></Response>");
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
         let page = "<html/>".to_owned();
@@ -326,7 +370,7 @@ mod tests {
             (403, error("RequestTimeTooSkewed"), None, None, "stale"),
             (401, error("AuthFailure"), None, None, "stale"),
             (403, error("SignatureDoesNotMatch"), Some(now), None, "stale"),
-            // To HEAD nothing but a status comes.
+            // A reply to HEAD has only a status.
             (400, String::new(), None, None, "stale"),
             (400, String::new(), None, Some("eu-west-1"), "stale"),
             (400, String::new(), None, Some("us-east-1"), "final"),
@@ -340,7 +384,7 @@ mod tests {
             let judged = match reply.judge("eu-west-1", now) {
                 Verdict::Final(_) => "final".to_owned(),
                 Verdict::Stale(_) => "stale".to_owned(),
-                Verdict::Passing(answer) => answer,
+                Verdict::Temporary(answer, _) => answer,
             };
             assert_eq!(judged, expected, "{status} {body} {date:?}");
         }

@@ -1,4 +1,4 @@
-//! What the Auto Scaling group of this instance is told.
+//! Calls to Auto Scaling about this instance.
 
 use super::answer::NOT_HELD;
 use super::{Api, Failure, Service};
@@ -8,11 +8,11 @@ use super::{Api, Failure, Service};
 pub enum Outcome {
     /// The instance may go into service.
     Continue,
-    /// It may not.
+    /// The instance may not go into service.
     Abandon,
 }
 
-/// A lifecycle hook of a group, as it holds one instance.
+/// A lifecycle hook that holds an instance of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lifecycle {
     /// The Auto Scaling group.
@@ -32,37 +32,37 @@ impl Lifecycle {
 }
 
 impl Api {
-    /// Ends the lifecycle action; `false`: the hook does not hold this instance (any more), as when it was told
-    /// so before and the answer was lost.
+    /// Ends the lifecycle action. Returns `false` if the hook does not hold this instance, e.g. because an earlier call
+    /// succeeded and its answer was lost.
     ///
     /// # Errors
-    /// When the call fails.
+    /// Fails when the call fails.
     pub fn complete(&mut self, lifecycle: &Lifecycle, outcome: Outcome) -> Result<bool, Failure> {
         let result = if outcome == Outcome::Continue { "CONTINUE" } else { "ABANDON" };
         let mut parameters = lifecycle.parameters();
         parameters.push(("LifecycleActionResult".into(), result.into()));
-        self.of_action("CompleteLifecycleAction", &parameters)
+        self.call_action("CompleteLifecycleAction", &parameters)
     }
 
-    /// Gives the lifecycle action its whole timeout once more; `false`: as [`Api::complete`].
+    /// Restarts the timeout of the lifecycle action. Returns `false` if the hook does not hold this instance.
     ///
     /// # Errors
-    /// When the call fails.
+    /// Fails when the call fails.
     pub fn heartbeat(&mut self, lifecycle: &Lifecycle) -> Result<bool, Failure> {
-        self.of_action("RecordLifecycleActionHeartbeat", &lifecycle.parameters())
+        self.call_action("RecordLifecycleActionHeartbeat", &lifecycle.parameters())
     }
 
-    fn of_action(&mut self, action: &str, parameters: &[(String, String)]) -> Result<bool, Failure> {
+    fn call_action(&mut self, action: &str, parameters: &[(String, String)]) -> Result<bool, Failure> {
         match self.query(Service::AutoScaling, action, parameters) {
             Err(failure) if failure.code.as_deref() == Some(NOT_HELD) => Ok(false),
             other => other.map(|_| true),
         }
     }
 
-    /// Asks the group to replace this instance, whatever its grace period.
+    /// Asks the group to replace this instance, even during its grace period.
     ///
     /// # Errors
-    /// When the call fails.
+    /// Fails when the call fails.
     pub fn mark_unhealthy(&mut self, instance: &str) -> Result<(), Failure> {
         let parameters =
             [("InstanceId", instance), ("HealthStatus", "Unhealthy"), ("ShouldRespectGracePeriod", "false")]

@@ -1,4 +1,4 @@
-//! What EC2 is asked: tags, instance types, instances.
+//! Calls to EC2: tags, instance types, instances.
 
 use std::collections::BTreeMap;
 
@@ -10,28 +10,28 @@ use crate::ec2::imds::{self, value::Form};
 use crate::error::{Error, Result};
 use crate::facts::{Peer, TypeNumbers};
 
-/// Which instances are asked for: running ones with this tag, in this VPC.
+/// A query for the running instances with this tag in this VPC.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
     /// The tag's key.
     pub tag: &'a str,
     /// The tag's value.
     pub value: &'a str,
-    /// The VPC; absent outside one.
+    /// The VPC; `None` for an instance outside a VPC.
     pub vpc_id: Option<&'a str>,
 }
 
-/// How many pages of one answer are read. One has up to a hundred instances: more is a mistake that must end.
+/// The most pages of one answer, each with up to a hundred instances. More are a mistake.
 const MOST_PAGES: usize = 32;
 
 impl Api {
-    /// All tags of an instance. Somebody's description with a line break in it is left out, as from IMDS.
+    /// All tags of an instance. As with IMDS, other people's tags that are not plain text are left out.
     ///
     /// # Errors
-    /// When the call fails, or a tag that decides something is not plain text.
+    /// Fails when the call fails, or a tag that the program uses is not plain text.
     pub fn tags(&mut self, instance: &str) -> Result<BTreeMap<String, String>, Failure> {
         let mut tags = BTreeMap::new();
-        self.pages("DescribeTags", &filters(&[("resource-id", instance)]), &mut |page| {
+        self.read_pages("DescribeTags", &filters(&[("resource-id", instance)]), &mut |page| {
             for item in items(page, "tagSet") {
                 match tag(item) {
                     Some((key, Ok(value))) => drop(tags.insert(key, value)),
@@ -44,10 +44,10 @@ impl Api {
         Ok(tags)
     }
 
-    /// The numbers of an instance type; `None` where EC2 has no such type, or does not say them.
+    /// The numbers of an instance type; `None` if EC2 does not have the type or its numbers.
     ///
     /// # Errors
-    /// When the call fails.
+    /// Fails when the call fails.
     pub fn instance_type(&mut self, name: &str) -> Result<Option<TypeNumbers>, Failure> {
         const ACTION: &str = "DescribeInstanceTypes";
         let body = match self.query(Service::Ec2, ACTION, &[("InstanceType.1".to_owned(), name.to_owned())]) {
@@ -59,18 +59,18 @@ impl Api {
         Ok(types.find(|item| text(*item, "instanceType") == Some(name)).and_then(numbers))
     }
 
-    /// The instances that are wanted, in no order.
+    /// The wanted instances, in no order.
     ///
     /// # Errors
-    /// When the call fails, or an answer has another form.
+    /// Fails when the call fails, or an answer has another form.
     pub fn peers(&mut self, wanted: Wanted<'_>) -> Result<Vec<Peer>, Failure> {
         let key = format!("tag:{}", wanted.tag);
-        let mut asked = vec![(key.as_str(), wanted.value), ("instance-state-name", "running")];
-        asked.extend(wanted.vpc_id.map(|id| ("vpc-id", id)));
-        let mut parameters = filters(&asked);
+        let mut conditions = vec![(key.as_str(), wanted.value), ("instance-state-name", "running")];
+        conditions.extend(wanted.vpc_id.map(|id| ("vpc-id", id)));
+        let mut parameters = filters(&conditions);
         parameters.push(("MaxResults".into(), "100".into()));
         let mut peers = Vec::new();
-        self.pages("DescribeInstances", &parameters, &mut |page| {
+        self.read_pages("DescribeInstances", &parameters, &mut |page| {
             for reservation in items(page, "reservationSet") {
                 for instance in items(reservation, "instancesSet") {
                     peers.extend(peer(instance)?);
@@ -82,7 +82,7 @@ impl Api {
     }
 
     /// Calls an action, and again for each further page.
-    fn pages(
+    fn read_pages(
         &mut self,
         action: &str,
         parameters: &[(String, String)],
@@ -98,41 +98,41 @@ impl Api {
             parameters.retain(|(name, _)| name != "NextToken");
             parameters.push(("NextToken".into(), next.into()));
         }
-        Err(Error::config(format!("{what} gave an answer that does not end"))
+        Err(Error::config(format!("{what} returned an answer that does not end"))
             .cause(format!("after {MOST_PAGES} pages there is one more"))
             .into())
     }
 }
 
-/// `Filter.1.Name=…`, each with one value.
-fn filters(asked: &[(&str, &str)]) -> Vec<(String, String)> {
+/// Parameters `Filter.1.Name=…`, each with one value.
+fn filters(conditions: &[(&str, &str)]) -> Vec<(String, String)> {
     let filter = |(n, (name, value)): (usize, &(&str, &str))| {
         [
             (format!("Filter.{}.Name", n + 1), (*name).to_owned()),
             (format!("Filter.{}.Value.1", n + 1), (*value).to_owned()),
         ]
     };
-    asked.iter().enumerate().flat_map(filter).collect()
+    conditions.iter().enumerate().flat_map(filter).collect()
 }
 
-/// The element of this name right below.
+/// The direct child with this name.
 fn child<'a>(node: Node<'a, 'a>, name: &str) -> Option<Node<'a, 'a>> {
     node.children().find(|child| child.tag_name().name() == name)
 }
 
-/// Its text, if it has one.
+/// The text of the direct child with this name, if it has one.
 fn text<'a>(node: Node<'a, 'a>, name: &str) -> Option<&'a str> {
     child(node, name)?.text().map(str::trim).filter(|text| !text.is_empty())
 }
 
-/// The items of the set of this name right below a node.
+/// The items of the set with this name that is a direct child of a node.
 fn items<'a>(node: Node<'a, 'a>, set: &str) -> impl Iterator<Item = Node<'a, 'a>> {
     child(node, set).into_iter().flat_map(|set| set.children()).filter(|item| item.tag_name().name() == "item")
 }
 
-/// A tag's key, and its value if that is plain text.
+/// The key of a tag, and its value if that is plain text.
 fn tag(item: Node<'_, '_>) -> Option<(String, Result<String>)> {
-    let key = text(item, "key").filter(|key| !key.contains(char::is_control))?;
+    let key = child(item, "key")?.text().filter(|key| !key.trim().is_empty() && !key.contains(char::is_control))?;
     let value = child(item, "value").and_then(|value| value.text()).unwrap_or_default();
     let value = Form::Text.read("", value.as_bytes()).map_err(|error| {
         Error { what: format!("the instance's tag {key} cannot be used"), ..error }.fix("change the instance's tag")
@@ -141,17 +141,33 @@ fn tag(item: Node<'_, '_>) -> Option<(String, Result<String>)> {
 }
 
 /// For [`crate::parsers`].
-pub(crate) fn read_as_any_answer(bytes: &[u8]) {
+pub(crate) fn read_as_any_answer(bytes: &[u8]) -> crate::claims::Claim {
+    use crate::claims::{holds, sound};
+    let config = |error: Error| sound(&error, crate::error::Kind::Config, "EC2");
     let reply = Reply::new(400, bytes);
     for action in ["DescribeTags", "DescribeInstanceTypes", "DescribeInstances"] {
-        let Ok(document) = parse("EC2", action, &reply.body) else { continue };
+        let document = match parse("EC2", action, &reply.body) {
+            Ok(document) => document,
+            Err(error) => {
+                config(error)?;
+                continue;
+            }
+        };
         let page = document.root_element();
-        let _ = items(page, "tagSet").filter_map(tag).count();
-        let _ = items(page, "instanceTypeSet").filter_map(numbers).count();
+        for (key, value) in items(page, "tagSet").filter_map(tag) {
+            holds(!key.contains(char::is_control), || format!("the tag {key:?}"))?;
+            value.map(drop).or_else(|error| sound(&error, crate::error::Kind::Config, "tag"))?;
+        }
+        for numbers in items(page, "instanceTypeSet").filter_map(numbers) {
+            holds(numbers.max_enis > 0 && numbers.ipv4_per_eni > 0, || format!("{numbers:?}"))?;
+        }
         let instances = items(page, "reservationSet").flat_map(|reservation| items(reservation, "instancesSet"));
-        let _ = instances.map(peer).count();
+        for peer in instances.map(peer) {
+            peer.map(drop).or_else(config)?;
+        }
     }
-    let _ = (http_date(&reply.body), refused(Service::Ec2, "EC2", "DescribeTags", "eu-west-1", &reply));
+    let _ = http_date(&reply.body);
+    config(refused(Service::Ec2, "EC2", "DescribeTags", "eu-west-1", &reply).error)
 }
 
 fn numbers(item: Node<'_, '_>) -> Option<TypeNumbers> {
@@ -169,7 +185,7 @@ fn numbers(item: Node<'_, '_>) -> Option<TypeNumbers> {
     })
 }
 
-/// `None`: it has no IPv4 address, so it serves nobody here.
+/// The data of an instance; `None` if it has no IPv4 address, because it is then useless in a cluster.
 fn peer(instance: Node<'_, '_>) -> Result<Option<Peer>> {
     if text(instance, "privateIpAddress").is_none() {
         return Ok(None);
@@ -196,9 +212,9 @@ mod tests {
     #[test]
     fn filters_are_numbered_from_one() {
         let made = filters(&[("vpc-id", "vpc-1"), ("tag:titus:role", "prereqs")]);
-        let told: Vec<String> = made.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let shown: Vec<String> = made.iter().map(|(name, value)| format!("{name}={value}")).collect();
         assert_eq!(
-            told,
+            shown,
             [
                 "Filter.1.Name=vpc-id",
                 "Filter.1.Value.1=vpc-1",

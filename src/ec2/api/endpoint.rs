@@ -1,10 +1,10 @@
-//! Where the regional services of AWS answer.
+//! The addresses of AWS's regional services.
 
 use reqwest::Url;
 
 use crate::error::{Error, Result};
 
-/// A service that is asked.
+/// A regional service of AWS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
     /// EC2.
@@ -25,7 +25,7 @@ impl Service {
         }
     }
 
-    /// Its name for people.
+    /// Its name in messages.
     pub fn title(self) -> &'static str {
         match self {
             Service::Ec2 => "the EC2 API",
@@ -34,12 +34,12 @@ impl Service {
         }
     }
 
-    /// A call of it, for people: `the EC2 API (DescribeTags)`.
+    /// A call in messages: `the EC2 API (DescribeTags)`.
     pub(super) fn call(self, action: &str) -> String {
         format!("{} ({action})", self.title())
     }
 
-    /// The version of its API that is spoken; S3 has none.
+    /// The version of its API that the program uses; S3 has no versions.
     pub(super) fn version(self) -> &'static str {
         match self {
             Service::Ec2 => "2016-11-15",
@@ -57,14 +57,14 @@ impl Service {
     }
 }
 
-/// The address of a service in a region. `domain` is the partition's, as IMDS has it in `services/domain`.
+/// The address of a service in a region. `domain` is that of the partition, which IMDS has in `services/domain`.
 ///
-/// Follows the variables that AWS's own SDKs follow (AWS SDKs and Tools Reference Guide, "Service-specific
-/// endpoints", "FIPS endpoints"): `AWS_ENDPOINT_URL_EC2` and the like, `AWS_ENDPOINT_URL`, `AWS_USE_FIPS_ENDPOINT`.
+/// Follows the same variables as AWS's SDKs (AWS SDKs and Tools Reference Guide, "Service-specific endpoints", "FIPS
+/// endpoints"): `AWS_ENDPOINT_URL_EC2` etc., `AWS_ENDPOINT_URL`, `AWS_USE_FIPS_ENDPOINT`.
 ///
 /// # Errors
-/// When a variable has another form.
-pub fn of(
+/// Fails when a variable or the address is invalid.
+pub fn service_url(
     service: Service,
     region: &str,
     domain: Option<&str>,
@@ -81,7 +81,7 @@ pub fn of(
                 && url.password().is_none()
         });
         return url.ok_or_else(|| {
-            // What stands before an @ may be a password.
+            // The text before an @ may be a password.
             let shown = given.rsplit('@').next().unwrap_or_default();
             Error::config(format!("{name} must not be {shown:?}")).fix("give http://HOST[:PORT] or https://HOST[:PORT]")
         });
@@ -93,15 +93,15 @@ pub fn of(
         Some(other) => return Err(Error::config(format!("{name} must not be {other:?}")).fix("use true or false")),
     };
     let domain = domain.unwrap_or(if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" });
-    // GovCloud's usual endpoints are FIPS endpoints, but for S3 ("AWS GovCloud (US) endpoints").
+    // GovCloud's usual endpoints are FIPS endpoints, except for S3 ("AWS GovCloud (US) endpoints").
     let plain = !fips || (region.starts_with("us-gov-") && service != Service::S3);
     let name = if plain { service.name().to_owned() } else { format!("{}-fips", service.name()) };
     let host = format!("{name}.{region}.{domain}");
-    // A region or a domain that is none must not lead the signature elsewhere.
+    // An invalid region or domain must not send the signature to another host.
     let url = Url::parse(&format!("https://{host}/")).ok();
     let url = url.filter(|url| url.host_str() == Some(&host) && !host.contains(".."));
     url.ok_or_else(|| {
-        Error::config(format!("{host:?} is no address of {}", service.title()))
+        Error::config(format!("{host:?} is not an address of {}", service.title()))
             .fix("see the region in the facts (titus-bootstrap facts)")
     })
 }
@@ -112,7 +112,7 @@ mod tests {
 
     fn at(service: Service, region: &str, domain: Option<&str>, set: &[(&str, &str)]) -> Result<String> {
         let variable = |name: &str| set.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
-        of(service, region, domain, &variable).map(|url| url.to_string())
+        service_url(service, region, domain, &variable).map(|url| url.to_string())
     }
 
     #[test]
@@ -131,15 +131,15 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_one_s_own_wins() {
+    fn a_variable_overrides_the_address() {
         let set = [("AWS_ENDPOINT_URL_EC2", "http://127.0.0.1:5000"), ("AWS_ENDPOINT_URL", "https://all.example/")];
         assert_eq!(at(Service::Ec2, "eu-west-1", None, &set).unwrap(), "http://127.0.0.1:5000/");
         assert_eq!(at(Service::S3, "eu-west-1", None, &set).unwrap(), "https://all.example/");
         for wrong in ["127.0.0.1:5000", "ftp://host/", "https://user@host/", "https://:hush@host/", "http://host/?a=b"]
         {
-            let told = at(Service::Ec2, "eu-west-1", None, &[("AWS_ENDPOINT_URL_EC2", wrong)]).unwrap_err();
-            assert!(told.what.starts_with("AWS_ENDPOINT_URL_EC2 must not be"), "{told}");
-            assert!(!told.what.contains("hush"), "{told}");
+            let error = at(Service::Ec2, "eu-west-1", None, &[("AWS_ENDPOINT_URL_EC2", wrong)]).unwrap_err();
+            assert!(error.what.starts_with("AWS_ENDPOINT_URL_EC2 must not be"), "{error}");
+            assert!(!error.what.contains("hush"), "{error}");
         }
         at(Service::Ec2, "eu-west-1", None, &[("AWS_USE_FIPS_ENDPOINT", "yes")]).unwrap_err();
     }
@@ -149,7 +149,7 @@ mod tests {
         for region in ["", "eu/west", "evil.example/#", "evil.example:8443/", "a@evil.example", "eu west", "EU-WEST-1"]
         {
             let error = at(Service::Ec2, region, None, &[]).unwrap_err();
-            assert!(error.what.ends_with("is no address of the EC2 API"), "{error}");
+            assert!(error.what.ends_with("is not an address of the EC2 API"), "{error}");
         }
     }
 }

@@ -1,23 +1,23 @@
-//! One request: its address, its signature, and what comes back.
+//! One request: its address, its signature and its answer.
 
 use std::time::Duration;
 
 use reqwest::header::HeaderValue;
 use reqwest::{Method, Url};
 
-use super::sign::{Scope, Unsigned, headers};
+use super::sign::{Scope, Unsigned, sign};
 use super::{Api, Service, endpoint};
 use crate::ec2::exchange::{Answer, Exchange, NoAnswer};
 use crate::error::{Error, Result};
 use crate::host::net::{self, Proxy};
 use crate::host::wait::Deadline;
 
-/// The most that an answer may have, bytes: a page of a hundred instances has some 300 KiB.
+/// The size limit of an answer, bytes. A page of a hundred instances has about 300 KiB.
 const LIMIT: usize = 2 << 20;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A request, before it has an address and a signature.
+/// A request without address and signature.
 pub(super) struct Request<'a> {
     pub service: Service,
     pub method: Method,
@@ -26,19 +26,19 @@ pub(super) struct Request<'a> {
 }
 
 impl Api {
-    /// Where a request goes. The partition's domain came with the credentials.
+    /// The address of a request. Its domain is the partition's, which IMDS returned with the credentials.
     pub(super) fn address(&self, request: &Request<'_>) -> Result<Url> {
-        let mut url = endpoint::of(request.service, &self.region, self.domain.as_deref(), &self.variable)?;
+        let mut url = endpoint::service_url(request.service, &self.region, self.domain.as_deref(), &self.variable)?;
         if let Some(path) = request.path {
             url.set_path(path);
         }
         Ok(url)
     }
 
-    /// Signs a request, for some minutes, and sends it once.
+    /// Signs a request, and sends it once. The signature is valid for a few minutes.
     ///
     /// # Errors
-    /// When it cannot be signed, or a signal came.
+    /// Fails when the request cannot be signed, or a signal arrives.
     pub(super) fn send(
         &mut self,
         what: &str,
@@ -46,14 +46,14 @@ impl Api {
         url: &Url,
         deadline: &mut Deadline,
     ) -> Result<Result<Answer, NoAnswer>> {
-        let wrong = |why: String| Error::failed(format!("{what} at {} cannot be asked", origin(url))).cause(why);
+        let wrong = |why: String| Error::failed(format!("{what} at {} cannot be called", origin(url))).cause(why);
         let credentials = self.credentials.as_ref().ok_or_else(|| wrong("there are no credentials".into()))?;
         let form = [("content-type", "application/x-www-form-urlencoded; charset=utf-8")];
         let fixed: &[(&str, &str)] = if request.method == Method::POST { &form } else { &[] };
         let scope = Scope { region: &self.region, service: request.service.name(), time: self.now() };
         let (method, body) = (request.method.as_str(), request.body.as_bytes());
         let unsigned = Unsigned { method, url: url.as_str(), headers: fixed, body };
-        let signature = headers(unsigned, scope, credentials).map_err(wrong)?;
+        let signature = sign(unsigned, scope, credentials).map_err(wrong)?;
         let mut exchange = match self.exchange.take() {
             Some((scheme, exchange)) if scheme == url.scheme() => exchange,
             _ => exchange(&self.proxy, url).map_err(wrong)?,
@@ -63,7 +63,7 @@ impl Api {
             signed = signed.header(*name, *value);
         }
         for (name, value) in signature {
-            let mut value = HeaderValue::from_str(&value).map_err(|_| wrong("the credentials are no text".into()))?;
+            let mut value = HeaderValue::from_str(&value).map_err(|_| wrong("the credentials are not text".into()))?;
             value.set_sensitive(true);
             signed = signed.header(name, value);
         }
@@ -73,14 +73,14 @@ impl Api {
     }
 }
 
-/// The address without what a path may tell.
+/// The address without its path, which may be confidential.
 pub(super) fn origin(url: &Url) -> String {
     url.origin().ascii_serialization()
 }
 
 fn exchange(proxy: &Proxy, url: &Url) -> Result<Exchange, String> {
     let mut client = net::download_client(proxy)?.connect_timeout(Duration::from_secs(5));
-    // Certificates cost some 20 ms, and an image may have none.
+    // Loading certificates takes about 20 ms, and an image may not have any.
     if url.scheme() == "http" && proxy.http.is_none() {
         client = client.tls_certs_only([]);
     }

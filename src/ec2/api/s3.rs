@@ -1,4 +1,4 @@
-//! Whether a bucket can be reached.
+//! Access to a bucket.
 
 use reqwest::Method;
 
@@ -7,34 +7,35 @@ use super::request::Request;
 use super::{Api, Failure, Service};
 use crate::error::Error;
 
-/// What S3 says of a bucket.
+/// S3's answer about a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bucket {
-    /// It is there, and this instance may list it.
+    /// It exists, and this instance may list it.
     There,
-    /// It is there, or another's; this instance may not list it, as it need not.
+    /// It exists, but this instance may not list it and need not, or it belongs to another account.
     Forbidden,
     /// It is in another region.
     Elsewhere,
-    /// There is none of this name.
+    /// It does not exist.
     Missing,
 }
 
 impl Api {
-    /// Asks for a bucket (HeadBucket, which has no body in either direction).
+    /// Asks S3 about a bucket with HeadBucket, whose request and reply have no body.
     ///
     /// # Errors
-    /// When the call fails, or its answer is none of the four.
+    /// Fails when the call fails, or S3 gives another answer.
     pub fn bucket(&mut self, name: &str) -> Result<Bucket, Failure> {
-        // One segment of a path ("General purpose bucket naming rules", and those of before 2018).
+        // The name must be one segment of a path ("General purpose bucket naming rules", and those before 2018).
         let is_name = name.starts_with(|c: char| c.is_ascii_alphanumeric())
             && name.len() < 256
             && name.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c));
         if !is_name {
-            return Err(Error::config(format!("{name:?} is no name of a bucket")).into());
+            return Err(Error::config(format!("{name:?} is not the name of a bucket")).into());
         }
         let what = Service::S3.call(&format!("HeadBucket {name}"));
-        // In the path, not in the host: a name with dots fits no certificate, and a test server has one name.
+        // The name is in the path and not in the host, because no certificate covers a name with dots, and a test
+        // server has only one name.
         let request = Request { service: Service::S3, method: Method::HEAD, path: Some(name), body: "" };
         let reply = self.ask(&what, request)?;
         match reply.status {

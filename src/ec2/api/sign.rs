@@ -6,42 +6,42 @@ use aws_credential_types::Credentials;
 use aws_sigv4::http_request::{PayloadChecksumKind, SignableBody, SignableRequest, SigningSettings};
 use aws_sigv4::sign::v4;
 
-/// What a signature speaks for.
+/// The scope of a signature.
 #[derive(Debug, Clone, Copy)]
 pub struct Scope<'a> {
     /// `eu-west-1`.
     pub region: &'a str,
     /// The service's name in signatures: `ec2`.
     pub service: &'a str,
-    /// When, by the clock of whoever checks it.
+    /// The time of the server's clock.
     pub time: SystemTime,
 }
 
-/// A request as it is signed.
+/// The parts of a request that a signature covers.
 #[derive(Debug, Clone, Copy)]
 pub struct Unsigned<'a> {
     /// `POST`.
     pub method: &'a str,
     /// The whole address.
     pub url: &'a str,
-    /// Headers that the signature covers beside `host`.
+    /// Headers to cover in addition to `host`.
     pub headers: &'a [(&'a str, &'a str)],
     /// The whole body.
     pub body: &'a [u8],
 }
 
-/// The headers that a request needs to be believed.
+/// Signs a request, and returns the headers with the signature.
 ///
 /// # Errors
-/// When it cannot be signed; in words.
-pub fn headers(
+/// Fails with a message when the request cannot be signed.
+pub fn sign(
     request: Unsigned<'_>,
     scope: Scope<'_>,
     credentials: &Credentials,
 ) -> Result<Vec<(String, String)>, String> {
     let identity = credentials.clone().into();
     let mut settings = SigningSettings::default();
-    // S3 alone asks for the body's digest in a header.
+    // Only S3 requires the digest of the body in a header.
     if scope.service == "s3" {
         settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
     }

@@ -1,4 +1,4 @@
-//! Where the metadata service is.
+//! The address of the metadata service.
 
 use std::fmt;
 
@@ -9,10 +9,9 @@ use crate::error::{Error, Result};
 const IPV4: &str = "http://169.254.169.254";
 const IPV6: &str = "http://[fd00:ec2::254]";
 
-/// The address of the metadata service, and whether it may be asked.
+/// The address of the metadata service, and whether the program may use it.
 ///
-/// Follows the variables that AWS's own SDKs follow (AWS SDKs and Tools Reference
-/// Guide, "IMDS client").
+/// Follows the same variables as AWS's SDKs (AWS SDKs and Tools Reference Guide, "IMDS client").
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     base: Url,
@@ -21,19 +20,19 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Reads `AWS_EC2_METADATA_SERVICE_ENDPOINT`, else `…_ENDPOINT_MODE` (`IPv4`,
+    /// Reads `AWS_EC2_METADATA_SERVICE_ENDPOINT`, or else `…_ENDPOINT_MODE` (`IPv4`,
     /// `IPv6`), and `AWS_EC2_METADATA_DISABLED` (`true`, `false`).
     ///
     /// # Errors
-    /// When one of them has another value.
+    /// Fails when one of them has an invalid value.
     pub fn from_env() -> Result<Endpoint> {
         Endpoint::from_variables(|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
     }
 
-    /// This address, `http://HOST[:PORT]`, with no variable looked at.
+    /// This address, `http://HOST[:PORT]`, without reading any variables.
     ///
     /// # Errors
-    /// When it is anything else.
+    /// Fails when it is not such an address.
     pub fn at(address: &str) -> Result<Endpoint> {
         let refuse = |cause: &str| {
             Error::config(format!("{address:?} cannot be the address of the metadata service"))
@@ -45,10 +44,10 @@ impl Endpoint {
             return Err(refuse("the metadata service speaks http only"));
         }
         if !base.username().is_empty() || base.password().is_some() || base.path() != "/" {
-            return Err(refuse("user, password and path have no place in it"));
+            return Err(refuse("it must not have a user, password or path"));
         }
         if base.query().is_some() || base.fragment().is_some() {
-            return Err(refuse("query and fragment have no place in it"));
+            return Err(refuse("it must not have a query or fragment"));
         }
         Ok(Endpoint { base, given: true, disabled: false })
     }
@@ -80,26 +79,38 @@ impl Endpoint {
         Ok(Endpoint { disabled, ..endpoint })
     }
 
-    /// Whether this is the address that every instance has, `http://169.254.169.254`.
+    /// Whether this is the default address of every instance, `http://169.254.169.254`.
     pub fn is_default(&self) -> bool {
         self.to_string() == IPV4
     }
 
-    /// Whether someone named this very address: there is a metadata service then,
-    /// also where the machine is plainly not EC2's.
+    /// Whether the caller or a variable named this address. Then there is a metadata service, even if the machine is
+    /// clearly not an EC2 instance.
     pub fn is_given(&self) -> bool {
         self.given
     }
 
-    /// Whether the metadata service must not be asked.
+    /// Whether the program must not use the metadata service.
     pub fn is_disabled(&self) -> bool {
         self.disabled
+    }
+
+    /// Refuses the use of a disabled metadata service.
+    ///
+    /// # Errors
+    /// Returns `Unavailable` when the service is disabled.
+    pub fn refuse_disabled(&self) -> Result<()> {
+        if !self.disabled {
+            return Ok(());
+        }
+        Err(Error::unavailable("instance metadata: AWS_EC2_METADATA_DISABLED=true forbids its use")
+            .fix("unset the variable, or give the facts with --facts FILE"))
     }
 
     /// The address of an item: `meta-data/mac` below `latest/`.
     pub(super) fn item(&self, path: &str) -> Result<Url> {
         let address = format!("latest/{path}");
-        self.base.join(&address).map_err(|e| Error::config(format!("{address:?} is no path: {e}")))
+        self.base.join(&address).map_err(|e| Error::config(format!("{address:?} is not a path: {e}")))
     }
 }
 
@@ -121,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_move_the_endpoint() {
+    fn variables_change_the_endpoint() {
         let default = endpoint(&[]).unwrap();
         assert!(default.is_default() && !default.is_given() && !default.is_disabled());
         assert_eq!(default.to_string(), "http://169.254.169.254");
@@ -141,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn other_values_are_refused_by_name() {
+    fn invalid_values_are_refused_by_name() {
         for (name, value) in [
             ("SERVICE_ENDPOINT_MODE", "IPv5"),
             ("DISABLED", "1"),

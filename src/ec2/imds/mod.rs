@@ -1,16 +1,17 @@
-//! The instance metadata service of EC2. All is read by version 2; version 1 is asked for nothing but whether it answers.
+//! The instance metadata service of EC2. The program reads everything by version 2; it only tests whether version 1
+//! answers.
 //!
-//! Everything is read in one go, one request after another, under one deadline. What
-//! goes wrong on the way is tried again until then: refused connections, silence,
-//! 401 (with a new token), 403, 429, 5xx, and 404 for what every instance has. An
-//! answer that the metadata service cannot have given ends the reading at once:
-//! a redirect, more than 64 KiB, or a value that does not look like what was asked for.
+//! All items have one deadline. The program requests items that do not depend on other answers at the same time, but
+//! reads the answers in a fixed order. It tries again until the deadline after refused connections, silence, 401 (with
+//! a new token), 403, 429, 5xx, and 404 for items that every instance has. It stops at once at an answer that cannot
+//! come from the metadata service: a redirect, more than 64 KiB, or a value with the wrong form.
 
 mod client;
 mod endpoint;
 pub(super) mod value;
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use aws_credential_types::Credentials;
@@ -27,70 +28,82 @@ use crate::host::wait::Deadline;
 /// Region, zone, type and ids in one answer.
 const IDENTITY: &str = "dynamic/instance-identity/document";
 
-/// How many tags are read, one request each. EC2 allows 50, not counting its own (`aws:`).
+const REGION: &str = "meta-data/placement/region";
+const MAC: &str = "meta-data/mac";
+const LOCAL_IPV4: &str = "meta-data/local-ipv4";
+const HOSTNAME: &str = "meta-data/local-hostname";
+const RESERVATION: &str = "meta-data/reservation-id";
+const LIFECYCLE: &str = "meta-data/autoscaling/target-lifecycle-state";
+const TAGS: &str = "meta-data/tags/instance";
+const USER_DATA: &str = "user-data";
+
+/// The credentials as something that AWS may provide later (`Error::awaits`).
+pub(super) const CREDENTIALS: &str = "the instance profile's credentials";
+
+/// The most tags to read, with one request each. EC2 allows 50, without its own (`aws:`).
 const MOST_TAGS: usize = 64;
 
-/// What the metadata service said.
+/// The answers of the metadata service.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answers {
-    /// The instance, without what only the machine itself knows.
+    /// The instance, without the facts that only the machine itself knows.
     pub instance: Instance,
-    /// Where each fact came from: `instance.region` -> `IMDS placement/region`.
+    /// The source of each fact: `instance.region` -> `IMDS placement/region`.
     pub sources: BTreeMap<String, String>,
-    /// The user data as it is; absent when there is none.
+    /// The unchanged user data, if the instance has any.
     pub user_data: Option<Vec<u8>>,
 }
 
-/// Reads everything with one deadline for all.
+/// Reads all items with one deadline.
 ///
 /// # Errors
-/// `TemporaryFailure` when the time is over, `Config` when an answer must not be used, `Unavailable` when the endpoint
-/// is disabled, `Interrupted` when a signal came.
+/// Returns `TemporaryFailure` at the deadline, `Config` when an answer must not be used, `Unavailable` when the
+/// endpoint is disabled, and `Interrupted` when a signal arrives.
 pub fn read(endpoint: &Endpoint, limit: Duration) -> Result<Answers> {
     Session::open(endpoint, limit)?.read()
 }
 
-/// A connection to the metadata service that is kept for a question after the reading.
+/// A connection to the metadata service, which stays open for later questions.
 pub struct Session(Client<Deadline>);
 
 impl Session {
-    /// Connects nowhere yet.
+    /// Does not connect yet.
     ///
     /// # Errors
-    /// `Unavailable` when the endpoint is disabled.
+    /// Returns `Unavailable` when the endpoint is disabled.
     pub fn open(endpoint: &Endpoint, limit: Duration) -> Result<Session> {
         Ok(Session(Client::new(endpoint, Deadline::new("", limit))?))
     }
 
-    /// Reads everything.
+    /// Reads all items.
     ///
     /// # Errors
-    /// As [`read`].
+    /// Fails when [`read`] fails.
     pub fn read(&mut self) -> Result<Answers> {
-        Reader { client: &mut self.0, sources: BTreeMap::new() }.everything()
+        Reader { client: &mut self.0, sources: BTreeMap::new() }.read_all()
     }
 
-    /// Whether the instance's metadata options demand tokens, by one request without one; `None` when the answer does
-    /// not say.
+    /// Finds out, by one request without a token, whether the instance's metadata options require tokens; `None` if the
+    /// answer does not show it.
     ///
     /// # Errors
-    /// `Interrupted` when a signal came.
+    /// Returns `Interrupted` when a signal arrives.
     pub fn http_tokens(&mut self) -> Result<Option<HttpTokens>> {
         let answers = self.0.answers_version_1("meta-data/instance-id")?;
         Ok(answers.map(|answers| if answers { HttpTokens::Optional } else { HttpTokens::Required }))
     }
 }
 
-/// The public keys of the instance's key pair, `ssh-ed25519 AAAA… NAME` each; most instances have one or none.
+/// The public keys of the instance's key pair, each `ssh-ed25519 AAAA… NAME`. Most instances have at most one.
 ///
 /// # Errors
-/// As [`read`].
+/// Fails when [`read`] fails.
 pub fn public_keys(endpoint: &Endpoint, limit: Duration) -> Result<Vec<String>> {
     let mut deadline = Deadline::new("", limit);
     let mut client = Client::new(endpoint, &mut deadline)?;
     let list = client.optional("meta-data/public-keys/")?.unwrap_or_default();
     let mut keys = Vec::new();
-    // A line a key: `0=NAME`.
+    // Each line has one key: `0=NAME`.
     for line in String::from_utf8_lossy(&list).lines() {
         let number = line.split('=').next().unwrap_or_default();
         if number.is_empty() || number.len() > 3 || !number.bytes().all(|b| b.is_ascii_digit()) {
@@ -102,16 +115,16 @@ pub fn public_keys(endpoint: &Endpoint, limit: Duration) -> Result<Vec<String>> 
     Ok(keys)
 }
 
-/// As whom, and where, the instance may call AWS's APIs.
+/// The instance's access to AWS's APIs.
 #[derive(Debug)]
 pub(super) struct Access {
-    /// Its profile's credentials.
+    /// The credentials of its profile.
     pub credentials: Credentials,
     /// The domain of the partition: `amazonaws.com`.
     pub domain: Option<String>,
 }
 
-/// Credentials as IMDS has them ("Retrieve security credentials from instance metadata", EC2 user guide).
+/// Credentials in IMDS's form ("Retrieve security credentials from instance metadata", EC2 user guide).
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Keys {
@@ -123,45 +136,60 @@ struct Keys {
     expiration: Option<String>,
 }
 
-/// Credentials of the instance's profile; `None` when it has none.
+/// The credentials of the instance's profile; `None` if it has no profile.
 ///
 /// # Errors
-/// As [`read`], and when EC2 could not get them.
+/// Fails when [`read`] fails, or when EC2 could not get the credentials.
 pub(super) fn access(endpoint: &Endpoint, deadline: &mut Deadline) -> Result<Option<Access>> {
     const FOLDER: &str = "meta-data/iam/security-credentials/";
+    const DOMAIN: &str = "meta-data/services/domain";
     let mut client = Client::new(endpoint, deadline)?;
+    client.announce([DOMAIN.to_owned()]);
     let Some(listing) = client.optional(FOLDER)? else { return Ok(None) };
     let name = Form::Text.read(FOLDER, listing.trim_ascii())?;
-    // One segment of a path; the names of IAM's roles have nothing else (IAM, "IAM name requirements").
-    if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "_+=,.@-".contains(c)) {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    // The name must be one segment of a path; names of IAM roles have only these characters (IAM, "IAM name
+    // requirements").
+    if !name.chars().all(|c| c.is_ascii_alphanumeric() || "_+=,.@-".contains(c)) {
         return Err(refuse(FOLDER, &listing, "it is not the name of a role"));
     }
     let item = format!("{FOLDER}{name}");
     let Some(document) = client.optional(&item)? else { return Ok(None) };
-    // What it holds is a secret: no error may show it.
+    // The document is secret: no error may show it.
     let wrong = |why: String| Error::config(format!("instance metadata: {item} has no credentials")).cause(why);
     let keys: Keys = serde_json::from_slice(&document).map_err(|_| wrong("it is not what EC2 writes there".into()))?;
     let (Some(id), Some(secret), "Success") = (keys.access_key_id, keys.secret_access_key, keys.code.as_str()) else {
         let why = format!("{}: {}", keys.code, keys.message.unwrap_or_default());
-        return Err(wrong(why).fix("see whether the profile's role exists, and lets ec2.amazonaws.com assume it"));
+        let fix = "see whether the profile's role exists, and lets ec2.amazonaws.com assume it";
+        return Err(wrong(why).fix(fix).awaiting(CREDENTIALS));
     };
     let expiry = keys.expiration.and_then(|time| humantime::parse_rfc3339(&time).ok());
     let credentials = Credentials::new(id, secret, keys.token, expiry, "IMDS");
-    let domain = client.optional("meta-data/services/domain")?;
-    let domain = domain.map(|domain| Form::HostName.read("meta-data/services/domain", &domain)).transpose()?;
+    let domain = client.optional(DOMAIN)?;
+    let domain = domain.map(|domain| Form::HostName.read(DOMAIN, &domain)).transpose()?;
     Ok(Some(Access { credentials, domain }))
 }
 
 /// For [`crate::parsers`].
-pub(crate) fn read_as_any_item(bytes: &[u8]) {
+pub(crate) fn read_as_any_item(bytes: &[u8]) -> crate::claims::Claim {
     use Form::{Account, HostName, Id, InstanceType, Ipv4, LifecycleState, Mac, Place, Text};
     for form in [Id("i"), InstanceType, Place, Ipv4, Mac, HostName, Account, LifecycleState, Text] {
-        let _ = form.read("x", bytes);
+        match form.read("meta-data/x", bytes) {
+            // The value is the first host name, or a MAC address in lower case; a second conversion changes nothing.
+            Ok(value) => {
+                let again = form.read("meta-data/x", value.as_bytes());
+                crate::claims::holds(again.as_ref().ok() == Some(&value), || format!("{value:?} becomes {again:?}"))?;
+            }
+            Err(error) => crate::claims::sound(&error, crate::error::Kind::Config, "instance metadata: meta-data/x")?,
+        }
     }
     let _ = (serde_json::from_slice::<Keys>(bytes), serde_json::from_slice::<Identity>(bytes));
+    Ok(())
 }
 
-/// The signed document about the instance; what is not needed is not read.
+/// The needed fields of the signed document about the instance.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Identity {
@@ -179,89 +207,136 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn everything(mut self) -> Result<Answers> {
+    fn read_all(mut self) -> Result<Answers> {
+        // Three rounds: the token; these eight items on eight connections; and the items that the MAC address and the
+        // list of tags name, together with the user data, which would need a ninth connection in the second round.
+        let first = [REGION, MAC, LOCAL_IPV4, HOSTNAME, RESERVATION, LIFECYCLE, TAGS];
+        self.client.announce(first.map(str::to_owned));
         let document = self.client.required(IDENTITY)?;
-        let identity: Identity = serde_json::from_slice(&document)
-            .map_err(|e| refuse(IDENTITY, &document, format!("it is no identity document: {e}")))?;
+        let identity: Identity = serde_json::from_slice(&document).map_err(|e| {
+            refuse(
+                IDENTITY,
+                &document,
+                format!("it is not an identity document: {}", crate::host::json::describe_error(&e)),
+            )
+        })?;
 
-        // The item is younger than the document, and not every service in EC2's place has it.
-        let region = match self.optional("region", "meta-data/placement/region", Form::Place)? {
+        // The item is newer than the document, and not every replacement of the metadata service has it.
+        let region = match self.optional("region", REGION, Form::Place)? {
             Some(region) => region,
-            None => self.of_identity("region", Form::Place, &identity.region)?,
+            None => self.read_identity("region", Form::Place, &identity.region)?,
         };
-        let mac = self.required("mac", "meta-data/mac", Form::Mac)?;
+        let mac = self.required("mac", MAC, Form::Mac)?;
         let vpc = format!("meta-data/network/interfaces/macs/{mac}/vpc-id");
-        let lifecycle = "meta-data/autoscaling/target-lifecycle-state";
         let mut instance = Instance {
-            id: self.of_identity("id", Form::Id("i"), &identity.instance_id)?,
-            instance_type: self.of_identity("type", Form::InstanceType, &identity.instance_type)?,
-            zone: self.of_identity("zone", Form::Place, &identity.availability_zone)?,
-            account_id: identity.account_id.map(|a| self.of_identity("account_id", Form::Account, &a)).transpose()?,
-            ami_id: identity.image_id.map(|a| self.of_identity("ami_id", Form::Id("ami"), &a)).transpose()?,
-            local_ipv4: self.required("local_ipv4", "meta-data/local-ipv4", Form::Ipv4)?,
-            hostname: self.required("hostname", "meta-data/local-hostname", Form::HostName)?,
-            vpc_id: self.optional("vpc_id", &vpc, Form::Id("vpc"))?,
-            reservation_id: self.optional("reservation_id", "meta-data/reservation-id", Form::Id("r"))?,
-            lifecycle_state: self.optional("lifecycle_state", lifecycle, Form::LifecycleState)?,
+            id: self.read_identity("id", Form::Id("i"), &identity.instance_id)?,
+            instance_type: self.read_identity("type", Form::InstanceType, &identity.instance_type)?,
+            zone: self.read_identity("zone", Form::Place, &identity.availability_zone)?,
+            account_id: identity.account_id.map(|a| self.read_identity("account_id", Form::Account, &a)).transpose()?,
+            ami_id: identity.image_id.map(|a| self.read_identity("ami_id", Form::Id("ami"), &a)).transpose()?,
+            local_ipv4: self.local_ipv4(&mac)?,
+            hostname: self.required("hostname", HOSTNAME, Form::HostName)?,
+            reservation_id: self.optional("reservation_id", RESERVATION, Form::Id("r"))?,
+            lifecycle_state: self.optional("lifecycle_state", LIFECYCLE, Form::LifecycleState)?,
             region,
             mac,
             ..Instance::default()
         };
-        let tags = self.tags()?;
-        let user_data = self.client.optional("user-data")?.filter(|bytes| !bytes.is_empty());
+        let keys = self.tag_keys()?;
+        self.client.announce(keys.iter().map(|key| tag_item(key)).chain([USER_DATA.to_owned()]));
+        instance.vpc_id = self.optional("vpc_id", &vpc, Form::Id("vpc"))?;
+        let tags = self.tags(keys)?;
+        let user_data = self.client.optional(USER_DATA)?.filter(|bytes| !bytes.is_empty());
         instance.take_tags(tags, &mut self.sources);
         Ok(Answers { instance, sources: self.sources, user_data })
     }
 
-    fn of_identity(&mut self, fact: &str, form: Form, value: &str) -> Result<String> {
-        self.came_from(fact, IDENTITY);
+    fn read_identity(&mut self, fact: &str, form: Form, value: &str) -> Result<String> {
+        self.record_source(fact, IDENTITY);
         form.read(&format!("{IDENTITY}, {fact}"), value.as_bytes())
     }
 
     fn required(&mut self, fact: &str, item: &str, form: Form) -> Result<String> {
-        self.came_from(fact, item);
+        self.record_source(fact, item);
         form.read(item, &self.client.required(item)?)
     }
 
     fn optional(&mut self, fact: &str, item: &str, form: Form) -> Result<Option<String>> {
         let bytes = self.client.optional(item)?;
-        self.came_from(fact, &format!("{}{item}", if bytes.is_some() { "" } else { "has no " }));
+        self.record_source(fact, &format!("{}{item}", if bytes.is_some() { "" } else { "has no " }));
         bytes.map(|bytes| form.read(item, &bytes)).transpose()
     }
 
-    fn came_from(&mut self, fact: &str, item: &str) {
+    /// The primary address. It may be late, but an instance in an IPv6-only subnet never has one.
+    fn local_ipv4(&mut self, mac: &str) -> Result<String> {
+        const FACT: &str = "local_ipv4";
+        if let Some(address) = self.optional(FACT, LOCAL_IPV4, Form::Ipv4)? {
+            return Ok(address);
+        }
+        let interface = format!("meta-data/network/interfaces/macs/{mac}");
+        let mut read_interface = |item: &str| self.client.optional(&format!("{interface}/{item}"));
+        let (v4, v6) = (read_interface("local-ipv4s")?, read_interface("ipv6s")?);
+        // Each line has one address.
+        let first = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).lines().next()?.trim().parse::<Ipv6Addr>().ok();
+        match v6.and_then(first).filter(|_| v4.is_none_or(|v4| v4.trim_ascii().is_empty())) {
+            Some(address) => Err(Error::unavailable("this instance has no IPv4 address: its subnet is IPv6-only")
+                .cause(format!(
+                    "instance metadata has neither local-ipv4 nor local-ipv4s of {mac}, but ipv6s: {address}"
+                ))
+                .fix("launch the instance in a subnet with IPv4 addresses: Titus, Mesos and its tasks need them")),
+            None => self.required(FACT, LOCAL_IPV4, Form::Ipv4),
+        }
+    }
+
+    fn record_source(&mut self, fact: &str, item: &str) {
         self.sources.insert(format!("instance.{fact}"), format!("IMDS {}", item.replace("meta-data/", "")));
     }
 
-    /// The instance's tags; `None` where they are not allowed in its metadata.
-    fn tags(&mut self) -> Result<Option<BTreeMap<String, String>>> {
-        const LISTING: &str = "meta-data/tags/instance";
-        let Some(listing) = self.client.optional(LISTING)? else {
-            self.sources.insert("instance.tags".into(), "tags in instance metadata are off".into());
-            return Ok(None);
-        };
-        let mut keys = tag_keys(LISTING, &listing)?;
-        // Should there be more than EC2 allows, those that decide something are read first.
+    /// The keys of the instance's tags; empty if its metadata must not have tags, or does not have them yet.
+    fn tag_keys(&mut self) -> Result<Vec<String>> {
+        let listing = self.client.optional(TAGS)?;
+        let mut keys = parse_tag_keys(TAGS, listing.as_deref().unwrap_or_default())?;
+        if keys.is_empty() {
+            let why = if listing.is_some() {
+                "instance metadata has no tags"
+            } else {
+                "tags in instance metadata are disabled"
+            };
+            self.sources.insert("instance.tags".into(), why.into());
+        }
+        // If there are too many, the tags that the program uses come first.
         keys.sort_by_key(|key| !is_ours(key));
+        Ok(keys.into_iter().take(MOST_TAGS).map(str::to_owned).collect())
+    }
+
+    /// The tags with these keys; `None` if there are no keys.
+    fn tags(&mut self, keys: Vec<String>) -> Result<Option<BTreeMap<String, String>>> {
+        if keys.is_empty() {
+            return Ok(None);
+        }
         let mut tags = BTreeMap::new();
-        for key in keys.into_iter().take(MOST_TAGS) {
-            let item = format!("{LISTING}/{}", percent_encoded(key));
+        for key in keys {
             // A tag can be removed between the listing and this request.
-            let Some(bytes) = self.client.optional(&item)? else { continue };
-            match Form::Text.read(&format!("{LISTING}/{key}"), &bytes) {
+            let Some(bytes) = self.client.optional(&tag_item(&key))? else { continue };
+            match Form::Text.read(&format!("{TAGS}/{key}"), &bytes) {
                 Ok(value) => {
-                    tags.insert(key.to_owned(), value);
+                    tags.insert(key, value);
                 }
-                Err(error) if is_ours(key) => return Err(error),
-                // Somebody's description with a line break in it must not stop the node.
+                Err(error) if is_ours(&key) => return Err(error),
+                // A line break in somebody's description must not stop the node.
                 Err(_) => {
                     self.sources.insert(format!("instance.tags.{key}"), "left out: not plain text".into());
                 }
             }
         }
-        self.came_from("tags", LISTING);
+        self.record_source("tags", TAGS);
         Ok(Some(tags))
     }
+}
+
+/// The item that has the value of the tag with this key.
+fn tag_item(key: &str) -> String {
+    format!("{TAGS}/{}", percent_encoded(key))
 }
 
 /// Whether roles or settings come from this tag.
@@ -269,16 +344,16 @@ pub(super) fn is_ours(key: &str) -> bool {
     key.starts_with("titus:") || key.starts_with("titus-") || key == GROUP_TAG
 }
 
-/// The keys of a listing, one a line. Refuses what EC2 does not allow in a key
-/// ("Tag your Amazon EC2 resources", EC2 user guide), such as the lines of a page.
-fn tag_keys<'a>(item: &str, listing: &'a [u8]) -> Result<Vec<&'a str>> {
+/// Parses a list with one key per line. Refuses a key that EC2 does not allow ("Tag your Amazon EC2 resources", EC2
+/// user guide), e.g. a line of an error page.
+fn parse_tag_keys<'a>(item: &str, listing: &'a [u8]) -> Result<Vec<&'a str>> {
     let text = std::str::from_utf8(listing).map_err(|_| refuse(item, listing, "it is not UTF-8"))?;
-    let keys: Vec<&str> = text.split('\n').filter(|line| !line.is_empty()).collect();
-    // `.` and `..` are steps in a path, encoded or not.
+    let keys: Vec<&str> = text.split('\n').filter(|line| !line.trim().is_empty()).collect();
+    // `.` and `..` have a special meaning in a path, encoded or not.
     let is_key =
         |key: &str| key != "." && key != ".." && key.chars().all(|c| c.is_alphanumeric() || " +-=.,_:/@".contains(c));
     match keys.iter().find(|key| !is_key(key)) {
-        Some(other) => Err(refuse(item, listing, format!("{other:?} is no key of a tag"))),
+        Some(other) => Err(refuse(item, listing, format!("{other:?} is not the key of a tag"))),
         None => Ok(keys),
     }
 }
@@ -300,20 +375,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_lines_of_the_listing() {
+    fn each_line_of_the_list_is_a_key() {
         let listing = "titus:role\naws:autoscaling:groupName\nNombre de la máquina\n";
         assert_eq!(
-            tag_keys("tags", listing.as_bytes()).unwrap(),
+            parse_tag_keys("tags", listing.as_bytes()).unwrap(),
             ["titus:role", "aws:autoscaling:groupName", "Nombre de la máquina"]
         );
-        assert_eq!(tag_keys("tags", b"").unwrap(), [""; 0]);
+        assert_eq!(parse_tag_keys("tags", b"").unwrap(), [""; 0]);
         for bad in [&b"<!DOCTYPE html>"[..], b"a\n..\n", b".", b"a\0", b"a\r\nb", b"\xff", b"{\"code\": 404}"] {
-            assert!(tag_keys("tags", bad).is_err());
+            assert!(parse_tag_keys("tags", bad).is_err());
         }
     }
 
     #[test]
-    fn keys_become_one_segment() {
+    fn a_key_becomes_one_segment() {
         assert_eq!(percent_encoded("aws:autoscaling:groupName"), "aws:autoscaling:groupName");
         assert_eq!(percent_encoded("a b/é?#%"), "a%20b%2F%C3%A9%3F%23%25");
     }
@@ -322,7 +397,7 @@ mod tests {
         #[test]
         fn an_accepted_key_never_leaves_its_place(listing in ".*|[./a-z \n]*") {
             let endpoint = Endpoint::at("http://127.0.0.1").unwrap();
-            for key in tag_keys("tags", listing.as_bytes()).unwrap_or_default() {
+            for key in parse_tag_keys("tags", listing.as_bytes()).unwrap_or_default() {
                 let url = endpoint.item(&format!("tags/{}", percent_encoded(key))).unwrap();
                 prop_assert_eq!(url.path_segments().unwrap().count(), 3);
                 prop_assert!(url.path().starts_with("/latest/tags/"));

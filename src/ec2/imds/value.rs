@@ -1,13 +1,12 @@
-//! What each item of the metadata service must look like.
+//! The form of each item of the metadata service.
 //!
-//! An answer can come from something else than the metadata service, or be its
-//! error page with status 200; neither may become a fact.
+//! An answer can come from another service, or be an error page with status 200; neither may become a fact.
 
 use std::net::Ipv4Addr;
 
 use crate::error::{Error, Result};
 
-/// The form of an item, by which foreign answers are told.
+/// The form of an item, which answers of other services do not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// `PREFIX-` and hexadecimal digits: `i-0123456789abcdef0`.
@@ -20,7 +19,7 @@ pub enum Form {
     Ipv4,
     /// Six octets with colons.
     Mac,
-    /// A host name; of several, the first.
+    /// A host name; the first one if there are several.
     HostName,
     /// Twelve digits.
     Account,
@@ -31,20 +30,20 @@ pub enum Form {
 }
 
 impl Form {
-    /// The value of this item, in the form that facts have it.
+    /// Reads the value of this item, and converts it to the form of a fact.
     ///
     /// # Errors
-    /// When the answer has another form.
+    /// Fails when the answer has another form.
     pub fn read(self, item: &str, bytes: &[u8]) -> Result<String> {
         let text = std::str::from_utf8(bytes).map_err(|_| refuse(item, bytes, "it is not UTF-8"))?;
         if let Some(control) = text.chars().find(|c| c.is_control()) {
             return Err(refuse(item, bytes, format!("it contains the control character {control:?}")));
         }
-        self.normal(text).ok_or_else(|| refuse(item, bytes, format!("it is not {}", self.name())))
+        self.normalize(text).ok_or_else(|| refuse(item, bytes, format!("it is not {}", self.name())))
     }
 
-    /// The text as facts have it, if it has this form.
-    fn normal(self, text: &str) -> Option<String> {
+    /// Converts a text with this form to the form of a fact.
+    fn normalize(self, text: &str) -> Option<String> {
         let lower = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         let is_word = |word: &str, most: usize, allowed: &dyn Fn(char) -> bool| {
             (1..=most).contains(&word.len()) && word.chars().all(allowed)
@@ -63,7 +62,7 @@ impl Form {
                 let octets = text.split(':').map(|o| o.len() == 2 && o.bytes().all(|b| b.is_ascii_hexdigit()));
                 text.len() == 17 && octets.clone().count() == 6 && octets.into_iter().all(|is| is)
             }
-            // With several domain names in the VPC's DHCP options, EC2 gives all of them, with blanks.
+            // If the VPC's DHCP options have several domain names, EC2 returns all of them, separated by blanks.
             Form::HostName => {
                 let first = text.split(' ').next()?;
                 let is = first.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -93,7 +92,7 @@ impl Form {
     }
 }
 
-/// An answer that must not become a fact.
+/// The error for an answer that must not become a fact.
 pub fn refuse(item: &str, answer: &[u8], cause: impl std::fmt::Display) -> Error {
     let start: String = String::from_utf8_lossy(answer).chars().take(60).collect();
     let fix = if item.starts_with("meta-data/tags/") {
@@ -143,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_and_bytes_are_no_values() {
+    fn pages_and_bytes_are_not_values() {
         for (form, ..) in FORMS {
             assert!(form.read("item", b"\xff\xfe").is_err());
             for page in
@@ -155,14 +154,14 @@ mod tests {
     }
 
     #[test]
-    fn values_are_made_uniform() {
+    fn values_are_normalized() {
         assert_eq!(Form::Mac.read("mac", b"0A:1B:2C:3D:4E:5F").unwrap(), "0a:1b:2c:3d:4e:5f");
         assert_eq!(Form::HostName.read("local-hostname", b"ip-1.a.com b.com").unwrap(), "ip-1.a.com");
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_answered(bytes in proptest::collection::vec(any::<u8>(), 0..100), text in "\\PC*") {
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100), text in "\\PC*") {
             for (form, ..) in FORMS {
                 let _ = form.read("item", &bytes);
                 let _ = form.read("item", text.as_bytes());

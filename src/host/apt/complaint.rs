@@ -1,31 +1,31 @@
-//! What apt and dpkg print when they cannot do what they are asked, as far as a run decides by it. They have one exit
-//! status for all of it.
+//! Messages of apt and dpkg about failures that a run must distinguish. Both have only one exit status for all
+//! failures.
 
 use crate::host::command::Output;
 
-/// More packages, or lines about them, than a message has.
+/// The most packages, or lines about them, that are read from an output.
 const MOST: usize = 1000;
 
-/// The sorts of complaints in an output; one that failed may have several, or none.
+/// The kinds of complaints in an output; a failed command may have several, or none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Complaints {
-    /// Another process has a lock, or changed dpkg's status while apt read it: a later try may do.
+    /// Another process has a lock, or changed dpkg's status while apt read it: a later try may succeed.
     pub busy: bool,
-    /// dpkg was stopped in the middle of its work, or a package lacks what it depends on: a repair comes first.
+    /// dpkg was interrupted, or a dependency of an installed package is missing: a repair must come first.
     pub broken: bool,
-    /// It would have removed a package, which it must not.
+    /// The command would have removed a package, which is not allowed.
     pub removal: bool,
-    /// No source has what a package depends on.
+    /// No source has a dependency of a package.
     pub unmet: bool,
 }
 
 impl Complaints {
-    /// Those of an output in the C locale.
-    pub fn of(output: &str) -> Complaints {
+    /// Finds the complaints in an output in the C locale.
+    pub fn find(output: &str) -> Complaints {
         let has = |words: &[&str]| words.iter().any(|words| output.contains(words));
         Complaints {
-            // Of apt: "Could not get lock …", "Cache is out of sync, can't x-ref a package file", "Package file … is out
-            // of sync."; of dpkg: "… is locked by another process", since 1.20 "… was locked by another process".
+            // apt: "Could not get lock …", "Cache is out of sync, can't x-ref a package file", "Package file … is out
+            // of sync."; dpkg: "… is locked by another process", since 1.20 "… was locked by another process".
             busy: has(&["Could not get lock", "locked by another process", "is out of sync"]),
             broken: has(&["dpkg --configure -a", "--fix-broken"]),
             removal: has(&["remove is disabled"]),
@@ -34,39 +34,40 @@ impl Complaints {
     }
 }
 
-/// Why apt went without a list.
+/// Why apt could not update a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The network, or a repository that may be there later.
+    /// The network, or a repository that may be available later.
     Network,
-    /// The time for which a repository vouches, or the node's clock.
+    /// The period of validity of a repository, or the node's clock.
     Date,
     /// A signature that the source's key does not verify.
     Key,
-    /// No temporary file could be made, so that no signature was looked at.
+    /// apt could not create a temporary file, so it checked no signature.
     Temporary,
 }
 
-/// What apt said of lists that it could not have.
+/// apt's messages about lists that it could not update.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
-    /// The lines that say so.
+    /// The lines about these lists.
     pub lines: String,
-    /// Why; another try may help where one of the lines tells of the network.
+    /// The reason; another try may help if one of the lines is about the network.
     pub fault: Fault,
 }
 
-/// What `apt-get update` said of lists that it could not have. It ends with 0 when an old one is there: its words count.
-pub fn refused(output: &Output) -> Option<Refused> {
-    let lines: Vec<&str> = output.both.lines().filter(|line| decides(line)).collect();
+/// The messages of `apt-get update` about lists that it could not update. Its exit status does not show that, because
+/// it is 0 if there are old lists.
+pub fn refused_lists(output: &Output) -> Option<Refused> {
+    let lines: Vec<&str> = output.both.lines().filter(|line| has_reason(line)).collect();
     if lines.is_empty() && output.status.success() {
         return None;
     }
-    Some(Refused { fault: fault(&lines), lines: lines.join("\n") })
+    Some(Refused { fault: first_fault(&lines), lines: lines.join("\n") })
 }
 
-/// What apt said of files in /etc/apt that it cannot read: its sources, configuration or preferences.
-pub fn unreadable(output: &str) -> Vec<&str> {
+/// apt's messages about files in /etc/apt that it cannot read: its sources, configuration or preferences.
+pub fn unreadable_files(output: &str) -> Vec<&str> {
     let errors: Vec<&str> = output.lines().filter(|line| line.starts_with("E: ")).take(MOST).collect();
     let signs = ["The list of sources could not be read", "Syntax error ", "preferences file ", "/etc/apt/preferences"];
     if !errors.iter().any(|line| signs.iter().any(|sign| line.contains(sign))) {
@@ -75,17 +76,18 @@ pub fn unreadable(output: &str) -> Vec<&str> {
     errors.into_iter().filter(|line| !line.contains(signs[0])).collect()
 }
 
-/// Whether a line of `apt-get update` says why it goes without a list: not the many that follow from another.
-fn decides(line: &str) -> bool {
+/// Whether a line of `apt-get update` has the reason why a list was not updated. Many lines only follow from another
+/// one.
+fn has_reason(line: &str) -> bool {
     let is_cause = ["W: GPG error", "W: Failed", "W: An error occurred", "W: Couldn't", "W: Could not"]
         .iter()
         .any(|start| line.starts_with(start));
     line.starts_with("E: ") || is_cause || (line.starts_with("W: ") && line.contains("keyring"))
 }
 
-fn fault(lines: &[&str]) -> Fault {
+fn first_fault(lines: &[&str]) -> Fault {
     let faults: Vec<Fault> = lines.iter().filter_map(|line| fault_of(line)).collect();
-    // One that a later try may change comes first, for another source than the one that lacks may have the other.
+    // Faults that a later try may fix come first, because the others may belong to another source than the missing one.
     let order = [Fault::Network, Fault::Date, Fault::Temporary, Fault::Key];
     order.into_iter().find(|fault| faults.contains(fault)).unwrap_or(Fault::Network)
 }
@@ -97,7 +99,7 @@ fn fault_of(line: &str) -> Option<Fault> {
     } else if has(&["is expired", "is not valid yet"]) {
         Some(Fault::Date)
     } else if has(&["NOSPLIT"]) {
-        // What a portal answers in the place of a repository.
+        // A captive portal answered instead of the repository.
         Some(Fault::Network)
     } else if has(&[
         "NO_PUBKEY",
@@ -120,24 +122,28 @@ fn fault_of(line: &str) -> Option<Fault> {
     }
 }
 
-/// The packages that dpkg could not configure, unpack or remove, as it and apt list them at the end.
+/// The packages that dpkg could not configure, unpack or remove; dpkg and apt list them at the end.
 pub fn failed_packages(output: &str) -> Vec<&str> {
     let lines = output.lines().skip_while(|line| *line != "Errors were encountered while processing:").skip(1);
     let names = lines.take_while(|line| line.starts_with(' ')).map(str::trim);
     names.map(|name| name.split(':').next().unwrap_or(name)).take(MOST).collect()
 }
 
-/// Packages that keep apt from its work: that failed, that it cannot install again, or that lack what they depend on.
+/// Packages that prevent apt from working: those that failed, that apt cannot reinstall, or whose dependencies are
+/// missing.
 pub fn blockers(output: &str) -> Vec<String> {
-    let again = |line: &str| -> Option<String> {
+    let to_reinstall = |line: &str| -> Option<String> {
         let (name, _) = line.strip_prefix("E: The package ")?.split_once(" needs to be reinstalled")?;
         Some(name.to_owned())
     };
     let start = "The following packages have unmet dependencies:";
     let unmet = output.lines().skip_while(|line| *line != start).skip(1).take_while(|line| line.starts_with(' '));
     let unmet = unmet.filter_map(|line| Some(line.split_once(" : ")?.0.trim()));
-    let names =
-        failed_packages(output).into_iter().chain(unmet).map(str::to_owned).chain(output.lines().filter_map(again));
+    let names = failed_packages(output)
+        .into_iter()
+        .chain(unmet)
+        .map(str::to_owned)
+        .chain(output.lines().filter_map(to_reinstall));
     names.map(|name| name.split(':').next().unwrap_or_default().to_owned()).take(MOST).collect()
 }
 
@@ -147,7 +153,7 @@ pub fn removals(output: &str) -> Vec<String> {
     output.lines().filter_map(name).take(MOST).collect()
 }
 
-/// The packages that apt would remove, as it lists them, in one line.
+/// apt's list of packages that it would remove, in one line.
 pub fn to_be_removed(output: &str) -> String {
     let lines = output.lines().skip_while(|line| *line != "The following packages will be REMOVED:").skip(1);
     let names = lines.take_while(|line| line.starts_with(' ')).flat_map(str::split_whitespace);
@@ -167,8 +173,8 @@ mod tests {
     }
 
     #[test]
-    fn the_line_that_decides_is_found_and_only_the_network_is_worth_another_try() {
-        // As apt 2.6 and dpkg 1.21 print them.
+    fn the_line_with_the_reason_is_found_and_only_a_network_fault_allows_another_try() {
+        // Output of apt 2.6 and dpkg 1.21.
         const NO_KEY: &str = "W: GPG error: http://d x InRelease: The following signatures couldn't be verified because the public key is not available: NO_PUBKEY 8515DBB55FD21F33";
         const UNSIGNED: &str = "E: The repository 'http://d x InRelease' is not signed.";
         const FETCH: &str = "E: Failed to fetch http://e/x/Packages  Could not connect to e:80";
@@ -235,15 +241,18 @@ mod tests {
             ),
             (vec![], Fault::Network),
         ] {
-            assert!(lines.iter().filter(|line| !line.contains("index files")).all(|line| decides(line)), "{lines:?}");
-            assert_eq!(super::fault(&lines), fault, "{lines:?}");
+            assert!(
+                lines.iter().filter(|line| !line.contains("index files")).all(|line| has_reason(line)),
+                "{lines:?}"
+            );
+            assert_eq!(first_fault(&lines), fault, "{lines:?}");
         }
         for line in [
             "Get:1 http://d x InRelease",
             "W: Target Packages is configured multiple times",
             "Reading package lists...",
         ] {
-            assert!(!decides(line), "{line}");
+            assert!(!has_reason(line), "{line}");
         }
     }
 
@@ -265,7 +274,7 @@ mod tests {
             ("E: Failed to fetch http://d", &[]),
             ("W: Did not understand pin type releas", &[]),
         ] {
-            assert_eq!(unreadable(output), lines);
+            assert_eq!(unreadable_files(output), lines);
         }
     }
 
@@ -285,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_apt_and_dpkg_are_told_apart() {
+    fn messages_of_apt_and_dpkg_are_distinguished() {
         const NONE: Complaints = Complaints { busy: false, broken: false, removal: false, unmet: false };
         for (output, complaints) in [
             ("", NONE),
@@ -312,7 +321,7 @@ mod tests {
             ("E: Packages need to be removed but remove is disabled.", Complaints { removal: true, ..NONE }),
             ("dpkg: dependency problems prevent configuration of x:", Complaints { unmet: true, ..NONE }),
         ] {
-            assert_eq!(Complaints::of(output), complaints, "{output}");
+            assert_eq!(Complaints::find(output), complaints, "{output}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a deb says of itself, and what dpkg has of a package.
+//! The fields of a deb, and dpkg's data about installed packages.
 
 use std::cmp::Ordering;
 use std::time::Duration;
@@ -9,76 +9,77 @@ use crate::error::Result;
 use crate::host::Host;
 use crate::host::command::{Output, Patience};
 
-/// For a question that reads a file at most.
+/// The limit of a question that reads at most a file.
 const QUESTION: Duration = Duration::from_secs(60);
 
-/// What a deb says of itself.
+/// The fields of a deb.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deb {
     /// The package's name.
     pub package: String,
     /// Its version.
     pub version: String,
-    /// As dpkg names it; `all`: any.
+    /// dpkg's name of the architecture; `all` for any.
     pub architecture: String,
 }
 
 impl Host {
-    /// What the deb at `path` says of itself.
+    /// Reads the fields of the deb at `path`.
     ///
     /// # Errors
-    /// Outside: dpkg-deb cannot be run. Inside: it is no deb, in words.
+    /// The outer result fails when dpkg-deb cannot be run. The inner one fails when the file is not a deb; the error is
+    /// a message.
     pub fn deb(&self, path: &str) -> Result<Result<Deb, String>> {
         let real = self.root().join(path.trim_start_matches('/'));
         let argv = ["dpkg-deb", "--field", &real.to_string_lossy(), "Package", "Version", "Architecture"];
-        let output = ask(self, &argv)?;
+        let output = run(self, &argv)?;
         if !output.status.success() {
             return Ok(Err(output.both.trim().to_owned()));
         }
         Ok(parse(&output.stdout))
     }
 
-    /// The architecture of the node's packages, as dpkg names it.
+    /// dpkg's name for the architecture of the node's packages.
     ///
     /// # Errors
-    /// When dpkg cannot be asked.
+    /// Fails when dpkg does not answer.
     pub fn package_architecture(&self) -> Result<String> {
-        Ok(ask(self, &["dpkg", "--print-architecture"])?.succeeded()?.stdout.trim().to_owned())
+        Ok(run(self, &["dpkg", "--print-architecture"])?.succeeded()?.stdout.trim().to_owned())
     }
 
-    /// The packages that dpkg was stopped at while it unpacked them.
+    /// The packages that dpkg was unpacking when it was interrupted.
     ///
     /// # Errors
-    /// When dpkg cannot be asked.
+    /// Fails when dpkg does not answer.
     pub(super) fn half_installed(&self) -> Result<Vec<String>> {
         let argv = ["dpkg-query", "--show", "--showformat=${db:Status-Status} ${binary:Package}\\n"];
-        let output = ask(self, &argv)?.succeeded()?;
+        let output = run(self, &argv)?.succeeded()?;
         Ok(output.stdout.lines().filter_map(|line| line.strip_prefix("half-installed ")).map(str::to_owned).collect())
     }
 
-    /// How two versions of a package stand to each other (deb-version(7)).
+    /// Compares two versions of a package (deb-version(7)).
     ///
     /// # Errors
-    /// When dpkg cannot be asked.
+    /// Fails when dpkg does not answer.
     pub fn compare_versions(&self, one: &str, other: &str) -> Result<Ordering> {
         if one == other {
             return Ok(Ordering::Equal);
         }
         for (relation, ordering) in [("lt", Ordering::Less), ("gt", Ordering::Greater)] {
-            if ask(self, &["dpkg", "--compare-versions", one, relation, other])?.status.success() {
+            if run(self, &["dpkg", "--compare-versions", one, relation, other])?.status.success() {
                 return Ok(ordering);
             }
         }
         Ok(Ordering::Equal)
     }
 
-    /// A digest of the checksums that dpkg keeps of an installed package's files: another build of the
-    /// same version has others. `None`: it keeps none, as of a package without files.
+    /// A digest of dpkg's checksums for the files of an installed package, which differs for another build of the same
+    /// version. `None` if dpkg has no checksums, e.g. for a package without files.
     ///
     /// # Errors
-    /// When they cannot be read.
+    /// Fails when the checksums cannot be read.
     pub fn installed_contents(&self, package: &str, architecture: &str) -> Result<Option<String>> {
-        // A package that can be there for several architectures has its own in the name.
+        // A package that can be installed for several architectures has its architecture in the name.
         for name in [package.to_owned(), format!("{package}:{architecture}")] {
             if let Some(sums) = self.read(&format!("/var/lib/dpkg/info/{name}.md5sums"))? {
                 return Ok(Some(crate::host::hex(&Sha256::digest(sums))));
@@ -88,12 +89,12 @@ impl Host {
     }
 }
 
-fn ask(host: &Host, argv: &[&str]) -> Result<Output> {
+fn run(host: &Host, argv: &[&str]) -> Result<Output> {
     host.run_command(argv, &[], Patience::Ends, QUESTION)
 }
 
-/// The fields, each in the form that Debian's policy gives it (5.6.1, 5.6.12): they end in paths and
-/// on command lines of root.
+/// Parses the fields. Accepts only the forms of Debian's policy (5.6.1, 5.6.12), because the values become parts of
+/// paths and of root's command lines.
 pub(crate) fn parse(text: &str) -> Result<Deb, String> {
     let field = |name: &str, first: fn(char) -> bool, also: &str| {
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).unwrap_or_default();
@@ -101,7 +102,7 @@ pub(crate) fn parse(text: &str) -> Result<Deb, String> {
         if value.starts_with(first) && value.len() <= 200 && value.chars().all(fits) {
             Ok(value.to_owned())
         } else {
-            Err(format!("its field {name} is {value:?}"))
+            Err(format!("its field {name} is {:?}", value.chars().take(200).collect::<String>()))
         }
     };
     let alphanumeric = |c: char| c.is_ascii_alphanumeric();

@@ -1,4 +1,4 @@
-//! apt's lists for the time of a run: the system's own are not touched before every refusal is behind us.
+//! Private lists of apt for a run, so that the run does not change the system's lists before it has checked everything.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,86 +6,86 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::host::apt::complaint::{self, Refused};
 use crate::host::apt::{SOURCE_PARTS, parse_policy, sources};
-use crate::host::command::{Output, Patience};
+use crate::host::command::{Output, Patience, borrow_variables};
 use crate::host::{Host, fs::Owner};
 
-/// Below it each file of apt's lies where it will lie in the system, so that a message without it names that place.
+/// The directory of the private files. Each has the same path below it as in the system, so that a message without this
+/// prefix shows the path in the system.
 const PRIVATE: &str = "/var/cache/titus-bootstrap/apt";
 
 const SOURCES_LIST: &str = "/etc/apt/sources.list";
 const LISTS: &str = "/var/lib/apt/lists";
 
-/// For a question that reads files at most.
+/// The limit of a question that reads at most files.
 const QUESTION: Duration = Duration::from_secs(120);
 
-/// A file of sources of packages as it will be in /etc/apt.
+/// A file with package sources, as it will be in /etc/apt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Source {
-    /// Where the file will be.
+    /// The path that the file will have.
     pub path: String,
     /// Its text.
     pub text: String,
-    /// The keyring that the text names; none: a file of others.
+    /// The keyring that the text names; `None` for a file that the program did not write.
     pub keyring: Option<Keyring>,
 }
 
 /// A keyring as it will be in /etc/apt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Keyring {
-    /// Where it will be.
+    /// The path that it will have.
     pub path: String,
-    /// The key, binary.
+    /// The key in binary form.
     pub key: Vec<u8>,
 }
 
-/// The option by which apt takes our lists.
-pub(super) fn option() -> String {
+/// apt's option for the private lists.
+pub(super) fn lists_option() -> String {
     format!("Dir::State::lists={PRIVATE}{LISTS}")
 }
 
-/// The options by which apt takes our lists and our sources.
-pub(super) fn options() -> Vec<String> {
+/// apt's options for the private lists and sources.
+pub(super) fn private_options() -> Vec<String> {
     let options = [
         format!("Dir::Etc::SourceList={PRIVATE}{SOURCES_LIST}"),
         format!("Dir::Etc::SourceParts={PRIVATE}{SOURCE_PARTS}"),
-        option(),
-        // Without caches in /var/cache/apt, which are the system's.
+        lists_option(),
+        // Without the system's caches in /var/cache/apt.
         "Dir::Cache::pkgcache=".to_owned(),
         "Dir::Cache::srcpkgcache=".to_owned(),
     ];
     options.into_iter().flat_map(|option| ["-o".to_owned(), option]).collect()
 }
 
-/// What apt said, about the system's files instead of ours.
-pub(super) fn as_installed(output: Result<Output>) -> Result<Output> {
-    let place = |text: String| text.replace(PRIVATE, "");
+/// Replaces the private paths in apt's output with those of the system.
+pub(super) fn with_system_paths(output: Result<Output>) -> Result<Output> {
+    let replace = |text: String| text.replace(PRIVATE, "");
     match output {
         Ok(Output { command, status, stdout, both }) => {
-            Ok(Output { command, status, stdout: place(stdout), both: place(both) })
+            Ok(Output { command, status, stdout: replace(stdout), both: replace(both) })
         }
-        Err(error) => Err(Error { cause: error.cause.map(place), ..error }),
+        Err(error) => Err(Error { cause: error.cause.map(replace), ..error }),
     }
 }
 
 impl Host {
-    /// Whether there are lists of our own.
+    /// Whether there are private lists.
     pub(super) fn has_lists(&self) -> Result<bool> {
         Ok(self.entry(PRIVATE)?.is_some())
     }
 
-    /// Updates lists of our own, as if `sources` stood in /etc/apt already, and asks them for
-    /// the versions of these packages. Changes nothing of the system's. What apt said of lists that
-    /// it could not have is returned.
+    /// Updates the private lists as if `sources` were already in /etc/apt, and reads the versions of these packages
+    /// from them. Does not change the system's lists. Returns apt's messages about lists that it could not update.
     ///
     /// # Errors
-    /// 69 when apt cannot read its sources. When apt cannot be run.
+    /// Fails with exit code 69 when apt cannot read its sources, and when apt cannot be run.
     pub fn look_up_candidates(&self, sources: &[Source], names: &[&str]) -> Result<Option<Refused>> {
         self.remove_tree(PRIVATE)?;
         let place = |path: &str| format!("{PRIVATE}{path}");
         for directory in [LISTS.to_owned(), format!("{LISTS}/partial")] {
             self.make_directory(&place(&directory), 0o755, Owner::ROOT)?;
         }
-        // Sources may hold credentials; only root's apt-get reads them.
+        // Sources may contain credentials; only root's apt-get reads them.
         self.make_directory(&place(SOURCE_PARTS), 0o700, Owner::ROOT)?;
         let mut files = self.other_sources()?;
         for source in sources {
@@ -99,38 +99,45 @@ impl Host {
         for (path, text) in files {
             self.write(&place(&path), &text, 0o600, Owner::ROOT)?;
         }
-        let options = options();
+        let options = private_options();
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
         tracing::info!("updating apt's lists");
         let argv = [&["apt-get"], &options[..], &["-o", "Acquire::Retries=3", "--quiet", "update"]].concat();
         let updated = self.with_package_lock(|| {
-            let environment = self.package_environment();
-            as_installed(self.run_command(&argv, &environment, Patience::Ends, self.deadlines.download))
+            let environment = self.package_environment()?;
+            with_system_paths(self.run_command(
+                &argv,
+                &borrow_variables(&environment),
+                Patience::Ends,
+                self.deadlines.download,
+            ))
         })?;
         refuse_unreadable(&updated)?;
         if !names.is_empty() {
             let argv = [&["apt-cache"], &options[..], &["policy", "--"], names].concat();
-            let policy = || as_installed(self.run_command(&argv, &[], Patience::Ends, QUESTION));
+            let policy = || with_system_paths(self.run_command(&argv, &[], Patience::Ends, QUESTION));
             let policy = self.with_package_lock(policy)?;
             refuse_unreadable(&policy)?;
             *self.packages.candidates.borrow_mut() = parse_policy(&policy.succeeded()?.stdout);
         }
-        Ok(complaint::refused(&updated))
+        Ok(complaint::refused_lists(&updated))
     }
 
-    /// Refuses sources that apt cannot read; then it works for no package at all. apt asks no network and takes no lock
-    /// for it.
+    /// Refuses sources that apt cannot read, because apt then works for no package at all. The check needs neither the
+    /// network nor a lock.
     ///
     /// # Errors
-    /// 69 with apt's line. When apt cannot be run.
+    /// Fails with exit code 69 when apt cannot read its sources; the error has apt's message. Fails when apt cannot be
+    /// run.
     pub fn refuse_unreadable_sources(&self) -> Result<()> {
         refuse_unreadable(&self.run_command(&["apt-get", "indextargets"], &[], Patience::Ends, QUESTION)?)
     }
 
-    /// Files that apt reads its sources from and that are not ours: path and contents, in the order in which it does.
+    /// The paths and contents of apt's source files that the program did not write, in the order in which apt reads
+    /// them.
     ///
     /// # Errors
-    /// When one cannot be read.
+    /// Fails when a file cannot be read.
     pub fn other_sources(&self) -> Result<BTreeMap<String, Vec<u8>>> {
         let names = self.list(SOURCE_PARTS)?.into_iter();
         let read = names.filter(|name| sources::is_read(name) && !name.starts_with(super::OUR_SOURCES));
@@ -143,10 +150,25 @@ impl Host {
         Ok(found)
     }
 
-    /// Removes what [`Host::look_up_candidates`] left. Cheap when there is nothing.
+    /// All of apt's source files, and those of the private lists.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// Fails when a file cannot be read.
+    pub(super) fn all_sources(&self) -> Result<BTreeMap<String, Vec<u8>>> {
+        let mut found = self.other_sources()?;
+        for directory in [SOURCE_PARTS.to_owned(), format!("{PRIVATE}{SOURCE_PARTS}")] {
+            let ours = self.list(&directory)?.into_iter().filter(|name| name.starts_with(super::OUR_SOURCES));
+            for path in ours.map(|name| format!("{directory}/{name}")) {
+                found.insert(path.clone(), self.read(&path)?.unwrap_or_default());
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes the files of [`Host::look_up_candidates`]. Cheap if they do not exist.
+    ///
+    /// # Errors
+    /// Fails when a file cannot be removed.
     pub fn forget_candidates(&self) -> Result<()> {
         self.packages.candidates.borrow_mut().clear();
         self.remove_tree(PRIVATE)
@@ -154,7 +176,7 @@ impl Host {
 }
 
 fn refuse_unreadable(output: &Output) -> Result<()> {
-    let lines = complaint::unreadable(&output.both);
+    let lines = complaint::unreadable_files(&output.both);
     if output.status.success() || lines.is_empty() {
         return Ok(());
     }

@@ -1,10 +1,10 @@
-//! apt and dpkg: dpkg is asked once for all packages, apt only when one lacks, and
-//! neither is ever killed.
+//! apt and dpkg. A run asks dpkg once about all packages, and apt only if one is missing. It never kills either.
 
 pub mod complaint;
 pub mod dpkg;
 mod lists;
 pub mod openpgp;
+pub mod progress;
 pub mod sources;
 
 use std::cell::RefCell;
@@ -15,114 +15,118 @@ use std::time::{Duration, SystemTime};
 use nix::fcntl::{FcntlArg, fcntl};
 
 use crate::error::{Error, Kind as ErrorKind, Result};
-use crate::host::Host;
 use crate::host::apt::complaint::Complaints;
 pub use crate::host::apt::lists::{Keyring, Source};
 use crate::host::command::{self, Output, Patience};
+use crate::host::fs::Owner;
 use crate::host::wait::Deadline;
+use crate::host::{Host, no_proxy};
 
-/// The locks of dpkg and of apt's archive, each an fcntl lock.
+/// The fcntl locks of dpkg and of apt's archive.
 const LOCKS: [&str; 3] = ["/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/cache/apt/archives/lock"];
 
 /// Options of apt-get to install an exact version.
 const EXACT: [&str; 2] = ["--allow-downgrades", "--allow-change-held-packages"];
 
-/// Between two looks whether a lock is free.
+/// The pause between checks whether a lock is free.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Where sources of packages lie.
+/// The directory with files of package sources.
 pub const SOURCE_PARTS: &str = "/etc/apt/sources.list.d";
-/// What files of ours begin with there; others' are left alone.
+/// The configuration with hosts that apt contacts without the proxy; its variable `no_proxy` only matches the ends of
+/// names.
+const DIRECT: &str = "/run/titus-bootstrap/apt-direct.conf";
+/// The prefix of the program's files in [`SOURCE_PARTS`]; it leaves other files alone.
 pub const OUR_SOURCES: &str = "titus-bootstrap-";
 
-/// How far a package is installed.
+/// The state of a package in dpkg.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
-    /// Whole.
+    /// Completely installed.
     Installed,
-    /// Not.
+    /// Not installed.
     NotInstalled,
-    /// Its configuration was left when it was removed.
+    /// Removed, except its configuration files.
     ConfigFiles,
-    /// Neither, as `half-configured`.
+    /// Partly installed, e.g. `half-configured`.
     HalfDone(String),
 }
 
-/// A package as dpkg knows it.
+/// A package in dpkg's database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
     /// Its version.
     pub version: String,
-    /// How far it is installed.
+    /// Its state.
     pub status: Status,
     /// Whether it is on hold.
     pub held: bool,
 }
 
-/// What a run may change of what others did with apt. By default nothing.
+/// Changes that a run may make to apt sources and packages of others. By default none.
 #[derive(Debug, Clone, Default)]
 pub struct Permissions {
-    /// Whether a repository of ours is taken out of the files of others that have it with other options.
+    /// Whether a run comments out its own repositories in other source files if their options differ there.
     pub take_over: bool,
-    /// Packages that it may remove, where one that it installs conflicts with them.
+    /// Packages that a run may remove if they conflict with one that it installs.
     pub may_remove: Vec<String>,
 }
 
-/// What was asked for, and what is known.
+/// The packages that a run needs, and the known facts about them.
 #[derive(Debug, Default)]
 pub(crate) struct Packages {
     watched: RefCell<BTreeSet<String>>,
-    asked: RefCell<Option<command::Started>>,
+    query: RefCell<Option<command::Started>>,
     known: RefCell<Option<BTreeMap<String, Installed>>>,
     candidates: RefCell<BTreeMap<String, Policy>>,
     without: RefCell<BTreeSet<String>>,
-    /// What apt would remove to install these.
+    /// The packages that apt would remove to install others.
     removals: RefCell<BTreeMap<String, Vec<String>>>,
 }
 
-/// What apt's sources have of a package.
+/// The versions of a package in apt's sources.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// The version that apt would install, if it would install any: a pin can forbid all of them.
+    /// The version that apt would install; `None` if e.g. a pin forbids all of them.
     pub candidate: Option<String>,
-    /// Every version that can be had.
+    /// All available versions.
     pub versions: Vec<String>,
 }
 
 impl Host {
-    /// Names packages that will be asked for, so that one question serves all.
+    /// Names packages that the run will ask about, so that one question to dpkg covers all.
     pub fn watch_packages<'a>(&self, names: impl Iterator<Item = &'a str>) {
         for name in names {
             self.watch_package(name);
         }
     }
 
-    /// What dpkg said until now is about fewer packages.
+    /// Adds a package; earlier answers of dpkg do not cover it.
     fn watch_package(&self, name: &str) {
         if self.packages.watched.borrow_mut().insert(name.to_owned()) {
             *self.packages.known.borrow_mut() = None;
-            *self.packages.asked.borrow_mut() = None;
+            *self.packages.query.borrow_mut() = None;
         }
     }
 
     /// Whether this machine has apt and dpkg.
     ///
     /// # Errors
-    /// When it cannot be looked at.
+    /// Fails when a path cannot be examined.
     pub fn has_apt(&self) -> Result<bool> {
         Ok(self.entry("/usr/bin/apt-get")?.is_some() && self.entry("/usr/bin/dpkg")?.is_some())
     }
 
-    /// What dpkg knows of a package. Asks once for all watched packages.
+    /// dpkg's entry for a package. Asks once about all watched packages.
     ///
     /// # Errors
-    /// When dpkg cannot be asked.
+    /// Fails when dpkg does not answer.
     pub fn package(&self, name: &str) -> Result<Option<Installed>> {
         self.watch_package(name);
         if self.packages.known.borrow().is_none() {
-            let asked = self.packages.asked.take();
-            let output = asked.map_or_else(|| self.start_asking_dpkg(), Ok)?.end()?;
-            // 1: some of them are not known to dpkg, which is an answer.
+            let query = self.packages.query.take();
+            let output = query.map_or_else(|| self.start_query(), Ok)?.end()?;
+            // Status 1: dpkg does not know some of the packages, which is a valid answer.
             if !matches!(output.status.code(), Some(0 | 1)) {
                 return Err(output.error());
             }
@@ -131,18 +135,18 @@ impl Host {
         Ok(self.packages.known.borrow().as_ref().and_then(|known| known.get(name)).cloned())
     }
 
-    /// Asks dpkg about all watched packages; [`Host::package`] fetches the answer.
+    /// Starts to ask dpkg about all watched packages; [`Host::package`] fetches the answer.
     ///
     /// # Errors
-    /// When dpkg cannot be started.
+    /// Fails when dpkg cannot be started.
     pub fn ask_for_packages(&self) -> Result<()> {
         if !self.packages.watched.borrow().is_empty() && self.has_apt()? {
-            *self.packages.asked.borrow_mut() = Some(self.start_asking_dpkg()?);
+            *self.packages.query.borrow_mut() = Some(self.start_query()?);
         }
         Ok(())
     }
 
-    fn start_asking_dpkg(&self) -> Result<command::Started> {
+    fn start_query(&self) -> Result<command::Started> {
         let watched = self.packages.watched.borrow();
         let mut argv = vec![
             "dpkg-query",
@@ -154,34 +158,55 @@ impl Host {
         self.start_command(&argv, &[], Duration::from_secs(60))
     }
 
-    /// Packages that this run goes without: no source has them, and they are optional.
+    /// Marks optional packages that no source has: this run does not install them.
     pub fn go_without(&self, names: impl Iterator<Item = String>) {
         self.packages.without.borrow_mut().extend(names);
     }
 
-    /// Whether this run goes without a package.
+    /// Whether this run does not install an optional package, because no source has it.
     pub fn goes_without(&self, name: &str) -> bool {
         self.packages.without.borrow().contains(name)
     }
 
-    fn package_environment(&self) -> Vec<(&str, &str)> {
-        let mut environment = vec![("DEBIAN_FRONTEND", "noninteractive"), ("NEEDRESTART_SUSPEND", "1")];
-        // In the environment, never in argv, which anyone may see: they may hold credentials.
-        let proxies =
-            [("http_proxy", &self.proxy.http), ("https_proxy", &self.proxy.https), ("no_proxy", &self.proxy.no_proxy)];
-        environment.extend(proxies.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))));
-        environment
+    fn package_environment(&self) -> Result<Vec<(&str, String)>> {
+        let mut environment =
+            vec![("DEBIAN_FRONTEND", "noninteractive".to_owned()), ("NEEDRESTART_SUSPEND", "1".to_owned())];
+        // Proxies may contain credentials, so they are in the environment and never in argv, which everyone can see.
+        let proxies = [("http_proxy", &self.proxy.http), ("https_proxy", &self.proxy.https)];
+        environment.extend(proxies.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))));
+        if self.proxy.http.is_some() || self.proxy.https.is_some() {
+            let (hosts, ends) = no_proxy::for_apt(self.proxy.no_proxy.as_deref(), &self.places_of_sources()?);
+            let line = |host: &String| {
+                format!("Acquire::http::Proxy::{host} \"DIRECT\";\nAcquire::https::Proxy::{host} \"DIRECT\";\n")
+            };
+            let text: String = hosts.iter().map(line).collect();
+            if self.read(DIRECT)?.as_deref() != Some(text.as_bytes()) {
+                self.write(DIRECT, text.as_bytes(), 0o644, Owner::ROOT)?;
+            }
+            environment.extend([("APT_CONFIG", DIRECT.to_owned()), ("no_proxy", ends)]);
+        }
+        Ok(environment)
     }
 
-    /// What the last look-up found of a package.
+    /// The hosts and ports of all package sources, including those of the private lists.
+    fn places_of_sources(&self) -> Result<Vec<(String, u16)>> {
+        let mut places = Vec::new();
+        for (path, bytes) in self.all_sources()? {
+            let text = String::from_utf8_lossy(&bytes);
+            places.extend(sources::repositories(&path, &text).iter().filter_map(sources::Repository::host_and_port));
+        }
+        Ok(places)
+    }
+
+    /// The result of the last look-up for a package.
     pub fn policy(&self, name: &str) -> Policy {
         self.packages.candidates.borrow().get(name).cloned().unwrap_or_default()
     }
 
-    /// Installs packages, each `name` or `name=version`, in one go.
+    /// Installs packages, each `name` or `name=version`, in one transaction.
     ///
     /// # Errors
-    /// When the lock cannot be had in time, or apt fails.
+    /// Fails when the lock is not free in time, or apt fails.
     pub fn install_packages(&self, wanted: &[String]) -> Result<()> {
         let exact = wanted.iter().any(|name| name.contains('='));
         let options: &[&str] = if exact { &EXACT } else { &[] };
@@ -191,11 +216,11 @@ impl Host {
         if pinned.is_empty() { Ok(()) } else { self.hold(&pinned) }
     }
 
-    /// What apt would remove to install these packages, each `name` or `name=version`; none: it cannot say, for it has no
-    /// list of them or would not install them.
+    /// The packages that apt would remove to install these, each `name` or `name=version`; `None` if apt does not know
+    /// or would not install one of them.
     ///
     /// # Errors
-    /// When apt cannot be run.
+    /// Fails when apt cannot be run.
     pub fn would_remove(&self, wanted: &[&str]) -> Result<Option<Vec<String>>> {
         let key = wanted.join(" ");
         if let Some(known) = self.packages.removals.borrow().get(&key) {
@@ -211,24 +236,24 @@ impl Host {
     }
 
     fn simulate(&self, more: &[&str], wanted: &[&str]) -> Result<Output> {
-        let private = if self.has_lists()? { lists::options() } else { Vec::new() };
+        let private = if self.has_lists()? { lists::private_options() } else { Vec::new() };
         let private: Vec<&str> = private.iter().map(String::as_str).collect();
         let options = ["--simulate", "--yes", "--quiet", "--no-install-recommends"];
         let exact: &[&str] = if wanted.iter().any(|name| name.contains('=')) { &EXACT } else { &[] };
         let argv = [&["apt-get"], &private[..], &options, exact, more, &["install", "--"], wanted].concat();
-        lists::as_installed(self.run_command(&argv, &[], Patience::Ends, Duration::from_secs(120)))
+        lists::with_system_paths(self.run_command(&argv, &[], Patience::Ends, Duration::from_secs(120)))
     }
 
-    /// Those of these packages that the setting does not let a run remove.
+    /// The packages that the setting does not allow a run to remove.
     pub fn not_removable(&self, packages: &[String]) -> Vec<String> {
         packages.iter().filter(|name| !self.apt.may_remove.contains(name)).cloned().collect()
     }
 
-    /// Installs the deb at `path`, of this package, with what it depends on, whatever version or build
-    /// is there. A hold of the administrator's is kept.
+    /// Installs the deb at `path`, which has this package, with its dependencies, over any installed version or build.
+    /// Keeps an administrator's hold.
     ///
     /// # Errors
-    /// When the lock cannot be had in time, or apt fails.
+    /// Fails when the lock is not free in time, or apt fails.
     pub fn install_deb(&self, path: &str, package: &str) -> Result<(), NotInstalled> {
         let is = self.package(package)?;
         let half_done = is.as_ref().is_some_and(|is| matches!(is.status, Status::HalfDone(_)));
@@ -242,8 +267,8 @@ impl Host {
         self.with_package_lock(hold)?.succeeded().map(drop)
     }
 
-    /// `apt-get install` of `wanted`, names or paths, so that these packages are there. `half_done`: a deb whose package is
-    /// neither installed nor gone.
+    /// Runs `apt-get install` for `wanted`, names or paths, to install these packages. `half_done` is a deb whose
+    /// package is only partly installed.
     fn install(
         &self,
         more: &[&str],
@@ -251,9 +276,9 @@ impl Host {
         packages: &[&str],
         half_done: Option<&str>,
     ) -> Result<(), NotInstalled> {
-        let lists = lists::option();
+        let lists = lists::lists_option();
         let mut options = vec!["apt-get"];
-        // The system's own, should nothing have lacked when they could still be updated.
+        // There are no private lists if no package was missing when the run checked; then apt uses the system's lists.
         if self.has_lists()? {
             options.extend(["-o", &lists]);
         }
@@ -270,7 +295,7 @@ impl Host {
             "--quiet",
             "--no-install-recommends",
         ]);
-        // What the operator installed is not ours to remove, whatever conflicts with it, unless a setting allows it.
+        // A run never removes a conflicting package that the operator installed, unless a setting allows it.
         let removed = if self.apt.may_remove.is_empty() {
             Vec::new()
         } else {
@@ -286,7 +311,7 @@ impl Host {
         if output.status.success() {
             return Ok(());
         }
-        let Complaints { unmet, removal, .. } = Complaints::of(&output.both);
+        let Complaints { unmet, removal, .. } = Complaints::find(&output.both);
         if removal {
             let removed = complaint::to_be_removed(&output.both);
             return Err(NotInstalled { unmet, error: conflict(ErrorKind::Failed, wanted, &removed) });
@@ -297,17 +322,17 @@ impl Host {
         }
         let failed = format!("apt failed because of {}, which this run did not ask for", others.join(", "));
         if complaint::failed_packages(&output.both).iter().all(|name| others.iter().any(|other| other == name))
-            && packages.iter().map(|wanted| self.is_there(wanted)).collect::<Result<Vec<_>>>()?.iter().all(|is| *is)
+            && packages.iter().map(|wanted| self.is_installed(wanted)).collect::<Result<Vec<_>>>()?.iter().all(|is| *is)
         {
             tracing::warn!(
-                "{failed}; {} is installed, and the run goes on. See `dpkg --configure -a`",
+                "{failed}; {} is installed, so the run continues. See `dpkg --configure -a`",
                 packages.join(" ")
             );
             return Ok(());
         }
         let Error { what, cause, .. } = output.error();
         let fix = format!(
-            "correct what is wrong with {0} (`dpkg --configure -a` shows it) or remove it (`dpkg --purge --force-remove-reinstreq {1}`), and run titus-bootstrap again",
+            "fix {0} (`dpkg --configure -a` shows what is wrong) or remove it (`dpkg --purge --force-remove-reinstreq {1}`), and run titus-bootstrap again",
             others.join(", "),
             others.join(" ")
         );
@@ -315,11 +340,11 @@ impl Host {
         Err(NotInstalled { unmet: false, error })
     }
 
-    /// Packages that dpkg has, that nobody asked for, and that keep apt from its work.
+    /// Packages that dpkg has, that the run did not ask for, and that prevent apt from working.
     fn others_that_failed(&self, output: &str, packages: &[&str]) -> Result<Vec<String>> {
         let mut others = Vec::new();
         for name in complaint::blockers(output) {
-            let is_wanted = packages.iter().any(|wanted| bare(wanted) == name);
+            let is_wanted = packages.iter().any(|wanted| without_version(wanted) == name);
             let is_known = |is: Installed| !matches!(is.status, Status::NotInstalled | Status::ConfigFiles);
             if !is_wanted && !others.contains(&name) && self.package(&name)?.is_some_and(is_known) {
                 others.push(name);
@@ -328,53 +353,53 @@ impl Host {
         Ok(others)
     }
 
-    /// Whether dpkg has a package, `name` or `name=version`.
-    fn is_there(&self, wanted: &str) -> Result<bool> {
-        let found = self.package(bare(wanted))?.filter(|is| is.status == Status::Installed);
+    /// Whether a package, `name` or `name=version`, is installed.
+    fn is_installed(&self, wanted: &str) -> Result<bool> {
+        let found = self.package(without_version(wanted))?.filter(|is| is.status == Status::Installed);
         Ok(found.is_some_and(|is| wanted.split_once('=').is_none_or(|(_, version)| version == is.version)))
     }
 
-    /// `argv`, and what apt wants done before if it does not take it: `options` are apt-get's.
+    /// Runs `argv`, after the repairs that apt demands if it refuses. `options` are those of apt-get.
     fn try_to_install(&self, options: &[&str], argv: &[&str], half_done: Option<&str>) -> Result<Output> {
         let dpkg =
             |what: &[&str]| self.package_command(&[&["dpkg", "--force-confdef", "--force-confold"], what].concat());
         let repair = || self.package_command(&[options, &["--fix-broken", "install"]].concat());
         let mut output = self.package_command(argv)?;
-        // What a power cut in the middle of dpkg's work left: apt says what it wants for it.
-        if !output.status.success() && Complaints::of(&output.both).broken {
-            tracing::info!("dpkg was interrupted earlier: completing what it left");
-            // It fails where a dependency is not unpacked yet; the next command brings that. That one
-            // fails where a deb is half unpacked that no source has; the last one brings it again.
+        // After a power cut during dpkg's work, apt demands a repair.
+        if !output.status.success() && Complaints::find(&output.both).broken {
+            tracing::info!("dpkg was interrupted earlier: completing its work");
+            // This fails if a dependency is not unpacked yet, which the next command installs. That one fails if a deb
+            // that no source has is partly unpacked, which the last command unpacks again.
             dpkg(&["--configure", "-a"])?;
             repair()?;
             output = self.package_command(argv)?;
         }
-        // One that was half unpacked in its own version apt passes over, and says that all is well (seen: 2.6).
+        // apt 2.6 ignores a package that is partly unpacked in the wanted version, and reports success.
         let half: Vec<String> = if output.status.success() { self.half_installed()? } else { Vec::new() };
         if !half.is_empty() {
-            // One that is wanted keeps the version that is wanted.
-            let bare = |word: &str| word.split(['=', ':']).next().unwrap_or_default().to_owned();
-            let of = |name: &String| {
-                argv.iter().copied().find(|word| bare(word) == bare(name)).map_or(name.clone(), str::to_owned)
+            // A wanted package keeps its wanted version.
+            let base = |word: &str| word.split(['=', ':']).next().unwrap_or_default().to_owned();
+            let with_version = |name: &String| {
+                argv.iter().copied().find(|word| base(word) == base(name)).map_or(name.clone(), str::to_owned)
             };
-            let names: Vec<String> = half.iter().map(of).collect();
+            let names: Vec<String> = half.iter().map(with_version).collect();
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             let more: Vec<&str> = argv.iter().copied().filter(|word| word.starts_with("--allow-")).collect();
             output = self.package_command(&[options, &more, &["--reinstall", "install", "--"], &names].concat())?;
         }
         let Some(path) = half_done.filter(|_| !output.status.success()) else { return Ok(output) };
-        // Of a package that is half unpacked apt takes no other version, and of one that is not
-        // configured no other build of the same. dpkg does; what it depends on is apt's again.
-        tracing::info!("apt does not take it as it is: dpkg unpacks it first");
+        // apt refuses another version of a package that is partly unpacked, and another build of one that is not
+        // configured. dpkg accepts both, and apt then installs the dependencies.
+        tracing::info!("apt refuses the partly installed package: dpkg unpacks it first");
         output = dpkg(&["--unpack", path])?;
         if output.status.success() {
             output = repair()?;
         }
-        // apt would remove it rather; dpkg says what it lacks.
-        if Complaints::of(&output.both).removal { dpkg(&["--configure", "-a"]) } else { Ok(output) }
+        // apt would remove the package; dpkg reports the missing dependency.
+        if Complaints::find(&output.both).removal { dpkg(&["--configure", "-a"]) } else { Ok(output) }
     }
 
-    /// As if dpkg had answered so.
+    /// Sets dpkg's answer.
     #[cfg(test)]
     pub(crate) fn pretend_installed(&self, packages: &[(&str, Installed)]) {
         let known: BTreeMap<_, _> = packages.iter().map(|(name, found)| ((*name).to_owned(), found.clone())).collect();
@@ -382,23 +407,24 @@ impl Host {
         *self.packages.known.borrow_mut() = Some(known);
     }
 
-    /// Runs one command of apt or dpkg to its end.
+    /// Runs a command of apt or dpkg to its end.
     fn package_command(&self, argv: &[&str]) -> Result<Output> {
-        let output = self.run_command(argv, &self.package_environment(), Patience::Never, Duration::MAX);
+        let environment = self.package_environment()?;
+        let output = self.run_command(argv, &command::borrow_variables(&environment), Patience::Never, Duration::MAX);
         self.forget_packages();
-        lists::as_installed(output)
+        lists::with_system_paths(output)
     }
 
-    /// Forgets what dpkg and systemd said, after something that may have changed it.
-    fn forget_packages(&self) {
+    /// Discards the answers of dpkg and systemd after something that may have changed them.
+    pub fn forget_packages(&self) {
         *self.packages.known.borrow_mut() = None;
-        *self.packages.asked.borrow_mut() = None;
+        *self.packages.query.borrow_mut() = None;
         self.packages.removals.borrow_mut().clear();
         self.forget_units();
     }
 
-    /// Does `work`, which reads or changes what dpkg has, once nobody else holds a lock of dpkg or apt; again when
-    /// someone came in between. At the deadline the last output is returned.
+    /// Runs `work`, which uses dpkg's database, when no other process holds a lock of dpkg or apt, and again if another
+    /// process was faster. Returns the last output at the deadline.
     fn with_package_lock(&self, work: impl Fn() -> Result<Output>) -> Result<Output> {
         let limit = self.deadlines.apt_lock;
         let mut deadline = Deadline::new("apt and dpkg", limit);
@@ -407,7 +433,7 @@ impl Host {
             let outcome = match self.package_lock_holder() {
                 None => {
                     let output = work()?;
-                    if output.status.success() || !Complaints::of(&output.both).busy {
+                    if output.status.success() || !Complaints::find(&output.both).busy {
                         return Ok(output);
                     }
                     Ok(output)
@@ -415,13 +441,13 @@ impl Host {
                 Some(holder) => {
                     if known != Some(holder.pid) {
                         tracing::info!("waiting up to {} for {holder}", humantime::format_duration(limit));
-                        deadline.name(holder.to_string());
+                        deadline.set_name(holder.to_string());
                         known = Some(holder.pid);
                     }
                     Err(holder)
                 }
             };
-            // Whoever it is changes packages, and their units.
+            // The other process changes packages, and their units.
             self.forget_packages();
             if !deadline.pause(PAUSE)? {
                 return outcome.map_err(|holder| not_released(&holder, limit));
@@ -429,27 +455,27 @@ impl Host {
         }
     }
 
-    /// Who holds a lock of dpkg or apt, if anyone does.
+    /// The process that holds a lock of dpkg or apt, if any.
     fn package_lock_holder(&self) -> Option<LockHolder> {
-        LOCKS.iter().find_map(|lock| {
-            let file = self.open_file(lock).ok().flatten()?;
-            let mut asked = nix::libc::flock {
+        LOCKS.iter().find_map(|path| {
+            let file = self.open_file(path).ok().flatten()?;
+            let mut lock = nix::libc::flock {
                 l_type: i16::try_from(nix::libc::F_WRLCK).unwrap_or_default(),
                 l_whence: 0,
                 l_start: 0,
                 l_len: 0,
                 l_pid: 0,
             };
-            fcntl(&file, FcntlArg::F_GETLK(&mut asked)).ok()?;
-            if i32::from(asked.l_type) == nix::libc::F_UNLCK {
+            fcntl(&file, FcntlArg::F_GETLK(&mut lock)).ok()?;
+            if i32::from(lock.l_type) == nix::libc::F_UNLCK {
                 return None;
             }
-            let process = format!("/proc/{}", asked.l_pid);
+            let process = format!("/proc/{}", lock.l_pid);
             let command = std::fs::read(format!("{process}/cmdline")).unwrap_or_default();
             let since = std::fs::metadata(&process).and_then(|found| found.modified()).ok();
             Some(LockHolder {
-                lock: (*lock).to_owned(),
-                pid: asked.l_pid,
+                lock: (*path).to_owned(),
+                pid: lock.l_pid,
                 command: String::from_utf8_lossy(&command).replace('\0', " ").trim().to_owned(),
                 age: since.and_then(|at| SystemTime::now().duration_since(at).ok()).map_or(0, |age| age.as_secs()),
             })
@@ -460,9 +486,9 @@ impl Host {
 /// Why a package was not installed.
 #[derive(Debug)]
 pub struct NotInstalled {
-    /// Whether no source has what it depends on.
+    /// Whether no source has a dependency of it.
     pub unmet: bool,
-    /// All of it, for people.
+    /// The error for the user.
     pub error: Error,
 }
 
@@ -500,7 +526,7 @@ impl fmt::Display for Status {
     }
 }
 
-fn bare(name: &str) -> &str {
+fn without_version(name: &str) -> &str {
     name.split_once('=').map_or(name, |(name, _)| name)
 }
 
@@ -532,13 +558,13 @@ impl fmt::Display for LockHolder {
 fn not_released(holder: &LockHolder, limit: Duration) -> Error {
     Error::failed(format!("apt and dpkg could not be used within {}", humantime::format_duration(limit)))
         .cause(format!("waited for {holder}"))
-        .fix("let that process finish, or see why it hangs; it was left alone. The setting timeouts.apt_lock gives it longer")
+        .fix("let that process finish, or see why it hangs; it was left alone. The setting timeouts.apt_lock allows more time")
 }
 
 /// For [`crate::parsers`].
 pub(crate) fn read_as_any_output(text: &str) {
-    let _ = (parse_installed(text), parse_policy(text), Complaints::of(text));
-    let _ = (complaint::blockers(text), complaint::removals(text), complaint::unreadable(text));
+    let _ = (parse_installed(text), parse_policy(text), Complaints::find(text));
+    let _ = (complaint::blockers(text), complaint::removals(text), complaint::unreadable_files(text));
 }
 
 fn parse_installed(text: &str) -> BTreeMap<String, Installed> {
@@ -550,7 +576,7 @@ fn parse_installed(text: &str) -> BTreeMap<String, Installed> {
         else {
             continue;
         };
-        // Of several architectures the installed one counts.
+        // If a package is known for several architectures, the installed one counts.
         if found.get(&name).is_none_or(|known| known.status != Status::Installed) {
             found.insert(name, Installed { version, status: status.as_str().into(), held: want == "hold" });
         }
@@ -558,7 +584,7 @@ fn parse_installed(text: &str) -> BTreeMap<String, Installed> {
     found
 }
 
-/// `apt-cache policy`: the candidate, then every version of the table with what has it.
+/// Parses the output of `apt-cache policy`: the candidate, then a table with every version and its sources.
 fn parse_policy(text: &str) -> BTreeMap<String, Policy> {
     let mut found: BTreeMap<String, Policy> = BTreeMap::new();
     let (mut current, mut version): (Option<String>, Option<String>) = (None, None);
@@ -573,12 +599,12 @@ fn parse_policy(text: &str) -> BTreeMap<String, Policy> {
             policy.candidate = Some(candidate.to_owned()).filter(|candidate| candidate != "(none)");
             continue;
         }
-        // A version stands five columns in, after `***` when it is the installed one; its sources nine.
+        // A version is indented by five columns, with `***` before the installed one; its sources by nine.
         let installed = line.strip_prefix(" *** ");
         if let Some(rest) = installed.or_else(|| line.strip_prefix("     ").filter(|rest| !rest.starts_with(' '))) {
             version = rest.split(' ').next().map(str::to_owned);
         }
-        // Of a removed package dpkg still knows the version, which nobody can install.
+        // dpkg still knows the version of a removed package, but that version is not available.
         let has_source = line.starts_with("      ") && !line.ends_with(" /var/lib/dpkg/status");
         if let Some(version) = &version
             && (installed.is_some() || has_source)
@@ -615,7 +641,7 @@ mod tests {
         };
         assert_eq!(found["mesos"], policy(Some("1.1"), &["1.1", "1.0"]));
         assert_eq!(found["virtual"], Policy::default());
-        // Forbidden by a pin; and removed, but not purged, with no source that has it.
+        // One package is forbidden by a pin; the other is removed but not purged, and no source has it.
         let found = parse_policy(
             "pinned:\n  Installed: (none)\n  Candidate: (none)\n  Package pin: 2.0\n  Version table:\n     2.0 -1\n        500 http://d x/main amd64 Packages\n\
              removed:\n  Installed: (none)\n  Candidate: (none)\n  Version table:\n     1.0 -1\n        100 /var/lib/dpkg/status\n",

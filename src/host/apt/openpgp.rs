@@ -1,20 +1,17 @@
-//! Fingerprints of OpenPGP keys, so that a downloaded key can be held against the
-//! one that the settings name.
+//! Fingerprints of OpenPGP keys, to compare a downloaded key with the one that the settings name.
 //!
-//! Written by hand because only the outermost layer is needed (RFC 9580, sections
-//! 4.2 packet headers, 5.5.4.2 version 4 fingerprints, 6 armor); a whole OpenPGP
-//! library would double the binary, and gpg is not on every image.
+//! The parser covers only the outermost layer (RFC 9580, sections 4.2 packet headers, 5.5.4.2 version 4 fingerprints, 6
+//! armor), because an OpenPGP library would double the size of the binary, and not every image has gpg.
 
 use base64::Engine;
 use sha1::{Digest, Sha1};
 
-/// The fingerprints, in upper-case hexadecimal, of the primary keys in a key file,
-/// armored or binary.
+/// The fingerprints, in upper-case hexadecimal, of the primary keys in an armored or binary key file.
 ///
 /// # Errors
-/// In words, when it is no key file, or has a key of a version other than 4.
+/// Fails with a message when it is not a key file, or has a key of a version other than 4.
 pub fn fingerprints(bytes: &[u8]) -> Result<Vec<String>, String> {
-    let binary = binary(bytes)?;
+    let binary = to_binary(bytes)?;
     let mut rest = binary.as_slice();
     let mut found = Vec::new();
     while !rest.is_empty() {
@@ -34,11 +31,11 @@ pub fn fingerprints(bytes: &[u8]) -> Result<Vec<String>, String> {
     if found.is_empty() { Err("it has no public key".into()) } else { Ok(found) }
 }
 
-/// A key file in its binary form, which apt reads in every release (armored: from 1.4).
+/// Converts a key file to its binary form, which every release of apt reads (armored: since 1.4).
 ///
 /// # Errors
-/// In words, when its armor is broken.
-pub fn binary(bytes: &[u8]) -> Result<Vec<u8>, String> {
+/// Fails with a message when its armor is invalid.
+pub fn to_binary(bytes: &[u8]) -> Result<Vec<u8>, String> {
     if bytes.trim_ascii_start().starts_with(b"-----BEGIN") { unarmor(bytes) } else { Ok(bytes.to_vec()) }
 }
 
@@ -58,7 +55,7 @@ fn unarmor(bytes: &[u8]) -> Result<Vec<u8>, String> {
     base64::engine::general_purpose::STANDARD.decode(body).map_err(|e| format!("its armor is broken: {e}"))
 }
 
-/// The first packet: tag, body, and what follows. `None` if it is none.
+/// The tag and the body of the first packet, and the bytes after it; `None` if it is not a packet.
 fn packet(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&header, rest) = bytes.split_first()?;
     if header & 0x80 == 0 {
@@ -73,7 +70,7 @@ fn packet(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
                 ((usize::from(first) - 192) * 256 + usize::from(second) + 192, after)
             }
             255 => (number(after.get(..4)?), after.get(4..)?),
-            // Partial lengths are for data packets alone.
+            // Only data packets have partial lengths.
             _ => return None,
         };
         (header & 0x3f, length, after)
@@ -90,19 +87,19 @@ fn packet(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
 }
 
 fn number(bytes: &[u8]) -> usize {
-    bytes.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte))
+    bytes.iter().fold(0, |number, byte| number << 8 | usize::from(*byte))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Made with gpg for this test; its secret key was thrown away.
+    /// Made with gpg for this test; its secret key was deleted.
     const KEY: &str = include_str!("../../../tests/data/key.asc");
     const FINGERPRINT: &str = include_str!("../../../tests/data/key.fingerprint");
 
     #[test]
-    fn a_key_has_the_fingerprint_that_gpg_says() {
+    fn a_key_has_the_fingerprint_that_gpg_prints() {
         assert_eq!(fingerprints(KEY.as_bytes()).unwrap(), [FINGERPRINT.trim()]);
         let binary = unarmor(KEY.as_bytes()).unwrap();
         assert_eq!(fingerprints(&binary).unwrap(), [FINGERPRINT.trim()]);
@@ -110,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_refused() {
+    fn what_is_not_a_key_is_refused() {
         for bytes in [&b""[..], b"<html>", b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nnot base64!\n", b"\x99\x01"] {
             fingerprints(bytes).unwrap_err();
         }

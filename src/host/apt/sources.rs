@@ -1,11 +1,11 @@
-//! What apt's own files say of a repository, as far as two of them can contradict one another (sources.list(5)). apt
-//! reads all of them, or none: one contradiction, and it works for no package at all.
+//! Repositories in apt's source files, as far as two files can contradict each other (sources.list(5)). A single
+//! contradiction makes apt refuse all of its sources, so that it works for no package at all.
 
 use std::ops::Range;
 use std::rc::Rc;
 
-/// Options that apt compares, besides `Signed-By`: it takes a repository with one of them in one file and without in
-/// another for a contradiction, in whatever order it reads them.
+/// Options, besides `Signed-By`, that apt compares. A repository that has one of them in only one of two files is a
+/// contradiction, in any order of the files.
 const COMPARED: [&str; 7] = [
     "trusted",
     "check-valid-until",
@@ -16,35 +16,35 @@ const COMPARED: [&str; 7] = [
     "inrelease-path",
 ];
 
-/// Those of which apt accepts the later one, if the earlier file has none.
+/// Options that may be missing in the earlier file: then apt accepts the value of the later one.
 const COMPARED_IF_FIRST: [&str; 4] = ["signed-by", "valid-until-max", "valid-until-min", "date-max-future"];
 
-/// More repositories than any file has that people wrote.
+/// The most repositories that are read from a file; files that people write have fewer.
 const MOST: usize = 1000;
 
-/// What a file begins a line with that it takes out of it.
-const TAKEN_OUT: &str = "#titus-bootstrap: ";
+/// The prefix of lines that the program disables in a file.
+const DISABLED: &str = "#titus-bootstrap: ";
 
 /// A repository that a file names: one suite at one address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repository {
-    /// Its address, as the file has it, with a slash at its end.
+    /// Its address in the file, with a slash at the end.
     pub uri: String,
     /// The suite.
     pub suite: String,
-    /// Its options, names in lower case.
+    /// Its options, with names in lower case.
     options: Rc<[(String, String)]>,
-    /// The lines of the file that name it, the first is 0: a line, or a stanza, which may name more than one.
+    /// The lines of the file that name it, from 0: one line, or a stanza, which may name several repositories.
     lines: Range<usize>,
 }
 
 impl Repository {
-    /// The value of an option, its name in lower case.
+    /// The value of an option, whose name is in lower case.
     pub fn option(&self, name: &str) -> Option<&str> {
         self.options.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.as_str())
     }
 
-    /// What apt knows it by: neither how it is reached nor by whom.
+    /// The identity of the repository for apt: without the protocol and the user.
     fn place(&self) -> String {
         let (scheme, rest) = self.uri.split_once(':').unwrap_or(("", &self.uri));
         let local = ["file", "copy", "cdrom"].contains(&scheme);
@@ -68,13 +68,30 @@ impl Repository {
         }
     }
 
-    /// Whether apt takes both for one repository.
+    /// The host and the port of the repository; `None` if it is on the node.
+    pub fn host_and_port(&self) -> Option<(String, u16)> {
+        let (scheme, rest) = self.uri.split_once("://")?;
+        let default = match scheme {
+            "http" => 80,
+            "https" => 443,
+            _ => return None,
+        };
+        let authority = rest.split('/').next()?;
+        let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+        match place.rsplit_once(':').filter(|_| !place.ends_with(']')) {
+            Some((host, port)) => Some((host.to_owned(), port.parse().ok()?)),
+            None => Some((place.to_owned(), default)),
+        }
+    }
+
+    /// Whether both are the same repository for apt.
     pub fn is_same(&self, other: &Repository) -> bool {
         self.place() == other.place()
     }
 }
 
-/// The repositories that a file names, of packages or of their sources; its name decides which of the two formats it has.
+/// The repositories, of packages or of their sources, that a file names. The file's name decides between the two
+/// formats.
 pub fn repositories(file: &str, text: &str) -> Vec<Repository> {
     if file.ends_with(".sources") {
         return deb822(text);
@@ -82,7 +99,7 @@ pub fn repositories(file: &str, text: &str) -> Vec<Repository> {
     text.lines().enumerate().filter_map(|(n, line)| one_line(n, line)).take(MOST).collect()
 }
 
-/// Whether apt reads a file of this name in /etc/apt/sources.list.d.
+/// Whether apt reads a file with this name in /etc/apt/sources.list.d.
 pub fn is_read(name: &str) -> bool {
     let ends = name.ends_with(".list") || name.ends_with(".sources");
     ends && !name.starts_with('.') && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
@@ -125,13 +142,13 @@ fn deb822(text: &str) -> Vec<Repository> {
     found
 }
 
-/// Lines without an empty one between them.
+/// Consecutive lines without an empty line between them.
 #[derive(Default)]
 struct Stanza {
     lines: Range<usize>,
-    /// Those that matter: names in lower case.
+    /// The relevant fields, with names in lower case.
     fields: Vec<(String, String)>,
-    /// Whether the last line was of one of them.
+    /// Whether the last line belongs to a relevant field.
     continues: bool,
 }
 
@@ -177,20 +194,20 @@ impl Stanza {
     }
 }
 
-/// As apt reads a truth value (apt.conf(5)).
+/// Whether apt reads a word as false (apt.conf(5)).
 fn is_no(word: &str) -> bool {
     ["no", "false", "without", "off", "disable", "0"].iter().any(|no| word.eq_ignore_ascii_case(no))
 }
 
-/// The option about which two files contradict one another, if apt takes both for one repository: it refuses both
-/// together ("Conflicting values set for option …"). `first` is read first.
+/// The option in which two entries for the same repository contradict each other; apt refuses both ("Conflicting values
+/// set for option …"). apt reads `first` first.
 pub fn conflict(first: &Repository, second: &Repository) -> Option<&'static str> {
     if !first.is_same(second) {
         return None;
     }
-    // Of those that begin with `allow-` and of the path no is none.
-    let value = |of: &Repository, name: &str| -> Option<String> {
-        let value = of.option(name)?;
+    // For apt, `allow-…=no` is the same as no value.
+    let value = |repository: &Repository, name: &str| -> Option<String> {
+        let value = repository.option(name)?;
         Some(value.to_owned()).filter(|value| !(name.starts_with("allow-") && is_no(value)))
     };
     let differs = |name: &&&'static str| value(first, name) != value(second, name);
@@ -198,11 +215,11 @@ pub fn conflict(first: &Repository, second: &Repository) -> Option<&'static str>
     earlier.or_else(|| COMPARED.iter().find(differs)).copied()
 }
 
-/// The text of a file without the lines of a repository, which stay there as comments.
+/// Returns the text of a file in which the lines of a repository are comments.
 ///
 /// # Errors
-/// With a repository that these lines name, too, and that `is_ours` does not have: then they cannot go.
-pub fn taken_out(
+/// Fails when these lines also name a repository that is not `is_ours`; the error is that repository.
+pub fn comment_out(
     file: &str,
     text: &str,
     repository: &Repository,
@@ -212,25 +229,25 @@ pub fn taken_out(
     if let Some(other) = others.into_iter().find(|other| !is_ours(other)) {
         return Err(other);
     }
-    let out = |(n, line): (usize, &str)| {
-        let mark = if repository.lines.contains(&n) { TAKEN_OUT } else { "" };
+    let comment = |(n, line): (usize, &str)| {
+        let mark = if repository.lines.contains(&n) { DISABLED } else { "" };
         format!("{mark}{line}\n")
     };
-    Ok(text.lines().enumerate().map(out).collect())
+    Ok(text.lines().enumerate().map(comment).collect())
 }
 
 /// For [`crate::parsers`].
 pub(crate) fn read_as_any_file(text: &str) {
     for file in ["a.list", "a.sources"] {
         if let Some(first) = repositories(file, text).first() {
-            let _ = (taken_out(file, text, first, |_| true), conflict(first, first));
+            let _ = (comment_out(file, text, first, |_| true), conflict(first, first));
         }
     }
 }
 
-/// The command that undoes [`taken_out`].
-pub fn put_back(path: &str) -> String {
-    format!("sed -i 's/^{TAKEN_OUT}//' {path}")
+/// The command that undoes [`comment_out`].
+pub fn restore_command(path: &str) -> String {
+    format!("sed -i 's/^{DISABLED}//' {path}")
 }
 
 #[cfg(test)]
@@ -278,9 +295,9 @@ mod tests {
         }
     }
 
-    /// Each was tried with apt 2.6.
+    /// Checked with apt 2.6.
     #[test]
-    fn what_apt_takes_for_one_repository_and_for_a_contradiction() {
+    fn contradictions_are_those_that_apt_finds() {
         let parse = |line: &str| one_line(0, line).unwrap();
         let ours = parse("deb [signed-by=/ours.gpg] https://d.example/linux x main");
         for (options, place, before, after) in [
@@ -325,23 +342,23 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_are_taken_out_can_be_put_back() {
+    fn lines_that_are_commented_out_can_be_restored() {
         let list = "# docker\ndeb http://d x main\ndeb http://e x main\n";
         let ours = one_line(0, "deb http://d x main").unwrap();
         let is_ours = |theirs: &Repository| theirs.is_same(&ours);
         let take = |file: &str, text: &str| {
             let theirs = repositories(file, text).into_iter().find(is_ours).unwrap();
-            taken_out(file, text, &theirs, is_ours)
+            comment_out(file, text, &theirs, is_ours)
         };
         let taken = take("a.list", list).unwrap();
         assert_eq!(taken, "# docker\n#titus-bootstrap: deb http://d x main\ndeb http://e x main\n");
-        assert_eq!(taken.replace(TAKEN_OUT, ""), list);
-        assert_eq!(put_back("/x"), "sed -i 's/^#titus-bootstrap: //' /x");
+        assert_eq!(taken.replace(DISABLED, ""), list);
+        assert_eq!(restore_command("/x"), "sed -i 's/^#titus-bootstrap: //' /x");
         let stanza = "Types: deb\nURIs: http://d\n# why\nSuites: x\n\nTypes: deb\nURIs: http://e\nSuites: x\n";
         let taken = take("a.sources", stanza).unwrap();
         assert_eq!(shown("a.sources", &taken), ["http://e/ x -"]);
-        assert_eq!(taken.replace(TAKEN_OUT, ""), stanza);
-        // Other repositories of a stanza are not ours to take out.
+        assert_eq!(taken.replace(DISABLED, ""), stanza);
+        // The stanza also names a repository that must stay.
         let other = take("a.sources", &stanza.replace("Suites: x\n", "Suites: x y\n")).unwrap_err();
         assert_eq!(other.suite, "y");
     }
@@ -351,7 +368,7 @@ mod tests {
         fn no_text_panics(text in "(deb |deb-src )?[\\PC\n]{0,200}") {
             for file in ["a.list", "a.sources"] {
                 for repository in repositories(file, &text) {
-                    let _ = (repository.place(), taken_out(file, &text, &repository, |_| true));
+                    let _ = (repository.place(), comment_out(file, &text, &repository, |_| true));
                 }
             }
         }

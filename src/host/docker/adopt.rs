@@ -1,4 +1,4 @@
-//! Data that lie in a container of someone else's, copied to a directory of the host.
+//! Copies data from a container that the program did not create to a directory of the host.
 
 use std::ffi::{CStr, CString};
 use std::fs::{File, Permissions};
@@ -22,24 +22,24 @@ use crate::host::failpoint::failpoint;
 use crate::host::fs::{Owner, io_error};
 use crate::host::image::clear::entries;
 
-/// Names the container whose data a directory has, until that container is gone: a copy that
-/// was cut short, or that its container has outlived, is made anew.
+/// Names the container that the directory's data come from, until that container is gone. A copy that
+/// was interrupted, or is older than its container, is made again.
 const MARK: &str = ".titus-bootstrap-adopted";
 
-/// Where a copy is unpacked, in the directory itself: it may be a file system of its own.
+/// The directory for unpacking, inside the target, which may be a file system of its own.
 const UNPACKED: &str = ".titus-bootstrap-adopting";
 
-/// Neither data nor in the way.
+/// Names that are neither data nor in the way.
 const OF_FILE_SYSTEMS: &str = "lost+found";
 
-/// Gigabytes at the speed of a slow disk.
+/// The time limit of a copy: gigabytes at the speed of a slow disk.
 const COPY: Duration = Duration::from_secs(60 * 60);
 
 impl Host {
-    /// Whether data can be copied to `to`: nothing is in it but what a run copied from this container.
+    /// Checks that data can be copied to `to`: it contains only what a run copied from this container.
     ///
     /// # Errors
-    /// When other data are there.
+    /// Fails when the directory contains other data.
     pub fn refuse_other_data(&self, container: &str, to: &str) -> Result<()> {
         let marked = self.read_text(&format!("{to}/{MARK}"))?.is_some_and(|id| id.trim() == container);
         let other = |name: &String| ![MARK, UNPACKED, OF_FILE_SYSTEMS].contains(&name.as_str());
@@ -47,40 +47,40 @@ impl Host {
         if marked || names.is_empty() {
             return Ok(());
         }
-        Err(Error::unavailable(format!("{to}: there are data already, and the container to be replaced has others"))
-            .cause(format!("in it are {}", names.join(", ")))
+        Err(Error::unavailable(format!("{to} already contains data, and the container to be replaced has its own"))
+            .cause(format!("it contains {}", names.join(", ")))
             .fix(format!(
-                "decide which to keep: move {to} away to take the container's, or remove the container to take these"
+                "decide which to keep: to use the container's data, move {to} away; to use these, remove the container"
             )))
     }
 
-    /// Whether the directory that would be copied is one: a container may have put a link in its place, which leads
-    /// anywhere on the host once it is unpacked.
+    /// Checks that the directory to copy is not a link: a container may have replaced it with one, which
+    /// would lead anywhere on the host after unpacking.
     ///
     /// # Errors
-    /// When it is a link.
+    /// Fails when it is a link.
     pub fn refuse_link(&self, container: &str, from: &str) -> Result<()> {
-        // An engine that does not answer is reported by whoever needs it.
+        // The code that needs the engine reports that it does not answer.
         let Ok(engine) = self.engine()? else { return Ok(()) };
         match engine.link_at(container, from) {
             Some(target) => Err(Error::unavailable(format!("{from} in the container to be replaced is a symbolic link"))
-                .cause(format!("it leads to {target}, and no link of a container is followed"))
+                .cause(format!("it leads to {target}, and links in a container are not followed"))
                 .fix(format!(
-                    "see what that is (docker cp {container}:{from}/. ./data), put its data where the role binds them, and remove the container"
+                    "examine it (docker cp {container}:{from}/. ./data), move its data to where the role binds them, and remove the container"
                 ))),
             None => Ok(()),
         }
     }
 
-    /// Copies the directory `from` of a stopped container to `to`, whatever was copied there before
-    /// from the same one. One that the container lacks is no error.
+    /// Copies the directory `from` of a stopped container to `to`, replacing an earlier copy
+    /// from the same container. Succeeds if the container lacks the directory.
     ///
     /// # Errors
-    /// When other data are there, or the copy cannot be made.
+    /// Fails when the target contains other data, or when the copy fails.
     pub fn copy_out(&self, engine: &Engine, container: &str, from: &str, to: &str) -> Result<()> {
         self.refuse_other_data(container, to)?;
         let failed = |e: std::io::Error| io_error("filled from a container", to, &e);
-        // Others must not be able to swap what is unpacked as root.
+        // Nobody else may be able to replace files while root unpacks them.
         let unpacked = self.place(&format!("{to}/{UNPACKED}"))?;
         let into = unpacked
             .remove_all()
@@ -109,22 +109,22 @@ impl Host {
         move_in().map_err(failed)
     }
 
-    /// Says that the data of `to` are the host's own now.
+    /// Marks the data in `to` as the host's own.
     ///
     /// # Errors
-    /// When the mark cannot be removed.
+    /// Fails when the mark cannot be removed.
     pub fn own_copy(&self, to: &str) -> Result<()> {
         self.remove(&format!("{to}/{MARK}"))
     }
 
-    /// Whether there was something to unpack.
+    /// Unpacks the archive. Returns whether there was anything to unpack.
     fn unpack(&self, engine: &Engine, container: &str, from: &str, into: OwnedFd) -> Result<bool> {
-        let (mut reader, mut writer) = std::io::pipe().map_err(|e| Error::failed("a pipe cannot be made").cause(e))?;
+        let (mut reader, mut writer) = std::io::pipe().map_err(|e| Error::failed("cannot create a pipe").cause(e))?;
         let chown = self.may_chown();
         let (copied, unpacked) = std::thread::scope(|scope| {
             let unpacking = scope.spawn(move || {
                 let done = unpack(&mut reader, &into, chown);
-                // What follows the archive's end is read too, or its writer would wait for ever.
+                // Read past the archive's end too, or its writer would wait forever.
                 let _ = std::io::copy(&mut reader, &mut std::io::sink());
                 done
             });
@@ -139,15 +139,15 @@ impl Host {
         }
         match unpacked {
             Ok(Ok(())) => Ok(true),
-            Ok(Err(e)) => Err(Error::failed(format!("{from} of a container cannot be unpacked")).cause(e)),
-            Err(_) => Err(Error::failed("the archive of a container's data cannot be read")),
+            Ok(Err(e)) => Err(Error::failed(format!("cannot unpack {from} of a container")).cause(e)),
+            Err(_) => Err(Error::failed("cannot read the archive of a container's data")),
         }
     }
 }
 
-/// Unpacks a directory that a container made, without its own name, into one that is open. Each name of the archive is
-/// walked from there by descriptors, and no link is followed, of the archive or not. Devices and pipes are left out, and
-/// so are the bits that give a program its owner's rights.
+/// Unpacks a directory from a container, without its own name, into an open directory. Walks each name of the archive
+/// by descriptors, follows no link from the archive or elsewhere, skips devices and pipes, and
+/// clears the bits that give a program its owner's rights.
 fn unpack(archive: &mut impl Read, into: &OwnedFd, chown: bool) -> std::io::Result<()> {
     for entry in tar::Archive::new(archive).entries()? {
         let mut entry = entry?;
@@ -157,11 +157,11 @@ fn unpack(archive: &mut impl Read, into: &OwnedFd, chown: bool) -> std::io::Resu
             continue;
         }
         let Some((parent, name)) = place(into, &path)? else {
-            // The directory itself, whose mode is not the container's business.
+            // The directory itself: the container must not determine its mode.
             if kind.is_dir() {
                 continue;
             }
-            return Err(std::io::Error::other(format!("{} is not a directory, or a link", path.display())));
+            return Err(std::io::Error::other(format!("{} is not a directory or is a link", path.display())));
         };
         let (mode, name) = (entry.header().mode()? & 0o777, name.as_c_str());
         let id = |id: u64| u32::try_from(id).map_err(std::io::Error::other);
@@ -193,7 +193,7 @@ fn unpack(archive: &mut impl Read, into: &OwnedFd, chown: bool) -> std::io::Resu
             let (other, other_name) = place(into, &target)?.ok_or(ErrorKind::InvalidData)?;
             linkat(&other, other_name.as_c_str(), &parent, name, AtFlags::empty())?;
         } else {
-            tracing::warn!("{} of the container is a device or a pipe, and is not copied", path.display());
+            tracing::warn!("{} of the container is a device or a pipe, so it is not copied", path.display());
         }
     }
     Ok(())
@@ -201,7 +201,7 @@ fn unpack(archive: &mut impl Read, into: &OwnedFd, chown: bool) -> std::io::Resu
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
-/// A directory in another, made if it is not there, and open.
+/// Opens a directory in another one, and creates it if necessary.
 fn directory(parent: &OwnedFd, name: &CStr) -> nix::Result<OwnedFd> {
     match mkdirat(parent, name, Mode::S_IRWXU) {
         Ok(()) | Err(Errno::EEXIST) => openat(parent, name, DIRECTORY, Mode::empty()),
@@ -209,7 +209,7 @@ fn directory(parent: &OwnedFd, name: &CStr) -> nix::Result<OwnedFd> {
     }
 }
 
-/// The directory below `into`, and the name in it, of a path of the archive; none: the archive's directory itself.
+/// The directory below `into`, and the name in it, for a path in the archive; `None` for the archive's root directory.
 fn place(into: &OwnedFd, path: &Path) -> std::io::Result<Option<(OwnedFd, CString)>> {
     let mut parts = Vec::new();
     for part in path.components() {
@@ -243,7 +243,7 @@ mod tests {
             header.set_uid(u64::from(nix::unistd::geteuid().as_raw()));
             header.set_gid(u64::from(nix::unistd::getegid().as_raw()));
             header.set_mtime(1_500_000_000);
-            // Set by hand: the builder refuses what an attacker would write.
+            // Set the fields by hand: the builder refuses what an attacker would write.
             header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
             let contents = if kind.is_file() { text.as_bytes() } else { b"" };
             if kind.is_symlink() || kind.is_hard_link() {

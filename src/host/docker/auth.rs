@@ -1,4 +1,4 @@
-//! Credentials of registries, from a configuration file of the Docker client (docker login, "Credential stores").
+//! Credentials for registries, from a configuration file of the Docker client (docker login, "Credential stores").
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,17 +13,17 @@ use crate::error::{Error, Kind, Result};
 use crate::host::{Host, command};
 use crate::secrets;
 
-/// Docker Hub, as the client's file and credential helpers name it.
+/// Docker Hub's name in the client's file and for credential helpers.
 const HUB: &str = "https://index.docker.io/v1/";
 
-/// A helper asks a service of the registry's.
+/// The time limit of a helper, which asks a service of the registry.
 const HELPER: Duration = Duration::from_secs(30);
 
-/// What a helper says of a registry that it has nothing for (docker-credential-helpers, `errors.go`).
+/// A helper's message if it has no credentials for a registry (docker-credential-helpers, `errors.go`).
 const NOTHING_FOUND: &str = "credentials not found";
 
-/// The registry of an image: the first part of its name, if that has a dot or a port, or is localhost; else Docker Hub.
-/// (Docker's reference grammar.)
+/// The registry of an image: the first part of its name, if that has a dot or a port, or is localhost; else Docker Hub
+/// (Docker's reference grammar).
 pub(super) fn registry(reference: &str) -> &str {
     match reference.split_once('/') {
         Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => first,
@@ -31,19 +31,19 @@ pub(super) fn registry(reference: &str) -> &str {
     }
 }
 
-/// Where the credentials of registries come from.
+/// The source of credentials for registries.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Source {
-    /// The file; setting `docker.auth`.
+pub struct CredentialSource {
+    /// The file in the setting `docker.auth`.
     pub path: String,
-    /// Variables of credential helpers, which get no others.
+    /// The complete environment of credential helpers.
     pub environment: Vec<(String, String)>,
 }
 
-/// The part of the file that counts here.
+/// The fields of the file that the program reads.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct File {
+struct ConfigFile {
     auths: BTreeMap<String, Entry>,
     #[serde(rename = "credHelpers")]
     helpers: BTreeMap<String, String>,
@@ -61,16 +61,16 @@ struct Entry {
     registrytoken: String,
 }
 
-/// What a helper prints.
+/// The output of a helper.
 #[derive(Deserialize)]
-struct Printed {
+struct HelperOutput {
     #[serde(rename = "Username")]
     username: String,
     #[serde(rename = "Secret")]
     secret: String,
 }
 
-/// How credentials of one registry are had.
+/// How to get the credentials for one registry.
 #[derive(Clone, PartialEq)]
 enum How {
     Given(DockerCredentials),
@@ -79,7 +79,7 @@ enum How {
 }
 
 impl How {
-    /// From now on no message has them.
+    /// Hides the credentials in all later messages.
     fn learn(&self) {
         let How::Given(given) = self else { return };
         let secret = [&given.password, &given.identitytoken, &given.registrytoken];
@@ -90,47 +90,50 @@ impl How {
     }
 }
 
-/// Why there are no credentials.
+/// The reason why there are no credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct NoCredentials {
-    /// In words.
+    /// The explanation.
     pub why: String,
-    /// Whether another try may go better.
-    pub may_pass: bool,
+    /// Whether another try may succeed.
+    pub is_temporary: bool,
 }
 
-/// Credentials of registries, checked. For threads that have no [`Host`], too.
+/// Checked credentials for registries, which also work in threads without a [`Host`].
 #[derive(Clone, Default)]
 pub(super) struct Registries {
     known: BTreeMap<String, How>,
-    /// For every registry that is not known.
+    /// The helper for every other registry.
     store: Option<String>,
     environment: Vec<(String, String)>,
     commands: OsString,
 }
 
 impl Host {
-    /// Refuses a file with credentials of registries that cannot be used, if the settings name one.
+    /// Refuses an unusable file of registry credentials, if the settings name one.
     ///
     /// # Errors
-    /// 78 when it is not there, others may read it, or it has not the form of a Docker client's configuration.
+    /// Fails with 78 when the file does not exist, is readable by others, or does not have the form of a Docker
+    /// client's configuration.
     pub fn refuse_registry_credentials(&self) -> Result<()> {
         self.registries().map(drop)
     }
 
-    /// The credentials of registries.
+    /// Reads the credentials for registries.
     ///
     /// # Errors
-    /// As [`Host::refuse_registry_credentials`].
+    /// Fails for the reasons of [`Host::refuse_registry_credentials`].
     pub(super) fn registries(&self) -> Result<Registries> {
-        let Some(Source { path, environment }) = &self.registry_credentials else { return Ok(Registries::default()) };
+        let Some(CredentialSource { path, environment }) = &self.registry_credentials else {
+            return Ok(Registries::default());
+        };
         self.refuse_exposed(std::path::Path::new(path))?;
         let text = match self.read(path) {
-            // It is root's alone, and a plan by someone else asks no registry.
+            // Only root can read it, and another user's plan does not ask a registry.
             Err(_) if !self.may_chown() => return Ok(Registries::default()),
             read => read?,
         };
-        let found = text.ok_or_else(|| "it is not there".to_owned()).and_then(|text| parse(&text));
+        let found = text.ok_or_else(|| "it does not exist".to_owned()).and_then(|text| parse(&text));
         let registries = found.map_err(|why| {
             Error::config(format!("docker.auth = {path:?} cannot be used")).cause(why).fix(
                 "write a config.json there as `docker login` does, with auths, credHelpers or credsStore; \
@@ -141,7 +144,7 @@ impl Host {
         Ok(Registries { environment: environment.clone(), commands: self.commands.clone(), ..registries })
     }
 
-    /// What the engine is to show the registry of an image.
+    /// The credentials for the registry of an image.
     pub(super) fn credentials(&self, reference: &str) -> Result<Option<DockerCredentials>> {
         self.registries()?.credentials(reference).map_err(|none| {
             Error::new(Kind::Failed, format!("no credentials for {}", registry(reference))).cause(none.why)
@@ -149,7 +152,7 @@ impl Host {
     }
 }
 
-/// The name of a registry, of a key of the file: `https://index.docker.io/v1/` is Docker Hub's.
+/// The registry for a key of the file: `https://index.docker.io/v1/` means Docker Hub.
 fn name(key: &str) -> &str {
     let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
     match key.split('/').next().unwrap_or(key) {
@@ -158,18 +161,20 @@ fn name(key: &str) -> &str {
     }
 }
 
-/// Reads any text as that file.
-pub fn read_as_any_file(text: &[u8]) {
-    let _ = parse(text);
+/// For [`crate::parsers`].
+pub(crate) fn read_as_any_file(text: &[u8]) -> crate::claims::Claim {
+    use crate::claims::{SECRET, holds};
+    let refusal = parse(text).err().unwrap_or_default();
+    holds(!refusal.contains(SECRET), || format!("the secret is in: {refusal}"))
 }
 
-/// Credentials, from the text of the file. No error repeats a part of it.
+/// Parses the text of the file. Errors never quote it.
 fn parse(text: &[u8]) -> Result<Registries, String> {
     if !text.trim_ascii_start().starts_with(b"{") {
         return Err("it is not a JSON object".into());
     }
-    let file: File = serde_json::from_slice(text).map_err(|e| {
-        let kind = if e.is_data() { "a value in it has another type than Docker's" } else { "it is not JSON" };
+    let file: ConfigFile = serde_json::from_slice(text).map_err(|e| {
+        let kind = if e.is_data() { "a value in it has the wrong type" } else { "it is not JSON" };
         format!("{kind} (line {}, column {})", e.line(), e.column())
     })?;
     let mut registries = Registries::default();
@@ -182,7 +187,7 @@ fn parse(text: &[u8]) -> Result<Registries, String> {
         registries.known.insert(name(key).to_owned(), How::Helper(checked(helper)?));
     }
     if !file.store.is_empty() {
-        // The store has what `docker login` would have written into auths.
+        // The store has what `docker login` would otherwise have written to auths.
         registries.known.retain(|_, how| matches!(how, How::Helper(_)));
         registries.store = Some(checked(&file.store)?);
     }
@@ -192,7 +197,7 @@ fn parse(text: &[u8]) -> Result<Registries, String> {
     Ok(registries)
 }
 
-/// The name of a helper, which becomes a part of a command's.
+/// Checks the name of a helper, which becomes part of a command's name.
 fn checked(helper: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if helper.is_empty() || !helper.chars().all(plain) {
@@ -202,7 +207,7 @@ fn checked(helper: &str) -> Result<String, String> {
 }
 
 impl Entry {
-    /// None: an entry that only says that somebody logged in.
+    /// Returns `None` for an entry that only records a login.
     fn credentials(&self, key: &str) -> Result<Option<DockerCredentials>, String> {
         let (mut username, mut password) = (self.username.clone(), self.password.clone());
         if !self.auth.is_empty() {
@@ -225,18 +230,18 @@ impl Entry {
             (Some(_), Some(_)) => Ok(Some(credentials)),
             _ if has_token => Ok(Some(credentials)),
             (None, None) => Ok(None),
-            _ => Err(format!("{key:?} has a user name or a password, and not both")),
+            _ => Err(format!("{key:?} has a user name or a password, but not both")),
         }
     }
 }
 
-/// The address of a registry, as helpers and engines name it.
+/// The address of a registry for helpers and engines.
 fn address(registry: &str) -> String {
     if registry == "docker.io" { HUB.to_owned() } else { registry.to_owned() }
 }
 
 impl Registries {
-    /// The helper that has the credentials of an image's registry.
+    /// The helper with the credentials for an image's registry.
     pub(super) fn helper(&self, reference: &str) -> Option<&str> {
         match self.known.get(registry(reference)) {
             Some(How::Helper(helper)) => Some(helper),
@@ -245,7 +250,7 @@ impl Registries {
         }
     }
 
-    /// The credentials for an image's registry; none: it is asked without.
+    /// The credentials for an image's registry, or `None` to ask it without any.
     pub(super) fn credentials(&self, reference: &str) -> Result<Option<DockerCredentials>, NoCredentials> {
         let registry = registry(reference);
         if let Some(How::Given(given)) = self.known.get(registry) {
@@ -253,10 +258,11 @@ impl Registries {
         }
         let Some(helper) = self.helper(reference) else { return Ok(None) };
         let (command, address) = (format!("docker-credential-{helper}"), address(registry));
-        let no = |may_pass: bool, why: String| NoCredentials { why: format!("{why} (from {command})"), may_pass };
+        let no =
+            |is_temporary: bool, why: String| NoCredentials { why: format!("{why} (from {command})"), is_temporary };
         let environment: Vec<(&str, &str)> =
             self.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let asked = command::answer_to(&self.commands, &[&command, "get"], &environment, &address, HELPER);
+        let asked = command::run_with_input(&self.commands, &[&command, "get"], &environment, &address, HELPER);
         let output = asked.map_err(|error| no(false, error.cause.unwrap_or(error.what)))?;
         if !output.status.success() {
             if output.both.contains(NOTHING_FOUND) {
@@ -265,12 +271,12 @@ impl Registries {
             let is_final = ["AccessDenied", "not authorized"].iter().any(|words| output.both.contains(words));
             return Err(no(!is_final, secrets::masked(output.both.trim())));
         }
-        let printed: Printed = serde_json::from_str(&output.stdout)
-            .map_err(|_| no(false, "it printed something else than credentials in JSON".into()))?;
+        let printed: HelperOutput = serde_json::from_str(&output.stdout)
+            .map_err(|_| no(false, "it did not print credentials in JSON".into()))?;
         secrets::learn_text(&printed.secret);
         let (user, secret) = (Some(printed.username), Some(printed.secret));
         let of_registry = DockerCredentials { serveraddress: Some(address), ..DockerCredentials::default() };
-        // docker-credential-helpers, "Development": this name says that the secret is an identity token.
+        // docker-credential-helpers, "Development": this name means that the secret is an identity token.
         Ok(Some(if user.as_deref() == Some("<token>") {
             DockerCredentials { identitytoken: secret, ..of_registry }
         } else {
@@ -345,7 +351,7 @@ mod tests {
             (r#"{ "auths": { "h": { "auth": "secret-of-mine" } } }"#, "auth of \"h\" is not USER:PASSWORD in base64"),
             (r#"{ "auths": { "h": { "auth": "c2VjcmV0" } } }"#, "auth of \"h\" is not USER:PASSWORD in base64"),
             (r#"{ "auths": { "h": { "username": "secret-of-mine" } } }"#, "not both"),
-            (r#"{ "auths": { "h": "secret-of-mine" } }"#, "another type"),
+            (r#"{ "auths": { "h": "secret-of-mine" } }"#, "the wrong type"),
             (r#"{ "credHelpers": { "h": "../x" } }"#, "not the name of a credential helper"),
             (r#"{ "credsStore": "a b" }"#, "not the name of a credential helper"),
         ] {
@@ -359,7 +365,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("docker-credential-test");
         let ask = |script: &str| {
-            // Under another name first: one that another thread is starting cannot be written to.
+            // Write it under another name first: a file that another thread is executing cannot be written.
             let new = directory.path().join("new");
             std::fs::write(&new, format!("#!/bin/sh\n{script}\n")).unwrap();
             std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -383,16 +389,16 @@ mod tests {
         let of = |script: &str| ask(script).unwrap_err();
         let denied = of("echo 'AccessDeniedException: no' >&2; exit 1");
         assert!(
-            !denied.may_pass && denied.why.contains("AccessDeniedException: no (from docker-credential-test)"),
+            !denied.is_temporary && denied.why.contains("AccessDeniedException: no (from docker-credential-test)"),
             "{denied:?}"
         );
-        assert!(of("echo no route; exit 1").may_pass);
-        assert!(!of("echo hello").may_pass);
+        assert!(of("echo no route; exit 1").is_temporary);
+        assert!(!of("echo hello").is_temporary);
         std::fs::remove_file(&path).unwrap();
         let missing =
             Registries { store: Some("test".into()), commands: directory.path().into(), ..Registries::default() };
         let missing = missing.credentials("x").unwrap_err();
-        assert!(!missing.may_pass && missing.why.contains("No such file"), "{missing:?}");
+        assert!(!missing.is_temporary && missing.why.contains("No such file"), "{missing:?}");
     }
 
     #[test]
@@ -400,7 +406,8 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), r#"{ "auths": { "h": { "auth": "YTpi" } } }"#).unwrap();
         let mut host = Host::live(Default::default());
-        host.registry_credentials = Some(Source { path: file.path().display().to_string(), ..Source::default() });
+        host.registry_credentials =
+            Some(CredentialSource { path: file.path().display().to_string(), ..CredentialSource::default() });
         let mode = |mode| std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
         mode(0o600);
         host.refuse_registry_credentials().unwrap();
@@ -412,7 +419,8 @@ mod tests {
                 assert!(refused.to_string().contains("chmod 0600"), "{refused}");
             }
         }
-        host.registry_credentials = Some(Source { path: "/nowhere/config.json".into(), ..Source::default() });
+        host.registry_credentials =
+            Some(CredentialSource { path: "/nowhere/config.json".into(), ..CredentialSource::default() });
         let refused = host.refuse_registry_credentials().unwrap_err();
         assert_eq!(refused.kind.exit_code(), 78);
         assert!(refused.to_string().contains("docker.auth = \"/nowhere/config.json\" cannot be used"), "{refused}");

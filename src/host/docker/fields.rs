@@ -1,4 +1,4 @@
-//! What a container is made of, in a form in which the engine's own words and a specification can be compared.
+//! The configuration of a container, in a form that allows a comparison of the engine's answer and a specification.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -8,21 +8,21 @@ use bollard::models::{ContainerConfig, ContainerInspectResponse, HostConfig, Mou
 use super::{Image, Specification};
 use crate::host::is_hex;
 
-/// The name of a field, as messages have it.
+/// The name of a field in messages.
 pub type Field = &'static str;
 
-/// Fields and their items. What the engine did not say, or what depends on an image that is not there, is left out.
+/// Fields and their items. Fields that the engine did not report, or that depend on a missing image, are left out.
 pub type Fields = BTreeMap<Field, Vec<String>>;
 
-/// When the engine starts a container again by itself.
+/// When the engine restarts a container.
 pub const RESTART: Field = "restart policy";
 /// The networks that a container is connected to.
 pub const NETWORKS: Field = "networks";
-/// The network that it was created for.
+/// The network that a container was created with.
 pub const MODE: Field = "network mode";
-/// Its program, whose items have an order.
+/// The program of a container; the order of the items matters.
 pub const ENTRYPOINT: Field = "entrypoint";
-/// The arguments of that.
+/// The arguments of the program.
 pub const COMMAND: Field = "command";
 const MEMORY: Field = "memory limit";
 const ENVIRONMENT: Field = "environment";
@@ -35,18 +35,18 @@ const RIGHTS: Field = "privileges";
 pub const LOG: Field = "log";
 const OPTIONS: Field = "options";
 
-/// Fields of what the engine says of a container.
-pub(crate) fn of_container(found: &ContainerInspectResponse) -> Fields {
+/// The fields of the engine's answer about a container.
+pub(crate) fn fields_of_container(found: &ContainerInspectResponse) -> Fields {
     let mut fields = Fields::new();
     if let Some(config) = &found.config {
-        of_config(config, &mut fields);
+        add_config(config, &mut fields);
     }
     if let Some(mounts) = &found.mounts {
         fields.insert(MOUNTS, sorted(mounts.iter().filter_map(mount)));
     }
-    // An engine that says the network mode says all of this.
+    // An engine that reports the network mode reports all of this.
     if let Some(host) = found.host_config.as_ref().filter(|host| host.network_mode.is_some()) {
-        of_host_config(host, &mut fields);
+        add_host_config(host, &mut fields);
     }
     if let Some(networks) = found.network_settings.as_ref().and_then(|settings| settings.networks.as_ref()) {
         fields.insert(NETWORKS, sorted(networks.keys().cloned()));
@@ -54,7 +54,7 @@ pub(crate) fn of_container(found: &ContainerInspectResponse) -> Fields {
     fields
 }
 
-fn of_config(config: &ContainerConfig, fields: &mut Fields) {
+fn add_config(config: &ContainerConfig, fields: &mut Fields) {
     let mut add = |field, items: &Option<Vec<String>>| {
         if let Some(items) = items {
             fields.insert(field, items.clone());
@@ -68,7 +68,7 @@ fn of_config(config: &ContainerConfig, fields: &mut Fields) {
     }
 }
 
-fn of_host_config(host: &HostConfig, fields: &mut Fields) {
+fn add_host_config(host: &HostConfig, fields: &mut Fields) {
     let mode = host.network_mode.as_deref().unwrap_or_default();
     fields.insert(MODE, texts([if mode == "default" { "bridge" } else { mode }]));
     let policy = host.restart_policy.clone().unwrap_or_default();
@@ -119,7 +119,7 @@ fn of_host_config(host: &HostConfig, fields: &mut Fields) {
     fields.insert(OPTIONS, sorted(options));
 }
 
-/// What a container may do beyond any other.
+/// The privileges of a container beyond the default.
 fn rights(host: &HostConfig) -> Vec<String> {
     let mut rights: Vec<String> = Vec::new();
     if host.privileged == Some(true) {
@@ -132,14 +132,14 @@ fn rights(host: &HostConfig) -> Vec<String> {
     let devices = host.devices.iter().flatten().filter_map(|device| device.path_on_host.as_ref());
     rights.extend(devices.map(|path| format!("device {path}")));
     for (name, mode) in [("pid", &host.pid_mode), ("ipc", &host.ipc_mode), ("uts", &host.uts_mode)] {
-        // Of the others, private and shareable, the engine chooses one itself.
+        // The engine chooses between the other modes, private and shareable.
         let shared = mode.as_deref().filter(|mode| *mode == "host" || mode.starts_with("container:"));
         rights.extend(shared.map(|mode| format!("{name} {mode}")));
     }
     sorted(rights)
 }
 
-/// A mount, as `docker run --volume` has it. A volume without a name is the image's own.
+/// A mount in the form of `docker run --volume`; `None` for an unnamed volume, which belongs to the image.
 fn mount(mount: &MountPoint) -> Option<String> {
     let to = mount.destination.as_deref().unwrap_or_default();
     let from = match mount.typ.as_deref() {
@@ -159,12 +159,13 @@ fn bind(from: &str, to: &str, only_read: bool) -> String {
 }
 
 fn port(address: &str, host: &str, inside: &str) -> String {
-    // The engine's own words for all addresses.
+    // The engine's forms for all addresses.
     let at = if matches!(address, "" | "0.0.0.0" | "::") { String::new() } else { format!("{address}:") };
     format!("{at}{host}:{inside}")
 }
 
-/// Variables, those of `ours` in the place of the others of their names. Of PATH the engine has a default.
+/// Variables, where `ours` replace `others` with the same name. PATH is left out, because the engine has a default for
+/// it.
 fn environment(others: &[String], ours: &[String]) -> Vec<String> {
     let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
     let own: BTreeSet<String> = ours.iter().map(|variable| name(variable)).collect();
@@ -176,13 +177,13 @@ fn sorted(items: impl IntoIterator<Item = String>) -> Vec<String> {
     items.into_iter().collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// Items that are not empty.
+/// The items that are not empty.
 fn texts<const N: usize>(items: [&str; N]) -> Vec<String> {
     items.into_iter().filter(|item| !item.is_empty()).map(str::to_owned).collect()
 }
 
 impl Specification {
-    /// The fields of a container that is made of this now.
+    /// The fields of a container that is created from this.
     pub fn fields(&self, image: Option<&Image>) -> Fields {
         let mut fields = Fields::new();
         let binds = self.binds.iter().filter_map(|text| {
@@ -201,7 +202,7 @@ impl Specification {
         for field in [MEMORY, CPU, RIGHTS, OPTIONS] {
             fields.insert(field, Vec::new());
         }
-        // Without one of ours, the driver is the engine's own matter.
+        // If the specification does not name a driver, the engine's choice does not matter.
         if !self.log_driver.is_empty() {
             let options = self.log_options.iter().map(|(key, value)| format!("{key}={value}"));
             fields.insert(LOG, sorted(std::iter::once(self.log_driver.clone()).chain(options)));

@@ -15,8 +15,8 @@ use std::time::Duration;
 pub use bollard::models::ContainerStateStatusEnum as Status;
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum, ContainerUpdateBody,
-    HostConfig, HostConfigLogConfig, NetworkConnectRequest, NetworkDisconnectRequest, PortBinding, PortSummaryTypeEnum,
-    RestartPolicy, RestartPolicyNameEnum,
+    HostConfig, HostConfigLogConfig, ImageInspect, NetworkConnectRequest, NetworkDisconnectRequest, PortBinding,
+    PortSummaryTypeEnum, RestartPolicy, RestartPolicyNameEnum,
 };
 use bollard::query_parameters::{
     ContainerArchiveInfoOptions, CreateContainerOptions, DownloadFromContainerOptions, InspectContainerOptions,
@@ -33,32 +33,31 @@ use crate::host::failpoint::failpoint;
 use crate::host::net::chain;
 use crate::host::wait::{Deadline, runtime};
 
-/// Where the engine listens, if nothing else is said.
+/// The engine's default address.
 pub const DEFAULT_ADDRESS: &str = "unix:///var/run/docker.sock";
 
-/// What dockerd writes when it is about to serve, and removes at its end.
+/// The file that dockerd writes before it serves, and removes at its end.
 const PID_FILE: &str = "/run/docker.pid";
 
-/// The newest version of the API whose answers this program knows: 1.minor.
+/// The newest version of the API, 1.minor, whose answers this program knows.
 const NEWEST_KNOWN: u32 = 53;
 
-/// The first question; several steps ask it of an engine that does not answer.
+/// The limit of a connection. It is short, because several steps try to connect to an engine that does not answer.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// A question about what is; the engine answers from memory.
+/// The limit of a question that the engine answers from memory.
 const QUESTION: Duration = Duration::from_secs(30);
 
-/// For a question to a registry that nobody needs to answer.
+/// The limit of a question to a registry whose answer is optional.
 const REGISTRY: Duration = Duration::from_secs(5);
 
-/// How long a container has between SIGTERM and SIGKILL, seconds: ZooKeeper and Mesos
-/// end within one.
+/// The seconds between SIGTERM and SIGKILL for a container. ZooKeeper and Mesos end within one second.
 const STOP_SECONDS: i32 = 10;
 
-/// A creation, start or stop, the latter's patience included.
+/// The limit of a creation, start or stop, including the time between the signals.
 const ACTION: Duration = Duration::from_secs(120);
 
-/// How long the engine has for an answer, after a signal, while a change is undone.
+/// How long the engine has for an answer after a signal, while the program undoes a change.
 const UNDO: Duration = Duration::from_secs(2);
 
 /// A connection to an engine that answered.
@@ -66,26 +65,26 @@ pub struct Engine {
     client: bollard::Docker,
     runtime: tokio::runtime::Runtime,
     undoing: Cell<bool>,
-    /// Where it answers.
+    /// Its address.
     pub address: String,
-    /// Its own version, `20.10.24`.
+    /// Its version, e.g. `20.10.24`.
     pub version: String,
 }
 
 /// An image that the engine has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Image {
-    /// Names its contents.
+    /// The digest of its contents.
     pub id: String,
-    /// `name@sha256:…` of every manifest that it was pulled by.
+    /// `name@sha256:…` for each manifest by which it was pulled.
     pub digests: Vec<String>,
     /// The program that its containers run.
     pub entrypoint: Vec<String>,
-    /// Its arguments, where a container has none.
+    /// The arguments of that program, unless a container has its own.
     pub command: Vec<String>,
     /// `NAME=value` each.
     pub environment: Vec<String>,
-    /// Whom they run as.
+    /// The user that its containers run as.
     pub user: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
@@ -95,85 +94,85 @@ pub struct Image {
     pub layers: Vec<String>,
 }
 
-/// A container as it is.
+/// A container and its state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Container {
-    /// Names it for ever.
+    /// Its id, which never changes.
     pub id: String,
-    /// Its name now.
+    /// Its current name.
     pub name: String,
-    /// The id of its image, as this engine's image store has it.
+    /// The id of its image in this engine's image store.
     pub image_id: String,
-    /// What it is made of.
+    /// Its configuration.
     pub fields: Fields,
-    /// The image that it was made from, as it was named then.
+    /// The name of its image when it was created.
     pub image: String,
-    /// What is mounted in it: where from on the host, and where to.
+    /// Its mounts: the path on the host, and the path in the container.
     pub mounts: Vec<(String, String)>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// None where the engine does not say it.
+    /// `None` if the engine does not report it.
     pub status: Option<Status>,
-    /// Of its last end.
+    /// The exit code of its last process.
     pub exit_code: i64,
-    /// Why the engine could not start it.
+    /// The reason why the engine could not start it.
     pub error: String,
-    /// How often the engine has restarted it by itself.
+    /// How often the engine has restarted it.
     pub restarts: i64,
 }
 
 /// A container in the engine's list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listed {
-    /// Names it for ever.
+    /// Its id, which never changes.
     pub id: String,
     /// Its name.
     pub name: String,
-    /// Its image, as the engine names it.
+    /// The engine's name for its image.
     pub image: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// TCP ports of the host that it has, each with the address.
+    /// The TCP ports of the host that it publishes, each with its address.
     pub ports: Vec<(String, u16)>,
     /// Whether it has a process.
     pub is_running: bool,
 }
 
-/// What a container is made of.
+/// The configuration with which a container is created.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Specification {
     /// The image, by tag or digest.
     pub image: String,
-    /// Arguments of the image's entry point, or the command if it has none; empty: the image's own.
+    /// Arguments of the image's entry point, or the command if it has none; empty for those of the image.
     pub command: Vec<String>,
     /// `NAME=value` each.
     pub environment: Vec<String>,
     /// `bridge`, `host`, or a network's name.
     pub network: String,
-    /// What is published; nothing in the host's network.
+    /// The published ports; not used in the host's network.
     pub ports: Vec<Port>,
-    /// `/on/the/host:/in/the/container`, with `:ro` at its end if it is only read.
+    /// `/on/the/host:/in/the/container`, with `:ro` at its end if it is read-only.
     pub binds: Vec<String>,
     /// `no`, `always`, `unless-stopped`, `on-failure`.
     pub restart: String,
-    /// Labels, without our own.
+    /// Labels, without those that the program adds.
     pub labels: BTreeMap<String, String>,
-    /// The log driver; empty: the engine's own.
+    /// The log driver; empty for the engine's default.
     pub log_driver: String,
-    /// Its options.
+    /// The options of the log driver.
     pub log_options: BTreeMap<String, String>,
-    /// User, or `user:group`; empty: the image's own.
+    /// User, or `user:group`; empty for that of the image.
     pub user: String,
 }
 
 /// A TCP port of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Port {
-    /// The address that it is published at; empty: all of the host's.
+    /// The address at which it is published; empty for all addresses of the host.
     pub address: String,
-    /// On the host.
+    /// The port on the host.
     pub host: u16,
-    /// In the container.
+    /// The port in the container.
     pub container: u16,
 }
 
@@ -187,7 +186,8 @@ impl Engine {
     /// Connects, and agrees on a version of the API.
     ///
     /// # Errors
-    /// Outside: a signal. Inside: the last answer, in words.
+    /// The outer result fails when a signal arrives. The inner one fails when the engine does not answer; the error is
+    /// a message.
     pub fn connect(address: &str, limit: Duration) -> Result<Result<Engine, String>> {
         let runtime = runtime()?;
         let opened = Deadline::new(format!("the Docker Engine at {address}"), limit).ask(&runtime, open(address))?;
@@ -204,12 +204,12 @@ impl Engine {
         let grace = if self.undoing.get() { UNDO } else { Duration::ZERO };
         let mut deadline =
             Deadline::new(format!("the Docker Engine at {} to {what}", self.address), limit).with_grace(grace);
-        deadline.ask(&self.runtime, async { work.await.map_err(|e| words(&e)) })?.map_err(|answer| {
+        deadline.ask(&self.runtime, async { work.await.map_err(|e| engine_message(&e)) })?.map_err(|answer| {
             Error::failed(format!("the Docker Engine at {} cannot {what}", self.address)).cause(answer)
         })
     }
 
-    /// Does work that undoes changes: after a signal too the engine has a little time for each answer.
+    /// Does work that undoes changes: even after a signal, the engine has some time for each answer.
     pub fn undo<T>(&self, work: impl FnOnce() -> T) -> T {
         self.undoing.set(true);
         let done = work();
@@ -217,7 +217,7 @@ impl Engine {
         done
     }
 
-    /// A change: a test may kill the program before and after it.
+    /// Makes a change. A test can kill the program before and after it.
     fn change<T>(&self, what: &str, work: impl Future<Output = Result<T, bollard::errors::Error>>) -> Result<T> {
         failpoint();
         let made = self.wait(what, ACTION, work)?;
@@ -225,72 +225,72 @@ impl Engine {
         Ok(made)
     }
 
-    /// The image of this name, tag or digest; `None`: the engine has none.
+    /// The image with this name, tag or digest; `None` if the engine does not have it.
     ///
     /// # Errors
-    /// When the engine does not answer.
+    /// Fails when the engine does not answer.
     pub fn image(&self, reference: &str) -> Result<Option<Image>> {
-        let what = format!("tell of the image {reference}");
-        self.wait(&what, QUESTION, async { image(&self.client, reference).await })
+        let what = format!("look up the image {reference}");
+        self.wait(&what, QUESTION, async { inspect_image(&self.client, reference).await })
     }
 
     /// The media type of an image's manifest in its registry.
     ///
     /// # Errors
-    /// When engine or registry do not answer, or refuse it.
+    /// Fails when the engine or the registry does not answer, or refuses.
     pub fn manifest_type(&self, reference: &str, host: &Host) -> Result<String> {
-        let what = format!("tell of the image {reference} in its registry");
+        let what = format!("look up the image {reference} in its registry");
         let found =
             self.wait(&what, QUESTION, self.client.inspect_registry_image(reference, host.credentials(reference)?))?;
         Ok(found.descriptor.media_type.unwrap_or_default())
     }
 
-    /// The digest to which an image's registry leads its tag now, `sha256:…`.
+    /// The digest, `sha256:…`, that an image's tag has in its registry now.
     ///
     /// # Errors
-    /// When engine or registry do not answer soon, or refuse it.
+    /// Fails when the engine or the registry does not answer soon, or refuses.
     pub fn digest_in_registry(&self, reference: &str, host: &Host) -> Result<String> {
-        let what = format!("tell of the image {reference} in its registry");
+        let what = format!("look up the image {reference} in its registry");
         let found =
             self.wait(&what, REGISTRY, self.client.inspect_registry_image(reference, host.credentials(reference)?))?;
         Ok(found.descriptor.digest.unwrap_or_default())
     }
 
-    /// The container of this name; `None`: there is none.
+    /// The container with this name, if there is one.
     ///
     /// # Errors
-    /// When the engine does not answer.
+    /// Fails when the engine does not answer.
     pub fn container(&self, name: &str) -> Result<Option<Container>> {
         let asked = self.client.inspect_container(name, None::<InspectContainerOptions>);
         let found = self
-            .wait(&format!("tell of the container {name}"), QUESTION, async { absent_is_none(asked.await) })?
-            .map(Container::of);
+            .wait(&format!("look up the container {name}"), QUESTION, async { absent_is_none(asked.await) })?
+            .map(Container::from_inspection);
         Ok(found)
     }
 
-    /// Where the engine keeps its data on its own machine: images, layers, containers.
+    /// The directory on the engine's machine with its data: images, layers, containers.
     ///
     /// # Errors
-    /// When the engine does not answer.
+    /// Fails when the engine does not answer.
     pub fn data_root(&self) -> Result<Option<String>> {
         let found = self.wait("say where its data are", QUESTION, self.client.info())?;
         Ok(found.docker_root_dir.filter(|path| path.starts_with('/')))
     }
 
-    /// All containers, whether they run or not.
+    /// All containers, running or not.
     ///
     /// # Errors
-    /// When the engine does not answer.
+    /// Fails when the engine does not answer.
     pub fn containers(&self) -> Result<Vec<Listed>> {
         let options = ListContainersOptions { all: true, ..Default::default() };
         let found = self.wait("list the containers", QUESTION, self.client.list_containers(Some(options)))?;
-        Ok(found.into_iter().map(Listed::of).collect())
+        Ok(found.into_iter().map(Listed::from_summary).collect())
     }
 
-    /// Gives a container another restart policy. It keeps running.
+    /// Changes the restart policy of a container. It keeps running.
     ///
     /// # Errors
-    /// When the engine refuses.
+    /// Fails when the engine refuses.
     pub fn set_restart(&self, id: &str, policy: &str) -> Result<()> {
         let body = ContainerUpdateBody { restart_policy: Some(restart_policy(policy)), ..Default::default() };
         self.change("change the restart policy of the container", self.client.update_container(id, body))
@@ -299,7 +299,7 @@ impl Engine {
     /// Connects a container to a network, with the ports that it publishes. It keeps running.
     ///
     /// # Errors
-    /// When the engine refuses.
+    /// Fails when the engine refuses.
     pub fn join_network(&self, id: &str, network: &str) -> Result<()> {
         let body = NetworkConnectRequest { container: id.to_owned(), ..Default::default() };
         let what = format!("connect the container to the network {network}");
@@ -309,59 +309,59 @@ impl Engine {
     /// Disconnects a container from a network. It keeps running.
     ///
     /// # Errors
-    /// When the engine refuses.
+    /// Fails when the engine refuses.
     pub fn leave_network(&self, id: &str, network: &str) -> Result<()> {
         let body = NetworkDisconnectRequest { container: id.to_owned(), force: None };
         let what = format!("disconnect the container from the network {network}");
         self.change(&what, self.client.disconnect_network(network, body))
     }
 
-    /// Creates a container with a label more for each of `labels`; its id.
+    /// Creates a container with these additional labels, and returns its id.
     ///
     /// # Errors
-    /// When the engine refuses.
-    pub fn create(&self, name: &str, made_of: &Specification, labels: &[(&str, &str)]) -> Result<String> {
+    /// Fails when the engine refuses.
+    pub fn create(&self, name: &str, specification: &Specification, labels: &[(&str, &str)]) -> Result<String> {
         let options = CreateContainerOptions { name: Some(name.to_owned()), ..Default::default() };
-        let body = made_of.body(labels);
+        let body = specification.body(labels);
         let made =
             self.change(&format!("create the container {name}"), self.client.create_container(Some(options), body))?;
         Ok(made.id)
     }
 
-    /// Starts a container; one that is paused goes on.
+    /// Starts a container, or resumes a paused one.
     ///
     /// # Errors
-    /// When the engine cannot.
+    /// Fails when the engine cannot start it.
     pub fn start(&self, container: &Container) -> Result<()> {
         let id = &container.id;
         if container.status == Some(Status::PAUSED) {
-            return self.change("let the container go on", self.client.unpause_container(id));
+            return self.change("resume the container", self.client.unpause_container(id));
         }
         self.change("start the container", self.client.start_container(id, None::<StartContainerOptions>))
     }
 
-    /// Stops a container: SIGTERM, after 10 s SIGKILL. The engine will not restart it by itself.
+    /// Stops a container: SIGTERM, and SIGKILL after 10 s. The engine will not restart it.
     ///
     /// # Errors
-    /// When the engine cannot.
+    /// Fails when the engine cannot stop it.
     pub fn stop(&self, id: &str) -> Result<()> {
         let options = StopContainerOptions { t: Some(STOP_SECONDS), ..Default::default() };
         self.change("stop the container", self.client.stop_container(id, Some(options)))
     }
 
-    /// Gives a container another name.
+    /// Renames a container.
     ///
     /// # Errors
-    /// When the engine refuses.
+    /// Fails when the engine refuses.
     pub fn rename(&self, id: &str, name: &str) -> Result<()> {
         let options = RenameContainerOptions { name: name.to_owned() };
         self.change(&format!("rename the container to {name}"), self.client.rename_container(id, options))
     }
 
-    /// Removes a container, ended first if it runs, and with `volumes` those that have no name.
+    /// Stops and removes a container, and with `volumes` its unnamed volumes.
     ///
     /// # Errors
-    /// When the engine cannot.
+    /// Fails when the engine cannot remove it.
     pub fn remove(&self, id: &str, volumes: bool) -> Result<()> {
         let options = RemoveContainerOptions { v: volumes, force: true, ..Default::default() };
         self.change("remove the container", self.client.remove_container(id, Some(options)))
@@ -370,7 +370,7 @@ impl Engine {
     /// The last lines that a container printed.
     pub fn last_lines(&self, id: &str) -> String {
         let options = LogsOptions { stdout: true, stderr: true, tail: "20".into(), ..Default::default() };
-        let collected = self.wait("tell what the container printed", QUESTION, async {
+        let collected = self.wait("return what the container printed", QUESTION, async {
             let (mut lines, mut stream) = (String::new(), self.client.logs(id, Some(options)));
             while let Some(chunk) = stream.next().await {
                 lines.push_str(&String::from_utf8_lossy(&chunk?.into_bytes()));
@@ -380,19 +380,19 @@ impl Engine {
         collected.unwrap_or_else(|error| error.to_string())
     }
 
-    /// Where the link at `path` in a container leads; none: it is not a link, or the engine does not say.
+    /// The target of the link at `path` in a container; `None` if it is not a link, or the engine does not answer.
     pub fn link_at(&self, id: &str, path: &str) -> Option<String> {
         let options = ContainerArchiveInfoOptions { path: path.to_owned() };
-        let asked = self.wait(&format!("look at {path} in the container"), QUESTION, async {
+        let asked = self.wait(&format!("examine {path} in the container"), QUESTION, async {
             self.client.get_container_archive_info(id, Some(options)).await
         });
         asked.ok().map(|found| found.link_target).filter(|target| !target.is_empty())
     }
 
-    /// What is at `path` in a container, as a tar archive, which is written to `to`; whether it is there.
+    /// Writes a tar archive of `path` in a container to `to`. Returns whether the path exists.
     ///
     /// # Errors
-    /// When it cannot be had or written.
+    /// Fails when the engine does not return the archive, or it cannot be written.
     pub fn archive(&self, id: &str, path: &str, deadline: Duration, to: &mut impl std::io::Write) -> Result<bool> {
         let options = DownloadFromContainerOptions { path: path.to_owned() };
         let copied = self.wait(&format!("copy {path} out of the container"), deadline, async {
@@ -410,7 +410,22 @@ impl Engine {
 }
 
 impl Image {
-    /// Whether two are one, of which an image store may have several ids.
+    fn from_inspection(found: ImageInspect) -> Image {
+        let config = found.config.unwrap_or_default();
+        Image {
+            id: found.id.unwrap_or_default(),
+            digests: found.repo_digests.unwrap_or_default(),
+            entrypoint: config.entrypoint.unwrap_or_default(),
+            command: config.cmd.unwrap_or_default(),
+            environment: config.env.unwrap_or_default(),
+            user: config.user.unwrap_or_default(),
+            labels: config.labels.unwrap_or_default().into_iter().collect(),
+            created: found.created.map(|at| at.to_string()).unwrap_or_default(),
+            layers: found.root_fs.and_then(|layers| layers.layers).unwrap_or_default(),
+        }
+    }
+
+    /// Whether both are the same image. An image store can have several ids for one image.
     pub fn is_same(&self, other: &Image) -> bool {
         let plain = |image: &Image| Image { id: String::new(), digests: Vec::new(), ..image.clone() };
         self.id == other.id || plain(self) == plain(other)
@@ -418,8 +433,8 @@ impl Image {
 }
 
 impl Container {
-    fn of(found: ContainerInspectResponse) -> Container {
-        let fields = fields::of_container(&found);
+    fn from_inspection(found: ContainerInspectResponse) -> Container {
+        let fields = fields::fields_of_container(&found);
         let (state, config) = (found.state.unwrap_or_default(), found.config.unwrap_or_default());
         let mounts = found.mounts.unwrap_or_default().into_iter();
         Container {
@@ -437,13 +452,13 @@ impl Container {
         }
     }
 
-    /// Whether its process runs; one that the engine restarts again and again does not.
+    /// Whether its process runs. A container that the engine restarts again and again is not running.
     pub fn is_running(&self) -> bool {
         self.status == Some(Status::RUNNING)
     }
 
-    /// Its state in words.
-    pub fn told(&self) -> String {
+    /// Describes its state.
+    pub fn state_words(&self) -> String {
         let mut words = self.status.map_or_else(String::new, |status| status.to_string());
         if matches!(self.status, Some(Status::EXITED | Status::RESTARTING | Status::DEAD)) {
             words = format!("{words}, exit code {}", self.exit_code);
@@ -456,14 +471,14 @@ impl Container {
 }
 
 impl Listed {
-    fn of(found: ContainerSummary) -> Listed {
+    fn from_summary(found: ContainerSummary) -> Listed {
         use ContainerSummaryStateEnum::{PAUSED, RESTARTING, RUNNING};
         let name = found.names.unwrap_or_default().into_iter().map(|name| name.trim_start_matches('/').to_owned());
         let ports = found.ports.unwrap_or_default().into_iter();
         let tcp = ports.filter(|port| matches!(port.typ, None | Some(PortSummaryTypeEnum::TCP)));
         Listed {
             id: found.id.unwrap_or_default(),
-            // A link to a container is a name with a path.
+            // A container's links are additional names with more slashes.
             name: name.min_by_key(|name| name.matches('/').count()).unwrap_or_default(),
             image: found.image.unwrap_or_default(),
             labels: found.labels.unwrap_or_default().into_iter().collect(),
@@ -499,7 +514,7 @@ impl Specification {
             exposed_ports: Some(bindings.keys().cloned().collect()),
             host_config: Some(HostConfig {
                 network_mode: text(&self.network),
-                // Its directories are root's, and with userns-remap its root would be nobody.
+                // Its directories belong to root, which userns-remap would map to another user.
                 userns_mode: Some("host".into()),
                 port_bindings: Some(bindings),
                 binds: list(&self.binds),
@@ -519,7 +534,8 @@ impl Host {
     /// The node's Docker Engine.
     ///
     /// # Errors
-    /// Outside: a signal. Inside: that it does not answer, in words.
+    /// The outer result fails when a signal arrives. The inner one fails when the engine does not answer; the error is
+    /// a message.
     pub fn engine(&self) -> Result<Result<&Engine, String>> {
         if let Some(engine) = self.engine.get() {
             return Ok(Ok(engine));
@@ -529,34 +545,49 @@ impl Host {
             .map_err(|answer| format!("the Docker Engine at {} does not answer: {answer}", self.docker)))
     }
 
-    /// Where an engine of this machine that runs now has its data. None: none runs, or it does not say. It is not asked
-    /// through a socket that would start it.
-    ///
-    /// # Errors
-    /// When a signal came.
-    pub fn running_data_root(&self) -> Result<Option<String>> {
+    /// The engine on this machine, if it runs now. Does not connect to a socket that would start it.
+    fn running_engine(&self) -> Result<Option<&Engine>> {
         if !self.live || !self.docker.starts_with("unix://") || self.entry(PID_FILE)?.is_none() {
             return Ok(None);
         }
-        let Ok(engine) = self.engine()? else { return Ok(None) };
+        Ok(self.engine()?.ok())
+    }
+
+    /// The version of the engine on this machine, if it runs now.
+    ///
+    /// # Errors
+    /// Fails when a signal arrives.
+    pub fn running_engine_version(&self) -> Result<Option<String>> {
+        Ok(self.running_engine()?.map(|engine| engine.version.clone()))
+    }
+
+    /// The data directory of the engine on this machine; `None` if no engine runs or it does not say. Does not connect
+    /// to a socket that would start the engine.
+    ///
+    /// # Errors
+    /// Fails when a signal arrives.
+    pub fn running_data_root(&self) -> Result<Option<String>> {
+        let Some(engine) = self.running_engine()? else { return Ok(None) };
         match engine.data_root() {
             Err(error) if error.kind == Kind::Interrupted => Err(error),
             found => Ok(found.ok().flatten()),
         }
     }
 
-    /// Whether a Docker Engine answers at this address.
+    /// Checks that a Docker Engine answers at this address.
     ///
     /// # Errors
-    /// Outside: a signal. Inside: the last answer, in words.
+    /// The outer result fails when a signal arrives. The inner one fails when the engine does not answer; the error is
+    /// a message.
     pub fn ping_docker(&self, address: &str, deadline: Duration) -> Result<Result<(), String>> {
         Ok(Engine::connect(address, deadline)?.map(drop))
     }
 
-    /// Whether the engine at this address refuses API 1.`minor` to a client that asks for no other; its words, if it does.
+    /// The message with which the engine at this address refuses API 1.`minor`, if it does.
     ///
     /// # Errors
-    /// Outside: a signal. Inside: that it does not answer, in words.
+    /// The outer result fails when a signal arrives. The inner one fails when the engine does not answer; the error is
+    /// a message.
     pub fn docker_refuses(
         &self,
         address: &str,
@@ -571,17 +602,17 @@ impl Host {
 async fn refuses(address: &str, minor: u32) -> Result<Option<String>, String> {
     use bollard::errors::Error::{DockerResponseServerError, JsonDataError};
     match client(address, &Arc::new(AtomicU32::new(minor)))?.info().await {
-        // What it is beyond that, an old client knows how to read.
+        // Other differences do not matter: an old client can read the answer.
         Ok(_) | Err(JsonDataError { .. }) => Ok(None),
         Err(DockerResponseServerError { status_code: 400, message }) => Ok(Some(message.trim().to_owned())),
-        Err(other) => Err(words(&other)),
+        Err(other) => Err(engine_message(&other)),
     }
 }
 
-/// A client that puts a version of the API before every path once it is agreed, that is, not 0.
+/// A client that adds the agreed version of the API to every path; 0 means not agreed yet.
 ///
-/// bollard 0.21 asks without a version whatever it has negotiated; the engine then answers
-/// as its newest API does, which need not be one that this program knows.
+/// bollard 0.21 never sends the version that it has negotiated. The engine would answer in the form of its newest API,
+/// which this program need not know.
 fn client(address: &str, agreed: &Arc<AtomicU32>) -> Result<bollard::Docker, String> {
     let seconds = ACTION.as_secs();
     let version = bollard::API_DEFAULT_VERSION;
@@ -591,7 +622,7 @@ fn client(address: &str, agreed: &Arc<AtomicU32>) -> Result<bollard::Docker, Str
         _ => return Err("its address must begin with unix:// or tcp://".into()),
     };
     let minor = Arc::clone(agreed);
-    Ok(client.map_err(|e| words(&e))?.with_request_modifier(move |mut request| {
+    Ok(client.map_err(|e| engine_message(&e))?.with_request_modifier(move |mut request| {
         let minor = minor.load(Ordering::Relaxed);
         let mut parts = request.uri().clone().into_parts();
         let path = parts.path_and_query.as_ref().map_or("/", |path| path.as_str());
@@ -603,36 +634,41 @@ fn client(address: &str, agreed: &Arc<AtomicU32>) -> Result<bollard::Docker, Str
     }))
 }
 
-/// A client that has agreed on a version of the API, and the engine's own version.
+/// Returns a client that has agreed on a version of the API, and the engine's version.
 pub(super) async fn open(address: &str) -> Result<(bollard::Docker, String), String> {
     let agreed = Arc::new(AtomicU32::new(0));
     let client = client(address, &agreed)?;
-    let engine = client.version().await.map_err(|e| words(&e))?;
-    let of = |text: Option<String>| text.and_then(|text| text.strip_prefix("1.")?.parse::<u32>().ok());
-    let newest = of(engine.api_version).ok_or("it does not say which version of the API it has")?;
-    if let Some(oldest) = of(engine.min_api_version).filter(|oldest| *oldest > NEWEST_KNOWN) {
-        return Err(format!("it wants API 1.{oldest}, and this program knows none after 1.{NEWEST_KNOWN}"));
+    let engine = client.version().await.map_err(|e| engine_message(&e))?;
+    let minor = |text: Option<String>| text.and_then(|text| text.strip_prefix("1.")?.parse::<u32>().ok());
+    let newest = minor(engine.api_version).ok_or("it does not say which version of the API it has")?;
+    if let Some(oldest) = minor(engine.min_api_version).filter(|oldest| *oldest > NEWEST_KNOWN) {
+        return Err(format!("it requires API 1.{oldest}, but the newest that this program knows is 1.{NEWEST_KNOWN}"));
     }
     agreed.store(newest.min(NEWEST_KNOWN), Ordering::Relaxed);
     Ok((client, engine.version.unwrap_or_default()))
 }
 
-async fn image(client: &bollard::Docker, reference: &str) -> Result<Option<Image>, bollard::errors::Error> {
-    let found = absent_is_none(client.inspect_image(reference).await)?;
-    Ok(found.map(|image| {
-        let config = image.config.unwrap_or_default();
-        Image {
-            id: image.id.unwrap_or_default(),
-            digests: image.repo_digests.unwrap_or_default(),
-            entrypoint: config.entrypoint.unwrap_or_default(),
-            command: config.cmd.unwrap_or_default(),
-            environment: config.env.unwrap_or_default(),
-            user: config.user.unwrap_or_default(),
-            labels: config.labels.unwrap_or_default().into_iter().collect(),
-            created: image.created.map(|at| at.to_string()).unwrap_or_default(),
-            layers: image.root_fs.and_then(|layers| layers.layers).unwrap_or_default(),
-        }
-    }))
+async fn inspect_image(client: &bollard::Docker, reference: &str) -> Result<Option<Image>, bollard::errors::Error> {
+    Ok(absent_is_none(client.inspect_image(reference).await)?.map(Image::from_inspection))
+}
+
+/// For [`crate::parsers`]: the engine's answers about a container, an image, all containers, and a pull.
+pub(crate) fn read_as_any_answer(bytes: &[u8]) -> crate::claims::Claim {
+    use crate::claims::holds;
+    if let Ok(found) = serde_json::from_slice::<ContainerInspectResponse>(bytes) {
+        let (container, again) = (Container::from_inspection(found.clone()), Container::from_inspection(found));
+        holds(container.fields == again.fields, || format!("{:?}, then {:?}", container.fields, again.fields))?;
+        holds(!container.name.starts_with('/'), || format!("a container {:?}", container.name))?;
+        let _ = container.state_words();
+    }
+    if let Ok(found) = serde_json::from_slice(bytes) {
+        let image = Image::from_inspection(found);
+        holds(image.is_same(&image), || format!("{image:?} is not itself"))?;
+    }
+    if let Ok(found) = serde_json::from_slice::<Vec<ContainerSummary>>(bytes) {
+        let _ = found.into_iter().map(Listed::from_summary).count();
+    }
+    pull::read_as_any_answer(bytes)
 }
 
 pub(super) fn absent_is_none<T>(
@@ -644,8 +680,8 @@ pub(super) fn absent_is_none<T>(
     }
 }
 
-/// What the engine said, without the client's frame.
-pub(super) fn words(error: &bollard::errors::Error) -> String {
+/// The engine's message, without the words of the client library.
+pub(super) fn engine_message(error: &bollard::errors::Error) -> String {
     match error {
         bollard::errors::Error::DockerResponseServerError { message, .. } => message.trim().to_owned(),
         bollard::errors::Error::DockerStreamError { error } => error.trim().to_owned(),
@@ -655,24 +691,24 @@ pub(super) fn words(error: &bollard::errors::Error) -> String {
 
 #[cfg(test)]
 pub(crate) mod fake {
-    //! An engine that says what a test wants, to be old or new, and remembers what it was asked.
+    //! An engine of any version with answers from a test; it records the requests.
 
     use std::io::{BufRead, BufReader, Read, Write};
     use std::net::TcpListener;
     use std::sync::{Arc, Mutex};
 
-    /// Where it listens, and the requests so far, as `GET /v1.24/_ping`.
+    /// Its address, and the requests so far, e.g. `GET /v1.24/_ping`.
     pub struct Fake {
         pub address: String,
-        pub asked: Arc<Mutex<Vec<String>>>,
+        pub requests: Arc<Mutex<Vec<String>>>,
     }
 
-    /// `answer` gives status and body to a request.
+    /// Starts an engine. `answer` returns the status and the body for a request.
     pub fn engine(answer: impl Fn(&str) -> (u16, String) + Send + 'static) -> Fake {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("tcp://{}", listener.local_addr().unwrap());
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let log = Arc::clone(&asked);
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&requests);
         std::thread::spawn(move || {
             while let Ok((mut stream, _)) = listener.accept() {
                 let mut reader = BufReader::new(stream.try_clone().unwrap());
@@ -696,7 +732,7 @@ pub(crate) mod fake {
                 );
             }
         });
-        Fake { address, asked }
+        Fake { address, requests }
     }
 
     /// The answer to `/version`.
@@ -712,40 +748,40 @@ mod tests {
 
     const SECONDS: Duration = Duration::from_secs(10);
 
-    fn asked_of(newest: &'static str, oldest: &'static str) -> Result<Vec<String>, String> {
+    fn requests_to(newest: &'static str, oldest: &'static str) -> Result<Vec<String>, String> {
         let fake = fake::engine(move |request| match request {
             "GET /version" => fake::version("1.12.6", newest, oldest),
             _ => (404, "{\"message\":\"No such image: x\"}".into()),
         });
         assert_eq!(Engine::connect(&fake.address, SECONDS).unwrap()?.image("x").unwrap(), None);
-        Ok(fake.asked.lock().unwrap().clone())
+        Ok(fake.requests.lock().unwrap().clone())
     }
 
     #[test]
-    fn both_sides_speak_the_newest_version_that_both_know() {
-        assert_eq!(asked_of("1.24", "").unwrap(), ["GET /version", "GET /v1.24/images/x/json"]);
-        assert_eq!(asked_of("1.41", "1.12").unwrap()[1], "GET /v1.41/images/x/json");
-        assert_eq!(asked_of("1.99", "1.44").unwrap()[1], "GET /v1.53/images/x/json");
-        let refused = asked_of("1.99", "1.60").unwrap_err();
-        assert!(refused.contains("wants API 1.60"), "{refused}");
-        assert!(asked_of("", "").unwrap_err().contains("version of the API"));
+    fn the_newest_version_that_both_sides_know_is_used() {
+        assert_eq!(requests_to("1.24", "").unwrap(), ["GET /version", "GET /v1.24/images/x/json"]);
+        assert_eq!(requests_to("1.41", "1.12").unwrap()[1], "GET /v1.41/images/x/json");
+        assert_eq!(requests_to("1.99", "1.44").unwrap()[1], "GET /v1.53/images/x/json");
+        let refused = requests_to("1.99", "1.60").unwrap_err();
+        assert!(refused.contains("requires API 1.60"), "{refused}");
+        assert!(requests_to("", "").unwrap_err().contains("version of the API"));
     }
 
     #[test]
-    fn what_cannot_be_asked_is_told() {
+    fn an_address_without_an_engine_is_reported() {
         for (address, words) in [
             ("unix:///nowhere/docker.sock", "not found"),
             ("tcp://127.0.0.1:1", "refused"),
             ("ssh://root@node", "must begin with unix:// or tcp://"),
             ("", "must begin with"),
         ] {
-            let told = Engine::connect(address, SECONDS).unwrap().unwrap_err();
-            assert!(told.contains(words), "{address}: {told}");
+            let message = Engine::connect(address, SECONDS).unwrap().unwrap_err();
+            assert!(message.contains(words), "{address}: {message}");
         }
     }
 
     #[test]
-    fn an_engine_that_refuses_an_old_api_says_so() {
+    fn the_refusal_of_an_old_api_is_reported() {
         let host = Host::temporary().1;
         let fake = fake::engine(|request| match request {
             "GET /v1.24/info" => (500, "{\"message\":\"not yet\"}".into()),
@@ -766,19 +802,19 @@ mod tests {
             _ => (409, "{\"message\":\"Conflict. The container name is in use\"}".into()),
         });
         let engine = Engine::connect(&fake.address, SECONDS).unwrap().unwrap();
-        let told = engine.create("x", &Specification::default(), &[]).unwrap_err().to_string();
+        let message = engine.create("x", &Specification::default(), &[]).unwrap_err().to_string();
         assert!(
-            told.contains("cannot create the container x") && told.contains("Conflict. The container name"),
-            "{told}"
+            message.contains("cannot create the container x") && message.contains("Conflict. The container name"),
+            "{message}"
         );
     }
 
     #[test]
     fn a_port_in_the_hosts_network_is_not_published() {
         let port = Port { address: String::new(), host: 2181, container: 2181 };
-        let of =
+        let specification =
             |network: &str| Specification { network: network.into(), ports: vec![port.clone()], ..Default::default() };
-        let bindings = |network| of(network).body(&[]).host_config.unwrap().port_bindings.unwrap();
+        let bindings = |network| specification(network).body(&[]).host_config.unwrap().port_bindings.unwrap();
         assert!(bindings("bridge").contains_key("2181/tcp") && bindings("host").is_empty());
     }
 }

@@ -1,5 +1,5 @@
-//! Files on their way to apt, in a cache of our own: each named by its SHA-256, so that none can be
-//! taken for another, and removed once it is installed.
+//! The program's cache of debs for apt. Each file is named by its SHA-256, so that it cannot be confused with another,
+//! and removed after its installation.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
@@ -15,20 +15,20 @@ use crate::host::fs::look::EntryKind;
 use crate::host::fs::{TEMPORARY, io_error, sync_directory};
 use crate::host::{Host, is_sha256};
 
-/// Where they lie.
+/// The directory of the cache.
 pub const CACHE: &str = "/var/cache/titus-bootstrap";
 
-/// The largest deb that is taken, bytes. Titus's have some 100 MiB.
+/// The size limit of a deb, bytes. Those of Titus have about 100 MiB.
 pub const LIMIT: u64 = 2 << 30;
 
 const CHUNK: usize = 64 << 10;
 
-/// A deb of the cache; apt takes a path for a file by its ending.
-pub fn cached(sha256: &str) -> String {
+/// The path of a deb in the cache. apt recognizes the path of a file by its ending.
+pub fn cached_path(sha256: &str) -> String {
     format!("{CACHE}/{sha256}.deb")
 }
 
-/// Tells whether a file was touched: size in bytes, times in nanoseconds since 1970.
+/// Size in bytes, and times in nanoseconds since 1970: a difference shows that a file was changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
     size: u64,
@@ -38,7 +38,7 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    fn of(found: &std::fs::Metadata) -> Stamp {
+    fn from_metadata(found: &std::fs::Metadata) -> Stamp {
         let ns = |seconds: i64, ns: i64| i128::from(seconds) * 1_000_000_000 + i128::from(ns);
         Stamp {
             size: found.len(),
@@ -49,19 +49,19 @@ impl Stamp {
     }
 }
 
-/// Where a download grows, and where it is when it is whole and right.
+/// The paths of a partial download, and of the complete and checked file.
 pub(super) struct Target {
-    /// What it must have.
+    /// The expected SHA-256.
     pub sha256: String,
     pub part: PathBuf,
     pub whole: PathBuf,
 }
 
 impl Target {
-    /// Whether a killed run left it there; what is in its place and is another is removed.
+    /// Whether a killed run left the complete file. Removes any other file from its place.
     pub(super) fn is_whole(&self) -> std::io::Result<bool> {
         match std::fs::symlink_metadata(&self.whole) {
-            Ok(found) if found.is_file() && Growing::open(&self.whole)?.sum() == self.sha256 => Ok(true),
+            Ok(found) if found.is_file() && Growing::open(&self.whole)?.checksum() == self.sha256 => Ok(true),
             Ok(_) => std::fs::remove_file(&self.whole).map(|()| false),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
             Err(e) => Err(e),
@@ -69,25 +69,25 @@ impl Target {
     }
 }
 
-/// A download as far as it has come, its digest always that of what is there.
+/// A partial download, and the digest of the bytes that it has.
 pub(super) struct Growing {
-    /// Without one only the digest is kept.
+    /// `None` if the download is only digested and not kept.
     file: Option<File>,
     digest: Sha256,
     pub length: u64,
-    /// Whether more than one answer made it.
+    /// Whether it consists of more than one answer.
     pub pieced: bool,
-    /// The version of which the answers were parts, as its server names it.
+    /// The server's identifier of the version that the answers are parts of.
     pub validator: Option<String>,
 }
 
 impl Growing {
-    /// Only its digest is wanted.
+    /// A download of which only the digest is needed.
     pub(super) fn without_file() -> Growing {
         Growing { file: None, digest: Sha256::new(), length: 0, pieced: false, validator: None }
     }
 
-    /// What an earlier run left at `path`, or nothing yet.
+    /// Opens what an earlier run left at `path`, or a new file.
     pub(super) fn open(path: &Path) -> std::io::Result<Growing> {
         // A link is replaced, not followed.
         if std::fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
@@ -123,7 +123,7 @@ impl Growing {
         Ok(())
     }
 
-    /// Begins with the first byte again.
+    /// Discards all bytes.
     pub(super) fn restart(&mut self) -> std::io::Result<()> {
         if let Some(file) = &mut self.file {
             file.set_len(0)?;
@@ -133,11 +133,11 @@ impl Growing {
         Ok(())
     }
 
-    pub(super) fn sum(&self) -> String {
+    pub(super) fn checksum(&self) -> String {
         crate::host::hex(&self.digest.clone().finalize())
     }
 
-    /// Whole and checked: it gets its name.
+    /// Gives the complete and checked file its final name.
     pub(super) fn finish(&mut self, target: &Target) -> std::io::Result<()> {
         if let Some(file) = self.file.take() {
             file.sync_all()?;
@@ -150,7 +150,7 @@ impl Growing {
     }
 }
 
-/// Copies and digests; the bytes that came. More than [`LIMIT`] are not read to their end.
+/// Copies and digests a file, and returns the number of bytes. Stops soon after [`LIMIT`].
 fn copy(from: &mut impl Read, digest: &mut Sha256, to: &mut impl Write) -> std::io::Result<u64> {
     let (mut buffer, mut length) = (vec![0; CHUNK], 0);
     while length <= LIMIT {
@@ -168,33 +168,33 @@ fn copy(from: &mut impl Read, digest: &mut Sha256, to: &mut impl Write) -> std::
 }
 
 impl Host {
-    /// Tells whether the file that `path` leads to was touched; `None`: it is not there.
+    /// The stamp of the file that `path` leads to; `None` if it does not exist.
     ///
     /// # Errors
-    /// When it cannot be looked at.
+    /// Fails when the file cannot be examined.
     pub fn stamp(&self, path: &str) -> Result<Option<Stamp>> {
         Ok(self.open_deb(path)?.map(|(_, stamp)| stamp))
     }
 
-    /// The SHA-256 of the file that `path` leads to; `None`: it is not there.
+    /// The SHA-256 and the stamp of the file that `path` leads to; `None` if it does not exist.
     ///
     /// # Errors
-    /// When it is no regular file, cannot be read, or is larger than [`LIMIT`].
-    pub fn sum_of_file(&self, path: &str) -> Result<Option<(String, Stamp)>> {
+    /// Fails when the file is not a regular file, cannot be read, or is larger than [`LIMIT`].
+    pub fn checksum_of_file(&self, path: &str) -> Result<Option<(String, Stamp)>> {
         let Some((mut file, stamp)) = self.open_deb(path)? else { return Ok(None) };
         let mut digest = Sha256::new();
         copy(&mut file, &mut digest, &mut std::io::sink()).map_err(|e| io_error("read", path, &e))?;
         Ok(Some((crate::host::hex(&digest.finalize()), stamp)))
     }
 
-    /// Copies a file of the node into the cache: whoever changes it from here on changes nothing of
-    /// what is checked and installed. The copy is `cached(SHA-256)`.
+    /// Copies a file of the node into the cache, so that a later change of the file does not affect what is checked and
+    /// installed. The copy's path is `cached_path(SHA-256)`.
     ///
     /// # Errors
-    /// As [`Host::sum_of_file`], or when the copy cannot be written.
+    /// Fails when [`Host::checksum_of_file`] fails, or when the copy cannot be written.
     pub fn copy_to_cache(&self, path: &str) -> Result<Option<(String, Stamp)>> {
         let Some((mut file, stamp)) = self.open_deb(path)? else { return Ok(None) };
-        let copy_place = self.place(&cached("copy"))?;
+        let copy_place = self.place(&cached_path("copy"))?;
         let parent = copy_place.real.parent().unwrap_or(Path::new("/"));
         let mut copied = || -> std::io::Result<String> {
             failpoint();
@@ -219,7 +219,9 @@ impl Host {
 
     fn open_deb(&self, path: &str) -> Result<Option<(File, Stamp)>> {
         let opened = self.open_file(path).map_err(|e| match e.kind() {
-            ErrorKind::IsADirectory | ErrorKind::Other => Error::config(format!("{path} is no regular file")).cause(e),
+            ErrorKind::IsADirectory | ErrorKind::Other => {
+                Error::config(format!("{path} is not a regular file")).cause(e)
+            }
             _ => io_error("read", path, &e),
         });
         let Some(file) = opened? else { return Ok(None) };
@@ -227,19 +229,19 @@ impl Host {
         if found.len() > LIMIT {
             return Err(Error::config(format!("{path} is larger than {} MiB", LIMIT >> 20)));
         }
-        Ok(Some((file, Stamp::of(&found))))
+        Ok(Some((file, Stamp::from_metadata(&found))))
     }
 
-    /// Where a download with this SHA-256 goes.
+    /// The target of a download with this SHA-256.
     pub(super) fn place_in_cache(&self, sha256: &str) -> Result<Target> {
         let part = self.place(&format!("{CACHE}/{sha256}.part"))?.real;
-        Ok(Target { sha256: sha256.to_owned(), part, whole: self.place(&cached(sha256))?.real })
+        Ok(Target { sha256: sha256.to_owned(), part, whole: self.place(&cached_path(sha256))?.real })
     }
 
-    /// Removes debs from the cache, whole or not, but for those with these SHA-256.
+    /// Removes all debs from the cache, complete or partial, except those with these SHA-256.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// Fails when a file cannot be removed.
     pub fn sweep_cache(&self, keep: &[&str]) -> Result<()> {
         for name in self.list(CACHE)? {
             let sha256 = name.strip_suffix(".deb").or_else(|| name.strip_suffix(".part"));
@@ -261,24 +263,24 @@ mod tests {
     use crate::host::fs::Owner;
 
     #[test]
-    fn a_copy_is_named_by_what_it_has() {
+    fn a_copy_is_named_by_its_checksum() {
         let (directory, host) = Host::temporary();
         host.write("/real.deb", b"deb", 0o644, Owner::ROOT).unwrap();
         host.link("/x.deb", "real.deb").unwrap();
         let (sha256, stamp) = host.copy_to_cache("/x.deb").unwrap().unwrap();
-        assert_eq!(Some((sha256.clone(), stamp)), host.sum_of_file("/real.deb").unwrap());
-        assert_eq!(host.read(&cached(&sha256)).unwrap().unwrap(), b"deb");
-        assert_eq!(host.entry(&cached(&sha256)).unwrap().unwrap().mode, 0o600);
+        assert_eq!(Some((sha256.clone(), stamp)), host.checksum_of_file("/real.deb").unwrap());
+        assert_eq!(host.read(&cached_path(&sha256)).unwrap().unwrap(), b"deb");
+        assert_eq!(host.entry(&cached_path(&sha256)).unwrap().unwrap().mode, 0o600);
         assert_eq!(host.copy_to_cache("/nowhere.deb").unwrap(), None);
         nix::unistd::mkfifo(&directory.path().join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert!(host.copy_to_cache("/pipe").unwrap_err().what.contains("no regular file"));
+        assert!(host.copy_to_cache("/pipe").unwrap_err().what.contains("not a regular file"));
         let large = std::fs::File::create(directory.path().join("large")).unwrap();
         large.set_len(LIMIT + 1).unwrap();
-        assert!(host.sum_of_file("/large").unwrap_err().what.contains("larger than 2048 MiB"));
+        assert!(host.checksum_of_file("/large").unwrap_err().what.contains("larger than 2048 MiB"));
     }
 
     #[test]
-    fn sweeping_takes_only_what_is_ours_and_not_wanted() {
+    fn a_sweep_removes_only_our_debs_that_are_not_needed() {
         let (directory, host) = Host::temporary();
         let (old, wanted) = ("a".repeat(64), "b".repeat(64));
         host.write("/precious", b"kept", 0o644, Owner::ROOT).unwrap();

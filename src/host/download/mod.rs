@@ -1,4 +1,4 @@
-//! Downloads into the cache: begun in the background, and joined by the step that needs one.
+//! Downloads into the cache: a run starts them in the background, and the step that needs one joins it.
 
 pub(super) mod background;
 pub mod cache;
@@ -15,30 +15,30 @@ use crate::host::download::background::Background;
 use crate::host::download::cache::LIMIT;
 use crate::host::download::transfer::Transfer;
 
-/// Why a download cannot be had.
+/// Why a download failed.
 #[derive(Debug, Clone)]
 pub enum Failure {
-    /// All came, and it is not what was asked for: its own SHA-256, and how many bytes it has.
+    /// The complete file has another checksum: its SHA-256 and its size in bytes.
     Checksum(String, u64),
-    /// It is larger than [`LIMIT`].
+    /// The file is larger than [`LIMIT`].
     TooLarge,
-    /// The server does not give it, and another try would not help; in words, and the fix where that is known.
+    /// The server refuses the download, and another try would not help: the answer, and the fix if known.
     Refused(String, Option<&'static str>),
-    /// It did not come in time; the last answer.
+    /// The download did not finish in time: the last answer.
     Late(String),
-    /// It could not be written.
+    /// The file could not be written.
     Disk(Error),
 }
 
-/// All downloads of a run, by the SHA-256 that they must have.
+/// All downloads of a run, by their expected SHA-256.
 #[derive(Debug, Default)]
 pub(crate) struct Downloads(RefCell<BTreeMap<String, Arc<Download>>>);
 
-/// Ends with the SHA-256 of what came.
+/// A download in the background; its outcome is the SHA-256 of the file.
 pub(super) type Download = Background<Result<String, Failure>>;
 
 impl Host {
-    /// Begins to download on a thread of its own what has this SHA-256.
+    /// Starts the download of the file with this SHA-256 on a separate thread.
     pub fn begin_download(&self, url: &str, sha256: &str) {
         let mut downloads = self.downloads.0.borrow_mut();
         if downloads.contains_key(sha256) {
@@ -52,26 +52,27 @@ impl Host {
         }
     }
 
-    /// Waits until the cache has what has this SHA-256, and tells of it meanwhile; begun now if it was not.
+    /// Waits until the cache has the file with this SHA-256, and reports the progress. Starts the download if
+    /// necessary.
     ///
     /// # Errors
-    /// Outside: a signal. Inside: why it cannot be had.
+    /// The outer result fails when a signal arrives, the inner one when the download fails.
     pub fn join_download(&self, url: &str, sha256: &str) -> Result<Result<(), Failure>> {
         self.begin_download(url, sha256);
         let Some(download) = self.downloads.0.borrow().get(sha256).cloned() else {
             return Err(Error::failed("a download was lost"));
         };
         let outcome = self.await_download(url, &download)?;
-        // Another run of this step begins anew.
+        // If the step runs again, it starts a new download.
         self.downloads.0.borrow_mut().remove(sha256);
         Ok(outcome.map(drop))
     }
 
-    /// Downloads, keeps nothing, and tells the SHA-256 of what came.
+    /// Downloads a file without keeping it, and returns its SHA-256.
     ///
     /// # Errors
-    /// As [`Host::join_download`].
-    pub fn sum_of_download(&self, url: &str) -> Result<Result<String, Failure>> {
+    /// Fails when [`Host::join_download`] fails.
+    pub fn checksum_of_download(&self, url: &str) -> Result<Result<String, Failure>> {
         let download = Arc::<Download>::default();
         Transfer::new(self, url, None).spawn(Arc::clone(&download));
         self.await_download(url, &download)
@@ -84,17 +85,18 @@ impl Host {
 }
 
 impl Failure {
-    /// As a step's error. `shown`: the address without secrets; `setting` names it.
+    /// The error of a step with this failure. `shown` is the address without secrets, and `setting` the name of its
+    /// setting.
     pub fn error(&self, shown: &str, setting: &str, deadline: Duration) -> Error {
         match self {
-            Failure::Checksum(is, bytes) => Error::failed(format!("{shown} is not what its sha256 names"))
-                .cause(format!("{bytes} bytes came, and their sha256 is {is}; nothing was installed"))
-                .fix(format!("if that file is to be trusted, set sha256 = \"{is}\" in {setting}; else see why it changed")),
+            Failure::Checksum(is, bytes) => Error::failed(format!("{shown} does not match its sha256"))
+                .cause(format!("{bytes} bytes arrived, and their sha256 is {is}; nothing was installed"))
+                .fix(format!("if you trust that file, set sha256 = \"{is}\" in {setting}; otherwise find out why it changed")),
             Failure::TooLarge => Error::failed(format!("{shown} is larger than {} MiB", LIMIT >> 20))
                 .fix(format!("check the address: the setting {setting}")),
             Failure::Refused(answer, fix) => {
                 let fix = fix.map_or_else(
-                    || format!("check the address (the setting {setting}) and the way there (settings proxy.*)"),
+                    || format!("check the address (the setting {setting}) and the route there (settings proxy.*)"),
                     str::to_owned,
                 );
                 Error::failed(format!("{shown} cannot be downloaded")).cause(answer).fix(fix)
@@ -104,7 +106,7 @@ impl Failure {
                 humantime::format_duration(deadline)
             ))
             .cause(answer)
-            .fix("see whether this node reaches that server (settings proxy.*), and run titus-bootstrap again: it goes on where it stopped; the setting timeouts.download gives it longer"),
+            .fix("see whether this node reaches that server (settings proxy.*), and run titus-bootstrap again: it continues where it stopped; the setting timeouts.download allows more time"),
             Failure::Disk(error) => error.clone(),
         }
     }

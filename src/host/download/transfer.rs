@@ -1,4 +1,4 @@
-//! One download: gone on with where an earlier try or run was cut off, and checked by SHA-256.
+//! One download: it continues where an earlier try or run was cut off, and its SHA-256 is checked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,37 +12,37 @@ use crate::host::Host;
 use crate::host::download::cache::{CACHE, Growing, LIMIT, Target};
 use crate::host::download::{Download, Failure};
 use crate::host::fs::io_error;
-use crate::host::net::{NotHad, Proxy, chain, download_client, may_pass};
+use crate::host::net::{self, Proxy, RequestFailure, chain, download_client, is_temporary};
 use crate::host::wait::{self, Deadline};
 
-/// One download, and how patient it is.
+/// One download, and its limits.
 pub(super) struct Transfer {
     url: String,
     /// The address without secrets.
     shown: String,
-    /// None: only its SHA-256 is wanted.
+    /// `None` if only the SHA-256 is needed.
     target: Option<Target>,
     proxy: Proxy,
-    /// Bytes.
+    /// The size limit, bytes.
     limit: u64,
     /// For all tries together.
     deadline: Duration,
-    /// A server that sends nothing for so long is asked again.
+    /// The download is tried again when the server sends nothing for this time.
     stall: Duration,
-    /// The first pause between two tries; each further one is twice as long.
+    /// The first pause between two tries; each later one is twice as long.
     pause: Duration,
 }
 
 /// How a try ended.
 enum Trial {
-    /// Another may do better; the answer, in words.
+    /// Another try may succeed; the message of this one.
     Again(String),
-    /// None would.
+    /// No other try can succeed.
     End(Failure),
 }
 
 impl Transfer {
-    /// Of what is at `url`, with the proxies and the deadline of `host`.
+    /// A download from `url`, with the proxies and the deadline of `host`.
     pub(super) fn new(host: &Host, url: &str, target: Option<Target>) -> Transfer {
         Transfer {
             url: url.to_owned(),
@@ -56,7 +56,7 @@ impl Transfer {
         }
     }
 
-    /// Begins on a thread of its own.
+    /// Starts on a separate thread.
     pub(super) fn spawn(self, download: Arc<Download>) {
         std::thread::spawn(move || download.end(self.run(&download)));
     }
@@ -76,7 +76,7 @@ impl Transfer {
         let Some(target) = &self.target else { return fetched };
         match &fetched {
             Ok(_) => growing.finish(target).map_err(|e| disk(&e))?,
-            // What came is kept, for the next run to go on from; not what is wrong, nor on a full disk.
+            // The next run continues from a partial download. A wrong one is removed, and so is one on a full disk.
             Err(Failure::Refused(..) | Failure::Late(_)) if growing.length > 0 => {}
             Err(_) => {
                 let _ = std::fs::remove_file(&target.part);
@@ -85,7 +85,7 @@ impl Transfer {
         fetched
     }
 
-    /// Asks again and again until the deadline, if another try may help.
+    /// Tries until the deadline, as long as another try may help.
     async fn fetch(&self, growing: &mut Growing, download: &Download) -> Result<String, Failure> {
         let client = download_client(&self.proxy)
             .and_then(|builder| {
@@ -94,47 +94,50 @@ impl Transfer {
             })
             .map_err(|why| Failure::Refused(why, None))?;
         let deadline = Deadline::new(&self.shown, self.deadline);
-        let (mut pause, mut anew) = (self.pause, false);
+        let (mut pause, mut has_restarted) = (self.pause, false);
         loop {
             let before = growing.length;
             let tried = tokio::time::timeout(deadline.left(), self.try_to_fetch(&client, growing, download)).await;
             let answer = match tried {
                 Ok(Ok(whole)) => {
-                    let is = growing.sum();
+                    let is = growing.checksum();
                     if self.target.as_ref().is_none_or(|target| target.sha256 == is) {
                         return Ok(is);
                     }
-                    // Of one piece, it is what the server has.
-                    if anew || (whole && !growing.pieced) {
+                    // If the file came in one piece, the server has the wrong file.
+                    if has_restarted || (whole && !growing.pieced) {
                         return Err(Failure::Checksum(is, growing.length));
                     }
-                    tracing::warn!("{}: pieces do not fit together, downloading it anew", self.shown);
-                    anew = true;
+                    tracing::warn!("{}: pieces do not fit together, downloading it again", self.shown);
+                    has_restarted = true;
                     growing.restart().map_err(|e| disk(&e))?;
                     continue;
                 }
                 Ok(Err(Trial::End(failure))) => return Err(failure),
                 Ok(Err(Trial::Again(answer))) => answer,
-                Err(_) => "it was still coming".into(),
+                Err(_) => "it was still in progress".into(),
             };
-            // A server that sends a piece each time is not one that is down.
+            // A server that sends a piece each time is not down.
             if growing.length > before {
                 pause = self.pause;
             }
-            if !download.try_again(&format!("downloading {}", self.shown), &answer, &mut pause, &deadline).await {
+            if !download
+                .pause_before_retry(&format!("downloading {}", self.shown), &answer, &mut pause, &deadline)
+                .await
+            {
                 return Err(Failure::Late(answer));
             }
         }
     }
 
-    /// One answer, to its end; whether that can be told from one that was cut short.
+    /// Reads one answer to its end. Returns whether a truncated answer would have been recognized.
     async fn try_to_fetch(
         &self,
         client: &reqwest::Client,
         growing: &mut Growing,
         download: &Download,
     ) -> Result<bool, Trial> {
-        let mut response = self.ask(client, growing).await?;
+        let mut response = self.request(client, growing).await?;
         if growing.length == 0 {
             growing.validator = validator(response.headers());
         } else {
@@ -146,11 +149,11 @@ impl Transfer {
             return Err(Trial::End(Failure::TooLarge));
         }
         loop {
-            let (done, all_told) = (growing.length, all.unwrap_or(0));
+            let (done, total) = (growing.length, all.unwrap_or(0));
             download.note(|progress| {
-                progress.parts.insert(String::new(), (done, all_told));
+                progress.parts.insert(String::new(), (done, total));
             });
-            let Some(bytes) = response.chunk().await.map_err(Trial::of)? else { break };
+            let Some(bytes) = response.chunk().await.map_err(Trial::from_error)? else { break };
             if growing.length + bytes.len() as u64 > self.limit {
                 return Err(Trial::End(Failure::TooLarge));
             }
@@ -164,8 +167,8 @@ impl Transfer {
         }
     }
 
-    /// An answer that continues what has come, or else begins anew.
-    async fn ask(&self, client: &reqwest::Client, growing: &mut Growing) -> Result<reqwest::Response, Trial> {
+    /// Requests the rest of the file, or all of it.
+    async fn request(&self, client: &reqwest::Client, growing: &mut Growing) -> Result<reqwest::Response, Trial> {
         loop {
             let mut request = client.get(&self.url).header(ACCEPT_ENCODING, "identity");
             if growing.length > 0 {
@@ -174,11 +177,11 @@ impl Transfer {
                     request = request.header(IF_RANGE, validator);
                 }
             }
-            let response = request.send().await.map_err(Trial::of)?;
+            let response = net::send(request).await.map_err(Trial::from_error)?;
             let start = range(response.headers()).map(|(start, _)| start);
             match response.status().as_u16() {
                 206 if growing.length > 0 && start == Some(growing.length) => return Ok(response),
-                // A server without ranges, or whose file is another by now.
+                // The server does not support ranges, or its file has changed.
                 200 => {
                     if growing.length > 0 {
                         growing.restart().map_err(|e| Trial::End(disk(&e)))?;
@@ -188,7 +191,7 @@ impl Transfer {
                 206 | 416 if growing.length > 0 => growing.restart().map_err(|e| Trial::End(disk(&e)))?,
                 status => {
                     let answer = format!("its server answers {}", response.status());
-                    return Err(if may_pass(status) {
+                    return Err(if is_temporary(status) {
                         Trial::Again(answer)
                     } else {
                         Trial::End(Failure::Refused(answer, None))
@@ -204,20 +207,20 @@ fn disk(error: &std::io::Error) -> Failure {
 }
 
 impl Trial {
-    fn of(error: reqwest::Error) -> Trial {
-        let NotHad { why, may_pass, fix } = error.into();
-        if may_pass { Trial::Again(why) } else { Trial::End(Failure::Refused(why, fix)) }
+    fn from_error(error: reqwest::Error) -> Trial {
+        let RequestFailure { why, is_temporary, fix } = error.into();
+        if is_temporary { Trial::Again(why) } else { Trial::End(Failure::Refused(why, fix)) }
     }
 }
 
-/// `Content-Range: bytes 5-9/10` (RFC 9110, 14.4): where it starts, and the length of the whole.
+/// The start of a range, and the length of the whole file: `Content-Range: bytes 5-9/10` (RFC 9110, 14.4).
 fn range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
     let text = headers.get(CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes ")?;
     let (part, all) = text.split_once('/')?;
     Some((part.split_once('-')?.0.trim().parse().ok()?, all.trim().parse().ok()))
 }
 
-/// What `If-Range` may say (RFC 9110, 13.1.5): a strong entity tag, else a date.
+/// A value for `If-Range` (RFC 9110, 13.1.5): a strong entity tag, or else a date.
 fn validator(headers: &HeaderMap) -> Option<String> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     text(ETAG).filter(|tag| tag.starts_with('"')).or_else(|| text(LAST_MODIFIED))
@@ -238,19 +241,19 @@ mod tests {
 
     const BODY: &str = "what a deb has in it";
 
-    /// Where a server listens, and the requests so far, in lower case.
+    /// The address of a server, and its requests so far, in lower case.
     struct Server {
         address: String,
-        asked: Arc<Mutex<Vec<String>>>,
+        requests: Arc<Mutex<Vec<String>>>,
     }
 
-    /// `answer` gives the bytes to the n-th request, from 0, that asks for what begins at a byte; then
-    /// the connection is closed, or held where they end in `HOLD`.
+    /// Starts a server. `answer` returns the bytes for the n-th request (from 0) and the byte at which its range
+    /// starts. The server then closes the connection, or keeps it open if the answer ends in `HOLD`.
     fn serve(answer: impl Fn(usize, usize) -> String + Send + 'static) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let log = Arc::clone(&asked);
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&requests);
         std::thread::spawn(move || {
             let mut held: Vec<TcpStream> = Vec::new();
             for (n, stream) in listener.incoming().flatten().enumerate() {
@@ -268,7 +271,7 @@ mod tests {
                 }
             }
         });
-        Server { address, asked }
+        Server { address, requests }
     }
 
     const HOLD: char = '\u{1}';
@@ -290,7 +293,7 @@ mod tests {
         format!("HTTP/1.1 {line}\r\nContent-Length: 0\r\n\r\n")
     }
 
-    /// The first bytes of an answer's body, its header whole.
+    /// An answer with its complete header and the first bytes of its body.
     fn cut(answer: &str, body: usize) -> String {
         answer[..answer.find("\r\n\r\n").unwrap() + 4 + body].to_owned()
     }
@@ -299,7 +302,7 @@ mod tests {
         crate::host::hex(&Sha256::digest(text))
     }
 
-    /// A cache, and what is downloaded into it.
+    /// A cache, and a download into it.
     struct Case {
         _directory: tempfile::TempDir,
         transfer: Transfer,
@@ -315,7 +318,7 @@ mod tests {
         let (part, whole) = (target.part.clone(), target.whole.clone());
         let url = format!("http://someone:secret@{}/x.deb?X-Amz-Signature=secret", server.address);
         let transfer = Transfer {
-            // A busy machine may be slow to answer itself; who holds its answers back in a test sets another stall.
+            // Long, because a busy machine may be slow; a test whose server holds back answers sets a shorter stall.
             deadline: Duration::from_secs(300),
             stall: Duration::from_secs(60),
             pause: Duration::from_millis(1),
@@ -337,61 +340,61 @@ mod tests {
             assert!(!self.part.exists());
         }
 
-        /// The failure in words; nothing that apt could take is there.
+        /// Returns the failure and its message, and checks that no file is left for apt to install.
         #[track_caller]
         fn fails(&self) -> (Failure, String) {
             let failure = self.run().unwrap_err();
             assert!(!self.whole.exists());
-            let told = failure.error(&self.transfer.shown, "debs.master", self.transfer.deadline).to_string();
-            assert!(!told.contains("secret"), "{told}");
-            (failure, told)
+            let message = failure.error(&self.transfer.shown, "debs.master", self.transfer.deadline).to_string();
+            assert!(!message.contains("secret"), "{message}");
+            (failure, message)
         }
     }
 
     impl Server {
-        /// From which byte each request asked.
+        /// The byte at which the range of each request starts.
         fn starts(&self) -> Vec<Option<usize>> {
-            let asked = self.asked.lock().unwrap();
+            let requests = self.requests.lock().unwrap();
             let start = |request: &String| request.split("\r\nrange: bytes=").nth(1)?.split('-').next()?.parse().ok();
-            asked.iter().map(start).collect()
+            requests.iter().map(start).collect()
         }
     }
 
     #[test]
-    fn what_comes_whole_and_right_is_kept() {
+    fn a_complete_file_with_the_right_checksum_is_kept() {
         let server = serve(|_, _| ok(BODY));
         let case = case(&server);
         case.succeeds();
-        // Left whole by a run that was killed: it is not asked for again.
+        // A killed run left the complete file: it is not downloaded again.
         case.succeeds();
         assert_eq!(server.starts(), [None]);
-        // What is in its place is not trusted for its name.
+        // A file with the right name and other contents is not trusted.
         std::fs::write(&case.whole, "other").unwrap();
         case.succeeds();
         assert_eq!(server.starts(), [None, None]);
     }
 
     #[test]
-    fn a_server_that_stops_half_way_is_asked_for_the_rest() {
+    fn a_download_that_stops_halfway_is_continued() {
         let server = serve(|n, start| match n {
             0 => cut(&ok(BODY), 5),
             1 => cut(&partial(start), 4),
-            // Says nothing more, and holds the line.
+            // Sends nothing more, and keeps the connection open.
             2 => cut(&partial(start), 1) + &HOLD.to_string(),
             _ => partial(start),
         });
         let mut case = case(&server);
         case.transfer.stall = Duration::from_millis(500);
         case.succeeds();
-        // One that is slow to answer by itself is asked for the same again.
+        // A slow machine can cause a second request for the same range.
         let mut starts = server.starts();
         starts.dedup();
         assert_eq!(starts, [None, Some(5), Some(9), Some(10)]);
-        assert!(server.asked.lock().unwrap().iter().any(|request| request.contains("if-range: \"one\"")));
+        assert!(server.requests.lock().unwrap().iter().any(|request| request.contains("if-range: \"one\"")));
     }
 
     #[test]
-    fn a_later_run_goes_on_where_one_was_cut_off() {
+    fn a_later_run_continues_a_partial_download() {
         let server = serve(|_, start| partial(start));
         let case = case(&server);
         std::fs::write(&case.part, &BODY[..7]).unwrap();
@@ -400,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn without_ranges_it_begins_anew() {
+    fn without_ranges_the_download_starts_again() {
         let nonsense = partial(0);
         for answer in [ok(BODY), status("416 Range Not Satisfiable"), nonsense] {
             let server = serve(move |n, _| if n == 0 { answer.clone() } else { ok(BODY) });
@@ -420,7 +423,7 @@ mod tests {
         case.succeeds();
         assert_eq!(server.starts(), [Some(7), None]);
 
-        // More than there is, of another version.
+        // A longer part, of another version.
         std::fs::remove_file(&case.whole).unwrap();
         std::fs::write(&case.part, "rubbish".repeat(9)).unwrap();
         let server = serve(|_, start| if start > 0 { status("416 No") } else { ok(BODY) });
@@ -429,19 +432,19 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_checksum_is_final_and_tells_the_right_one() {
+    fn a_wrong_checksum_is_final_and_reports_the_right_one() {
         let server = serve(|_, _| ok("something else"));
         let case = case(&server);
         std::fs::write(&case.part, "rubbish").unwrap();
-        let (failure, told) = case.fails();
+        let (failure, message) = case.fails();
         assert!(matches!(failure, Failure::Checksum(is, 14) if is == sum("something else")));
-        assert!(told.contains(&format!("set sha256 = \"{}\" in debs.master", sum("something else"))), "{told}");
+        assert!(message.contains(&format!("set sha256 = \"{}\" in debs.master", sum("something else"))), "{message}");
         assert!(!case.part.exists());
-        assert_eq!(server.starts(), [Some(7)], "of one piece, and asked for again");
+        assert_eq!(server.starts(), [Some(7)], "it came in one piece, and was requested again");
     }
 
     #[test]
-    fn an_answer_without_length_that_is_cut_is_asked_for_again() {
+    fn a_truncated_answer_without_length_is_requested_again() {
         let endless = |body: &str| format!("HTTP/1.0 200 OK\r\n\r\n{body}");
         let server = serve(move |n, _| endless(if n == 0 { &BODY[..6] } else { BODY }));
         case(&server).succeeds();
@@ -451,19 +454,19 @@ mod tests {
     }
 
     #[test]
-    fn statuses_are_told_apart() {
+    fn statuses_are_distinguished() {
         let server = serve(|n, _| if n < 2 { status("503 Busy") } else { ok(BODY) });
         case(&server).succeeds();
-        for (line, asked) in [("404 Not Found", 1), ("403 Forbidden", 1), ("304 Not Modified", 1)] {
+        for (line, requests) in [("404 Not Found", 1), ("403 Forbidden", 1), ("304 Not Modified", 1)] {
             let server = serve(move |_, _| status(line));
-            let (failure, told) = case(&server).fails();
-            assert!(matches!(failure, Failure::Refused(..)) && told.contains(line), "{told}");
-            assert_eq!(server.starts().len(), asked);
+            let (failure, message) = case(&server).fails();
+            assert!(matches!(failure, Failure::Refused(..)) && message.contains(line), "{message}");
+            assert_eq!(server.starts().len(), requests);
         }
     }
 
     #[test]
-    fn what_is_too_large_is_refused_before_and_while_it_comes() {
+    fn a_file_that_is_too_large_is_refused_before_and_during_the_download() {
         let endless = format!("HTTP/1.0 200 OK\r\n\r\n{BODY}");
         let continued = format!("HTTP/1.1 206 Partial\r\nContent-Range: bytes 7-9/{}\r\n\r\nabc", u64::MAX);
         for answer in [ok(BODY), endless, continued] {
@@ -478,25 +481,25 @@ mod tests {
     }
 
     #[test]
-    fn at_the_deadline_what_came_is_kept() {
-        // A byte for each request that asks for one of the first three, however many requests that takes.
+    fn a_partial_download_is_kept_at_the_deadline() {
+        // One byte for each request whose range starts at one of the first three bytes.
         let server = serve(|_, start| cut(&if start > 0 { partial(start) } else { ok(BODY) }, usize::from(start < 3)));
         let mut case = case(&server);
         case.transfer.deadline = Duration::from_millis(100);
-        // How far one run comes depends on how busy the machine is; each goes on where the last one stopped.
+        // A busy machine may need several runs; each continues where the last one stopped.
         while std::fs::read_to_string(&case.part).unwrap_or_default() != BODY[..3] {
-            let (failure, told) = case.fails();
-            assert!(matches!(failure, Failure::Late(_)) && told.contains("goes on where it stopped"), "{told}");
+            let (failure, message) = case.fails();
+            assert!(matches!(failure, Failure::Late(_)) && message.contains("continues where it stopped"), "{message}");
             assert!(BODY[..3].starts_with(&std::fs::read_to_string(&case.part).unwrap_or_default()));
         }
-        // Nobody there at all.
+        // No server at all.
         case.transfer.deadline = Duration::from_secs(2);
         case.transfer.url = format!("http://someone:secret@{NOBODY}/");
         assert!(case.fails().1.contains("refused"));
     }
 
     #[test]
-    fn a_redirect_is_followed_and_its_secrets_are_not_told() {
+    fn a_redirect_is_followed_and_its_secrets_are_not_printed() {
         let server = serve(|_, _| status("404 Not Found"));
         let target = format!("http://other:secret@{}/", server.address);
         let first = serve(move |_, _| format!("HTTP/1.1 302 Found\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n"));
@@ -521,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_checksum_is_only_summed() {
+    fn a_download_without_a_target_returns_only_its_checksum() {
         let server = serve(|n, start| if n == 0 { cut(&ok(BODY), 5) } else { partial(start) });
         let case = case(&server);
         let transfer = Transfer { target: None, ..case.transfer };
@@ -530,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_joins_what_was_begun() {
+    fn a_step_joins_a_download_that_has_started() {
         let server = serve(|_, _| ok(BODY));
         let _ = rustls::crypto::ring::default_provider().install_default();
         let directory = tempfile::tempdir().unwrap();
@@ -540,6 +543,6 @@ mod tests {
         host.begin_download(&url, &sum(BODY));
         host.join_download(&url, &sum(BODY)).unwrap().unwrap();
         assert_eq!(server.starts().len(), 1);
-        assert_eq!(host.sum_of_download(&url).unwrap().unwrap(), sum(BODY));
+        assert_eq!(host.checksum_of_download(&url).unwrap().unwrap(), sum(BODY));
     }
 }

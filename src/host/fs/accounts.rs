@@ -1,4 +1,4 @@
-//! Users and groups: the machine's own, or those of the tree.
+//! Users and groups of the machine or of the tree.
 
 #![allow(unsafe_code)]
 
@@ -8,16 +8,15 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::command::Patience;
 
-/// For a directory service that may be far away.
+/// The limit of a question to a directory service.
 const QUESTION: Duration = Duration::from_secs(30);
 
 const GETENT: &str = "/usr/bin/getent";
 
 /// Confines name look-ups to /etc/passwd and /etc/group.
 ///
-/// A static glibc that loads a name service module of the host (nsswitch.conf:
-/// `passwd: files systemd`) loads a second libc with it and dies. Called once, at
-/// the start, before any look-up and any thread.
+/// A static glibc that loads a name service module of the host (nsswitch.conf: `passwd: files systemd`) also loads a
+/// second libc and crashes. Must be called once, before any look-up and any thread.
 pub fn confine_look_ups() {
     #[cfg(target_env = "gnu")]
     {
@@ -33,20 +32,20 @@ pub fn confine_look_ups() {
     }
 }
 
-/// A group: its number, and the names of those who are in it.
+/// A group and its members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
     /// Group id.
     pub gid: u32,
-    /// Members by name; whose primary group it is, is not among them.
+    /// The names of the members, without users who have it as their primary group.
     pub members: Vec<String>,
 }
 
 impl Host {
-    /// A user's id and primary group, or `None`: one of /etc/passwd.
+    /// The id and the primary group of a user in /etc/passwd, or `None`.
     ///
     /// # Errors
-    /// When the tree's passwd file cannot be read.
+    /// Fails when the tree's passwd file cannot be read.
     pub fn user(&self, name: &str) -> Result<Option<(u32, u32)>> {
         if self.is_own_root() {
             return Ok(users::get_user_by_name(name).map(|user| (user.uid(), user.primary_group_id())));
@@ -55,10 +54,10 @@ impl Host {
         Ok(record(&text, name).and_then(|fields| user(&fields)))
     }
 
-    /// A group, or `None`: one of /etc/group.
+    /// A group in /etc/group, or `None`.
     ///
     /// # Errors
-    /// When the tree's group file cannot be read.
+    /// Fails when the tree's group file cannot be read.
     pub fn group(&self, name: &str) -> Result<Option<Group>> {
         if self.is_own_root() {
             use users::os::unix::GroupExt;
@@ -71,25 +70,26 @@ impl Host {
         Ok(record(&text, name).and_then(|fields| group(&fields)))
     }
 
-    /// The same of a user whom only NSS knows (LDAP, sssd): getent(1) asks it, for no module of it may be loaded here.
+    /// The same for a user that only NSS knows (LDAP, sssd). Runs getent(1), because this process cannot load NSS
+    /// modules.
     ///
     /// # Errors
-    /// When NSS does not answer.
+    /// Fails when NSS does not answer.
     pub fn nss_user(&self, name: &str) -> Result<Option<(u32, u32)>> {
         let text = self.ask_nss("passwd", name)?;
         Ok(record(&text, name).and_then(|fields| user(&fields)))
     }
 
-    /// The same of a group that only NSS knows.
+    /// The same for a group that only NSS knows.
     ///
     /// # Errors
-    /// When NSS does not answer.
+    /// Fails when NSS does not answer.
     pub fn nss_group(&self, name: &str) -> Result<Option<Group>> {
         let text = self.ask_nss("group", name)?;
         Ok(record(&text, name).and_then(|fields| group(&fields)))
     }
 
-    /// What NSS has of a name; nothing in a tree, which has no services, and where it does not know the name.
+    /// The line of NSS for a name; empty if NSS does not know the name, and in a tree, which has no services.
     fn ask_nss(&self, database: &str, name: &str) -> Result<String> {
         if name.is_empty() || !self.is_live() || self.entry(GETENT)?.is_none() {
             return Ok(String::new());
@@ -97,17 +97,17 @@ impl Host {
         let output = self.run_command(&["getent", database, "--", name], &[], Patience::Ends, QUESTION)?;
         match output.status.code() {
             Some(0) => Ok(output.stdout),
-            // getent(1): the name is not there.
+            // getent(1): NSS does not have the name.
             Some(2) => Ok(String::new()),
             _ => Err(output.error().fix(format!("see why NSS does not answer: getent {database} {name}"))),
         }
     }
 
-    /// Refuses a line of /etc/group that cannot be read, and more than one of a name: which of them counts is each
-    /// program's own choice, and gpasswd(1) changes none.
+    /// Refuses an invalid line of /etc/group, and several lines for one name: programs disagree on which one counts,
+    /// and gpasswd(1) changes none of them.
     ///
     /// # Errors
-    /// 69 with the lines.
+    /// Fails with exit code 69 when the group is invalid or ambiguous; the error has the lines.
     pub fn refuse_ambiguous_group(&self, name: &str) -> Result<()> {
         let text = self.read_text("/etc/group")?.unwrap_or_default();
         let lines: Vec<&str> = text.lines().filter(|line| line.split(':').next() == Some(name)).collect();
@@ -121,7 +121,7 @@ impl Host {
             [.., last] => (
                 "more than one line",
                 format!(
-                    "keep the one whose number the group's files have, and remove the other, as sed -i '/^{last}$/d' /etc/group"
+                    "keep the one whose number the group's files have, and remove the other, e.g. with sed -i '/^{last}$/d' /etc/group"
                 ),
             ),
         };
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tree_has_accounts_of_its_own() {
+    fn a_tree_has_its_own_accounts() {
         let directory = tempfile::tempdir().unwrap();
         let host = Host::tree(directory.path(), crate::host::Deadlines::default()).unwrap();
         assert_eq!(host.user("root").unwrap(), None);

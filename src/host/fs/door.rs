@@ -1,16 +1,17 @@
-//! The door to files: a path is walked from the root, one descriptor after another, so that nothing that another
-//! process swaps meanwhile leads out of the root, and no link is followed that a user other than root may have made.
+//! The door to files. It walks a path from the root, one descriptor after another. So no change by another process can
+//! lead out of the root, and the walk follows no link that a user other than root may have made.
 //!
-//! **Links.** A link is followed below the root if its owner is trusted, and so is the directory that it lies in: not
-//! one into which anybody may write, nor one that a container writes (root in a container is root here). Who is
-//! trusted: root, the user of this process, and in a tree the owner of its root.
+//! **Links.** The walk follows a link below the root if it trusts the owners of the link and of the directory with the
+//! link, and if neither everyone nor a container can write to that directory (root in a container is root here).
+//! Trusted are root, the user of this process, and in a tree the owner of its root.
 //!
-//! **Ways to what is written.** Each directory on the way is checked, as systemd-tmpfiles(8) refuses an "unsafe path
-//! transition": its owner is trusted, and nobody else may put another directory into the next one's place. So it is not
-//! writable for all unless it has a sticky bit (/tmp), nor for a group unless that is a system group. Ubuntu's /var/log
-//! is root:syslog 0775, Debian's /usr/local and /var/local are root:staff 2775, /var/mail is root:mail 2775: a process
-//! of such a group may rename what is ours there, but not make anything that belongs to root, and each directory that
-//! we go into belongs to root. The directory in which a file is made may not be writable for all, sticky or not.
+//! **Writing.** The walk checks each directory in the path, like systemd-tmpfiles(8), which refuses an "unsafe path
+//! transition": its owner must be trusted, and nobody else may be able to replace the next directory. So everyone may
+//! write to it only if it has the sticky bit (/tmp), and a group only if it is a system group. Ubuntu's /var/log is
+//! root:syslog 0775, Debian's /usr/local and /var/local are root:staff 2775, /var/mail is root:mail 2775. A process
+//! with such a group can rename root's files there, but cannot create files that belong to root, and the walk only
+//! enters directories that belong to root. The directory with the file itself must not be writable for everyone, even
+//! with the sticky bit.
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, CString, OsStr, OsString};
@@ -33,33 +34,36 @@ use crate::host::Host;
 use crate::host::fs::mounts::Mounts;
 use crate::host::image::clear::{Clear, Cleared, clear_at};
 
-/// Groups below are a distribution's: of daemons, and of administrators (Debian Policy 9.2.2; login.defs(5), GID_MIN).
+/// Smaller ids are the distribution's groups of daemons and administrators (Debian Policy 9.2.2; login.defs(5),
+/// GID_MIN).
 const FIRST_GID: u32 = 1000;
 
-/// `users`, in which adduser puts every user since Debian 12 and Ubuntu 24.04 (adduser.conf(5), EXTRA_GROUPS).
+/// The group `users`, to which adduser adds every user since Debian 12 and Ubuntu 24.04 (adduser.conf(5),
+/// EXTRA_GROUPS).
 const USERS: u32 = 100;
 
-/// As many as the kernel follows (path_resolution(7)).
+/// The most links in a path; the kernel has the same limit (path_resolution(7)).
 pub(in crate::host) const LINKS: u32 = 40;
 
-/// Deeper directories than these are nobody's.
+/// The deepest nesting of directories that the program examines.
 const DEEPEST: usize = 4096;
 
 const WAY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
-/// For whatever is opened: a pipe must not hold us, and a terminal must not become ours.
+/// For every open: a pipe must not block the process, and a terminal must not become its controlling terminal.
 const CAREFUL: OFlag = OFlag::O_NOFOLLOW.union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY).union(OFlag::O_CLOEXEC);
 
-/// What a path is walked for.
+/// The purpose of a walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::host) enum Walk {
-    /// To read. The walk follows a link in the last place.
+    /// To read. The walk follows a link in the last component.
     Follow,
-    /// To read, without following a link in the last place.
+    /// To read, without following a link in the last component.
     Stay,
-    /// To write: directories that lack are made, and each one on the way is checked. A link in the last place stays.
+    /// To write. The walk creates missing directories, checks each one, and does not follow a link in the last
+    /// component.
     Write,
-    /// To see whether it could be written: as far as there are directories.
+    /// To find out whether a write would succeed, as far as the directories exist.
     Check,
 }
 
@@ -69,23 +73,23 @@ impl Walk {
     }
 }
 
-/// A directory that is open, and a name in it.
+/// An open directory, and a name in it.
 #[derive(Debug)]
 pub(in crate::host) struct Place {
     parent: OwnedFd,
     name: CString,
-    /// Where that is. Nobody but root may change what it leads to if it was walked to write.
+    /// The real path. After a walk to write, only root can change where it leads.
     pub real: PathBuf,
 }
 
-/// A directory on the way to what is written in which others could put something into the next one's place.
+/// A directory in which other users could replace the next component of a path to write.
 #[derive(Debug)]
 pub(super) struct Unsafe {
-    /// Where it is.
+    /// Its path.
     pub directory: PathBuf,
-    /// How it is.
+    /// Its mode and owner.
     pub how: String,
-    /// Whether that is meant so: then its mode is the distribution's, or others rely on it.
+    /// Whether it has the sticky bit. Then its mode is probably intended, and other programs rely on it.
     pub is_sticky: bool,
 }
 
@@ -97,12 +101,12 @@ impl fmt::Display for Unsafe {
 
 impl std::error::Error for Unsafe {}
 
-/// What stands at a place, by its mode.
+/// The kind of a file, from its mode.
 pub(super) fn kind(found: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT
 }
 
-/// The error about something else in a regular file's place.
+/// The error for something other than a regular file.
 fn not_a_file(found: &FileStat) -> Error {
     match kind(found) {
         SFlag::S_IFDIR => Errno::EISDIR.into(),
@@ -113,7 +117,7 @@ fn not_a_file(found: &FileStat) -> Error {
     }
 }
 
-/// Whether what is at a path is not there, as far as a reader is concerned.
+/// Whether an error means, for a reader, that nothing exists at a path.
 pub(super) fn is_absent(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
@@ -123,8 +127,8 @@ fn c_string(name: &OsStr) -> Result<CString> {
 }
 
 impl Place {
-    /// What stands there, no link followed.
-    pub fn look(&self) -> Result<Option<FileStat>> {
+    /// The status of the file there, if it exists. Does not follow a link.
+    pub fn status(&self) -> Result<Option<FileStat>> {
         match fstatat(&self.parent, self.name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(found) => Ok(Some(found)),
             Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
@@ -132,12 +136,12 @@ impl Place {
         }
     }
 
-    /// Where the link there leads.
+    /// The target of the link there.
     pub fn target(&self) -> Result<PathBuf> {
         Ok(readlinkat(&self.parent, self.name.as_c_str())?.into())
     }
 
-    /// Opens what stands there, whatever it is; no link is followed, and no pipe waited for.
+    /// Opens a file of any kind. Does not follow a link, nor wait for a pipe.
     pub fn open(&self, flags: OFlag, mode: u32) -> Result<File> {
         let opened = openat(&self.parent, self.name.as_c_str(), flags | CAREFUL, Mode::from_bits_truncate(mode))?;
         Ok(File::from(opened))
@@ -145,8 +149,8 @@ impl Place {
 
     /// Opens a regular file.
     pub fn open_file(&self, flags: OFlag, mode: u32) -> Result<File> {
-        // To open a device may do something by itself.
-        if let Some(found) = self.look()?.filter(|found| kind(found) != SFlag::S_IFREG) {
+        // Opening a device can have side effects.
+        if let Some(found) = self.status()?.filter(|found| kind(found) != SFlag::S_IFREG) {
             return Err(not_a_file(&found));
         }
         let file = self.open(flags, mode)?;
@@ -154,7 +158,7 @@ impl Place {
         if kind(&found) == SFlag::S_IFREG { Ok(file) } else { Err(not_a_file(&found)) }
     }
 
-    /// Makes something under a name that nothing has, and gives it the name of this place at once.
+    /// Creates a file with a temporary name, and then renames it to this place atomically.
     pub fn replace<T>(
         &self,
         make: impl Fn(&OwnedFd, &CStr) -> nix::Result<T>,
@@ -173,22 +177,22 @@ impl Place {
         let put = fill(made)
             .and_then(|()| Ok(renameat(&self.parent, temporary.as_c_str(), &self.parent, self.name.as_c_str())?));
         if put.is_err() {
-            // The first error is the one to tell.
+            // The caller gets the first error.
             let _ = unlinkat(&self.parent, temporary.as_c_str(), UnlinkatFlags::NoRemoveDir);
         }
         put
     }
 
-    /// A new file of nobody else's, for [`Place::replace`].
+    /// A new file that only its owner may access, for [`Place::replace`].
     pub fn new_file(parent: &OwnedFd, name: &CStr) -> nix::Result<File> {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | CAREFUL;
         openat(parent, name, flags, Mode::S_IRUSR | Mode::S_IWUSR).map(File::from)
     }
 
-    /// Makes a directory; that another run makes it at the same moment is well.
+    /// Creates a directory. Succeeds if another run creates it at the same moment.
     pub fn make_directory(&self, mode: u32) -> Result<()> {
         match mkdirat(&self.parent, self.name.as_c_str(), Mode::from_bits_truncate(mode)) {
-            Err(Errno::EEXIST) if self.look()?.is_some_and(|found| kind(&found) == SFlag::S_IFDIR) => Ok(()),
+            Err(Errno::EEXIST) if self.status()?.is_some_and(|found| kind(&found) == SFlag::S_IFDIR) => Ok(()),
             made => Ok(made?),
         }
     }
@@ -198,7 +202,7 @@ impl Place {
         Ok(unlinkat(&self.parent, self.name.as_c_str(), UnlinkatFlags::NoRemoveDir)?)
     }
 
-    /// Removes the directory there, if nothing is in it.
+    /// Removes the directory there, if it is empty.
     pub fn remove_directory(&self) -> Result<()> {
         Ok(unlinkat(&self.parent, self.name.as_c_str(), UnlinkatFlags::RemoveDir)?)
     }
@@ -218,13 +222,13 @@ impl Place {
         Ok(renameat(&self.parent, self.name.as_c_str(), &self.parent, c_string(name)?.as_c_str())?)
     }
 
-    /// Writes to disk what was done in the directory.
+    /// Writes the changes in the directory to disk.
     pub fn sync(&self) -> Result<()> {
         let directory = openat(&self.parent, c".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | CAREFUL, Mode::empty())?;
         File::from(directory).sync_all()
     }
 
-    /// Whether the directory is on a file system that is mounted read-only.
+    /// Whether the file system of the directory is mounted read-only.
     pub fn is_read_only(&self) -> Result<bool> {
         Ok(fstatvfs(&self.parent)?.flags().contains(FsFlags::ST_RDONLY))
     }
@@ -236,52 +240,64 @@ impl Place {
 }
 
 impl Host {
-    /// The place of `path`; none: a directory on the way is not there.
+    /// The place of `path`; `None` if a directory in the path does not exist.
     ///
     /// # Errors
-    /// When the system refuses, a link on the way is not to be followed, or, to write, a directory is not safe.
+    /// Fails when a component cannot be opened, a link is not trusted, or, to write, a directory is not safe.
     pub(in crate::host) fn walk(&self, path: &str, walk: Walk) -> Result<Option<Place>> {
         let left = components(Path::new(path));
         if walk.is_checked() {
-            return self.step_by_step(left, walk);
+            return self.walk_step_by_step(left, walk);
         }
-        if let Some(place) = self.at_once(&left)? {
-            // What is in the last place is looked at by its name again, and opened without following a link.
-            if walk == Walk::Stay || place.look()?.is_none_or(|found| kind(&found) != SFlag::S_IFLNK) {
+        let Some(place) = self.walk_at_once(&left)? else { return Ok(None) };
+        if let Some(place) = place {
+            // A link may replace the file after this check, but the file is opened without following a link.
+            if walk == Walk::Stay || place.status()?.is_none_or(|found| kind(&found) != SFlag::S_IFLNK) {
                 return Ok(Some(place));
             }
         }
-        self.step_by_step(left, walk)
+        self.walk_step_by_step(left, walk)
     }
 
-    /// The place of a path without links, by one call of a kernel that has openat2(2), 5.6 or later. Whatever else it
-    /// is, or in a container whose filter refuses the call, the walk step by step says.
-    fn at_once(&self, parts: &VecDeque<OsString>) -> Result<Option<Place>> {
+    /// The place of a path without links, by one call of openat2(2), which Linux has since 5.6; `None` if a directory
+    /// in the path does not exist. Returns `Some(None)` if only a walk step by step can find the place or the error,
+    /// e.g. in a container whose filter refuses the call.
+    fn walk_at_once(&self, parts: &VecDeque<OsString>) -> Result<Option<Option<Place>>> {
         let Some((name, parents)) = parts.iter().collect::<Vec<_>>().split_last().map(|(n, p)| (*n, p.to_vec())) else {
-            return Ok(None);
+            return Ok(Some(None));
         };
         if parts.iter().any(|part| part == "..") {
-            return Ok(None);
+            return Ok(Some(None));
         }
         let way: PathBuf =
             std::iter::once(OsStr::new(".")).chain(parents.iter().map(|part| part.as_os_str())).collect();
         let how = OpenHow::new().flags(WAY).resolve(
             ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS,
         );
-        let root = self.open_root()?;
-        let Ok(parent) = openat2(&root, &way, how) else { return Ok(None) };
+        let parent = match openat2(self.opened_root()?, &way, how) {
+            Ok(parent) => parent,
+            // There is no link before the missing name: at a link the call fails with ELOOP.
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(_) => return Ok(Some(None)),
+        };
         let real = self.root().join(way.strip_prefix(".").unwrap_or(&way)).join(name);
-        Ok(Some(Place { parent, name: c_string(name)?, real }))
+        Ok(Some(Some(Place { parent, name: c_string(name)?, real })))
     }
 
-    fn open_root(&self) -> Result<OwnedFd> {
-        Ok(nix::fcntl::open(self.root(), WAY & !OFlag::O_NOFOLLOW, Mode::empty())?)
+    /// The root directory; opens it the first time.
+    fn opened_root(&self) -> Result<&OwnedFd> {
+        if let Some(root) = self.opened.get() {
+            return Ok(root);
+        }
+        let root = nix::fcntl::open(self.root(), WAY & !OFlag::O_NOFOLLOW, Mode::empty())?;
+        Ok(self.opened.get_or_init(|| root))
     }
 
-    fn step_by_step(&self, mut left: VecDeque<OsString>, walk: Walk) -> Result<Option<Place>> {
-        // Each directory that is open, so that `..` leads where we came from, and never out of the root.
-        let root = self.open_root()?;
-        let mut way = vec![(root, OsString::new())];
+    fn walk_step_by_step(&self, mut left: VecDeque<OsString>, walk: Walk) -> Result<Option<Place>> {
+        // All directories on the way stay open, so that `..` leads back to the last one, and never out of the root.
+        let root = self.opened_root()?;
+        let owner_of_root = fstat(root)?.st_uid;
+        let mut way = vec![(root.try_clone()?, OsString::new())];
         let mut links = 0;
         let real = |way: &[(OwnedFd, OsString)]| -> PathBuf {
             way.iter().fold(
@@ -291,7 +307,6 @@ impl Host {
                 },
             )
         };
-        let owner_of_root = fstat(&way.first().ok_or(ErrorKind::NotFound)?.0)?.st_uid;
         loop {
             let (at, _) = way.last().ok_or(ErrorKind::NotFound)?;
             let place = |name: &OsStr| -> Result<Place> {
@@ -313,8 +328,8 @@ impl Host {
             if last && walk != Walk::Follow {
                 return place(&part).map(Some);
             }
-            // As a directory first, since only that triggers an automount (open(2), O_PATH). Otherwise the entry itself,
-            // even a link, so that the owner and the target that are read belong to the same link.
+            // Try a directory first, because only that triggers an automount (open(2), O_PATH). Otherwise open the
+            // entry itself, even a link, so that the owner and the target belong to the same link.
             let name = c_string(&part)?;
             let itself = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             let open = |flags| openat(at, name.as_c_str(), flags, Mode::empty());
@@ -372,17 +387,17 @@ impl Host {
         uid == 0 || uid == nix::unistd::geteuid().as_raw() || uid == owner_of_root
     }
 
-    /// Whether a directory is one that a container writes, or below one.
+    /// Whether a container can write to a directory or to one above it.
     fn is_shared(&self, directory: &OwnedFd) -> bool {
         let id = |found: FileStat| (found.st_dev, found.st_ino);
-        // What the paths lead to: one may be a link to another disk. It is not itself below a container's directory.
+        // A path of a container may be a link to another disk. Such a link itself is not below a container's directory.
         let others = Host::below(self.root().to_path_buf(), Default::default());
         let shared: Vec<_> = self.shared.borrow().iter().filter_map(|path| others.open_directory(path).ok()?).collect();
         let shared: Vec<_> = shared.iter().filter_map(|directory| fstat(directory).ok().map(id)).collect();
-        let root = self.open_root().and_then(|root| Ok(id(fstat(root)?))).ok();
+        let root = self.opened_root().and_then(|root| Ok(id(fstat(root)?))).ok();
         let mut at = directory.try_clone();
         for _ in 0..DEEPEST {
-            // What cannot be looked at is not trusted.
+            // Do not trust a directory that cannot be examined.
             let Ok(open) = at else { return true };
             let Ok(here) = fstat(&open).map(id) else { return true };
             if shared.contains(&here) {
@@ -396,16 +411,16 @@ impl Host {
         true
     }
 
-    /// Opens the directory to which `path` leads, to find things in it; none: it is not there, or is something else.
+    /// Opens the directory to which `path` leads, as a base for other paths; `None` if there is no directory.
     fn open_directory(&self, path: &str) -> Result<Option<OwnedFd>> {
         let Some(place) = self.walk(path, Walk::Follow)? else { return Ok(None) };
         Ok(openat(&place.parent, place.name.as_c_str(), WAY, Mode::empty()).ok())
     }
 
-    /// Refuses a directory on the way to what is written, or, `last`, the one in which that is.
+    /// Refuses an unsafe directory in a path to write. `last` means that it is the directory of the file.
     fn check_way(&self, found: &FileStat, last: bool, directory: impl FnOnce() -> PathBuf) -> Result<()> {
         let mode = found.st_mode & 0o7777;
-        // In a tree owners and groups are the image's, and of nobody here.
+        // In a tree, owners and groups are those of the image, not of this machine.
         let (foreign, gid) = match self.is_own_root() {
             true => (!self.is_trusted(found.st_uid, 0), found.st_gid),
             false => (false, 0),
@@ -420,43 +435,44 @@ impl Host {
     /// Whether only root can have written this file, so that a message may quote it.
     ///
     /// # Errors
-    /// When it cannot be looked at.
+    /// Fails when the file cannot be examined.
     pub fn is_ours(&self, path: &str) -> crate::error::Result<bool> {
-        let look = || -> Result<bool> {
+        let check = || -> Result<bool> {
             let Some(place) = self.walk(path, Walk::Stay)? else { return Ok(false) };
-            let Some(found) = place.look()? else { return Ok(false) };
+            let Some(found) = place.status()? else { return Ok(false) };
             let by_others =
                 found.st_mode & 0o002 != 0 || (found.st_mode & 0o020 != 0 && found.st_gid != 0 && self.is_own_root());
-            let owner_of_root = fstat(self.open_root()?)?.st_uid;
+            let owner_of_root = fstat(self.opened_root()?)?.st_uid;
             Ok(kind(&found) == SFlag::S_IFREG
                 && self.is_trusted(found.st_uid, owner_of_root)
                 && !by_others
                 && found.st_nlink == 1
                 && !self.is_shared(&place.parent))
         };
-        look().map_err(|e| super::io_error("looked at", path, &e))
+        check().map_err(|e| super::io_error("examined", path, &e))
     }
 
-    /// From here on these directories count as a container's own: no link below them is followed.
+    /// Marks directories that a container can write to: walks then follow no links below them.
     pub fn share(&self, directories: impl IntoIterator<Item = String>) {
         self.shared.borrow_mut().extend(directories);
     }
 }
 
-/// Whether a user other than its owner could put something of theirs into a directory, and we would take it for ours.
-/// `last`: a file is made in it. Further up, what we go into belongs to root, and a sticky bit keeps that in its place.
+/// Whether a user other than the owner of a directory could put a file there that a walk would trust. `last` means that
+/// the run creates a file in it. In directories above, the next component belongs to root, so the sticky bit protects
+/// it.
 fn lets_others_in(mode: u32, gid: u32, last: bool) -> bool {
     let by_group = mode & 0o020 != 0 && gid != 0 && !is_system_group(gid);
     let kept_in_place = !last && mode & 0o1000 != 0;
     (mode & 0o002 != 0 || by_group) && !kept_in_place
 }
 
-/// Whether a group is one of a distribution's own, in which no ordinary user is.
+/// Whether a group is one of the distribution's, which has no ordinary users.
 fn is_system_group(gid: u32) -> bool {
     gid < FIRST_GID && gid != USERS
 }
 
-/// The names of a path, to be walked one after the other.
+/// The components of a path.
 pub(in crate::host) fn components(path: &Path) -> VecDeque<OsString> {
     path.components()
         .filter_map(|part| match part {
@@ -520,7 +536,7 @@ mod tests {
         ] {
             assert!(lets_others_in(mode, gid, last), "{why}");
         }
-        // What is ours in there cannot be moved by others, and is looked at itself.
+        // Others cannot move root's files there, and the walk checks the next directory itself.
         for (mode, gid) in [(0o1777, 0), (0o3777, 117), (0o1775, 1000)] {
             assert!(!lets_others_in(mode, gid, false), "{mode:o}");
         }
@@ -534,20 +550,20 @@ mod tests {
         symlink("b", directory.path().join("a/link")).unwrap();
         for path in ["/a/b/file", "/a/b", "/a", "/a/b/none", "a/b/../b/file", "/a/link/file"] {
             for walk in [Walk::Stay, Walk::Follow] {
-                let inode = |place: Option<Place>| place.unwrap().look().unwrap().map(|found| found.st_ino);
+                let inode = |place: Option<Place>| place.unwrap().status().unwrap().map(|found| found.st_ino);
                 let both = [
                     inode(host.walk(path, walk).unwrap()),
-                    inode(host.step_by_step(components(Path::new(path)), walk).unwrap()),
+                    inode(host.walk_step_by_step(components(Path::new(path)), walk).unwrap()),
                 ];
                 assert_eq!(both[0], both[1], "{path} {walk:?}");
             }
         }
         assert!(host.walk("/a/none/x", Walk::Stay).unwrap().is_none());
-        assert!(host.step_by_step(components(Path::new("/a/none/x")), Walk::Stay).unwrap().is_none());
+        assert!(host.walk_step_by_step(components(Path::new("/a/none/x")), Walk::Stay).unwrap().is_none());
     }
 
     #[test]
-    fn links_in_a_container_s_directory_are_not_followed_and_the_way_to_it_is() {
+    fn links_below_a_container_s_directory_are_not_followed_but_links_to_it_are() {
         let (directory, host) = Host::temporary();
         let at = |path: &str| directory.path().join(path);
         std::fs::create_dir_all(at("disk/data/below")).unwrap();
@@ -568,7 +584,7 @@ mod tests {
         }
         assert_eq!(host.read("/data/file").unwrap().unwrap(), b"x");
         assert!(!host.is_ours("/data/file").unwrap());
-        // Another name of a file may have been given to it by anybody who may write to its directory.
+        // Anyone who can write to a directory can make a hard link to a file there.
         std::fs::hard_link(at("secret"), at("other")).unwrap();
         assert!(!host.is_ours("/other").unwrap());
     }

@@ -1,4 +1,4 @@
-//! Looking at what is below the root: links are followed there and nowhere else.
+//! Reads files and directories below the root, and follows links only there.
 
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
@@ -12,13 +12,13 @@ use crate::host::fs::door::{self, Walk};
 use crate::host::fs::io_error;
 use crate::host::image::clear::entries;
 
-/// More than any file that is read here may have; a larger one is an error.
+/// The size limit of a file, bytes. To read a larger one is an error.
 const READ_LIMIT: u64 = 64 << 20;
 
-/// What stands at a path, its last link not followed.
+/// A file, directory or link at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// What it is.
+    /// Its kind.
     pub kind: EntryKind,
     /// Permission bits.
     pub mode: u32,
@@ -26,7 +26,7 @@ pub struct Entry {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Bytes of a regular file.
+    /// The size of a regular file, bytes.
     pub size: u64,
     /// Inode number.
     pub inode: u64,
@@ -38,7 +38,7 @@ pub struct Entry {
     pub modified_ns: i128,
 }
 
-/// The sorts of things that can stand at a path.
+/// The kinds of entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryKind {
     /// A regular file.
@@ -52,24 +52,24 @@ pub enum EntryKind {
 }
 
 impl Host {
-    /// Whether `path` leads to a directory, links followed below the root.
+    /// Whether `path` leads to a directory. Follows links below the root.
     ///
     /// # Errors
-    /// When it cannot be looked at.
+    /// Fails when the path cannot be examined.
     pub fn is_directory(&self, path: &str) -> Result<bool> {
-        let look = || self.walk(path, Walk::Follow)?.map_or(Ok(None), |place| place.look());
-        let found = look().or_else(absent).map_err(|e| io_error("looked at", path, &e))?;
+        let status = || self.walk(path, Walk::Follow)?.map_or(Ok(None), |place| place.status());
+        let found = status().or_else(absent).map_err(|e| io_error("examined", path, &e))?;
         Ok(found.is_some_and(|found| door::kind(&found) == SFlag::S_IFDIR))
     }
 
-    /// What stands at `path`, or `None`.
+    /// The entry at `path`, if there is one. Does not follow a link in the last component.
     ///
     /// # Errors
-    /// When it cannot be looked at.
+    /// Fails when the path cannot be examined.
     pub fn entry(&self, path: &str) -> Result<Option<Entry>> {
-        let look = || -> std::io::Result<Option<Entry>> {
+        let read = || -> std::io::Result<Option<Entry>> {
             let Some(place) = self.walk(path, Walk::Stay)? else { return Ok(None) };
-            let Some(found) = place.look()? else { return Ok(None) };
+            let Some(found) = place.status()? else { return Ok(None) };
             let kind = match door::kind(&found) {
                 SFlag::S_IFLNK => EntryKind::Link(place.target()?),
                 SFlag::S_IFDIR => EntryKind::Directory,
@@ -88,23 +88,23 @@ impl Host {
                 modified_ns: i128::from(found.st_mtime) * 1_000_000_000 + i128::from(found.st_mtime_nsec),
             }))
         };
-        look().or_else(absent).map_err(|e| io_error("looked at", path, &e))
+        read().or_else(absent).map_err(|e| io_error("examined", path, &e))
     }
 
-    /// Opens the regular file to which `path` leads; none: nothing is there.
+    /// Opens the regular file to which `path` leads, if it exists.
     ///
     /// # Errors
-    /// When something else is there, or the system refuses.
+    /// Fails when the path does not lead to a regular file, or the file cannot be opened.
     pub(in crate::host) fn open_file(&self, path: &str) -> std::io::Result<Option<std::fs::File>> {
         let open = || self.walk(path, Walk::Follow)?.map(|place| place.open_file(OFlag::O_RDONLY, 0)).transpose();
         open().or_else(absent)
     }
 
-    /// The contents of the regular file at `path`, links followed below the root as [`door`] says; `None` if nothing
-    /// is there.
+    /// The contents of the regular file at `path`; `None` if it does not exist. Follows links below the root, see
+    /// [`door`].
     ///
     /// # Errors
-    /// When it is there and cannot be read, is something else, or is larger than 64 MiB.
+    /// Fails when the path does not lead to a regular file, or the file cannot be read or is larger than 64 MiB.
     pub fn read(&self, path: &str) -> Result<Option<Vec<u8>>> {
         let read = || -> std::io::Result<Option<Vec<u8>>> {
             let Some(file) = self.open_file(path)? else { return Ok(None) };
@@ -118,18 +118,18 @@ impl Host {
         read().map_err(|e| io_error("read", path, &e))
     }
 
-    /// [`Host::read`] as text; bytes that are not UTF-8 are replaced.
+    /// Like [`Host::read`], as text; replaces bytes that are not UTF-8.
     ///
     /// # Errors
-    /// As [`Host::read`].
+    /// Fails when [`Host::read`] fails.
     pub fn read_text(&self, path: &str) -> Result<Option<String>> {
         Ok(self.read(path)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 
-    /// The names in a directory, sorted; empty if it is not there.
+    /// The sorted names in a directory; empty if the directory does not exist.
     ///
     /// # Errors
-    /// When it is there and cannot be listed.
+    /// Fails when the directory exists and cannot be listed.
     pub fn list(&self, path: &str) -> Result<Vec<String>> {
         let list = || -> std::io::Result<Vec<String>> {
             let Some(place) = self.walk(path, Walk::Follow)? else { return Ok(Vec::new()) };
@@ -142,17 +142,17 @@ impl Host {
         list().or_else(absent).map_err(|e| io_error("listed", path, &e))
     }
 
-    /// Bytes of the file system of `path`, or of its nearest parent that exists.
+    /// The size in bytes of the file system of `path`, or of its nearest parent that exists.
     ///
     /// # Errors
-    /// When the file system cannot be asked.
+    /// Fails when the size cannot be read.
     pub fn file_system_bytes(&self, path: &str) -> Result<u64> {
-        let asked = || -> std::io::Result<u64> {
+        let read = || -> std::io::Result<u64> {
             let mut nearest = Path::new(path);
             loop {
                 let place = self.walk(&nearest.to_string_lossy(), Walk::Follow).or_else(absent)?;
                 if let Some(place) = place
-                    && place.look()?.is_some()
+                    && place.status()?.is_some()
                 {
                     let found = nix::sys::statvfs::fstatvfs(&place.open(OFlag::O_PATH, 0)?)?;
                     return Ok(found.blocks() * found.fragment_size());
@@ -160,11 +160,11 @@ impl Host {
                 nearest = nearest.parent().ok_or(ErrorKind::NotFound)?;
             }
         };
-        asked().map_err(|e| Error::failed(format!("{path}: its file system cannot be asked")).cause(e))
+        read().map_err(|e| Error::failed(format!("{path}: the size of its file system cannot be read")).cause(e))
     }
 }
 
-/// Nothing, where the error says that nothing is there.
+/// The default value if the error means that nothing exists at the path.
 fn absent<T: Default>(error: std::io::Error) -> std::io::Result<T> {
     if door::is_absent(&error) { Ok(T::default()) } else { Err(error) }
 }

@@ -1,4 +1,4 @@
-//! Writing below the root, so that no reader and no power cut ever sees half of a file.
+//! Writes below the root so that neither a reader nor a power cut ever sees an incomplete file.
 
 pub mod accounts;
 pub mod door;
@@ -25,19 +25,19 @@ use crate::host::fs::door::{Place, Walk};
 use crate::host::fs::look::EntryKind;
 use crate::host::wait::Deadline;
 
-/// What temporary files begin with, so that a later run can sweep a dead one's.
+/// The prefix of temporary files, by which a later run finds and removes those of a killed run.
 pub(super) const TEMPORARY: &str = ".titus-bootstrap-";
 
-/// The largest file that the command line may name, bytes. Settings, facts and role files are far smaller.
+/// The size limit of a file on the command line, bytes. Settings, facts and role files are far smaller.
 const NAMED_LIMIT: u64 = 16 << 20;
 
-/// How long such a file may take, if it is a pipe.
+/// How long such a file may take if it is a pipe.
 const NAMED_PATIENCE: Duration = Duration::from_secs(60);
 
-/// How often it is looked whether a signal came, milliseconds.
-const LOOK: u16 = 100;
+/// The interval between checks for signals, milliseconds.
+const POLL: u16 = 100;
 
-/// Owner and group of a file, by number.
+/// The ids of a file's owner and group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner {
     /// User id.
@@ -47,7 +47,7 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// root and its group.
+    /// The user root and its group.
     pub const ROOT: Owner = Owner { uid: 0, gid: 0 };
 }
 
@@ -58,7 +58,7 @@ pub(super) fn io_error(what: &str, path: &str, error: &std::io::Error) -> Error 
         return Error::failed(format!("{path}: not {what}: others may write to its directory, or to one above it"))
             .cause(found)
             .fix(if found.is_sticky {
-                format!("write it below a directory that is only root's. If nobody else needs {directory} as it is: {closed}")
+                format!("write it below a directory that only root may write to. If nobody else needs the present mode of {directory}: {closed}")
             } else {
                 closed
             });
@@ -69,7 +69,7 @@ pub(super) fn io_error(what: &str, path: &str, error: &std::io::Error) -> Error 
             made.fix("make room on that file system (df -h, df -i) and run titus-bootstrap again")
         }
         ErrorKind::PermissionDenied if nix::unistd::geteuid().is_root() => made.fix(format!(
-            "see what forbids it to root: `lsattr -d {path}`, `findmnt --target {path}`, and `dmesg` for AppArmor or SELinux"
+            "find out what prevents root from doing it: `lsattr -d {path}`, `findmnt --target {path}`, and `dmesg` for AppArmor or SELinux"
         )),
         ErrorKind::PermissionDenied => made.fix("run it as root"),
         ErrorKind::ReadOnlyFilesystem => made.fix("mount that file system writable and run titus-bootstrap again"),
@@ -77,11 +77,12 @@ pub(super) fn io_error(what: &str, path: &str, error: &std::io::Error) -> Error 
     }
 }
 
-/// Reads a file that the command line names: a path of the caller's, which is not resolved below the root. It may be a
-/// pipe, as of `<(command)`; then whoever writes it has a minute.
+/// Reads a file from the command line. Its path is the caller's and is not resolved below the root. It may be a pipe,
+/// e.g. `<(command)`, whose writer has a minute.
 ///
 /// # Errors
-/// 78 when it cannot be read, or is larger than 16 MiB. `Interrupted` when a signal came.
+/// Fails with exit code 78 when the file cannot be read, or is larger than 16 MiB. Returns `Interrupted` when a signal
+/// arrives.
 pub fn read_named(path: &Path) -> Result<Vec<u8>> {
     let cannot =
         |cause: &dyn std::fmt::Display| Error::config(format!("{}: cannot be read", path.display())).cause(cause);
@@ -91,15 +92,15 @@ pub fn read_named(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut part = vec![0; 64 << 10];
     loop {
-        // A named pipe that nobody has opened to write yet has no end to read.
+        // A named pipe without a writer yet is not at its end.
         let mut ready = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
-        let is_ready = match poll(&mut ready, PollTimeout::from(LOOK)) {
+        let is_ready = match poll(&mut ready, PollTimeout::from(POLL)) {
             Ok(n) => n > 0,
             Err(Errno::EINTR) => false,
             Err(e) => return Err(cannot(&e)),
         };
         if !is_file && !deadline.pause(Duration::ZERO)? {
-            return Err(cannot(&format!("nothing more came: {}", deadline.waited())));
+            return Err(cannot(&format!("no more data arrived: {}", deadline.timeout_message())));
         }
         if !is_ready {
             continue;
@@ -116,8 +117,27 @@ pub fn read_named(path: &Path) -> Result<Vec<u8>> {
     }
 }
 
-/// The same of a regular file only, for a first look; nothing: it is something else, or cannot be read. What a pipe
-/// gives can be read once.
+/// Writes a file from the command line that only its owner may read: completely or not at all, and never through a
+/// link.
+///
+/// # Errors
+/// Fails when the file cannot be written.
+pub fn write_named(path: &Path, contents: &[u8]) -> Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let write = || -> std::io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(directory)?;
+        file.write_all(contents)?;
+        file.persist(path).map_err(|e| e.error).map(drop)
+    };
+    write().map_err(|cause| {
+        Error::failed(format!("{}: cannot be written", path.display()))
+            .cause(cause)
+            .fix("name a file in a directory that you may write to")
+    })
+}
+
+/// Like [`read_named`], but returns nothing if the file is not a regular file or cannot be read: a pipe can be read
+/// only once.
 pub fn peek_named(path: &Path) -> Vec<u8> {
     let mut bytes = Vec::new();
     let read = open_named(path).and_then(|file| {
@@ -132,7 +152,7 @@ fn open_named(path: &Path) -> std::io::Result<std::fs::File> {
 }
 
 impl Host {
-    /// The error of a change at `path` that the system refuses, with what is in its way.
+    /// The error for a failed change at `path`, with the obstacle if there is one.
     fn io_error(&self, what: &str, path: &str, error: &std::io::Error) -> Error {
         let refusals = [ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem, ErrorKind::ResourceBusy];
         let may_be = refusals.contains(&error.kind());
@@ -145,38 +165,38 @@ impl Host {
         }
     }
 
-    /// The place at which `path` is to be written. Directories on the way are made, 0755.
+    /// The place to write `path`. Creates missing directories with mode 0755.
     pub(super) fn place(&self, path: &str) -> Result<Place> {
         let place = self.walk(path, Walk::Write).and_then(|found| found.ok_or_else(|| ErrorKind::NotFound.into()));
         place.map_err(|e| self.io_error("written", path, &e))
     }
 
-    /// Refuses a path at which nothing can be written, or nothing should be: before anything is changed.
+    /// Refuses a path that cannot or should not be written, before anything is changed. Accepts a path that the user
+    /// may not examine.
     ///
     /// # Errors
-    /// When others may write to a directory on the way, or one is something else, or an attribute or a mount is in the way
-    /// of root, too. Whoever may not look there is not asked to.
+    /// Fails when other users may write to a directory in the path, a component is not a directory, or an attribute or
+    /// a mount prevents changes.
     pub fn refuse_unwritable(&self, path: &str) -> Result<()> {
-        let look = || -> std::io::Result<()> {
+        let check = || -> std::io::Result<()> {
             match self.walk(path, Walk::Check)? {
                 Some(place) if place.is_read_only()? => Err(ErrorKind::ReadOnlyFilesystem.into()),
                 _ => Ok(()),
             }
         };
-        match look() {
+        match check() {
             Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
-            looked => looked
+            checked => checked
                 .map_err(|e| self.io_error("written", path, &e))
                 .and_then(|()| self.obstacle(path).map_or(Ok(()), Err)),
         }
     }
 
-    /// Puts a file with these contents, mode and owner at `path`, all at once: a
-    /// reader sees the old one or the new one. A link in the last place is
-    /// replaced, not followed. Directories on the way are made, 0755.
+    /// Writes a file with these contents, mode and owner atomically: a reader sees the old file or the new one.
+    /// Replaces a link at `path` and does not follow it. Creates missing directories with mode 0755.
     ///
     /// # Errors
-    /// When others may write to the directory, or the system refuses.
+    /// Fails when other users may write to the directory, or the file cannot be written.
     pub fn write(&self, path: &str, contents: &[u8], mode: u32, owner: Owner) -> Result<()> {
         self.note_unit_file(path)?;
         let place = self.place(path)?;
@@ -202,10 +222,10 @@ impl Host {
         Ok(())
     }
 
-    /// Those of the paths whose contents are not those that this process wrote there last.
+    /// The paths whose contents have changed since this process wrote them.
     ///
     /// # Errors
-    /// When one cannot be read.
+    /// Fails when a file cannot be read.
     pub fn changed_since_written(&self, paths: &[String]) -> Result<Vec<String>> {
         let mut changed = Vec::new();
         for path in paths {
@@ -217,10 +237,10 @@ impl Host {
         Ok(changed)
     }
 
-    /// Writes a line to a file of the kernel's, in place and at once. Nothing can take the place of such a file.
+    /// Writes a line to a file of the kernel in place, because such a file cannot be replaced.
     ///
     /// # Errors
-    /// When it is not there, or the kernel does not take the line.
+    /// Fails when the file does not exist, or the kernel rejects the line.
     pub fn write_to_kernel(&self, path: &str, line: &str) -> Result<()> {
         let write = || -> std::io::Result<()> {
             let place = self.walk(path, Walk::Follow)?.ok_or(ErrorKind::NotFound)?;
@@ -230,10 +250,11 @@ impl Host {
         write().map_err(|e| self.io_error("written", path, &e))
     }
 
-    /// Appends to a file of ours, 0600 when new, and syncs it. After a torn last line a new one begins.
+    /// Appends a line to one of the program's files, and syncs it. Creates the file with mode 0600. Starts a new line
+    /// after an incomplete one.
     ///
     /// # Errors
-    /// As [`Host::write`].
+    /// Fails when [`Host::write`] would fail.
     pub fn append(&self, path: &str, line: &str) -> Result<()> {
         let place = self.place(path)?;
         let append = || -> std::io::Result<()> {
@@ -254,10 +275,10 @@ impl Host {
         append().map_err(|e| self.io_error("written", path, &e))
     }
 
-    /// Writes to disk what other programs wrote to the file system of the directory `path`.
+    /// Writes the whole file system of the directory `path` to disk, including data of other programs.
     ///
     /// # Errors
-    /// When it is not there, or the system refuses.
+    /// Fails when the directory does not exist, or the file system cannot be synced.
     pub fn sync_file_system(&self, path: &str) -> Result<()> {
         let sync = || -> std::io::Result<()> {
             let place = self.walk(path, Walk::Follow)?.ok_or(ErrorKind::NotFound)?;
@@ -266,10 +287,10 @@ impl Host {
         sync().map_err(|e| self.io_error("synced", path, &e))
     }
 
-    /// Sets mode and owner of what is there.
+    /// Sets the mode and the owner of an existing file or directory.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// Fails when they cannot be changed.
     pub fn set_attributes(&self, path: &str, mode: u32, owner: Owner) -> Result<()> {
         let place = self.place(path)?;
         let set = || -> std::io::Result<()> {
@@ -284,10 +305,10 @@ impl Host {
         set().map_err(|e| self.io_error("given its mode and owner", path, &e))
     }
 
-    /// Makes a directory, and those on the way.
+    /// Creates a directory, and missing parents.
     ///
     /// # Errors
-    /// When the system refuses, or something else is there.
+    /// Fails when the directory cannot be created, or the path is not a directory.
     pub fn make_directory(&self, path: &str, mode: u32, owner: Owner) -> Result<()> {
         let place = self.place(path)?;
         let make = || -> std::io::Result<()> {
@@ -300,10 +321,10 @@ impl Host {
         self.set_attributes(path, mode, owner)
     }
 
-    /// Removes the file or link at `path`; nothing there is well.
+    /// Removes the file or link at `path`, if it exists.
     ///
     /// # Errors
-    /// When the system refuses, as it does for a directory.
+    /// Fails when it cannot be removed, e.g. because it is a directory.
     pub fn remove(&self, path: &str) -> Result<()> {
         if self.entry(path)?.is_none() {
             return Ok(());
@@ -314,10 +335,10 @@ impl Host {
         place.unlink().and_then(|()| place.sync()).map_err(|e| self.io_error("removed", path, &e))
     }
 
-    /// Removes a directory that is ours, with all that is in it, and its parent if that is empty then.
+    /// Removes one of the program's directories with everything in it, and its parent if that is then empty.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// Fails when the directory cannot be removed.
     pub fn remove_tree(&self, path: &str) -> Result<()> {
         if self.entry(path)?.is_none() {
             return Ok(());
@@ -325,16 +346,16 @@ impl Host {
         let place = self.place(path)?;
         place.remove_all().map_err(|e| self.io_error("removed", path, &e))?;
         if let Some(parent) = Path::new(path).parent().and_then(Path::to_str) {
-            // Refused when something is in it, as it should be.
+            // The system refuses this if the directory is not empty.
             let _ = self.place(parent)?.remove_directory();
         }
         Ok(())
     }
 
-    /// Puts a symbolic link at `path`, in place of whatever file or link is there.
+    /// Creates a symbolic link at `path`, and replaces a file or link there.
     ///
     /// # Errors
-    /// As [`Host::write`].
+    /// Fails when [`Host::write`] would fail.
     pub fn link(&self, path: &str, target: &str) -> Result<()> {
         let place = self.place(path)?;
         let link = || -> std::io::Result<()> {
@@ -352,10 +373,10 @@ impl Host {
         link().map_err(|e| self.io_error("linked", path, &e))
     }
 
-    /// Moves what is at `path` to a free name beside it, which is returned.
+    /// Renames the file or directory at `path` to an unused name beside it, and returns that name.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// Fails when it cannot be renamed.
     pub fn move_aside(&self, path: &str) -> Result<String> {
         self.note_unit_file(path)?;
         let place = self.place(path)?;
@@ -363,7 +384,7 @@ impl Host {
             .map(|n| if n == 0 { format!("{path}.saved") } else { format!("{path}.saved.{n}") })
             .find(|name| matches!(self.entry(name), Ok(None)))
             .ok_or_else(|| {
-                Error::failed(format!("{path}: cannot be moved aside")).cause("a hundred copies are there")
+                Error::failed(format!("{path}: cannot be moved aside")).cause("there are already a hundred copies")
             })?;
         let name = Path::new(&aside).file_name().unwrap_or(OsStr::new("saved"));
         failpoint();
@@ -371,17 +392,17 @@ impl Host {
         Ok(aside)
     }
 
-    /// Removes what a killed run left half-written beside any of these paths.
-    /// Only under the lock: a live run's temporary files look the same.
+    /// Removes the temporary files that a killed run left beside any of these paths. The caller must hold the lock,
+    /// because the temporary files of a live run look the same.
     ///
     /// # Errors
-    /// When one is there and cannot be removed.
+    /// Fails when a temporary file cannot be removed.
     pub fn sweep<'a>(&self, paths: impl Iterator<Item = &'a str>) -> Result<()> {
         let mut parents: std::collections::BTreeSet<String> = paths
             .filter_map(|path| Path::new(path).parent())
             .map(|parent| parent.to_string_lossy().into_owned())
             .collect();
-        // Where links that enable units are made.
+        // The directories with links that enable units.
         let units = "/etc/systemd/system";
         let wants =
             self.list(units)?.into_iter().filter(|name| name.ends_with(".wants") || name.ends_with(".requires"));
@@ -389,7 +410,7 @@ impl Host {
         for parent in parents {
             for name in self.list(&parent)?.into_iter().filter(|name| name.starts_with(TEMPORARY)) {
                 let path = format!("{}/{name}", parent.trim_end_matches('/'));
-                // A run leaves no directory. A container could, in one that it may write to.
+                // A run never leaves a directory, but a container could make one.
                 if self.entry(&path)?.is_some_and(|entry| entry.kind != EntryKind::Directory) {
                     self.remove(&path)?;
                 }
@@ -408,7 +429,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_link_in_the_last_place_is_replaced_and_never_followed() {
+    fn a_link_in_the_last_component_is_replaced_and_never_followed() {
         let (directory, host) = Host::temporary();
         std::fs::write(directory.path().join("victim"), "precious").unwrap();
         std::os::unix::fs::symlink("victim", directory.path().join("link")).unwrap();
@@ -446,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_write_left_is_swept() {
+    fn the_temporary_file_of_a_killed_write_is_removed() {
         let (directory, host) = Host::temporary();
         std::fs::write(directory.path().join(".titus-bootstrap-a1B2c3"), "half").unwrap();
         std::fs::write(directory.path().join("other"), "kept").unwrap();

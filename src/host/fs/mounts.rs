@@ -1,4 +1,4 @@
-//! What is mounted below the root, and whether an image made of the root has it.
+//! Mounts below the root, and whether they are part of an image of the root.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,7 @@ use crate::host::Host;
 
 pub(super) const MOUNTS: &str = "/proc/self/mountinfo";
 
-/// File systems of memory, of the kernel, of other machines, and images that cannot be written to (proc(5),
-/// /proc/filesystems).
+/// File systems in memory, in the kernel, on other machines, and read-only images (proc(5), /proc/filesystems).
 const ELSEWHERE: [&str; 40] = [
     "9p",
     "afs",
@@ -52,27 +51,27 @@ const ELSEWHERE: [&str; 40] = [
     "virtiofs",
 ];
 
-/// Mount points below the root; the root itself is none.
+/// Mount points below the root, without the root itself.
 #[derive(Debug, Clone, Default)]
 pub struct Mounts {
-    /// Path to why an image does not have it; `None`: it has.
+    /// For each path, the reason why it is not part of an image; `None` if it is.
     points: BTreeMap<String, Option<String>>,
 }
 
 impl Host {
-    /// What is mounted below the root now.
+    /// The current mounts below the root.
     ///
     /// # Errors
-    /// When the kernel does not say.
+    /// Fails when the kernel's list cannot be read.
     pub fn mounts(&self) -> Result<Mounts> {
         let text = std::fs::read_to_string(MOUNTS)
             .map_err(|e| Error::failed(format!("{MOUNTS}: cannot be read")).cause(e).fix("mount /proc"))?;
-        Ok(Mounts::of(&text, self.root().to_string_lossy().trim_end_matches('/')))
+        Ok(Mounts::parse(&text, self.root().to_string_lossy().trim_end_matches('/')))
     }
 }
 
 impl Mounts {
-    pub(crate) fn of(text: &str, root: &str) -> Mounts {
+    pub(crate) fn parse(text: &str, root: &str) -> Mounts {
         let mut points = BTreeMap::new();
         for line in text.lines() {
             // `36 35 98:0 /ROOT /POINT rw,noatime master:1 - ext3 /dev/root rw` (proc(5)).
@@ -84,13 +83,13 @@ impl Mounts {
             let Some(below) = point.strip_prefix(root).filter(|below| below.starts_with('/') && below.len() > 1) else {
                 continue;
             };
-            // A later one hides an earlier one at the same place.
-            points.insert(below.to_owned(), why_not(kind, part));
+            // A later mount hides an earlier one at the same path.
+            points.insert(below.to_owned(), why_excluded(kind, part));
         }
         Mounts { points }
     }
 
-    /// Why an image does not have what is at `path`, if something is mounted there and it has not.
+    /// The reason why the mount at `path` is not part of an image, if there is one.
     pub fn elsewhere(&self, path: &str) -> Option<&str> {
         self.points.get(path)?.as_deref()
     }
@@ -106,26 +105,26 @@ impl Mounts {
         self.points.keys().any(|point| point.starts_with(&start))
     }
 
-    /// Why an image does not have `path`, itself or for a directory above it.
+    /// The reason why `path`, or a directory above it, is not part of an image.
     pub fn elsewhere_above(&self, path: &str) -> Option<&str> {
         let cuts = path.match_indices('/').map(|(n, _)| n).skip(1).chain([path.len()]);
         cuts.filter_map(|n| self.elsewhere(path.get(..n)?)).next()
     }
 }
 
-fn why_not(kind: &str, part: &str) -> Option<String> {
+fn why_excluded(kind: &str, part: &str) -> Option<String> {
     let family = kind.split('.').next().unwrap_or(kind);
     if ELSEWHERE.contains(&family) {
         Some(format!("{kind} is mounted there"))
     } else if part != "/" && kind != "btrfs" {
-        // A bind mount or a volume: searched where it lies itself, if it is the image's.
+        // A bind mount or a volume. If its files are part of the image, they are also at another path.
         Some("a part of a file system is mounted there".into())
     } else {
         None
     }
 }
 
-/// Blanks and backslashes are written as `\040`.
+/// Replaces the escapes of blanks and backslashes, such as `\040`.
 pub(super) fn unescaped(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
@@ -150,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_image_has_disks_and_nothing_else_that_is_mounted() {
+    fn an_image_contains_only_mounted_disks() {
         let text = "1 0 0:1 / / rw - overlay overlay rw\n\
                     2 1 0:2 / /proc rw - proc proc rw\n\
                     3 1 0:3 / /run rw shared:3 - tmpfs tmpfs rw\n\
@@ -158,7 +157,7 @@ mod tests {
                     5 1 8:2 / /data\\040one rw - xfs /dev/sdb rw\n\
                     6 1 0:9 / /mnt/sshfs rw - fuse.sshfs x rw\n\
                     7 1 8:3 /@home /home rw - btrfs /dev/sdc rw\nnonsense\n";
-        let mounts = Mounts::of(text, "");
+        let mounts = Mounts::parse(text, "");
         for (path, has) in [
             ("/proc", false),
             ("/run", false),
@@ -172,7 +171,7 @@ mod tests {
         assert!(!mounts.is_point("/") && !mounts.is_point("/etc"));
         assert!(mounts.elsewhere_above("/run/titus-bootstrap/lock").is_some());
         assert!(mounts.elsewhere_above("/runner").is_none());
-        let below = Mounts::of(text, "/run");
+        let below = Mounts::parse(text, "/run");
         assert!(!below.is_point("/"));
     }
 }

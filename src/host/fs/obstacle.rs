@@ -1,4 +1,4 @@
-//! What keeps even root from changing a file: an attribute (chattr(1)), or a mount.
+//! Obstacles that keep even root from changing a file: an attribute (chattr(1)), or a mount.
 
 use std::path::{Path, PathBuf};
 
@@ -14,12 +14,13 @@ use crate::host::Host;
 struct Mount {
     point: PathBuf,
     source: String,
-    /// The option of mount(8) that makes it writable; none: it is.
+    /// The option of mount(8) that makes it writable; `None` if it is writable.
     remount: Option<&'static str>,
 }
 
 impl Host {
-    /// What is in the way of a change at `path`, whoever makes it: 69, and the command that removes it. What cannot be looked at is not known to be.
+    /// The error, with exit code 69, for an obstacle that prevents any change at `path`, with the command that removes
+    /// it. Ignores obstacles that cannot be examined.
     pub(super) fn obstacle(&self, path: &str) -> Option<Error> {
         let (real, is_there, is_directory) = self.nearest(path)?;
         let mounts = mounts(&std::fs::read_to_string(MOUNTS).unwrap_or_default());
@@ -38,7 +39,7 @@ impl Host {
             );
         }
         let mount = mounts.iter().rev().filter(|mount| real.starts_with(&mount.point));
-        // Of two at one place the later one, which comes first here, hides the other.
+        // The later of two mounts at one path, which comes first here, hides the other.
         let deeper = |mount: &Mount, other: &Mount| mount.point != other.point && mount.point.starts_with(&other.point);
         let mount = mount.reduce(|deepest, mount| if deeper(mount, deepest) { mount } else { deepest });
         if let Some(Mount { point, remount: Some(remount), .. }) = mount {
@@ -55,19 +56,22 @@ impl Host {
             let place = place.display();
             Some(
                 found(&format!("cannot be changed: {place} is {name}"))
-                    .cause(format!("{place} has the attribute {letter} (lsattr -d {place}), which binds root, too"))
+                    .cause(format!(
+                        "{place} has the attribute {letter} (lsattr -d {place}), which also applies to root"
+                    ))
                     .fix(format!("chattr -{letter} {place}")),
             )
         })
     }
 
-    /// Where `path` really is, or the nearest directory above it that is there; whether it is there itself, and a directory.
+    /// The real path of `path`, or of the nearest directory above it that exists; whether `path` exists, and whether
+    /// the result is a directory.
     fn nearest(&self, path: &str) -> Option<(PathBuf, bool, bool)> {
         let mut at = Path::new(path);
         loop {
             let place = self.walk(&at.to_string_lossy(), Walk::Stay).ok().flatten();
             if let Some(place) = place
-                && let Some(found) = place.look().ok()?
+                && let Some(found) = place.status().ok()?
             {
                 let is_directory = door::kind(&found) == nix::sys::stat::SFlag::S_IFDIR;
                 return Some((place.real.clone(), at == Path::new(path), is_directory));
@@ -77,7 +81,7 @@ impl Host {
     }
 }
 
-/// The attribute that keeps root from changing what is there: its letter and its name.
+/// The letter and the name of the attribute that keeps root from changing a file.
 fn attribute(path: &Path) -> Option<(char, &'static str)> {
     let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS).ok()?.stx_attributes;
     if found.contains(StatxAttributes::IMMUTABLE) {
@@ -120,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_in_the_way_of_an_ordinary_file() {
+    fn an_ordinary_file_has_no_obstacle() {
         let (_directory, host) = Host::temporary();
         host.write("/a/file", b"x", 0o644, crate::host::fs::Owner::ROOT).unwrap();
         for path in ["/a/file", "/a/new", "/a/b/c/new", "/a"] {

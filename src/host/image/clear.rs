@@ -1,5 +1,5 @@
-//! Removing what must not be in an image. No symbolic link is followed, on the way neither, and nothing
-//! is removed that is mounted from elsewhere: each directory is opened from the one above it.
+//! Removes files that must not be in an image. It follows no symbolic link, not even on the way, and removes nothing
+//! that is mounted from elsewhere: it opens each directory from its parent.
 
 use std::ffi::{CStr, CString};
 use std::io::Read;
@@ -14,28 +14,28 @@ use nix::unistd::{UnlinkatFlags, fsync, ftruncate, unlinkat};
 use crate::host::Host;
 use crate::host::fs::mounts::Mounts;
 
-/// Deeper trees are nobody's logs.
+/// The maximum depth; no directory of logs is deeper.
 const DEEPEST: usize = 128;
 
-/// How much of what is at a path goes.
+/// How much to remove at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Clear {
-    /// All, the directory too.
+    /// Everything, including the directory.
     Whole,
-    /// What is in the directory.
+    /// The contents of the directory.
     Contents,
-    /// The files below the directory: services expect its directories, with their owners.
+    /// The files below the directory; services expect its subdirectories, with their owners.
     Files,
     /// The file's contents.
     Emptied,
 }
 
-/// What was done.
+/// The result.
 #[derive(Debug, Clone, Default)]
 pub struct Cleared {
-    /// How many files were removed or emptied.
+    /// The number of files that were removed or emptied.
     pub files: u64,
-    /// Path and reason of what could not be.
+    /// The path and reason of each failure.
     pub left: Vec<(String, String)>,
 }
 
@@ -48,11 +48,11 @@ impl Cleared {
 /// What [`Host::stands`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stands {
-    /// Nothing; or nothing that an image would have.
+    /// Nothing, or nothing that an image would contain.
     Nothing,
-    /// A link is on the way there; it was not followed.
+    /// A link on the way, which was not followed.
     BehindLink(String),
-    /// Something.
+    /// Something to remove.
     Something,
 }
 
@@ -60,7 +60,7 @@ const DIRECTORY: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_NOFOLLOW).union(OFlag
 
 /// The way to a path.
 enum Way {
-    /// The directory that it is in, and its name there.
+    /// The parent directory, and the name in it.
     Open(OwnedFd, CString),
     Missing,
     Link(String),
@@ -90,9 +90,9 @@ impl Host {
         Err(Errno::EINVAL)
     }
 
-    /// Opens a directory below the root to which no link leads.
+    /// Opens a directory below the root; fails if a link is on the way.
     pub(super) fn open_without_links(&self, path: &std::path::Path) -> std::io::Result<OwnedFd> {
-        // No other program could name what is in there: a person has to see to it.
+        // No other program could name the contents: a person has to look at it.
         if path.as_os_str().len() >= nix::libc::PATH_MAX as usize {
             return Err(Errno::ENAMETOOLONG.into());
         }
@@ -103,14 +103,16 @@ impl Host {
         Ok(at)
     }
 
-    /// Removes what is at `path`. What cannot be removed is told, and the rest goes all the same.
+    /// Removes what is at `path`. Records failures and continues with the rest.
     pub fn clear(&self, path: &str, what: Clear, mounts: &Mounts, cleared: &mut Cleared) {
         if mounts.elsewhere_above(path).is_some() {
             return;
         }
         match self.way(path) {
             Ok(Way::Missing) => {}
-            Ok(Way::Link(link)) => cleared.leave(path, format_args!("{link} is a symbolic link, and none is followed")),
+            Ok(Way::Link(link)) => {
+                cleared.leave(path, format_args!("{link} is a symbolic link, and links are not followed"))
+            }
             Ok(Way::Open(parent, name)) => {
                 if let Err(error) = clear_at(parent.as_fd(), &name, path, what, mounts, cleared) {
                     cleared.leave(path, error);
@@ -120,10 +122,10 @@ impl Host {
         }
     }
 
-    /// Whether there is still something for [`Host::clear`] to do.
+    /// Checks whether there is anything for [`Host::clear`] to remove.
     ///
     /// # Errors
-    /// When it cannot be looked at.
+    /// Fails when the path cannot be examined.
     pub fn stands(&self, path: &str, what: Clear, mounts: &Mounts) -> std::io::Result<Stands> {
         if mounts.elsewhere_above(path).is_some() {
             return Ok(Stands::Nothing);
@@ -143,17 +145,17 @@ impl Host {
             (Some(_), Clear::Emptied) => true,
             (Some(Type::Symlink), _) => return Ok(Stands::BehindLink(path.to_owned())),
             (Some(Type::Directory), _) => {
-                has_some(openat(&parent, name.as_c_str(), DIRECTORY, Mode::empty())?, path, what, mounts, 0)?
+                has_any(openat(&parent, name.as_c_str(), DIRECTORY, Mode::empty())?, path, what, mounts, 0)?
             }
             (Some(_), _) => false,
         };
         Ok(if something { Stands::Something } else { Stands::Nothing })
     }
 
-    /// The names in a directory to which no link leads; empty if it is not there.
+    /// The names in a directory, not following links on the way; empty if it does not exist.
     ///
     /// # Errors
-    /// When it cannot be listed.
+    /// Fails when the directory cannot be listed.
     pub fn names_in(&self, path: &str) -> std::io::Result<Vec<String>> {
         let Way::Open(parent, name) = self.way(path)? else { return Ok(Vec::new()) };
         match openat(&parent, name.as_c_str(), DIRECTORY, Mode::empty()) {
@@ -165,10 +167,10 @@ impl Host {
         }
     }
 
-    /// A regular file's first bytes, at most `limit`; `None` if there is none, or a link leads there.
+    /// The first `limit` bytes of a regular file; `None` if there is no such file, or if a link is on the way.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// Fails when the file cannot be read.
     pub fn read_plain(&self, path: &str, limit: u64) -> std::io::Result<Option<Vec<u8>>> {
         let Way::Open(parent, name) = self.way(path)? else { return Ok(None) };
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
@@ -185,13 +187,13 @@ impl Host {
         Ok(Some(bytes))
     }
 
-    /// Writes to disk what was removed.
+    /// Flushes the removals to disk.
     pub fn sync_all(&self) {
         nix::unistd::sync();
     }
 }
 
-/// What stands there, no link followed.
+/// The type of an entry, without following a link.
 pub(super) fn kind(parent: impl AsFd, name: &CStr) -> nix::Result<Option<Type>> {
     let found = match fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(found) => found,
@@ -206,7 +208,7 @@ pub(super) fn kind(parent: impl AsFd, name: &CStr) -> nix::Result<Option<Type>> 
     }))
 }
 
-/// All names in a directory, read before any is removed, and what they are; none: it is gone by now.
+/// All names in a directory with their types, read before any is removed; `None` for one that is gone already.
 pub(in crate::host) fn entries(directory: OwnedFd) -> nix::Result<Vec<(CString, Option<Type>)>> {
     let mut directory = Dir::from_fd(directory)?;
     let mut found = Vec::new();
@@ -239,7 +241,7 @@ pub(in crate::host) fn clear_at(
         (Type::File, Clear::Emptied) => {
             let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
             let file = openat(parent, name, flags, Mode::empty())?;
-            // Something else may have come into its place.
+            // Something else may have taken its place.
             if SFlag::from_bits_truncate(fstat(&file)?.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG {
                 ftruncate(&file, 0)?;
                 fsync(&file)?;
@@ -247,7 +249,7 @@ pub(in crate::host) fn clear_at(
             }
         }
         (Type::Symlink, Clear::Contents | Clear::Files) => {
-            cleared.leave(path, "is a symbolic link, and none is followed");
+            cleared.leave(path, "is a symbolic link, and links are not followed");
         }
         (Type::Directory, _) => {
             let directory = openat(parent, name, DIRECTORY, Mode::empty())?;
@@ -286,12 +288,12 @@ fn empty(directory: OwnedFd, path: &str, keep: bool, mounts: &Mounts, cleared: &
             openat(&directory, name.as_c_str(), DIRECTORY, Mode::empty()).and_then(|below| {
                 let before = cleared.left.len();
                 empty(below, &inner, keep, mounts, cleared, depth + 1);
-                // A mount point stays, and so does what could not be emptied.
+                // A mount point stays, and so does a directory that could not be emptied.
                 if keep || mounts.is_point(&inner) || cleared.left.len() > before {
                     return Ok(());
                 }
                 match unlinkat(&directory, name.as_c_str(), UnlinkatFlags::RemoveDir) {
-                    // Something is mounted in it from elsewhere.
+                    // Something is mounted in it.
                     Err(Errno::ENOTEMPTY | Errno::EBUSY) if mounts.any_below(&inner) => Ok(()),
                     other => other,
                 }
@@ -300,14 +302,14 @@ fn empty(directory: OwnedFd, path: &str, keep: bool, mounts: &Mounts, cleared: &
             unlinkat(&directory, name.as_c_str(), UnlinkatFlags::NoRemoveDir).map(|()| cleared.files += 1)
         };
         match result {
-            // Gone meanwhile.
+            // It disappeared in the meantime.
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(error) => cleared.leave(&inner, error),
         }
     }
 }
 
-fn has_some(directory: OwnedFd, path: &str, what: Clear, mounts: &Mounts, depth: usize) -> nix::Result<bool> {
+fn has_any(directory: OwnedFd, path: &str, what: Clear, mounts: &Mounts, depth: usize) -> nix::Result<bool> {
     let names = entries(directory.try_clone().map_err(|_| Errno::EMFILE)?)?;
     for (name, kind) in names {
         let inner = format!("{path}/{}", name.to_string_lossy());
@@ -321,7 +323,7 @@ fn has_some(directory: OwnedFd, path: &str, what: Clear, mounts: &Mounts, depth:
             return Ok(true);
         }
         let below = openat(&directory, name.as_c_str(), DIRECTORY, Mode::empty())?;
-        if depth < DEEPEST && has_some(below, &inner, what, mounts, depth + 1)? {
+        if depth < DEEPEST && has_any(below, &inner, what, mounts, depth + 1)? {
             return Ok(true);
         }
     }
@@ -377,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_directory_that_leads_elsewhere_is_told_and_not_followed() {
+    fn a_log_directory_that_leads_elsewhere_is_reported_and_not_followed() {
         let (directory, host) = tree();
         fs::remove_dir_all(directory.path().join("var/log")).unwrap();
         symlink("/etc", directory.path().join("var/log")).unwrap();
@@ -386,12 +388,12 @@ mod tests {
             assert_eq!((cleared.files, cleared.left[0].0.as_str()), (0, "/var/log"));
             assert_eq!(stands(&host, "/var/log", what), Stands::BehindLink("/var/log".into()));
         }
-        // On the way, too.
+        // Also with a link on the way.
         assert_eq!(clear(&host, "/var/log/passwd", Clear::Whole).left.len(), 1);
         assert_eq!(stands(&host, "/var/log/passwd", Clear::Whole), Stands::BehindLink("/var/log".into()));
         assert!(directory.path().join("etc/passwd").exists());
         assert!(host.names_in("/var/log").unwrap().is_empty());
-        // The link itself can go.
+        // The link itself can be removed.
         assert_eq!(clear(&host, "/var/log", Clear::Whole).files, 1);
         assert!(directory.path().join("etc/passwd").exists());
     }
@@ -414,9 +416,9 @@ mod tests {
         let (directory, host) = tree();
         let root = directory.path().canonicalize().unwrap();
         let text = format!("1 0 8:1 /home/me /{}/var/log/deep/er rw - ext4 /dev/sda1 rw", root.display());
-        let mounts = Mounts::of(&text.replace("//", "/"), &root.to_string_lossy());
+        let mounts = Mounts::parse(&text.replace("//", "/"), &root.to_string_lossy());
         let mut cleared = Cleared::default();
-        // `of` is given the text of /proc/self/mountinfo, in which the point has one slash.
+        // `parse` takes the text of /proc/self/mountinfo, in which the point has one slash.
         host.clear("/var/log", Clear::Contents, &mounts, &mut cleared);
         assert_eq!((cleared.files, cleared.left.clone()), (2, vec![]));
         assert!(Path::new(&root.join("var/log/deep/er/x.gz")).exists());

@@ -1,4 +1,4 @@
-//! A whole image: what a builder left in it, removed and searched for.
+//! Cleans and searches a whole image.
 
 pub mod clear;
 pub mod search;

@@ -1,4 +1,4 @@
-//! Searching every file of a tree for a few texts, in bounded memory. No symbolic link is followed.
+//! Searches every file of a tree for a few texts, in bounded memory, without following symbolic links.
 
 use std::ffi::{CStr, OsStr};
 use std::io::Read;
@@ -15,43 +15,43 @@ use crate::host::Host;
 use crate::host::fs::mounts::Mounts;
 use crate::host::image::clear::entries;
 
-/// What is read of a file at once.
+/// The number of bytes read at once.
 const PART: usize = 1 << 20;
 
-/// Which bytes beside a text would make it another one: `10.0.0.5` is not in `110.0.0.50`.
+/// Which neighboring bytes make a match part of another text: `10.0.0.5` does not match in `110.0.0.50`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bounds {
     /// None.
     Any,
-    /// A digit after it.
+    /// A digit after the text.
     NoDigitAfter,
-    /// A digit or dot before it, a digit or a dot with a digit after it.
+    /// A digit or dot before the text; a digit, or a dot followed by a digit, after it.
     Address,
 }
 
 /// A text to search for.
 #[derive(Debug, Clone)]
-pub struct Text {
+pub struct SearchText {
     finder: Finder<'static>,
     bounds: Bounds,
 }
 
-impl Text {
-    /// Searches for `text`, which must not be empty.
-    pub fn new(text: &str, bounds: Bounds) -> Text {
-        Text { finder: Finder::new(text.as_bytes()).into_owned(), bounds }
+impl SearchText {
+    /// A search for `text`, which must not be empty.
+    pub fn new(text: &str, bounds: Bounds) -> SearchText {
+        SearchText { finder: Finder::new(text.as_bytes()).into_owned(), bounds }
     }
 
     fn len(&self) -> usize {
         self.finder.needle().len()
     }
 
-    /// Whether `bytes` have it; `last`: nothing follows them.
-    fn is_in(&self, bytes: &[u8], last: bool) -> bool {
+    /// Whether `bytes` contain the text. `last` means that no more bytes follow.
+    fn matches(&self, bytes: &[u8], last: bool) -> bool {
         self.finder.find_iter(bytes).any(|at| {
             let before = at.checked_sub(1).and_then(|n| bytes.get(n));
             let mut after = bytes.get(at + self.len()..).unwrap_or_default().iter();
-            // What follows is not known yet: the next part begins with it.
+            // The next bytes are not known yet; the next part begins with this match.
             if after.len() < 2 && !last {
                 return false;
             }
@@ -69,30 +69,30 @@ impl Text {
     }
 }
 
-/// What a search tells as it goes on.
+/// An event of a search.
 #[derive(Debug)]
 pub enum Found<'a> {
-    /// The name at this path, or the link's target, has the text of this number.
+    /// The name at this path, or the link's target, contains the text with this number.
     InName(&'a str, usize),
-    /// The contents have it.
+    /// The contents contain it.
     InContents(&'a str, usize),
-    /// It could not be searched.
+    /// The path could not be searched.
     Unreadable(&'a str, std::io::Error),
-    /// So many files and bytes were searched until now.
+    /// The number of files and bytes searched so far.
     Progress(u64, u64),
 }
 
 impl Host {
-    /// Searches names and contents below the root for `texts`. What `passes_over` is true of is not
-    /// entered, nor what an image has not.
+    /// Searches names and contents below the root for `texts`. Skips paths for which `passes_over` is true,
+    /// and paths that are not part of an image.
     pub fn search(
         &self,
-        texts: &[Text],
+        texts: &[SearchText],
         mounts: &Mounts,
         passes_over: &dyn Fn(&str) -> bool,
-        tell: &mut dyn FnMut(Found),
+        report: &mut dyn FnMut(Found),
     ) {
-        let mut buffer = vec![0; PART + texts.iter().map(Text::len).max().unwrap_or(0) + 2];
+        let mut buffer = vec![0; PART + texts.iter().map(SearchText::len).max().unwrap_or(0) + 2];
         let (mut files, mut bytes) = (0, 0);
         let mut directories = vec![(String::new(), PathBuf::new())];
         while let Some((at, way)) = directories.pop() {
@@ -100,7 +100,7 @@ impl Host {
             let (entries, directory) = match listing {
                 Ok(listing) => listing,
                 Err(error) => {
-                    tell(Found::Unreadable(if at.is_empty() { "/" } else { &at }, error));
+                    report(Found::Unreadable(if at.is_empty() { "/" } else { &at }, error));
                     continue;
                 }
             };
@@ -109,23 +109,23 @@ impl Host {
                 if mounts.elsewhere(&path).is_some() || passes_over(&path) {
                     continue;
                 }
-                name(texts, &path, file.to_bytes(), tell);
+                search_name(texts, &path, file.to_bytes(), report);
                 match kind {
                     Some(Type::Directory) => directories.push((path, way.join(OsStr::from_bytes(file.to_bytes())))),
                     Some(Type::Symlink) => {
                         if let Ok(target) = readlinkat(&directory, file.as_c_str()) {
-                            name(texts, &path, target.as_bytes(), tell);
+                            search_name(texts, &path, target.as_bytes(), report);
                         }
                     }
                     Some(Type::File) => {
-                        match contents(texts, &directory, &file, &mut buffer, &mut |read| {
+                        match search_contents(texts, &directory, &file, &mut buffer, &mut |read| {
                             bytes += read;
-                            tell(Found::Progress(files, bytes));
+                            report(Found::Progress(files, bytes));
                         }) {
-                            Ok(numbers) => numbers.into_iter().for_each(|n| tell(Found::InContents(&path, n))),
-                            // Gone meanwhile, so not in the image.
+                            Ok(numbers) => numbers.into_iter().for_each(|n| report(Found::InContents(&path, n))),
+                            // It disappeared in the meantime, so it is not in the image.
                             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                            Err(error) => tell(Found::Unreadable(&path, error)),
+                            Err(error) => report(Found::Unreadable(&path, error)),
                         }
                         files += 1;
                     }
@@ -133,19 +133,19 @@ impl Host {
                 }
             }
         }
-        tell(Found::Progress(files, bytes));
+        report(Found::Progress(files, bytes));
     }
 }
 
-fn name(texts: &[Text], path: &str, bytes: &[u8], tell: &mut dyn FnMut(Found)) {
-    if let Some(n) = texts.iter().position(|text| text.is_in(bytes, true)) {
-        tell(Found::InName(path, n));
+fn search_name(texts: &[SearchText], path: &str, bytes: &[u8], report: &mut dyn FnMut(Found)) {
+    if let Some(n) = texts.iter().position(|text| text.matches(bytes, true)) {
+        report(Found::InName(path, n));
     }
 }
 
-/// The numbers of the texts that are found in a file.
-fn contents(
-    texts: &[Text],
+/// The numbers of the texts found in a file.
+fn search_contents(
+    texts: &[SearchText],
     directory: &OwnedFd,
     name: &CStr,
     buffer: &mut [u8],
@@ -157,7 +157,7 @@ fn contents(
         return Ok(Vec::new());
     }
     let mut numbers = Vec::new();
-    let keep = texts.iter().map(Text::len).max().unwrap_or(0) + 2;
+    let keep = texts.iter().map(SearchText::len).max().unwrap_or(0) + 2;
     let mut kept = 0;
     loop {
         let mut filled = kept;
@@ -176,7 +176,7 @@ fn contents(
         read((filled - kept) as u64);
         let part = buffer.get(..filled).unwrap_or_default();
         for (n, text) in texts.iter().enumerate() {
-            if !numbers.contains(&n) && text.is_in(part, last) {
+            if !numbers.contains(&n) && text.matches(part, last) {
                 numbers.push(n);
             }
         }
@@ -196,7 +196,7 @@ mod tests {
 
     use super::*;
 
-    fn found(host: &Host, texts: &[Text]) -> Vec<String> {
+    fn found(host: &Host, texts: &[SearchText]) -> Vec<String> {
         let mut all = Vec::new();
         host.search(texts, &Mounts::default(), &|path| path == "/skipped", &mut |found| match found {
             Found::InName(path, n) => all.push(format!("name {path} {n}")),
@@ -224,7 +224,7 @@ mod tests {
         symlink("i-0abc", root.join("link")).unwrap();
         nix::unistd::mkfifo(&root.join("pipe"), nix::sys::stat::Mode::S_IRUSR).unwrap();
         let host = Host::tree(root, Default::default()).unwrap();
-        let texts = [Text::new("nowhere", Bounds::Any), Text::new("i-0abc", Bounds::Any)];
+        let texts = [SearchText::new("nowhere", Bounds::Any), SearchText::new("i-0abc", Bounds::Any)];
         assert_eq!(found(&host, &texts), ["contents /a/x 1", "name /a/i-0abc.d 1", "name /link 1"]);
     }
 
@@ -232,7 +232,7 @@ mod tests {
     fn a_text_across_two_parts_of_a_large_file_is_found() {
         let directory = tempfile::tempdir().unwrap();
         let host = Host::tree(directory.path(), Default::default()).unwrap();
-        let text = Text::new("10.1.2.3", Bounds::Address);
+        let text = SearchText::new("10.1.2.3", Bounds::Address);
         for at in [0, PART - 9, PART - 8, PART - 4, PART, PART + 7, PART + 10, 2 * PART - 1, 3 * PART - 8] {
             let mut bytes = vec![b' '; 3 * PART];
             bytes.splice(at..at + 8, *b"10.1.2.3");
@@ -248,14 +248,14 @@ mod tests {
 
     #[test]
     fn an_address_is_not_found_in_another() {
-        let is_in = |bounds, bytes: &str| Text::new("10.0.0.5", bounds).is_in(bytes.as_bytes(), true);
+        let matches = |bounds, bytes: &str| SearchText::new("10.0.0.5", bounds).matches(bytes.as_bytes(), true);
         for other in ["110.0.0.5", "10.0.0.50", "1.10.0.0.5", "10.0.0.5.1", "10.0.0."] {
-            assert!(!is_in(Bounds::Address, other), "{other}");
+            assert!(!matches(Bounds::Address, other), "{other}");
         }
         for same in ["10.0.0.5", "at 10.0.0.5.", "10.0.0.5:2181", "10.0.0.51 10.0.0.5", "http://10.0.0.5/"] {
-            assert!(is_in(Bounds::Address, same), "{same}");
+            assert!(matches(Bounds::Address, same), "{same}");
         }
-        let name = Text::new("ip-10-0-0-5", Bounds::NoDigitAfter);
-        assert!(name.is_in(b"ip-10-0-0-5.ec2.internal", true) && !name.is_in(b"ip-10-0-0-55", true));
+        let name = SearchText::new("ip-10-0-0-5", Bounds::NoDigitAfter);
+        assert!(name.matches(b"ip-10-0-0-5.ec2.internal", true) && !name.matches(b"ip-10-0-0-55", true));
     }
 }

@@ -1,6 +1,6 @@
-//! What is in force of a unit's files: which one defines the unit, in which order its drop-ins change it, and which of
-//! them has the last word on a setting (systemd.unit(5), "Unit File Load Path"; `src/basic/unit-file.c` and
-//! `src/shared/dropin.c` of systemd).
+//! The effective settings of a unit: which file defines it, in which order its drop-ins change it, and which of them
+//! decides a setting (systemd.unit(5), "Unit File Load Path"; `src/basic/unit-file.c` and `src/shared/dropin.c` of
+//! systemd).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,8 @@ use crate::error::Result;
 use crate::host::Host;
 use crate::host::fs::look::EntryKind;
 
-/// Where systemd looks for a unit and its drop-ins. The first directory that has a file of a name wins.
+/// The directories in which systemd looks for a unit and its drop-ins, in order of precedence for files with the same
+/// name.
 const LOAD_PATH: [&str; 13] = [
     "/etc/systemd/system.control",
     "/run/systemd/system.control",
@@ -25,7 +26,7 @@ const LOAD_PATH: [&str; 13] = [
     "/run/systemd/generator.late",
 ];
 
-/// Settings that only add to each other: an empty assignment does not reset them.
+/// Settings whose assignments only add; an empty assignment does not reset them.
 const ADDING: [&str; 17] = [
     "After",
     "Before",
@@ -46,10 +47,10 @@ const ADDING: [&str; 17] = [
     "Wants",
 ];
 
-/// Settings of which each assignment adds to a list, and an empty one resets it.
+/// Settings whose assignments add to a list; an empty assignment resets it.
 const LISTS: [&str; 6] = ["Environment", "EnvironmentFile", "ExecStart", "PassEnvironment", "UnsetEnvironment", "Exec"];
 
-/// What the beginnings of the names of settings have that tune a unit, and do not decide what it runs or when.
+/// Prefixes of settings that tune a unit and do not decide what it runs or when.
 const TUNING: [&str; 27] = [
     "CPU",
     "Description",
@@ -86,52 +87,51 @@ pub(crate) struct Setting {
     pub(crate) section: String,
     pub(crate) key: String,
     pub(crate) value: String,
-    /// From 1.
+    /// The number of the line, from 1.
     pub(crate) line: usize,
 }
 
 /// A unit's file or drop-in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnitFile {
-    /// Where it lies.
+    /// Its path.
     pub path: String,
-    /// What it has.
+    /// Its contents.
     pub text: String,
 }
 
-/// A file that wins over another one.
+/// A file that overrides another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Winner {
-    /// The file that wins.
+pub struct Override {
+    /// The file that overrides.
     pub path: String,
-    /// Its line that decides; none: the whole file does.
+    /// The line that overrides; `None` if it is the whole file.
     pub line: Option<usize>,
-    /// The file that loses.
-    pub loser: String,
-    /// What the winner has, in words.
+    /// The file that is overridden.
+    pub overridden: String,
+    /// Describes the difference.
     pub words: String,
-    /// Whether it only tunes the unit: limits, restarts, time-outs.
+    /// Whether it only tunes the unit: limits, restarts, timeouts.
     pub is_tuning: bool,
 }
 
-impl Winner {
-    /// The winner's place: its path, and its line.
+impl Override {
+    /// The place of the override: its path, and its line.
     pub fn place(&self) -> String {
         self.line.map_or_else(|| self.path.clone(), |line| format!("{}:{line}", self.path))
     }
 }
 
 impl Host {
-    /// The files of a unit in the order in which systemd reads them, the one that defines it first, masks left out.
-    /// `planned`: files, by path, that will have these contents by then.
+    /// The files of a unit in the order in which systemd reads them: first the one that defines it, without masks.
+    /// `planned` has the future contents of files, by path.
     ///
     /// # Errors
-    /// When a directory or a file cannot be read.
+    /// Fails when a directory or a file cannot be read.
     pub fn unit_files(&self, name: &str, planned: &BTreeMap<String, Vec<u8>>) -> Result<Vec<UnitFile>> {
         let mut files = Vec::new();
         let is_there = |path: &String| -> Result<bool> {
-            let is_mask = self.mask_at(path)?;
-            Ok(planned.contains_key(path) || self.entry(path)?.is_some() && !is_mask)
+            Ok(planned.contains_key(path) || (self.entry(path)?.is_some() && !self.mask_at(path)?))
         };
         let fragments = LOAD_PATH.map(|directory| format!("{directory}/{name}"));
         for path in fragments {
@@ -161,7 +161,7 @@ impl Host {
         let read = |path: String| -> Result<UnitFile> {
             let text = match planned.get(&path) {
                 Some(contents) => String::from_utf8_lossy(contents).into_owned(),
-                // A link to /dev/null in a drop-in's place hides the ones of its name.
+                // A link to /dev/null in the place of a drop-in hides the others with its name.
                 None if self.mask_at(&path)? => String::new(),
                 None => self.read_text(&path)?.unwrap_or_default(),
             };
@@ -173,7 +173,7 @@ impl Host {
     /// The directories with drop-ins of a unit, the most specific first.
     ///
     /// # Errors
-    /// When a directory cannot be listed.
+    /// Fails when a directory cannot be listed.
     pub fn drop_in_directories(&self, name: &str, planned: &BTreeMap<String, Vec<u8>>) -> Result<Vec<String>> {
         let of_planned: BTreeSet<&str> = planned.keys().filter_map(|path| Some(path.rsplit_once('/')?.0)).collect();
         let there = self.units.drop_in_directories(|| {
@@ -190,7 +190,7 @@ impl Host {
         Ok(ordered.filter(|path| there.contains(path) || of_planned.contains(path.as_str())).collect())
     }
 
-    /// Whether this, in a unit file's place, masks the unit: a link to /dev/null, or an empty file.
+    /// Whether the entry at `path` masks a unit: a link to /dev/null, or an empty file.
     pub(super) fn mask_at(&self, path: &str) -> Result<bool> {
         let Some(entry) = self.entry(path)? else { return Ok(false) };
         Ok(match &entry.kind {
@@ -201,8 +201,8 @@ impl Host {
     }
 }
 
-/// The names of the directories with a unit's drop-ins, the most specific first, and that of all units of its type:
-/// `a-b.service.d`, `a-.service.d`; `service.d`.
+/// The names of the directories with a unit's drop-ins, the most specific first (`a-b.service.d`, `a-.service.d`), and
+/// the one for all units of its type (`service.d`).
 fn drop_in_names(unit: &str) -> (Vec<String>, String) {
     let (stem, suffix) = unit.rsplit_once('.').unwrap_or((unit, "service"));
     let mut names = vec![format!("{stem}.{suffix}.d")];
@@ -221,8 +221,8 @@ fn drop_in_names(unit: &str) -> (Vec<String>, String) {
     (names, format!("{suffix}.d"))
 }
 
-/// The settings of a unit file, in their order. A line that ends in a backslash goes on in the next one; a comment in
-/// between is not part of it.
+/// The settings of a unit file, in order. A line that ends in a backslash continues in the next one; comments in
+/// between are ignored.
 pub(crate) fn settings(text: &str) -> Vec<Setting> {
     let (mut section, mut found) = (String::new(), Vec::new());
     let mut begun: Option<(usize, String)> = None;
@@ -250,37 +250,37 @@ pub(crate) fn settings(text: &str) -> Vec<Setting> {
     found
 }
 
-/// How the assignments of a setting go together.
+/// How systemd combines the assignments of a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sort {
-    /// The last one wins.
-    One,
+enum Combination {
+    /// The last one applies.
+    Last,
     /// Each adds to a list; an empty one resets it.
     List,
     /// Each adds, and nothing resets.
     Adding,
 }
 
-fn sort(key: &str) -> Sort {
+fn combination(key: &str) -> Combination {
     if ADDING.contains(&key) {
-        Sort::Adding
+        Combination::Adding
     } else if LISTS.contains(&key) || ["Exec", "Condition", "Assert", "Listen", "On"].iter().any(|p| key.starts_with(p))
     {
-        Sort::List
+        Combination::List
     } else {
-        Sort::One
+        Combination::Last
     }
 }
 
-/// The lists that one empty assignment resets together: conditions of all sorts, and times of all sorts.
+/// The prefix of lists that one empty assignment resets together, e.g. all conditions.
 fn family(key: &str) -> &str {
     ["Condition", "Assert", "Listen", "On"].into_iter().find(|family| key.starts_with(family)).unwrap_or(key)
 }
 
-/// An assignment that is in force, by the number of its file.
+/// An effective assignment, and the index of its file.
 type Assignment<'a> = (usize, &'a Setting);
 
-/// What is in force of the settings of files in their order, and the last empty assignment of each list.
+/// The effective assignments of files in order, and the last empty assignment of each list.
 #[derive(Default)]
 struct InForce<'a> {
     assignments: Vec<Assignment<'a>>,
@@ -294,15 +294,15 @@ fn in_force(files: &[(usize, Vec<Setting>)]) -> InForce<'_> {
             let is_same = |other: &Setting| other.section == setting.section && other.key == setting.key;
             let is_family =
                 |other: &Setting| other.section == setting.section && family(&other.key) == family(&setting.key);
-            match sort(&setting.key) {
-                Sort::Adding => {}
-                Sort::One => found.assignments.retain(|(_, other)| !is_same(other)),
-                Sort::List if setting.value.is_empty() => {
+            match combination(&setting.key) {
+                Combination::Adding => {}
+                Combination::Last => found.assignments.retain(|(_, other)| !is_same(other)),
+                Combination::List if setting.value.is_empty() => {
                     found.assignments.retain(|(_, other)| !is_family(other));
                     found.resets.push((*n, setting));
                     continue;
                 }
-                Sort::List => {}
+                Combination::List => {}
             }
             found.assignments.push((*n, setting));
         }
@@ -310,24 +310,24 @@ fn in_force(files: &[(usize, Vec<Setting>)]) -> InForce<'_> {
     found
 }
 
-/// The files that win over `ours`, of the files of a unit in their order. `missing`: those of ours that systemd does not
-/// read; `read`: the text of an environment file.
-pub fn winners(
+/// Finds overrides of `ours` in the files of a unit, which are in order. `missing` has our files that systemd does not
+/// read. `read` returns the text of an environment file.
+pub fn find_overrides(
     files: &[UnitFile],
     ours: &[String],
     missing: &[UnitFile],
     read: &dyn Fn(&str) -> String,
-) -> Vec<Winner> {
+) -> Vec<Override> {
     let is_ours = |path: &str| ours.iter().any(|own| same_path(own, path));
     let mut found = Vec::new();
-    // A file of ours that systemd does not read, because another one of its name comes first.
+    // systemd does not read one of our files, because another file with its name takes precedence.
     for hidden in missing {
         let name = |path: &str| path.rsplit_once('/').map(|(_, name)| name.to_owned());
-        let winner = files.iter().find(|file| name(&file.path) == name(&hidden.path) && file.text != hidden.text);
-        found.extend(winner.map(|file| Winner {
+        let other = files.iter().find(|file| name(&file.path) == name(&hidden.path) && file.text != hidden.text);
+        found.extend(other.map(|file| Override {
             path: file.path.clone(),
             line: None,
-            loser: hidden.path.clone(),
+            overridden: hidden.path.clone(),
             words: "it has the same name and comes first".into(),
             is_tuning: false,
         }));
@@ -344,16 +344,17 @@ pub fn winners(
         }
         let is_same = |other: &Setting| (&other.section, &other.key) == key;
         let alike = || all.assignments.iter().filter(|(_, other)| is_same(other));
-        let winner = match sort(&setting.key) {
-            Sort::Adding => None,
-            Sort::One => alike().next_back().filter(|(n, other)| foreign(*n) && other.value != setting.value),
-            // More than one command is an error in all services but those that end by themselves.
-            Sort::List if setting.key == "ExecStart" && !is_oneshot(&all) => {
+        let winner = match combination(&setting.key) {
+            Combination::Adding => None,
+            Combination::Last => alike().next_back().filter(|(n, other)| foreign(*n) && other.value != setting.value),
+            // Only a service with Type=oneshot may have more than one command.
+            Combination::List if setting.key == "ExecStart" && !is_oneshot(&all) => {
                 alike().find(|(n, other)| foreign(*n) && other.value != setting.value)
             }
-            Sort::List => None,
+            Combination::List => None,
         };
-        let is_lost = sort(&setting.key) == Sort::List && !alike().any(|(_, other)| other.value == setting.value);
+        let is_lost =
+            combination(&setting.key) == Combination::List && !alike().any(|(_, other)| other.value == setting.value);
         let reset = || {
             let of_family =
                 |other: &Setting| other.section == setting.section && family(&other.key) == family(&setting.key);
@@ -370,21 +371,21 @@ pub fn winners(
             } else {
                 format!("{}={} is in force, not {}", by.key, by.value, setting.value)
             };
-            found.push(Winner {
+            found.push(Override {
                 path: files[*winner].path.clone(),
                 line: Some(by.line),
-                loser: files[*n].path.clone(),
+                overridden: files[*n].path.clone(),
                 words,
                 is_tuning: TUNING.iter().any(|prefix| setting.key.starts_with(prefix)),
             });
         }
     }
-    for ((n, _), (winner, by), variable) in variable_winners(&all, &wanted, &foreign, read) {
+    for ((n, _), (winner, by), variable) in overridden_variables(&all, &wanted, &foreign, read) {
         let source = if by.key == "EnvironmentFile" { by.value.trim_start_matches('-') } else { "Environment=" };
-        found.push(Winner {
+        found.push(Override {
             path: files[winner].path.clone(),
             line: Some(by.line),
-            loser: files[n].path.clone(),
+            overridden: files[n].path.clone(),
             words: format!("the variable {variable} has the value of {source}, not ours"),
             is_tuning: false,
         });
@@ -396,17 +397,17 @@ fn is_oneshot(all: &InForce<'_>) -> bool {
     all.assignments.iter().any(|(_, setting)| setting.key == "Type" && setting.value == "oneshot")
 }
 
-/// Who gives variables of ours other values, or none: our assignment, theirs, and the variable. Files of variables win
-/// over `Environment=` (systemd.exec(5)).
-fn variable_winners<'a>(
+/// Our variables that another assignment changes or removes: our assignment, the other one, and the variable.
+/// `EnvironmentFile=` overrides `Environment=` (systemd.exec(5)).
+fn overridden_variables<'a>(
     all: &InForce<'a>,
     wanted: &InForce<'a>,
     foreign: &dyn Fn(usize) -> bool,
     read: &dyn Fn(&str) -> String,
 ) -> Vec<(Assignment<'a>, Assignment<'a>, String)> {
     let sources = |set: &InForce<'a>| -> Vec<(Assignment<'a>, Vec<(String, String)>)> {
-        let of = |key: &'static str| set.assignments.iter().filter(move |(_, setting)| setting.key == key);
-        let plain = of("Environment").map(|assignment| (*assignment, variables(&assignment.1.value)));
+        let assignments = |key: &'static str| set.assignments.iter().filter(move |(_, setting)| setting.key == key);
+        let plain = assignments("Environment").map(|assignment| (*assignment, variables(&assignment.1.value)));
         let file = |assignment: &Assignment<'a>| {
             let text = read(assignment.1.value.trim_start_matches('-'));
             let lines = text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';']));
@@ -415,7 +416,7 @@ fn variable_winners<'a>(
                 pairs.map(|(name, value)| (name.trim().to_owned(), value.trim().trim_matches(['"', '\'']).to_owned()));
             (*assignment, pairs.collect())
         };
-        plain.chain(of("EnvironmentFile").map(file)).collect()
+        plain.chain(assignments("EnvironmentFile").map(file)).collect()
     };
     let last = |sources: &[(Assignment<'a>, Vec<(String, String)>)]| {
         let mut last: BTreeMap<String, (Assignment<'a>, String)> = BTreeMap::new();
@@ -430,7 +431,7 @@ fn variable_winners<'a>(
         let reset = || all.resets.iter().rfind(|(n, by)| foreign(*n) && by.key == own.1.key).copied();
         let winner = match theirs.get(&name) {
             Some((by, other)) => (other != &value && foreign(by.0)).then_some(*by),
-            // A file that is not read at all is named as such.
+            // Another override reports an environment file that is no longer read.
             None if own.1.key == "Environment" => reset(),
             None => None,
         };
@@ -439,7 +440,7 @@ fn variable_winners<'a>(
     found
 }
 
-/// The variables of `Environment=`: words, quoted or not.
+/// The variables of `Environment=`, whose words may be quoted.
 fn variables(value: &str) -> Vec<(String, String)> {
     let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
     for c in value.chars() {
@@ -455,20 +456,19 @@ fn variables(value: &str) -> Vec<(String, String)> {
     pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-/// Whether a file is one of a unit's: the one that defines it, or a drop-in.
+/// Whether a file belongs to a unit: it defines the unit, or is a drop-in.
 pub fn concerns(unit: &str, path: &str) -> bool {
-    let Some(rest) = LOAD_PATH.iter().find_map(|directory| path.strip_prefix(&format!("{directory}/"))) else {
+    let Some(rest) = LOAD_PATH.iter().find_map(|directory| path.strip_prefix(directory)?.strip_prefix('/')) else {
         return false;
     };
-    let (mut directories, of_type) = drop_in_names(unit);
-    directories.push(of_type);
-    rest == unit
-        || rest.split_once('/').is_some_and(|(directory, file)| {
-            file.ends_with(".conf") && directories.iter().any(|name| name == directory)
-        })
+    let is_drop_in = |(directory, file): (&str, &str)| {
+        let (directories, of_type) = drop_in_names(unit);
+        file.ends_with(".conf") && (of_type == directory || directories.iter().any(|name| name == directory))
+    };
+    rest == unit || rest.split_once('/').is_some_and(is_drop_in)
 }
 
-/// Whether two paths are one where `/lib` is a link to `/usr/lib`.
+/// Whether two paths are the same if `/lib` is a link to `/usr/lib`.
 pub(crate) fn same_path(one: &str, other: &str) -> bool {
     let plain = |path: &str| path.strip_prefix("/usr/lib/").map_or(path.to_owned(), |rest| format!("/lib/{rest}"));
     plain(one) == plain(other)
@@ -497,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_with_comments_and_lines_that_go_on() {
+    fn settings_with_comments_and_continued_lines() {
         let text = "[Service]\n# Exec=no\nExecStart = /a \\\n  # between\n  --b\n;x=y\n[Unit]\nA=\n";
         let found: Vec<_> = settings(text).into_iter().map(|s| (s.section, s.key, s.value, s.line)).collect();
         let one = ("Service".into(), "ExecStart".into(), "/a  --b".into(), 3);
@@ -505,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn who_wins_over_a_drop_in_of_ours() {
+    fn overrides_of_our_drop_in_are_found() {
         let docker = "[Service]\nExecStart=\nExecStart=/d --ours\nEnvironment=A=1 B=2\nRestart=always\n";
         let condition = "[Unit]\nConditionPathExists=/ready\nAfter=a.service\n";
         let read = |path: &str| if path == "/vars" { "# B=7\nB=3\n".to_owned() } else { String::new() };
@@ -537,26 +537,26 @@ mod tests {
         ] {
             let package = file("/lib/systemd/system/x.service", "[Service]\nExecStart=/d\nRestart=no\n");
             let files = [package.clone(), file(OURS, ours), file(THEIRS, theirs)];
-            let found = winners(&files, &[OURS.into()], &[], &read);
+            let found = find_overrides(&files, &[OURS.into()], &[], &read);
             let first = found.first().map(|winner| (winner.line.unwrap(), winner.is_tuning));
             assert_eq!(first, wins, "{what}: {found:?}");
-            assert!(found.iter().all(|winner| winner.path == THEIRS && winner.loser == OURS), "{what}: {found:?}");
-            // A drop-in that is read before ours, and resets what was before: we reset it again.
+            assert!(found.iter().all(|winner| winner.path == THEIRS && winner.overridden == OURS), "{what}: {found:?}");
+            // The other drop-in comes before ours, and ours resets the list again.
             let before = [package, file("/etc/a.conf", theirs), file(OURS, docker)];
             if ours == docker && what != "other restarts" {
                 let is_late = theirs.contains("/vars");
-                assert_eq!(winners(&before, &[OURS.into()], &[], &read).is_empty(), !is_late, "{what}");
+                assert_eq!(find_overrides(&before, &[OURS.into()], &[], &read).is_empty(), !is_late, "{what}");
             }
         }
     }
 
     #[test]
-    fn who_wins_over_a_unit_of_ours() {
+    fn overrides_of_our_unit_are_found() {
         let ours = "/lib/systemd/system/x.service";
         let none = |_: &str| String::new();
         let unit = "[Service]\nExecStart=/a\nEnvironmentFile=/e\nRestartSec=5\n";
         let by = |theirs: &str| {
-            winners(
+            find_overrides(
                 &[file("/usr/lib/systemd/system/x.service", unit), file(THEIRS, theirs)],
                 &[ours.into()],
                 &[],
@@ -568,12 +568,12 @@ mod tests {
         assert_eq!(by("[Service]\nEnvironmentFile=/more\n"), []);
         assert!(by("[Service]\nRestartSec=9\n")[0].is_tuning);
         assert_eq!(by("[Service]\nType=oneshot\nExecStart=/b\n"), []);
-        // A whole unit in its place.
+        // Another unit takes precedence.
         let shadow = file("/etc/systemd/system/x.service", "[Service]\nExecStart=/b\n");
-        let found = winners(std::slice::from_ref(&shadow), &[ours.into()], &[file(ours, unit)], &none);
-        assert_eq!((found.len(), found[0].place(), found[0].loser.as_str()), (1, shadow.path, ours));
+        let found = find_overrides(std::slice::from_ref(&shadow), &[ours.into()], &[file(ours, unit)], &none);
+        assert_eq!((found.len(), found[0].place(), found[0].overridden.as_str()), (1, shadow.path, ours));
         assert_eq!(
-            winners(&[file("/etc/systemd/system/x.service", unit)], &[ours.into()], &[file(ours, unit)], &none),
+            find_overrides(&[file("/etc/systemd/system/x.service", unit)], &[ours.into()], &[file(ours, unit)], &none),
             []
         );
     }

@@ -1,4 +1,4 @@
-//! systemd as PID 1: asked once for all units of a role, and given few jobs.
+//! systemd as PID 1. A run asks it once about all units of a role, and queues few jobs.
 
 pub mod in_force;
 pub mod notify;
@@ -11,15 +11,15 @@ use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::error::{Error, Kind, Result};
+use crate::host::command::Patience;
 use crate::host::{Host, fs::Owner};
 
-/// Made before a unit file is touched, removed after systemd has read them anew. It
-/// lies in /run, so that it lives as long as the systemd of which it speaks, and a
-/// run that was killed in between is made up for by the next. (systemd's own
-/// NeedDaemonReload compares time stamps, which lie when a clock was set back.)
+/// A note that systemd must reload its unit files. A run creates it before it changes one, and removes it after the
+/// reload. If a run is killed in between, the next one reloads. It is in /run, so that a reboot removes it. systemd's
+/// own NeedDaemonReload compares time stamps, which are wrong after a clock was set back.
 const RELOAD_NEEDED: &str = "/run/titus-bootstrap/daemon-reload-needed";
 
-/// Where unit files lie, the first that has one wins (systemd.unit(5)).
+/// The directories with unit files, in order of precedence (systemd.unit(5)).
 pub const UNIT_DIRECTORIES: [&str; 5] = [
     "/etc/systemd/system",
     "/run/systemd/system",
@@ -28,85 +28,101 @@ pub const UNIT_DIRECTORIES: [&str; 5] = [
     "/usr/lib/systemd/system",
 ];
 
-/// The conversation with systemd. A run has [`systemctl::Systemctl`], a test one of its own; nothing else depends on
-/// how systemd is asked.
+/// The interface to systemd. A run uses [`systemctl::Systemctl`], and a test its own implementation.
 pub trait Systemd: fmt::Debug {
-    /// Begins to ask about units, so that other work goes on meanwhile; [`Systemd::units`] fetches the answer.
+    /// Starts a question about units, so that the run can do other work; [`Systemd::units`] fetches the answer.
     ///
     /// # Errors
-    /// When systemd cannot be asked.
+    /// Fails when systemctl cannot be started.
     fn ask(&self, _host: &Host, _names: &BTreeSet<String>) -> Result<()> {
         Ok(())
     }
 
-    /// Drops the answer to a question that was begun.
+    /// Discards a question that was started.
     fn forget(&self) {}
 
     /// The state of each unit, in the order of their names.
     ///
     /// # Errors
-    /// When systemd cannot be asked.
+    /// Fails when systemd does not answer.
     fn units(&self, host: &Host, names: &BTreeSet<String>) -> Result<Vec<Unit>>;
 
-    /// What systemd made of a unit's files.
+    /// The definition of a unit that systemd has loaded.
     ///
     /// # Errors
-    /// When systemd cannot be asked.
+    /// Fails when systemd does not answer.
     fn definition(&self, host: &Host, name: &str) -> Result<Definition>;
 
-    /// Does a job, and follows it to its end.
+    /// Runs a job, and waits for its end.
     ///
     /// # Errors
-    /// When the job fails, or the deadline for units is over.
+    /// Fails when the job fails, or does not end before the deadline for units.
     fn run_job(&self, host: &Host, job: Job<'_>) -> Result<()>;
 
-    /// Has systemd do a job at its own time.
+    /// Queues a job, and does not wait for it.
     ///
     /// # Errors
-    /// When systemd refuses.
+    /// Fails when systemd refuses.
     fn queue_job(&self, host: &Host, job: Job<'_>) -> Result<()>;
 
     /// Whether the machine is shutting down.
     fn is_stopping(&self, host: &Host) -> bool;
 
-    /// The last lines of a unit's journal, of those that it has since then.
+    /// The last lines of a unit's journal since then.
     fn journal(&self, host: &Host, name: &str, since: &Since) -> String;
 
-    /// Whether a unit runs, without making systemd load one that it does not know: asking about a masked unit that is
-    /// not loaded takes it 50 ms.
+    /// The failed units of the whole machine.
     ///
     /// # Errors
-    /// When that cannot be looked at.
+    /// Fails when systemd does not answer.
+    fn failed(&self, _host: &Host) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    /// How long after the machine's start a timer elapses next; `None` if it is not active.
+    ///
+    /// # Errors
+    /// Fails when systemd does not answer.
+    fn next_elapse(&self, _host: &Host, _name: &str) -> Result<Option<Duration>> {
+        Ok(None)
+    }
+
+    /// Whether a unit has processes, without a question to systemd, which needs 50 ms to load a masked unit.
+    ///
+    /// # Errors
+    /// Fails when the control groups cannot be examined.
     fn has_processes(&self, host: &Host, name: &str) -> Result<bool>;
 }
 
-/// Where an excerpt of a unit's journal begins.
+/// The start of an excerpt of a unit's journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Since {
-    /// At this time: every attempt since then counts.
+    /// This time, so that the excerpt has every start since then.
     Time(SystemTime),
-    /// With the start that this invocation id names, of which nothing else counts.
+    /// The start with this invocation id, so that the excerpt has only that start.
     Invocation(String),
 }
 
-/// What systemd is to do.
+/// A job for systemd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Job<'a> {
     /// Start this unit.
     Start(&'a str),
     /// Stop this unit.
     Stop(&'a str),
-    /// Restart this unit, or start it.
+    /// Restart this unit, or start it if it does not run.
     Restart(&'a str),
-    /// Forget that this unit failed, and how often it was started: systemd refuses a start after too many.
+    /// Make this unit reload its configuration; it must run and support that.
+    ReloadUnit(&'a str),
+    /// Reset the failed state of this unit and its number of starts, because systemd refuses a start after too many.
     ResetFailed(&'a str),
-    /// Read all unit files anew: daemon-reload.
+    /// Reload all unit files: daemon-reload.
     Reload,
     /// Reboot the machine.
     Reboot,
 }
 
-/// Whether a unit is active: the property ActiveState.
+/// The property ActiveState of a unit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "systemd's own words")]
 pub enum Active {
@@ -137,57 +153,56 @@ impl fmt::Display for Active {
 pub struct Unit {
     /// `loaded`, `not-found`, `masked`, `bad-setting`, `error`.
     pub load: String,
-    /// Whether it is active.
+    /// Its property ActiveState.
     pub active: Active,
     /// `running`, `listening`, `auto-restart`, …
     pub sub: String,
     /// How its last run ended: `success`, `exit-code`, `timeout`, …
     pub result: String,
-    /// Whether a job of it waits or is under way.
+    /// Whether it has a job that waits or runs.
     pub has_job: bool,
-    /// Names one start of the unit; empty when it has none, or before systemd 232.
+    /// The id of its current start; empty if it has none, and before systemd 232.
     pub invocation: String,
-    /// Its files changed since systemd read them, by their time stamps.
+    /// Whether its files have changed since systemd loaded them, according to their time stamps.
     pub needs_reload: bool,
-    /// When its main process, or for want of one the unit, was started; in whole seconds, the rest cut off.
+    /// When its main process started, or the unit if it has no process; rounded down to whole seconds.
     pub started: Option<SystemTime>,
-    /// How its last main process ended: `exit status 1`, `signal 9`; empty if it runs, or never ran.
+    /// How its last main process ended, e.g. `exit status 1`, `signal 9`; empty if it runs or never ran.
     pub ended: String,
-    /// How often systemd has started it again by itself; of a unit that this process started, since then. Before systemd
-    /// 235 unknown.
+    /// How often systemd has restarted it: since this process started it, or in total. Unknown before systemd 235.
     pub restarts: Option<u32>,
 }
 
 impl Unit {
-    /// Running, listening, or done with success while it remains.
+    /// Whether it runs, listens, or has ended successfully with `RemainAfterExit=`.
     pub fn is_active(&self) -> bool {
         matches!(self.active, Active::Active | Active::Reloading)
     }
 
-    /// Whether it is being started now. One that failed and waits for its next try is not.
+    /// Whether systemd is starting it now; false for a unit that failed and waits for a restart.
     pub fn is_starting(&self) -> bool {
         self.active == Active::Activating && !self.is_restarting()
     }
 
-    /// Whether it ended, and systemd is about to start it again: `auto-restart`, `auto-restart-queued`.
+    /// Whether it ended and systemd will restart it: `auto-restart`, `auto-restart-queued`.
     pub fn is_restarting(&self) -> bool {
         self.active == Active::Activating && self.sub.starts_with("auto-restart")
     }
 
-    /// Whether systemd refuses to start it, because it was started too often: `start-limit-hit`,
+    /// Whether systemd refuses to start it because it was started too often: `start-limit-hit`,
     /// `service-start-limit-hit`.
     pub fn is_at_start_limit(&self) -> bool {
         self.result.ends_with("start-limit-hit")
     }
 
-    /// Whether systemd has started it again by itself within this time, so that it may not stay up.
+    /// Whether systemd has restarted it within this time, so that it may not stay up.
     pub fn is_just_restarted(&self, within: Duration) -> bool {
         let age = self.started.and_then(|started| SystemTime::now().duration_since(started).ok());
         self.restarts.is_some_and(|restarts| restarts > 0) && age.is_some_and(|age| age < within)
     }
 
-    /// How it fares, in words: `activating (auto-restart), exit status 1, 3 restarts`.
-    pub fn fate(&self) -> String {
+    /// Describes its state, e.g. `activating (auto-restart), exit status 1, 3 restarts`.
+    pub fn state_words(&self) -> String {
         let sub = Some(format!(" ({})", self.sub)).filter(|_| !self.sub.is_empty()).unwrap_or_default();
         let ended = Some(format!(", {}", self.ended)).filter(|_| !self.ended.is_empty()).unwrap_or_default();
         let restarts = match self.restarts {
@@ -198,68 +213,68 @@ impl Unit {
         format!("{}{sub}{ended}{restarts}", self.active)
     }
 
-    /// Whether it is being started or stopped now, or waits for its turn.
+    /// Whether systemd is starting, stopping or reloading it, or has a job for it.
     pub fn is_under_way(&self) -> bool {
         self.has_job || matches!(self.active, Active::Activating | Active::Deactivating | Active::Reloading)
     }
 }
 
-/// What systemd made of a unit's files.
+/// A unit's definition as systemd has loaded it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Definition {
-    /// `enabled`, `disabled`, `static`, `masked`, …; empty when it has no file.
+    /// `enabled`, `disabled`, `static`, `masked`, …; empty if it has no file.
     pub enabled: String,
-    /// The file that defines it; empty when there is none.
+    /// The file that defines it; empty if it has no file.
     pub fragment: String,
-    /// The drop-ins that change it, in the order in which they are read.
+    /// The drop-ins that change it, in the order in which systemd reads them.
     pub drop_ins: Vec<String>,
     /// Each command that starts it, as systemd prints it.
     pub exec_start: Vec<String>,
 }
 
-/// The units that systemd is asked about, and its last answer.
+/// The units that a run asks systemd about, and its last answer.
 #[derive(Debug, Default)]
 pub(crate) struct Units {
     watched: RefCell<BTreeSet<String>>,
     known: RefCell<BTreeMap<String, Unit>>,
-    /// The directories with drop-ins, of all units.
+    /// The directories with drop-ins of all units.
     drop_ins: RefCell<Option<BTreeSet<String>>>,
-    /// The units that this process had systemd start: when for the first time, and how many restarts systemd had counted
-    /// by then. (A stop between two tries does not set that count to zero.)
+    /// The units that this process started: the time of the first start, and systemd's count of restarts at that time.
+    /// A stop between two tries does not reset that count.
     started: RefCell<BTreeMap<String, (SystemTime, u32)>>,
-    /// The start of each unit that was last seen up, and since when.
+    /// For each unit that is up, its start and the time since when this process has seen it up.
     up: RefCell<BTreeMap<String, (String, Instant)>>,
 }
 
 impl Units {
-    /// The directories with drop-ins; `look` lists them the first time.
-    fn drop_in_directories(&self, look: impl FnOnce() -> Result<BTreeSet<String>>) -> Result<BTreeSet<String>> {
+    /// The directories with drop-ins; `list` finds them the first time.
+    fn drop_in_directories(&self, list: impl FnOnce() -> Result<BTreeSet<String>>) -> Result<BTreeSet<String>> {
         let mut known = self.drop_ins.borrow_mut();
         if known.is_none() {
-            *known = Some(look()?);
+            *known = Some(list()?);
         }
         Ok(known.clone().unwrap_or_default())
     }
 }
 
 impl Host {
-    /// Names units that will be asked for, so that one question serves all.
+    /// Names units that the run will ask about, so that one question to systemd covers all.
     pub fn watch_units<'a>(&self, names: impl Iterator<Item = &'a str>) {
         self.units.watched.borrow_mut().extend(names.map(str::to_owned));
     }
 
-    /// Whether a systemd runs this machine. An image is built without.
+    /// Whether systemd runs on this machine. It does not during an image build.
     ///
     /// # Errors
-    /// When that cannot be looked at.
+    /// Fails when /run cannot be examined.
     pub fn has_systemd(&self) -> Result<bool> {
         Ok(self.is_live() && self.entry("/run/systemd/system")?.is_some())
     }
 
-    /// The state of a unit. Asks once for all watched units.
+    /// The state of a unit. Asks once about all watched units.
     ///
     /// # Errors
-    /// When systemd cannot be asked.
+    /// Fails when systemd does not answer.
     pub fn unit(&self, name: &str) -> Result<Unit> {
         if !self.units.known.borrow().contains_key(name) {
             self.units.watched.borrow_mut().insert(name.to_owned());
@@ -274,18 +289,18 @@ impl Host {
         Ok(unit)
     }
 
-    /// What systemd made of a unit's files.
+    /// The definition of a unit that systemd has loaded.
     ///
     /// # Errors
-    /// When systemd cannot be asked.
+    /// Fails when systemd does not answer.
     pub fn unit_definition(&self, name: &str) -> Result<Definition> {
         self.systemd.definition(self, name)
     }
 
-    /// Whether a unit is being started or stopped now, or waits for its turn.
+    /// Whether systemd is starting or stopping a unit, or has a job for it.
     ///
     /// # Errors
-    /// When systemd cannot be asked.
+    /// Fails when systemd does not answer.
     pub fn is_under_way(&self, name: &str) -> Result<bool> {
         if !self.has_systemd()? {
             return Ok(false);
@@ -294,34 +309,51 @@ impl Host {
         Ok(units.iter().any(Unit::is_under_way))
     }
 
-    /// Asks systemd about all watched units; [`Host::unit`] fetches the answer.
+    /// The failed units of the whole machine; empty if systemd does not run.
     ///
     /// # Errors
-    /// When systemctl cannot be started.
+    /// Fails when systemd does not answer.
+    pub fn failed_units(&self) -> Result<Vec<String>> {
+        if self.has_systemd()? { self.systemd.failed(self) } else { Ok(Vec::new()) }
+    }
+
+    /// The time until a monotonic timer of systemd elapses; `None` if it is not active or unknown.
+    pub fn next_elapse(&self, name: &str) -> Option<Duration> {
+        if !self.has_systemd().ok()? {
+            return None;
+        }
+        let at = self.systemd.next_elapse(self, name).ok()??;
+        Some(at.saturating_sub(self.uptime()?))
+    }
+
+    /// Starts a question about all watched units; [`Host::unit`] fetches the answer.
+    ///
+    /// # Errors
+    /// Fails when systemctl cannot be started.
     pub fn ask_for_units(&self) -> Result<()> {
         let watched = self.units.watched.borrow();
         if watched.is_empty() || !self.has_systemd()? { Ok(()) } else { self.systemd.ask(self, &watched) }
     }
 
-    /// Whether a unit has processes; cheaper than to ask for its state.
+    /// Whether a unit has processes; cheaper than a question about its state.
     ///
     /// # Errors
-    /// When that cannot be looked at.
+    /// Fails when the control groups cannot be examined.
     pub fn has_processes(&self, name: &str) -> Result<bool> {
         self.systemd.has_processes(self, name)
     }
 
-    /// Forgets what systemd said, after something that may have changed it.
+    /// Discards systemd's answers after something that may have changed them.
     pub fn forget_units(&self) {
         self.units.known.borrow_mut().clear();
         self.systemd.forget();
     }
 
-    /// Notes that a unit file is about to change, so that systemd will read it anew. Links that
-    /// enable a unit need none: they matter at the next boot, when everything is read anew.
+    /// Notes that a unit file is about to change, so that a run reloads systemd later. Links that enable a unit need no
+    /// reload, because they matter only at the next boot.
     ///
     /// # Errors
-    /// When the note cannot be written.
+    /// Fails when the note cannot be written.
     pub fn note_unit_file(&self, path: &str) -> Result<()> {
         *self.units.drop_ins.borrow_mut() = None;
         let below = |rest: &str| {
@@ -335,27 +367,27 @@ impl Host {
         self.write(RELOAD_NEEDED, b"", 0o644, Owner::ROOT)
     }
 
-    /// Whether a run of ours changed a unit file since systemd read them.
+    /// Whether this program has changed a unit file since systemd loaded them.
     ///
     /// # Errors
-    /// When that cannot be looked at.
+    /// Fails when the note cannot be examined.
     pub fn is_reload_noted(&self) -> Result<bool> {
         Ok(self.entry(RELOAD_NEEDED)?.is_some())
     }
 
-    /// Has systemd read its unit files anew if one changed since it did, or if its time
-    /// stamps say so of this unit.
+    /// Makes systemd reload its unit files if this program has changed one, or if the time stamps show that the files
+    /// of this unit have changed.
     ///
     /// # Errors
-    /// When it fails.
+    /// Fails when systemd does not answer or the reload fails.
     pub fn reload_units_for(&self, name: &str) -> Result<()> {
         if self.is_reload_noted()? || self.unit(name)?.needs_reload { self.reload_units() } else { Ok(()) }
     }
 
-    /// Has systemd read its unit files anew if a run of ours changed one since it did.
+    /// Makes systemd reload its unit files if this program has changed one.
     ///
     /// # Errors
-    /// When it fails.
+    /// Fails when the reload fails.
     pub fn reload_units_if_noted(&self) -> Result<()> {
         let is_due = self.has_systemd()? && self.is_reload_noted()?;
         if is_due { self.reload_units() } else { Ok(()) }
@@ -366,12 +398,12 @@ impl Host {
         self.remove(RELOAD_NEEDED)
     }
 
-    /// When this process first had systemd start this unit, if it did.
+    /// When this process first started this unit, if it did.
     pub fn started_by_us(&self, name: &str) -> Option<SystemTime> {
         self.units.started.borrow().get(name).map(|(time, _)| *time)
     }
 
-    /// How long this process has seen a unit up, since the start that this names. (The clock may be set meanwhile.)
+    /// How long this process has seen a unit up since the start with this id. Independent of changes to the clock.
     pub fn up_for(&self, name: &str, start: &str) -> Duration {
         let mut up = self.units.up.borrow_mut();
         let seen = up.entry(name.to_owned()).or_insert_with(|| (start.to_owned(), Instant::now()));
@@ -381,15 +413,17 @@ impl Host {
         seen.1.elapsed()
     }
 
-    /// Starts, restarts or stops a unit, and waits for the job's end.
+    /// Starts, restarts or stops a unit, and waits for the end of the job.
     ///
     /// # Errors
-    /// When the job fails or the deadline for units is over; with the unit's state and its last journal lines.
+    /// Fails when the job fails or does not end before the deadline; the error has the unit's state and last journal
+    /// lines.
     pub fn change_unit(&self, job: Job<'_>) -> Result<()> {
         let (verb, name) = match job {
             Job::Start(name) => ("start", name),
             Job::Stop(name) => ("stop", name),
             Job::Restart(name) => ("restart", name),
+            Job::ReloadUnit(name) => ("reload", name),
             Job::ResetFailed(name) => ("reset-failed", name),
             Job::Reload | Job::Reboot => return self.run_job(job),
         };
@@ -408,10 +442,10 @@ impl Host {
             if error.kind == Kind::Interrupted {
                 return error;
             }
-            let words = self.unit_words(name);
-            let cause = format!("{}\n{words}", error.cause.as_deref().unwrap_or_default());
+            let (port, words) = self.diagnosis(name);
+            let cause = format!("{port}{}\n{words}", error.cause.as_deref().unwrap_or_default());
             Error::failed(format!("{name}: {verb} failed ({})", error.what)).cause(cause.trim()).fix(format!(
-                "systemctl status {name}; journalctl --unit={name}; mend it and run titus-bootstrap again"
+                "systemctl status {name}; journalctl --unit={name}; fix the cause and run titus-bootstrap again"
             ))
         })
     }
@@ -422,10 +456,10 @@ impl Host {
         result
     }
 
-    /// Has systemd do a job at its own time.
+    /// Queues a job, and does not wait for it.
     ///
     /// # Errors
-    /// When systemd refuses.
+    /// Fails when systemd refuses.
     pub fn queue_job(&self, job: Job<'_>) -> Result<()> {
         self.systemd.queue_job(self, job)
     }
@@ -435,51 +469,122 @@ impl Host {
         self.systemd.is_stopping(self)
     }
 
-    /// The last lines of a unit's journal: since this process first started it, else of its last start; none of a unit
-    /// that was never started.
+    /// The last lines of a unit's journal since this process first started it, or else of its last start; empty for a
+    /// unit that never started.
     pub fn unit_journal(&self, name: &str) -> String {
-        let of_last_start = |unit: Unit| match (unit.invocation, unit.started) {
+        let last_start = |unit: Unit| match (unit.invocation, unit.started) {
             (id, _) if !id.is_empty() => Some(Since::Invocation(id)),
             (_, started) => started.map(Since::Time),
         };
         let started = self.started_by_us(name).map(Since::Time);
-        let since = started.or_else(|| self.unit(name).ok().and_then(of_last_start));
+        let since = started.or_else(|| self.unit(name).ok().and_then(last_start));
         since.map_or_else(String::new, |since| self.systemd.journal(self, name, &since))
     }
 
-    /// How a unit fares and what it said last, for an error.
+    /// The last lines of a unit's journal, from any start and any boot.
+    ///
+    /// # Errors
+    /// Fails when the journal cannot be read.
+    pub fn last_lines_of_unit(&self, name: &str, lines: usize) -> Result<String> {
+        let (unit, lines) = (format!("--unit={name}"), format!("--lines={lines}"));
+        let argv = ["journalctl", "--no-pager", "--output=short-iso", "--quiet", &lines, &unit];
+        let output = self.run_command(&argv, &[], Patience::Ends, Duration::from_secs(20))?;
+        output.succeeded().map(|output| output.stdout)
+    }
+
+    /// systemd's version in its own form: `systemd 252 (252.38-1~deb12u1)`.
+    ///
+    /// # Errors
+    /// Fails when systemctl fails.
+    pub fn systemd_version(&self) -> Result<String> {
+        let output = self.run_command(&["systemctl", "--version"], &[], Patience::Ends, Duration::from_secs(10))?;
+        Ok(output.succeeded()?.stdout.lines().next().unwrap_or_default().to_owned())
+    }
+
+    /// A unit's state and its last journal lines, for an error.
     pub fn unit_words(&self, name: &str) -> String {
-        let fate = self.unit(name).map_or_else(|_| "in an unknown state".to_owned(), |unit| unit.fate());
-        let journal = self.unit_journal(name);
+        let (port, words) = self.diagnosis(name);
+        format!("{port}{words}")
+    }
+
+    /// A line about the process that has the port that the unit needs, or nothing; and the unit's state and last lines.
+    fn diagnosis(&self, name: &str) -> (String, String) {
+        let state = self.unit(name).map_or_else(|_| "in an unknown state".to_owned(), |unit| unit.state_words());
+        let journal = without_usual_lines(&self.unit_journal(name));
         let none = if journal.trim().is_empty() { " none" } else { "" };
         let files = self.unit_files(name, &BTreeMap::new()).unwrap_or_default();
         let files = files.into_iter().map(|file| file.path).collect::<Vec<_>>().join(", ");
-        format!("{name} is {fate}; its files: {files}; the last lines of its journal since its start:{none}\n{journal}")
-            .trim_end()
-            .to_owned()
+        let words = format!(
+            "{name} is {state}; its files: {files}; the last lines of its journal since its start:{none}\n{journal}"
+        );
+        let holder = |port| Some((port, self.listener(port).ok()??));
+        let taken = taken_port(&journal).and_then(holder);
+        let taken = taken.map_or(String::new(), |(port, who)| format!("port {port} is in use: {who} listens on it\n"));
+        (taken, words.trim_end().to_owned())
     }
 
-    /// When this machine's PID 1 was started, by the clock of now; unknown where /proc does not say.
+    /// When this machine's PID 1 started, by the current clock; `None` if /proc does not say.
     ///
     /// # Errors
-    /// When /proc cannot be read.
+    /// Fails when /proc cannot be read.
     pub fn boot_time(&self) -> Result<Option<SystemTime>> {
-        let (stat, uptime) = (self.read_text("/proc/1/stat")?, self.read_text("/proc/uptime")?);
-        let running = stat.zip(uptime).and_then(|(stat, uptime)| age_of_first_process(&stat, &uptime));
+        let stat = self.read_text("/proc/1/stat")?;
+        let running = stat.zip(self.uptime()).and_then(|(stat, uptime)| age_of_first_process(&stat, uptime));
         Ok(running.and_then(|running| SystemTime::now().checked_sub(running)))
     }
 }
 
-/// How long PID 1 has run, of its /proc/1/stat and /proc/uptime (proc(5)).
-fn age_of_first_process(stat: &str, uptime: &str) -> Option<Duration> {
-    /// Ticks of `starttime` in a second, the same on every architecture that roles name.
+/// How long PID 1 has run, from /proc/1/stat (proc(5)) and the machine's uptime.
+fn age_of_first_process(stat: &str, uptime: Duration) -> Option<Duration> {
+    /// Ticks of `starttime` per second, which are the same on every architecture that roles name.
     const TICKS: u64 = 100;
-    // The name in parentheses may have any characters. What follows it begins with the third field; starttime is 22nd.
+    // The name in parentheses can have any characters. The text after it begins with the third field; starttime is the
+    // 22nd.
     let (_, fields) = stat.rsplit_once(')')?;
     let started: u64 = fields.split_whitespace().nth(19)?.parse().ok()?;
-    let uptime: f64 = uptime.split_whitespace().next()?.parse().ok()?;
-    let uptime = Duration::try_from_secs_f64(uptime).ok()?;
     uptime.checked_sub(Duration::from_millis(started.checked_mul(1000 / TICKS)?))
+}
+
+/// The lines of a unit's journal without those that systemd writes at every start and end, which would hide the reason.
+/// Returns all lines if there are no others.
+fn without_usual_lines(journal: &str) -> String {
+    const USUAL: [&str; 10] = [
+        "Starting ",
+        "Started ",
+        "Stopping ",
+        "Stopped ",
+        "Failed to start ",
+        ": Scheduled restart job",
+        ": Main process exited",
+        ": Failed with result 'exit-code'",
+        ": Consumed ",
+        ": Deactivated successfully",
+    ];
+    let is_usual = |line: &&str| {
+        let message = line.split_once(" systemd[1]: ").map(|(_, message)| message);
+        message.is_some_and(|message| {
+            USUAL
+                .iter()
+                .any(|usual| if usual.starts_with(':') { message.contains(usual) } else { message.starts_with(usual) })
+        })
+    };
+    let own: Vec<&str> = journal.lines().filter(|line| !is_usual(line)).collect();
+    if own.is_empty() { journal.to_owned() } else { own.join("\n") }
+}
+
+/// The port that a program or systemd could not use, from its last message about that.
+fn taken_port(journal: &str) -> Option<u16> {
+    let is_of_a_port = |line: &&str| {
+        let line = line.to_lowercase();
+        line.contains("address already in use") || line.contains("listening socket (")
+    };
+    let line = journal.lines().rev().find(is_of_a_port)?;
+    // The time at the start of a line has colons, too.
+    let message = line.split_once("]: ").map_or(line, |(_, message)| message);
+    message.rsplit(':').find_map(|part| {
+        let digits = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
+        part[..digits].parse().ok()
+    })
 }
 
 #[cfg(test)]
@@ -487,13 +592,53 @@ mod tests {
     use super::*;
 
     #[test]
-    fn proc_says_how_long_pid_1_has_run() {
+    fn systemd_s_usual_lines_do_not_hide_a_program_s_message() {
+        let usual = "11:40:23 node systemd[1]: Started x.service - X.\n\
+                     11:40:24 node systemd[1]: x.service: Main process exited, code=exited, status=7/NOTRUNNING\n\
+                     11:40:24 node systemd[1]: x.service: Failed with result 'exit-code'.";
+        assert_eq!(without_usual_lines(usual), usual);
+        let reason = "11:40:23 node x[7]: Started with no disk\n11:40:24 node systemd[1]: x.service: Failed with result 'oom-kill'.";
+        assert_eq!(without_usual_lines(&format!("{usual}\n{reason}\n{usual}\n")), reason);
+        assert_eq!(without_usual_lines(""), "");
+    }
+
+    #[test]
+    fn a_taken_port_is_found_in_the_journal() {
+        let start = "2026-11-26T11:40:42+0000 ip-30-0-100-140";
+        for (words, port) in [
+            (
+                "systemd[1]: x.socket: Failed to receive listening socket (127.0.0.1:4243): Input/output error",
+                Some(4243),
+            ),
+            ("systemd[1]: x.socket: Failed to create listening socket ([::]:80): Address already in use", Some(80)),
+            ("dockerd[7]: listen tcp 0.0.0.0:2375: bind: address already in use", Some(2375)),
+            (
+                "mesos-agent[7]: Failed to initialize: Failed to bind on 0.0.0.0:5051: Address already in use [98]",
+                Some(5051),
+            ),
+            ("java[7]: java.net.BindException: Address already in use", None),
+            ("systemd[1]: x.socket: Failed to create listening socket (/run/x.sock): Address already in use", None),
+            ("mesos-agent[7]: listening on 0.0.0.0:5051", None),
+        ] {
+            assert_eq!(taken_port(&format!("{start} {words}\n{start} systemd[1]: x: Failed.\n")), port, "{words}");
+        }
+    }
+
+    #[test]
+    fn the_age_of_pid_1_is_read_from_proc() {
         let stat = "1 (sys) temd) S 0 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 1250 170000000 3000";
-        assert_eq!(age_of_first_process(stat, "100.50 90.00\n"), Some(Duration::from_secs(88)));
-        for (stat, uptime) in
-            [("", "1.0"), ("1 (x) S 0", "1.0"), (stat, ""), (stat, "-1"), (stat, "nan"), (stat, "1.0")]
-        {
-            assert_eq!(age_of_first_process(stat, uptime), None, "{stat:?} {uptime:?}");
+        let (_directory, host) = Host::temporary();
+        host.write("/proc/1/stat", stat.as_bytes(), 0o444, Owner::ROOT).unwrap();
+        let age = |uptime: &str| {
+            host.write("/proc/uptime", uptime.as_bytes(), 0o444, Owner::ROOT).unwrap();
+            host.uptime().and_then(|uptime| age_of_first_process(stat, uptime))
+        };
+        assert_eq!(age("100.50 90.00\n"), Some(Duration::from_secs(88)));
+        for uptime in ["", "-1", "nan", "1.0", "1e300"] {
+            assert_eq!(age(uptime), None, "{uptime:?}");
+        }
+        for stat in ["", "1 (x) S 0"] {
+            assert_eq!(age_of_first_process(stat, Duration::from_secs(1)), None, "{stat:?}");
         }
         let booted = Host::live(Default::default()).boot_time().unwrap().unwrap();
         assert!(booted <= SystemTime::now());

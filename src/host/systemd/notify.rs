@@ -1,4 +1,4 @@
-//! What `systemctl status` shows of a run: sd_notify(3), without its library.
+//! The status of a run in `systemctl status`: sd_notify(3), without its library.
 
 use std::ffi::OsString;
 use std::os::linux::net::SocketAddrExt;
@@ -7,15 +7,15 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use crate::host::Host;
 
-/// Where systemd listens, if it started this process and wants to be told.
+/// The variable with systemd's socket, if systemd started this process and expects notifications.
 const SOCKET: &str = "NOTIFY_SOCKET";
 
 impl Host {
-    /// Tells systemd what the run is at. It is told for people: that nobody listens is no failure.
-    pub fn tell_systemd(&self, status: &str) {
+    /// Sends the status of the run to systemd. Ignores failures, because the status is only for people.
+    pub fn notify_systemd(&self, status: &str) {
         let Some(socket) = std::env::var_os(SOCKET).filter(|_| self.is_own_root()) else { return };
         if let Err(why) = send(&socket, status) {
-            tracing::debug!("systemd was not told: {why}");
+            tracing::debug!("systemd was not notified: {why}");
         }
     }
 }
@@ -28,7 +28,7 @@ fn send(socket: &OsString, status: &str) -> std::io::Result<()> {
         _ => SocketAddr::from_pathname(socket)?,
     };
     let own = UnixDatagram::unbound()?;
-    // A run never waits for whoever should read this.
+    // A run must not wait until systemd reads this.
     own.set_nonblocking(true)?;
     own.send_to_addr(message.as_bytes(), &address).map(drop)
 }
@@ -37,31 +37,31 @@ fn send(socket: &OsString, status: &str) -> std::io::Result<()> {
 mod tests {
     use super::*;
 
-    fn received(by: &UnixDatagram) -> String {
+    fn receive(listener: &UnixDatagram) -> String {
         let mut buffer = [0; 200];
-        let n = by.recv(&mut buffer).unwrap();
+        let n = listener.recv(&mut buffer).unwrap();
         String::from_utf8_lossy(&buffer[..n]).into_owned()
     }
 
     #[test]
-    fn a_socket_in_a_directory_is_told() {
+    fn a_socket_in_a_directory_gets_the_status() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notify");
         let listener = UnixDatagram::bind(&path).unwrap();
         send(&path.into(), "step 1/2\nMAINPID=1").unwrap();
-        assert_eq!(received(&listener), "STATUS=step 1/2 MAINPID=1");
+        assert_eq!(receive(&listener), "STATUS=step 1/2 MAINPID=1");
     }
 
     #[test]
-    fn an_abstract_socket_is_told() {
+    fn an_abstract_socket_gets_the_status() {
         let name = format!("titus-bootstrap-test-{}", std::process::id());
         let listener = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         send(&format!("@{name}").into(), "converged").unwrap();
-        assert_eq!(received(&listener), "STATUS=converged");
+        assert_eq!(receive(&listener), "STATUS=converged");
     }
 
     #[test]
-    fn nobody_there_is_an_error_that_tell_passes_over() {
+    fn a_missing_socket_is_an_error_that_notify_ignores() {
         assert!(send(&"/nowhere/notify".into(), "x").is_err());
         assert!(send(&"".into(), "x").is_err());
     }

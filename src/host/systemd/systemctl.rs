@@ -1,4 +1,4 @@
-//! The transport to systemd that a run has: the command `systemctl`.
+//! A run's connection to systemd: the command `systemctl`.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -9,19 +9,22 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host::command::{Output, Patience, Started};
 
-/// For a question that systemd answers from memory.
+/// The limit of a question that systemd answers from memory.
 const QUESTION: Duration = Duration::from_secs(30);
 
-/// For a daemon-reload, and for a job to be queued.
+/// The limit of a daemon-reload, and of queueing a job.
 const RELOAD: Duration = Duration::from_secs(90);
+
+/// The limit of a question for a person who examines a node that may be broken.
+const LOOK: Duration = Duration::from_secs(5);
 
 const STATE: &str = "--property=LoadState,ActiveState,SubState,Result,Job,InvocationID,NeedDaemonReload,ExecMainStartTimestamp,ActiveEnterTimestamp,ExecMainCode,ExecMainStatus,NRestarts";
 const DEFINITION: &str = "--property=UnitFileState,FragmentPath,DropInPaths,ExecStart";
 
-/// systemd, as `systemctl` and `journalctl` show it.
+/// systemd through `systemctl` and `journalctl`.
 #[derive(Debug, Default)]
 pub struct Systemctl {
-    /// A question that was begun, and the units that it is about.
+    /// A question that was started, and the units that it is about.
     asked: RefCell<Option<(BTreeSet<String>, Started)>>,
 }
 
@@ -67,7 +70,7 @@ impl Systemd for Systemctl {
 
     fn queue_job(&self, host: &Host, job: Job<'_>) -> Result<()> {
         let argv = [&["systemctl", "--no-block"], &argv(job)[1..]].concat();
-        // What systemd does first may be to stop this run: that must not stop the command that asked for it.
+        // systemd may stop this run first. That must not stop the command that queues the job.
         host.run_command(&argv, &[], Patience::Never, RELOAD).and_then(Output::succeeded).map(drop)
     }
 
@@ -86,6 +89,18 @@ impl Systemd for Systemctl {
             .unwrap_or_default()
     }
 
+    fn failed(&self, host: &Host) -> Result<Vec<String>> {
+        let argv = ["systemctl", "list-units", "--state=failed", "--no-legend", "--no-pager", "--full"];
+        let output = host.run_command(&argv, &[], Patience::Ends, LOOK)?;
+        Ok(parse_list(&output.succeeded()?.stdout))
+    }
+
+    fn next_elapse(&self, host: &Host, name: &str) -> Result<Option<Duration>> {
+        let argv = ["systemctl", "show", "--property=ActiveState,NextElapseUSecMonotonic", "--", name];
+        let output = host.run_command(&argv, &[], Patience::Ends, LOOK)?;
+        Ok(parse_next_elapse(&output.succeeded()?.stdout))
+    }
+
     fn has_processes(&self, host: &Host, name: &str) -> Result<bool> {
         // `1:name=systemd:/init.scope`, or `0::/init.scope`; in a container with its prefix.
         let own = host.read_text("/proc/1/cgroup")?.unwrap_or_default();
@@ -101,7 +116,8 @@ impl Systemd for Systemctl {
     }
 }
 
-/// What journalctl is to show (journalctl(1), systemd.time(7)). What PID 1 says of a unit has its id, too.
+/// journalctl's options for a unit's lines (journalctl(1), systemd.time(7)). PID 1's lines about a unit have its id,
+/// too.
 fn selection(name: &str, since: &Since) -> Vec<String> {
     match since {
         Since::Time(time) => {
@@ -119,6 +135,7 @@ fn argv(job: Job<'_>) -> Vec<&str> {
         Job::Start(name) => vec!["systemctl", "start", "--", name],
         Job::Stop(name) => vec!["systemctl", "stop", "--", name],
         Job::Restart(name) => vec!["systemctl", "restart", "--", name],
+        Job::ReloadUnit(name) => vec!["systemctl", "reload", "--", name],
         Job::ResetFailed(name) => vec!["systemctl", "reset-failed", "--", name],
         Job::Reload => vec!["systemctl", "daemon-reload"],
         Job::Reboot => vec!["systemctl", "reboot"],
@@ -162,7 +179,7 @@ fn parse(block: &str) -> Unit {
 
 /// For [`crate::parsers`].
 pub(crate) fn read_as_any_output(text: &str) {
-    let _ = (parse(text), parse_definition(text));
+    let _ = (parse(text), parse_definition(text), parse_list(text), parse_next_elapse(text));
 }
 
 fn active(value: &str) -> Active {
@@ -176,7 +193,7 @@ fn active(value: &str) -> Active {
     }
 }
 
-/// `Mon 2026-11-23 00:53:56 UTC`, as systemctl prints with TZ=UTC: whole seconds.
+/// `Mon 2026-11-23 00:53:56 UTC`: systemctl's form with TZ=UTC, in whole seconds.
 fn time(text: &str) -> Option<SystemTime> {
     let mut words = text.split(' ').skip(1);
     let (date, clock) = (words.next()?, words.next()?);
@@ -197,9 +214,65 @@ fn parse_definition(block: &str) -> Definition {
     definition
 }
 
+/// The names of `list-units`; systemd prints a mark before a failed unit.
+fn parse_list(text: &str) -> Vec<String> {
+    let name = |line: &str| line.split_whitespace().find(|word| word.contains('.')).map(str::to_owned);
+    text.lines().filter_map(name).collect()
+}
+
+/// How long after the machine's start an active timer elapses. systemd prints a time span: `1h 2min 3.045s`.
+fn parse_next_elapse(block: &str) -> Option<Duration> {
+    let value = |name: &str| properties(block).find(|(key, _)| *key == name).map(|(_, value)| value.trim());
+    if value("ActiveState") != Some("active") {
+        return None;
+    }
+    let mut total = Duration::ZERO;
+    let mut words = value("NextElapseUSecMonotonic")?.split_whitespace().peekable();
+    words.peek()?;
+    for word in words {
+        let unit = word.find(|c: char| c.is_ascii_alphabetic())?;
+        let (number, unit) = (word.get(..unit)?.parse::<f64>().ok()?, word.get(unit..)?);
+        let seconds = match unit {
+            "y" => 31_557_600.0,
+            "month" => 2_629_800.0,
+            "w" => 604_800.0,
+            "d" => 86_400.0,
+            "h" => 3600.0,
+            "min" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" => 1e-6,
+            _ => return None,
+        };
+        total = total.checked_add(Duration::try_from_secs_f64(number * seconds).ok()?)?;
+    }
+    Some(total)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn failed_units_and_the_next_elapse_of_a_timer_are_read() {
+        let list = "● a.service loaded failed failed What it is, v1.2\n  b.timer loaded failed failed B\n\n";
+        assert_eq!(parse_list(list), ["a.service", "b.timer"]);
+        let at = |span: &str| parse_next_elapse(&format!("NextElapseUSecMonotonic={span}\nActiveState=active\n"));
+        for (span, expected) in [
+            ("1min 2.5s", Some(62_500)),
+            ("1h 1s 3ms", Some(3_601_003)),
+            ("250us", Some(0)),
+            ("2d 1h", Some(176_400_000)),
+            ("infinity", None),
+            ("", None),
+            ("1x", None),
+            ("-1s", None),
+            ("1e300y", None),
+        ] {
+            assert_eq!(at(span).map(|span| span.as_millis()), expected, "{span}");
+        }
+        assert_eq!(parse_next_elapse("ActiveState=inactive\nNextElapseUSecMonotonic=1s"), None);
+    }
 
     #[test]
     fn a_unit_is_under_way_while_it_has_a_job() {
@@ -211,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn systemctl_show_is_understood() {
+    fn systemctl_show_is_parsed() {
         let unit = parse(
             "ExecMainStartTimestamp=Mon 2026-11-23 00:53:56 UTC\nLoadState=loaded\nActiveState=active\nResult=success\n\
              SubState=running\nInvocationID=0af1\nNeedDaemonReload=no\nActiveEnterTimestamp=",
@@ -226,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn how_a_unit_fares_in_words() {
+    fn the_state_of_a_unit_in_words() {
         for (properties, words) in [
             (
                 "ActiveState=activating\nSubState=auto-restart\nExecMainCode=1\nExecMainStatus=7\nNRestarts=3",
@@ -236,14 +309,14 @@ mod tests {
             ("ActiveState=active\nSubState=running\nExecMainCode=0\nNRestarts=1", "active (running), 1 restart"),
             ("ActiveState=inactive\nNRestarts=x", "inactive"),
         ] {
-            assert_eq!(parse(properties).fate(), words);
+            assert_eq!(parse(properties).state_words(), words);
         }
         assert!(parse("ActiveState=activating\nSubState=auto-restart-queued").is_restarting());
         assert!(parse("Result=service-start-limit-hit").is_at_start_limit());
     }
 
     #[test]
-    fn a_journal_begins_with_the_start() {
+    fn an_excerpt_begins_with_the_start() {
         let time = UNIX_EPOCH + Duration::from_micros(1_700_000_000_012_345);
         assert_eq!(selection("x.service", &Since::Time(time)), ["--unit=x.service", "--since=@1700000000.012345"]);
         let of_start = ["_SYSTEMD_INVOCATION_ID=0af1", "+", "INVOCATION_ID=0af1"];
@@ -251,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn the_effective_definition_is_understood() {
+    fn the_effective_definition_is_parsed() {
         let definition = parse_definition(
             "ExecStart={ path=/bin/a ; argv[]=/bin/a --x=y ; ignore_errors=no }\nUnitFileState=enabled\n\
              FragmentPath=/lib/systemd/system/x.service\nDropInPaths=/etc/systemd/system/x.service.d/a.conf /run/b.conf\n",

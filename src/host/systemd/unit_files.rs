@@ -1,9 +1,8 @@
-//! Enablement and masks, as the files that they are.
+//! Enables and masks units by their links and files.
 //!
-//! `systemctl enable` would do the same and cost a process and a daemon-reload for
-//! each call (190 ms), needs systemd on the machine where a tree is made, and cannot
-//! be asked about many units at once. What it does is written down in systemctl(1)
-//! and systemd.unit(5), section [Install].
+//! `systemctl enable` does the same, but each call costs a process and a daemon-reload (190 ms), needs systemd on the
+//! machine that makes a tree, and cannot report on many units at once. See systemctl(1), and systemd.unit(5), section
+//! [Install].
 
 use std::collections::BTreeMap;
 
@@ -15,21 +14,21 @@ use crate::host::systemd::in_force::settings;
 
 const ADMINISTRATORS: &str = "/etc/systemd/system";
 
-/// Where a unit's mask goes.
+/// The path of a unit's mask.
 pub fn mask_path(name: &str) -> String {
     format!("{ADMINISTRATORS}/{name}")
 }
 
-/// Whether this, in a unit file's place, masks the unit: a link to /dev/null.
+/// Whether an entry in the place of a unit file masks the unit: a link to /dev/null.
 pub fn is_mask(place: &EntryKind) -> bool {
     matches!(place, EntryKind::Link(target) if target.as_os_str() == "/dev/null")
 }
 
 impl Host {
-    /// The file that defines a unit; `None` if there is none, or only a mask.
+    /// The file that defines a unit; `None` if the unit has no file, or only a mask.
     ///
     /// # Errors
-    /// When a directory cannot be looked at.
+    /// Fails when a directory cannot be examined.
     pub fn unit_file(&self, name: &str) -> Result<Option<String>> {
         for directory in UNIT_DIRECTORIES {
             let path = format!("{directory}/{name}");
@@ -40,11 +39,11 @@ impl Host {
         Ok(None)
     }
 
-    /// What masks a unit: links to /dev/null and empty files, as far as they come before the file that defines it. One
-    /// of a package is not among them.
+    /// The masks of a unit: links to /dev/null and empty files that take precedence over the file that defines it. Does
+    /// not include the mask of a package.
     ///
     /// # Errors
-    /// When a directory cannot be looked at.
+    /// Fails when a directory cannot be examined.
     pub fn masks_of(&self, name: &str) -> Result<Vec<String>> {
         let mut masks = Vec::new();
         for directory in &UNIT_DIRECTORIES[..3] {
@@ -58,10 +57,10 @@ impl Host {
         Ok(masks)
     }
 
-    /// An empty file or a link to /dev/null in the place of the file of a unit that a package brings.
+    /// The mask of a unit in a package: an empty file or a link to /dev/null in the place of the unit's file.
     ///
     /// # Errors
-    /// When a directory cannot be looked at.
+    /// Fails when a directory cannot be examined.
     pub fn mask_of_package(&self, name: &str) -> Result<Option<String>> {
         for directory in &UNIT_DIRECTORIES[3..] {
             let path = format!("{directory}/{name}");
@@ -72,12 +71,11 @@ impl Host {
         Ok(None)
     }
 
-    /// The links, path and target, by which the section [Install] of a unit's file enables it;
-    /// `also`: those of the units that it names in `Also=`, too. `planned`: files, by path, that will
-    /// have these contents by then.
+    /// The path and the target of each link that enables a unit, from the section [Install] of its file. `also`
+    /// includes the units that the file names in `Also=`. `planned` has the future contents of files, by path.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// Fails when the file cannot be read.
     pub fn enablement_links(
         &self,
         name: &str,
@@ -116,48 +114,48 @@ impl Host {
         Ok(links)
     }
 
-    /// Those of [`Host::enablement_links`] that are not there; one that is there may point anywhere.
+    /// The links of [`Host::enablement_links`] that do not exist. An existing link may point anywhere.
     ///
     /// # Errors
-    /// As [`Host::enablement_links`].
-    pub fn lacking_links(
+    /// Fails when [`Host::enablement_links`] fails.
+    pub fn missing_links(
         &self,
         name: &str,
         also: bool,
         planned: &BTreeMap<String, Vec<u8>>,
     ) -> Result<Vec<(String, String)>> {
-        let mut lacking = Vec::new();
+        let mut missing = Vec::new();
         for (path, target) in self.enablement_links(name, also, planned)? {
             if self.entry(&path)?.is_none() {
-                lacking.push((path, target));
+                missing.push((path, target));
             }
         }
-        Ok(lacking)
+        Ok(missing)
     }
 
     /// Enables a unit, and those that it names in `Also=`.
     ///
     /// # Errors
-    /// When a link cannot be made.
+    /// Fails when a link cannot be created.
     pub fn enable_unit(&self, name: &str) -> Result<()> {
-        let lacking = self.lacking_links(name, true, &BTreeMap::new())?;
-        lacking.iter().try_for_each(|(path, target)| self.link(path, target))
+        let missing = self.missing_links(name, true, &BTreeMap::new())?;
+        missing.iter().try_for_each(|(path, target)| self.link(path, target))
     }
 
     /// Masks a unit.
     ///
     /// # Errors
-    /// When the link cannot be made.
+    /// Fails when the link cannot be created.
     pub fn mask_unit(&self, name: &str) -> Result<()> {
         let path = mask_path(name);
         self.note_unit_file(&path)?;
         self.link(&path, "/dev/null")
     }
 
-    /// The links in /etc that enable a unit, whoever made them.
+    /// All links in /etc that enable a unit, including those that others made.
     ///
     /// # Errors
-    /// When a directory cannot be listed.
+    /// Fails when a directory cannot be listed.
     pub fn links_that_enable(&self, name: &str) -> Result<Vec<String>> {
         let mut found = Vec::new();
         for directory in self.list(ADMINISTRATORS)? {
@@ -172,11 +170,11 @@ impl Host {
     }
 }
 
-/// Keys and values of [Install], lists taken apart.
+/// The keys and values of [Install], with one item for each word of a list.
 pub(crate) fn install_section(text: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for setting in settings(text).into_iter().filter(|setting| setting.section == "Install") {
-        // A name with a slash or a specifier is nothing that a package of these roles has.
+        // No package of these roles has a name with a slash or a specifier.
         let names = setting.value.split_whitespace().filter(|value| !value.contains(['/', '%']));
         found.extend(names.map(|value| (setting.key.clone(), value.to_owned())));
     }
@@ -218,13 +216,13 @@ mod tests {
     }
 
     #[test]
-    fn a_mask_is_no_unit_file() {
+    fn a_mask_is_not_a_unit_file() {
         let directory = tempfile::tempdir().unwrap();
         let host = Host::tree(directory.path(), Default::default()).unwrap();
         host.link("/etc/systemd/system/x.service", "/dev/null").unwrap();
         assert_eq!(host.unit_file("x.service").unwrap(), None);
         assert_eq!(host.masks_of("x.service").unwrap(), ["/etc/systemd/system/x.service"]);
-        // An empty file is a mask, too, and more than one can be there; one behind the unit's file is none.
+        // An empty file is a mask, too, and a unit can have several. A mask after the unit's file has no effect.
         host.write("/run/systemd/system/x.service", b"", 0o644, Owner::ROOT).unwrap();
         assert_eq!(host.masks_of("x.service").unwrap().len(), 2);
         host.write("/etc/systemd/system/x.service", b"[Service]", 0o644, Owner::ROOT).unwrap();

@@ -1,17 +1,17 @@
-//! Ensembles of which one server was replaced, and whose runs act in any order: what the rule for turns promises.
+//! Simulates ensembles in which one server was replaced and whose runs act in any order, to check the rule for turns.
 //!
-//! The model has what was seen of real servers. A pair can talk if the one with the higher number has the address of the
-//! other in its list, or, since 3.5, always. A quorum that can talk elects the one of them with the newest data, also
-//! beside servers that are left out. A leader commits what a quorum has; others may lag, until some time has passed.
+//! The model follows the behavior of real servers. A pair can talk if the one with the higher number has the address of the
+//! other in its list, or, since 3.5, always. A quorum that can talk elects its member with the newest data, even
+//! if other servers are left out. A leader commits what a quorum has; others may lag, until some time has passed.
 
-use super::turn::{Answer, Data, Turn, turn};
+use super::turn::{Data, ServerState, Turn, decide_turn};
 
 struct Server {
     up: bool,
     /// Whether its list has the address of the replaced server.
     new_list: bool,
     serves: bool,
-    /// The last write that it has, and so all before it.
+    /// The last write that it has; it has all earlier ones too.
     has: u64,
 }
 
@@ -20,15 +20,15 @@ struct Ensemble {
     replaced: usize,
     learns: bool,
     leader: Option<usize>,
-    /// The last write that a client was promised.
+    /// The last write that the ensemble has confirmed to a client.
     committed: u64,
-    /// What is left to chance; afterwards everything is 0.
+    /// Random choices; when they run out, every choice is 0.
     chance: Box<dyn FnMut(usize) -> usize>,
 }
 
 impl Ensemble {
-    /// Ours serves all the time, but for the replaced one, which has just been started; what the last writes before
-    /// that reached of the others is the fewest.
+    /// An ensemble whose servers serve all the time, except the replaced one, which has just been started. Before that, the last
+    /// writes reached as few of the others as possible.
     fn new(size: usize, replaced: usize, learns: bool, chance: Vec<usize>) -> Ensemble {
         let mut chance = chance.into_iter();
         let server = |n| Server { up: true, new_list: n == replaced, serves: n != replaced, has: 0 };
@@ -56,11 +56,11 @@ impl Ensemble {
         (0..self.servers.len()).filter(|n| wanted(&self.servers[*n])).collect()
     }
 
-    fn answers(&self) -> Vec<Answer> {
+    fn answers(&self) -> Vec<ServerState> {
         let answer = |(n, server): (usize, &Server)| match server {
-            Server { up: false, .. } => Answer::Nothing,
-            Server { serves: false, .. } => Answer::Waiting,
-            _ => Answer::Member { leads: self.leader == Some(n), learns: self.learns },
+            Server { up: false, .. } => ServerState::Nothing,
+            Server { serves: false, .. } => ServerState::Waiting,
+            _ => ServerState::Member { leads: self.leader == Some(n), learns: self.learns },
         };
         self.servers.iter().enumerate().map(answer).collect()
     }
@@ -93,7 +93,7 @@ impl Ensemble {
         }
     }
 
-    /// Any quorum that can form, or none if none can.
+    /// Any quorum that can form, or an empty list.
     fn elect(&mut self) -> Vec<usize> {
         self.servers.iter_mut().for_each(|server| server.serves = false);
         self.leader = None;
@@ -121,7 +121,7 @@ impl Ensemble {
         group
     }
 
-    /// A client's write: a quorum has it, and the others of the ensemble may lag.
+    /// A client's write: a quorum has it; the other members may lag.
     fn write(&mut self) {
         let group = self.all(|server| server.up && server.serves);
         let Some(leader) = self.leader.filter(|leader| group.contains(leader) && group.len() >= self.quorum()) else {
@@ -134,7 +134,7 @@ impl Ensemble {
         followers.iter().chain([&leader]).for_each(|n| self.servers[*n].has = self.committed);
     }
 
-    /// The answers stayed the same for some time.
+    /// Time passes while the answers stay the same.
     fn time_passes(&mut self) {
         let Some(leader) = self.leader else { return };
         let has = self.servers[leader].has;
@@ -143,10 +143,10 @@ impl Ensemble {
         }
     }
 
-    /// Those with the old list whose turn it is, and whether only after some time.
+    /// The servers with the old list whose turn it is, and whether they must wait for steady answers.
     fn turns(&self) -> Vec<(usize, bool)> {
         let answers = self.answers();
-        let waits = |n: usize| match turn(&answers, n, Data::Member) {
+        let waits = |n: usize| match decide_turn(&answers, n, Data::Member) {
             Turn::Yes => Some((n, false)),
             Turn::IfSteady(_) => Some((n, true)),
             Turn::NotYet(_) | Turn::Never(_) => None,
@@ -164,7 +164,7 @@ impl Ensemble {
         self.servers[n].new_list = true;
     }
 
-    /// One of those whose turn it is is stopped; `at_once`: the others may be, too, because the runs asked together.
+    /// Stops one of the servers whose turn it is. `at_once`: the others may stop too, because the runs asked together.
     fn take_turn(&mut self, at_once: bool) -> bool {
         let mut turns = self.turns();
         if turns.is_empty() {
@@ -184,7 +184,7 @@ impl Ensemble {
                 }
             }
         } else if costs && served >= self.quorum() {
-            // The rest is a quorum; or it is one again when this one is back, for no other one was stopped before.
+            // The rest is a quorum, or becomes one when this server is back, because no other was stopped before.
             let down = self.all(|server| !server.up).len();
             let rest = self.all(|server| server.serves).len();
             assert!(rest >= self.quorum() || (down == 1 && rest + 1 >= self.quorum()), "{:?}", self.answers());
@@ -192,7 +192,7 @@ impl Ensemble {
         true
     }
 
-    /// Anything may happen; then all that is still to be done is done.
+    /// Takes random steps, then does all the remaining work.
     fn live(&mut self, steps: usize, at_once: bool) {
         for _ in 0..steps {
             match (self.chance)(5) {
@@ -234,7 +234,7 @@ proptest::proptest! {
     }
 }
 
-/// Without a member's restart the replaced server waits for ever, where the model says so: it is not too kind.
+/// Checks that the model is not too kind: it must show that the replaced server waits forever until a member restarts.
 #[test]
 fn only_before_3_5_a_replaced_server_waits() {
     for size in [3, 5] {

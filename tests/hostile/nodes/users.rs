@@ -15,7 +15,7 @@ const CONFIG: &str = "/etc/titus-bootstrap/config.toml";
 const ALICE: &str = "nobody";
 
 #[test]
-fn what_another_than_root_may_write_is_not_obeyed() {
+fn files_that_other_users_may_write_are_ignored() {
     let node = Node::converged();
     let _services = agent::services(&node);
     node.shell(
@@ -58,7 +58,7 @@ fn what_another_than_root_may_write_is_not_obeyed() {
         node.shell(&attack);
         let refused = node.bootstrap(words).ends_with(78);
         let fix = format!("chown root:root {culprit} && chmod go-w {culprit}");
-        refused.tells(&["another than root may write it", &fix]);
+        refused.reports(&["users other than root may write it", &fix]);
         // The command in the message is enough.
         node.shell(if undo.is_empty() { &fix } else { undo });
         assert_eq!(node.bootstrap(words).code, 0, "{attack}: after");
@@ -82,7 +82,7 @@ fn a_user_of_the_node_finds_no_password_of_a_proxy() {
     let pid = node.property("docker.service", "MainPID");
     let variables = node.shell(&format!("tr '\\0' '\\n' </proc/{}/environ", pid.trim()));
     assert!(variables.contains("HTTP_PROXY=http://user:c4n4ry@127.0.0.1:9"), "{variables}");
-    // Whoever asks systemd, the journal, the process table or the files that all may read, has not.
+    // systemd, the journal, the process table and the files that everyone may read do not have it.
     let user = format!("setpriv --reuid {ALICE} --regid nogroup --clear-groups");
     // As a pattern that the shell's own command line does not match.
     let seen = node.shell(&format!(
@@ -122,7 +122,7 @@ fn a_lock_that_a_user_holds_is_named_and_cannot_be_taken_again() {
         let _holder = node.spawn(&["runuser", "-u", "nobody", "--", "flock", &path, "sleep", "1000"]);
         wait_for("the lock to be held", || (node.run(&["flock", "-n", &path, "true"]).code == 1).then_some(()));
         let refused = node.bootstrap(arguments).ends_with(75);
-        refused.tells(&["user nobody", "is not titus-bootstrap", &path]);
+        refused.reports(&["user nobody", "is not titus-bootstrap", &path]);
         let pids = node.shell("pidof sleep");
         node.shell(&format!("kill {pids}"));
         wait_for("the lock to be free", || (node.run(&["flock", "-n", &path, "true"]).code == 0).then_some(()));
@@ -135,10 +135,16 @@ fn a_lock_that_a_user_holds_is_named_and_cannot_be_taken_again() {
     for path in ["/run/titus-bootstrap/status.json", "/run/titus-bootstrap/lock", "/var/log/titus-bootstrap/last.log"] {
         assert_ne!(as_nobody(&node, &["cat", path]).code, 0, "{path}");
     }
-    // Who may not read it is told so, and no more.
-    let status = as_nobody(&node, &["titus-bootstrap", "status"]);
-    assert!(status.err.contains("a run record is unavailable"), "{}", status.transcript());
-    assert!(status.out.contains("the result of the last run is unknown"), "{}", status.transcript());
+    // Who may not read it gets the command that can, and not half of an answer.
+    for words in [&["status"][..], &["status", "--last"], &["status", "--json"]] {
+        let status = as_nobody(&node, &[&["titus-bootstrap"], words].concat()).ends_with(77);
+        assert!(status.err.contains(&format!("sudo titus-bootstrap {}", words.join(" "))), "{}", status.transcript());
+        if words.contains(&"--json") {
+            assert_eq!(status.json()["error"]["exit_code"], 77, "{}", status.transcript());
+        } else {
+            assert_eq!(status.out, "");
+        }
+    }
 }
 
 #[test]
@@ -153,11 +159,11 @@ fn a_file_below_a_directory_of_a_user_s_goes_nowhere_else() {
         ("/srv/open/mine/stolen", "mkdir -p /srv/open/mine", "chown root:root /srv/open/mine"),
         ("/srv/open/stolen", "ln -sfn /etc/stolen /srv/open/stolen", "chmod go-w /srv/open"),
     ];
-    for (path, attack, told) in attacks {
+    for (path, attack, message) in attacks {
         node.write("/etc/titus-bootstrap/roles/agent.toml", &role(path));
         as_nobody(&node, &["sh", "-c", attack]).ends_with(0);
         let refused = node.bootstrap(&["apply"]).ends_with(69);
-        let refused = refused.tells(&[told]);
+        let refused = refused.reports(&[message]);
         assert!(!node.exists("/etc/stolen"), "{path}: {}", refused.transcript());
     }
     // Below a directory of root's, as /tmp/root's is, there is nothing to fear.
@@ -168,7 +174,7 @@ fn a_file_below_a_directory_of_a_user_s_goes_nowhere_else() {
 }
 
 #[test]
-fn the_modes_of_ubuntu_s_directories_are_no_reason_to_refuse() {
+fn the_modes_of_ubuntu_s_directories_are_accepted() {
     let node = Node::with_engine();
     let _services = prereqs::services(&node);
     prereqs::settings(&node, "");
@@ -184,7 +190,7 @@ fn the_modes_of_ubuntu_s_directories_are_no_reason_to_refuse() {
         "groupadd --gid 1500 people; chgrp people /var/log; rm -rf /var/log/titus-bootstrap; chmod 0755 /var/log/mesos",
     );
     let refused = node.bootstrap(&["apply"]).ends_with(69);
-    refused.tells(&["/var/log/mesos", "group 1500", "chown root:root /var/log && chmod go-w /var/log"]);
+    refused.reports(&["/var/log/mesos", "group 1500", "chown root:root /var/log && chmod go-w /var/log"]);
     node.shell("chown root:root /var/log && chmod go-w /var/log");
     node.bootstrap(&["apply"]).ends_with(0);
 }
@@ -211,15 +217,15 @@ fn begin_anew(node: &Node, api: &AutoScaling) {
     api.calls();
 }
 
-/// How often the group was told to go on, and to abandon the instance.
-fn told(api: &AutoScaling) -> (usize, usize) {
+/// How many calls asked the group to go on, and how many to abandon the instance.
+fn notified(api: &AutoScaling) -> (usize, usize) {
     let calls = api.calls();
     let count = |call: &str| calls.iter().filter(|made| *made == call).count();
     (count(CONTINUE), count(ABANDON))
 }
 
 #[test]
-fn first_runs_at_once_tell_the_group_to_go_on_once_and_never_to_abandon() {
+fn first_runs_at_once_send_one_continue_and_no_abandon() {
     let (node, api, _metadata) = hooked();
     let script = "/var/lib/cloud/instance/scripts/part-001";
     node.write(script, "#!/usr/bin/titus-bootstrap\n");
@@ -234,22 +240,22 @@ fn first_runs_at_once_tell_the_group_to_go_on_once_and_never_to_abandon() {
         }
         unit.end().ends_with(0);
         assert_eq!(node.property(UNIT, "ExecMainStatus"), "0", "turn {turn}");
-        assert_eq!(told(&api), (1, 0), "turn {turn}");
+        assert_eq!(notified(&api), (1, 0), "turn {turn}");
     }
 }
 
 #[test]
-fn a_run_that_never_had_the_lock_tells_the_group_nothing() {
+fn a_run_that_never_had_the_lock_notifies_the_group_nothing() {
     let (node, api, _metadata) = hooked();
     begin_anew(&node, &api);
     node.write("/run/titus-bootstrap", "");
     node.run(&["systemctl", "start", UNIT]);
     assert_eq!(node.property(UNIT, "ExecMainStatus"), "1");
-    assert_eq!(told(&api), (0, 0));
+    assert_eq!(notified(&api), (0, 0));
 }
 
 #[test]
-fn records_that_cannot_be_kept_are_no_reason_to_abandon_an_instance() {
+fn records_that_cannot_be_written_do_not_abandon_an_instance() {
     let (node, api, _metadata) = hooked();
     let records =
         "/run/titus-bootstrap/status.json /var/lib/titus-bootstrap/journal.jsonl /var/log/titus-bootstrap/last.log";
@@ -271,7 +277,7 @@ fn records_that_cannot_be_kept_are_no_reason_to_abandon_an_instance() {
         let said = node.shell("journalctl --unit titus-bootstrap --output cat --no-pager");
         assert_eq!(node.property(UNIT, "ExecMainStatus"), "0", "{what}: {said}");
         assert!(said.contains("a run record is unavailable"), "{what}: {said}");
-        assert_eq!(told(&api), (1, 0), "{what}: {said}");
+        assert_eq!(notified(&api), (1, 0), "{what}: {said}");
         assert_eq!(node.read("/etc/small-role"), "made by root");
     }
     node.shell("umount /var/log/titus-bootstrap");

@@ -1,4 +1,4 @@
-//! Run again, nothing changes: not a file, not a unit, and no package tool is asked.
+//! A second run changes nothing, no file and no unit, and starts no package tool.
 
 use crate::harness::agent::{self, UNITS};
 use crate::harness::node::Node;

@@ -1,9 +1,9 @@
 //! An image is baked with the containers' images in it; its boot needs no registry.
 
 use crate::harness::agent::SETTINGS;
-use crate::harness::cluster;
 use crate::harness::node::{ADDRESS, Node};
 use crate::harness::prereqs::{self, IMAGES};
+use crate::harness::{cluster, first_boot};
 
 #[test]
 fn a_boot_of_a_baked_prereqs_node_needs_no_registry() {
@@ -31,12 +31,16 @@ const DROP_IN: &str = "/etc/systemd/system/docker.service.d/10-docker-config.con
 #[test]
 fn one_image_for_all_roles_boots_as_each_without_packages_debs_or_registry() {
     let node = Node::fresh();
+    let roles = ["--role=agent", "--role=master", "--role=gateway", "--role=prereqs"];
+    let bake = [&["apply", "--phase", "bake", "--json"], &roles[..]].concat();
+    // Without the boot unit its services would wait forever.
+    node.write(SETTINGS, &cluster::settings());
+    node.bootstrap(&bake).ends_with(69).reports(&["titus-bootstrap.service is not enabled"]);
+    first_boot::enable(&node);
     let mut services = prereqs::services(&node);
     let settings =
         cluster::settings().replace("30.0.100.11\"", &format!("{ADDRESS}\"")).replace("30.0.100.12", ADDRESS);
     node.write(SETTINGS, &settings);
-    let roles = ["--role=agent", "--role=master", "--role=gateway", "--role=prereqs"];
-    let bake = [&["apply", "--phase", "bake", "--json"], &roles[..]].concat();
     let made = node.bootstrap(&bake).ends_with(0);
     assert_eq!(made.json()["role"], "agent, master, gateway, prereqs");
     assert_eq!(node.bootstrap(&bake).ends_with(0).steps("changed"), Vec::<String>::new());
@@ -55,8 +59,8 @@ fn one_image_for_all_roles_boots_as_each_without_packages_debs_or_registry() {
     assert_eq!(again.steps("changed"), Vec::<String>::new(), "{}", again.transcript());
     // The gateway listens where the master does, so not on this node; what it would have to fetch is there.
     node.bootstrap(&["plan", "--phase", "bake", "--role", "gateway", "--detailed-exitcode"]).ends_with(0);
-    // A node at work is no builder.
+    // A node at work is not a builder.
     let refused = node.bootstrap(&["seal"]).ends_with(69);
-    refused.tells(&["a node at work", "seal --check"]);
+    refused.reports(&["a node at work", "seal --check"]);
     prereqs::check(&node);
 }

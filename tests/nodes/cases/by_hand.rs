@@ -45,7 +45,7 @@ impl Member {
     /// Boots it, also when it is on already.
     ///
     /// # Errors
-    /// Units failed at the boot. The node is on all the same.
+    /// Units failed at the boot. The node is still on.
     fn boot(&mut self) -> Result<(), String> {
         self.served = None;
         self.node.stop();
@@ -64,7 +64,7 @@ impl Member {
         self.node.booted()
     }
 
-    /// Boots it for the first time; the boot unit makes it what its role says. Its image is kept for the next node.
+    /// Boots it for the first time; the boot unit applies its role. Its image stays for the next node.
     ///
     /// # Errors
     /// As [`Member::boot`].
@@ -112,7 +112,7 @@ fn node() {
             }
         };
         let answer = done.err().map_or_else(|| "ok".to_owned(), |failed| format!("failed\n{failed}"));
-        // Whoever asked may be gone.
+        // The program that asked may have ended.
         let _ = stream.write_all(answer.as_bytes());
         if members.is_empty() {
             return;

@@ -75,7 +75,7 @@ fn invocations(node: &Node) -> [String; 3] {
     UNITS.map(|unit| node.property(unit, "InvocationID"))
 }
 
-/// Files that are not as they were, but for the journal of what runs changed.
+/// Changed files, except the journal of what runs changed.
 fn changed_files(node: &Node, before: &std::collections::BTreeMap<String, String>) -> Vec<String> {
     differences(before, &stamps(&node.path("/")))
         .into_iter()

@@ -1,4 +1,4 @@
-//! Real cloud-init hands user data to the program, while the boot unit is at work too.
+//! Real cloud-init passes user data to the program while the boot unit runs too.
 
 use crate::harness::agent::{self, SETTINGS};
 use crate::harness::first_boot::{self, MARKER, UNIT, cloud_init, cloud_init_again, runs};
@@ -20,7 +20,7 @@ fn one_line_of_user_data_makes_an_agent_and_reboots_it_once() {
     let mut node = first_boot::node("#!/usr/bin/titus-bootstrap\n");
     node.put(SETTINGS, 0o644, agent::settings_text("titus-log-bucket-terraform-example", ""));
     node.put(
-        "/etc/systemd/system/titus-bootstrap-reboot.service.d/tell.conf",
+        "/etc/systemd/system/titus-bootstrap-reboot.service.d/print.conf",
         0o644,
         "[Service]\nExecStartPre=/bin/sh -c 'cloud-init status --long > /var/lib/at-reboot; exit 0'\n\
          ExecStartPre=/bin/cp /var/log/cloud-init-output.log /var/lib/output-at-reboot\n",
@@ -45,8 +45,8 @@ fn one_line_of_user_data_makes_an_agent_and_reboots_it_once() {
     let _services = agent::services(&node);
     node.await_boot();
     cloud_init(&node).ends_with(0);
-    let told = node.read("/var/lib/at-reboot") + &node.read("/var/lib/output-at-reboot");
-    assert!(told.contains("status: done") && told.contains("nothing to do"), "{told}");
+    let output = node.read("/var/lib/at-reboot") + &node.read("/var/lib/output-at-reboot");
+    assert!(output.contains("status: done") && output.contains("nothing to do"), "{output}");
     assert_eq!(node.property(UNIT, "Result"), "success");
     let report = agent::apply(&node);
     assert_eq!(report.json()["reboot_required"], false, "{}", report.transcript());
@@ -110,7 +110,7 @@ fn cloud_init_runs_user_data_in_each_of_its_forms() {
         assert_eq!(others, stack != "flags", "{stack}: the other parts");
     }
 
-    // A part that is no script is left alone by cloud-init; the boot unit reads it.
+    // cloud-init ignores a part that is not a script; the boot unit reads it.
     let typed = message(&node, "vnd.titus-bootstrap+toml", "role = \"agent\"\nstack = \"typed\"\n");
     let typed = typed.replace("text/vnd.titus", "application/vnd.titus");
     metadata.set("user-data", Some(typed.clone().into_bytes()));
@@ -119,7 +119,7 @@ fn cloud_init_runs_user_data_in_each_of_its_forms() {
     node.shell(&format!("systemctl restart {UNIT}"));
     assert_eq!(node.read(MARKER), "typed");
 
-    // A run that fails is cloud-init's failure; and the next instance is none the worse for it.
+    // A run that fails is cloud-init's failure, and does not affect the next instance.
     drop(door);
     let failing = format!("{}[timeouts]\nwait = \"1s\"\n", of("failing"));
     metadata.set("user-data", Some(failing.clone().into_bytes()));
@@ -128,7 +128,7 @@ fn cloud_init_runs_user_data_in_each_of_its_forms() {
     assert!(node.read(OUTPUT).contains(DOOR), "{}", node.read(OUTPUT));
     assert_eq!(node.read(MARKER), "typed");
     let _door = listen(&node, DOOR);
-    metadata.set("user-data", Some(of("mended").into_bytes()));
-    cloud_init_again(&node, "i-mended", of("mended")).ends_with(0);
-    assert_eq!(node.read(MARKER), "mended");
+    metadata.set("user-data", Some(of("repaired").into_bytes()));
+    cloud_init_again(&node, "i-repaired", of("repaired")).ends_with(0);
+    assert_eq!(node.read(MARKER), "repaired");
 }

@@ -1,5 +1,5 @@
 //! The proof of concept's walk-through, up to submitting a job: four nodes become a cluster by
-//! themselves, and its instance group is kept active.
+//! themselves, and the gateway keeps its instance group active.
 
 use crate::harness::cluster::{Cluster, DEBS, GROUP, member};
 use crate::harness::network::Network;
@@ -29,7 +29,7 @@ fn apply(nodes: &[&Node]) {
 }
 
 /// What the timer's service has said since the node's boot.
-fn said(gateway: &Node) -> Vec<String> {
+fn journal(gateway: &Node) -> Vec<String> {
     let lines = gateway.shell("journalctl --unit titus-instance-groups.service --output cat --no-pager");
     lines.lines().filter(|line| !line.starts_with("-- ")).map(str::to_owned).collect()
 }
@@ -45,7 +45,7 @@ fn four_nodes_with_their_tags_become_a_cluster() {
     }
 
     let changed = "instance-groups-active: activate the instance group titusagent (it is Inactive)";
-    assert_eq!(said(gateway), [changed]);
+    assert_eq!(journal(gateway), [changed]);
     let keep = ["keep", "--role", "gateway"];
     assert_eq!(gateway.bootstrap(&keep).ends_with(0).out, "");
     assert!(gateway.read("/var/lib/titus-bootstrap/keep.jsonl").contains("\"step\":\"instance-groups-active\""));
@@ -54,13 +54,16 @@ fn four_nodes_with_their_tags_become_a_cluster() {
     master.shell("systemctl restart titus-server-master");
     wait_for("the gateway to see it", || (state(gateway).is_some_and(|state| state != "Active")).then_some(()));
     await_active(gateway);
-    wait_for("a second line", || (said(gateway).len() > 1).then_some(()));
-    assert!(said(gateway).iter().all(|line| line == changed || line.contains("503")), "{:?}", said(gateway));
+    wait_for("a second line", || (journal(gateway).len() > 1).then_some(()));
+    assert!(journal(gateway).iter().all(|line| line == changed || line.contains("503")), "{:?}", journal(gateway));
 
     // By hand.
     let by_hand = gateway.bootstrap(&["activate", GROUP]).ends_with(0);
     assert_eq!(by_hand.out, "titusagent is Active (it was Active)\n");
-    gateway.bootstrap(&["activate", "nobody/../x"]).ends_with(1).tells(&["knows no instance group nobody/../x"]);
+    gateway
+        .bootstrap(&["activate", "nobody/../x"])
+        .ends_with(1)
+        .reports(&["does not know the instance group nobody/../x"]);
 
     // Nothing more to do anywhere.
     for node in cluster.nodes() {
@@ -73,12 +76,12 @@ fn four_nodes_with_their_tags_become_a_cluster() {
         assert_same(&trees[0], &trees[1], "a second run changed something");
     }
 
-    // A master that is gone is told, and nothing fails for it but what is asked.
+    // The gateway reports a master that is gone; only requests to it fail.
     master.shell("systemctl stop titus-server-master");
-    gateway.bootstrap(&keep).ends_with(75).tells(&["503", "master.address"]);
+    gateway.bootstrap(&keep).ends_with(75).reports(&["503", "master.address"]);
     gateway.bootstrap(&["verify"]).ends_with(1);
     gateway.shell("systemctl stop titus-server-gateway");
-    gateway.bootstrap(&["activate", GROUP]).ends_with(75).tells(&["the Titus gateway does not answer"]);
+    gateway.bootstrap(&["activate", GROUP]).ends_with(75).reports(&["the Titus gateway does not answer"]);
     for node in [master, gateway] {
         node.bootstrap(&["apply"]).ends_with(0);
     }
@@ -99,7 +102,7 @@ fn await_passes(gateway: &Node, count: usize) {
             let ended = gateway.property("titus-instance-groups.service", "ActiveState") != "activating";
             (ended && last_pass(gateway) != last).then_some(())
         });
-        assert_eq!(gateway.property("titus-instance-groups.service", "Result"), "success", "{:?}", said(gateway));
+        assert_eq!(gateway.property("titus-instance-groups.service", "Result"), "success", "{:?}", journal(gateway));
     }
 }
 
@@ -114,7 +117,8 @@ fn assert_nothing_failed(stage: &str, members: &[&Member]) {
     }
 }
 
-/// As packaging/terraform has it: tags and one line of user data, and nobody on the nodes.
+/// A newcomer's path: a release, its apt repository, an image by Packer, and four instances as packaging/terraform makes them,
+/// with tags and user data, and nobody on the nodes.
 #[test]
 fn nodes_of_terraform_become_a_cluster_in_any_order_and_stay_one() {
     let network = Network::new();
@@ -137,19 +141,29 @@ fn nodes_of_terraform_become_a_cluster_in_any_order_and_stay_one() {
 
     agent.boot(&network);
     agent.node.await_boot();
+    assert!(agent.is_in_service(), "the lifecycle hook still holds the agent");
     await_active(&gateway.node);
     let all = |stage: &str, prereqs: &Member, master: &Member, gateway: &Member, agent: &Member| {
         for member in [prereqs, master, gateway, agent] {
             let verify = || member.node.bootstrap(&["verify"]);
-            wait_for_or("verify to be green", || verify().transcript(), || (verify().code == 0).then_some(()));
+            // There is no S3 here, so the agent's bucket is unknown.
+            let is_green =
+                |line: &str| !["bad ", "waits ", "drifts ", "not asked "].iter().any(|bad| line.starts_with(bad));
+            let green = || {
+                let verified = verify();
+                let others = verified.out.lines().filter(|line| !line.starts_with("not asked log-bucket "));
+                ([0, 75].contains(&verified.code) && others.into_iter().all(is_green)).then_some(())
+            };
+            wait_for_or("verify to be green", || verify().transcript(), green);
             let again = member.node.bootstrap(&["plan", "--detailed-exitcode"]);
             assert_eq!(again.code, 0, "{stage}: {}", again.transcript());
         }
         assert_nothing_failed(stage, &[prereqs, master, gateway, agent]);
     };
     all("with an agent", &prereqs, &master, &gateway, &agent);
-    let activated = || said(&gateway.node).iter().filter(|line| line.contains("activate the instance group")).count();
-    assert_eq!(activated(), 1, "{:?}", said(&gateway.node));
+    let activated =
+        || journal(&gateway.node).iter().filter(|line| line.contains("activate the instance group")).count();
+    assert_eq!(activated(), 1, "{:?}", journal(&gateway.node));
 
     // The Titus master forgets it at each restart, and is reminded.
     for restart in 1..=2 {

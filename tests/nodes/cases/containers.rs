@@ -61,14 +61,14 @@ fn both_come_back_with_docker_and_with_the_node() {
     node.reboot();
     let _services = prereqs::services(&node);
     wait_for("both containers after a boot", || (kept(&node) && master_answers(&node)).then_some(()));
-    // No run since this boot, and no builder of an image all the same.
-    node.bootstrap(&["seal"]).ends_with(69).tells(&["a node at work", "the container zookeeper is running"]);
+    // No run since this boot, but still not a builder of an image.
+    node.bootstrap(&["seal"]).ends_with(69).reports(&["a node at work", "the container zookeeper is running"]);
     nothing_changes(&node);
     prereqs::check(&node);
 }
 
 #[test]
-fn what_is_broken_by_hand_is_mended() {
+fn what_is_broken_by_hand_is_fixed() {
     let (node, _services) = node();
     // No `docker pause`: a frozen process outlives its node if the test fails here.
     for damage in [
@@ -116,7 +116,7 @@ fn only_what_changed_is_replaced() {
     nothing_changes(&node);
     node.shell("docker tag mesosphere/mesos-master:1.0.1-2.0.93.ubuntu1404 before; docker pull --quiet mesosphere/mesos-master:second; docker tag mesosphere/mesos-master:second mesosphere/mesos-master:1.0.1-2.0.93.ubuntu1404");
     let replaced = node.bootstrap(&["apply"]).ends_with(0);
-    assert!(replaced.out.contains("is another image now"), "{}", replaced.transcript());
+    assert!(replaced.out.contains("now refers to another image"), "{}", replaced.transcript());
     nothing_changes(&node);
 }
 
@@ -129,16 +129,19 @@ fn the_old_container_runs_on_if_the_new_one_does_not() {
         let failed = node.bootstrap(&["apply", "--set", setting, "--set", "timeouts.wait=1h"]).ends_with(1);
         let took = started.elapsed();
         assert!(took < Duration::from_secs(3600), "it waited for what will never be\n{}", failed.transcript());
-        let failed = failed.tells(&[" mesos-master: ", "the container that was there before runs again"]);
+        let failed = failed.reports(&[" mesos-master", "the previous container runs again"]);
         assert_eq!([prereqs::id(&node, "zookeeper"), prereqs::id(&node, "mesomaster")], before);
         assert_eq!(prereqs::containers(&node), ["mesomaster", "zookeeper"]);
         wait_for("the Mesos master", || master_answers(&node).then_some(()));
         failed
     };
     // An image without the command.
-    attempt("images.mesos_master=mesosphere/mesos-master:broken").tells(&["mesos-master", "not found"]);
-    // One whose process ends at once, again and again; with its last words.
-    attempt("mesos.zk_path=/titus//mesos").tells(&["its process ends", "its last lines:", "zk"]);
+    attempt("images.mesos_master=mesosphere/mesos-master:broken").reports(&["mesos-master", "not found"]);
+    // One whose process ends at once, again and again; with its last log lines.
+    let drop_in = "/etc/titus-bootstrap/roles/prereqs.d/10-command.toml";
+    node.write(drop_in, "[change.mesos-master]\ncontainer.command = ['mesos-master', '--zk=/titus//mesos']\n");
+    attempt("reboot=never").reports(&["its process exits", "its last lines:", "zk"]);
+    node.shell(&format!("rm {drop_in}"));
     assert!(kept(&node));
     nothing_changes(&node);
 }

@@ -1,4 +1,4 @@
-//! An agent that was broken in one way: a run mends that, and touches nothing else.
+//! An agent that is broken in one way: a run fixes that, and touches nothing else.
 
 use crate::harness::agent::{self, UNITS};
 use crate::harness::node::Node;
@@ -21,7 +21,7 @@ macro_rules! half_done {
     };
 }
 
-/// What was done to the node, how, and the steps that mend it.
+/// How the node is broken, the command that breaks it, and the steps that fix it.
 const WAYS: [(&str, &str, &[&str]); 14] = [
     ("a file edited", "echo oops >> /etc/titus-executor/config.json", &["executor-config-json"]),
     ("a file deleted", "rm /etc/profile.d/titus_environment.sh", &["titus-environment"]),
@@ -40,7 +40,7 @@ const WAYS: [(&str, &str, &[&str]); 14] = [
 ];
 
 #[test]
-fn each_way_of_breaking_an_agent_is_mended() {
+fn each_way_of_breaking_an_agent_is_fixed() {
     let node = Node::converged();
     let _services = agent::services(&node);
     agent::apply(&node);

@@ -1,8 +1,8 @@
-//! Debs: installed from a path or an address, whatever goes wrong on the way.
+//! Debs: installed from a path or an address, whatever fails in between.
 
 use crate::harness::agent::SETTINGS;
 use crate::harness::debs::{
-    self, ADDRESS, BLOCKS, CONFIGURATION, CONTENTS, Deb, GO, Manner, PACKAGE, PLAIN, Server, installed, sum,
+    self, ADDRESS, BLOCKS, CONFIGURATION, CONTENTS, Deb, GO, Manner, PACKAGE, PLAIN, Server, installed, sha256,
 };
 use crate::harness::node::Node;
 use crate::harness::services::{items, serve};
@@ -67,7 +67,7 @@ fn deb_of_a_path() {
     installs(&node, &deb, "install titus-server-master 0.0.1-1 from", "0.0.1-1", "one");
     node.shell("dpkg-query --show libnfnetlink0");
 
-    // Neither a source nor the file is needed any more, as on a node of a baked image.
+    // The run needs neither a source nor the file any more. The same holds on a node of a baked image.
     node.shell(&format!(
         "mv /usr/bin/apt-get /usr/bin/apt-get.real; mv {PATH} /root/kept.deb
          printf '#!/bin/sh\\ntouch /run/apt-was-asked\\nexec apt-get.real \"$@\"\\n' > /usr/bin/apt-get; chmod 755 /usr/bin/apt-get"
@@ -76,9 +76,9 @@ fn deb_of_a_path() {
     assert!(run.out.contains("nothing to do") && !node.exists("/run/apt-was-asked"), "{}", run.transcript());
     node.shell(&format!("mv /usr/bin/apt-get.real /usr/bin/apt-get; mv /root/kept.deb {PATH}"));
 
-    // Another build of the same version; the administrator's configuration file is kept.
+    // Another build of the same version; the administrator's configuration file stays.
     node.write(CONFIGURATION, "key=mine\n");
-    Deb { contents: b"two", configuration: "key=shipped anew\n", ..PLAIN }.put(&node, PATH);
+    Deb { contents: b"two", configuration: "key=shipped again\n", ..PLAIN }.put(&node, PATH);
     installs(&node, &deb, "reinstall titus-server-master 0.0.1-1 from", "0.0.1-1", "two");
     assert_eq!(node.read(CONFIGURATION), "key=mine\n");
 
@@ -95,11 +95,11 @@ fn deb_of_a_path() {
     installs(&node, &deb, "(is 0.0.2-1: a downgrade)", "0.0.1-1", "one");
     assert_eq!(node.shell("apt-mark showhold").trim(), PACKAGE);
 
-    // A source that cannot be had is told; the deb needs nothing of it.
+    // The run reports a source that is not available; the deb needs nothing from it.
     let settings = node.read(SETTINGS).replace("[\"file:/srv/repo\"]", "[\"file:/srv/repo\", \"file:/nowhere\"]");
     node.write(SETTINGS, &settings);
     Deb { contents: b"three", ..PLAIN }.put(&node, PATH);
-    apply(&node, &deb).ends_with(0).tells(&["not every list of apt's sources could be had", "/nowhere"]);
+    apply(&node, &deb).ends_with(0).reports(&["could not get every list of apt's sources", "/nowhere"]);
     assert_eq!(node.read(CONTENTS), "three");
     PLAIN.put(&node, PATH);
 
@@ -114,9 +114,9 @@ fn deb_of_a_path() {
 fn refuses(node: &Node, deb: &str, code: i32, words: &[&str]) {
     let before = untouched(&node.path("/"));
     let run = apply(node, deb).ends_with(code);
-    run.tells(words);
+    run.reports(words);
     let mut after = untouched(&node.path("/"));
-    // Of a run that was begun, the journal and the cache of a download tell.
+    // A run that began leaves the journal and the cache of a download.
     if code == 1 {
         after.retain(|path, _| before.contains_key(path) || !path.contains("titus-bootstrap"));
         after.extend(
@@ -130,33 +130,33 @@ fn refuses(node: &Node, deb: &str, code: i32, words: &[&str]) {
 }
 
 #[test]
-fn deb_that_cannot_be_had_is_told_and_nothing_is_lost() {
+fn deb_that_cannot_be_had_is_reported_and_nothing_is_lost() {
     let node = Node::fresh();
     debs::role(&node);
     let server = Server::new(&node);
     let path = from_path();
-    refuses(&node, &path, 78, &["/root/titus.deb is not there", "debs.master"]);
+    refuses(&node, &path, 78, &["/root/titus.deb does not exist", "debs.master"]);
     node.write(PATH, "no deb");
-    refuses(&node, &path, 78, &["/root/titus.deb is no deb"]);
+    refuses(&node, &path, 78, &["/root/titus.deb is not a deb"]);
     let foreign = Deb { architecture: "arm64", ..PLAIN };
     foreign.put(&node, PATH);
-    refuses(&node, &path, 69, &["is for arm64, and this node is amd64"]);
+    refuses(&node, &path, 69, &["is for arm64, but this node is amd64"]);
     PLAIN.put(&node, PATH);
     let good = PLAIN.build();
-    let wrong = format!("debs.master={{ path = \"{PATH}\", sha256 = \"{}\" }}", sum(b"other"));
-    refuses(&node, &wrong, 78, &["is not what its sha256 names", "set sha256 = "]);
+    let wrong = format!("debs.master={{ path = \"{PATH}\", sha256 = \"{}\" }}", sha256(b"other"));
+    refuses(&node, &wrong, 78, &["does not match its sha256", "set sha256 = "]);
 
-    // An address without a checksum: what is there is told, for pasting.
+    // For an address without a checksum, the message has the line to copy into the settings.
     server.serve(&good, Manner::Good);
     let unpinned = format!("debs.master={{ url = \"http://{ADDRESS}/titus.deb\" }}");
-    refuses(&node, &unpinned, 78, &[&format!("sha256 = \"{}\"", sum(&good))]);
-    assert_eq!(server.asked().len(), 1);
+    refuses(&node, &unpinned, 78, &[&format!("sha256 = \"{}\"", sha256(&good))]);
+    assert_eq!(server.requests().len(), 1);
     for command in [&["plan", "--role", "debs", "--phase", "bake"][..], &["check"]] {
-        node.bootstrap(&[command, &["--set", &unpinned]].concat()).ends_with(78).tells(&["has no sha256"]);
+        node.bootstrap(&[command, &["--set", &unpinned]].concat()).ends_with(78).reports(&["has no sha256"]);
     }
-    assert_eq!(server.asked().len(), 1, "a plan or check downloads nothing");
+    assert_eq!(server.requests().len(), 1, "a plan or check downloads nothing");
     server.serve(b"", Manner::Status("404 Not Found"));
-    refuses(&node, &unpinned, 78, &["nor can it be computed", "404 Not Found"]);
+    refuses(&node, &unpinned, 78, &["it cannot be computed either", "404 Not Found"]);
 
     // From here on there is something to lose.
     installs(&node, &path, "install titus-server-master", "0.0.1-1", "one");
@@ -167,21 +167,21 @@ fn deb_that_cannot_be_had_is_told_and_nothing_is_lost() {
     };
     let newer = Deb { version: "0.0.2-1", ..PLAIN }.build();
     server.serve(&newer, Manner::Good);
-    refuses(&node, &from_server(&sum(b"other")), 1, &["is not what its sha256 names", &sum(&newer), "debs.master"]);
+    refuses(&node, &from_server(&sha256(b"other")), 1, &["does not match its sha256", &sha256(&newer), "debs.master"]);
     still_there();
     server.serve(&newer, Manner::Truncates(100));
-    refuses(&node, &from_server(&sum(&newer)), 1, &["100 bytes came", "is not what its sha256 names"]);
+    refuses(&node, &from_server(&sha256(&newer)), 1, &["100 bytes arrived", "does not match its sha256"]);
     still_there();
     server.serve(&newer, Manner::Status("403 Forbidden"));
-    refuses(&node, &from_server(&sum(&newer)), 1, &["cannot be downloaded", "403 Forbidden"]);
+    refuses(&node, &from_server(&sha256(&newer)), 1, &["cannot be downloaded", "403 Forbidden"]);
     still_there();
     let foreign = foreign.build();
     server.serve(&foreign, Manner::Good);
-    refuses(&node, &from_server(&sum(&foreign)), 1, &["is for arm64, and this node is amd64"]);
+    refuses(&node, &from_server(&sha256(&foreign)), 1, &["is for arm64, but this node is amd64"]);
     still_there();
     let unmet = Deb { version: "0.0.2-1", control: "Depends: package-of-nobody\n", ..PLAIN }.build();
     server.serve(&unmet, Manner::Good);
-    refuses(&node, &from_server(&sum(&unmet)), 1, &["package-of-nobody", "apt.sources", "debs.master"]);
+    refuses(&node, &from_server(&sha256(&unmet)), 1, &["package-of-nobody", "apt.sources", "debs.master"]);
     still_there();
 }
 
@@ -192,27 +192,27 @@ fn deb_of_an_address() {
     let server = Server::new(&node);
     let starts = |server: &Server| {
         let start = |request: &String| request.split("range: bytes=").nth(1)?.split('-').next()?.parse().ok();
-        server.asked().iter().map(start).collect::<Vec<Option<usize>>>()
+        server.requests().iter().map(start).collect::<Vec<Option<usize>>>()
     };
     // It stops half-way, each time.
     let deb = Deb { contents: &noise(40_000), ..PLAIN }.build();
     let half = deb.len() / 2 + 1;
     server.serve(&deb, Manner::Cuts(half));
-    apply(&node, &from_server(&sum(&deb))).ends_with(0).tells(&["again in 1s"]);
+    apply(&node, &from_server(&sha256(&deb))).ends_with(0).reports(&["again in 1s"]);
     assert_eq!(installed(&node), "0.0.1-1 installed");
     assert_eq!(starts(&server), [None, Some(half)]);
     let before = stamps(&node.path("/"));
-    apply(&node, &from_server(&sum(&deb))).ends_with(0);
+    apply(&node, &from_server(&sha256(&deb))).ends_with(0);
     assert_same(&before, &stamps(&node.path("/")), "a second run changed");
-    assert_eq!(server.asked().len(), 2, "a second run downloads nothing");
+    assert_eq!(server.requests().len(), 2, "a second run downloads nothing");
 
     // Killed in the middle of a download: the next run has the rest sent.
     let newer = Deb { version: "0.0.2-1", contents: &noise(50_000), ..PLAIN }.build();
-    let (deb, half) = (from_server(&sum(&newer)), newer.len() / 2);
+    let (deb, half) = (from_server(&sha256(&newer)), newer.len() / 2);
     let killed = |server: &Server| {
         server.serve(&newer, Manner::Hangs(half));
         let mut run = node.spawn(&[&["titus-bootstrap"], &BAKE[..], &["--set", &deb]].concat());
-        let part = format!("/var/cache/titus-bootstrap/{}.part", sum(&newer));
+        let part = format!("/var/cache/titus-bootstrap/{}.part", sha256(&newer));
         wait_for("half of the deb", || {
             std::fs::metadata(node.path(&part)).is_ok_and(|found| found.len() == half as u64).then_some(())
         });
@@ -225,7 +225,7 @@ fn deb_of_an_address() {
     node.shell("ln -s /etc/passwd /var/cache/titus-bootstrap/$(printf 0%.0s $(seq 64)).part");
     server.serve(&newer, Manner::Good);
     let run = apply(&node, &deb).ends_with(0);
-    assert!(run.out.contains("(is 0.0.1-1)"), "what it installed is told: {}", run.transcript());
+    assert!(run.out.contains("(is 0.0.1-1)"), "the installed version is missing: {}", run.transcript());
     assert_eq!((installed(&node), starts(&server)), ("0.0.2-1 installed".into(), vec![Some(half)]));
     assert_eq!(cache(&node), [""; 0], "something was left in the cache");
     assert!(node.read("/etc/passwd").contains("root"));
@@ -233,7 +233,7 @@ fn deb_of_an_address() {
     // The same from a server that knows no ranges; and what it installs is older.
     let older = PLAIN.build();
     server.serve(&older, Manner::Good);
-    let run = apply(&node, &from_server(&sum(&older))).ends_with(0);
+    let run = apply(&node, &from_server(&sha256(&older))).ends_with(0);
     assert!(run.out.contains("(is 0.0.2-1: a downgrade)"), "{}", run.transcript());
     killed(&server);
     server.serve(&newer, Manner::WithoutRanges);
@@ -246,10 +246,10 @@ fn deb_of_an_address() {
     node.shell(
         "mkdir -p /var/cache/titus-bootstrap && mount -t tmpfs -o size=4m,mode=0755 tmpfs /var/cache/titus-bootstrap",
     );
-    apply(&node, &from_server(&sum(&large))).ends_with(1).tells(&["/var/cache/titus-bootstrap", "make room"]);
+    apply(&node, &from_server(&sha256(&large))).ends_with(1).reports(&["/var/cache/titus-bootstrap", "make room"]);
     assert_eq!(installed(&node), "0.0.2-1 installed");
     node.shell("umount /var/cache/titus-bootstrap");
-    apply(&node, &from_server(&sum(&large))).ends_with(0);
+    apply(&node, &from_server(&sha256(&large))).ends_with(0);
     assert_eq!(installed(&node), "0.0.3-1 installed");
 }
 
@@ -302,7 +302,7 @@ fn deb_that_was_half_unpacked_is_replaced_by_another_version() {
     run.end();
     assert_eq!(installed(&node), "0.0.1-1 half-installed");
     Deb { version: "0.0.2-1", control: "Depends: package-of-nobody\n", ..PLAIN }.put(&node, PATH);
-    apply(&node, &from_path()).ends_with(1).tells(&["titus-server-master 0.0.2-1", "package-of-nobody"]);
+    apply(&node, &from_path()).ends_with(1).reports(&["titus-server-master 0.0.2-1", "package-of-nobody"]);
     Deb { version: "0.0.2-1", ..PLAIN }.put(&node, PATH);
     installs(&node, &from_path(), "titus-server-master 0.0.2-1 from /root/titus.deb (it is ", "0.0.2-1", "one");
     node.shell("dpkg-query --show libnfnetlink0");
@@ -316,12 +316,12 @@ fn deb_that_was_not_configured_is_replaced_by_a_build_that_can_be() {
     let broken = Deb { scripts: &[("postinst", "#!/bin/sh\necho words of a script\nexit 1\n")], ..PLAIN };
     broken.put(&node, PATH);
     for _ in 0..2 {
-        apply(&node, &from_path()).ends_with(1).tells(&["titus-server-master 0.0.1-1", "words of a script"]);
+        apply(&node, &from_path()).ends_with(1).reports(&["titus-server-master 0.0.1-1", "words of a script"]);
         assert_eq!(installed(&node), "0.0.1-1 half-configured");
     }
-    // Titus's debs have the same version for ever.
-    Deb { contents: b"mended", ..PLAIN }.put(&node, PATH);
-    installs(&node, &from_path(), "(it is half-configured)", "0.0.1-1", "mended");
+    // Titus's debs have the same version forever.
+    Deb { contents: b"fixed", ..PLAIN }.put(&node, PATH);
+    installs(&node, &from_path(), "(it is half-configured)", "0.0.1-1", "fixed");
 
     // Killed after all was unpacked.
     PLAIN.put(&node, PATH);
@@ -377,11 +377,11 @@ fn deb_addresses_keep_their_secrets() {
     let deb = PLAIN.build();
     let address = format!("http://canary-user:canary-password@{ADDRESS}/titus.deb?X-Amz-Signature=canary-query");
     let from = |sha256: &str| format!("debs.master={{ url = \"{address}\"{sha256} }}");
-    let pinned = |deb: &[u8]| from(&format!(", sha256 = \"{}\"", sum(deb)));
-    let mut told = String::new();
+    let pinned = |deb: &[u8]| from(&format!(", sha256 = \"{}\"", sha256(deb)));
+    let mut output = String::new();
     let mut run = |arguments: &[&str], deb: &str, code: i32| {
         let outcome = node.bootstrap(&[arguments, &["--set", deb]].concat()).ends_with(code);
-        told.push_str(&format!("{}\n{}\n", outcome.out, outcome.err));
+        output.push_str(&format!("{}\n{}\n", outcome.out, outcome.err));
     };
     let verbose = [&BAKE[..], &["-v"]].concat();
     server.serve(b"", Manner::Status("404 Not Found"));
@@ -396,10 +396,10 @@ fn deb_addresses_keep_their_secrets() {
     run(&verbose, &pinned(b"other"), 1);
     run(&["plan", "--role", "debs", "--phase", "bake", "-v"], &pinned(&deb), 0);
     run(&[&BAKE[..], &["--json", "--log-format", "json", "-v"]].concat(), &pinned(&deb), 0);
-    assert!(server.asked()[0].contains("authorization: basic"), "the credentials are for the server");
+    assert!(server.requests()[0].contains("authorization: basic"), "the credentials are for the server");
     run(&["check"], &pinned(&deb), 0);
     run(&["check"], &from(""), 78);
-    assert!(!told.contains("canary"), "{told}");
+    assert!(!output.contains("canary"), "{output}");
     let files = node.run(&["grep", "-rIl", "canary", "/var", "/etc", "/run", "/root"]);
     assert_eq!(files.out, "", "a file has a secret");
     let journal = node.run(&["journalctl", "--no-pager", "--grep", "canary"]);

@@ -1,4 +1,4 @@
-//! Nodes that the EC2 API (moto) tells what metadata and files do not: tags, numbers, peers.
+//! Nodes that get from the EC2 API (moto) what metadata and files lack: tags, numbers, peers.
 
 use std::net::TcpListener;
 use std::process::{Command, Output};
@@ -28,7 +28,7 @@ fn moto() -> Moto {
     Moto::serve(None, "127.0.0.1", port)
 }
 
-/// `titus-bootstrap` here, below a root of its own, as the instance of these metadata.
+/// `titus-bootstrap` on this machine, below its own root, as the instance of these metadata.
 fn bootstrap(metadata: &Metadata, moto: &Moto, root: &tempfile::TempDir, arguments: &[&str]) -> Output {
     Command::new(image::program())
         .args(arguments)
@@ -64,8 +64,8 @@ fn tags_of_the_api_make_it_the_same_agent() {
     std::fs::create_dir_all(&image).unwrap();
     let allowed = "allowed_tags = ['role', 'stack', 'prereqs', 'agent.asg', 'agent.log_bucket']\n";
     std::fs::write(image.join("config.toml"), allowed).unwrap();
-    let told = good(&bootstrap(&metadata, &moto, &root, &["apply", "--phase", "boot"]));
-    assert!(told.contains("instance tag titus:role (EC2 API DescribeTags): agent"), "{told}");
+    let output = good(&bootstrap(&metadata, &moto, &root, &["apply", "--phase", "boot"]));
+    assert!(output.contains("instance tag titus:role (EC2 API DescribeTags): agent"), "{output}");
     let config = std::fs::read_to_string(root.path().join("etc/mesos-agent.config")).unwrap();
     assert!(config.contains("/titus/blue/mesos") && config.contains("asg:titusagent"), "{config}");
     let facts = good(&bootstrap(&metadata, &moto, &root, &["facts"]));
@@ -86,19 +86,19 @@ fn numbers_of_instance_types_are_those_of_the_table() {
     let url = moto.url.clone();
     api.variable = Box::new(move |name| (name == "AWS_ENDPOINT_URL_EC2").then(|| url.clone()));
     for name in ["m4.large", "m5.large", "r4.8xlarge", "c5.18xlarge", "t2.large"] {
-        let (told, known) = (api.instance_type(name).unwrap().unwrap(), lookup(name).unwrap());
+        let (reported, known) = (api.instance_type(name).unwrap().unwrap(), lookup(name).unwrap());
         let known = TypeNumbers {
             max_enis: known.max_enis,
             ipv4_per_eni: known.ipv4_per_eni,
             network_mbps: known.network_mbps,
         };
-        assert_eq!(told, known, "{name}");
+        assert_eq!(reported, known, "{name}");
     }
     assert_eq!(api.instance_type("m9.huge").unwrap(), None);
 }
 
 #[test]
-fn a_boot_asks_for_what_nothing_else_tells_and_no_more() {
+fn a_boot_asks_for_what_nothing_else_says_and_no_more() {
     let node = Node::converged();
     let services = agent::services(&node);
     let (keys, mut account) = (Keys::new(1), Account::default());
@@ -188,7 +188,7 @@ impl Cluster {
     }
 }
 
-/// All that the nodes are told of each other.
+/// All that the nodes know about each other.
 const DISCOVER: &str =
     "timeouts.wait = \"30m\"\n[zookeeper.discover]\ntag = \"titus:role\"\nvalue = \"prereqs\"\nexpected = 3\n";
 
@@ -212,12 +212,12 @@ fn three_find_each_other(tag: &'static str) {
     let apply: Vec<&str> = command.iter().map(String::as_str).chain(["apply"]).collect();
     let ids = [all.launch(1, &[]), all.launch(2, &[])];
 
-    // With two of three there it waits, and says for whom.
+    // While only two of three exist it waits, and names the missing one.
     let waited = all.nodes[0].run(&[&apply[..], &["--set", "timeouts.wait=1s"]].concat()).ends_with(75);
-    waited.tells(&[
+    waited.reports(&[
         "2 of 3 instances have the tag titus:role=prereqs in stack mainvpc",
         &ids[1],
-        "launch or end instances until there are 3",
+        "launch or terminate instances until there are 3",
     ]);
     assert!(!all.nodes[0].exists("/var/lib/zookeeper"));
 
@@ -247,11 +247,11 @@ fn three_find_each_other(tag: &'static str) {
     all.await_three();
     assert_eq!(znodes::read(&all.nodes[2], prereqs::ZOOKEEPER, "/written").as_deref(), Some("by the first three"));
 
-    // In the place of number 1 the launches would give all of them other numbers: nobody takes one.
+    // Without number 1 the launch order would give all of them other numbers, so no server takes one.
     replace(&mut all, &mut ids, "1", 5);
     for node in &all.nodes {
-        let told = node.run(&apply).ends_with(78);
-        told.tells(&["give each instance the tag titus:zookeeper-id with its number"]);
+        let refused = node.run(&apply).ends_with(78);
+        refused.reports(&["give each instance the tag titus:zookeeper-id with its number"]);
     }
     assert!(!all.nodes[2].exists("/var/lib/zookeeper/myid"));
     for (n, id) in ids.iter().enumerate() {

@@ -5,7 +5,7 @@ use crate::harness::engine::{DOCKERD_29, ask, install_29, start_29};
 use crate::harness::node::Node;
 
 #[test]
-fn an_engine_as_docker_29_serves_the_executors_version_only_when_told() {
+fn an_engine_as_docker_29_serves_the_executors_version_only_when_configured() {
     let node = Node::with_engine();
     start_29(&node, "");
     let refused = ask(&node, "/v1.26/info");
@@ -34,7 +34,7 @@ fn an_agent_with_an_engine_as_docker_29_serves_titus_executor() {
     assert!(ask(&node, "/v1.26/info").starts_with("HTTP/1.1 200 "));
     agent::check(&node);
 
-    // Somebody's own drop-in takes it away again: verify says it, and a run is refused, with the file.
+    // A drop-in of the operator removes it again: verify reports it, and a run refuses it and names the file.
     let drop_in = "/etc/systemd/system/docker.service.d/90-own.conf";
     node.write(drop_in, "[Service]\nEnvironment=DOCKER_MIN_API_VERSION=1.44\n");
     node.shell("systemctl daemon-reload && systemctl restart docker");
@@ -45,7 +45,7 @@ fn an_agent_with_an_engine_as_docker_29_serves_titus_executor() {
         assert!(verified.out.contains(text), "{}", verified.out);
     }
     let refused = node.bootstrap(&["apply", "--set", "timeouts.wait=1h"]).ends_with(69);
-    refused.tells(&["90-own.conf:2 wins over", "DOCKER_MIN_API_VERSION", &format!("rm {drop_in}")]);
+    refused.reports(&["90-own.conf:2 overrides", "DOCKER_MIN_API_VERSION", &format!("rm {drop_in}")]);
 
     node.shell(&format!("rm {drop_in} && systemctl daemon-reload && systemctl restart docker"));
     agent::apply(&node);
@@ -53,11 +53,11 @@ fn an_agent_with_an_engine_as_docker_29_serves_titus_executor() {
 }
 
 #[test]
-fn an_engine_that_has_given_up_old_versions_is_an_error_in_its_own_words() {
+fn an_engine_without_old_versions_is_an_error_with_its_message() {
     let node = Node::converged();
     let _services = agent::services(&node);
     install_29(&node);
     node.write("/etc/dockerd-29", "1.40");
     node.write("/etc/titus-bootstrap/config.d/50-engine.toml", &format!("docker.daemon = \"{DOCKERD_29}\"\n"));
-    node.bootstrap(&[]).ends_with(1).tells(&["docker.service", "the minimum supported API version is 1.40"]);
+    node.bootstrap(&[]).ends_with(1).reports(&["docker.service", "the minimum supported API version is 1.40"]);
 }

@@ -24,7 +24,7 @@ struct Nodes {
     tag: &'static str,
     nodes: Vec<Node>,
     services: Vec<Services>,
-    /// How many nodes there ever were: each has an address of its own.
+    /// How many nodes there have been: each has its own address.
     launched: usize,
 }
 
@@ -52,7 +52,7 @@ impl Nodes {
         }
     }
 
-    /// A new node, with another address, in the place of one, which is gone.
+    /// Replaces a node with a new one that has another address.
     fn replace(&mut self, n: usize) {
         let (node, services) = self.one();
         let before = (std::mem::replace(&mut self.nodes[n], node), std::mem::replace(&mut self.services[n], services));
@@ -134,12 +134,12 @@ impl Nodes {
 }
 
 #[test]
-fn three_at_once_form_one_ensemble_that_bears_the_loss_of_one() {
+fn three_at_once_form_one_ensemble_that_survives_the_loss_of_one() {
     three_at_once(V3_8);
 }
 
 #[test]
-fn three_at_once_form_one_ensemble_that_bears_the_loss_of_one_with_3_4() {
+fn three_at_once_form_one_ensemble_that_survives_the_loss_of_one_with_3_4() {
     three_at_once(V3_4);
 }
 
@@ -170,8 +170,8 @@ fn three_at_once(tag: &'static str) {
 
     // What people watch an ensemble with.
     for (word, answer) in [("ruok", "imok"), ("mntr", "zk_server_state"), ("stat", "Mode: "), ("isro", "rw")] {
-        let told = znodes::four_letters(&all.nodes[0], ZOOKEEPER, word).unwrap_or_default();
-        assert!(told.contains(answer), "{word}: {told}");
+        let output = znodes::four_letters(&all.nodes[0], ZOOKEEPER, word).unwrap_or_default();
+        assert!(output.contains(answer), "{word}: {output}");
     }
 
     // A changed image, node by node: the others serve all the time.
@@ -188,21 +188,21 @@ fn three_at_once(tag: &'static str) {
     all.await_ensemble_of(&[0, 2]);
     let old = prereqs::id(&all.nodes[0], "zookeeper");
     let refused = all.nodes[0].bootstrap(&["apply", "--set", "timeouts.wait=2s"]).ends_with(75);
-    refused.tells(&["waited 2s for this ZooKeeper server's turn", "2 are a quorum", "does not answer"]);
+    refused.reports(&["waited 2s for this ZooKeeper server's turn", "a quorum is 2", "does not answer"]);
     assert_eq!(prereqs::id(&all.nodes[0], "zookeeper"), old);
     assert_eq!(prereqs::containers(&all.nodes[0]), ["mesomaster", "zookeeper"]);
 
-    // Servers keep their numbers, and a node that is none is refused.
+    // Servers keep their numbers, and the run refuses a node that is not a server.
     let swapped = format!("zookeeper.servers=[\"{}:2181\", \"{}:2181\"]", all.nodes[1].address, all.nodes[0].address);
     all.nodes[0]
         .bootstrap(&["apply", "--set", &swapped])
         .ends_with(78)
-        .tells(&["myid is \"1\"", "leave the others in their order"]);
+        .reports(&["myid is \"1\"", "leave the others in their order"]);
     let others = format!("zookeeper.servers=[\"{}:2181\"]", all.nodes[1].address);
     all.nodes[0]
         .bootstrap(&["apply", "--set", &others])
         .ends_with(78)
-        .tells(&["this node is not in zookeeper.servers"]);
+        .reports(&["this node is not in zookeeper.servers"]);
 }
 
 #[test]
@@ -225,13 +225,13 @@ fn one_becomes_three_and_five(tag: &'static str) {
     assert_eq!(ruok == "imok", tag == V3_4, "{ruok}");
 
     all.settings(3);
-    // Alone it serves on: without the others it would be no quorum.
+    // Alone it keeps serving, because without the others there would not be a quorum.
     let waited = all.nodes[0].bootstrap(&["apply", "--set", "timeouts.wait=2s"]).ends_with(75);
-    waited.tells(&["this server serves alone until 1 of the others run"]);
+    waited.reports(&["this server serves alone until 1 of the others run"]);
     assert_eq!(znodes::mode(&all.nodes[0], ZOOKEEPER).as_deref(), Some("standalone"));
     // The third may not start before it: with the second it would be a quorum without the data.
     let waited = all.nodes[2].bootstrap(&["apply", "--set", "timeouts.wait=2s"]).ends_with(75);
-    waited.tells(&["server 1 serves alone and has the data"]);
+    waited.reports(&["server 1 serves alone and has the data"]);
     assert_eq!(prereqs::containers(&all.nodes[2]), Vec::<String>::new());
 
     let second = all.begin(1);
@@ -291,7 +291,7 @@ fn each_is_replaced(tag: &'static str) {
             let early = ["apply", "--set", "timeouts.wait=5s"];
             wait_for("the new server to wait for the others", || {
                 let run = all.nodes[replaced].bootstrap(&early);
-                (run.code == 75).then(|| run.tells(&["waits for a quorum"]))
+                (run.code == 75).then(|| run.reports(&["waits for a quorum"]))
             });
         }
         let new = all.begin(replaced);

@@ -88,13 +88,13 @@ fn an_agent_baked_without_a_reboot_due_has_the_executors_units_at_work() {
     node.put(SETTINGS, 0o600, agent::settings_text("titus-log-bucket-terraform-example", ""));
     node.put("/etc/cloud/cloud-init.disabled", 0o644, "");
     node.boot();
+    first_boot::enable(&node);
     node.bootstrap(&["apply", "--phase", "bake", "--role", "agent"]).ends_with(0);
     // A bake starts nothing that needs an instance.
     for unit in UNITS {
         assert_eq!(node.property(unit, "ActiveState"), "inactive", "{unit}");
     }
     node.stop();
-    first_boot::install(&node);
     for boot in ["the first boot", "a reboot"] {
         node.switch_on();
         node.await_network();
@@ -147,7 +147,7 @@ fn each_type_that_the_driver_knows_gives_the_drivers_set_and_others_are_refused(
         let panicked = tool(&node).ends_with(2);
         let first = format!("panic: Unknown subtype for family: {subtype}");
         assert_eq!(panicked.err.lines().next(), Some(first.as_str()));
-        node.bootstrap(&["apply"]).ends_with(69).tells(&[name]);
+        node.bootstrap(&["apply"]).ends_with(69).reports(&[name]);
         // What is wrong is on the tool's first line, above a long trace.
         verify(&node, &["--set", "agent.vpc_driver=any"], 1, &[&first]);
     }
@@ -155,12 +155,12 @@ fn each_type_that_the_driver_knows_gives_the_drivers_set_and_others_are_refused(
 
 /// Neither the tool nor the driver can ask for a token.
 #[test]
-fn metadata_that_demand_a_token_are_told_by_verify() {
+fn metadata_that_demand_a_token_are_reported_by_verify() {
     let node = Node::converged();
     let services = agent::services(&node);
     node.bootstrap(&["verify"]).ends_with(0);
     services.metadata.require_tokens(true);
-    tool(&node).ends_with(1).tells(&["401 - Unauthorized", "EC2 metadata service unavailable"]);
+    tool(&node).ends_with(1).reports(&["401 - Unauthorized", "EC2 metadata service unavailable"]);
     verify(&node, &[], 1, &["failed   vpc-tool"]);
     services.metadata.require_tokens(false);
     wait_for("verify to be green", || (node.bootstrap(&["verify"]).code == 0).then_some(()));

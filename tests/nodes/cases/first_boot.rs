@@ -42,7 +42,7 @@ fn a_network_that_comes_late_brings_user_data() {
 }
 
 #[test]
-fn apts_own_services_are_at_work_too() {
+fn apts_own_services_run_too() {
     let mut node = Node::off(&fresh().first_boot);
     let package = "package = { names = [\"titus-standin-runtime\"] }";
     first_boot::small_role(&node, &format!("[[step]]\nid = \"runtime\"\nphase = \"bake\"\n{package}\n"));
@@ -92,7 +92,7 @@ fn apts_own_services_are_at_work_too() {
     assert_eq!(versions, "install ok installed 2\ninstall ok installed 1\n");
 }
 
-/// Two instances of one image, which was made of an agent that was at work.
+/// Two instances of one image, which someone made from a working agent.
 #[test]
 fn an_image_of_an_agent_never_starts_as_that_agent() {
     let nodes = [1, 2].map(|n| {
@@ -101,7 +101,7 @@ fn an_image_of_an_agent_never_starts_as_that_agent() {
         // The kernel is the host's, and no reboot changes it.
         node.put("/etc/titus-bootstrap/config.d/90-test.toml", 0o644, "reboot = \"never\"\n");
         node.put(
-            "/etc/systemd/system/mesos-agent.service.d/tell.conf",
+            "/etc/systemd/system/mesos-agent.service.d/touch.conf",
             0o644,
             format!("[Service]\nExecStartPre=/bin/sh -c 'printenv MESOS_ATTRIBUTES >> {STARTS}'\n"),
         );

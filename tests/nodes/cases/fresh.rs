@@ -13,9 +13,9 @@ fn a_fresh_node_becomes_an_agent() {
 
     // No role and no setting on the command line: the tag says it, and the image.
     let run = node.bootstrap(&[]).ends_with(0);
-    let told = format!("{}{}", run.out, run.err);
-    assert!(told.contains("titus:role"), "the tag is not named\n{}", run.transcript());
-    assert!(told.contains("reboot"), "the reboot is not announced\n{}", run.transcript());
+    let output = format!("{}{}", run.out, run.err);
+    assert!(output.contains("titus:role"), "the tag is not named\n{}", run.transcript());
+    assert!(output.contains("reboot"), "the reboot is not announced\n{}", run.transcript());
     agent::check(&node);
     assert!(services.metadata.requests().iter().any(|request| request.contains("tags/instance")));
 
@@ -28,7 +28,7 @@ fn a_fresh_node_becomes_an_agent() {
 
 /// With the argument on the kernel's command line no reboot is due. The agent and the executor's units wait for the run.
 #[test]
-fn of_a_rebooted_agent_only_what_waits_for_a_run_is_to_be_started() {
+fn a_plan_of_a_rebooted_agent_starts_only_what_waits_for_a_run() {
     let mut node = Node::converged();
     node.reboot();
     let _services = agent::services(&node);

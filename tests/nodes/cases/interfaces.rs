@@ -23,8 +23,8 @@ fn a_node_with_ens5_alone_keeps_its_default_route() {
     agent::check(&node);
     assert!(node.read("/etc/systemd/network/05-titus-primary.network").contains(&format!("MACAddress={MAC}")));
 
-    // What the next boot does, for which the interface has no other name in a node:
-    // networkd takes it over, and finds the file that matches by address.
+    // This does what the next boot would do; a node cannot rename its interface. networkd takes the interface over,
+    // and finds the file that matches by address.
     node.write("/run/systemd/network/01-gateway.network", SERVER);
     node.shell("ip address flush dev ens5 && systemctl start systemd-networkd");
     wait_for("networkd's default route", || {

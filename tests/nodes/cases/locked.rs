@@ -1,4 +1,4 @@
-//! Another process holds dpkg's lock: a run waits, and says for whom.
+//! Another process holds dpkg's lock: a run waits, and names that process.
 
 use crate::harness::agent;
 use crate::harness::node::Node;
@@ -6,7 +6,7 @@ use crate::harness::running::Running;
 use crate::harness::wait_for;
 
 #[test]
-fn a_run_waits_for_whoever_holds_dpkgs_lock() {
+fn a_run_waits_for_the_holder_of_dpkgs_lock() {
     let node = Node::converged();
     let _services = agent::services(&node);
     node.shell("dpkg --remove titus-executor");
@@ -14,18 +14,18 @@ fn a_run_waits_for_whoever_holds_dpkgs_lock() {
     wait_for("dpkg to be at work", || node.exists("/run/slow-package-started").then_some(()));
     let pid = node.shell("cd /proc && grep -l ^dpkg$ [0-9]*/comm").trim().replace("/comm", "");
 
-    // Past its deadline it fails with the story, and the holder is none the worse.
+    // Past its deadline it fails and names the holder, which goes on.
     let late = node.bootstrap(&["--set", "timeouts.apt_lock=2s"]).ends_with(1);
-    late.tells(&[&pid, "dpkg --install"]);
+    late.reports(&[&pid, "dpkg --install"]);
     assert!(!holder.ended(), "dpkg was stopped");
 
-    // With patience it waits; meanwhile a second run is told who is at work.
+    // With a long deadline it waits; meanwhile a second run reports who is at work.
     let run = node.spawn(&["titus-bootstrap"]);
-    let told = |run: &Running| run.stderr().contains(&pid) && run.stderr().contains("dpkg --install");
-    wait_for("the run to say for whom it waits", || told(&run).then_some(()));
+    let names_holder = |run: &Running| run.stderr().contains(&pid) && run.stderr().contains("dpkg --install");
+    wait_for("the run to say for whom it waits", || names_holder(&run).then_some(()));
     let second = node.bootstrap(&["--lock-wait", "0s"]).ends_with(75);
     let first = node.read("/run/titus-bootstrap/lock");
-    second.tells(&[first.split(' ').next().unwrap()]);
+    second.reports(&[first.split(' ').next().unwrap()]);
     assert!(!holder.ended(), "dpkg was stopped");
 
     node.write("/run/slow-package-go", "");

@@ -1,7 +1,7 @@
-//! A machine with a kernel of its own. One reboot gives its interface the name that Titus wants; one
-//! that does not help is not repeated for ever; and a power cut at any moment costs nothing but time.
-//! `SOAK=N` makes it N/20 power cuts of each kind of disk: one that has no cache, and one that loses its cache, or
-//! writes it in an order of its own.
+//! A machine with its own kernel. One reboot gives its interface the name that Titus wants. The program does
+//! not repeat one that does not help forever. A power cut at any moment costs nothing but time.
+//! `SOAK=N` makes it N/20 power cuts of each kind of disk: one that has no cache, one that loses its cache, and one
+//! that writes it in a different order.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::harness::nbd::{Cut, Loss};
 use crate::harness::random;
 use crate::support::tree::{Tree, differences};
 
-/// Nothing is left to do, and what is to run runs.
+/// There is nothing to do, and all services run.
 const CHECK: &str = "test -z \"$(dpkg --audit)\"
     systemctl is-active docker.service
     systemctl is-active mesos-agent.service
@@ -31,7 +31,7 @@ const REORDERS: [Loss; 2] = [Loss::Some(512), Loss::Some(4096)];
 /// What is there with cgroup v2 alone.
 const V2: &str = "/sys/fs/cgroup/cgroup.controllers";
 
-/// What a first boot that nobody disturbed came to.
+/// The result of an undisturbed first boot.
 struct Undisturbed {
     tree: Tree,
     files: Vec<(Option<Vec<u8>>, String)>,
@@ -66,7 +66,7 @@ fn an_agent_after_one_reboot(machine: &mut Machine) -> (Undisturbed, Vec<(Durati
     let interface = machine.shell("until ip -4 -o address show dev ens3 2> /dev/null | grep inet; do sleep 0.2; done");
     assert_eq!(machine.end_of_boot(), End::Reboot);
     println!("a first boot, until its reboot: {:?} of work", machine.worked);
-    // systemd stops the run that asked for it, which is no failure.
+    // systemd stops the run that asked for it, which is not a failure.
     assert!(!machine.console().contains("stopped by a signal"), "{}", machine.console());
 
     machine.start();
@@ -105,9 +105,9 @@ fn a_reboot_that_does_not_help_is_not_repeated(mut machine: Machine) {
     }
     machine.start();
     assert_eq!(machine.end_of_boot(), End::Unit(1), "{}", machine.console());
-    let told = machine.shell("journalctl --boot --unit titus-bootstrap --no-pager");
-    assert!(told.contains("2 reboots have not mended it") && told.contains("titus.lost=1"), "{told}");
-    assert!(machine.console().contains("2 reboots have not mended it"), "the console does not say it");
+    let output = machine.shell("journalctl --boot --unit titus-bootstrap --no-pager");
+    assert!(output.contains("2 reboots have not fixed it") && output.contains("titus.lost=1"), "{output}");
+    assert!(machine.console().contains("2 reboots have not fixed it"), "the console does not say it");
     // It goes on as an agent, and says it again.
     assert_eq!(machine.shell("systemctl is-active mesos-agent").trim(), "active");
     assert_eq!(machine.start_unit(), End::Unit(1));
@@ -115,7 +115,7 @@ fn a_reboot_that_does_not_help_is_not_repeated(mut machine: Machine) {
 
 /// What follows a power cut in the first boot.
 fn a_power_cut(wanted: &Undisturbed, (work, cut): &(Duration, Cut)) {
-    let mut machine = Machine::with(|place| cut.write(place));
+    let mut machine = Machine::from_disk(|place| cut.write(place));
     // One reboot was shown; that this machine does without makes it quicker.
     machine.has_v1 = true;
     machine.metadata.set("user-data", Some("#titus-bootstrap\nreboot = \"never\"\n".into()));
@@ -132,7 +132,7 @@ fn a_power_cut(wanted: &Undisturbed, (work, cut): &(Duration, Cut)) {
     let mut differences = differences(&wanted.tree, &machine.tree());
     differences.retain(|line| !line.starts_with("/var/lib/dhcp/"));
     assert!(differences.is_empty(), "{what}:\n{}", differences.join("\n"));
-    the_journal_tells(&before, &events(&machine.recovered()), &what);
+    the_journal_says(&before, &events(&machine.recovered()), &what);
 }
 
 /// Each file of the role is whole or not there, and so is each line of the journal but the last.
@@ -149,10 +149,10 @@ fn nothing_is_half_written(wanted: &Undisturbed, left: &Disk, what: &str) {
     }
 }
 
-/// What was on the disk at the cut is still told, as a run without an end; the last run converged.
-fn the_journal_tells(before: &[Event], after: &[Event], what: &str) {
-    let told = |events: &[Event]| events.iter().map(|e| serde_json::to_string(e).unwrap()).collect::<Vec<_>>();
-    let (before_lines, after_lines) = (told(before), told(after));
+/// The journal still shows what was on the disk at the cut, as a run without an end; the last run converged.
+fn the_journal_says(before: &[Event], after: &[Event], what: &str) {
+    let texts = |events: &[Event]| events.iter().map(|e| serde_json::to_string(e).unwrap()).collect::<Vec<_>>();
+    let (before_lines, after_lines) = (texts(before), texts(after));
     assert!(after_lines.starts_with(&before_lines), "{what}: {before_lines:#?}\n{after_lines:#?}");
     let boots: BTreeSet<&str> = after.iter().map(|event| event.boot_id.as_str()).collect();
     let end = after

@@ -1,4 +1,4 @@
-//! Metadata options that demand tokens, of which titus-executor of 2018 knows nothing.
+//! Metadata options that require tokens, which titus-executor of 2018 does not know.
 
 use crate::harness::agent;
 use crate::harness::node::Node;

@@ -56,11 +56,11 @@ fn node(role: &str) -> (Node, crate::support::metadata::Metadata) {
 #[track_caller]
 fn apply(node: &Node, waits_for: &str) {
     let run = node.bootstrap(&["apply", "--set", "timeouts.wait=1s"]).ends_with(75);
-    run.tells(&["waited 1s for", waits_for]);
+    run.reports(&["waited 1s for", waits_for]);
 }
 
-/// The role's files, and what systemd is told of its unit.
-fn of_the_role(node: &Node, files: &[&str]) -> Tree {
+/// The role's files, and the files that configure its unit.
+fn role_files(node: &Node, files: &[&str]) -> Tree {
     let mut tree = contents(&node.path("/"));
     tree.retain(|path, _| files.contains(&path.as_str()) || path.starts_with("/opt/titus-server"));
     tree
@@ -77,7 +77,7 @@ fn nodes_of_the_scripts_end_as_fresh_ones() {
         let unit = format!("titus-server-{role}.service");
         // Not started before it can work.
         assert_eq!(fresh.property(&unit, "ActiveState"), "inactive");
-        let wanted = of_the_role(&fresh, &files);
+        let wanted = role_files(&fresh, &files);
         assert_eq!(wanted.keys().filter(|path| files.contains(&path.as_str())).count(), 2, "{wanted:?}");
         drop(fresh);
 
@@ -91,7 +91,7 @@ fn nodes_of_the_scripts_end_as_fresh_ones() {
         }
         assert!(plan.out.contains("reinstall"), "what was never checked stays\n{}", plan.transcript());
         apply(&used, waits_for);
-        assert_same(&wanted, &of_the_role(&used, &files), &format!("{role}: not as a fresh node"));
+        assert_same(&wanted, &role_files(&used, &files), &format!("{role}: not as a fresh node"));
         used.shell("systemctl daemon-reload");
         assert_eq!(used.property(&unit, "LoadState"), "loaded");
     }

@@ -15,7 +15,7 @@ fn marked(node: &Node) -> String {
 }
 
 #[test]
-fn two_instances_of_an_image_are_agents_of_their_own() {
+fn two_instances_of_an_image_are_separate_agents() {
     let mut of_other = items();
     for (item, value) in [
         ("meta-data/instance-id", "i-0ffeeddccbbaa9988"),
@@ -55,8 +55,8 @@ fn an_id_where_seal_does_not_clean_fails_the_build() {
     let planted = format!("mkdir -p /usr/share/x && echo 'made on {BUILDER}' > /usr/share/x/about");
     let (outcome, image) = build(&changed(baked(), "planted", &planted), "planted");
     assert_ne!(outcome.code, 0, "{}", outcome.transcript());
-    let told = format!("{}{}", outcome.out, outcome.err);
-    assert!(told.contains("/usr/share/x/about: it has the builder's instance id"), "{told}");
+    let output = format!("{}{}", outcome.out, outcome.err);
+    assert!(output.contains("/usr/share/x/about: it has the builder's instance id"), "{output}");
     let output = std::process::Command::new("docker").args(["image", "inspect", &image]).output().unwrap();
     assert!(!output.status.success(), "there is an image all the same");
 }

@@ -10,12 +10,12 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use serde_json::json;
-use titus_bootstrap::properties::{Text, edit, read};
+use titus_bootstrap::properties::{JavaText, edit, read};
 
 use crate::harness::image::program;
 use crate::support::root::{Outcome, Root, isolated, outcome};
 
-type Pairs = BTreeMap<Text, Text>;
+type Pairs = BTreeMap<JavaText, JavaText>;
 
 const FILE: &str = "/opt/server/server.properties";
 
@@ -23,7 +23,7 @@ const FILE: &str = "/opt/server/server.properties";
 const HOSTILE: [(&str, &str); 24] = [
     ("titus.zookeeper.connectString", "30.0.100.194:2181,30.0.100.195:2181"),
     ("mesos.master.location", "zk://a:2181,b:2181/titus/mainvpc/mesos"),
-    ("titusMaster.job.configuration.defaultIamRole", "arn:aws:iam::1:role/x=y"),
+    ("titusMaster.job.configuration.defaultIamRole", "arn:aws:iam::123456789012:role/x=y"),
     ("titus.agent.agentServerGroupPattern", ".*"),
     ("empty", ""),
     ("a b", " two  words "),
@@ -47,7 +47,7 @@ const HOSTILE: [(&str, &str); 24] = [
     ("last", "a\\"),
 ];
 
-/// What can stand in a file already; the keys `a`, `empty` and `last` are in `HOSTILE` or other ones.
+/// What a file can contain already; the keys `a`, `empty` and `last` are in `HOSTILE` or other ones.
 const EXISTING: [&[u8]; 22] = [
     b"",
     b"# only a comment",
@@ -98,12 +98,12 @@ fn java(files: &[PathBuf]) -> Vec<Option<Pairs>> {
     found
 }
 
-fn units(hex: &str) -> Text {
+fn units(hex: &str) -> JavaText {
     let digits: Vec<u16> = hex.chars().map(|c| u16::try_from(c.to_digit(16).unwrap()).unwrap()).collect();
     digits.chunks(4).map(|unit| unit.iter().fold(0, |made, digit| made * 16 + digit)).collect()
 }
 
-fn utf16(text: &str) -> Text {
+fn utf16(text: &str) -> JavaText {
     text.encode_utf16().collect()
 }
 
@@ -136,7 +136,7 @@ fn java_reads_what_a_run_has_set_and_everything_else_as_before() {
     let properties = json!({ "path": FILE, "set": set, "more": "{{ master.properties }}" });
     let step = json!({ "id": "properties", "phase": "boot", "properties": properties });
     let role = toml::to_string(&json!({ "description": "Mine", "step": [step] })).unwrap();
-    // What looks like a template is one in a role file, and is none in a setting.
+    // What looks like a template is one in a role file, but not in a setting.
     let settings = toml::to_string(&json!({ "master": { "properties": { template.0: template.1 } } })).unwrap();
 
     let mut files = Vec::new();
@@ -169,7 +169,7 @@ fn what_java_would_refuse_is_refused() {
     root.write(FILE, "a=0\n\nother=\\u00g0\n");
     assert_eq!(java(&[root.at(FILE)]), [None]);
     let before = root.look();
-    run(&root, &[]).ends_with(69).tells(&[FILE, "line 3"]);
+    run(&root, &[]).ends_with(69).reports(&[FILE, "line 3"]);
     assert_eq!(before, root.look(), "a refused run changed something");
 }
 
@@ -211,7 +211,7 @@ fn java_and_we_read_the_same_in_random_files_and_edited_ones() {
     for (found, (contents, wanted, edited)) in java(&files).chunks(2).zip(cases) {
         let what = format!("{:?}", String::from_utf8_lossy(&contents));
         let ours = read(&contents).ok();
-        // Of a `\u` that a line's end cuts off, some versions of Java make something.
+        // Some versions of Java accept a `\u` that a line's end cuts off.
         if let Some(ours) = &ours {
             assert_eq!(found[0].as_ref(), Some(ours), "{what}");
             readable += 1;

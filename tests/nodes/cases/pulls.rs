@@ -1,4 +1,4 @@
-//! Images that cannot be pulled, or not yet: what is told, and that nothing is lost.
+//! Images that the run cannot pull, or not yet: the messages, and that nothing is lost.
 
 use crate::harness::line::{Behaviour, Line};
 use crate::harness::node::Node;
@@ -30,12 +30,12 @@ fn nothing_runs(node: &Node) {
 }
 
 #[test]
-fn a_registry_that_is_not_there_is_told_at_the_deadline() {
+fn a_registry_that_is_not_there_is_reported_at_the_deadline() {
     let node = node();
     let mut services = prereqs::services(&node);
     services.registry = None;
     let failed = node.bootstrap(&["apply", "--set", "timeouts.pull=3s"]).ends_with(1);
-    failed.tells(&[
+    failed.reports(&[
         "zookeeper-image: image jplock/zookeeper:3.4.10: could not be pulled within 3s",
         "fix:   see whether this node reaches the registry",
         "timeouts.pull",
@@ -51,10 +51,10 @@ fn a_registry_that_is_not_there_is_told_at_the_deadline() {
 }
 
 #[test]
-fn a_registry_that_stops_in_a_layer_is_told_and_the_next_run_goes_on() {
+fn a_registry_that_stops_in_a_layer_is_reported_and_the_next_run_goes_on() {
     let (node, _services, line) = behind_a_line(Behaviour::Cut(IN_A_LAYER));
     let failed = node.bootstrap(&["apply", "--set", "timeouts.pull=8s"]).ends_with(1);
-    failed.tells(&["zookeeper-image: image jplock/zookeeper:3.4.10: could not be pulled within 8s"]);
+    failed.reports(&["zookeeper-image: image jplock/zookeeper:3.4.10: could not be pulled within 8s"]);
     assert!(line.disturbed() > 0, "no layer was cut");
     nothing_runs(&node);
 
@@ -70,29 +70,29 @@ fn a_registry_that_stops_in_a_layer_is_told_and_the_next_run_goes_on() {
     prereqs::check(&node);
 }
 
-/// By its registry's own name: of a mirror's answer the engine tells nothing if Docker Hub has another.
+/// By its registry's own name, because the engine hides a mirror's answer if Docker Hub has another.
 const DIRECT: &str = "images.zookeeper=127.0.0.1:5000/jplock/zookeeper";
 
 #[test]
-fn names_and_digests_that_the_registry_does_not_have_are_told() {
+fn names_and_digests_that_the_registry_does_not_have_are_reported() {
     let (node, services, line) = behind_a_line(Behaviour::Passes);
     let fails = |setting: &str, words: &[&str]| {
-        node.bootstrap(&["apply", "--set", setting]).ends_with(1).tells(words);
+        node.bootstrap(&["apply", "--set", setting]).ends_with(1).reports(words);
         nothing_runs(&node);
     };
-    let absent = ["its registry does not give it", "the setting images.zookeeper names another"];
+    let absent = ["its registry does not have it", "the setting images.zookeeper names another"];
     fails(&format!("{DIRECT}:nope"), &absent);
     fails(&format!("{DIRECT}@sha256:{}", "c".repeat(64)), &absent);
     node.bootstrap(&["apply", "--set", &format!("{DIRECT}@sha256:abc")])
         .ends_with(78)
-        .tells(&["its digest is not sha256: and 64 hexadecimal digits"]);
+        .reports(&["a digest is `sha256:` followed by 64 hexadecimal digits"]);
 
     // A registry that sends another image for a digest.
     let digest = |tag: &str| services.registry.as_ref().unwrap().digest("jplock/zookeeper", tag);
     let (asked, sent) = (digest("3.4.10"), digest("second"));
     line.behave(Behaviour::Misleads(asked.clone(), sent));
     let setting = format!("{DIRECT}@{asked}");
-    fails(&setting, &["what its registry sent is not what its digest names", "do not trust that registry"]);
+    fails(&setting, &["the contents from its registry do not match its digest", "do not trust that registry"]);
     line.behave(Behaviour::Passes);
     // Kept, so that the node's settings say it from here on.
     node.bootstrap(&["apply", "--save", "--set", &setting]).ends_with(0);
@@ -101,7 +101,7 @@ fn names_and_digests_that_the_registry_does_not_have_are_told() {
 }
 
 #[test]
-fn a_full_disk_and_a_port_that_is_taken_are_told() {
+fn a_full_disk_and_a_port_that_is_taken_are_reported() {
     let node = node();
     let _services = prereqs::services(&node);
     node.shell(
@@ -110,7 +110,7 @@ fn a_full_disk_and_a_port_that_is_taken_are_told() {
          systemctl start docker.service",
     );
     let failed = node.bootstrap(&["apply", "--set", &format!("{DIRECT}:3.4.10")]).ends_with(1);
-    failed.tells(&[
+    failed.reports(&[
         "image 127.0.0.1:5000/jplock/zookeeper:3.4.10: there is no room for it",
         "no space left on device",
         "docker system df",
@@ -126,7 +126,7 @@ fn a_full_disk_and_a_port_that_is_taken_are_told() {
     node.shell("systemd-run --quiet --unit taken systemd-socket-activate --accept --listen 0.0.0.0:2181 /bin/cat");
     wait_for("the port to be taken", || crate::harness::services::listens(&node, "127.0.0.1:2181").then_some(()));
     let refused = node.bootstrap(&["apply"]).ends_with(69);
-    refused.tells(&["port 2181 is taken, and zookeeper needs it", "systemd-socket-", "(pid "]);
+    refused.reports(&["port 2181 is in use, but zookeeper needs it", "systemd-socket-", "(pid "]);
     assert!(!node.exists("/var/lib/zookeeper"), "a refused run made something");
     nothing_runs(&node);
     node.shell("systemctl stop taken");
@@ -136,12 +136,12 @@ fn a_full_disk_and_a_port_that_is_taken_are_told() {
 }
 
 #[test]
-fn an_engine_that_does_not_run_is_started_or_told() {
+fn an_engine_that_does_not_run_is_started_or_reported() {
     let node = node();
     let _services = prereqs::services(&node);
     node.shell("systemctl stop docker.socket docker.service");
     node.write("/etc/docker/daemon.json", "{ \"registry-mirrors\": ");
-    node.bootstrap(&["apply"]).ends_with(78).tells(&["/etc/docker/daemon.json", "not a JSON object"]);
+    node.bootstrap(&["apply"]).ends_with(78).reports(&["/etc/docker/daemon.json", "not a JSON object"]);
     node.write("/etc/docker/daemon.json", "{ \"no-such-option\": true }");
     let plan = node.bootstrap(&["plan"]).ends_with(0);
     assert!(
@@ -150,10 +150,10 @@ fn an_engine_that_does_not_run_is_started_or_told() {
         plan.transcript()
     );
     let failed = node.bootstrap(&["apply"]).ends_with(1);
-    failed.tells(&["docker: docker.service", "unable to configure the Docker daemon"]);
+    failed.reports(&["docker: docker.service", "unable to configure the Docker daemon"]);
     node.write("/etc/docker/daemon.json", "{ \"registry-mirrors\": [\"http://127.0.0.1:5000\"] }\n");
     node.bootstrap(&["apply"]).ends_with(0);
     prereqs::check(&node);
     let elsewhere = node.bootstrap(&["apply", "--set", "docker.host=tcp://127.0.0.1:1"]).ends_with(1);
-    elsewhere.tells(&["the Docker Engine at tcp://127.0.0.1:1 does not answer", "refused"]);
+    elsewhere.reports(&["the Docker Engine at tcp://127.0.0.1:1 does not answer", "refused"]);
 }

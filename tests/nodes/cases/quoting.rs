@@ -1,6 +1,6 @@
 //! What templates write for systemd, read back by systemd.
 
-use titus_bootstrap::template::{environment_file, unit};
+use titus_bootstrap::template::{quote_environment_file, quote_unit};
 
 use crate::harness::node::Node;
 
@@ -37,11 +37,11 @@ fn systemd_reads_back_what_was_quoted() {
     let mut service = "[Service]\nType=oneshot\nEnvironmentFile=/run/quoting.env\n".to_owned();
     let mut wanted = Vec::new();
     for (n, value) in in_environment_files.iter().enumerate() {
-        file.push_str(&format!("FILE_{n}={}\n", environment_file(value).unwrap()));
+        file.push_str(&format!("FILE_{n}={}\n", quote_environment_file(value).unwrap()));
         wanted.push(format!("FILE_{n}={value}"));
     }
     for (n, value) in in_units.iter().enumerate() {
-        service.push_str(&format!("Environment=UNIT_{n}={}\n", unit(value).unwrap()));
+        service.push_str(&format!("Environment=UNIT_{n}={}\n", quote_unit(value).unwrap()));
         wanted.push(format!("UNIT_{n}={value}"));
     }
     service.push_str("ExecStart=/bin/sh -c 'env -0 > /run/quoting.out'\n");
@@ -60,7 +60,7 @@ fn systemd_reads_back_what_was_quoted() {
 #[test]
 fn what_cannot_be_written_is_refused() {
     for value in ["", "two words", "a\nb", "$x", "a\"b", "a\\b", "a'b"] {
-        unit(value).unwrap_err();
+        quote_unit(value).unwrap_err();
     }
-    environment_file("a\nb").unwrap_err();
+    quote_environment_file("a\nb").unwrap_err();
 }

@@ -1,4 +1,4 @@
-//! What is refused on a node leaves the node as it was.
+//! A refusal leaves the node unchanged.
 
 use crate::harness::agent;
 use crate::harness::node::Node;
@@ -12,7 +12,7 @@ use crate::support::tree::{assert_same, untouched};
 fn refuses(node: &Node, argv: &[&str], code: i32, words: &[&str]) {
     let before = untouched(&node.path("/"));
     let run = node.run(argv).ends_with(code);
-    run.tells(words);
+    run.reports(words);
     assert_same(&before, &untouched(&node.path("/")), &format!("`{}` changed", argv.join(" ")));
 }
 
@@ -36,7 +36,7 @@ fn a_fresh_node_is_left_alone_when_a_run_is_refused() {
         &node,
         &["titus-bootstrap", "--role", "agent"],
         69,
-        &["systemd 258 knows cgroup v2 alone", "Debian 11 to 13"],
+        &["systemd 258 supports only cgroup v2", "Debian 11 to 13"],
     );
     node.shell("rm /usr/lib/systemd/libsystemd-shared-258.so");
 
@@ -44,7 +44,7 @@ fn a_fresh_node_is_left_alone_when_a_run_is_refused() {
     refuses(&node, &["titus-bootstrap", "--role", "agent"], 69, &["apt"]);
     node.shell("mv /usr/bin/apt-get.away /usr/bin/apt-get");
 
-    // And the same node is none the worse for it.
+    // The refusals did not affect the node.
     services.metadata.set("meta-data/tags/instance/titus:role", Some(b"agent".to_vec()));
     node.bootstrap(&[]).ends_with(0);
     agent::check(&node);

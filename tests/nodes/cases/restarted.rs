@@ -39,7 +39,7 @@ fn replace_systemctl(node: &Node, script: &str) {
 }
 
 #[test]
-fn a_run_killed_between_a_write_and_the_restart_is_made_good() {
+fn the_next_run_completes_one_killed_between_a_write_and_the_restart() {
     let node = Node::converged();
     let _services = agent::services(&node);
     agent::apply(&node);
@@ -89,7 +89,7 @@ fn what_needs_no_restart_gets_none() {
 }
 
 #[test]
-fn a_restart_by_hand_is_neither_repeated_nor_mistaken_for_ours() {
+fn a_restart_by_hand_is_neither_repeated_nor_mistaken_for_a_run_s() {
     let node = Node::converged();
     let _services = agent::services(&node);
     agent::apply(&node);

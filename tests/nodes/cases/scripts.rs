@@ -8,7 +8,7 @@ use crate::support::tree::{Tree, assert_same, contents, stamps};
 #[test]
 fn a_node_that_the_scripts_left_converges() {
     let fresh = Node::converged();
-    let wanted = of_the_role(&contents(&fresh.path("/")));
+    let wanted = role_files(&contents(&fresh.path("/")));
     drop(fresh);
 
     let (node, _services) = agent::fresh();
@@ -30,7 +30,7 @@ fn a_node_that_the_scripts_left_converges() {
     }
     let run = agent::apply(&node);
     agent::check(&node);
-    let found = of_the_role(&contents(&node.path("/")));
+    let found = role_files(&contents(&node.path("/")));
     assert_same(&wanted, &found, &format!("not as a fresh node\n{}", run.transcript()));
     assert_eq!(node.read("/etc/mesos-agent.config").matches("MESOS_ATTRIBUTES=").count(), 1);
     let again = agent::apply(&node);
@@ -44,7 +44,7 @@ fn processes(node: &Node) -> String {
 
 /// The part of a tree that the role answers for: its files, and what is enabled and
 /// masked.
-fn of_the_role(tree: &Tree) -> Tree {
+fn role_files(tree: &Tree) -> Tree {
     let files = agent::files();
     let ours = |path: &str| path.starts_with("/etc/systemd/system/") || files.iter().any(|(file, _)| file == path);
     tree.iter().filter(|(path, _)| ours(path)).map(|(path, look)| (path.clone(), look.clone())).collect()

@@ -38,7 +38,7 @@ fn a_full_disk_leaves_every_file_whole() {
          && (cat /dev/zero > /etc/titus-executor/filler || true) 2> /run/full",
     );
     let broken = node.read("/etc/titus-executor/config.json");
-    node.bootstrap(&[]).ends_with(1).tells(&["config.json", "make room"]);
+    node.bootstrap(&[]).ends_with(1).reports(&["config.json", "make room"]);
     assert_eq!(node.read("/etc/titus-executor/config.json"), broken);
     node.shell("rm /etc/titus-executor/filler");
     node.bootstrap(&[]).ends_with(0);

@@ -16,12 +16,12 @@ pub const UNITS: [&str; 3] = ["docker.service", "docker-tcp-proxy.socket", "meso
 
 /// The files that the role makes, as a node has them, with their modes.
 pub fn files() -> Vec<(String, u32)> {
-    let of_the_tests =
+    let test_files =
         ["/etc/apt/sources.list.d/titus-bootstrap-test.sources", "/etc/apt/keyrings/titus-bootstrap-test.gpg"];
     // No part of a path in a node may be an absolute link, and /lib can be one.
     let merged = |path: &str| path.strip_prefix("/lib/").map_or(path.to_owned(), |rest| format!("/usr/lib/{rest}"));
-    let of_the_role = FILES.iter().map(|(path, mode, _)| (merged(path), *mode));
-    of_the_role.chain(of_the_tests.map(|path| (path.to_owned(), 0o644))).collect()
+    let role_files = FILES.iter().map(|(path, mode, _)| (merged(path), *mode));
+    role_files.chain(test_files.map(|path| (path.to_owned(), 0o644))).collect()
 }
 
 /// Serves the sample instance's metadata, and a Mesos master.

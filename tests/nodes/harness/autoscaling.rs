@@ -26,12 +26,12 @@ const ACTIONS: [&str; 3] = ["CompleteLifecycleAction", "RecordLifecycleActionHea
 #[derive(Clone)]
 pub struct AutoScaling {
     aws: Aws,
-    /// How many calls were asked after.
-    told: Arc<Mutex<usize>>,
+    /// How many calls the test has read.
+    seen: Arc<Mutex<usize>>,
 }
 
 impl AutoScaling {
-    /// Serves it; the boot unit is told where.
+    /// Serves it and gives the boot unit its address.
     pub fn serve(node: &Node) -> AutoScaling {
         let listener = listen(node, ENDPOINT.trim_start_matches("http://"));
         node.write(
@@ -44,14 +44,14 @@ impl AutoScaling {
         account.buckets.insert("there".into(), Bucket::There);
         account.buckets.insert("another-s".into(), Bucket::Forbidden);
         let aws = Aws::serve(listener, "eu-west-1", account, &Keys::new(1));
-        let api = AutoScaling { aws, told: Arc::default() };
+        let api = AutoScaling { aws, seen: Arc::default() };
         api.answer(Answer::Held);
         api
     }
 
     /// From now on.
     pub fn answer(&self, answer: Answer) {
-        self.aws.mend();
+        self.aws.clear_faults();
         match answer {
             Answer::Held => {
                 let held = ["titusagent", "launch", "i-0123456789abcdef0"].map(str::to_owned);
@@ -63,17 +63,17 @@ impl AutoScaling {
 
     /// The calls since the last question: `CompleteLifecycleAction titusagent launch CONTINUE`.
     pub fn calls(&self) -> Vec<String> {
-        let calls = self.untold();
-        *self.told.lock().unwrap() += calls.len();
+        let calls = self.new_calls();
+        *self.seen.lock().unwrap() += calls.len();
         calls
     }
 
     /// How many calls of this action have come since then.
     pub fn count(&self, action: &str) -> usize {
-        self.untold().iter().filter(|call| call.starts_with(action)).count()
+        self.new_calls().iter().filter(|call| call.starts_with(action)).count()
     }
 
-    fn untold(&self) -> Vec<String> {
+    fn new_calls(&self) -> Vec<String> {
         let names = ["AutoScalingGroupName=", "LifecycleHookName=", "LifecycleActionResult=", "HealthStatus="];
         let calls = self.aws.requests().into_iter().filter(|call| !call.starts_with("HEAD "));
         let short = |call: String| {
@@ -81,7 +81,7 @@ impl AutoScaling {
             let action = call.split(' ').next().unwrap().to_owned();
             std::iter::once(action).chain(names.into_iter().filter_map(value)).collect::<Vec<_>>().join(" ")
         };
-        calls.map(short).skip(*self.told.lock().unwrap()).collect()
+        calls.map(short).skip(*self.seen.lock().unwrap()).collect()
     }
 }
 

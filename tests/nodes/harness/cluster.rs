@@ -13,7 +13,7 @@ use crate::support::metadata::Metadata;
 /// The instance group that the agent's metadata name.
 pub const GROUP: &str = "titusagent";
 
-/// Where the Titus debs lie in a node.
+/// The directory of the Titus debs in a node.
 pub const DEBS: &str = "/srv/repo/debs";
 
 /// The files of role master, and of role gateway, that runs make.

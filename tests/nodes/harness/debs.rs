@@ -93,11 +93,11 @@ impl Deb<'_> {
 }
 
 /// The SHA-256 of a deb.
-pub fn sum(deb: &[u8]) -> String {
+pub fn sha256(deb: &[u8]) -> String {
     Sha256::digest(deb).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A role of an operator's, whose only deb is `debs.master`, and where packages come from.
+/// An operator's role, whose only deb is `debs.master`, and the sources of packages.
 pub fn role(node: &Node) {
     node.write(
         "/etc/titus-bootstrap/roles/debs.toml",
@@ -114,7 +114,7 @@ pub fn role(node: &Node) {
     node.write(SETTINGS, SOURCE);
 }
 
-/// The version that dpkg has, and its status, as `0.0.1-1 installed`.
+/// The version that dpkg has, and its status, e.g. `0.0.1-1 installed`.
 pub fn installed(node: &Node) -> String {
     let format = "--showformat=${Version} ${db:Status-Status}";
     node.run(&["dpkg-query", "--show", format, PACKAGE]).out.trim().to_owned()
@@ -125,7 +125,7 @@ pub fn installed(node: &Node) -> String {
 pub enum Manner {
     /// As it should, ranges too.
     Good,
-    /// The whole, whatever range is asked for.
+    /// The whole file, whatever range the request names.
     WithoutRanges,
     /// It closes the connection after so many bytes, each time.
     Cuts(usize),
@@ -133,7 +133,7 @@ pub enum Manner {
     Truncates(usize),
     /// It sends so many bytes, and then nothing more.
     Hangs(usize),
-    /// A status without more, as `404 Not Found`.
+    /// A status alone, e.g. `404 Not Found`.
     Status(&'static str),
 }
 
@@ -141,7 +141,7 @@ pub enum Manner {
 #[derive(Clone)]
 pub struct Server {
     served: Arc<Mutex<(Vec<u8>, Manner)>>,
-    asked: Arc<Mutex<Vec<String>>>,
+    requests: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
@@ -149,7 +149,7 @@ impl Server {
     pub fn new(node: &Node) -> Server {
         let server = Server {
             served: Arc::new(Mutex::new((Vec::new(), Manner::Status("404 Not Found")))),
-            asked: Arc::default(),
+            requests: Arc::default(),
         };
         let (listener, one) = (listen(node, ADDRESS), server.clone());
         std::thread::spawn(move || {
@@ -164,12 +164,12 @@ impl Server {
     /// From now on it serves this.
     pub fn serve(&self, deb: &[u8], manner: Manner) {
         *self.served.lock().unwrap() = (deb.to_vec(), manner);
-        self.asked.lock().unwrap().clear();
+        self.requests.lock().unwrap().clear();
     }
 
     /// The requests since then, in lower case.
-    pub fn asked(&self) -> Vec<String> {
-        self.asked.lock().unwrap().clone()
+    pub fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap().clone()
     }
 
     fn answer(&self, stream: TcpStream) -> std::io::Result<Option<TcpStream>> {
@@ -181,7 +181,7 @@ impl Server {
         let range = request.split("\r\nrange: bytes=").nth(1).and_then(|rest| rest.split('-').next());
         let range: Option<usize> =
             range.and_then(|start| start.parse().ok()).filter(|_| manner != Manner::WithoutRanges);
-        self.asked.lock().unwrap().push(request.clone());
+        self.requests.lock().unwrap().push(request.clone());
         let mut stream = reader.into_inner();
         let all = if let Manner::Truncates(all) = manner { all } else { deb.len() };
         let rest = &deb[range.unwrap_or(0).min(all)..all];

@@ -21,7 +21,7 @@ pub enum Entry<'a> {
 
 impl Disk {
     /// The image at `path`.
-    pub fn at(path: &Path) -> Disk {
+    pub fn new(path: &Path) -> Disk {
         Disk { path: path.into() }
     }
 
@@ -29,7 +29,7 @@ impl Disk {
     pub fn copy(from: &Path, to: &Path) -> Disk {
         let status = Command::new("cp").arg("--sparse=always").args([from, to]).status().unwrap();
         assert!(status.success(), "cp: {status}");
-        Disk::at(to)
+        Disk::new(to)
     }
 
     /// As a boot makes it after a power cut: the journal replayed, and checked.
@@ -39,12 +39,12 @@ impl Disk {
     pub fn recovered(&self, to: &Path) -> Disk {
         let copy = Disk::copy(&self.path, to);
         let check = |option: &str| Command::new("e2fsck").args(["-f", option]).arg(&copy.path).output().unwrap();
-        let told = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
+        let printed = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
         let first = check("-p");
         // fsck(8): 1 is "errors corrected", which is a replayed journal and its orphans.
-        assert!(matches!(first.status.code(), Some(0 | 1)), "e2fsck: {}\n{}", first.status, told(&first));
+        assert!(matches!(first.status.code(), Some(0 | 1)), "e2fsck: {}\n{}", first.status, printed(&first));
         let second = check("-n");
-        assert!(second.status.success(), "e2fsck once more: {}\n{}", second.status, told(&second));
+        assert!(second.status.success(), "e2fsck once more: {}\n{}", second.status, printed(&second));
         copy
     }
 

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 /// What everything that the tests start is labelled with; its value is the test
-/// process's id, so that the next run can tell what an interrupted one left.
+/// process's id, so that the next run recognizes what an interrupted one left.
 pub const LABEL: &str = "titus-bootstrap-test";
 
 /// Runs `docker ARGUMENTS` and returns what it printed.

@@ -25,20 +25,31 @@ pub fn node(user_data: impl AsRef<[u8]>) -> Node {
     node
 }
 
+/// The program's units, which its package brings.
+const UNITS: [(&str, &str); 3] = [
+    (UNIT, include_str!("../../../systemd/titus-bootstrap.service")),
+    ("titus-bootstrap-retry.timer", include_str!("../../../systemd/titus-bootstrap-retry.timer")),
+    ("titus-bootstrap-reboot.service", include_str!("../../../systemd/titus-bootstrap-reboot.service")),
+];
+
 /// Puts the program's units into a node that is off, as its package does: the program itself is a
 /// mount, which dpkg cannot replace.
 pub fn install(node: &Node) {
-    for (name, text) in [
-        (UNIT, include_str!("../../../systemd/titus-bootstrap.service")),
-        ("titus-bootstrap-retry.timer", include_str!("../../../systemd/titus-bootstrap-retry.timer")),
-        ("titus-bootstrap-reboot.service", include_str!("../../../systemd/titus-bootstrap-reboot.service")),
-    ] {
+    for (name, text) in UNITS {
         node.put(&format!("/usr/lib/systemd/system/{name}"), 0o644, text);
     }
     node.put_link(
         &format!("/etc/systemd/system/multi-user.target.wants/{UNIT}"),
         &format!("/lib/systemd/system/{UNIT}"),
     );
+}
+
+/// Puts them into a node that runs, and starts none.
+pub fn enable(node: &Node) {
+    for (name, text) in UNITS {
+        node.write(&format!("/usr/lib/systemd/system/{name}"), text);
+    }
+    node.shell(&format!("systemctl enable {UNIT}"));
 }
 
 /// Puts a role `agent` into a node that is off: where the real one would only take its time.
@@ -50,7 +61,7 @@ pub fn small_role(node: &Node, steps: &str) {
     node.put("/etc/titus-bootstrap/roles/agent.toml", 0o644, text);
 }
 
-/// What cloud-init says of itself, once it is no longer at work.
+/// The status of cloud-init after it has ended.
 pub fn cloud_init(node: &Node) -> Outcome {
     node.run(&["timeout", "120", "cloud-init", "status", "--wait", "--long"])
 }
@@ -61,7 +72,7 @@ pub fn cloud_init_again(node: &Node, instance: &str, user_data: impl AsRef<[u8]>
     node.write(&format!("{SEED}/meta-data"), &format!("instance-id: {instance}\n"));
     std::fs::write(node.path(&format!("{SEED}/user-data")), user_data).unwrap();
     for stage in ["cloud-init-local", "cloud-init", "cloud-config", "cloud-final"] {
-        // One that fails is told by cloud-init itself.
+        // cloud-init itself reports one that fails.
         node.run(&["systemctl", "restart", stage]);
     }
     cloud_init(node)

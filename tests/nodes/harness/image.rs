@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use super::agent;
-use super::debs::sum;
+use super::debs::sha256;
 use super::docker::{LABEL, docker, label, remove_abandoned};
 use super::node::Node;
 use crate::support::tree::contents;
@@ -32,7 +32,7 @@ pub struct Fresh {
     pub engine: String,
 }
 
-/// The image of a node on which nothing ever ran; made when there is none yet.
+/// The image of a node on which nothing ever ran; made when it does not exist yet.
 pub fn fresh() -> &'static Fresh {
     static FRESH: OnceLock<Fresh> = OnceLock::new();
     FRESH.get_or_init(|| {
@@ -86,14 +86,14 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// The image for what is there now: its name has a digest of what a run makes a node of, but for the
-    /// program, which is another after every change. Start a node from it with a run.
+    /// The image for the current files: its name has a digest of the inputs of a node, except the program,
+    /// which differs after every change. Start a node from it with a run.
     pub fn new(role: &str, settings: &str) -> Kept {
         let project = Path::new(env!("CARGO_MANIFEST_DIR"));
         let trees = ["roles", "systemd", "data"].map(|directory| contents(&project.join(directory)));
         let defaults = std::fs::read_to_string(project.join("src/settings/defaults.toml")).unwrap();
         let parts = format!("{}\n{settings}\n{defaults}\n{trees:?}", fresh().image);
-        Kept { name: format!("{KEPT}:{role}-{}", &sum(parts.as_bytes())[..16]) }
+        Kept { name: format!("{KEPT}:{role}-{}", &sha256(parts.as_bytes())[..16]) }
     }
 
     /// Whether there is one.
@@ -111,7 +111,7 @@ impl Kept {
         let role = self.name.rsplit_once('-').unwrap().0;
         for old in docker(&["images", "--format", "{{.Repository}}:{{.Tag}}", KEPT]).lines() {
             if old.starts_with(role) {
-                // A node that was started from it can be at work.
+                // A node that started from it may still run.
                 let _ = Command::new("docker").args(["rmi", old]).output();
             }
         }

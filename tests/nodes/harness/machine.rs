@@ -1,5 +1,5 @@
-//! A machine: an emulated one, with a kernel, a disk and a boot of its own. Its reboots are real,
-//! and its power can be cut.
+//! An emulated machine, with its own kernel, disk and boot. Its reboots are real, and a test can cut
+//! its power.
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::fd::OwnedFd;
@@ -26,7 +26,7 @@ use crate::support::tree::{Tree, contents};
 /// The address that it has from the emulator's DHCP server; the metadata service has to be in the same network.
 pub const ADDRESS: &str = "169.254.0.15";
 
-/// What a machine's directory, beside its parts, is called; then follows the test process's id.
+/// The name of a machine's directory, beside its parts; the test process's id follows.
 const PREFIX: &str = "running-";
 
 /// The boot unit.
@@ -45,7 +45,7 @@ pub enum End {
     Unit(i32),
 }
 
-/// A machine; dropped, its power is cut and it is gone.
+/// A machine. Dropping it cuts its power and removes it.
 pub struct Machine {
     power: Option<Power>,
     /// The metadata service; what it says can be changed.
@@ -57,11 +57,11 @@ pub struct Machine {
     /// The processor time that the emulator used until the machine went down: how far it came, on a
     /// busy host too.
     pub worked: Duration,
-    /// The disk and what lies beside it.
+    /// The directory with the disk and the files beside it.
     directory: tempfile::TempDir,
 }
 
-/// An emulator at work.
+/// A running emulator.
 struct Power {
     emulator: Child,
     /// The second serial port, where a shell answers.
@@ -72,9 +72,9 @@ struct Power {
 }
 
 impl Machine {
-    /// A machine that was never switched on, whose tag says `agent`.
+    /// A machine that was never on, whose tag says `agent`.
     pub fn fresh() -> Machine {
-        let machine = Machine::of(&parts().join("disk"));
+        let machine = Machine::from_copy(&parts().join("disk"));
         let disk = machine.disk();
         let program = machine.path("program");
         let strip = Command::new("strip").arg("-o").arg(&program).arg(image::program()).status().unwrap();
@@ -97,12 +97,12 @@ impl Machine {
     }
 
     /// A machine with a copy of this disk.
-    pub fn of(disk: &Path) -> Machine {
-        Machine::with(|place| Disk::copy(disk, place))
+    pub fn from_copy(disk: &Path) -> Machine {
+        Machine::from_disk(|place| Disk::copy(disk, place))
     }
 
     /// A machine with the disk that `make` makes at a path.
-    pub fn with(make: impl FnOnce(&Path) -> Disk) -> Machine {
+    pub fn from_disk(make: impl FnOnce(&Path) -> Disk) -> Machine {
         let directory = directory();
         let mut items = services::items();
         items.insert("meta-data/local-ipv4".into(), ADDRESS.into());
@@ -120,7 +120,7 @@ impl Machine {
 
     /// Its disk, as the power's end left it.
     pub fn disk(&self) -> Disk {
-        Disk::at(&self.path("disk"))
+        Disk::new(&self.path("disk"))
     }
 
     /// Its disk as the next boot will find it; the machine itself keeps the other.
@@ -227,7 +227,7 @@ impl Machine {
     #[track_caller]
     pub fn shell(&mut self, script: &str) -> String {
         let answer = self.ask(script, Instant::now() + PATIENCE);
-        let (code, said) = answer.unwrap_or_else(|| panic!("the machine went down\n{}", self.told("console")));
+        let (code, said) = answer.unwrap_or_else(|| panic!("the machine went down\n{}", self.output("console")));
         assert_eq!(code, 0, "{script}\n{said}");
         said
     }
@@ -240,7 +240,7 @@ impl Machine {
     }
 
     /// The end of what it, or its emulator, has said.
-    fn told(&self, name: &str) -> String {
+    fn output(&self, name: &str) -> String {
         let text = std::fs::read(self.path(name)).unwrap_or_default();
         String::from_utf8_lossy(&text[text.len().saturating_sub(4000)..]).into_owned()
     }
@@ -250,11 +250,11 @@ impl Machine {
         self.worked = Duration::ZERO;
         while power.emulator.try_wait().unwrap().is_none() {
             self.worked = work(power.emulator.id()).unwrap_or(self.worked);
-            assert!(Instant::now() < deadline, "the machine does not go down\n{}", self.told("console"));
+            assert!(Instant::now() < deadline, "the machine does not go down\n{}", self.output("console"));
             std::thread::sleep(Duration::from_millis(50));
         }
         let status = power.emulator.wait().unwrap();
-        assert!(status.success(), "the emulator: {status}\n{}", self.told("emulator"));
+        assert!(status.success(), "the emulator: {status}\n{}", self.output("emulator"));
     }
 
     /// The exit code of a script and what it said; `None` when the machine has gone down.
@@ -315,9 +315,9 @@ impl Power {
                 Err(_) => return None,
             }
             if Instant::now() > deadline {
-                let told = std::fs::read(console).unwrap_or_default();
-                let told = String::from_utf8_lossy(&told[told.len().saturating_sub(4000)..]);
-                panic!("the machine does not answer\n{told}");
+                let output = std::fs::read(console).unwrap_or_default();
+                let output = String::from_utf8_lossy(&output[output.len().saturating_sub(4000)..]);
+                panic!("the machine does not answer\n{output}");
             }
         }
     }
@@ -337,7 +337,7 @@ fn directory() -> tempfile::TempDir {
     tempfile::Builder::new().prefix(&prefix).tempdir_in(parts()).unwrap()
 }
 
-/// The directory with kernel, initramfs and disk; made when there is none yet.
+/// The directory with kernel, initramfs and disk; made when it does not exist yet.
 fn parts() -> &'static Path {
     static PARTS: OnceLock<PathBuf> = OnceLock::new();
     PARTS.get_or_init(|| {

@@ -19,6 +19,7 @@ pub mod node;
 pub mod packer;
 pub mod prereqs;
 pub mod registry;
+pub mod release;
 pub mod running;
 pub mod services;
 pub mod terraform;
@@ -30,16 +31,16 @@ use std::time::{Duration, Instant, SystemTime};
 /// How long anything may take. No case is about speed, and a busy machine is slow.
 pub const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Waits until `probe` has an answer: it looks at once, and ever less often, but four times a second.
+/// Waits until `probe` has an answer: it looks at once, and then less and less often, but at least four times a second.
 ///
 /// # Panics
-/// When [`PATIENCE`] has run out; `what` says what was waited for.
+/// When [`PATIENCE`] has run out; `what` names the condition.
 #[track_caller]
 pub fn wait_for<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {
     wait_for_or(what, String::new, probe)
 }
 
-/// The same, for what has reasons that only the end of the wait shows: `explain` reports them.
+/// Like [`wait_for`]. If the wait fails, the message has what `explain` returns.
 ///
 /// # Panics
 /// When [`PATIENCE`] has run out.
@@ -64,7 +65,7 @@ pub fn random(limit: usize) -> usize {
     nanoseconds.wrapping_mul(2_654_435_761) as usize % limit
 }
 
-/// A command that ends with the thread that starts it: nothing is left of a test that is killed.
+/// A command that ends with the thread that starts it, so a killed test leaves nothing.
 pub fn mortal(program: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", program]);

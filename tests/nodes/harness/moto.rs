@@ -1,4 +1,4 @@
-//! moto, an EC2 API that nobody here wrote, and instances in it.
+//! moto, a third party's EC2 API, and instances in it.
 
 use std::process::{Child, Command, Stdio};
 
@@ -6,7 +6,7 @@ use super::{mortal, wait_for};
 use crate::support::aws::Keys;
 use crate::support::metadata::Items;
 
-/// What its programs lie in; tests/nodes/prepare.sh installs it.
+/// The directory of its programs; tests/nodes/prepare.sh installs it.
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/nodes/moto-5.2.5/bin");
 
 /// What every script begins with: a VPC with the addresses of the nodes.

@@ -48,11 +48,11 @@ pub enum Loss {
     Nothing,
     /// All.
     All,
-    /// Some: the disk writes in an order of its own, in pieces of this many bytes.
+    /// Some: the disk writes in a random order, in pieces of this many bytes.
     Some(u64),
 }
 
-/// What was asked of a disk since it was switched on.
+/// The requests to a disk since its power came on.
 pub struct Recording {
     entries: Mutex<Vec<Entry>>,
     /// The contents of the writes, one after the other.
@@ -90,7 +90,7 @@ pub struct Cut {
 
 impl Recording {
     /// Serves the image at `disk` at [`Recording::socket`], to one emulator, and records what it does. `directory`: for
-    /// the record; on the file system of the image, of which it takes a copy.
+    /// the record; on the file system of the image, which it copies.
     pub fn start(disk: &Path, directory: tempfile::TempDir) -> Arc<Recording> {
         let base = Disk::copy(disk, &directory.path().join("base")).path;
         let contents = directory.path().join("contents");

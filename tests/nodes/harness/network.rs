@@ -1,17 +1,17 @@
-//! A network between nodes: a bridge in a namespace of its own, which ends with it.
+//! A network between nodes: a bridge in its own namespace, which ends with it.
 
 use std::process::{Child, Command, Stdio};
 
 use super::node::Node;
 use super::{mortal, wait_for};
 
-/// The bridge; dropped, it and all that is joined by it are gone.
+/// The bridge. Dropping it removes it and all its links.
 pub struct Network {
     holder: Child,
 }
 
 impl Network {
-    /// A bridge with nobody on it.
+    /// A bridge without nodes.
     pub fn new() -> Network {
         let mut command = mortal("unshare");
         command.args(["--net", "sleep", "infinity"]).stdin(Stdio::null());
@@ -41,7 +41,7 @@ impl Network {
         self.ip(&["link", "set", &port, "up"]);
     }
 
-    /// Gives the bridge an address, for what serves all nodes, and says in whose network that is.
+    /// Gives the bridge an address, for servers that all nodes use, and returns a process of its network.
     pub fn gateway(&self, address: &str) -> u32 {
         self.ip(&["address", "add", &format!("{address}/24"), "dev", "bridge0"]);
         self.ip(&["link", "set", "lo", "up"]);
@@ -63,6 +63,6 @@ impl Drop for Network {
 
 fn run(command: &str, arguments: &[&str]) {
     let output = Command::new(command).args(arguments).output().unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command} {}: {told}", arguments.join(" "));
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command} {}: {printed}", arguments.join(" "));
 }

@@ -67,9 +67,9 @@ impl Node {
         Node::start_at(image, "eth0", &address, &mac)
     }
 
-    /// A node that a run has made an agent, after a reboot and what the boot unit does first: its files are
-    /// those of this instance, and the agent that waited for that is started. Its network interfaces were set up,
-    /// for which it had metadata for a while.
+    /// A node that a run has made an agent, after a reboot and the first part of the boot unit: its files are
+    /// those of this instance, and the agent that waited for them runs. It had metadata for a while to set up its
+    /// network interfaces.
     pub fn converged() -> Node {
         let mut node = Node::off(&image::converged().image);
         node.switch_on();
@@ -294,8 +294,14 @@ impl Node {
         format!("{}: jobs of systemd:\n{jobs}\nfailed units:\n{failed}\n{journal}", self.hostname())
     }
 
+    /// The journal's end, and that of each unit that has failed: others may have said much since.
     fn journal_end(&self) -> String {
-        self.run(&["journalctl", "--boot", "--lines", "60", "--no-pager"]).out
+        let mut text = self.run(&["journalctl", "--boot", "--lines", "60", "--no-pager"]).out;
+        for unit in self.failed().lines().filter_map(|line| line.split_whitespace().next()) {
+            let its = ["journalctl", "--boot", "--unit", unit, "--lines", "40", "--no-pager"];
+            text.push_str(&format!("\n{unit}:\n{}", self.run(&its).out));
+        }
+        text
     }
 
     /// The units that have failed, a line each.
@@ -322,7 +328,9 @@ impl Node {
 
     /// Runs `argv` in the node to its end.
     pub fn run(&self, argv: &[&str]) -> Outcome {
-        Outcome::of(&argv.join(" "), self.command(argv).output().unwrap())
+        let outcome = Outcome::new(&argv.join(" "), self.command(argv).output().unwrap());
+        crate::support::schemas::check(&argv.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>(), &outcome);
+        outcome
     }
 
     /// Runs a shell script in the node; it must succeed.
@@ -367,7 +375,7 @@ impl Node {
         std::fs::File::create(path).unwrap().write_all(text.as_bytes()).unwrap();
     }
 
-    /// One property of a unit, as `systemctl show` prints it.
+    /// One property of a unit, in the form that `systemctl show` prints.
     pub fn property(&self, unit: &str, property: Property) -> String {
         self.run(&["systemctl", "show", "--value", "--property", property, unit]).out.trim().to_string()
     }

@@ -1,6 +1,7 @@
 //! Images of agents as people build them: Packer, its docker builder, packaging/packer.
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -9,6 +10,7 @@ use super::deb::deb;
 use super::docker::{docker, label};
 use super::image::fresh;
 use super::node::Node;
+use super::registry::{self, Registry};
 use super::services::{self, Services, in_network, items};
 use super::wait_for;
 use crate::support::metadata::{Items, Metadata};
@@ -69,15 +71,20 @@ pub fn changed(base: &str, name: &str, script: &str) -> String {
 
 /// `packer build` of an agent's image on the machine that `base` is; the image is tagged `name`.
 pub fn build(base: &str, name: &str) -> (Outcome, String) {
+    build_for(&["agent"], deb(), &agent::settings_text("my-logs", SETTINGS), base, name)
+}
+
+/// The same of an image for these roles, with this deb and these settings. A registry has what they pull.
+pub fn build_for(roles: &[&str], deb: &Path, settings: &str, base: &str, name: &str) -> (Outcome, String) {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).display().to_string();
-    std::fs::write(path("config.toml"), agent::settings_text("my-logs", SETTINGS)).unwrap();
+    std::fs::write(path("config.toml"), settings).unwrap();
     let mark = format!("titus-bootstrap-builder={}-{name}", std::process::id());
     let mut options = Node::options("eth0", ADDRESS, MAC);
     let repository = format!("{}:/srv/repo:ro", fresh().repository.display());
     options.extend(["--label".into(), mark.clone(), "--volume".into(), repository]);
     let variables = serde_json::json!({
-        "roles": ["agent"], "binary": deb(), "settings": path("config.toml"), "base_image": base,
+        "roles": roles, "deb": deb, "settings": path("config.toml"), "base_image": base,
         "docker_run": options, "image_repository": "titus-bootstrap-baked",
         "image_tag": format!("{}-{name}", std::process::id()),
     });
@@ -87,24 +94,25 @@ pub fn build(base: &str, name: &str) -> (Outcome, String) {
     command
         .args(["build", "-color=false", "-only=docker.titus"])
         .arg(format!("-var-file={}", path("image.pkrvars.json")));
-    // What Packer keeps of itself, and the newest version that it would ask for, are no part of this.
+    // Keeps Packer's own files out of the home directory, and turns off its check for a newer version.
     command.arg(template).env("HOME", directory.path()).env("PACKER_CONFIG_DIR", directory.path());
     command.env("CHECKPOINT_DISABLE", "1").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let packer = command.spawn().unwrap_or_else(|e| panic!("packer cannot be run: {e}"));
     let ended = std::thread::spawn(move || packer.wait_with_output());
 
     // In the builder's own network: the metadata service is there before anything is baked.
-    let listener = wait_for("the builder's network", || {
+    let (init, listener) = wait_for("the builder's network", || {
         assert!(!ended.is_finished(), "packer ended before its builder had a network");
         let id = docker(&["ps", "--quiet", "--filter", &format!("label={mark}")]);
         let init: i32 =
             docker(&["inspect", "--format", "{{.State.Pid}}", (!id.is_empty()).then_some(&id)?]).parse().ok()?;
-        in_network(init, || TcpListener::bind("169.254.169.254:80").ok())
+        Some((init, in_network(init, || TcpListener::bind("169.254.169.254:80").ok())?))
     });
+    let _registry = roles.contains(&"prereqs").then(|| Registry::serve_in(init, registry::ADDRESS, ""));
     let served = Metadata::serve(listener, metadata());
     served.require_tokens(false);
     let output = ended.join().unwrap().unwrap();
-    (Outcome::of("packer build", output), format!("titus-bootstrap-baked:{}-{name}", std::process::id()))
+    (Outcome::new("packer build", output), format!("titus-bootstrap-baked:{}-{name}", std::process::id()))
 }
 
 /// The image of an agent, built on a machine that was an instance; made once a test process.

@@ -1,4 +1,4 @@
-//! What a node of role prereqs is given, and what it must look like.
+//! The inputs of a node of role prereqs, and its expected state.
 
 use super::agent::SETTINGS;
 use super::image::SOURCE;
@@ -42,7 +42,7 @@ pub fn services(node: &Node) -> Services {
 }
 
 /// The only things that are particular to the tests: where packages come from, and how Debian
-/// calls Docker's. `more` stands before the first table.
+/// calls Docker's. `more` comes before the first table.
 pub fn settings(node: &Node, more: &str) {
     let text = format!(
         "{more}\n[packages]\ndocker = [\"docker.io\"]\n\n\
@@ -98,8 +98,9 @@ pub fn check(node: &Node) {
         let policy = node.shell(&format!("docker inspect --format '{{{{.HostConfig.RestartPolicy.Name}}}}' {name}"));
         assert_eq!(policy.trim(), "unless-stopped", "{name}");
     }
-    assert_eq!(znodes::mode(node, ZOOKEEPER).as_deref(), Some("standalone"));
-    assert!(answers(node, &format!("{ADDRESS}:5050"), "/health"), "the Mesos master does not answer");
+    // After a restart of Docker the master can end once more: it loses its session with ZooKeeper.
+    wait_for("ZooKeeper to serve", || (znodes::mode(node, ZOOKEEPER).as_deref() == Some("standalone")).then_some(()));
+    wait_for("the Mesos master to answer", || answers(node, &format!("{ADDRESS}:5050"), "/health").then_some(()));
     assert!(node.exists("/var/lib/zookeeper/version-2"), "ZooKeeper's data are not on the host");
     assert!(node.exists("/var/log/mesos/mesos-master.INFO"), "the Mesos master's log is not on the host");
     assert!(node.shell("id -nG ubuntu").split_whitespace().any(|g| g == "docker"), "ubuntu is not in group docker");

@@ -1,10 +1,11 @@
 //! A registry in a node's network, which the node's Docker has as mirror of Docker Hub.
 
 use std::io::Write;
+use std::net::TcpStream;
 use std::process::{Child, Stdio};
 
 use super::node::Node;
-use super::services::listens;
+use super::services::in_network;
 use super::{image, mortal, wait_for};
 
 /// Where the node's Docker looks for it.
@@ -32,7 +33,7 @@ pub struct Registry {
 impl Registry {
     /// Serves the images of the tests at `address` of the node.
     pub fn serve(node: &Node, address: &str) -> Registry {
-        Registry::serve_as(node, address, "")
+        Registry::serve_in(node.init, address, "")
     }
 
     /// The same to [`USER`] with [`PASSWORD`] alone, by Basic auth.
@@ -41,12 +42,13 @@ impl Registry {
         writeln!(users.as_file(), "{USER}:{HASH}").unwrap();
         let path = users.path().display();
         let mut registry =
-            Registry::serve_as(node, address, &format!("auth:\n  htpasswd: {{ realm: tests, path: {path} }}\n"));
+            Registry::serve_in(node.init, address, &format!("auth:\n  htpasswd: {{ realm: tests, path: {path} }}\n"));
         registry._users = Some(users);
         registry
     }
 
-    fn serve_as(node: &Node, address: &str, more: &str) -> Registry {
+    /// The same in the network of the process with this id, with `more` in its configuration.
+    pub fn serve_in(init: i32, address: &str, more: &str) -> Registry {
         let directory = tempfile::tempdir().unwrap();
         let configuration = directory.path().join("registry.yml");
         let storage = image::fresh().registry.display();
@@ -56,10 +58,10 @@ impl Registry {
         );
         std::fs::File::create(&configuration).unwrap().write_all(text.as_bytes()).unwrap();
         let mut command = mortal("nsenter");
-        command.args(["-t", &node.init.to_string(), "-n", "docker-registry", "serve"]).arg(&configuration);
+        command.args(["-t", &init.to_string(), "-n", "docker-registry", "serve"]).arg(&configuration);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let registry = Registry { child, _directory: directory, _users: None };
-        wait_for("the registry", || listens(node, address).then_some(()));
+        wait_for("the registry", || in_network(init, || TcpStream::connect(address).is_ok()).then_some(()));
         registry
     }
 

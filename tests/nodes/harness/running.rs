@@ -48,7 +48,7 @@ impl Running {
             reader.unwrap().join().unwrap();
             std::mem::take(&mut *text.lock().unwrap())
         });
-        Outcome::of(&self.command, std::process::Output { status, stdout, stderr })
+        Outcome::new(&self.command, std::process::Output { status, stdout, stderr })
     }
 }
 

@@ -71,7 +71,7 @@ pub fn get(node: &Node, address: &str, path: &str) -> Option<String> {
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).ok()?;
         let mut answer = Vec::new();
-        // One that is cut short has its status all the same.
+        // A response that is cut off still has its status.
         let _ = stream.read_to_end(&mut answer);
         let answer = String::from_utf8_lossy(&answer).into_owned();
         answer.get(8..12).is_some_and(|status| status == " 200").then_some(answer)

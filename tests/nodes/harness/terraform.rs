@@ -1,29 +1,28 @@
-//! A cluster as packaging/terraform makes one: nodes from one image, each with the type, the tags and the line of user
-//! data that its resource in `ec2.tf` has, and nothing else. No person does anything on them: the boot unit does.
+//! A cluster as packaging/terraform makes one: nodes from one image, each with the type, the tags and the user data that
+//! Terraform gave it, and nothing else. No person does anything on them: the boot unit does.
 
-use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use super::agent::SETTINGS;
-use super::docker::{docker, label};
+use serde_json::Value;
+
 use super::image::{SOURCE, fresh};
 use super::network::Network;
 use super::node::Node;
 use super::registry::{self, Registry};
-use super::services::{self, items};
-use super::{cluster, first_boot, wait_for};
+use super::release::Release;
+use super::services::{self, items, listen};
+use super::{autoscaling, cluster, packer, wait_for};
+use crate::support::aws::account::Account;
+use crate::support::aws::{Aws, Keys};
 use crate::support::metadata::{Items, Metadata};
 
-const EC2: &str = include_str!("../../../packaging/terraform/ec2.tf");
+/// What EC2 gives to the instances; made by tests/packaging/terraform.
+const INSTANCES: &str = include_str!("../../packaging/instances.json");
 /// What its README has the image's settings contain.
 const IMAGE: &str = include_str!("../../../packaging/terraform/image.toml");
-const VARIABLES: &str = include_str!("../../../packaging/terraform/variables.tf");
 
 /// The resources' names, which are the roles', in the order of their addresses.
 const ROLES: [&str; 4] = ["prereqs", "master", "gateway", "agent"];
-
-/// Which of several nodes the builder is.
-const BUILDER: usize = 9;
 
 /// A node is not given to anything before this file is there: on EC2 the network and the metadata service are there
 /// before it is switched on.
@@ -33,18 +32,8 @@ const ADDRESSED: &str = "/run/test-addressed";
 /// The timer of the instance groups, ten times as often.
 const OFTEN: &str = "[Timer]\nOnActiveSec=\nOnActiveSec=1s\nOnUnitInactiveSec=3s\n";
 
-/// What is known only once other resources are made.
-const MADE: [(&str, &str); 6] = [
-    ("aws_instance.prereqs.private_ip", "30.0.100.11"),
-    ("aws_instance.master.private_ip", "30.0.100.12"),
-    ("aws_s3_bucket.log.bucket", "titus-log-bucket-terraform-example"),
-    (
-        "aws_iam_role.app[\"titusappwiths3InstanceProfile\"].arn",
-        "arn:aws:iam::123456789012:role/titusappwiths3InstanceProfile",
-    ),
-    ("aws_security_group.titus[\"app\"].id", "sg-0123456789abcdef0"),
-    ("var.agent_asg_name", cluster::GROUP),
-];
+/// Where an agent finds the Auto Scaling API.
+const API: &str = "127.0.0.1:4566";
 
 /// The settings that an image of packaging/packer has for all its nodes.
 fn settings() -> String {
@@ -58,106 +47,61 @@ fn settings() -> String {
     )
 }
 
-/// An image for all four roles, baked and sealed; made once a test process.
+/// An image for all four roles as a newcomer makes it, once a test process: a release is made, a machine downloads the deb from
+/// its apt repository, and Packer builds.
 fn baked() -> &'static str {
     static BAKED: OnceLock<String> = OnceLock::new();
     BAKED.get_or_init(|| {
-        // Its address is not that which the nodes' own network files have: `seal` would find it there.
-        let mut node = Node::off_of_several(&fresh().first_boot, BUILDER);
-        node.put(SETTINGS, 0o600, settings());
-        node.put("/etc/cloud/cloud-init.disabled", 0o644, "");
-        // Nobody cuts its power.
-        node.put("/etc/dpkg/dpkg.cfg.d/test", 0o644, "force-unsafe-io\n");
-        node.boot();
-        let _registry = Registry::serve(&node, registry::ADDRESS);
-        let roles = ROLES.map(|role| format!("--role={role}"));
-        let bake: Vec<&str> =
-            ["apply", "--phase", "bake"].into_iter().chain(roles.iter().map(String::as_str)).collect();
-        node.bootstrap(&bake).ends_with(0);
-        node.bootstrap(&["seal"]).ends_with(0);
-        node.stop();
-        let image = format!("titus-bootstrap-baked:{}-terraform", std::process::id());
-        docker(&["commit", "--change", &format!("LABEL {}", label()), &node.id, &image]);
+        let release = Release::make();
+        let machine = Node::without_program();
+        let update = release.add_to(&machine);
+        machine
+            .shell(&format!("{update}; cd /root; apt-get download titus-bootstrap; mv titus-bootstrap_*.deb new.deb"));
+        // Nobody cuts its power, and no user data are for cloud-init.
+        let ready = "touch /etc/cloud/cloud-init.disabled; echo force-unsafe-io > /etc/dpkg/dpkg.cfg.d/test";
+        let base = packer::changed(&fresh().first_boot, "terraform", ready);
+        let (outcome, image) =
+            packer::build_for(&ROLES, &machine.path("/root/new.deb"), &settings(), &base, "terraform");
+        outcome.ends_with(0);
         image
     })
 }
 
-/// The value of an attribute or tag, as it stands behind its `=`.
-fn value(text: &str) -> String {
-    let text = text.trim();
-    let text = text.strip_prefix("base64encode(").and_then(|text| text.strip_suffix(')')).unwrap_or(text);
-    let Some(quoted) = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) else {
-        return made(text.split(" #").next().unwrap().trim());
-    };
-    let mut parts = quoted.split("${");
-    let first = parts.next().unwrap().to_owned();
-    let rest = parts.map(|part| {
-        let (expression, text) = part.split_once('}').unwrap();
-        made(expression) + text
-    });
-    std::iter::once(first).chain(rest).collect::<String>().replace("\\n", "\n")
+/// What EC2 gives to the instance of this role.
+fn given(role: &str) -> Value {
+    serde_json::from_str::<Value>(INSTANCES).unwrap()[role].take()
 }
 
-fn made(expression: &str) -> String {
-    let found = MADE.iter().find(|(name, _)| *name == expression);
-    found.unwrap_or_else(|| panic!("ec2.tf: the tests do not know what {expression} is")).1.to_owned()
-}
-
-/// The lines of the resource of this role.
-fn resource(role: &str) -> Vec<&'static str> {
-    let kind = if role == "agent" { "aws_launch_template" } else { "aws_instance" };
-    let begin = format!("resource \"{kind}\" \"{role}\" {{");
-    let lines: Vec<_> = EC2.lines().skip_while(|line| *line != begin).take_while(|line| *line != "}").collect();
-    assert!(!lines.is_empty(), "ec2.tf has no {begin}");
-    lines
-}
-
-fn attribute(lines: &[&'static str], name: &str) -> &'static str {
-    let found = lines.iter().find_map(|line| {
-        let (key, value) = line.split_once('=')?;
-        (key.trim() == name).then_some(value.trim())
-    });
-    found.unwrap_or_else(|| panic!("ec2.tf: no {name} in {lines:?}"))
-}
-
-fn tags(lines: &[&'static str]) -> BTreeMap<String, String> {
-    let block = lines.iter().skip_while(|line| line.trim() != "tags = {").skip(1).take_while(|line| line.trim() != "}");
-    let pairs = block.map(|line| line.split_once('=').unwrap());
-    let tags: BTreeMap<_, _> =
-        pairs.map(|(key, text)| (key.trim().trim_matches('"').to_owned(), value(text))).collect();
-    assert!(tags.contains_key("titus:role"), "ec2.tf: {tags:?}");
-    tags
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap()
 }
 
 /// What the instance of this role has in its metadata.
 fn instance(role: &str, node: &Node) -> Items {
-    let lines = resource(role);
+    let given = given(role);
     let mut items = items();
     items.retain(|path, _| !path.starts_with("meta-data/tags/"));
-    let mut set = |path: &str, value: String| items.insert(path.to_owned(), value.into_bytes());
-    set("meta-data/instance-type", value(attribute(&lines, "instance_type").split(" #").next().unwrap()));
-    set("meta-data/instance-id", format!("i-0123456789abcde{}", node.address.rsplit('.').next().unwrap()));
-    set("meta-data/local-ipv4", node.address.clone());
-    set("meta-data/local-hostname", format!("{}.eu-west-1.compute.internal", node.hostname()));
-    set("user-data", value(attribute(&lines, "user_data")));
-    for (key, value) in tags(&lines) {
-        set(&format!("meta-data/tags/instance/{key}"), value);
+    let mut set = |path: &str, value: &str| items.insert(path.to_owned(), value.into());
+    set("meta-data/instance-type", text(&given["instance_type"]));
+    set("meta-data/instance-id", &id(node));
+    set("meta-data/local-ipv4", &node.address);
+    set("meta-data/local-hostname", &format!("{}.eu-west-1.compute.internal", node.hostname()));
+    set("user-data", text(&given["user_data"]));
+    for (key, value) in given["tags"].as_object().unwrap() {
+        set(&format!("meta-data/tags/instance/{key}"), text(value));
     }
-    if role == "agent" {
-        set("meta-data/tags/instance/aws:autoscaling:groupName", cluster::GROUP.into());
-    }
-    items
+    if role == "agent" { autoscaling::with_profile(items) } else { items }
 }
 
-/// Whether a request for the metadata of this role needs a token.
-fn tokens_required(role: &str) -> bool {
-    match attribute(&resource(role), "http_tokens") {
-        "var.titus_http_tokens" => {
-            let (_, variable) = VARIABLES.split_once("variable \"titus_http_tokens\"").unwrap();
-            attribute(&variable.lines().collect::<Vec<_>>(), "default") == "\"required\""
-        }
-        text => text == "\"required\"",
-    }
+fn id(node: &Node) -> String {
+    format!("i-0123456789abcde{}", node.address.rsplit('.').next().unwrap())
+}
+
+/// The Auto Scaling API, whose hook holds the instance until its run completes it.
+fn api(node: &Node) -> Aws {
+    let mut account = Account::default();
+    account.held.insert([cluster::GROUP.to_owned(), "titus-bootstrap".to_owned(), id(node)]);
+    Aws::serve(listen(node, API), "eu-west-1", account, &Keys::new(1))
 }
 
 /// A node and what is served to it.
@@ -166,14 +110,14 @@ pub struct Member {
     pub node: Node,
     role: &'static str,
     served: Option<(Metadata, Option<Registry>)>,
+    api: Option<Aws>,
 }
 
 impl Member {
     /// An instance of this role that was never switched on.
     pub fn new(role: &'static str) -> Member {
         let place = ROLES.iter().position(|known| *known == role).unwrap() + 1;
-        let node = Node::off_of_several(baked(), place);
-        first_boot::install(&node);
+        let node = Node::off_without_program(baked(), Some(place));
         let gate = format!(
             "[Service]\nExecStartPost=/bin/touch {ADDRESSED}\n\
              ExecStartPost=/bin/sh -c 'until [ -e {CABLE} ]; do sleep 0.05; done'\n"
@@ -182,7 +126,11 @@ impl Member {
         // With it, journald keeps what it has for the next boot.
         node.put("/var/log/journal/.keep", 0o644, "");
         node.put("/etc/systemd/system/titus-instance-groups.timer.d/often.conf", 0o644, OFTEN);
-        Member { node, role, served: None }
+        if role == "agent" {
+            let endpoint = format!("[Service]\nEnvironment=AWS_ENDPOINT_URL_AUTO_SCALING=http://{API}\n");
+            node.put("/etc/systemd/system/titus-bootstrap.service.d/autoscaling.conf", 0o644, endpoint);
+        }
+        Member { node, role, served: None, api: None }
     }
 
     /// Switches it on: its boot begins.
@@ -192,10 +140,16 @@ impl Member {
         wait_for("the node's addresses", || self.node.exists(ADDRESSED).then_some(()));
         network.join(&self.node);
         let metadata = services::metadata(&self.node, instance(self.role, &self.node));
-        metadata.require_tokens(tokens_required(self.role));
+        metadata.require_tokens(given(self.role)["http_tokens"] == "required");
+        self.api = (self.role == "agent").then(|| api(&self.node));
         let registry = (self.role == "prereqs").then(|| Registry::serve(&self.node, registry::ADDRESS));
         self.served = Some((metadata, registry));
         self.node.write(CABLE, "");
+    }
+
+    /// Whether the run has completed the lifecycle hook: then the instance is in service.
+    pub fn is_in_service(&self) -> bool {
+        self.api.as_ref().is_some_and(|api| api.account(|account| account.held.is_empty()))
     }
 
     /// The units that have failed now, and those that ever failed on this node, in whichever boot: none, if all is well.

@@ -15,7 +15,7 @@ const CREATE: i32 = 1;
 const GET_DATA: i32 = 4;
 const SYNC: i32 = 9;
 
-/// The error of a creation that was done already, by a request whose answer was lost.
+/// The error of a request for what an earlier request created, whose answer was lost.
 const NODE_EXISTS: i32 = -110;
 
 /// Everybody may do everything: one entry, all permissions, `world:anyone`.
@@ -72,7 +72,7 @@ fn connect(address: &str) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// One request in a session of its own: the error, and what follows it.
+/// One request in a new session: the error, and what follows it.
 fn ask(address: &str, operation: i32, request: &[u8]) -> Result<(i32, Vec<u8>)> {
     Session::begin(connect(address)?)?.ask(operation, request)
 }

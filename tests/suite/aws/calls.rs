@@ -1,11 +1,11 @@
-//! What each call asks, and what is made of its answer.
+//! The request of each call, and the result of its answer.
 
 use titus_bootstrap::ec2::api::{Bucket as Told, Outcome, Wanted};
 use titus_bootstrap::error::Kind;
 use titus_bootstrap::facts::Peer;
 use titus_bootstrap::facts::TypeNumbers;
 
-use super::{ID, LONG, Node, held, lifecycle, tells};
+use super::{ID, LONG, Node, assert_error, held, lifecycle};
 use crate::support::aws::Fault;
 use crate::support::aws::account::{Account, Bucket, Instance, sample};
 
@@ -36,7 +36,7 @@ fn tags_come_in_pages_and_whatever_they_are_called() {
     tags.insert("description".into(), "two\nlines".into());
     tags.insert("two\nlines".into(), "x".into());
     account.page = 1;
-    let node = Node::of(account);
+    let node = Node::with_account(account);
     let tags = node.api(LONG).tags(ID).unwrap();
     assert_eq!(tags["owner/team name+é"], "a; \"b\" <c> & d");
     assert_eq!(tags["empty"], "");
@@ -50,18 +50,18 @@ fn a_tag_that_decides_something_must_be_plain_text() {
     let mut account = sample();
     account.tags.get_mut(ID).unwrap().insert("titus:role".into(), "agent\nmaster".into());
     let words = ["the instance's tag titus:role cannot be used", "'\\n'", "change the instance's tag"];
-    Node::of(account).fails(LONG, Kind::Config, &words);
+    Node::with_account(account).fails(LONG, Kind::Config, &words);
 }
 
 #[test]
 fn pages_without_end_are_left() {
     let body = "<DescribeTagsResponse><tagSet/><nextToken>again</nextToken></DescribeTagsResponse>";
-    let node = Node::with(Fault::Text(200, body.into()));
-    node.fails(LONG, Kind::Config, &["the EC2 API (DescribeTags) gave an answer that does not end"]);
+    let node = Node::with_fault(Fault::Text(200, body.into()));
+    node.fails(LONG, Kind::Config, &["the EC2 API (DescribeTags) returned an answer that does not end"]);
     assert_eq!(node.calls(), 32);
 }
 
-/// Seven servers of which four are wanted.
+/// Seven servers; a node asks for four.
 fn ensemble() -> Account {
     let instance = |number: u32, change: &dyn Fn(&mut Instance)| {
         let mut instance = Instance {
@@ -92,7 +92,7 @@ const WANTED: Wanted<'static> = Wanted { tag: "titus:ensemble", value: "a", vpc_
 #[test]
 fn peers_are_the_running_ones_with_the_tag_in_the_vpc() {
     for (page, calls) in [(0, 1), (3, 2), (1, 4)] {
-        let node = Node::of(Account { page, ..ensemble() });
+        let node = Node::with_account(Account { page, ..ensemble() });
         let mut peers = node.api(LONG).peers(WANTED).unwrap();
         peers.sort_by(|a, b| a.launched.cmp(&b.launched));
         let expected = |number: u32| Peer {
@@ -112,18 +112,18 @@ fn peers_are_the_running_ones_with_the_tag_in_the_vpc() {
 }
 
 #[test]
-fn a_peer_that_is_none_is_refused_by_name() {
+fn a_false_peer_is_refused_by_name() {
     let mut account = ensemble();
     account.instances[1].address = "10.0.0.2;reboot".into();
-    let failure = Node::of(account).api(LONG).peers(WANTED).unwrap_err();
+    let failure = Node::with_account(account).api(LONG).peers(WANTED).unwrap_err();
     let words = ["the EC2 API (DescribeInstances): privateIpAddress cannot be used", "it is not an IPv4 address"];
-    tells(&failure.error, Kind::Config, &words);
+    assert_error(&failure.error, Kind::Config, &words);
 }
 
 #[test]
 fn the_numbers_of_a_type_are_asked_for() {
     let numbers = TypeNumbers { max_enis: 8, ipv4_per_eni: 30, network_mbps: Some(12500) };
-    let node = Node::of(Account { types: [("m9.large".into(), numbers)].into(), ..Account::default() });
+    let node = Node::with_account(Account { types: [("m9.large".into(), numbers)].into(), ..Account::default() });
     let mut api = node.api(LONG);
     assert_eq!(api.instance_type("m9.large").unwrap(), Some(numbers));
     assert_eq!(api.instance_type("m10.large").unwrap(), None);
@@ -132,11 +132,11 @@ fn the_numbers_of_a_type_are_asked_for() {
 
 #[test]
 fn a_lifecycle_action_is_prolonged_and_ended() {
-    let node = Node::of(held());
+    let node = Node::with_account(held());
     let mut api = node.api(LONG);
     assert!(api.heartbeat(&lifecycle()).unwrap());
     assert!(api.complete(&lifecycle(), Outcome::Continue).unwrap());
-    // It is over: that is no failure.
+    // The lifecycle action is over, which is not a failure.
     assert!(!api.complete(&lifecycle(), Outcome::Abandon).unwrap());
     assert!(!api.heartbeat(&lifecycle()).unwrap());
     let of = "AutoScalingGroupName=titusagent LifecycleHookName=titus-ready InstanceId=i-0123456789abcdef0";
@@ -155,7 +155,7 @@ fn a_lifecycle_action_is_prolonged_and_ended() {
 
 #[test]
 fn a_lifecycle_action_that_was_ended_by_a_call_without_an_answer_is_over() {
-    let node = Node::of(held());
+    let node = Node::with_account(held());
     node.aws.fault(Fault::Cut(1));
     assert!(!node.api(LONG).complete(&lifecycle(), Outcome::Continue).unwrap());
     assert!(node.aws.account(|account| account.held.is_empty()));
@@ -171,28 +171,32 @@ fn a_bucket_is_there_or_forbidden_or_elsewhere_or_missing() {
         ("far", Bucket::Malformed("us-east-1".into()), Told::Elsewhere),
     ];
     let known = buckets.iter().map(|(name, bucket, _)| ((*name).to_owned(), bucket.clone())).collect();
-    let node = Node::of(Account { buckets: known, ..Account::default() });
+    let node = Node::with_account(Account { buckets: known, ..Account::default() });
     let mut api = node.api(LONG);
-    for (name, _, told) in buckets {
-        assert_eq!(api.bucket(name).unwrap(), told, "{name}");
+    for (name, _, expected) in buckets {
+        assert_eq!(api.bucket(name).unwrap(), expected, "{name}");
     }
     assert_eq!(api.bucket("nobody-s").unwrap(), Told::Missing);
     assert_eq!((node.calls(), node.fetched()), (5, 1));
     assert_eq!(node.aws.requests()[0], "HEAD /logs.example");
     for wrong in ["", "a/b", "..", "a?b", "a b", "é", "-a"] {
         let failure = api.bucket(wrong).unwrap_err();
-        tells(&failure.error, Kind::Config, &["is no name of a bucket"]);
+        assert_error(&failure.error, Kind::Config, &["is not the name of a bucket"]);
     }
     assert_eq!(node.calls(), 5);
 }
 
 #[test]
-fn a_bucket_is_asked_for_with_credentials_of_now() {
-    let node = Node::of(Account { buckets: [("logs".into(), Bucket::There)].into(), ..Account::default() });
+fn a_bucket_check_uses_current_credentials() {
+    let node = Node::with_account(Account { buckets: [("logs".into(), Bucket::There)].into(), ..Account::default() });
     node.aws.fault(Fault::Expired(1));
     assert_eq!(node.api(LONG).bucket("logs").unwrap(), Told::There);
     assert_eq!(node.fetched(), 2);
     node.aws.fault(Fault::Expired(u32::MAX));
     let failure = node.api(LONG).bucket("logs").unwrap_err();
-    tells(&failure.error, Kind::Config, &["S3 (HeadBucket logs) does not accept this instance's signature", "400"]);
+    assert_error(
+        &failure.error,
+        Kind::Config,
+        &["S3 (HeadBucket logs) does not accept this instance's signature", "400"],
+    );
 }

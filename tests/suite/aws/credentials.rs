@@ -1,22 +1,22 @@
-//! Credentials and clocks: where they come from, when they are fetched anew, and that nobody is told them.
+//! Credentials and clocks: the source of credentials, when the program fetches them again, and that nobody sees them.
 
 use std::time::Duration;
 
 use titus_bootstrap::ec2::api::Bucket as Told;
 use titus_bootstrap::error::Kind;
 
-use super::{ID, LONG, Node, SHORT, held, lifecycle, tells};
+use super::{ID, LONG, Node, SHORT, assert_error, held, lifecycle};
 use crate::support::aws::account::Bucket;
 use crate::support::aws::{Fault, Keys};
 use crate::support::log::heard;
 use crate::support::metadata;
 
 #[test]
-fn without_a_profile_nothing_is_asked() {
+fn without_a_profile_no_call_is_made() {
     let node = Node::new();
     node.metadata.set("meta-data/iam/security-credentials/titus-node", None);
     let words = [
-        "the EC2 API (DescribeTags) cannot be asked: this instance has no instance profile",
+        "the EC2 API (DescribeTags) cannot be called: this instance has no instance profile",
         "IMDS has no item iam/security-credentials",
         "give the instance a profile",
     ];
@@ -51,12 +51,12 @@ fn a_metadata_service_that_is_silent_is_left_at_the_deadline() {
 }
 
 #[test]
-fn expired_credentials_are_fetched_anew_once() {
-    let node = Node::with(Fault::Expired(1));
+fn expired_credentials_are_fetched_again_once() {
+    let node = Node::with_fault(Fault::Expired(1));
     node.api(LONG).tags(ID).unwrap();
     assert_eq!((node.calls(), node.fetched()), (2, 2));
 
-    let node = Node::with(Fault::Expired(u32::MAX));
+    let node = Node::with_fault(Fault::Expired(u32::MAX));
     let words = [
         "the EC2 API (DescribeTags) does not accept this instance's signature",
         "RequestExpired: Request has expired.",
@@ -67,7 +67,7 @@ fn expired_credentials_are_fetched_anew_once() {
 }
 
 #[test]
-fn credentials_that_were_replaced_are_fetched_anew() {
+fn replaced_credentials_are_fetched_again() {
     let node = Node::new();
     let mut api = node.api(LONG);
     api.tags(ID).unwrap();
@@ -79,7 +79,7 @@ fn credentials_that_were_replaced_are_fetched_anew() {
 }
 
 #[test]
-fn credentials_are_fetched_anew_before_they_expire() {
+fn credentials_are_fetched_again_before_they_expire() {
     let node = Node::new();
     node.profile(&Keys::new(1).lasting(Duration::from_secs(180)));
     let mut api = node.api(LONG);
@@ -87,7 +87,7 @@ fn credentials_are_fetched_anew_before_they_expire() {
     let next = Keys::new(2);
     node.profile(&next);
     node.aws.accept(&next);
-    // No call was made in vain.
+    // No call was unnecessary.
     api.tags(ID).unwrap();
     api.tags(ID).unwrap();
     assert_eq!((node.calls(), node.fetched()), (3, 2));
@@ -106,7 +106,7 @@ fn credentials_that_are_still_good_do_without_the_metadata_service() {
 #[test]
 fn a_wrong_clock_is_found_and_forgotten() {
     for hours in [-3, 5] {
-        let node = Node::of(held());
+        let node = Node::with_account(held());
         node.aws.account(|account| account.buckets.insert("logs".into(), Bucket::There));
         node.aws.fault(Fault::Clock(hours * 3600));
         let mut api = node.api(LONG);
@@ -115,12 +115,12 @@ fn a_wrong_clock_is_found_and_forgotten() {
         assert!(api.heartbeat(&lifecycle()).unwrap());
         assert_eq!(api.bucket("logs").unwrap(), Told::There);
         assert_eq!(node.calls(), 4);
-        // The clock of the machine was set right meanwhile.
-        node.aws.mend();
+        // The machine's clock was corrected in the meantime.
+        node.aws.clear_faults();
         api.tags(ID).unwrap();
         api.tags(ID).unwrap();
         assert_eq!(node.calls(), 7);
-        // Each service says it in its own way; S3 says nothing but 403.
+        // Each service has its own words; S3 only says 403.
         node.aws.fault(Fault::Clock(hours * 3600));
         assert!(node.api(LONG).heartbeat(&lifecycle()).unwrap());
         assert_eq!(node.api(LONG).bucket("logs").unwrap(), Told::There);
@@ -136,10 +136,10 @@ fn a_wrong_secret_is_an_error_that_shows_none() {
     let failure = node.fails(LONG, Kind::Config, &words);
     assert!(!failure.error.to_string().contains("of-somebody-else"));
     let failure = node.api(LONG).heartbeat(&lifecycle()).unwrap_err();
-    tells(&failure.error, Kind::Config, &["SignatureDoesNotMatch: The request signature we calculated"]);
+    assert_error(&failure.error, Kind::Config, &["SignatureDoesNotMatch: The request signature we calculated"]);
     node.profile(&Keys::new(7));
     let failure = node.api(LONG).heartbeat(&lifecycle()).unwrap_err();
-    tells(
+    assert_error(
         &failure.error,
         Kind::Config,
         &["InvalidClientTokenId: The security token included in the request is invalid."],
@@ -147,9 +147,9 @@ fn a_wrong_secret_is_an_error_that_shows_none() {
 }
 
 #[test]
-fn no_secret_is_told() {
-    let mut told = String::new();
-    // `--verbose` has DEBUG; TRACE is more.
+fn no_secret_is_printed() {
+    let mut output = String::new();
+    // `--verbose` shows DEBUG; TRACE is more.
     let (_, log) = heard(tracing::Level::TRACE, || {
         for fault in [
             Fault::Throttle(1),
@@ -160,10 +160,10 @@ fn no_secret_is_told() {
             Fault::Text(200, "<html/>".into()),
             Fault::Text(500, "<html/>".into()),
         ] {
-            let node = Node::with(fault);
+            let node = Node::with_fault(fault);
             match node.api(Duration::from_millis(200)).tags(ID) {
-                Ok(tags) => told += &format!("{tags:?}"),
-                Err(failure) => told += &format!("{failure:?} {}", failure.error),
+                Ok(tags) => output += &format!("{tags:?}"),
+                Err(failure) => output += &format!("{failure:?} {}", failure.error),
             }
         }
     });
@@ -171,7 +171,7 @@ fn no_secret_is_told() {
     assert!(log.contains("this machine's clock differs from AWS's by 7"), "{log}");
     let keys = Keys::new(1);
     for (name, secret) in [("secret", &keys.secret), ("token", &keys.token)] {
-        assert!(!told.contains(secret), "the {name} is in:\n{told}");
+        assert!(!output.contains(secret), "the {name} is in:\n{output}");
         assert!(!log.contains(secret), "the {name} is in:\n{log}");
     }
 }

@@ -1,4 +1,4 @@
-//! Users and groups that only NSS knows, as of LDAP or sssd.
+//! Users and groups that only NSS knows, e.g. from LDAP or sssd.
 
 use titus_bootstrap::error::Kind;
 
@@ -28,14 +28,14 @@ fn a_user_whom_only_nss_knows_is_put_into_a_local_group_whose_number_stays() {
     let machine = machine();
     machine.root.write("/etc/group", "docker:x:4711:\n");
     let steps = machine.steps(ROLE);
-    assert_eq!(machine.plan(&steps).ends_well().lines(), ["put user ann into group docker"]);
+    assert_eq!(machine.plan(&steps).ends_well().lines(), ["add user ann to group docker"]);
     machine.apply(&steps).ends_well();
     assert_eq!(machine.root.read("/etc/group"), "docker:x:4711:ann\n");
     assert_eq!(machine.apply(&steps).ends_well().states(), ["member in_sync"]);
     // Whom nobody knows is a notice, and says so.
     let run = machine.apply(&machine.steps(&ROLE.replace("ann", "zoe"))).ends_well();
     let note = run.report.steps[0].note.as_deref().unwrap_or_default();
-    assert!(note.contains("there is no user zoe, neither in /etc/passwd nor known to NSS"), "{note}");
+    assert!(note.contains("the user zoe does not exist, neither in /etc/passwd nor in NSS"), "{note}");
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn a_group_that_only_nss_knows_cannot_be_changed_here() {
     let run = machine.apply(&machine.steps(ROLE));
     let words = run.fails().to_string();
     assert_eq!(run.fails().kind, Kind::Unavailable, "{words}");
-    assert!(words.contains("only NSS knows that group (getent group docker: gid 70002)"), "{words}");
+    assert!(words.contains("only NSS has that group (getent group docker: gid 70002)"), "{words}");
     machine.root.write("/etc/passwd", "bob:x:7:7::/:/bin/sh\n");
     machine.apply(&machine.steps(&ROLE.replace("ann", "bob"))).ends_well();
 }

@@ -1,4 +1,4 @@
-//! Containers that someone else made: refused, or replaced without losing their data.
+//! Containers that another program created: refused, or replaced without losing their data.
 
 use titus_bootstrap::error::Kind;
 use titus_bootstrap::titus::checks::Finding;
@@ -8,14 +8,22 @@ use crate::support::docker::{Docker, End};
 use crate::support::simulated::Machine;
 
 #[test]
-fn a_container_of_someone_elses_beside_the_old_one_is_not_touched() {
+fn another_program_s_container_beside_the_old_one_is_not_touched() {
     let (machine, docker) = created();
     docker.change(NAME, |container| container.name = OLD.into());
     docker.run(NAME, "other:1", |_| {});
     let adopting = steps(&machine, &docker, &format!("{TWO}\nadopt = true"));
     let words = machine.apply(&adopting).fails().to_string();
-    assert!(words.contains(&format!("the containers x and {OLD} are both there, and x is not ours")), "{words}");
-    assert!(words.contains(&format!("rename it away (docker rename x x-before): then {OLD} is put back")), "{words}");
+    assert!(
+        words.contains(&format!("the containers x and {OLD} both exist, but titus-bootstrap did not create x")),
+        "{words}"
+    );
+    assert!(
+        words.contains(&format!(
+            "rename it (docker rename x x-before) and run titus-bootstrap again, which puts {OLD} back"
+        )),
+        "{words}"
+    );
     assert_eq!(docker.changes(), [""; 0]);
     // The printed fix, to the letter.
     docker.change(NAME, |container| container.name = "x-before".into());
@@ -44,7 +52,7 @@ fn directories(machine: &Machine) {
 }
 
 #[test]
-fn a_container_of_someone_elses_is_refused_unless_it_may_be_replaced() {
+fn another_program_s_container_is_refused_unless_it_may_be_replaced() {
     let (machine, docker) = machine();
     let id = foreign(&docker);
     let steps = steps(&machine, &docker, ONE);
@@ -53,7 +61,7 @@ fn a_container_of_someone_elses_is_refused_unless_it_may_be_replaced() {
         assert_eq!(error.kind, Kind::Unavailable);
         let words = error.to_string();
         for expected in [
-            "a container x is there that titus-bootstrap did not make",
+            "the container x exists, but titus-bootstrap did not create it",
             &format!("{} (running), of image other:1", &id[..12]),
             "--set containers.adopt=true",
             "docker rename x x-before",
@@ -61,7 +69,10 @@ fn a_container_of_someone_elses_is_refused_unless_it_may_be_replaced() {
             assert!(words.contains(expected), "{expected}: {words}");
         }
     }
-    assert_eq!(verified(&machine), Finding::Bad("a container x is running that titus-bootstrap did not make".into()));
+    assert_eq!(
+        verified(&machine),
+        Finding::Bad("the container x is running, but titus-bootstrap did not create it".into())
+    );
     assert_eq!((docker.changes(), docker.containers()), (vec![], vec!["x running".to_owned()]));
     // The other fix, to the letter.
     docker.change(NAME, |container| container.name = "x-before".into());
@@ -76,9 +87,9 @@ fn a_container_that_may_be_replaced_leaves_its_data_to_the_host() {
     machine.root.write("/srv/own/file", "the host has it");
     foreign(&docker);
     let steps = steps(&machine, &docker, ADOPTS);
-    let line = "replace the container x, which titus-bootstrap did not make (its data are copied to the host)";
+    let line = "replace the container x, which titus-bootstrap did not create (its data is copied to the host)";
     assert_eq!(planned_and_made(&machine, &steps), [line]);
-    // Stopped first, or what it writes would be missing; its volumes are left.
+    // The run stops it first, because the copy would lack later writes; its volumes stay.
     assert_eq!(
         docker.changes(),
         [
@@ -108,7 +119,7 @@ fn data_that_cannot_be_taken_over_are_refused_before_anything_is_changed() {
     for (set, words) in [
         (
             (|machine, _| machine.root.write("/srv/x/other", "data")) as fn(&Machine, &Docker),
-            "/srv/x: there are data already, and the container to be replaced has others",
+            "/srv/x already contains data, and the container to be replaced has its own",
         ),
         (
             |_, docker| docker.change(NAME, |container| drop(container.links.insert("/log".into(), "/etc".into()))),
@@ -136,16 +147,16 @@ fn data_that_cannot_be_taken_over_are_refused_before_anything_is_changed() {
 }
 
 #[test]
-fn a_takeover_that_fails_is_made_anew_with_newer_data() {
+fn a_failed_takeover_is_repeated_with_newer_data() {
     let (machine, docker) = machine();
     directories(&machine);
     let id = foreign(&docker);
     docker.end("x:1", End::Exits(1, "not today\n"));
     let steps = steps(&machine, &docker, ADOPTS);
     let words = machine.apply(&steps).fails().to_string();
-    assert!(words.contains("not today") && words.contains("the container that was there before runs again"), "{words}");
+    assert!(words.contains("not today") && words.contains("the previous container runs again"), "{words}");
     assert_eq!((docker.container(NAME).id, docker.containers()), (id.clone(), vec!["x running".to_owned()]));
-    // It ran again, and wrote more: the copy has an owner, and is made anew.
+    // It ran again, and wrote more: the copy has an owner, and the run makes it again.
     assert_eq!(machine.root.read("/srv/x/.titus-bootstrap-adopted"), id);
     docker.change(NAME, |container| {
         container.files.insert("/data/a/file".into(), "newer".into());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use titus_bootstrap::error::{Error, Kind, Result};
-use titus_bootstrap::prepare::{FactSource, FirstLine, Phases, Request};
+use titus_bootstrap::prepare::{FactSource, Phases, Request, Selection};
 use titus_bootstrap::run::apply::{Options, apply_on};
 use titus_bootstrap::run::trigger::Trigger;
 use titus_bootstrap::run::{journal, status};
@@ -17,21 +17,6 @@ const ROLE: &str = "description = 'x'\n\
     [[step]]\nid = 'file'\nphase = 'boot'\nfile = { path = '/etc/small', content = 'small' }\n\
     [[step]]\nid = 'unit'\nphase = 'boot'\nunit = { name = 'small.service', active = true, restart_on = ['file'] }\n";
 
-/// Of a role of this name, on a machine with facts that are made up.
-fn request(machine: &Machine, role: &str) -> Request {
-    Request {
-        roles: vec![role.to_owned()],
-        phases: Phases::All,
-        root: Some(machine.root.path().to_owned()),
-        user_data: None,
-        config: None,
-        set: Vec::new(),
-        facts: FactSource::Sample,
-        draws_progress: false,
-        first_line: |_| Ok(FirstLine::default()),
-    }
-}
-
 /// A machine with the role `small`.
 fn machine() -> Machine {
     let machine = Machine::new();
@@ -40,17 +25,17 @@ fn machine() -> Machine {
     machine
 }
 
-fn run(machine: &Machine, options: Options) -> Result<()> {
-    apply_on(Ok(machine.next_host()), &request(machine, "small"), options, silent())
+fn run(machine: &Machine, options: Options) -> Result<u8> {
+    apply_on(Ok(machine.next_host()), &machine.request("small"), options, silent())
 }
 
-/// How the last run ended, as `status` has it.
+/// How the last run ended, according to `status`.
 fn recorded(machine: &Machine) -> String {
     let status = status::read(&machine.host).unwrap().unwrap();
     serde_json::to_value(status.state).unwrap().as_str().unwrap().to_owned()
 }
 
-/// Without root, nothing is done on a live machine, and there is nothing more to see.
+/// Without root, a run changes nothing on a live machine, and the test ends.
 macro_rules! needs_root {
     ($machine:expr) => {
         if !nix::unistd::geteuid().is_root() {
@@ -80,7 +65,7 @@ fn a_run_converges_says_so_and_has_nothing_to_do_again() {
 }
 
 #[test]
-fn a_failed_step_is_recorded_and_the_next_run_makes_it_good() {
+fn a_failed_step_is_recorded_and_the_next_run_repairs_it() {
     let machine = machine();
     needs_root!(machine);
     machine.systemd.fail("small.service", Kind::Failed);
@@ -94,14 +79,15 @@ fn a_failed_step_is_recorded_and_the_next_run_makes_it_good() {
 }
 
 #[test]
-fn a_run_that_is_refused_changes_nothing_and_the_boot_unit_s_is_recorded() {
+fn a_run_that_is_refused_changes_nothing_and_is_recorded() {
     let machine = machine();
     needs_root!(machine);
     machine.root.write("/etc/titus-bootstrap/config.toml", "agnet.asg = 'x'\n");
     assert_eq!(run(&machine, PERSON).unwrap_err().kind, Kind::Config);
-    assert!(status::read(&machine.host).unwrap().is_none(), "who asked for it has read it");
+    let trigger = || status::read(&machine.host).unwrap().unwrap().trigger;
+    assert_eq!((recorded(&machine), trigger()), ("refused".into(), Some(Trigger::Person)));
     assert_eq!(run(&machine, BOOT).unwrap_err().kind, Kind::Config);
-    assert_eq!(recorded(&machine), "refused");
+    assert_eq!((recorded(&machine), trigger()), ("refused".into(), Some(Trigger::Boot)));
     assert!(!machine.root.at("/etc/small").exists());
     assert_eq!(machine.systemd.jobs(), [""; 0]);
 }
@@ -118,12 +104,12 @@ fn at_boot_a_refusal_is_not_taken_for_a_node_without_a_role() {
     let by_tag = || Request {
         roles: Vec::new(),
         facts: FactSource::File(machine.root.at("/facts.json")),
-        ..request(&machine, "")
+        ..machine.request("")
     };
     std::fs::create_dir_all(machine.root.at("/etc/small")).unwrap();
     let error = apply_on(Ok(machine.next_host()), &by_tag(), BOOT, silent()).unwrap_err();
     assert_eq!(error.kind, Kind::Unavailable, "{error}");
-    assert!(error.what.contains("/etc/small: a directory"), "{error}");
+    assert!(error.what.contains("/etc/small is a directory"), "{error}");
     assert_eq!(recorded(&machine), "refused");
     std::fs::remove_dir(machine.root.at("/etc/small")).unwrap();
     apply_on(Ok(machine.next_host()), &by_tag(), BOOT, silent()).unwrap();
@@ -147,7 +133,7 @@ fn a_run_does_not_begin_while_another_has_the_lock() {
 fn a_machine_that_there_is_not_is_the_error() {
     let machine = machine();
     let none = Err(Error::config("no such directory"));
-    let error = apply_on(none, &request(&machine, "small"), PERSON, silent()).unwrap_err();
+    let error = apply_on(none, &machine.request("small"), PERSON, silent()).unwrap_err();
     assert_eq!(error.what, "no such directory");
 }
 
@@ -156,9 +142,63 @@ fn a_run_with_save_keeps_its_role_for_the_next_boot() {
     let machine = machine();
     needs_root!(machine);
     run(&machine, Options { save: true, ..PERSON }).unwrap();
-    let boot = Request { roles: Vec::new(), ..request(&machine, "small") };
+    let boot = Request { roles: Vec::new(), ..machine.request("small") };
     machine.root.write("/etc/small", "other");
     apply_on(Ok(machine.next_host()), &boot, BOOT, silent()).unwrap();
     assert_eq!(machine.root.read("/etc/small"), "small");
     assert!(journal::events(&machine.host, journal::JOURNAL).unwrap().len() > 4);
+}
+
+#[test]
+fn an_image_whose_services_nothing_would_start_is_not_baked() {
+    let machine = machine();
+    needs_root!(machine);
+    let drop_in = "/etc/systemd/system/small.service.d/10-titus-bootstrap.conf";
+    let role = ROLE.to_owned()
+        + &format!(
+            "[[step]]\nid = 'waits'\nphase = 'bake'\nfile = {{ path = '{drop_in}', template = 'ready.conf' }}\n"
+        );
+    machine.root.write("/etc/titus-bootstrap/roles/small.toml", &role);
+    let bake =
+        |phases| apply_on(Ok(machine.next_host()), &Request { phases, ..machine.request("small") }, PERSON, silent());
+    let refusal = bake(Phases::Bake).unwrap_err();
+    assert_eq!(refusal.kind, Kind::Unavailable, "{refusal:?}");
+    for (text, expected) in [
+        (Some(&refusal.what), "titus-bootstrap.service is not enabled"),
+        (refusal.cause.as_ref(), drop_in),
+        (refusal.fix.as_ref(), "install the deb"),
+    ] {
+        assert!(text.is_some_and(|text| text.contains(expected)), "{refusal:?}");
+    }
+    assert!(!machine.root.at(drop_in).exists());
+    // A run that is not for an image starts them itself.
+    bake(Phases::All).unwrap();
+
+    machine.root.link(
+        "/etc/systemd/system/multi-user.target.wants/titus-bootstrap.service",
+        "/lib/systemd/system/titus-bootstrap.service",
+    );
+    bake(Phases::Bake).unwrap();
+}
+
+#[test]
+fn a_partial_run_leaves_the_unit_of_a_changed_file_to_the_next_run() {
+    let machine = machine();
+    needs_root!(machine);
+    run(&machine, PERSON).unwrap();
+    assert_eq!(machine.systemd.jobs(), ["start small.service"]);
+    machine.root.write("/etc/titus-bootstrap/roles/small.toml", ROLE.replace("content = 'small'", "content = 'large'"));
+    let limited = |only: &str| {
+        let selection = Selection { only: vec![only.to_owned()], skip: Vec::new() };
+        let request = Request { selection, ..machine.request("small") };
+        apply_on(Ok(machine.next_host()), &request, PERSON, silent()).unwrap();
+        assert_eq!(recorded(&machine), "partial");
+    };
+    limited("file");
+    assert_eq!((machine.root.read("/etc/small").as_str(), machine.systemd.jobs().len()), ("large", 0));
+    limited("unit");
+    assert_eq!(machine.systemd.jobs(), ["restart small.service"]);
+    run(&machine, PERSON).unwrap();
+    assert_eq!(machine.systemd.jobs(), [""; 0]);
+    assert_eq!(recorded(&machine), "converged");
 }

@@ -1,4 +1,4 @@
-//! apt as others left it: their sources beside ours, and what apt says of a list that it cannot have.
+//! apt with other sources next to those of the settings, and apt's messages about a list that it cannot get.
 
 use titus_bootstrap::error::Kind;
 
@@ -39,7 +39,7 @@ fn a_repository_of_another_file_is_refused_or_taken_over() {
             assert!(!machine.root.at(OURS).exists());
         }
         machine.host.apt.take_over = true;
-        // The lists of the run are those of the files as they will be.
+        // The run reads the lists for the future files.
         machine.prepend("apt-get", "case \"$*\" in *update*) cp $ROOT/var/cache/titus-bootstrap/apt/etc/apt/sources.list.d/docker.list $ROOT/seen;; esac");
         let lines = machine.plan(&steps).ends_well().lines();
         let line = lines.iter().find(|line| line.contains("apt.take_over")).unwrap();
@@ -49,8 +49,8 @@ fn a_repository_of_another_file_is_refused_or_taken_over() {
         let taken = format!("# theirs\n#titus-bootstrap: {theirs}\ndeb http://other x main\n");
         assert_eq!((machine.root.read(LIST), machine.root.read("/seen")), (taken.clone(), taken));
         assert_eq!(machine.apply(&steps).ends_well().states(), ["sources in_sync", "packages in_sync"]);
-        // What the plan says to undo it does.
-        let undo = line.split("to undo it: ").nth(1).unwrap().trim_end_matches(')');
+        // The undo command in the plan works.
+        let undo = line.split("to undo: ").nth(1).unwrap().trim_end_matches(')');
         let undo = undo.replace(LIST, &machine.root.at(LIST).display().to_string());
         assert!(std::process::Command::new("sh").args(["-c", &undo]).status().unwrap().success());
         assert_eq!(machine.root.read(LIST), list);
@@ -58,7 +58,7 @@ fn a_repository_of_another_file_is_refused_or_taken_over() {
 }
 
 #[test]
-fn what_is_off_or_not_read_by_apt_contradicts_nothing_and_a_stanza_of_several_is_left_alone() {
+fn disabled_and_ignored_sources_contradict_nothing_and_a_stanza_of_several_is_left_alone() {
     let stanza = "Types: deb\nURIs: http://d.example/debian\nSuites: x\nComponents: main\nSigned-By: /docker.asc\n";
     for (name, text, ends_well) in [
         ("docker.sources", format!("{stanza}Enabled: no\n"), true),
@@ -75,13 +75,16 @@ fn what_is_off_or_not_read_by_apt_contradicts_nothing_and_a_stanza_of_several_is
             run.ends_well();
         } else {
             let words = run.fails().to_string();
-            assert!(words.contains("the same stanza names http://d.example/debian/ y, too"), "{words}");
+            assert!(
+                words.contains("the same stanza names http://d.example/debian/ y, so apt.take_over does not change it"),
+                "{words}"
+            );
         }
     }
 }
 
 #[test]
-fn what_broke_apt_is_taken_back() {
+fn a_source_that_breaks_apt_is_undone() {
     let machine = machine();
     machine.root.write(OURS, "# of an earlier run\n");
     machine.root.write("/etc/apt/sources.list.d/titus-bootstrap-old.sources", "# old\n");
@@ -92,7 +95,7 @@ fn what_broke_apt_is_taken_back() {
     machine.prepend("apt-get", &broken);
     let run = machine.apply(&machine.steps(ROLE));
     let words = run.fails().to_string();
-    assert!(words.contains("they were taken back") && words.contains("Malformed stanza 1"), "{words}");
+    assert!(words.contains("so the run removed them again") && words.contains("Malformed stanza 1"), "{words}");
     assert_eq!(machine.root.read(OURS), "# of an earlier run\n");
     assert_eq!(machine.root.read("/etc/apt/sources.list.d/titus-bootstrap-old.sources"), "# old\n");
     assert!(!machine.root.at("/etc/apt/keyrings/titus-bootstrap-x.gpg").exists());
@@ -157,12 +160,12 @@ fn the_line_of_apt_that_decides_is_shown_and_decides_the_exit_code() {
         (
             "E: Release file for http://d.example is not valid yet (invalid for another 5h).",
             Kind::TemporaryFailure,
-            "see that the clock is right",
+            "check the clock",
         ),
         (
             "E: Release file for http://d.example is expired (invalid since 5d).",
             Kind::TemporaryFailure,
-            "see that the clock is right",
+            "check the clock",
         ),
         (
             "E: Failed to fetch http://d.example/InRelease  Could not connect to d.example:80",
@@ -196,7 +199,7 @@ const PACKAGE: &str =
 
 #[test]
 fn a_package_is_removed_only_if_a_setting_names_it() {
-    // Asked what it would do, apt says it; asked to do it, it does if it may.
+    // In a simulation apt reports the removal; in an installation it removes if it may.
     const CONFLICT: &str = "case \"$*\" in \
          *--simulate*) if grep -q ^theirs $DPKG; then echo 'Remv theirs [1]'; fi; exit 0;; \
          *--no-remove*' install -- '*) printf 'The following packages will be REMOVED:\n  theirs\nE: Packages need to be removed but remove is disabled.\n'; exit 100;; \
@@ -219,13 +222,13 @@ fn a_package_is_removed_only_if_a_setting_names_it() {
     assert_eq!(machine.plan(&steps).ends_well().lines(), lines);
     assert_eq!(machine.apply(&steps).ends_well().lines(), lines);
     assert_eq!((machine.installed("theirs").as_str(), machine.installed("jq").as_str()), ("", "1.6 installed install"));
-    // Where apt cannot say, the plan says what may be.
+    // If apt does not know, the plan lists the possible removals.
     let mut machine = self::machine();
     machine.host.apt.may_remove = vec!["theirs".into(), "gone".into()];
     machine.install("theirs", "1", "installed");
     machine.prepend("apt-get", "case \"$*\" in *--simulate*) echo 'E: Unable to locate package jq'; exit 100;; esac");
     let lines = machine.plan(&machine.steps(PACKAGE)).ends_well().lines();
-    assert_eq!(lines[1], "remove theirs, if apt has to for them (apt.may_remove)");
+    assert_eq!(lines[1], "remove theirs, if apt requires it (apt.may_remove)");
 }
 
 #[test]
@@ -258,7 +261,7 @@ fn another_s_package_that_fails_matters_only_if_what_is_wanted_is_not_there() {
         assert!(error.contains("dpkg --purge --force-remove-reinstreq theirs"), "{error}");
         assert!(error.contains(words.lines().last().unwrap().trim()), "{error}");
     }
-    // One that the run asked for is its own.
+    // A package that the run itself asked for counts as its own.
     let machine = machine();
     machine.root.write("/words", FAILED.replace("theirs", "jq"));
     machine.prepend("apt-get", "case \"$*\" in *--simulate*) ;; *' install '*) printf 'jq\t1.6\thalf-configured\tinstall\n' >>$DPKG; cat $ROOT/words; exit 100;; esac");

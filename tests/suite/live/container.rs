@@ -1,5 +1,5 @@
-//! Containers: created, replaced when they are made of something else, started, and reported by plan and verify alike.
-//! What a replacement does when it fails is in `replacement.rs`, and of containers of others in `adoption.rs`.
+//! Containers: created, replaced when their specification changes, started, and reported by plan and verify alike.
+//! `replacement.rs` tests failing replacements, and `adoption.rs` containers of other programs.
 
 use serde_json::{Value as Json, json};
 use titus_bootstrap::error::Kind;
@@ -22,7 +22,7 @@ pub(super) fn machine() -> (Machine, Docker) {
     (machine, docker)
 }
 
-/// A file, and a container with these fields besides its name. One with `ready` is asked at the engine's own port.
+/// A file, and a container with these fields besides its name. One with `ready` answers at the engine's own port.
 pub(super) fn role(docker: &Docker, contents: &str, fields: &str) -> String {
     let fields = fields.replace("READY", &format!("ready = {{ tcp = '{}' }}", docker.address));
     format!(
@@ -31,7 +31,7 @@ pub(super) fn role(docker: &Docker, contents: &str, fields: &str) -> String {
     )
 }
 
-/// What most of these tests begin with.
+/// The start of most of these tests.
 pub(super) const ONE: &str = "image = 'x:1'\nREADY";
 pub(super) const TWO: &str = "image = 'x:2'\nREADY";
 
@@ -51,7 +51,7 @@ pub(super) fn verified(machine: &Machine) -> Finding {
     Kept::Container(NAME.into()).ask(&machine.next_host()).unwrap()
 }
 
-/// The lines that a plan and then an apply have of the container; they must be the same.
+/// The lines about the container in a plan and then an apply, which must be the same.
 #[track_caller]
 pub(super) fn planned_and_made(machine: &Machine, steps: &[Step]) -> Vec<String> {
     let of_container = |run: Run| -> Vec<String> {
@@ -73,7 +73,7 @@ fn created_once_and_then_left_alone() {
     let command = plan.report.steps[1].changes[0].diff.clone().unwrap();
     assert_eq!(command, "docker run -d --name=x --network=bridge --restart=no x:1");
     assert_eq!((docker.changes(), docker.containers()), (vec![], vec![]));
-    assert_eq!(verified(&machine), Finding::Bad("there is no container x".into()));
+    assert_eq!(verified(&machine), Finding::Bad("the container x does not exist".into()));
 
     assert_eq!(planned_and_made(&machine, &steps), ["create and start the container x"]);
     assert_eq!(docker.changes(), ["create x", "start x"]);
@@ -83,7 +83,7 @@ fn created_once_and_then_left_alone() {
     assert_eq!(docker.changes(), [""; 0]);
 }
 
-/// All that a role can say of a container, what the engine gets of it, and the command that a plan shows.
+/// Everything that a role can say about a container, the engine's version of it, and the command in a plan.
 #[test]
 fn the_engine_gets_what_the_role_says() {
     let bridge = "image = 'x:1'\ncommand = ['serve', '', 'a b']\nenvironment = ['A=1', '', \"B=it's\"]\n\
@@ -117,7 +117,7 @@ fn the_engine_gets_what_the_role_says() {
                 "Image": "x:1", "Cmd": null, "Env": null, "User": null, "own": null,
                 "NetworkMode": "host", "RestartPolicy": { "Name": "always" }, "Binds": null,
                 "PortBindings": {}, "ExposedPorts": {},
-                // A driver without files has no options of files.
+                // A log driver without files has no options for files.
                 "LogConfig": { "Type": "journald", "Config": {} },
             }),
             "docker run -d --name=x --network=host --restart=always --log-driver=journald x:1",
@@ -149,16 +149,19 @@ fn the_engine_gets_what_the_role_says() {
 fn what_cannot_be_a_container_is_refused_when_the_role_is_read() {
     let (machine, docker) = machine();
     for (fields, words) in [
-        ("image = 'x:1'\nports = ['5050']", "\"5050\" is no port"),
-        ("image = 'x:1'\nnetwork = 'host'\nports = ['5050:5050']", "\"5050:5050\" is no port"),
-        ("image = 'x:1'\nnetwork = 'host'\nports = ['127.0.0.1:5050:5050']", "is no port"),
-        ("image = 'x:1'\nports = ['0:80']", "is no port"),
-        ("image = 'x:1'\nports = ['80:65536']", "is no port"),
-        ("image = 'x:1'\nbinds = ['/srv']", "\"/srv\" is no bind"),
-        ("image = 'x:1'\nbinds = ['/srv:data']", "is no bind"),
-        ("image = 'x:1'\nbinds = ['/srv:/data:rw']", "is no bind"),
+        ("image = 'x:1'\nports = ['5050']", "\"5050\" is not a port"),
+        ("image = 'x:1'\nnetwork = 'host'\nports = ['5050:5050']", "\"5050:5050\" is not a port"),
+        ("image = 'x:1'\nnetwork = 'host'\nports = ['127.0.0.1:5050:5050']", "is not a port"),
+        ("image = 'x:1'\nports = ['0:80']", "is not a port"),
+        ("image = 'x:1'\nports = ['80:65536']", "is not a port"),
+        ("image = 'x:1'\nbinds = ['/srv']", "\"/srv\" is not a bind"),
+        ("image = 'x:1'\nbinds = ['/srv:data']", "is not a bind"),
+        ("image = 'x:1'\nbinds = ['/srv:/data:rw']", "is not a bind"),
         ("image = 'x:1'\nbinds = ['/srv/../x:/data']", "/srv/../x"),
-        ("image = 'x:1'\nrestart = 'sometimes'", "restart is no, always, unless-stopped or on-failure"),
+        (
+            "image = 'x:1'\nrestart = 'sometimes'",
+            "\"sometimes\" is not a restart policy: write no, always, unless-stopped or on-failure",
+        ),
     ] {
         let error = machine.try_steps(&role(&docker, "one", fields)).unwrap_err();
         assert_eq!(error.kind, Kind::Config, "{fields}");
@@ -166,7 +169,7 @@ fn what_cannot_be_a_container_is_refused_when_the_role_is_read() {
     }
 }
 
-/// The order in which one container takes the place of another.
+/// The order in which one container replaces another.
 pub(super) fn replaced() -> Vec<String> {
     vec![
         format!("rename x {OLD}"),
@@ -179,25 +182,29 @@ pub(super) fn replaced() -> Vec<String> {
 
 #[test]
 fn one_that_is_made_of_something_else_is_replaced() {
-    let with = |more: &str| format!("{ONE}\n{more}");
-    let bound = with("binds = ['/etc/x.conf:/x.conf:ro']");
-    let listed = with("restart_on = ['config']");
+    let one_with = |more: &str| format!("{ONE}\n{more}");
+    let bound = one_with("binds = ['/etc/x.conf:/x.conf:ro']");
+    let listed = one_with("restart_on = ['config']");
     for (before, after, keys) in [
         (ONE, TWO, "image"),
-        (ONE, &with("environment = ['A=1']"), "environment"),
-        (&with("environment = ['A=1']"), &with("environment = ['A=2']"), "environment"),
-        (ONE, &with("binds = ['/srv/x:/data']"), "binds"),
-        (&with("binds = ['/srv/x:/data']"), &with("binds = ['/srv/x:/data:ro']"), "binds"),
-        (ONE, &with("ports = ['2181:2181']"), "ports"),
-        (ONE, &with("command = ['serve']"), "command"),
-        (ONE, &with("network = 'host'"), "network"),
-        (ONE, &with("restart = 'always'"), "restart"),
-        (ONE, &with("labels = { own = '1' }"), "labels"),
-        (ONE, &with("user = '1000'"), "user"),
-        (ONE, &with("log = { driver = 'journald' }"), "log_driver"),
-        (&with("log = { driver = 'local' }"), &with("log = { driver = 'local', max_size = '1m' }"), "log_options"),
-        (ONE, &with("command = ['serve']\nuser = '1000'"), "command, user"),
-        // The same words, and a file with other contents.
+        (ONE, &one_with("environment = ['A=1']"), "environment"),
+        (&one_with("environment = ['A=1']"), &one_with("environment = ['A=2']"), "environment"),
+        (ONE, &one_with("binds = ['/srv/x:/data']"), "binds"),
+        (&one_with("binds = ['/srv/x:/data']"), &one_with("binds = ['/srv/x:/data:ro']"), "binds"),
+        (ONE, &one_with("ports = ['2181:2181']"), "ports"),
+        (ONE, &one_with("command = ['serve']"), "command"),
+        (ONE, &one_with("network = 'host'"), "network"),
+        (ONE, &one_with("restart = 'always'"), "restart"),
+        (ONE, &one_with("labels = { own = '1' }"), "labels"),
+        (ONE, &one_with("user = '1000'"), "user"),
+        (ONE, &one_with("log = { driver = 'journald' }"), "log_driver"),
+        (
+            &one_with("log = { driver = 'local' }"),
+            &one_with("log = { driver = 'local', max_size = '1m' }"),
+            "log_options",
+        ),
+        (ONE, &one_with("command = ['serve']\nuser = '1000'"), "command, user"),
+        // The same specification, and a file with other contents.
         (&bound, &bound, "files"),
         (&listed, &listed, "files"),
     ] {
@@ -221,16 +228,16 @@ fn one_that_is_made_of_something_else_is_replaced() {
 }
 
 #[test]
-fn what_is_not_a_part_of_it_replaces_nothing() {
+fn foreign_files_replace_nothing() {
     let (machine, docker) = created();
-    // Whether and how it is asked, and a file that it does not read, make no other container of it.
+    // The readiness question, and a file that it does not read, do not change the container.
     for (contents, fields) in [("one", "image = 'x:1'"), ("two", ONE), ("two", "image = 'x:1'\nREADY\nadopt = true")] {
         assert_eq!(
             machine.apply(&machine.steps(&role(&docker, contents, fields))).ends_well().states()[1],
             "x in_sync"
         );
     }
-    // Nor does what the container itself writes.
+    // Nor do files that the container itself writes.
     let bound = steps(&machine, &docker, "image = 'x:1'\nbinds = ['/srv/x:/data']\nREADY");
     std::fs::create_dir_all(machine.root.at("/srv/x")).unwrap();
     machine.apply(&bound).ends_well();
@@ -247,7 +254,7 @@ fn a_tag_that_names_another_image_replaces_it_and_one_that_names_none_does_not()
     docker.remove_image("x:1");
     assert_eq!(machine.apply(&steps).ends_well().states()[1], "x in_sync");
     docker.load("x:1", "other");
-    assert_eq!(planned_and_made(&machine, &steps), ["replace the container x (x:1 is another image now)"]);
+    assert_eq!(planned_and_made(&machine, &steps), ["replace the container x (x:1 now refers to another image)"]);
     assert_eq!(docker.changes(), replaced());
     assert_eq!(docker.container(NAME).made_of["Labels"]["titus-bootstrap.image"], "other");
 }
@@ -258,7 +265,7 @@ fn one_that_does_not_run_is_started() {
         ("created", "start the container x (it is created)", &["start x"][..]),
         ("exited", "start the container x (it is exited, exit code 3)", &["start x"]),
         ("paused", "start the container x (it is paused)", &["unpause x"]),
-        // The engine would start it again by itself, at some time.
+        // The engine would restart it by itself at some time.
         ("restarting", "start the container x (it is restarting, exit code 3)", &["stop x", "start x"]),
     ] {
         let (machine, docker) = created();
@@ -279,7 +286,7 @@ fn one_that_is_dead_cannot_be_started_and_is_replaced() {
     let first = docker.container(NAME).id;
     docker.change(NAME, |container| container.status = "dead");
     let steps = steps(&machine, &docker, ONE);
-    let line = "replace the container x, which was changed since (state: is dead, should be running)";
+    let line = "replace the container x, which somebody changed (state: is dead, should be running)";
     assert_eq!(planned_and_made(&machine, &steps), [line]);
     assert_eq!(docker.containers(), ["x running"]);
     assert_ne!(docker.container(NAME).id, first);
@@ -296,12 +303,12 @@ fn a_port_that_another_process_has_is_refused_before_anything_is_changed() {
         let error = run.fails();
         assert_eq!(error.kind, Kind::Unavailable);
         let words = error.to_string();
-        assert!(words.contains(&format!("port {port} is taken, and x needs it")), "{words}");
+        assert!(words.contains(&format!("port {port} is in use, but x needs it")), "{words}");
         assert!(words.contains(&format!("other-server (pid {})", std::process::id())), "{words}");
     }
     assert!(!machine.root.at("/etc/x.conf").exists() && docker.changes().is_empty());
 
-    // The container has it itself, also where a killed run left it under its other name; a stopped one has none.
+    // The container uses it itself, even if a killed run left it under its other name; a stopped one uses none.
     std::fs::remove_file(machine.root.at("/proc/net/tcp")).unwrap();
     machine.apply(&steps).ends_well();
     listen_in_proc(&machine, &listener, "other-server");
@@ -321,7 +328,7 @@ fn a_port_that_another_process_has_is_refused_before_anything_is_changed() {
         let plan = machine.plan(&steps);
         assert_eq!(plan.result.is_err(), is_refused, "{name} {status}: {plan:?}");
     }
-    // With live-restore a container outlives its engine: then nobody knows whose the port is.
+    // With live-restore, a container outlives its engine, and then nobody knows who uses the port.
     let mut without_engine = Machine::new();
     without_engine.host.docker = "tcp://127.0.0.1:1".into();
     listen_in_proc(&without_engine, &listener, "other-server");
@@ -365,7 +372,7 @@ fn one_whose_image_is_not_there_waits_for_the_step_that_pulls_it() {
     let steps = machine.steps(&format!("{image}{}", role(&docker, "one", ONE)));
     assert_eq!(machine.apply(&steps).ends_well().states()[1..], ["config in_sync", "x in_sync"]);
     assert_eq!(docker.changes(), ["pull x:1"]);
-    // Without that step a run says what lacks.
+    // Without that step, a run reports what is missing.
     let (machine, docker) = self::machine();
     docker.remove_image("x:1");
     let run = machine.apply(&self::steps(&machine, &docker, ONE));
@@ -378,10 +385,10 @@ fn verify_says_whether_the_tag_still_leads_to_the_image() {
     let question = Question::Kept(Kept::Container(NAME.into()));
     let asked = || question.with_registry(&machine.next_host(), verified(&machine)).unwrap();
     let good = "the container x is running, from x:1";
-    assert_eq!(asked(), Finding::Good(format!("{good} (its tag still leads to sha256:one)")));
+    assert_eq!(asked(), Finding::Good(format!("{good} (its tag still refers to sha256:one)")));
     docker.publish("x:1", "new");
     assert!(
-        matches!(asked(), Finding::Warning(text) if text.contains("led to sha256:one and leads to sha256:new now"))
+        matches!(asked(), Finding::Warning(text) if text.contains("referred to sha256:one but refers to sha256:new now"))
     );
     // What is not good stays as it is.
     docker.change(NAME, |container| container.status = "exited");

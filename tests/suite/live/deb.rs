@@ -1,4 +1,4 @@
-//! Debs: installed from a file, again when it is another, and what apt's answers mean for them.
+//! Debs: installed from a file, again when the file changes, and the meaning of apt's answers.
 
 use std::process::Command;
 
@@ -56,21 +56,21 @@ fn a_deb_is_installed_once_and_again_when_it_is_another() {
 }
 
 #[test]
-fn what_is_not_as_its_record_says_has_none_until_it_is_installed_anew() {
+fn a_deb_that_differs_from_its_record_has_none_until_it_is_installed_again() {
     let machine = Machine::new();
     build(&machine, "1.0", "one");
     let sums = "/var/lib/dpkg/info/titus.md5sums";
     machine.root.write(sums, "of the deb");
     let steps = machine.steps(STEP);
     machine.apply(&steps).ends_well();
-    // Somebody put another build of the same version in its place.
+    // Somebody installed another build of the same version.
     machine.root.write(sums, "of another build");
     let line = "reinstall titus 1.0 from /root/titus.deb (same version, other contents)";
     assert_eq!(machine.plan(&steps).ends_well().lines(), [line]);
     machine.prepend("apt-get", "case \"$*\" in *' install '*) echo of the deb, half done >$ROOT/half; exit 100;; esac");
     machine.apply(&steps).fails();
     assert!(!machine.root.at(RECORD).exists(), "what is half done would count as done once its contents are as before");
-    // The record of another package stays, and so does this one's while another deb takes its place.
+    // The record of another package stays, and so does this one's while another deb replaces it.
     let machine = Machine::new();
     build(&machine, "1.0", "one");
     let steps = machine.steps(STEP);
@@ -104,16 +104,19 @@ fn dependencies_that_no_source_has_are_said_to_be_that() {
     let run = machine.apply(&machine.steps(STEP));
     let words = run.fails().to_string();
     assert!(words.contains("step 1/1 titus: titus 1.0 cannot be installed: `apt-get"), "{words}");
-    assert!(words.contains("no source has what it depends on") && words.contains("set debs.master to"), "{words}");
+    assert!(
+        words.contains("no package source has its dependencies") && words.contains("set debs.master to"),
+        "{words}"
+    );
     assert!(!machine.root.at(RECORD).exists());
-    // Any other failure keeps apt's own words, and how to go on.
+    // For any other failure, the message has apt's own words and how to continue.
     machine.command("apt-get", "case \"$*\" in *' install -- '*) echo 'E: no space'; exit 100;; esac");
     let words = machine.apply(&machine.steps(STEP)).fails().to_string();
     assert!(words.contains("no space") && !words.contains("depends on"), "{words}");
 }
 
 #[test]
-fn what_apt_does_not_take_half_done_dpkg_unpacks() {
+fn dpkg_unpacks_the_half_installed_packages_that_apt_passes_over() {
     let machine = Machine::new();
     build(&machine, "1.0", "one");
     machine.install("titus", "0.9", "half-configured");
@@ -126,7 +129,7 @@ fn what_apt_does_not_take_half_done_dpkg_unpacks() {
     assert_eq!(run.lines(), ["install titus 1.0 from /root/titus.deb (it is half-configured)"]);
     let calls = machine.calls();
     assert!(calls.iter().any(|call| call.contains("--no-remove --fix-broken install")), "{calls:?}");
-    // Where apt would rather remove it, dpkg says what lacks.
+    // If apt would rather remove it, dpkg reports what is missing.
     machine.install("titus", "0.9", "half-configured");
     machine.prepend(
         "apt-get",
@@ -143,7 +146,7 @@ fn apt_that_ends_well_and_installed_nothing_is_a_failure() {
     build(&machine, "1.0", "one");
     machine.command("apt-get", "");
     let run = machine.apply(&machine.steps(STEP));
-    assert!(run.fails().what.contains("apt ended well, and titus 1.0 is not installed"), "{}", run.fails());
+    assert!(run.fails().what.contains("apt succeeded, but titus 1.0 is not installed"), "{}", run.fails());
     assert!(!machine.root.at(RECORD).exists() && !machine.root.at(MARK).exists());
     // Nor is another version of it the deb.
     machine.command("apt-get", "printf 'titus\\t0.9\\tinstalled\\tinstall\\n' >$DPKG");
@@ -157,18 +160,18 @@ fn a_deb_is_refused_before_anything_is_changed() {
     let machine = Machine::new();
     let run = machine.apply(&machine.steps(STEP));
     assert_eq!(run.fails().kind, Kind::Config);
-    assert!(run.fails().what.contains("titus: /root/titus.deb is not there"), "{}", run.fails());
+    assert!(run.fails().what.contains("titus: /root/titus.deb does not exist"), "{}", run.fails());
     build(&machine, "1.0", "one");
     machine.prepend("dpkg", "case $1 in --print-architecture) echo m68k; exit;; esac");
     // `all` is for every architecture.
     machine.apply(&machine.steps(STEP)).ends_well();
     let unpinned = "[[step]]\nid = 'titus'\nphase = 'bake'\ndeb = { source = { url = 'http://127.0.0.1:1/x.deb' } }\n";
     let plan = machine.plan(&machine.steps(unpinned));
-    assert!(plan.fails().to_string().contains("an apply as root computes it"), "{}", plan.fails());
+    assert!(plan.fails().to_string().contains("`apply` as root computes and reports it"), "{}", plan.fails());
 }
 
 #[test]
-fn the_sum_of_what_has_none_is_computed_and_refused() {
+fn a_missing_checksum_is_computed_and_refused() {
     use std::io::{Read, Write};
     let machine = Machine::new();
     let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -184,6 +187,6 @@ fn the_sum_of_what_has_none_is_computed_and_refused() {
     let words = run.fails().to_string();
     assert_eq!(run.fails().kind, Kind::Config);
     assert!(words.starts_with("test: titus: the source of step titus: "), "{words}");
-    // Of "abc" (FIPS 180-4, its first example).
+    // The digest of "abc" (FIPS 180-4, its first example).
     assert!(words.contains("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"), "{words}");
 }

@@ -1,4 +1,4 @@
-//! The engine: what it observes, what it makes so, and what its journal and its report say of it.
+//! The engine: what it observes and changes, and the contents of its journal and its report.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -17,7 +17,7 @@ const FILES: &str = "[[step]]\nid = 'one'\nphase = 'boot'\nfile = { path = '/etc
                      [[step]]\nid = 'two'\nphase = 'boot'\nfile = { path = '/etc/two', content = '2' }\n\
                      [[step]]\nid = 'three'\nphase = 'boot'\nfile = { path = '/etc/three', content = '3' }\n";
 
-/// A file, and a unit that is not there before a package brings it.
+/// A file, and a unit that does not exist until a package provides it.
 const BLOCKED: &str = "[[step]]\nid = 'one'\nphase = 'boot'\nfile = { path = '/etc/one', content = '1' }\n\
                        [[step]]\nid = 'unit'\nphase = 'boot'\nunit = { name = 'x.service', active = true }\n";
 
@@ -37,16 +37,16 @@ fn a_plan_changes_nothing_and_sees_what_earlier_steps_will_have_written() {
     assert_eq!(plan.lines()[1], "restart x.service (its files will have changed)");
     assert_eq!(machine.root.stamps(), before);
     assert_eq!((machine.events(), machine.systemd.jobs()), (vec![], vec![]));
-    // What is there already will not have changed.
+    // Existing files will not have changed.
     machine.apply(&steps).ends_well();
     assert_eq!(machine.plan(&steps).ends_well().states(), ["one in_sync", "unit in_sync"]);
 }
 
 #[test]
-fn a_plan_names_the_step_that_cannot_be_looked_at() {
+fn a_plan_names_the_step_that_it_cannot_check() {
     let machine = Machine::new();
     let steps = machine.steps(FILES);
-    // A link that leads to itself.
+    // A link to itself.
     machine.root.link("/etc/two", "two");
     machine.root.link("/loop", "loop");
     let steps_of_loop = machine.steps(&FILES.replace("/etc/two", "/loop/two"));
@@ -68,7 +68,7 @@ fn each_change_is_in_the_journal_before_and_after() {
     assert_eq!((events[0].role.as_str(), events[0].boot_id.as_str()), ("test", "boot"));
     assert_eq!(run.report.steps[2].changes[0].line, "create /etc/three (0644, 1 line)");
     assert_eq!((machine.root.read("/etc/one"), machine.root.read("/etc/three")), ("1".into(), "3".into()));
-    // Nothing to do, and nothing is written.
+    // There is nothing to do, and nothing is written.
     let before = machine.root.stamps();
     let again = machine.apply(&machine.steps(FILES)).ends_well();
     assert_eq!(again.states(), ["one in_sync", "two in_sync", "three in_sync"]);
@@ -95,14 +95,14 @@ fn a_failure_ends_the_run_at_its_step_and_counts_as_a_failed_step() {
     assert_eq!(run.states(), ["one changed", "unit failed"]);
     assert_eq!(run.events, ["started one", "finished one", "started unit", "failed unit"]);
     assert!(!machine.root.at("/etc/two").exists());
-    // The next run goes on from there.
+    // The next run continues from there.
     machine.systemd.start("x.service");
     let next = machine.apply(&steps).ends_well();
     assert_eq!(next.states(), ["one in_sync", "unit in_sync", "two changed", "three changed"]);
 }
 
 #[test]
-fn what_stands_in_a_later_step_s_way_refuses_the_run_before_the_first_change() {
+fn an_obstacle_of_a_later_step_refuses_the_run_before_the_first_change() {
     let machine = Machine::new();
     let mask = "[[step]]\nid = 'mask'\nphase = 'boot'\nunit = { name = 'x.service', masked = true }\n";
     for (path, role, step) in [
@@ -114,7 +114,7 @@ fn what_stands_in_a_later_step_s_way_refuses_the_run_before_the_first_change() {
         let before = machine.root.stamps();
         for run in [machine.plan(&steps), machine.apply(&steps)] {
             assert_eq!(run.fails().kind, Kind::Unavailable);
-            assert!(run.fails().what.starts_with(&format!("test: {step}: {path}: a directory")), "{}", run.fails());
+            assert!(run.fails().what.starts_with(&format!("test: {step}: {path} is a directory")), "{}", run.fails());
             assert_eq!(run.events, NO_EVENTS);
         }
         assert_eq!(machine.root.stamps(), before);
@@ -172,11 +172,11 @@ fn two_steps_that_want_different_things_of_one_are_refused_when_the_role_is_load
 }
 
 #[test]
-fn what_a_later_step_changes_back_once_is_done_again_and_what_it_changes_back_each_time_is_named() {
+fn a_change_that_a_later_step_undoes_once_is_repeated_and_one_undone_each_time_is_named() {
     let mut machine = Machine::new();
     machine.install("jq", "1", "not-installed");
     machine.offer("jq", "1");
-    // A package's script that puts the file back.
+    // A package's script that restores the file.
     machine.prepend("apt-get", "case $* in *install*) echo other > $ROOT/etc/two;; esac");
     let package = "[[step]]\nid = 'jq'\nphase = 'boot'\npackage = { names = ['jq'] }\n";
     let steps = machine.steps(&format!("{FILES}{package}"));
@@ -186,7 +186,7 @@ fn what_a_later_step_changes_back_once_is_done_again_and_what_it_changes_back_ea
     assert_eq!(machine.root.read("/etc/two"), "2");
     machine.apply(&steps).ends_well();
 
-    // Two steps of which each undoes the other: a file, and a command that edits it.
+    // Two steps that undo each other: a file, and a command that edits it.
     machine.root.write("/etc/group", "docker:x:9:\n");
     machine.root.write("/etc/passwd", "ubuntu:x:1000:1000::/:/bin/sh\n");
     machine.command("gpasswd", "echo docker:x:9:ubuntu > $ROOT/etc/group");
@@ -195,12 +195,12 @@ fn what_a_later_step_changes_back_once_is_done_again_and_what_it_changes_back_ea
     let run = machine.apply(&machine.steps(role));
     let words = run.fails().to_string();
     assert_eq!(run.fails().kind, Kind::Failed);
-    assert!(words.contains("step 1/2 group: was as it should be, and is not at the end of the run"), "{words}");
+    assert!(words.contains("step 1/2 group: was in sync, but no longer is at the end of the run"), "{words}");
     assert!(words.contains("changed after it: member"), "{words}");
     assert_eq!(run.states(), ["group failed", "member changed"]);
     assert_eq!(run.events.last().unwrap(), "failed group");
 
-    // What was waited for is waited for again.
+    // The wait starts again.
     machine.host.deadlines.wait = Duration::from_millis(10);
     let (address, says) = zookeeper();
     says.send("Mode: standalone\n").unwrap();
@@ -224,7 +224,7 @@ fn a_wait_is_not_a_change() {
 }
 
 #[test]
-fn an_error_of_any_kind_is_a_failed_step_but_for_an_interruption() {
+fn an_error_of_any_kind_except_an_interruption_is_a_failed_step() {
     for (kind, is, event) in [
         (Kind::Failed, Kind::Failed, "failed unit"),
         (Kind::Unavailable, Kind::Failed, "failed unit"),
@@ -245,7 +245,7 @@ fn an_error_of_any_kind_is_a_failed_step_but_for_an_interruption() {
     }
 }
 
-/// A ZooKeeper server that answers to everything what it is told to.
+/// A ZooKeeper server that gives this answer to every question.
 fn zookeeper() -> (String, std::sync::mpsc::Sender<&'static str>) {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = server.local_addr().unwrap().to_string();
@@ -262,7 +262,7 @@ fn zookeeper() -> (String, std::sync::mpsc::Sender<&'static str>) {
 }
 
 #[test]
-fn what_only_another_node_can_bring_is_not_yet_and_the_next_run_goes_on() {
+fn what_only_another_node_can_bring_ends_with_75_and_the_next_run_goes_on() {
     const WAITS: &str = "This ZooKeeper instance is not currently serving requests\n";
     let mut machine = Machine::new();
     machine.host.deadlines.wait = Duration::from_millis(10);
@@ -278,15 +278,15 @@ fn what_only_another_node_can_bring_is_not_yet_and_the_next_run_goes_on() {
     assert_eq!((run.fails().kind, run.fails().kind.exit_code()), (Kind::NotYet, 75));
     let words = run.fails().to_string();
     assert!(words.contains("step 4/4 serves: waited 10ms for ZooKeeper at"), "{words}");
-    assert!(words.contains("waits for a quorum") && words.contains("it goes on from here"), "{words}");
-    // What was done until then stays, and is in the journal.
+    assert!(words.contains("waits for a quorum") && words.contains("it continues here"), "{words}");
+    // Completed steps stay, and are in the journal.
     assert_eq!(run.states(), ["one changed", "two changed", "three changed", "serves failed"]);
     assert_eq!(run.events.last().unwrap(), "failed serves");
     // One of several waits.
     let run = machine.apply(&machine.steps(&step(&format!("127.0.0.1:1,{address}"), true)));
     assert_eq!(run.fails().kind, Kind::NotYet, "{}", run.fails());
 
-    // Other nodes bring none of these.
+    // Other nodes provide none of these.
     for (says_so, servers, ensemble) in [
         ("Mode: standalone\n", address.as_str(), true),
         ("Mode: follower\n", &address, false),
@@ -309,7 +309,7 @@ fn a_step_that_is_blocked_fails_a_run_and_not_a_plan() {
     let steps = machine.steps(BLOCKED);
     assert_eq!(machine.plan(&steps).ends_well().states(), ["one changes", "unit blocked"]);
     let run = machine.apply(&steps);
-    assert!(run.fails().what.contains("step 2/2 unit: x.service is not there yet"), "{}", run.fails());
+    assert!(run.fails().what.contains("step 2/2 unit: x.service does not exist yet"), "{}", run.fails());
     assert!(run.fails().fix.as_deref().unwrap().contains("--phase"), "{}", run.fails());
     assert_eq!(run.events, ["started one", "finished one", "failed unit"]);
 }
@@ -352,11 +352,11 @@ fn a_step_that_is_blocked_afterwards_did_not_converge() {
     let run = machine.apply(&machine.steps(role));
     let words = run.fails().to_string();
     assert!(
-        words.contains("step 1/1 member: did not converge") && words.contains("there is no group docker"),
+        words.contains("step 1/1 member: did not converge") && words.contains("the group docker does not exist"),
         "{words}"
     );
-    // A step without advice of its own says how to go on.
-    assert!(run.fails().fix.as_deref().unwrap().ends_with("run titus-bootstrap again: it goes on from here"));
+    // For a step without advice of its own, the message says how to continue.
+    assert!(run.fails().fix.as_deref().unwrap().ends_with("run titus-bootstrap again: it continues from here"));
     assert_eq!(run.events, ["started member", "failed member"]);
 }
 
@@ -386,7 +386,7 @@ fn what_is_deferred_is_neither_done_nor_a_failure() {
     let steps: Vec<_> = machine
         .steps("[[step]]\nid = 'unit'\nphase = 'boot'\nunit = { name = 'x.service', enabled = true, active = true }\n")
         .into_iter()
-        .map(|step| step.put_off("in a warm pool"))
+        .map(|step| step.defer("in a warm pool"))
         .collect();
     let first = machine.apply(&steps).ends_well();
     assert_eq!((first.states(), first.lines()), (vec!["unit changed".into()], vec!["enable x.service".into()]));
@@ -403,7 +403,7 @@ fn refusals_come_before_the_first_change_and_name_role_and_step() {
     let steps = machine.steps(&role);
     for run in [machine.apply(&steps), machine.plan(&steps)] {
         assert_eq!(run.fails().kind, Kind::Config);
-        assert!(run.fails().what.starts_with("test: titus: /x.deb is not there"), "{}", run.fails());
+        assert!(run.fails().what.starts_with("test: titus: /x.deb does not exist"), "{}", run.fails());
         assert_eq!((run.states().len(), run.events.len()), (0, 0));
     }
     assert!(!machine.root.at("/etc/one").exists());
@@ -427,7 +427,7 @@ fn a_run_begins_by_sweeping_what_a_killed_one_left() {
     assert!(machine.root.at("/etc/.other").exists() && !machine.root.at(&stale).exists());
 }
 
-/// Every kind of step that writes below a directory of its own, and where.
+/// Every kind of step that writes to a certain directory, and the directory.
 #[test]
 fn a_run_sweeps_beside_whatever_its_steps_write() {
     let properties = "properties = { path = '/srv/p/x.properties', set = { a = '1' } }";
@@ -453,7 +453,7 @@ fn a_run_sweeps_beside_whatever_its_steps_write() {
         machine.root.write("/srv/.titus-bootstrap-other", "of nobody's");
         engine::begin(&machine.next_host(), &steps).unwrap();
         assert_eq!(machine.root.half_written(), ["/srv/.titus-bootstrap-other"], "{step}");
-        // What is in the cache for no step is swept, whatever it is called.
+        // Files in the cache that no step uses are removed, whatever their names.
         let kept = |directory: &&&str| **directory != "/var/cache/titus-bootstrap";
         assert!(directories.iter().filter(kept).all(|at| machine.root.at(&format!("{at}/.other")).exists()), "{step}");
     }
@@ -480,7 +480,7 @@ fn a_download_begins_before_the_first_step() {
     engine::begin(&machine.host, &steps).unwrap();
     let request = requests.recv_timeout(Duration::from_secs(60)).unwrap();
     assert!(request.starts_with("GET /x.deb "), "{request}");
-    // In a tree nothing is fetched, and the cache is left alone.
+    // In a tree, nothing is fetched, and the cache stays.
     let tree = Root::empty();
     let cached = format!("/var/cache/titus-bootstrap/{}.deb", "b".repeat(64));
     tree.write(&cached, "");
@@ -505,15 +505,15 @@ fn systemd_and_dpkg_are_each_asked_once_for_everything() {
          [[step]]\nid = 'b'\nphase = 'boot'\nunit = { name = 'b.service', active = true }\n",
     );
     assert_eq!(machine.apply(&steps).ends_well().states().len(), 4);
-    // Begun at once, and answered where it is needed.
+    // The fetch begins at once, and its result is used where it is needed.
     assert_eq!(machine.systemd.begun(), ["a.service b.service"]);
-    assert_eq!(machine.systemd.asked(), ["a.service b.service"]);
+    assert_eq!(machine.systemd.questions(), ["a.service b.service"]);
     let calls = machine.calls();
     assert_eq!(calls.len(), 1, "{calls:?}");
     assert!(calls[0].starts_with("dpkg-query ") && calls[0].ends_with(" curl jq"), "{calls:?}");
 }
 
-/// A signal is the whole process's: this test runs itself once more, to be that process.
+/// A signal concerns the whole process, so this test runs itself again as that process.
 #[test]
 fn no_step_begins_after_a_signal() {
     const CHILD: &str = "TITUS_BOOTSTRAP_TEST_SIGNALLED";

@@ -16,7 +16,7 @@ fn role(name: &str) -> String {
 }
 
 #[test]
-fn an_image_that_lacks_is_pulled_once_by_tag_or_digest() {
+fn a_missing_image_is_pulled_once_by_tag_or_digest() {
     let sum = "ab".repeat(32);
     let by_digest = format!("host:5000/own/x@sha256:{sum}");
     for name in ["host:5000/own/x:1", &by_digest] {
@@ -25,7 +25,7 @@ fn an_image_that_lacks_is_pulled_once_by_tag_or_digest() {
         let steps = machine.steps(&role(name));
         assert_eq!(machine.plan(&steps).ends_well().lines(), [format!("pull image {name}")]);
         assert_eq!(docker.changes(), [""; 0], "a plan pulls nothing");
-        // Begun before the first step, it may have ended when that is looked at.
+        // Begun before the first step, it may have ended when the run reaches its step.
         machine.apply(&steps).ends_well();
         assert_eq!(docker.changes(), [format!("pull {name}")]);
         assert_eq!(machine.apply(&steps).ends_well().states(), ["image in_sync"]);
@@ -46,7 +46,7 @@ fn an_image_that_no_registry_has_is_an_error_that_names_its_setting() {
         let words = run.fails().to_string();
         assert_eq!(run.fails().kind, Kind::Failed);
         for expected in
-            [&format!("image {name}: its registry does not give it"), "manifest unknown", "the setting images.x"]
+            [&format!("image {name}: its registry does not have it"), "manifest unknown", "the setting images.x"]
         {
             assert!(words.contains(expected), "{expected}: {words}");
         }

@@ -1,4 +1,4 @@
-//! Arguments of the kernel: our drop-in, grub.cfg, and the running kernel.
+//! Kernel arguments: the program's drop-in, grub.cfg, and the running kernel.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, SystemTime};
@@ -71,7 +71,7 @@ fn a_machine_without_grub_needs_no_arguments() {
     assert_eq!(machine.calls(), [""; 0]);
     let run = machine.apply(&machine.steps(&role("'a=1'", "")));
     let words = run.fails().to_string();
-    assert!(words.contains("does not start with GRUB") && words.contains("give the kernel `a=1`"), "{words}");
+    assert!(words.contains("does not boot with GRUB") && words.contains("pass `a=1` to the kernel"), "{words}");
     assert_eq!(run.fails().kind, Kind::Unavailable);
     assert!(!machine.root.at(DROP_IN).exists());
 }
@@ -86,7 +86,7 @@ fn a_failed_update_grub_shows_its_words() {
     assert_eq!(run.events, ["started kernel", "failed kernel"]);
 }
 
-/// As grub-mkconfig: the distribution's kernel gets the arguments, a custom entry and memtest86+ do not.
+/// Like grub-mkconfig: the distribution's kernel gets the arguments; a custom entry and memtest86+ do not.
 const MKCONFIG: &str = r#"
 GRUB_CMDLINE_LINUX= GRUB_CMDLINE_LINUX_DEFAULT= GRUB_DEFAULT=0
 for file in $ROOT/etc/default/grub $ROOT/etc/default/grub.d/*.cfg; do [ ! -e $file ] || . $file; done
@@ -139,7 +139,7 @@ fn what_keeps_arguments_from_the_kernel_is_refused_and_the_fix_is_enough() {
         (
             Box::new(file("/etc/default/grub.d/99-mine.cfg", "# mine\nGRUB_CMDLINE_LINUX=\"quiet\"\n")),
             &[
-                "99-mine.cfg:2 takes",
+                "99-mine.cfg:2 removes",
                 "without a=1",
                 "mv /etc/default/grub.d/99-mine.cfg /etc/default/grub.d/89-mine.cfg",
             ],
@@ -150,7 +150,11 @@ fn what_keeps_arguments_from_the_kernel_is_refused_and_the_fix_is_enough() {
         ),
         (
             Box::new(file(grub, "GRUB_CMDLINE_LINUX_DEFAULT=\"quiet a=2\"\n")),
-            &["/etc/default/grub:1 takes", "a=2, which comes after a=1", "take a=2 out of line 1 of /etc/default/grub"],
+            &[
+                "/etc/default/grub:1 removes",
+                "a=2, which comes after a=1",
+                "remove a=2 from line 1 of /etc/default/grub",
+            ],
             Box::new(file(grub, "GRUB_CMDLINE_LINUX_DEFAULT=\"quiet\"\n")),
         ),
         (
@@ -178,7 +182,7 @@ fn what_keeps_arguments_from_the_kernel_is_refused_and_the_fix_is_enough() {
                 executable(machine, "/etc/grub.d/10_linux", false);
                 update_grub(machine);
             }),
-            &["/etc/grub.d/10_linux is switched off", "chmod +x /etc/grub.d/10_linux"],
+            &["/etc/grub.d/10_linux is disabled", "chmod +x /etc/grub.d/10_linux"],
             Box::new(|machine| executable(machine, "/etc/grub.d/10_linux", true)),
         ),
     ];
@@ -203,7 +207,7 @@ fn what_keeps_arguments_from_the_kernel_is_refused_and_the_fix_is_enough() {
 }
 
 #[test]
-fn a_grub_cfg_that_is_older_than_its_settings_is_made_anew_once() {
+fn a_grub_cfg_that_is_older_than_its_settings_is_written_again_once() {
     let machine = debian();
     let steps = machine.steps(&role("'a=1'", "a=1"));
     machine.apply(&steps).ends_well();
@@ -216,7 +220,7 @@ fn a_grub_cfg_that_is_older_than_its_settings_is_made_anew_once() {
     machine.apply(&steps).ends_well();
     assert!(machine.root.read("/boot/grub/grub.cfg").contains("quiet a=1"));
     machine.calls();
-    // One from the future, as after the clock was set back, would be younger than the next grub.cfg as well.
+    // A file from the future, e.g. after the clock was set back, would also be younger than the next grub.cfg.
     let settings = std::fs::File::options().write(true).open(machine.root.at("/etc/default/grub")).unwrap();
     settings.set_modified(SystemTime::now() + Duration::from_secs(3600)).unwrap();
     assert_eq!(machine.apply(&steps).ends_well().states(), ["kernel in_sync"]);

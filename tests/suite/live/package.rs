@@ -1,4 +1,4 @@
-//! Packages: installed in one go, refused where no source has them, and apt asked only when nobody else is at work.
+//! Packages: installed together, refused if no source has them; the run starts apt only when no other program uses it.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn optional(names: &str) -> String {
     role(names).replace("setting", "optional = true, setting")
 }
 
-/// The calls of apt, without options, and without the question what an installation would remove.
+/// apt's calls, without options, and without the simulations of an installation.
 fn calls(machine: &Machine) -> Vec<String> {
     let plain = |line: &String| -> String {
         let words: Vec<&str> = line.split(' ').filter(|word| !word.starts_with('-') && !word.contains("::")).collect();
@@ -29,7 +29,7 @@ fn calls(machine: &Machine) -> Vec<String> {
 }
 
 #[test]
-fn what_lacks_is_looked_up_and_installed_in_one_go() {
+fn missing_packages_are_looked_up_and_installed_together() {
     let machine = Machine::new();
     for (name, version) in [("jq", "1.6"), ("mesos", "1.1"), ("mesos", "1.0"), ("curl", "7")] {
         machine.offer(name, version);
@@ -54,7 +54,7 @@ fn what_lacks_is_looked_up_and_installed_in_one_go() {
     assert!(!machine.root.at("/var/lib/titus-bootstrap/no-candidate").exists());
     assert_eq!(machine.apply(&steps).ends_well().states(), ["packages in_sync"]);
     assert_eq!(calls(&machine), [""; 0], "a run that lacks nothing asks apt nothing");
-    // A version that is there and not held, and another one.
+    // A version that is installed but not held, and another version.
     machine.install("mesos", "1.0", "installed");
     assert_eq!(machine.apply(&steps).ends_well().lines(), ["install mesos=1.0 (is not on hold)"]);
     machine.install("mesos", "1.1", "installed");
@@ -77,7 +77,7 @@ fn a_package_that_no_source_has_is_refused_before_anything_is_changed() {
             assert!(calls(&machine).iter().all(|call| !call.contains("install")));
         }
     }
-    // A source that could not be asked may have it.
+    // A source that did not answer may have it.
     machine.command("apt-get", "echo 'E: Failed to fetch http://x  Connection failed'; exit 100");
     let steps = machine.steps(&role("'jq'"));
     for run in [machine.plan(&steps), machine.apply(&steps)] {
@@ -91,7 +91,7 @@ fn an_optional_package_that_no_source_has_is_not_asked_for_again_until_a_source_
     let machine = Machine::new();
     machine.offer("jq", "1.6");
     let steps = machine.steps(&optional("'jq', 'nobody'"));
-    // A plan says the same, and keeps nothing.
+    // A plan reports the same, and stores nothing.
     let (before, plan) = (machine.root.stamps(), machine.plan(&steps).ends_well());
     assert_eq!(plan.lines(), ["install jq (is not installed)"]);
     let kept = |path: &&String| !["/calls", "/run", "/var"].iter().any(|start| path.starts_with(start)) && *path != "/";
@@ -100,7 +100,7 @@ fn an_optional_package_that_no_source_has_is_not_asked_for_again_until_a_source_
     assert!(!machine.root.at("/var/lib/titus-bootstrap").exists());
     let run = machine.apply(&steps).ends_well();
     assert_eq!(run.lines(), ["install jq (is not installed)"]);
-    let note = "not installed, since no source has it and only people use it: nobody";
+    let note = "not installed, because no source has it and it is optional: nobody";
     assert_eq!(run.report.steps[0].note.as_deref(), Some(note));
     assert!(!calls(&machine).is_empty());
     let again = machine.apply(&steps).ends_well();
@@ -113,7 +113,7 @@ fn an_optional_package_that_no_source_has_is_not_asked_for_again_until_a_source_
 }
 
 #[test]
-fn a_source_that_could_not_be_asked_leaves_nothing_given_up() {
+fn an_unreachable_source_gives_up_nothing() {
     let machine = Machine::new();
     machine.command("apt-get", "echo 'W: Failed to fetch http://x'");
     let steps = machine.steps(&optional("'nobody'"));
@@ -146,8 +146,8 @@ fn apt_is_asked_again_when_dpkgs_status_changed_under_it() {
         assert!(run.fails().to_string().contains(OUT_OF_SYNC), "{}", run.fails());
         calls(&machine).iter().filter(|call| call.starts_with("apt-cache")).count() > 1
     });
-    assert!(again, "apt was asked once, whatever the deadline");
-    // Any other failure is one at once.
+    assert!(again, "the run started apt once, whatever the deadline");
+    // Any other failure ends the run at once.
     let machine = Machine::new();
     machine.command("apt-cache", "echo 'E: no such option' >&2; exit 100");
     machine.apply(&machine.steps(&role("'jq'"))).fails();
@@ -184,7 +184,7 @@ fn what_an_interrupted_dpkg_left_is_completed_first() {
     let machine = Machine::new();
     machine.offer("jq", "1.6");
     machine.install("half", "1", "unpacked");
-    // The first install is refused; dpkg completes what it left.
+    // apt refuses the first installation; dpkg completes it.
     let refuses = "case \"$*\" in *' install -- '*) [ -e $ROOT/completed ] || { echo \"E: dpkg was interrupted, you must manually run 'dpkg --configure -a'\" >&2; exit 100; };; esac";
     machine.prepend("apt-get", refuses);
     machine.command("dpkg", "case \"$*\" in *'--configure -a') touch $ROOT/completed;; esac");
@@ -233,7 +233,7 @@ fn a_package_that_apt_did_not_install_did_not_converge() {
 }
 
 #[test]
-fn sources_are_asked_as_they_will_stand_and_credentials_stay_out_of_sight() {
+fn sources_are_checked_in_their_future_form_and_credentials_stay_hidden() {
     let machine = Machine::new();
     machine.root.write("/etc/apt/sources.list.d/theirs.list", "deb http://theirs ./\n");
     machine.root.write("/etc/apt/sources.list.d/titus-bootstrap-old.sources", "old");
@@ -277,7 +277,7 @@ fn a_source_of_the_settings_is_asked_before_it_is_written() {
     assert!(text.contains("URIs: http://packages/debian\nSuites: bookworm\nComponents: main\n"), "{text}");
     assert!(machine.root.at("/etc/apt/keyrings/titus-bootstrap-x.gpg").exists());
     assert_eq!(machine.apply(&steps).ends_well().states(), ["sources in_sync", "packages in_sync"]);
-    // One that the settings no longer have is removed, with its key.
+    // A source that is no longer in the settings is removed with its key.
     let without = sources.replace(source, "");
     machine.apply(&machine.steps(&without)).ends_well();
     assert!(!machine.root.at(written).exists() && !machine.root.at("/etc/apt/keyrings/titus-bootstrap-x.gpg").exists());

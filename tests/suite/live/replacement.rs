@@ -1,4 +1,4 @@
-//! A replacement of a container that fails, or was killed: what ran before runs again.
+//! A replacement of a container that fails or was killed: the previous container runs again.
 
 use std::thread;
 use std::time::Duration;
@@ -10,19 +10,19 @@ use super::container::{NAME, OLD, ONE, TWO, created, machine, planned_and_made, 
 use crate::support::docker::{Docker, End};
 use crate::support::simulated::listen_in_proc;
 
-/// A failure of a replacement, and what is left after it.
+/// A failing replacement, and its result.
 struct Failure {
     /// What goes wrong.
     set: fn(&Docker),
-    /// The words of the error.
+    /// Words of the error.
     words: &'static [&'static str],
-    /// What the engine was asked for, but for the first renaming.
+    /// The requests to the engine, except the first renaming.
     changes: &'static [&'static str],
 }
 
 #[test]
 fn a_replacement_that_fails_leaves_the_old_container_running() {
-    const BACK: &str = "the container that was there before runs again";
+    const BACK: &str = "the previous container runs again";
     let failures = [
         Failure {
             set: |docker| docker.refuse("rename", 1, 500, "no such device"),
@@ -55,9 +55,9 @@ fn a_replacement_that_fails_leaves_the_old_container_running() {
             set: |docker| docker.end("x:2", End::Exits(7, "no such file: /x.conf\n")),
             words: &[
                 "the container x does not run as it should",
-                "its process ends (exited, exit code 7)",
+                "its process exits (exited, exit code 7)",
                 "no such file: /x.conf",
-                "docker logs x has more",
+                "docker logs x shows more",
                 BACK,
             ],
             changes: &[
@@ -71,7 +71,7 @@ fn a_replacement_that_fails_leaves_the_old_container_running() {
         },
         Failure {
             set: |docker| docker.end("x:2", End::Restarts(1)),
-            words: &["does not run as it should", "its process ends (restarting, exit code 1)", BACK],
+            words: &["does not run as it should", "its process exits (restarting, exit code 1)", BACK],
             changes: &[
                 "create x",
                 "stop x-titus-bootstrap-old",
@@ -121,11 +121,11 @@ fn a_port_that_is_taken_is_named_with_its_holder_before_the_old_container_is_tou
     for run in [machine.plan(&steps), machine.apply(&steps)] {
         let words = run.fails().to_string();
         assert_eq!(run.fails().kind, Kind::Unavailable, "{words}");
-        assert!(words.contains(&format!("port {port} is taken, and x needs it")), "{words}");
+        assert!(words.contains(&format!("port {port} is in use, but x needs it")), "{words}");
         assert!(words.contains("other-server (pid"), "{words}");
     }
     assert_eq!((docker.changes(), docker.containers()), (vec![], vec!["x running".to_owned()]));
-    // One that is taken after the run looked.
+    // A port that another process takes after the run's check.
     std::fs::remove_file(machine.root.at("/proc/net/tcp")).unwrap();
     docker.hold(port);
     let words = machine.apply(&steps).fails().to_string();
@@ -138,11 +138,11 @@ fn an_old_container_that_does_not_come_back_is_reported_with_the_first_error() {
     let (machine, docker) = created();
     docker.refuse("start", 2, 500, "cannot allocate memory");
     let words = machine.apply(&steps(&machine, &docker, TWO)).fails().to_string();
-    assert!(words.contains("the container that was there before does not run again"), "{words}");
+    assert!(words.contains("the previous container does not run again"), "{words}");
     assert_eq!(words.matches("cannot allocate memory").count(), 2, "{words}");
     assert_eq!(docker.containers(), ["x exited"]);
     assert_eq!(docker.container(NAME).made_of["Image"], "x:1");
-    // The next run goes on from there.
+    // The next run continues from there.
     assert_eq!(planned_and_made(&machine, &steps(&machine, &docker, TWO)), ["replace the container x (image changed)"]);
     assert_eq!(docker.containers(), ["x running"]);
 }
@@ -155,7 +155,7 @@ fn a_name_that_does_not_come_back_is_reported() {
     docker.refuse_after("rename", 1, 1, 500, "device or resource busy");
     let steps = steps(&machine, &docker, TWO);
     let words = machine.apply(&steps).fails().to_string();
-    for expected in ["no space left on device", &format!("and it keeps the name {OLD}"), "device or resource busy"] {
+    for expected in ["no space left on device", &format!("it also keeps the name {OLD}"), "device or resource busy"] {
         assert!(words.contains(expected), "{expected}: {words}");
     }
     assert_eq!(docker.containers(), [format!("{OLD} running")]);
@@ -173,7 +173,7 @@ fn a_first_start_that_fails_is_tried_again_by_the_next_run() {
     assert!(run.fails().to_string().contains("port is already allocated"), "{}", run.fails());
     assert_eq!(docker.containers(), ["x created"]);
     assert_eq!(planned_and_made(&machine, &steps), ["start the container x (it is created)"]);
-    // One that is refused by its name: another run has just created it.
+    // The engine refuses one by its name, because another run has just created it.
     docker.change(NAME, |container| (container.name, container.status) = ("y".into(), "exited"));
     docker.changes();
     docker.refuse("create", 1, 409, "Conflict. The container name \"/x\" is already in use");
@@ -191,12 +191,12 @@ fn one_that_runs_and_does_not_answer_is_given_its_time() {
     let words = machine.apply(&steps(&machine, &docker, silent)).fails().to_string();
     assert!(words.contains("waited 50ms for") && words.contains("the last answer: "), "{words}");
     assert_eq!(docker.container(NAME).made_of["Image"], "x:1", "{words}");
-    assert!(words.contains("the container that was there before"), "{words}");
+    assert!(words.contains("the previous container"), "{words}");
 }
 
 #[test]
 fn one_that_needs_two_restarts_is_given_them_and_no_more() {
-    // The first look at it, before it is waited for, is one of them.
+    // The first look at it, before the wait, is one of them.
     for (needs, is_started) in [(2, true), (3, true), (4, false)] {
         let (machine, docker) = machine();
         docker.end("x:1", End::Recovers(needs));
@@ -222,7 +222,7 @@ fn one_without_a_question_must_run_for_two_seconds() {
 }
 
 #[test]
-fn what_a_killed_run_left_is_finished() {
+fn the_next_run_completes_a_killed_one() {
     // What is there: the old one's image and state, and the new one's, if that was created.
     for (old, new, line, changes) in [
         (
@@ -323,12 +323,12 @@ fn a_server_whose_turn_it_is_not_is_neither_stopped_nor_started() {
     let run = machine.apply(&waits);
     assert_eq!(run.fails().kind, Kind::NotYet, "{}", run.fails());
     assert_eq!((docker.changes(), docker.containers()), (back.to_vec(), vec!["x running".to_owned()]));
-    // It would lose its data to those that are an ensemble without it.
+    // It would lose its data to those that form an ensemble without it.
     let loses = steps(&machine, &docker, &ensemble(&follower(2)));
     let words = machine.apply(&loses).fails().to_string();
     assert!(words.contains("data would be lost"), "{words}");
     assert_eq!((docker.changes(), docker.containers()), (back.to_vec(), vec!["x running".to_owned()]));
-    // One that does not run waits for no turn, and loses no data all the same: the new one is not started.
+    // One that does not run waits for no turn, and still loses no data: the run does not start the new one.
     docker.change(NAME, |container| container.status = "exited");
     let words = machine.apply(&loses).fails().to_string();
     assert!(words.contains("data would be lost"), "{words}");
@@ -341,7 +341,7 @@ fn a_server_whose_turn_it_is_not_is_neither_stopped_nor_started() {
         docker.changes(),
         replaced().into_iter().filter(|change| !change.starts_with("stop")).collect::<Vec<_>>()
     );
-    // Where there is none, none is created before its turn.
+    // If there is no container, the run creates none before its turn.
     docker.change(NAME, |container| container.name = "other".into());
     assert_eq!(machine.apply(&waits).fails().kind, Kind::NotYet);
     assert_eq!(docker.changes(), [""; 0]);
@@ -349,6 +349,6 @@ fn a_server_whose_turn_it_is_not_is_neither_stopped_nor_started() {
     let disordered = steps(&machine, &docker, &ensemble(&follower(3)));
     for run in [machine.plan(&disordered), machine.apply(&disordered)] {
         assert_eq!(run.fails().kind, Kind::Config);
-        assert!(run.fails().to_string().contains("is number 3, and in the list 2"), "{}", run.fails());
+        assert!(run.fails().to_string().contains("is number 3, but number 2 in the list"), "{}", run.fails());
     }
 }

@@ -1,4 +1,4 @@
-//! Kernel parameters: a drop-in of sysctl.d(5), and what the running kernel has.
+//! Kernel parameters: a drop-in of sysctl.d(5), and the values in the running kernel.
 
 use titus_bootstrap::error::Kind;
 
@@ -50,7 +50,7 @@ fn either_of_them_drifts_alone() {
     machine.root.write(FILE, "net.ipv4.ip_forward = 0\n");
     assert_eq!(machine.apply(&steps).ends_well().lines(), [format!("change {FILE}")]);
     assert_eq!(machine.root.read(FORWARD), "1\n");
-    // Another value: the unit that runs with the file is restarted.
+    // With another value, the unit that uses the file restarts.
     machine.systemd.jobs();
     machine.apply(&machine.steps(&role("'net.ipv4.ip_forward' = 0"))).ends_well();
     assert_eq!(machine.root.read(FORWARD), "0\n");

@@ -1,4 +1,4 @@
-//! Units: started, enabled, masked, and restarted when their files are not those of their last start.
+//! Units: started, enabled, masked, and restarted when their files changed since their last start.
 
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -24,13 +24,13 @@ fn machine() -> Machine {
     machine
 }
 
-/// Has the unit run since long before its file was written, as systemd would print it.
+/// Makes the unit run since long before its file was written, in systemd's output.
 fn runs_since_long_ago(machine: &Machine) {
     machine.systemd.start(NAME);
     machine.systemd.change(NAME, |unit| unit.started = Some(UNIX_EPOCH + Duration::from_secs(1)));
 }
 
-/// Has the unit say that it was started long after now, as after a clock was set back.
+/// Makes the unit report a start long after now, as after a clock was set back.
 fn runs_since_the_future(machine: &Machine) {
     machine.systemd.start(NAME);
     machine.systemd.change(NAME, |unit| {
@@ -56,7 +56,7 @@ fn started_once_and_restarted_when_its_file_changes() {
     assert_eq!(planned[1], "restart x.service (its files will have changed; tasks end)");
     assert_eq!(machine.systemd.jobs(), [""; 0]);
     let made = machine.apply(&two).ends_well();
-    assert_eq!(made.lines()[1], "restart x.service (its files are not those of its last start; tasks end)");
+    assert_eq!(made.lines()[1], "restart x.service (its files changed since its last start; tasks end)");
     assert_eq!(machine.systemd.jobs(), ["restart x.service"]);
     assert_eq!(machine.apply(&two).ends_well().states(), ["config in_sync", "x in_sync"]);
 }
@@ -116,7 +116,7 @@ fn a_restart_is_planned_where_a_run_makes_it_and_nowhere_else() {
 }
 
 #[test]
-fn a_start_by_hand_with_the_same_files_is_as_good() {
+fn a_start_by_hand_with_the_same_files_needs_no_restart() {
     let machine = machine();
     let steps = machine.steps(&role("one"));
     machine.apply(&steps).ends_well();
@@ -160,13 +160,13 @@ fn a_file_that_is_older_than_the_boot_restarts_nothing() {
         };
         machine.systemd.start(NAME);
         machine.systemd.change(NAME, |unit| unit.started = Some(changed + Duration::from_millis(900)));
-        // 90 s of uptime, of which PID 1 has run the last: since a little after the change.
+        // PID 1 began at 90 s of uptime, a little after the change.
         let began = Instant::now();
         let age = changed.elapsed().unwrap_or_default().saturating_sub(Duration::from_millis(50));
         machine.root.write("/proc/uptime", format!("{:.2} 1.00\n", 90.0 + age.as_secs_f64()));
         machine.root.write("/proc/1/stat", format!("1 (systemd) S {} 9000 1 2\n", ["0"; 18].join(" ")));
         let run = machine.apply(&steps).ends_well();
-        // /proc gives the boot by its age. If this test was held up for long, the boot lies after the start.
+        // /proc gives the age of the boot. If this test paused for long, the boot is after the start.
         if began.elapsed() < Duration::from_secs(1) {
             assert_eq!(run.lines(), ["enable x.service"]);
             assert_eq!(machine.systemd.jobs(), [""; 0]);
@@ -217,13 +217,13 @@ fn the_end_of_a_run_records_what_runs() {
 }
 
 #[test]
-fn a_unit_that_is_being_started_is_waited_for_and_then_looked_at() {
+fn a_run_waits_for_a_starting_unit_and_then_checks_it() {
     let machine = machine();
     machine.root.write("/etc/x.conf", "one");
     machine.systemd.set(NAME, Unit { active: Active::Activating, sub: "start".into(), ..Unit::default() });
     machine.apply(&machine.steps(&role("two"))).ends_well();
     assert_eq!(machine.systemd.jobs(), ["start x.service", "restart x.service"]);
-    // One that was started too often is started all the same.
+    // The run starts one that started too often.
     machine.systemd.set(NAME, Unit { active: Active::Failed, result: "start-limit-hit".into(), ..Unit::default() });
     machine.apply(&machine.steps(&role("two"))).ends_well();
     assert_eq!(machine.systemd.jobs(), ["reset-failed x.service", "start x.service"]);
@@ -234,7 +234,7 @@ fn a_unit_that_is_being_started_is_waited_for_and_then_looked_at() {
 }
 
 #[test]
-fn unit_files_are_read_anew_once_and_before_the_start() {
+fn unit_files_are_reloaded_once_and_before_the_start() {
     let machine = Machine::new();
     let steps = machine.steps(
         "[[step]]\nid = 'file'\nphase = 'boot'\nfile = { path = '/etc/systemd/system/x.service', content = 'y' }\n\
@@ -285,7 +285,7 @@ fn a_mask_stops_what_runs_and_keeps_what_is_in_its_way() {
     let lines = [
         "stop x.service",
         "remove /etc/systemd/system/multi-user.target.wants/x.service",
-        "mask x.service (its file /etc/systemd/system/x.service is moved aside)",
+        "mask x.service (moves its file /etc/systemd/system/x.service aside)",
     ];
     assert_eq!(machine.plan(&steps).ends_well().lines(), lines);
     machine.apply(&steps).ends_well();
@@ -304,7 +304,7 @@ fn a_unit_whose_package_is_not_there_is_blocked() {
     let steps = machine.steps(&role("one"));
     assert_eq!(machine.plan(&steps).ends_well().states(), ["config changes", "x blocked"]);
     let failed = machine.apply(&steps);
-    assert!(failed.fails().to_string().contains("x.service is not there yet"), "{}", failed.fails());
+    assert!(failed.fails().to_string().contains("x.service does not exist yet"), "{}", failed.fails());
     assert_eq!(failed.states(), ["config changed", "x failed"]);
 }
 
@@ -320,7 +320,7 @@ fn one_question_serves_all_units() {
          [[step]]\nid = 'y'\nphase = 'boot'\nunit = { name = 'y.service', active = true }\n",
     );
     machine.apply(&steps).ends_well();
-    assert_eq!(machine.systemd.asked(), ["x.service y.service"]);
+    assert_eq!(machine.systemd.questions(), ["x.service y.service"]);
 }
 
 #[test]
@@ -337,11 +337,14 @@ fn a_restart_for_what_writes_nothing_is_refused_when_the_role_is_loaded() {
     let refused = machine.try_steps(&role("directory")).unwrap_err();
     assert_eq!(refused.kind, Kind::Config);
     let words = refused.to_string();
-    assert!(words.contains("step x: restart_on names \"directory\", which writes no file"), "{words}");
-    assert!(words.contains("restart_on takes these: config"), "{words}");
+    assert!(
+        words.contains("step x: restart_on names \"directory\", which does not write a file that a service reads"),
+        "{words}"
+    );
+    assert!(words.contains("restart_on accepts these earlier steps: config"), "{words}");
     let unknown = machine.try_steps(&role("confg")).unwrap_err().to_string();
     assert!(
-        unknown.contains("which is not a step before it") && unknown.contains("did you mean `config`?"),
+        unknown.contains("which is not an earlier step") && unknown.contains("did you mean `config`?"),
         "{unknown}"
     );
 }
@@ -390,33 +393,37 @@ fn a_unit_that_was_started_with_a_file_of_others_is_restarted_once_that_is_gone(
 }
 
 #[test]
-fn a_file_that_wins_over_ours_is_refused_before_anything_is_written_and_its_removal_is_enough() {
+fn a_file_that_overrides_ours_is_refused_before_any_write_and_its_removal_is_enough() {
     for (path, contents, parts) in [
         (
             "/etc/systemd/system/x.service.d/99-mine.conf",
             "[Service]\nExecStart=\nExecStart=/mine\n",
             [
-                "test: x: x.service: /etc/systemd/system/x.service.d/99-mine.conf:3 wins over",
+                "test: x: x.service: /etc/systemd/system/x.service.d/99-mine.conf:3 overrides",
                 "ExecStart=/mine is in force",
             ],
         ),
         (
             "/run/systemd/system/x.service.d/99-mine.conf",
             "[Service]\nExecStart=/mine\n",
-            ["99-mine.conf:2 wins", "ExecStart=/mine is a second command"],
+            ["99-mine.conf:2 overrides", "ExecStart=/mine is a second command"],
         ),
         (
             "/etc/systemd/system/service.d/50-all.conf",
             "[Service]\nEnvironment=A=2\n",
-            ["50-all.conf:2 wins", "the variable A has the value of Environment="],
+            ["50-all.conf:2 overrides", "the variable A has the value of Environment="],
         ),
         ("/etc/systemd/system.control/x.service.d/10-ours.conf", "[Service]\n", ["system.control", "same name"]),
         (
             "/etc/systemd/system/y.service",
             "[Service]\nExecStart=/other\n",
-            ["/etc/systemd/system/y.service wins over /lib/systemd/system/y.service", "the same name"],
+            ["/etc/systemd/system/y.service overrides /lib/systemd/system/y.service", "the same name"],
         ),
-        ("/run/systemd/system/y.service.d/a.conf", "[Service]\nEnvironmentFile=\n", ["a.conf:2 wins", "is in force"]),
+        (
+            "/run/systemd/system/y.service.d/a.conf",
+            "[Service]\nEnvironmentFile=\n",
+            ["a.conf:2 overrides", "is in force"],
+        ),
     ] {
         let machine = machine();
         machine.root.write(path, contents);
@@ -592,7 +599,7 @@ fn the_unit_behind_a_port_is_named_with_its_end_its_restarts_and_its_words() {
         assert!(words.contains(part), "{part}: {words}");
     }
     assert!(!words.contains("y.service"), "y runs well: {words}");
-    // All run well: the last one is named, with the words of its own start.
+    // All run well: the error names the last one, with the log of its start.
     machine.systemd.fall(NAME, 0);
     machine.systemd.set(NAME, Unit::default());
     machine.systemd.start(NAME);
@@ -603,7 +610,7 @@ fn the_unit_behind_a_port_is_named_with_its_end_its_restarts_and_its_words() {
 }
 
 #[test]
-fn a_start_limit_is_no_obstacle() {
+fn a_start_limit_is_not_an_obstacle() {
     let machine = machine();
     let steps = machine.steps(&role("one"));
     machine.apply(&steps).ends_well();
@@ -612,4 +619,75 @@ fn a_start_limit_is_no_obstacle() {
     machine.systemd.change(NAME, |unit| unit.result = "start-limit-hit".into());
     machine.apply(&machine.steps(&role("two"))).ends_well();
     assert_eq!(machine.systemd.jobs(), ["reset-failed x.service", "restart x.service"]);
+    // The next client of the socket would start its service, whose limit takes the socket down.
+    machine.unit_file("x.socket");
+    let limit = |result: &str| Unit { active: Active::Failed, result: result.into(), ..Unit::default() };
+    machine.systemd.set(NAME, limit("start-limit-hit"));
+    machine.systemd.set("x.socket", limit("service-start-limit-hit"));
+    let socket = "[[step]]\nid = 'socket'\nphase = 'boot'\nunit = { name = 'x.socket', active = true }\n";
+    machine.apply(&machine.steps(socket)).ends_well();
+    assert_eq!(machine.systemd.jobs(), ["reset-failed x.socket", "reset-failed x.service", "start x.socket"]);
+}
+
+/// A file that the unit reads at its start and at a reload, and one that it reads at its start alone.
+const RELOADED: &str = "[[step]]\nid = 'config'\nphase = 'boot'\nfile = { path = '/etc/x.conf', content = 'A=1' }\n\
+     [[step]]\nid = 'flags'\nphase = 'boot'\nfile = { path = '/etc/x.env', content = 'B=1' }\n\
+     [[step]]\nid = 'x'\nphase = 'boot'\nunit = { name = 'x.service', active = true, restart_on = ['flags'], reload_on = ['config'] }\n";
+
+#[test]
+fn a_unit_is_reloaded_where_its_role_says_so_and_restarted_otherwise() {
+    let machine = Machine::new();
+    let unit = "[Service]\nExecStart=/bin/true\nExecReload=/bin/kill -HUP $MAINPID\n";
+    machine.root.write("/lib/systemd/system/x.service", unit);
+    let apply = |role: &str| {
+        let run = machine.apply(&machine.steps(role)).ends_well();
+        (run.lines().last().cloned().unwrap_or_default(), machine.systemd.jobs())
+    };
+    assert_eq!(apply(RELOADED).1, ["start x.service"]);
+    assert_eq!(apply(RELOADED).1, [""; 0]);
+    let other = RELOADED.replace("A=1", "A=2");
+    let planned = machine.plan(&machine.steps(&other)).ends_well().lines();
+    assert_eq!(planned.last().unwrap(), "reload x.service (its files will have changed)");
+    let due = "reload x.service (its files changed since its last start or reload)";
+    assert_eq!(apply(&other), (due.to_owned(), vec!["reload x.service".to_owned()]));
+    assert_eq!(apply(&other).1, [""; 0]);
+    // A restart reads both.
+    let both = other.replace("A=2", "A=3").replace("B=1", "B=2");
+    assert_eq!(apply(&both).1, ["restart x.service"]);
+    assert_eq!(apply(&both).1, [""; 0]);
+    // The next run catches up on one that ends between the file and the reload.
+    machine.root.write("/etc/x.conf", "A=4");
+    let last = both.replace("A=3", "A=4");
+    assert_eq!(apply(&last).1, ["reload x.service"]);
+}
+
+#[test]
+fn a_unit_that_cannot_be_reloaded_is_refused_before_anything_is_changed() {
+    let machine = Machine::new();
+    machine.unit_file("x.service");
+    let steps = machine.steps(RELOADED);
+    for run in [machine.plan(&steps), machine.apply(&steps)] {
+        let error = run.fails();
+        assert_eq!(error.kind, Kind::Unavailable);
+        assert!(error.what.contains("x.service cannot be reloaded: it has no ExecReload="), "{error}");
+        assert!(error.fix.as_ref().unwrap().contains("restart_on"), "{error}");
+    }
+    assert!(!machine.root.at("/etc/x.conf").exists());
+    // An earlier step can say how, in a drop-in.
+    let drop_in = "[[step]]\nid = 'how'\nphase = 'boot'\n\
+         file = { path = '/etc/systemd/system/x.service.d/50-how.conf', content = \"[Service]\\nExecReload=/bin/true\\n\" }\n";
+    machine.apply(&machine.steps(&format!("{drop_in}{RELOADED}"))).ends_well();
+    // And take it away.
+    let none = drop_in.replace("/bin/true", "");
+    let words = machine.plan(&machine.steps(&format!("{none}{RELOADED}"))).fails().to_string();
+    assert!(words.contains("it has no ExecReload="), "{words}");
+    for (from, to, expected) in [
+        ("['config']", "['flags']", "restart_on and reload_on both name \"flags\""),
+        ("['config']", "['confg']", "reload_on names \"confg\""),
+        ("'x.service'", "'x.timer'", "x.timer cannot be reloaded: it is not a service"),
+        ("/etc/x.conf", "/etc/systemd/system/x.service", "and a reload does not change that"),
+    ] {
+        let error = machine.try_steps(&RELOADED.replace(from, to)).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
 }

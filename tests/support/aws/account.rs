@@ -1,4 +1,4 @@
-//! What an account has, and how EC2, Auto Scaling and S3 tell of it.
+//! The contents of an account, and how EC2, Auto Scaling and S3 describe them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,67 +7,67 @@ use titus_bootstrap::facts::{TypeNumbers, sample as built_in};
 /// Keys to values.
 pub type Tags = BTreeMap<String, String>;
 
-/// An instance, as DescribeInstances has it.
+/// An instance in the form of DescribeInstances.
 #[derive(Debug, Clone, Default)]
 pub struct Instance {
-    /// `i-0123456789abcdef0`.
+    /// The id, e.g. `i-0123456789abcdef0`.
     pub id: String,
-    /// Its private address.
+    /// The private address.
     pub address: String,
-    /// `running`, `terminated`.
+    /// The state: `running`, `terminated`.
     pub state: String,
-    /// Its VPC.
+    /// The VPC.
     pub vpc: String,
-    /// When its first interface was attached; EC2's `launchTime` here is always later.
+    /// The time when its first interface was attached; `launchTime` is always later here.
     pub attached: String,
-    /// Its tags.
+    /// The tags.
     pub tags: Tags,
 }
 
-/// A bucket, as HeadBucket tells of it.
+/// A bucket as HeadBucket describes it.
 #[derive(Debug, Clone)]
 pub enum Bucket {
-    /// May be listed.
+    /// The caller may list it.
     There,
-    /// May not be listed.
+    /// The caller may not list it.
     Forbidden,
-    /// In this other region: 301.
+    /// It is in this other region: 301.
     In(String),
-    /// In this other region, and the signature is for ours: 400.
+    /// It is in this other region, and the signature is for the caller's: 400.
     Malformed(String),
 }
 
-/// What there is.
+/// The contents.
 #[derive(Debug, Clone, Default)]
 pub struct Account {
-    /// A resource's id to its tags.
+    /// Tags by resource id.
     pub tags: BTreeMap<String, Tags>,
-    /// Instance types that EC2 knows.
+    /// The instance types that EC2 knows.
     pub types: BTreeMap<String, TypeNumbers>,
     /// Instances.
     pub instances: Vec<Instance>,
-    /// Buckets, of everybody.
+    /// The buckets of all accounts.
     pub buckets: BTreeMap<String, Bucket>,
-    /// What lifecycle hooks hold: group, hook, instance.
+    /// The instances that lifecycle hooks hold: group, hook, instance.
     pub held: BTreeSet<[String; 3]>,
-    /// Instances that were called unhealthy.
+    /// The instances that were reported as unhealthy.
     pub unhealthy: BTreeSet<String>,
-    /// The most items of a page; 0: as many as are asked for.
+    /// The maximum number of items per page; 0 means as many as requested.
     pub page: usize,
 }
 
-/// An error that an API answers with.
+/// An error in an API's answer.
 #[derive(Debug, Clone)]
 pub struct Refusal {
-    /// Status code.
+    /// The status code.
     pub status: u16,
-    /// `InvalidParameterValue`.
+    /// The code, e.g. `InvalidParameterValue`.
     pub code: &'static str,
-    /// For people.
+    /// The message for people.
     pub message: String,
 }
 
-/// Makes one.
+/// Creates an error.
 pub fn refuse(status: u16, code: &'static str, message: impl Into<String>) -> Refusal {
     Refusal { status, code, message: message.into() }
 }
@@ -95,7 +95,7 @@ impl Account {
             ("ec2", "DescribeInstanceTypes") => self.describe_types(parameters)?,
             ("ec2", "DescribeInstances") => self.describe_instances(parameters)?,
             ("autoscaling", "CompleteLifecycleAction" | "RecordLifecycleActionHeartbeat" | "SetInstanceHealth") => {
-                self.tell_group(action, parameters)?
+                self.notify_group(action, parameters)?
             }
             _ => {
                 let message = format!("The action {action} is not valid for this web service.");
@@ -173,7 +173,7 @@ impl Account {
         Ok(format!("<reservationSet>{}</reservationSet>{next}", reservations.collect::<String>()))
     }
 
-    fn tell_group(&mut self, action: &str, parameters: &Tags) -> Result<String, Refusal> {
+    fn notify_group(&mut self, action: &str, parameters: &Tags) -> Result<String, Refusal> {
         let of = |name: &str| parameters.get(name).cloned().unwrap_or_default();
         let instance = of("InstanceId");
         if action == "SetInstanceHealth" {
@@ -194,7 +194,7 @@ impl Account {
         }
     }
 
-    /// The items of the page that is asked for, and the element that names the next.
+    /// The items of the requested page, and the element that names the next page.
     fn page(&self, items: Vec<String>, parameters: &Tags) -> Result<(Vec<String>, String), Refusal> {
         let number = |name: &str| parameters.get(name).map(|text| text.parse::<usize>());
         let asked = match number("MaxResults") {
@@ -217,7 +217,7 @@ impl Account {
     }
 }
 
-/// Whether what a predicate looks at passes all filters; `None` of the predicate: there is no such filter.
+/// Whether an item passes all filters. The predicate returns `None` for an unknown filter.
 fn passes(parameters: &Tags, is: impl Fn(&str, &[String]) -> Option<bool>) -> Result<bool, Refusal> {
     for number in 1.. {
         let Some(name) = parameters.get(&format!("Filter.{number}.Name")) else { break };
@@ -258,7 +258,7 @@ fn tag(key: &str, value: &str) -> String {
     format!("<key>{}</key><value>{}</value>", escaped(key), escaped(value))
 }
 
-/// Text as it stands in XML; control characters as references.
+/// Escapes text for XML; control characters become references.
 pub fn escaped(text: &str) -> String {
     text.chars()
         .map(|c| match c {

@@ -1,4 +1,4 @@
-//! Who may call, and what is answered: signatures, clocks, limits, rights, and each service's form of an error.
+//! Decides who may call, and with which answer: signatures, clocks, limits, rights, and each service's form of an error.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -10,7 +10,7 @@ use super::{Fault, Reply, State, parameters};
 
 const NOT_VALIDATED: &str = "AWS was not able to validate the provided access credentials";
 
-/// Credentials of an instance's profile.
+/// Credentials of an instance profile.
 #[derive(Debug, Clone)]
 pub struct Keys {
     /// The access key's id.
@@ -19,12 +19,12 @@ pub struct Keys {
     pub secret: String,
     /// The session's token.
     pub token: String,
-    /// Until when they are good.
+    /// When they expire.
     pub expires: SystemTime,
 }
 
 impl Keys {
-    /// Credentials that differ by this number and are good for six hours.
+    /// Credentials with this number that are valid for six hours.
     pub fn new(number: u32) -> Keys {
         Keys {
             id: format!("ASIAEXAMPLE{number:04}"),
@@ -34,12 +34,12 @@ impl Keys {
         }
     }
 
-    /// The same, good for so long from now on.
+    /// Credentials that are valid for this long from now on.
     pub fn lasting(self, time: Duration) -> Keys {
         Keys { expires: SystemTime::now() + time, ..self }
     }
 
-    /// What the metadata service of an instance with such a profile has.
+    /// The item of a metadata service for an instance with this profile.
     pub fn items(&self) -> Items {
         let document = format!(
             "{{\n  \"Code\" : \"Success\",\n  \"LastUpdated\" : \"2026-11-25T00:00:00Z\",\n  \"Type\" : \"AWS-HMAC\",\n  \
@@ -60,7 +60,7 @@ impl Keys {
 }
 
 impl State {
-    /// What a request is answered with.
+    /// The answer to a request.
     pub(super) fn reply(&mut self, request: &Request) -> Reply {
         if let Some(Fault::Text(status, text)) = self.faults.iter().find(|f| matches!(f, Fault::Text(..))) {
             return Reply { status: *status, body: text.clone().into_bytes(), ..Reply::default() };
@@ -69,7 +69,7 @@ impl State {
             let page = "<html><body><b>Http/1.1 Service Unavailable</b></body> </html>";
             return Reply { status: 503, body: page.into(), ..Reply::default() };
         }
-        let service = Authorization::of(request).map(|a| a.service).unwrap_or_default();
+        let service = Authorization::parse(request).map(|a| a.service).unwrap_or_default();
         let throttled = self.spend(|fault| if let Fault::Throttle(left) = fault { Some(left) } else { None });
         if throttled || !self.within_rate() {
             return error(
@@ -103,19 +103,19 @@ impl State {
         }
     }
 
-    /// Whether a request is signed by one of the keys, for this region, now.
+    /// Whether a request is signed now with one of the keys, for this region.
     fn believes(&mut self, request: &Request) -> Result<(), Refusal> {
-        let Some(told) = Authorization::of(request) else {
+        let Some(authorization) = Authorization::parse(request) else {
             return Err(refuse(403, "MissingAuthenticationToken", "Request is missing Authentication Token"));
         };
         let of_service = |ec2: Refusal, s3: Refusal, other: Refusal| {
-            Err(match told.service.as_str() {
+            Err(match authorization.service.as_str() {
                 "ec2" => ec2,
                 "s3" => s3,
                 _ => other,
             })
         };
-        let signed: Vec<&str> = told.signed.split(';').collect();
+        let signed: Vec<&str> = authorization.signed.split(';').collect();
         for name in ["host", "x-amz-date", "x-amz-security-token"] {
             if !signed.contains(&name) {
                 let message = format!("'{name}' must be a 'SignedHeader' in the AWS Authorization.");
@@ -123,7 +123,8 @@ impl State {
             }
         }
         let token = request.header("x-amz-security-token").unwrap_or_default();
-        let Some(keys) = self.keys.iter().find(|keys| keys.id == told.id && keys.token == token).cloned() else {
+        let Some(keys) = self.keys.iter().find(|keys| keys.id == authorization.id && keys.token == token).cloned()
+        else {
             return of_service(
                 refuse(401, "AuthFailure", NOT_VALIDATED),
                 refuse(403, "InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records."),
@@ -142,7 +143,7 @@ impl State {
         let time = amz_time(stamp);
         let late = time.is_none_or(|time| now.duration_since(time).is_ok_and(|by| by > Duration::from_secs(300)));
         let early = time.is_some_and(|time| time.duration_since(now).is_ok_and(|by| by > Duration::from_secs(300)));
-        if late || early || !stamp.starts_with(&told.day) {
+        if late || early || !stamp.starts_with(&authorization.day) {
             let word = if late { "Signature expired" } else { "Signature not yet current" };
             let message = "The difference between the request time and the current time is too large.";
             return of_service(
@@ -155,7 +156,9 @@ impl State {
                 refuse(403, "SignatureDoesNotMatch", format!("{word}: {stamp} is now off by more than 5 min.")),
             );
         }
-        if told.region != self.region || told.expected(request, &keys.secret) != told.signature {
+        if authorization.region != self.region
+            || authorization.expected(request, &keys.secret) != authorization.signature
+        {
             let message = "The request signature we calculated does not match the signature you provided. Check your \
                            AWS Secret Access Key and signing method. Consult the service documentation for details.";
             return of_service(
@@ -206,7 +209,7 @@ impl State {
     }
 }
 
-/// An error's document, in the form of its service.
+/// The document of an error, in its service's form.
 fn error(refusal: Refusal, service: &str) -> Reply {
     let Refusal { status, code, message } = refusal;
     let inner = format!("<Code>{code}</Code><Message>{}</Message>", escaped(&message));

@@ -15,7 +15,7 @@ fn a_daemon_json_that_sets_what_our_flags_set_is_refused_before_anything_is_chan
     node.write(path, "{\"iptables\": true, \"hosts\": [\"fd://\"], \"debug\": true}\n");
     for words in [&["plan"][..], &["apply"]] {
         let refused = node.bootstrap(words).ends_with(69);
-        refused.tells(&[
+        refused.reports(&[
             "/etc/docker/daemon.json sets hosts, iptables",
             "10-docker-config.conf",
             "remove hosts, iptables from",
@@ -43,7 +43,7 @@ fn prereqs_node(daemon: Option<&str>) -> (Node, Services) {
 
 const DAEMON_JSON: &str = "/etc/docker/daemon.json";
 
-/// Makes a container anew with its labels, and `options` in place of its own: as programs do that update containers.
+/// Recreates a container with its labels, and with `options` instead of its own, like programs that update containers.
 fn recreate(node: &Node, name: &str, options: &str) {
     node.shell(&format!(
         "labels=(); while read -r line; do [ -z \"$line\" ] || labels+=(--label \"$line\"); done < <(docker inspect --format \
@@ -54,12 +54,12 @@ fn recreate(node: &Node, name: &str, options: &str) {
 }
 
 #[test]
-fn what_others_changed_of_a_container_is_seen_and_put_right() {
+fn changes_of_others_to_a_container_are_found_and_corrected() {
     let (node, _services) = prereqs_node(None);
     let id = |name: &str| prereqs::id(&node, name);
     let [zookeeper, _] = prereqs::IMAGES;
     let plain = "--publish 2181:2181 --log-driver json-file --log-opt max-size=10m --log-opt max-file=3";
-    // What is done, what the plan says of it, and whether the container keeps running.
+    // The command, what the plan reports, and whether the container keeps running.
     for (damage, words, keeps_running) in [
         ("docker update --restart no zookeeper", "restart policy: is no, should be unless-stopped", true),
         ("docker network disconnect bridge zookeeper", "networks: is none, should be bridge", true),
@@ -113,9 +113,9 @@ fn a_container_that_has_a_port_is_named_with_its_end() {
         node.shell(&format!("docker run --detach --name web {options} {zookeeper}"));
         wait_for("the port to be taken", || listens(&node, &format!("127.0.0.1:{port}")).then_some(()));
         for command in ["plan", "apply"] {
-            node.bootstrap(&[command]).ends_with(69).tells(&[
-                &format!("port {port} is taken, and {needs} needs it"),
-                &format!("the container web of image {zookeeper} has it"),
+            node.bootstrap(&[command]).ends_with(69).reports(&[
+                &format!("port {port} is in use, but {needs} needs it"),
+                &format!("the container web of image {zookeeper} uses it"),
                 "docker rm --force web",
                 "docker stop web",
             ]);
@@ -129,7 +129,7 @@ fn a_container_that_has_a_port_is_named_with_its_end() {
 
     // It comes where ours was, and ours has been stopped.
     node.shell(&format!("docker stop zookeeper; docker run --detach --name web --publish 2181:2181 {zookeeper}"));
-    node.bootstrap(&["apply"]).ends_with(69).tells(&["port 2181 is taken", "the container web"]);
+    node.bootstrap(&["apply"]).ends_with(69).reports(&["port 2181 is in use", "the container web"]);
     node.shell("docker stop web");
     node.bootstrap(&["apply"]).ends_with(0);
     node.shell("docker rm web");
@@ -153,7 +153,7 @@ fn another_data_root_and_containers_that_outlive_their_engine_are_understood() {
     let _services = prereqs::services(&node);
     prereqs::settings(&node, "");
     let full = node.bootstrap(&["apply", "--set", "images.zookeeper=127.0.0.1:5000/jplock/zookeeper:3.4.10"]);
-    full.ends_with(1).tells(&["there is no room for it", "df -h /mnt/docker"]);
+    full.ends_with(1).reports(&["there is no room for it", "df -h /mnt/docker"]);
     node.shell("mount -o remount,size=2g /mnt/docker");
     node.bootstrap(&["apply"]).ends_with(0);
     prereqs::check(&node);
@@ -211,7 +211,7 @@ fn a_docker_socket_that_was_masked_or_stopped_comes_back() {
 }
 
 #[test]
-fn a_registry_that_wants_a_password_gets_it_and_nobody_else_does() {
+fn a_registry_that_requires_a_password_gets_it_and_no_other_does() {
     let node = Node::with_engine();
     let _services = Services { metadata: prereqs::metadata(&node), registry: None };
     let _registry = Registry::serve_private(&node, registry::ADDRESS);
@@ -219,8 +219,8 @@ fn a_registry_that_wants_a_password_gets_it_and_nobody_else_does() {
     let images = format!("images.zookeeper = '{zookeeper}'\nimages.mesos_master = '{master}'\n");
     prereqs::settings(&node, &images);
     let denied = node.bootstrap(&["apply"]).ends_with(1);
-    denied.tells(&[
-        "its registry denies it",
+    denied.reports(&[
+        "its registry denies access",
         "no basic auth credentials",
         "set docker.auth to a docker config.json with credentials for 127.0.0.1:5000",
     ]);
@@ -230,23 +230,23 @@ fn a_registry_that_wants_a_password_gets_it_and_nobody_else_does() {
     prereqs::settings(&node, &format!("{images}docker.auth = '{path}'\n"));
     node.bootstrap(&["apply"])
         .ends_with(78)
-        .tells(&[&format!("docker.auth = \"{path}\" cannot be used"), "is not there"]);
+        .reports(&[&format!("docker.auth = \"{path}\" cannot be used"), "does not exist"]);
     node.write(path, "{ \"auths\": { \"127.0.0.1:5000\": { \"auth\": \"a-password-of-tests\" } } }");
     let fix = format!("chown root:root {path} && chmod 0600 {path}");
     node.shell(&format!("chmod 0666 {path}"));
     for command in ["plan", "apply"] {
-        node.bootstrap(&[command]).ends_with(78).tells(&["another than root may read it", &fix]);
+        node.bootstrap(&[command]).ends_with(78).reports(&["users other than root may read it", &fix]);
     }
     node.shell(&fix);
     let wrong = node.bootstrap(&["apply"]).ends_with(78);
-    let wrong = wrong.tells(&["auth of \"127.0.0.1:5000\" is not USER:PASSWORD in base64"]);
+    let wrong = wrong.reports(&["auth of \"127.0.0.1:5000\" is not USER:PASSWORD in base64"]);
     assert!(!wrong.transcript().contains(registry::PASSWORD), "{}", wrong.transcript());
 
     let (user, password) = (registry::USER, registry::PASSWORD);
     let auth = base64::prelude::BASE64_STANDARD.encode(format!("{user}:{password}"));
     node.write(path, &format!("{{ \"auths\": {{ \"127.0.0.1:5000\": {{ \"auth\": \"{auth}\" }} }} }}"));
     node.bootstrap(&["apply", "--verbose"]).ends_with(0);
-    node.bootstrap(&["verify"]).ends_with(0).prints(&["its tag still leads to sha256:"]);
+    node.bootstrap(&["verify"]).ends_with(0).prints(&["its tag still refers to sha256:"]);
 
     // A helper, which has no variables but its own, and the password of another day.
     let helper = "/usr/local/bin/docker-credential-tests";
@@ -254,7 +254,7 @@ fn a_registry_that_wants_a_password_gets_it_and_nobody_else_does() {
     let anew = "docker rm --force zookeeper mesomaster; docker image prune --all --force";
     node.shell(anew);
     let missing = node.bootstrap(&["apply"]).ends_with(1);
-    missing.tells(&[
+    missing.reports(&[
         "no credentials for 127.0.0.1:5000",
         "No such file or directory (os error 2) (from docker-credential-tests)",
         "in /usr/local/bin or /usr/bin",
@@ -267,9 +267,9 @@ fn a_registry_that_wants_a_password_gets_it_and_nobody_else_does() {
     node.shell(&format!("chmod 0755 {helper}"));
     let run = node.run(&["env", "LD_LIBRARY_PATH=/nowhere", "titus-bootstrap", "apply", "--verbose"]).ends_with(0);
     assert!(!run.transcript().contains(password), "{}", run.transcript());
-    let told = node.read("/run/of-helper");
-    assert!(told.contains("HOME=/root\n") && told.contains("AWS_REGION=eu-west-1\n"), "{told}");
-    assert!(told.ends_with("get 127.0.0.1:5000\n") && !told.contains("LD_LIBRARY_PATH"), "{told}");
+    let output = node.read("/run/of-helper");
+    assert!(output.contains("HOME=/root\n") && output.contains("AWS_REGION=eu-west-1\n"), "{output}");
+    assert!(output.ends_with("get 127.0.0.1:5000\n") && !output.contains("LD_LIBRARY_PATH"), "{output}");
     prereqs::check(&node);
     let kept = node.shell(&format!(
         "grep -rlF -e {password} -e {auth} /var/lib/titus-bootstrap /run/titus-bootstrap /var/log /etc 2>/dev/null || true

@@ -6,7 +6,7 @@ use crate::harness::agent;
 const FILE: &str = "/etc/titus-shared.env";
 const DIRECTORY: &str = "/etc/titus-executor";
 
-/// Each is refused before the first change by plan and run, and the command that is printed is enough.
+/// Plan and run refuse each before the first change, and the printed command is enough.
 #[test]
 fn what_keeps_root_from_a_file_is_named_with_the_command_that_removes_it() {
     let (node, _services) = agent::fresh();
@@ -21,14 +21,18 @@ fn what_keeps_root_from_a_file_is_named_with_the_command_that_removes_it() {
         (read_only, format!("the mount {DIRECTORY} is read-only"), format!("mount -o remount,bind,rw {DIRECTORY}")),
         (
             in_its_place,
-            format!("{FILE}: a directory or device is in the file's place"),
+            format!("{FILE} is a directory or a device, not a file"),
             format!("umount {FILE} && rmdir {FILE}"),
         ),
-        (format!("mkdir {FILE}"), "is in the file's place".to_owned(), format!("mv {FILE} {FILE}.old")),
+        (
+            format!("mkdir {FILE}"),
+            format!("{FILE} is a directory or a device, not a file"),
+            format!("mv {FILE} {FILE}.old"),
+        ),
     ] {
         node.shell(&break_it);
         for command in ["plan", "apply"] {
-            let refused = node.bootstrap(&[command]).ends_with(69).tells(&[&words, &fix]);
+            let refused = node.bootstrap(&[command]).ends_with(69).reports(&[&words, &fix]);
             assert!(!refused.err.contains("run it as root"), "{}", refused.transcript());
         }
         assert!(!node.exists("/etc/disable-atlas-titus-agent"), "{break_it}: something was changed");
@@ -49,18 +53,18 @@ fn users_and_groups_keep_their_numbers_and_those_of_nss_are_known() {
     node.write("/etc/userdb/ann.user", record);
     node.shell("ln -s ann.user /etc/userdb/70001.user; getent passwd ann");
     let apply = |user: &str| node.bootstrap(&["apply", "--set", &format!("docker.user={user}")]).ends_with(0);
-    apply("ann").prints(&["put user ann into group docker"]);
+    apply("ann").prints(&["add user ann to group docker"]);
     assert!(node.read("/etc/group").contains("\ndocker:x:4711:ann\n"), "{}", node.read("/etc/group"));
-    apply("zoe").prints(&["there is no user zoe, neither in /etc/passwd nor known to NSS"]);
+    apply("zoe").prints(&["the user zoe does not exist, neither in /etc/passwd nor in NSS"]);
 
-    // Two lines of one group: nobody knows which counts.
+    // Two lines of one group: it is unknown which counts.
     node.shell("echo docker:x:4712: >> /etc/group");
     let fix = "sed -i '/^docker:x:4712:$/d' /etc/group";
     for command in ["plan", "apply"] {
         let refused = node.bootstrap(&[command]).ends_with(69);
-        refused.tells(&["/etc/group has more than one line of the group docker", "docker:x:4711:", fix]);
+        refused.reports(&["/etc/group has more than one line of the group docker", "docker:x:4711:", fix]);
     }
     node.shell(fix);
-    node.bootstrap(&["apply"]).ends_with(0).prints(&["put user ubuntu into group docker"]);
+    node.bootstrap(&["apply"]).ends_with(0).prints(&["add user ubuntu to group docker"]);
     assert!(node.read("/etc/group").contains("\ndocker:x:4711:ann,ubuntu\n"), "{}", node.read("/etc/group"));
 }

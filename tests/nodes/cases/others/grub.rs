@@ -63,7 +63,7 @@ menuentry 'Rescue' --id rescue {
 "#;
 
 #[test]
-fn kernels_of_others_need_no_arguments_and_what_takes_ours_away_is_named() {
+fn other_kernels_need_no_arguments_and_what_removes_ours_is_named() {
     let node = Node::converged();
     let _services = agent::services(&node);
     node.write("/usr/sbin/update-grub", UPDATE_GRUB);
@@ -79,13 +79,16 @@ fn kernels_of_others_need_no_arguments_and_what_takes_ours_away_is_named() {
     for (breaks, words, fix, is_command) in [
         (
             "echo 'GRUB_CMDLINE_LINUX=\"quiet\"' > /etc/default/grub.d/99-mine.cfg",
-            ["/etc/default/grub.d/99-mine.cfg:1 takes arguments from the kernel", "without net.ifnames=0"],
+            ["/etc/default/grub.d/99-mine.cfg:1 removes kernel arguments", "without net.ifnames=0"],
             "mv /etc/default/grub.d/99-mine.cfg /etc/default/grub.d/89-mine.cfg",
             true,
         ),
         (
             "echo 'GRUB_CMDLINE_LINUX_DEFAULT=\"console=tty1 net.ifnames=1\"' > /etc/default/grub.d/50-cloudimg-settings.cfg",
-            ["50-cloudimg-settings.cfg:1 takes", "take net.ifnames=1 out of line 1 of /etc/default/grub.d/50-cloudimg"],
+            [
+                "50-cloudimg-settings.cfg:1 removes",
+                "remove net.ifnames=1 from line 1 of /etc/default/grub.d/50-cloudimg",
+            ],
             "sed -i '1s/ net.ifnames=1//' /etc/default/grub.d/50-cloudimg-settings.cfg",
             false,
         ),
@@ -98,14 +101,14 @@ fn kernels_of_others_need_no_arguments_and_what_takes_ours_away_is_named() {
         ),
         (
             "chmod -x /etc/grub.d/10_linux; update-grub",
-            ["/etc/grub.d/10_linux is switched off", "not executable"],
+            ["/etc/grub.d/10_linux is disabled", "not executable"],
             "chmod +x /etc/grub.d/10_linux",
             true,
         ),
     ] {
         node.shell(breaks);
         for command in ["plan", "apply"] {
-            let refused = node.bootstrap(&[command]).ends_with(69).tells(&words);
+            let refused = node.bootstrap(&[command]).ends_with(69).reports(&words);
             assert!(!is_command || refused.err.contains(&format!("fix:   {fix}")), "{}", refused.transcript());
         }
         node.bootstrap(&["verify"]).ends_with(1).prints(&words[..1]);

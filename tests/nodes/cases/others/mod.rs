@@ -1,4 +1,4 @@
-//! A node has other inhabitants: what they left is seen, and named where it is in the way.
+//! A node has other inhabitants: a run finds what they left, and names what is in its way.
 
 mod apt;
 mod docker;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 use std::{env, fs};
 
-/// How long Mesos's master tries to reach whom it was told of.
+/// How long Mesos's master tries to reach an agent or a framework.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where to listen, and what to advertise: both are what the first of these variables says that is set. Without one it
@@ -32,7 +32,7 @@ pub fn own(variables: &[&str]) -> Result<(IpAddr, IpAddr), String> {
     })
 }
 
-/// Whether whoever has this pid, `slave(1)@10.0.0.1:5051`, can be reached.
+/// Whether the process with this pid, e.g. `slave(1)@10.0.0.1:5051`, is reachable.
 pub fn is_reachable(pid: &str) -> bool {
     let address = pid.rsplit('@').next().and_then(|address| address.parse::<SocketAddr>().ok());
     address.is_some_and(|address| TcpStream::connect_timeout(&address, PATIENCE).is_ok())

@@ -133,7 +133,7 @@ fn copy(from: &mut UnixStream, to: &mut UnixStream, change: impl Fn(Vec<u8>) -> 
 }
 
 /// A request to a version that is too old is an error with words; one to a version that the node's own engine does not
-/// know goes to the newest that it knows. No client of ours sends the next request before it has the answer, so each
+/// know goes to the newest that it knows. Our clients send the next request only after the answer, so each
 /// begins a part.
 fn request(mut bytes: Vec<u8>, minimum: Version) -> io::Result<Vec<u8>> {
     let line = String::from_utf8_lossy(bytes.split(|byte| *byte == b'\r').next().unwrap_or_default()).into_owned();

@@ -25,7 +25,7 @@ impl Answer {
     }
 }
 
-/// Answers requests for ever, each by `respond` to its method, target and body.
+/// Answers requests forever: `respond` gets the method, target and body of each.
 pub fn serve(listener: &TcpListener, respond: impl Fn(&str, &str, &str) -> Answer + Send + Sync + 'static) -> ! {
     let respond = Arc::new(respond);
     loop {

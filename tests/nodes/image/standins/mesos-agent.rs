@@ -1,9 +1,9 @@
 //! A stand-in for Mesos's agent: it checks its environment as far as the real one
-//! would notice, demands a systemd with version 1 of control groups unless it is told to leave
+//! would notice, demands a systemd with version 1 of control groups unless a flag makes it leave
 //! systemd alone, refuses to recover another configuration than its last, listens on
 //! its port, and ends on SIGUSR1 or SIGTERM (their default action). It follows the leading
-//! master as the real one does, and tells it of itself every second: at the address that
-//! libprocess advertises. One that is not to be found is none of its concern.
+//! master as the real one does, and registers with it every second, with the address that
+//! libprocess advertises. It ignores a master that it cannot find.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, TcpListener};
@@ -60,7 +60,7 @@ fn run() -> Result<Infallible, String> {
     http::serve(&listener, |_, _, _| http::Answer::json("200 OK", "{}".into()))
 }
 
-/// Tells the master of this agent, in the words of its own `GET /slaves`.
+/// Registers this agent with the master, in the form of the agent's own `GET /slaves`.
 fn register(master: &str, id: &str, ip: IpAddr, port: u16, attributes: &str) -> io::Result<()> {
     let name = fs::read_to_string("/proc/sys/kernel/hostname")?;
     let hostname = quoted(&env::var("MESOS_HOSTNAME").unwrap_or_else(|_| name.trim().to_owned()));

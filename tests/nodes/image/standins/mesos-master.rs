@@ -1,11 +1,11 @@
-//! A stand-in for the Mesos master 1.0.1, for tests, where the real one is not to be had.
+//! A stand-in for the Mesos master 1.0.1, for tests, because the real one is not available.
 //!
-//! As the real one does, it takes its flags (those in `KNOWN`), makes its directories,
+//! Like the real one, it takes its flags (those in `KNOWN`), makes its directories,
 //! holds a session with ZooKeeper, contends with a `json.info_` node, follows the leader
 //! and redirects to it, and ends when it leads and loses that. Unlike the real one it has
 //! no replicated log: a leader counts as recovered while at least `--quorum` masters
 //! contend. It also ends when it follows and its session expires, takes no flags from its
-//! environment, and refuses arguments that are no flags. It knows of no agents but those
+//! environment, and refuses arguments that are not flags. It knows of no agents but those
 //! of `POST /stand-in/slaves`: a test gives an array, which replaces the last one; an agent
 //! gives an object, itself, again and again. One whose pid does not lead back to it is dropped at
 //! once, which takes Mesos five pings of 15 s. A framework asks for offers, `POST /stand-in/offers`
@@ -41,7 +41,7 @@ unsafe extern "C" {
     fn _exit(status: i32) -> !;
 }
 
-/// For process 1 the default action is none. As in the real one, the session stays open.
+/// Process 1 has no default action. As in the real one, the session stays open.
 extern "C" fn terminated(number: i32) {
     unsafe { _exit(128 + number) }
 }
@@ -197,7 +197,7 @@ struct View {
     leader: Option<String>,
     /// The agents that a test gave, separated by commas.
     given: String,
-    /// Those that told of themselves, by their pid, and when they did last.
+    /// The agents that registered, by their pid, and the time of the last registration.
     agents: BTreeMap<String, (String, Instant)>,
 }
 

@@ -1,7 +1,7 @@
 //! A stand-in for the Titus gateway, for tests: it refuses to start without the address of
 //! the Titus master, by the names of releases until and since June 2018, and forwards the
-//! API to it. The master need not be there when this starts. One that cannot be reached is 503, one
-//! that does not answer in time is 408, as in the real one (v0.1.0-rc.57), and TERM ends it with 143.
+//! API to it. The master need not be there when this starts. One that cannot be reached is 503, and one
+//! that does not answer in time is 408. TERM ends it with 143. So does the real one (v0.1.0-rc.57).
 
 use std::convert::Infallible;
 use std::io::ErrorKind;

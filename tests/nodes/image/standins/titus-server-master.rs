@@ -81,14 +81,14 @@ fn run() -> Result<Infallible, String> {
     let _ = in_zookeeper.recv();
     titus.leads.store(true, Ordering::Relaxed);
     log("leading");
-    let mut told = String::new();
+    let mut logged = String::new();
     loop {
         let why = titus.refresh().err().map(|why| why.to_string()).unwrap_or_default();
-        if told != why {
+        if logged != why {
             log(&format!("no offers from the Mesos master: {why}"));
-            told = why;
+            logged = why;
         }
-        thread::sleep(if told.is_empty() { interval } else { zookeeper::RETRY });
+        thread::sleep(if logged.is_empty() { interval } else { zookeeper::RETRY });
     }
 }
 
@@ -188,7 +188,7 @@ impl Titus {
         Ok(())
     }
 
-    /// The state of a group. For one that is unknown, the Mesos master is asked at once.
+    /// The state of a group. For an unknown one, it asks the Mesos master at once.
     fn state(&self, group: &str) -> Result<String, Answer> {
         let known = |titus: &Titus| titus.states().get(group).cloned();
         let state = known(self).or_else(|| {

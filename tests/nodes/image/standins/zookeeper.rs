@@ -20,7 +20,7 @@ pub const LABEL: &str = "json.info_";
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 const SIZE_LIMIT: u32 = 16 << 20;
 
-// Of ZooKeeper's protocol: operations, errors, and what the others have in place of a request's number.
+// ZooKeeper's protocol: operations, errors, and the special values that replace a request's number.
 const CREATE: i32 = 1;
 const GET_DATA: i32 = 4;
 const PING: i32 = 11;
@@ -92,7 +92,7 @@ impl Session {
 }
 
 /// Holds a session with one server after the other, and does `work` on each connection.
-/// After each that is lost, or not made, `lost` is asked to look at the session.
+/// After each that is lost, or not made, `lost` checks the session.
 /// Returns why the session ended.
 pub fn hold(
     servers: &[String],
@@ -101,11 +101,11 @@ pub fn hold(
     mut work: impl FnMut(&mut Connection) -> Result<Infallible, Error>,
 ) -> String {
     let mut session = Session { id: 0, password: vec![0; 16], zxid: 0, timeout: SESSION_TIMEOUT, lost: Instant::now() };
-    let mut told: BTreeMap<&str, (String, Instant)> = BTreeMap::new();
+    let mut logged: BTreeMap<&str, (String, Instant)> = BTreeMap::new();
     for server in servers.iter().cycle() {
         let Err(error) = Connection::open(server, servers.len(), &mut session).and_then(|mut connection| {
             log("INFO", &format!("Connected to ZooKeeper {server}, session 0x{:x}", connection.session.id));
-            told.clear();
+            logged.clear();
             let ended = work(&mut connection);
             if let Err(Error::Ended(_)) = ended {
                 connection.close();
@@ -117,9 +117,9 @@ pub fn hold(
             Error::Lost(why) => why.to_string(),
             Error::Ended(why) => return why,
         };
-        if told.get(server.as_str()).is_none_or(|(last, at)| *last != why || at.elapsed() > SESSION_TIMEOUT) {
+        if logged.get(server.as_str()).is_none_or(|(last, at)| *last != why || at.elapsed() > SESSION_TIMEOUT) {
             log("WARNING", &format!("No connection to ZooKeeper {server}: {why}"));
-            told.insert(server, (why, Instant::now()));
+            logged.insert(server, (why, Instant::now()));
         }
         lost(&session);
         thread::sleep(RETRY);
@@ -127,7 +127,7 @@ pub fn hold(
     "There are no servers".into()
 }
 
-/// Follows the leading Mesos master for ever and without a word: `leader` gets its address.
+/// Follows the leading Mesos master forever, and logs nothing: `leader` gets its address.
 pub fn follow(servers: &[String], path: &str, leader: &Mutex<Option<String>>) -> ! {
     loop {
         let quiet = |_: &str, _: &str| {};

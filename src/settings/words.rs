@@ -1,0 +1,233 @@
+//! TOML errors in the terms of the person who writes the file. The library's own messages name Rust types.
+
+use std::ops::Range;
+
+use crate::error::Error;
+use crate::host::json::expected_value;
+use crate::secrets::{HIDDEN, is_secret, masked};
+
+/// The position of an error, and the text there.
+pub(super) struct Excerpt<'a> {
+    /// The whole text.
+    pub text: &'a str,
+    /// The position.
+    pub span: Range<usize>,
+    /// The keys that lead to the position.
+    pub keys: String,
+    /// The source, line and column, for messages.
+    pub shown: String,
+    /// Whether messages must hide the text there.
+    pub is_hidden: bool,
+}
+
+/// The error about a wrong value, or about a table that lacks a key. Returns `None` for messages of any other kind.
+pub(super) fn value_error(place: &Excerpt<'_>, message: &str) -> Option<Error> {
+    let written = place.text.get(place.span.clone()).unwrap_or_default();
+    let is_hidden = place.is_hidden || is_secret(&place.keys);
+    let value = if is_hidden { HIDDEN.to_owned() } else { first_line(written) };
+    let what = match place.keys.as_str() {
+        "" => format!("{}: {value} cannot be used", place.shown),
+        keys => format!("{}: {keys} = {value} cannot be used", place.shown),
+    };
+    let kinds = ["invalid type: ", "invalid value: ", "invalid length "];
+    if let Some(rest) = kinds.iter().find_map(|kind| message.strip_prefix(kind)) {
+        let (must, example) = expected_value(rest.rsplit_once(", expected ")?.1);
+        let example = if example.is_empty() { String::new() } else { format!(", e.g. {example}") };
+        let error = Error::config(what).cause(format!("it must be {must}{example}"));
+        if rest.starts_with("map") {
+            return Some(error.fix("if the name has dots, put all of it in quotes: \"a.b.c\" = \"value\""));
+        }
+        return Some(error);
+    }
+    // What the library says of a choice that is not text.
+    if message == "wanted string or table" {
+        let known = find_choices(&place.keys);
+        let must = if known.is_empty() { "text in quotes".to_owned() } else { list_choices(&known) };
+        return Some(Error::config(what).cause(format!("it must be {must}")));
+    }
+    if let Some(rest) = message.strip_prefix("unknown variant ") {
+        let names: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
+        let (unknown, known) = names.split_first()?;
+        let fix = super::did_you_mean(unknown, known.iter().copied());
+        return Some(Error::config(what).cause(format!("it must be {}", list_choices(known))).fix(fix));
+    }
+    if let Some(rest) = message.strip_prefix("missing field ") {
+        let of = if place.keys.is_empty() { String::new() } else { format!("{} lacks ", place.keys) };
+        let what = format!("{}: {of}the key {rest}{}", place.shown, if of.is_empty() { " is missing" } else { "" });
+        return Some(Error::config(what).fix(format!("add {} = … there", rest.trim_matches('`'))));
+    }
+    None
+}
+
+/// The choices in words: `"a" or "b"`.
+fn list_choices(names: &[impl std::fmt::Debug]) -> String {
+    names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(" or ")
+}
+
+/// The choices for a setting: those that the library lists for one that does not exist.
+fn find_choices(key: &str) -> Vec<String> {
+    let probe = toml::from_str::<super::Settings>(&format!("{key} = '?'"));
+    let message = probe.map_or_else(|error| error.message().to_owned(), |_| String::new());
+    let names = message.strip_prefix("unknown variant `?`").unwrap_or_default();
+    names.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+fn first_line(text: &str) -> String {
+    let line = masked(text.lines().next().unwrap_or_default());
+    if line.chars().count() > 60 || text.contains('\n') { line.chars().take(60).chain(['…']).collect() } else { line }
+}
+
+/// Advice about a text that is not TOML, for mistakes that people often make.
+pub(super) fn syntax_advice(text: &str, span: &Range<usize>, message: &str) -> Option<String> {
+    if message == "duplicate key" {
+        return Some(duplicate_key(text, text.get(span.clone())?.trim_matches(['"', '\'']), span.start));
+    }
+    if let Some(is) = foreign_format(text) {
+        return Some(format!(
+            "this looks like {is}; settings and roles are TOML, `key = value` below `[table]`: \
+             `titus-bootstrap config template --role agent` prints a file to begin with"
+        ));
+    }
+    let start = text.get(..span.start)?.rfind('\n').map_or(0, |at| at + 1);
+    let line = text.get(start..)?.lines().next()?;
+    let value = line.split_once('=').map_or("", |(_, value)| value.split('#').next().unwrap_or_default().trim());
+    let is = |words: &[&str]| words.iter().any(|word| value.eq_ignore_ascii_case(word));
+    let advice = if line.contains(['“', '”', '„', '‘', '’']) {
+        "these quotes are typographic; use straight ones, \" or '"
+    } else if is(&["true", "false", "yes", "no", "on", "off"]) {
+        "write true or false, in small letters"
+    } else if is(&["null", "none", "nil", "~"]) || (value.is_empty() && line.trim_end().ends_with('=')) {
+        "leave a key without a value out: there is no null in TOML"
+    } else if message.contains("leading zero") {
+        "write a file's mode as text, mode = \"0644\", and a number without a zero before it"
+    } else if message.contains("quoted") || message.contains("literal string") {
+        "put text in quotes: key = \"value\""
+    } else if line.contains('\\') {
+        "write a backslash as \\\\ in double quotes, or use single quotes, which keep it as it is: 'a\\b'"
+    } else if value.matches('"').count() % 2 == 1 || value.matches('\'').count() % 2 == 1 {
+        "close the text with the quote that it begins with"
+    } else if !line.contains('=') && line.contains(':') {
+        "write key = value, with `=` and not with `:`"
+    } else if line.trim_start().starts_with('[') {
+        "a table begins with a line [name], a step of a role with [[step]]"
+    } else {
+        return None;
+    };
+    Some(advice.to_owned())
+}
+
+/// The message about a key or table that occurs twice.
+fn duplicate_key(text: &str, key: &str, again: usize) -> String {
+    let lines = text.get(..again).unwrap_or_default().lines();
+    let is_it = |line: &str| {
+        let rest = line.trim_start().trim_start_matches('[').trim_start_matches(['"', '\'']).strip_prefix(key);
+        rest.is_some_and(|rest| rest.trim_start_matches(['"', '\'']).trim_start().starts_with(['.', '=', ']']))
+    };
+    let first = lines.enumerate().filter(|(_, line)| is_it(line)).map(|(n, _)| n + 1).next();
+    let first = first.map_or_else(String::new, |line| format!(" (first on line {line})"));
+    format!(
+        "{key} is defined twice{first}, and TOML allows each key and table only once; put all keys of a table below one line [table]; \
+         `a.b = …` and `[a]` name the same table"
+    )
+}
+
+/// The format of a text that is evidently meant for another program. Call it only for a text that is not TOML.
+fn foreign_format(text: &str) -> Option<&'static str> {
+    let text = text.trim_start_matches('\u{feff}').trim_start();
+    let first = text.lines().next().unwrap_or_default();
+    if first.starts_with("#!") && !first.contains("titus-bootstrap") {
+        return Some("a script");
+    }
+    if first.starts_with("#cloud-config") {
+        return Some("a cloud-config, which is YAML");
+    }
+    let mut lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let first = lines.next()?;
+    let is_name = |name: &str| super::values::is_word(name, "._-");
+    let is_yaml = |line: &str| {
+        line.split_once(':').is_some_and(|(name, rest)| {
+            is_name(name.trim_start_matches("- ").trim())
+                && (rest.is_empty() || rest.starts_with(' '))
+                && !rest.contains(" = ")
+        })
+    };
+    match first {
+        _ if first.starts_with('{') => Some("JSON"),
+        _ if first.starts_with('<') => Some("XML or HTML"),
+        _ if first.starts_with("-----BEGIN") => Some("a key or a certificate"),
+        _ if first == "---" || first.starts_with("%YAML") || is_yaml(first) => Some("YAML"),
+        _ if first.starts_with("export ") || first.starts_with("set -") => Some("a shell script"),
+        _ => None,
+    }
+}
+
+/// Where a key that is unknown in its table belongs: keys below a line `[table]` belong to that table.
+pub(super) fn misplacement(path: &str, settings: &serde_json::Value) -> Option<String> {
+    let (table, key) = path.rsplit_once('.').unwrap_or(("", path));
+    let mut found = Vec::new();
+    find_tables("", key, settings, &mut found);
+    if found.iter().any(String::is_empty) && !table.is_empty() {
+        return Some(format!(
+            "{key} belongs to no table: move it above the first line `[…]`; here, TOML reads it as {table}.{key}"
+        ));
+    }
+    let tables: Vec<String> =
+        found.iter().filter(|table| !table.is_empty()).map(|table| format!("[{table}]")).collect();
+    (!tables.is_empty()).then(|| format!("{key} is a key of {}: move it there", tables.join(" or of ")))
+}
+
+/// The library's message about a text that is not TOML, without the library's own terms.
+pub(super) fn syntax(message: &str) -> &str {
+    // After it, the message lists the expected tokens in the library's terms.
+    let problem = message.split(", expected ").next().unwrap_or(message);
+    match message {
+        _ if message.starts_with("string values must be quoted") || message.starts_with("invalid float") => {
+            "this is not a value of TOML: text, a number, true or false, a date, a list, or a table"
+        }
+        _ if problem.starts_with("invalid ") && problem.ends_with(" string") => {
+            "this text does not end: its closing quote is missing"
+        }
+        _ if problem == "invalid value" => "`\\u` with 4 and `\\U` with 8 hex digits must be the number of a character",
+        _ if problem.starts_with("keys cannot be multi-line ") => "a key cannot have more than one line",
+        _ if message.starts_with("key with no value") => "this is not `key = value`: there is no `=`",
+        _ if message.starts_with("invalid key-value pair") => "this is not `key = value`, and not a line `[table]`",
+        _ => problem,
+    }
+}
+
+/// Collects the tables that have a key of this name.
+fn find_tables(at: &str, key: &str, value: &serde_json::Value, found: &mut Vec<String>) {
+    let Some(table) = value.as_object() else { return };
+    for (name, below) in table {
+        if name == key {
+            found.push(at.to_owned());
+        }
+        find_tables(&if at.is_empty() { name.clone() } else { format!("{at}.{name}") }, key, below, found);
+    }
+}
+
+/// The log drivers of the Docker Engine ("Configure logging drivers"). Any other name belongs to a plugin.
+const LOG_DRIVERS: [&str; 11] =
+    ["json-file", "local", "journald", "syslog", "gelf", "fluentd", "awslogs", "splunk", "gcplogs", "etwlogs", "none"];
+
+/// Advice about a setting that has a fixed set of values, with the value that resembles this one most.
+pub(super) fn add_suggestion(key: &str, value: &str, advice: String) -> String {
+    let known: &[&str] = match key {
+        "docker.log_level" => &["debug", "info", "warn", "error", "fatal"],
+        "allowed_tags" => &super::TAGS,
+        "containers.log.driver" => &LOG_DRIVERS,
+        _ => &[],
+    };
+    match super::nearest(value.trim_start_matches("titus:"), known.iter().copied()) {
+        Some(like) if !advice.starts_with("write ") => format!("did you mean `{like}`?\n{advice}"),
+        _ => advice,
+    }
+}
+
+/// The error about a value of the wrong type, built from serde's message.
+pub fn wrong_type(what: &str, message: &str) -> Error {
+    let expected = message.rsplit_once(", expected ").map_or("", |(_, expected)| expected);
+    let (must, example) = expected_value(expected.split(" at line ").next().unwrap_or_default());
+    let example = if example.is_empty() { String::new() } else { format!(", e.g. {example}") };
+    Error::config(format!("{what} has the wrong type")).cause(format!("it must be {must}{example}"))
+}
