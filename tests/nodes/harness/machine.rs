@@ -171,7 +171,9 @@ impl Machine {
         command.args(["-no-reboot", "-smbios", "type=1,manufacturer=Amazon EC2,product=m4.large"]);
         command.arg("-kernel").arg(parts().join("vmlinuz")).arg("-initrd").arg(parts().join("initrd"));
         command.args(["-append", &arguments]);
-        command.args(["-drive", &format!("{drive},if=virtio"), "-netdev", &network]);
+        // A request that the emulator loses hangs a virtio disk forever. The driver of this one repeats it.
+        command.args(["-drive", &format!("{drive},if=none,id=d0"), "-device", "nvme,drive=d0,serial=titus,addr=4"]);
+        command.args(["-netdev", &network]);
         // At this place its interface is ens3, as the machine's image expects it.
         command.args(["-device", &format!("virtio-net-pci,netdev=n0,addr=3,mac={MAC}"), "-device", "virtio-rng-pci"]);
         command.args(["-chardev", &format!("file,id=c0,append=on,path={}", self.path("console").display())]);
