@@ -251,11 +251,16 @@ fn unusable_facts(path: &Path, which: &str, cause: &dyn std::fmt::Display) -> Er
         .fix("make a facts file with: titus-bootstrap facts --json")
 }
 
+/// A file's contents without the byte order mark that some editors write.
 fn read_file(path: &Path) -> Result<Vec<u8>> {
-    crate::host::fs::read_named(path).map_err(|e| match e.kind {
+    let bytes = crate::host::fs::read_named(path).map_err(|e| match e.kind {
         Kind::Interrupted => e,
         _ => unusable_facts(path, "", &e.cause.unwrap_or(e.what)),
-    })
+    })?;
+    match bytes.strip_prefix("\u{feff}".as_bytes()) {
+        Some(rest) => Ok(rest.to_vec()),
+        None => Ok(bytes),
+    }
 }
 
 fn complete_facts(path: &Path, which: &str, facts: &mut Facts) -> Result<()> {

@@ -196,8 +196,7 @@ fn stem(path: &Path) -> String {
 /// Reads a role file, after checking that root can trust it.
 fn read(host: &Host, path: &str) -> Result<String> {
     host.refuse_untrusted(Path::new(path))?;
-    String::from_utf8(host.read(path).map_err(Error::as_config)?.unwrap_or_default())
-        .map_err(|e| Error::config(format!("{path}: is not UTF-8")).cause(e))
+    crate::settings::decode_utf8(path, host.read(path).map_err(Error::as_config)?.unwrap_or_default())
 }
 
 impl Role {

@@ -470,8 +470,16 @@ fn place(before: &str) -> String {
     format!(", line {}, column {column}", before.matches('\n').count() + 1)
 }
 
-fn decode_utf8(path: &str, bytes: Vec<u8>) -> Result<String> {
-    String::from_utf8(bytes).map_err(|e| Error::config(format!("{path}: is not UTF-8")).cause(e.utf8_error()))
+/// The text of a file.
+///
+/// # Errors
+/// Fails when it is not UTF-8.
+pub(crate) fn decode_utf8(path: &str, bytes: Vec<u8>) -> Result<String> {
+    String::from_utf8(bytes).map_err(|e| {
+        let good = e.as_bytes().get(..e.utf8_error().valid_up_to()).unwrap_or_default();
+        let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
+        Error::config(format!("{path}, line {line}: is not UTF-8")).fix("save the file as UTF-8")
+    })
 }
 
 fn merge(into: &mut Table, from: &Table, at: &str, source: &Source, sources: &mut BTreeMap<String, Source>) {

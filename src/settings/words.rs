@@ -92,8 +92,22 @@ pub(super) fn syntax_advice(text: &str, span: &Range<usize>, message: &str) -> O
     let line = text.get(start..)?.lines().next()?;
     let value = line.split_once('=').map_or("", |(_, value)| value.split('#').next().unwrap_or_default().trim());
     let is = |words: &[&str]| words.iter().any(|word| value.eq_ignore_ascii_case(word));
+    let at_error = text.get(span.start..)?.trim_start();
     let advice = if line.contains(['“', '”', '„', '‘', '’']) {
         "these quotes are typographic; use straight ones, \" or '"
+    } else if let Some(blank) = line.chars().find(|c| is_foreign_blank(*c)) {
+        let column = line.chars().take_while(|c| *c != blank).count() + 1;
+        return Some(format!(
+            "in column {column} is U+{:04X}, which looks like a blank or like nothing: delete it, or write an ordinary blank",
+            u32::from(blank)
+        ));
+    } else if [line.trim_start(), at_error]
+        .iter()
+        .any(|rest| ["//", "/*", "--", ";"].iter().any(|sign| rest.starts_with(sign)))
+    {
+        "a comment begins with #, and nothing else follows a value"
+    } else if at_error.starts_with(',') {
+        "write each key on its own line, without a comma at its end"
     } else if is(&["true", "false", "yes", "no", "on", "off"]) {
         "write true or false, in small letters"
     } else if is(&["null", "none", "nil", "~"]) || (value.is_empty() && line.trim_end().ends_with('=')) {
@@ -129,6 +143,11 @@ fn duplicate_key(text: &str, key: &str, again: usize) -> String {
         "{key} is defined twice{first}, and TOML allows each key and table only once; put all keys of a table below one line [table]; \
          `a.b = …` and `[a]` name the same table"
     )
+}
+
+/// Whether a character looks like a blank or like nothing to people, and is not a blank in TOML.
+fn is_foreign_blank(c: char) -> bool {
+    (c.is_whitespace() && !c.is_ascii()) || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}' | '\u{ad}')
 }
 
 /// The format of a text that is evidently meant for another program. Call it only for a text that is not TOML.
@@ -191,6 +210,8 @@ pub(super) fn syntax(message: &str) -> &str {
         _ if problem.starts_with("keys cannot be multi-line ") => "a key cannot have more than one line",
         _ if message.starts_with("key with no value") => "this is not `key = value`: there is no `=`",
         _ if message.starts_with("invalid key-value pair") => "this is not `key = value`, and not a line `[table]`",
+        _ if problem == "unexpected key or value" => "something other than a comment follows the value",
+        _ if problem == "invalid unquoted key" => "this key has a character that a key without quotes cannot have",
         _ => problem,
     }
 }

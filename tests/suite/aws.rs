@@ -263,7 +263,7 @@ fn an_answer_that_is_not_the_api_s_is_refused_at_once() {
 }
 
 #[test]
-fn a_body_without_end_is_left_at_once() {
+fn a_body_without_end_is_given_up_at_once() {
     let node = Node::with_fault(Fault::Endless);
     node.fails(
         LONG,

@@ -391,7 +391,7 @@ fn every_json_document_carries_its_layout() {
 }
 
 #[test]
-fn messages_can_be_json() {
+fn messages_are_json_on_request() {
     let (root, metadata) = (Root::empty(), Metadata::start(sample()));
     let refused = root.ask(&metadata, &["--role", "agent", "--log-format", "json", "--set", "stack=x"]).ends_with(78);
     for line in refused.err.lines() {
@@ -425,7 +425,7 @@ fn render_prints_a_file_as_the_run_writes_it() {
 }
 
 #[test]
-fn more_words_are_of_this_program_s_work() {
+fn verbose_messages_describe_this_program_s_work() {
     let (root, metadata) = (Root::empty(), Metadata::start(sample()));
     let said = root.ask(&metadata, &["facts", "-v"]).ends_with(0).err;
     let requests: Vec<&str> = said.lines().filter(|line| line.contains(" request ")).collect();

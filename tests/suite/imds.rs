@@ -194,7 +194,7 @@ fn a_slow_service_is_read_to_its_end_or_to_the_deadline() {
 }
 
 #[test]
-fn a_hanging_service_is_left_at_the_deadline() {
+fn a_hanging_service_is_given_up_at_the_deadline() {
     let (_, error) = fails(Fault::Hang, SHORT, Kind::TemporaryFailure);
     assert!(error.what.contains("within 1s"), "{error}");
 }
@@ -237,7 +237,7 @@ fn a_page_is_not_a_fact() {
 }
 
 #[test]
-fn a_service_that_is_switched_off_says_how_to_switch_it_on() {
+fn an_error_about_a_service_that_is_off_says_how_to_turn_it_on() {
     let (_, error) = fails(Fault::Refuse, SHORT, Kind::TemporaryFailure);
     assert!(error.cause.as_deref().unwrap().contains("403 Forbidden"), "{error}");
     assert!(error.fix.unwrap().contains("--http-endpoint enabled"));

@@ -77,7 +77,7 @@ fn a_plan_and_a_dry_run_are_limited_too() {
 }
 
 #[test]
-fn a_step_that_there_is_not_is_refused_before_anything() {
+fn an_unknown_step_is_refused_before_anything() {
     let root = node();
     for (arguments, words) in [
         (["--only", "onee"], ["role small has no step \"onee\"", "did you mean `one`?"]),

@@ -197,7 +197,7 @@ fn read_back(value: &str) {
 }
 
 #[test]
-fn each_format_gives_back_what_was_put_in() {
+fn each_format_returns_what_was_put_in() {
     for value in HOSTILE {
         if !value.chars().any(char::is_control) {
             read_back(value);
@@ -212,7 +212,7 @@ fn each_format_gives_back_what_was_put_in() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn each_format_gives_back_any_text(value in "[ -~]{1,12}|[^\\p{C}]{1,30}") {
+    fn each_format_returns_any_text(value in "[ -~]{1,12}|[^\\p{C}]{1,30}") {
         read_back(&value);
     }
 }

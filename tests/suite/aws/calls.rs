@@ -54,7 +54,7 @@ fn a_tag_that_decides_something_must_be_plain_text() {
 }
 
 #[test]
-fn pages_without_end_are_left() {
+fn pages_without_end_are_given_up() {
     let body = "<DescribeTagsResponse><tagSet/><nextToken>again</nextToken></DescribeTagsResponse>";
     let node = Node::with_fault(Fault::Text(200, body.into()));
     node.fails(LONG, Kind::Config, &["the EC2 API (DescribeTags) returned an answer that does not end"]);

@@ -43,7 +43,7 @@ fn a_profile_without_credentials_says_why() {
 }
 
 #[test]
-fn a_metadata_service_that_is_silent_is_left_at_the_deadline() {
+fn a_metadata_service_that_is_silent_is_given_up_at_the_deadline() {
     let node = Node::new();
     node.metadata.fault(metadata::Fault::Unavailable(u32::MAX));
     let words = ["instance metadata: no usable answer from", "iam/security-credentials/", "503 Service Unavailable"];

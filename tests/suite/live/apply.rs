@@ -130,7 +130,7 @@ fn a_run_does_not_begin_while_another_has_the_lock() {
 }
 
 #[test]
-fn a_machine_that_there_is_not_is_the_error() {
+fn a_missing_machine_is_the_error() {
     let machine = machine();
     let none = Err(Error::config("no such directory"));
     let error = apply_on(none, &machine.request("small"), PERSON, silent()).unwrap_err();

@@ -22,7 +22,7 @@ fn machine() -> Machine {
 }
 
 #[test]
-fn a_command_runs_until_its_check_is_content_and_never_again() {
+fn a_command_runs_until_its_check_passes_and_never_again() {
     let machine = machine();
     let steps = machine.steps(&step(CHECKED));
     let due = "run `disks --format a b` (`disks-check` ended with exit status: 3)";
@@ -107,7 +107,7 @@ fn a_check_that_an_earlier_step_brings_is_not_run_before() {
 }
 
 #[test]
-fn a_command_has_no_variables_of_the_caller_and_those_of_the_proxy() {
+fn a_command_has_the_variables_of_the_proxy_and_none_of_the_caller() {
     let mut machine = machine();
     machine.command(
         "disks",

@@ -94,7 +94,7 @@ fn a_hold_of_the_administrators_is_kept() {
 }
 
 #[test]
-fn dependencies_that_no_source_has_are_said_to_be_that() {
+fn dependencies_that_no_source_has_are_reported_as_such() {
     let machine = Machine::new();
     build(&machine, "1.0", "one");
     machine.prepend(

@@ -40,7 +40,7 @@ fn arguments_are_in_grub_cfg_and_then_wait_for_a_reboot() {
 }
 
 #[test]
-fn a_run_that_was_killed_before_update_grub_is_made_up_for() {
+fn a_run_completes_one_that_was_killed_before_update_grub() {
     let machine = machine();
     let steps = machine.steps(&role("'a=1'", "a=1"));
     machine.apply(&steps).ends_well();

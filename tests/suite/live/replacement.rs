@@ -183,7 +183,7 @@ fn a_first_start_that_fails_is_tried_again_by_the_next_run() {
 }
 
 #[test]
-fn one_that_runs_and_does_not_answer_is_given_its_time() {
+fn one_that_runs_and_does_not_answer_is_waited_for() {
     let (mut machine, docker) = created();
     machine.host.deadlines.wait = Duration::from_millis(50);
     // Nobody listens on port 1.
@@ -195,7 +195,7 @@ fn one_that_runs_and_does_not_answer_is_given_its_time() {
 }
 
 #[test]
-fn one_that_needs_two_restarts_is_given_them_and_no_more() {
+fn one_that_needs_two_restarts_gets_them_and_no_more() {
     // The first look at it, before the wait, is one of them.
     for (needs, is_started) in [(2, true), (3, true), (4, false)] {
         let (machine, docker) = machine();
