@@ -630,8 +630,14 @@ impl Container {
     }
 
     fn start(&self, host: &Host, engine: &Engine, id: &str) -> Result<()> {
-        let found = engine.container(id)?.ok_or_else(|| Error::failed("the container no longer exists"))?;
+        let mut found = engine.container(id)?.ok_or_else(|| Error::failed("the container no longer exists"))?;
         tracing::info!("starting the container {}", self.name);
+        if found.status == Some(Status::PAUSED) {
+            // Its session with ZooKeeper may be lost. A Mesos master notices that a moment after it resumes, and exits.
+            engine.start(&found)?;
+            engine.stop(id)?;
+            found.status = Some(Status::EXITED);
+        }
         if let Err(error) = engine.start(&found) {
             // The engine does not say what uses a port.
             let wanted = self.wanted(host, &Planned::new())?;
