@@ -1,7 +1,10 @@
 //! systemd as PID 1. A run asks it once about all units of a role, and queues few jobs.
 
 mod bus;
+#[cfg(test)]
+mod fake;
 pub mod in_force;
+mod message;
 pub mod notify;
 pub mod pid1;
 pub mod unit_files;

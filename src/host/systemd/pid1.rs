@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::de::DeserializeOwned;
 use zbus::{DeserializeDict, OwnedObjectPath, Type};
 
-use super::bus::{Body, Call, Conversation};
+use super::bus::Conversation;
+use super::message::{Body, Call};
 use super::{Active, Job, Since, Systemd, Unit};
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -17,6 +18,9 @@ use crate::host::wait::Deadline;
 
 /// The limit of a question that systemd answers from memory.
 const QUESTION: Duration = Duration::from_secs(30);
+
+/// The limit of connecting for a question whose answer is fetched later.
+const CONNECT: Duration = Duration::from_secs(1);
 
 /// The limit of a daemon-reload, and of queueing a job.
 const RELOAD: Duration = Duration::from_secs(90);
@@ -129,11 +133,11 @@ fn converse(host: &Host, calls: &[Call], begun: Option<Conversation>, limit: Dur
     if answers.is_err() {
         answers = ask(None)?;
     }
-    answers.map_err(|why| no_answer(&why))
+    answers.map_err(|why| question_failed(&why))
 }
 
-fn no_answer(why: &str) -> Error {
-    Error::failed("systemd does not answer")
+fn question_failed(why: &str) -> Error {
+    Error::failed("a question to systemd failed")
         .cause(why)
         .fix("see why (systemctl status), and run titus-bootstrap again; the settings timeouts.* allow more time")
 }
@@ -141,15 +145,15 @@ fn no_answer(why: &str) -> Error {
 /// Makes one call, and returns its value.
 fn ask<T: DeserializeOwned + Type>(host: &Host, call: Call, limit: Duration) -> Result<T> {
     let bodies = converse(host, &[call], None, limit)?;
-    let body = bodies.first().ok_or_else(|| no_answer("there is no answer"))?;
-    body.decode().map_err(|why| no_answer(&why))
+    let body = bodies.first().ok_or_else(|| question_failed("there is no answer"))?;
+    body.decode().map_err(|why| question_failed(&why))
 }
 
 impl Systemd for Pid1 {
     fn ask(&self, host: &Host, names: &BTreeSet<String>) -> Result<()> {
         let calls: Vec<Call> = names.iter().map(|name| ask_for_unit(name)).collect();
-        let mut deadline = Deadline::new("systemd to answer", host.deadlines.unit);
-        // If systemd cannot be reached now, `units` tries again and reports it.
+        let mut deadline = Deadline::new("systemd to answer", CONNECT);
+        // If systemd is busy or cannot be reached, `units` tries again and reports it.
         let begun = Conversation::begin(host.root(), &calls, &mut deadline)?.ok();
         *self.asked.borrow_mut() = begun.map(|begun| (names.clone(), begun));
         Ok(())
@@ -160,11 +164,11 @@ impl Systemd for Pid1 {
     }
 
     fn units(&self, host: &Host, names: &BTreeSet<String>) -> Result<Vec<Unit>> {
-        let begun = self.asked.borrow_mut().take_if(|(asked, _)| asked == names).map(|(_, begun)| begun);
+        let begun = self.asked.take().filter(|(asked, _)| asked == names).map(|(_, begun)| begun);
         let calls: Vec<Call> = names.iter().map(|name| ask_for_unit(name)).collect();
         let bodies = converse(host, &calls, begun, host.deadlines.unit)?;
         let unit = |body: &Body| body.decode().map(|properties: Properties| properties.into());
-        bodies.iter().map(|body| unit(body).map_err(|why| no_answer(&why))).collect()
+        bodies.iter().map(|body| unit(body).map_err(|why| question_failed(&why))).collect()
     }
 
     fn run_job(&self, host: &Host, job: Job<'_>) -> Result<()> {
@@ -285,7 +289,7 @@ fn active(value: &str) -> Active {
 
 /// For [`crate::parsers`].
 pub(crate) fn read_as_any_answer(bytes: &[u8]) {
-    for body in super::bus::parse_answers(bytes) {
+    for body in super::message::parse_answers(bytes) {
         drop(body.decode::<Properties>().map(|properties| (properties.next_elapse(), Unit::from(properties))));
         drop(body.decode::<Vec<Listed>>().map(names_in_order));
         drop(body.decode::<ManagerProperties>());
@@ -298,7 +302,7 @@ mod tests {
 
     use zbus::{ObjectPath, Variant};
 
-    use super::super::bus::fake;
+    use super::super::fake;
     use super::*;
 
     type Values<'a> = HashMap<&'static str, Variant<'a>>;
@@ -428,7 +432,7 @@ mod tests {
         without_state.remove("ActiveState");
         let wrong_type = values(&[("NRestarts", "three".into())]);
         for values in [without_state, wrong_type] {
-            assert_eq!(fake::body(&values).decode::<Properties>().unwrap_err(), super::super::bus::NOT_DBUS);
+            assert_eq!(fake::body(&values).decode::<Properties>().unwrap_err(), super::super::message::NOT_DBUS);
         }
     }
 
@@ -494,7 +498,7 @@ mod tests {
             let states: Vec<Active> = systemd.units(&host, &names).unwrap().iter().map(|unit| unit.active).collect();
             assert_eq!(states, [Active::Active, Active::Failed]);
             let error = systemd.units(&host, &names).unwrap_err();
-            assert_eq!(error.what, "systemd does not answer");
+            assert_eq!(error.what, "a question to systemd failed");
             assert!(error.cause.unwrap().starts_with("it closed the connection"));
             server.join().unwrap();
         }

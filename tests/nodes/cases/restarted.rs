@@ -49,7 +49,7 @@ while (my $client = $listener->accept) {
                 last if length $received < $length;
                 my $message = substr $received, 0, $length, '';
                 my @places;
-                push @places, pos($message) + 7 & ~7 while $message =~ /Timestamp\0\1t\0/g;
+                push @places, pos($message) + 7 & ~7 while $message =~ /Timestamp\x00\x01t\x00/g;
                 for my $place (@places) {
                     my $time = unpack 'Q<', substr $message, $place, 8;
                     substr $message, $place, 8, pack 'Q<', $time - 3_600_000_000 if $time;
