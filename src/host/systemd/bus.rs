@@ -168,7 +168,7 @@ impl Conversation {
         Ok((self.received.len() >= length).then(|| self.received.drain(..length).collect()))
     }
 
-    /// Keeps an answer to one of the calls. Ignores other messages, because systemd sends its signals to everyone.
+    /// Keeps an answer to one of the calls. Ignores other messages.
     fn keep(&mut self, message: &[u8]) -> Result<(), String> {
         let Some(Answer { serial, result }) = parse_answer(message)? else { return Ok(()) };
         let place = usize::try_from(serial).ok().and_then(|serial| self.answers.get_mut(serial.checked_sub(1)?));

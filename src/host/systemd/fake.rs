@@ -114,7 +114,10 @@ impl Peer {
 
     pub fn signal(&mut self) {
         let path = ObjectPath::try_from("/org/freedesktop/systemd1").unwrap();
-        self.write(&message(LE, SIGNAL, vec![(PATH, path.into()), (MEMBER, "UnitNew".into())], &[]));
+        let mut signal = message(LE, SIGNAL, vec![(PATH, path.into()), (MEMBER, "UnitNew".into())], b"body");
+        // A field that is not valid does not matter.
+        signal[20] = 0xff;
+        self.write(&signal);
     }
 
     pub fn write(&mut self, bytes: &[u8]) {

@@ -149,8 +149,11 @@ pub(super) fn message_length(received: &[u8]) -> Result<Option<usize>, String> {
 pub(super) fn parse_answer(message: &[u8]) -> Result<Option<Answer>, String> {
     let nonsense = || NOT_DBUS.to_owned();
     let endian = endian(message)?;
+    // systemd sends its signals to every client.
+    let kind = message.get(1).copied().filter(|kind| [METHOD_RETURN, ERROR].contains(kind));
+    let Some(kind) = kind else { return Ok(None) };
     let data = Data::new(message, Context::new(endian, 0));
-    let ((_, kind, _, _, _, _, fields), _): (Header<'_>, usize) = data.deserialize().map_err(|_| nonsense())?;
+    let ((.., fields), _): (Header<'_>, usize) = data.deserialize().map_err(|_| nonsense())?;
     let field = |code: u8| fields.iter().find(|(other, _)| *other == code).map(|(_, value)| value);
     let Some(Variant::U32(serial)) = field(REPLY_SERIAL) else { return Ok(None) };
     let signature = match field(SIGNATURE) {
@@ -160,14 +163,9 @@ pub(super) fn parse_answer(message: &[u8]) -> Result<Option<Answer>, String> {
     };
     let bytes = header_length(message, endian).and_then(|header| message.get(header..)).ok_or_else(nonsense)?;
     let body = Body { endian, signature, bytes: bytes.to_vec() };
-    match kind {
-        METHOD_RETURN => Ok(Some(Answer { serial: *serial, result: Ok(body) })),
-        ERROR => {
-            let why = body.decode().unwrap_or_else(|_| "it gave no reason".to_owned());
-            Ok(Some(Answer { serial: *serial, result: Err(why) }))
-        }
-        _ => Ok(None),
-    }
+    let refusal = |body: Body| Err(body.decode().unwrap_or_else(|_| "it gave no reason".to_owned()));
+    let result = if kind == ERROR { refusal(body) } else { Ok(body) };
+    Ok(Some(Answer { serial: *serial, result }))
 }
 
 /// The body of every answer in these bytes, for [`crate::parsers`].
