@@ -66,8 +66,8 @@ pub const PARSERS: &[Parser] = &[
         step::kernel_argument::read_as_any_menu(&text(bytes));
         Ok(())
     }),
-    ("systemctl show", |bytes| {
-        host::systemd::systemctl::read_as_any_output(&text(bytes));
+    ("systemd", |bytes| {
+        host::systemd::pid1::read_as_any_answer(bytes);
         Ok(())
     }),
     ("unit file", |bytes| {

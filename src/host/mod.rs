@@ -174,7 +174,7 @@ impl Host {
             opened: OnceCell::new(),
             live: false,
             commands: command::DIRECTORIES.into(),
-            systemd: Box::new(systemd::systemctl::Systemctl::default()),
+            systemd: Box::new(systemd::pid1::Pid1::default()),
             deadlines,
             proxy: net::Proxy::default(),
             apt: apt::Permissions::default(),

@@ -201,7 +201,7 @@ mod tests {
 
     use super::*;
     use crate::host::fs::Owner;
-    use crate::host::systemd::systemctl::Systemctl;
+    use crate::host::systemd::pid1::Pid1;
 
     const FILE: &str = "/etc/sysctl.d/60-titus.conf";
 
@@ -237,7 +237,7 @@ mod tests {
     /// A live machine in a directory, with these files in /proc/sys.
     fn live(files: &[(&str, &str)]) -> (tempfile::TempDir, Host) {
         let directory = tempfile::tempdir().unwrap();
-        let host = Host::simulated(directory.path(), Path::new("/nowhere"), Box::<Systemctl>::default()).unwrap();
+        let host = Host::simulated(directory.path(), Path::new("/nowhere"), Box::<Pid1>::default()).unwrap();
         for (path, text) in files {
             host.write(&format!("{KERNEL}/{path}"), text.as_bytes(), 0o644, Owner::ROOT).unwrap();
         }

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::json;
 use titus_bootstrap::error::{Error, Kind, Result};
 use titus_bootstrap::host::Host;
-use titus_bootstrap::host::systemd::{Active, Definition, Job, Since, Systemd, Unit};
+use titus_bootstrap::host::systemd::{Active, Job, Since, Systemd, Unit};
 use titus_bootstrap::prepare::{FactSource, FirstLine, Phases, Request, Selection};
 use titus_bootstrap::role::Role;
 use titus_bootstrap::run::engine;
@@ -403,10 +403,6 @@ impl Systemd for Units {
         let units = names.iter().map(|name| self.get(name)).collect();
         names.iter().filter(|name| self.0.borrow().falling.contains_key(*name)).for_each(|name| self.go_on(name));
         Ok(units)
-    }
-
-    fn definition(&self, _host: &Host, _name: &str) -> Result<Definition> {
-        Ok(Definition::default())
     }
 
     fn run_job(&self, _host: &Host, job: Job<'_>) -> Result<()> {

@@ -1,8 +1,12 @@
 //! systemd as PID 1. A run asks it once about all units of a role, and queues few jobs.
 
+mod bus;
+#[cfg(test)]
+mod fake;
 pub mod in_force;
+mod message;
 pub mod notify;
-pub mod systemctl;
+pub mod pid1;
 pub mod unit_files;
 
 use std::cell::RefCell;
@@ -28,12 +32,12 @@ pub const UNIT_DIRECTORIES: [&str; 5] = [
     "/usr/lib/systemd/system",
 ];
 
-/// The interface to systemd. A run uses [`systemctl::Systemctl`], and a test its own implementation.
+/// The interface to systemd. A run uses [`pid1::Pid1`], and a test its own implementation.
 pub trait Systemd: fmt::Debug {
     /// Starts a question about units, so that the run can do other work; [`Systemd::units`] fetches the answer.
     ///
     /// # Errors
-    /// Fails when systemctl cannot be started.
+    /// Fails when a signal arrives.
     fn ask(&self, _host: &Host, _names: &BTreeSet<String>) -> Result<()> {
         Ok(())
     }
@@ -46,12 +50,6 @@ pub trait Systemd: fmt::Debug {
     /// # Errors
     /// Fails when systemd does not answer.
     fn units(&self, host: &Host, names: &BTreeSet<String>) -> Result<Vec<Unit>>;
-
-    /// The definition of a unit that systemd has loaded.
-    ///
-    /// # Errors
-    /// Fails when systemd does not answer.
-    fn definition(&self, host: &Host, name: &str) -> Result<Definition>;
 
     /// Runs a job, and waits for its end.
     ///
@@ -219,19 +217,6 @@ impl Unit {
     }
 }
 
-/// A unit's definition as systemd has loaded it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Definition {
-    /// `enabled`, `disabled`, `static`, `masked`, …; empty if it has no file.
-    pub enabled: String,
-    /// The file that defines it; empty if it has no file.
-    pub fragment: String,
-    /// The drop-ins that change it, in the order in which systemd reads them.
-    pub drop_ins: Vec<String>,
-    /// Each command that starts it, as systemd prints it.
-    pub exec_start: Vec<String>,
-}
-
 /// The units that a run asks systemd about, and its last answer.
 #[derive(Debug, Default)]
 pub(crate) struct Units {
@@ -289,14 +274,6 @@ impl Host {
         Ok(unit)
     }
 
-    /// The definition of a unit that systemd has loaded.
-    ///
-    /// # Errors
-    /// Fails when systemd does not answer.
-    pub fn unit_definition(&self, name: &str) -> Result<Definition> {
-        self.systemd.definition(self, name)
-    }
-
     /// Whether systemd is starting or stopping a unit, or has a job for it.
     ///
     /// # Errors
@@ -329,7 +306,7 @@ impl Host {
     /// Starts a question about all watched units; [`Host::unit`] fetches the answer.
     ///
     /// # Errors
-    /// Fails when systemctl cannot be started.
+    /// Fails when a signal arrives.
     pub fn ask_for_units(&self) -> Result<()> {
         let watched = self.units.watched.borrow();
         if watched.is_empty() || !self.has_systemd()? { Ok(()) } else { self.systemd.ask(self, &watched) }

@@ -45,6 +45,7 @@ mod scripts;
 mod stopped;
 mod synced;
 mod troubleshooting;
+mod units;
 mod upgraded;
 
 #[path = "../../hostile/nodes/mod.rs"]

@@ -3,6 +3,7 @@
 
 use crate::harness::agent::{self, SETTINGS, UNITS};
 use crate::harness::node::Node;
+use crate::harness::wait_for;
 
 const AGENT: &str = "mesos-agent.service";
 
@@ -17,17 +18,47 @@ esac
 exec /tmp/systemctl "$@"
 "#;
 
-/// Stands in for systemctl on a machine whose clock was set back by an hour after its
-/// files were written: every unit was started an hour ago. (A container cannot set the
-/// clock without setting the host's.)
-const EARLIER: &str = r#"#!/bin/bash
-/tmp/systemctl "$@" | while IFS= read -r line; do
-    case $line in
-    *Timestamp=?*) TZ=UTC date -d "${line#*=} 1 hour ago" "+${line%%=*}=%a %Y-%m-%d %H:%M:%S UTC" ;;
-    *) echo "$line" ;;
-    esac
-done
-exit "${PIPESTATUS[0]}"
+/// Comes between systemd and its clients on a machine whose clock was set back by an hour after its files were written:
+/// every unit was started an hour ago. (A container cannot set the clock without setting the host's.)
+const EARLIER: &str = r#"
+use strict;
+use IO::Select;
+use IO::Socket::UNIX;
+my ($own, $systemd) = @ARGV;
+my $listener = IO::Socket::UNIX->new(Local => $own, Listen => 10) or die "$own: $!";
+$SIG{CHLD} = 'IGNORE';
+while (my $client = $listener->accept) {
+    next if fork;
+    my $server = IO::Socket::UNIX->new(Peer => $systemd) or die "$systemd: $!";
+    my ($select, $received) = (IO::Select->new($client, $server), '');
+    while (my @ready = $select->can_read) {
+        for my $from (@ready) {
+            sysread($from, my $bytes, 1 << 16) or exit;
+            if ($from == $client) { syswrite $server, $bytes; next }
+            $received .= $bytes;
+            # Lines of the authentication, then messages, which begin with the letter of their byte order.
+            while (length $received) {
+                if ($received !~ /^l/) {
+                    $received =~ s/^(.*?\n)//s or last;
+                    syswrite $client, $1;
+                    next;
+                }
+                last if length $received < 16;
+                my ($body, undef, $fields) = unpack 'x4 V3', $received;
+                my $length = ((16 + $fields + 7) & ~7) + $body;
+                last if length $received < $length;
+                my $message = substr $received, 0, $length, '';
+                my @places;
+                push @places, pos($message) + 7 & ~7 while $message =~ /Timestamp\x00\x01t\x00/g;
+                for my $place (@places) {
+                    my $time = unpack 'Q<', substr $message, $place, 8;
+                    substr $message, $place, 8, pack 'Q<', $time - 3_600_000_000 if $time;
+                }
+                syswrite $client, $message;
+            }
+        }
+    }
+}
 "#;
 
 /// Binds `script` over systemctl; the real one is then /tmp/systemctl.
@@ -112,7 +143,12 @@ fn a_clock_set_back_by_an_hour_restarts_nothing_and_loses_nothing() {
     let _services = agent::services(&node);
     agent::apply(&node);
     node.shell("systemctl restart mesos-agent");
-    replace_systemctl(&node, EARLIER);
+    let started = || node.property(AGENT, "ExecMainStartTimestamp");
+    let before = started();
+    node.write("/run/earlier.pl", EARLIER);
+    node.shell("mv /run/systemd/private /run/systemd/real");
+    let _between = node.spawn(&["perl", "/run/earlier.pl", "/run/systemd/private", "/run/systemd/real"]);
+    wait_for("the clock to be set back", || (node.exists("/run/systemd/private") && started() != before).then_some(()));
     let units = UNITS.map(|unit| node.property(unit, "InvocationID"));
     let run = agent::apply(&node);
     assert_eq!(UNITS.map(|unit| node.property(unit, "InvocationID")), units, "{}", run.transcript());

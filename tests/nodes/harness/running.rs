@@ -2,6 +2,8 @@
 
 use std::process::{Child, Command};
 
+use nix::sys::signal::Signal;
+
 use crate::support::outcome::Outcome;
 
 /// A command that goes on in a node, and what it has printed so far.
@@ -32,12 +34,17 @@ impl Running {
         self.child.try_wait().unwrap().is_some()
     }
 
-    /// SIGKILL, to the program itself: nsenter's only child.
+    /// Kills the program.
     pub fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+    }
+
+    /// Sends a signal to the program itself: nsenter's only child.
+    pub fn signal(&self, signal: Signal) {
         let nsenter = self.child.id();
         let children = std::fs::read_to_string(format!("/proc/{nsenter}/task/{nsenter}/children")).unwrap_or_default();
         for pid in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
         }
     }
 
