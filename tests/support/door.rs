@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, BufRead};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -20,7 +21,10 @@ pub struct Door {
 
 #[derive(Default)]
 struct Streams {
-    all: Vec<TcpStream>,
+    /// The number of connections so far.
+    admitted: usize,
+    /// Those that are open, by their numbers.
+    open: BTreeMap<usize, TcpStream>,
     closed: bool,
 }
 
@@ -40,11 +44,11 @@ impl Door {
                 let Ok(stream) = stream else { break };
                 let (admitted, converse) = (Arc::clone(&admitted), Arc::clone(&converse));
                 thread::spawn(move || {
-                    if admit(&admitted, &stream) {
-                        // An error here means that the client went away.
-                        let _ = converse(&stream);
-                        let _ = stream.shutdown(Shutdown::Both);
-                    }
+                    let Some(number) = admit(&admitted, &stream) else { return };
+                    // An error here means that the client went away.
+                    let _ = converse(&stream);
+                    let _ = stream.shutdown(Shutdown::Both);
+                    lock(&admitted).open.remove(&number);
                 });
             }
         });
@@ -53,7 +57,7 @@ impl Door {
 
     /// The number of connections.
     pub fn connections(&self) -> usize {
-        lock(&self.streams).all.len()
+        lock(&self.streams).admitted
     }
 }
 
@@ -68,7 +72,7 @@ impl Drop for Door {
         let _ = self.socket.shutdown(Shutdown::Both);
         let mut streams = lock(&self.streams);
         streams.closed = true;
-        for stream in &streams.all {
+        for stream in streams.open.values() {
             let _ = stream.shutdown(Shutdown::Both);
         }
         drop(streams);
@@ -80,11 +84,16 @@ fn lock(streams: &Mutex<Streams>) -> MutexGuard<'_, Streams> {
     streams.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// Remembers a connection, to end it with the service.
-fn admit(streams: &Mutex<Streams>, stream: &TcpStream) -> bool {
+/// Remembers a connection, to end it with the service; `None` if that has ended.
+fn admit(streams: &Mutex<Streams>, stream: &TcpStream) -> Option<usize> {
     let mut streams = lock(streams);
-    streams.all.push(stream.try_clone().unwrap());
-    !streams.closed
+    streams.admitted += 1;
+    let number = streams.admitted;
+    if streams.closed {
+        return None;
+    }
+    streams.open.insert(number, stream.try_clone().unwrap());
+    Some(number)
 }
 
 /// The next request; `None` after the client has closed the connection.
