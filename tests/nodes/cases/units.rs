@@ -64,6 +64,8 @@ fn states_are_those_that_systemd_has() {
     let node = node();
     let _metadata = services::metadata(&node, items());
     reports_all(&node, "over systemd's own socket");
+    let by_user = node.run(&["runuser", "-u", "nobody", "--", "titus-bootstrap", "verify", "--role", "units"]);
+    assert!(UNITS.iter().all(|(_, _, words)| by_user.out.contains(words)), "{}", by_user.transcript());
 
     node.write("/etc/systemd/system/a@b-c.service", "[Service]\nType=oneshot\nExecStart=/bin/false\n");
     let verify = || node.bootstrap(&["verify", "--role", "units"]).transcript();
