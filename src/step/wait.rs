@@ -206,11 +206,7 @@ impl Wait {
             }
             Wait::Docker { address, api_version: None } => Ok(host.ping_docker(address, TRY)?.map_err(NoAnswer::from)),
             Wait::Docker { address, api_version: Some(minor) } => {
-                let refusal = match host.ping_docker(address, TRY)? {
-                    Ok(()) => host.docker_refuses(address, *minor, TRY)?,
-                    Err(answer) => Err(answer),
-                };
-                Ok(match refusal {
+                Ok(match host.docker_refuses(address, *minor, TRY)? {
                     Ok(None) => Ok(()),
                     Ok(Some(words)) => Err(NoAnswer { fix: Some(OLD_API.to_owned()), ..NoAnswer::from(words) }),
                     Err(answer) => Err(answer.into()),
@@ -418,7 +414,7 @@ mod tests {
         let error = wait.converge(&host).unwrap_err();
         assert_eq!(error.cause.as_deref(), Some(too_old));
         assert!(error.fix.unwrap().contains("DOCKER_MIN_API_VERSION=1.24"));
-        assert_eq!(*fake.requests.lock().unwrap(), ["GET /version", "GET /v1.26/info"]);
+        assert_eq!(*fake.requests.lock().unwrap(), ["GET /v1.26/_ping"]);
 
         let any = Awaited::from(Wait::Docker { address: fake.address, api_version: None });
         assert_eq!(any.observe(&host, &Planned::new()).unwrap(), State::InSync(None));
@@ -499,7 +495,7 @@ mod tests {
         let host = live();
         let version = |_: &str| fake::version("20.10.24", "1.41", "1.12");
         let engine =
-            fake::engine(move |request| if request == "GET /version" { version("") } else { (200, "{}".into()) });
+            fake::engine(move |request| if request == "GET /version" { version("") } else { (200, "OK".into()) });
         let docker = |api_version| Wait::Docker { address: engine.address.clone(), api_version };
         let nobody = "127.0.0.1:1";
         let no_engine = |api_version| Wait::Docker { address: format!("tcp://{nobody}"), api_version };

@@ -16,7 +16,7 @@ pub use bollard::models::ContainerStateStatusEnum as Status;
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum, ContainerUpdateBody,
     HostConfig, HostConfigLogConfig, ImageInspect, NetworkConnectRequest, NetworkDisconnectRequest, PortBinding,
-    PortSummaryTypeEnum, RestartPolicy, RestartPolicyNameEnum,
+    PortSummaryTypeEnum, RestartPolicy, RestartPolicyNameEnum, SystemInfo,
 };
 use bollard::query_parameters::{
     ContainerArchiveInfoOptions, CreateContainerOptions, DownloadFromContainerOptions, InspectContainerOptions,
@@ -273,8 +273,7 @@ impl Engine {
     /// # Errors
     /// Fails when the engine does not answer.
     pub fn data_root(&self) -> Result<Option<String>> {
-        let found = self.wait("say where its data are", QUESTION, self.client.info())?;
-        Ok(found.docker_root_dir.filter(|path| path.starts_with('/')))
+        self.wait("say where its data are", QUESTION, async { Ok(root_of(self.client.info().await?)) })
     }
 
     /// All containers, running or not.
@@ -545,12 +544,9 @@ impl Host {
             .map_err(|answer| format!("the Docker Engine at {} does not answer: {answer}", self.docker)))
     }
 
-    /// The engine on this machine, if it runs now. Does not connect to a socket that would start it.
-    fn running_engine(&self) -> Result<Option<&Engine>> {
-        if !self.live || !self.docker.starts_with("unix://") || self.entry(PID_FILE)?.is_none() {
-            return Ok(None);
-        }
-        Ok(self.engine()?.ok())
+    /// Whether an engine on this machine runs now. Does not connect to a socket that would start it.
+    fn is_engine_running(&self) -> Result<bool> {
+        Ok(self.live && self.docker.starts_with("unix://") && self.entry(PID_FILE)?.is_some())
     }
 
     /// The version of the engine on this machine, if it runs now.
@@ -558,7 +554,10 @@ impl Host {
     /// # Errors
     /// Fails when a signal arrives.
     pub fn running_engine_version(&self) -> Result<Option<String>> {
-        Ok(self.running_engine()?.map(|engine| engine.version.clone()))
+        if !self.is_engine_running()? {
+            return Ok(None);
+        }
+        Ok(self.engine()?.ok().map(|engine| engine.version.clone()))
     }
 
     /// The data directory of the engine on this machine; `None` if no engine runs or it does not say. Does not connect
@@ -567,7 +566,15 @@ impl Host {
     /// # Errors
     /// Fails when a signal arrives.
     pub fn running_data_root(&self) -> Result<Option<String>> {
-        let Some(engine) = self.running_engine()? else { return Ok(None) };
+        if !self.is_engine_running()? {
+            return Ok(None);
+        }
+        // An agreement on a version of the API would take as long as this answer, and every version has the directory.
+        let what = format!("the Docker Engine at {} to say where its data are", self.docker);
+        if let Ok(root) = Deadline::new(what, QUESTION).ask(&runtime()?, data_root(&self.docker))? {
+            return Ok(root);
+        }
+        let Ok(engine) = self.engine()? else { return Ok(None) };
         match engine.data_root() {
             Err(error) if error.kind == Kind::Interrupted => Err(error),
             found => Ok(found.ok().flatten()),
@@ -599,11 +606,20 @@ impl Host {
     }
 }
 
+async fn data_root(address: &str) -> Result<Option<String>, String> {
+    client(address, &Arc::default())?.info().await.map(root_of).map_err(|e| engine_message(&e))
+}
+
+fn root_of(found: SystemInfo) -> Option<String> {
+    found.docker_root_dir.filter(|path| path.starts_with('/'))
+}
+
 async fn refuses(address: &str, minor: u32) -> Result<Option<String>, String> {
-    use bollard::errors::Error::{DockerResponseServerError, JsonDataError};
-    match client(address, &Arc::new(AtomicU32::new(minor)))?.info().await {
-        // Other differences do not matter: an old client can read the answer.
-        Ok(_) | Err(JsonDataError { .. }) => Ok(None),
+    use bollard::errors::Error::DockerResponseServerError;
+    // The engine checks the version before it looks at the path. It answers this one from memory: for /info it starts programs.
+    match client(address, &Arc::new(AtomicU32::new(minor)))?.ping().await {
+        Ok(body) if body.trim() == "OK" => Ok(None),
+        Ok(_) => Err("its answer is not a Docker Engine's".to_owned()),
         Err(DockerResponseServerError { status_code: 400, message }) => Ok(Some(message.trim().to_owned())),
         Err(other) => Err(engine_message(&other)),
     }
@@ -784,15 +800,17 @@ mod tests {
     fn the_refusal_of_an_old_api_is_reported() {
         let host = Host::temporary().1;
         let fake = fake::engine(|request| match request {
-            "GET /v1.24/info" => (500, "{\"message\":\"not yet\"}".into()),
-            "GET /v1.26/info" => (400, "{\"message\":\"client version 1.26 is too old.\"}".into()),
-            // A value that bollard does not know.
-            _ => (200, "{\"CgroupDriver\":\"other\"}".into()),
+            "GET /v1.24/_ping" => (500, "{\"message\":\"not yet\"}".into()),
+            "GET /v1.26/_ping" => (400, "{\"message\":\"client version 1.26 is too old.\"}".into()),
+            _ => (200, "OK".into()),
         });
         let refuses = |minor| host.docker_refuses(&fake.address, minor, SECONDS).unwrap();
         assert_eq!(refuses(26).unwrap().unwrap(), "client version 1.26 is too old.");
         assert_eq!(refuses(44).unwrap(), None);
         assert_eq!(refuses(24).unwrap_err(), "not yet");
+        let other = fake::engine(|_| (200, "<html>".into()));
+        let answer = host.docker_refuses(&other.address, 26, SECONDS).unwrap();
+        assert_eq!(answer.unwrap_err(), "its answer is not a Docker Engine's");
     }
 
     #[test]
