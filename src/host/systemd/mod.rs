@@ -449,13 +449,19 @@ impl Host {
     /// The last lines of a unit's journal since this process first started it, or else of its last start; empty for a
     /// unit that never started.
     pub fn unit_journal(&self, name: &str) -> String {
-        let last_start = |unit: Unit| match (unit.invocation, unit.started) {
+        let unit = self.unit(name).ok();
+        let is_restarting = unit.as_ref().is_some_and(Unit::is_restarting);
+        let last_start = unit.and_then(|unit| match (unit.invocation, unit.started) {
             (id, _) if !id.is_empty() => Some(Since::Invocation(id)),
             (_, started) => started.map(Since::Time),
-        };
-        let started = self.started_by_us(name).map(Since::Time);
-        let since = started.or_else(|| self.unit(name).ok().and_then(last_start));
-        since.map_or_else(String::new, |since| self.systemd.journal(self, name, &since))
+        });
+        let read = |since: Since| self.systemd.journal(self, name, &since);
+        match self.started_by_us(name).map(|time| read(Since::Time(time))) {
+            // systemd makes a start wait until it restarts the unit itself: its last words are of the start before.
+            Some(words) if words.trim().is_empty() && is_restarting => last_start.map_or(words, read),
+            Some(words) => words,
+            None => last_start.map_or_else(String::new, read),
+        }
     }
 
     /// The last lines of a unit's journal, from any start and any boot.
