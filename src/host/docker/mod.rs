@@ -571,7 +571,7 @@ impl Host {
         }
         // An agreement on a version of the API would take as long as this answer, and every version has the directory.
         let what = format!("the Docker Engine at {} to say where its data are", self.docker);
-        if let Ok(root) = Deadline::new(what, QUESTION).ask(&runtime()?, data_root(&self.docker))? {
+        if let Ok(root) = Deadline::new(what, CONNECT).ask(&runtime()?, data_root(&self.docker))? {
             return Ok(root);
         }
         let Ok(engine) = self.engine()? else { return Ok(None) };
@@ -616,7 +616,7 @@ fn root_of(found: SystemInfo) -> Option<String> {
 
 async fn refuses(address: &str, minor: u32) -> Result<Option<String>, String> {
     use bollard::errors::Error::DockerResponseServerError;
-    // The engine checks the version before it looks at the path. It answers this one from memory: for /info it starts programs.
+    // The engine checks the version before the path. It answers this path from memory; for /info it starts programs.
     match client(address, &Arc::new(AtomicU32::new(minor)))?.ping().await {
         Ok(body) if body.trim() == "OK" => Ok(None),
         Ok(_) => Err("its answer is not a Docker Engine's".to_owned()),
