@@ -103,12 +103,18 @@ fn parse_identifier(text: &str, key: &str) -> Result<Option<String>> {
 }
 
 /// Adds the machine's own facts to those from the metadata service: memory,
-/// disk, processors, kernel command line, boot id. Records each source.
+/// disk, processors, kernel command line, boot id. Records each source. `running` is the data directory of a running
+/// Docker Engine.
 ///
 /// # Errors
 /// Fails when a file in /proc is missing, or when Docker's daemon.json cannot be read.
-pub fn complete(host: &Host, instance: &mut Instance, sources: &mut BTreeMap<String, String>) -> Result<()> {
-    let data_root = docker_data_root(host)?;
+pub fn complete(
+    host: &Host,
+    running: Option<String>,
+    instance: &mut Instance,
+    sources: &mut BTreeMap<String, String>,
+) -> Result<()> {
+    let data_root = data_root_or(host, running)?;
     instance.memory_mib = memory_mib(&read_required(host, "/proc/meminfo")?)?;
     instance.disk_mib = host.file_system_bytes(&data_root)? / MIB;
     instance.cpus = host.cpus();
@@ -174,8 +180,13 @@ pub fn daemon_json(host: &Host) -> Result<serde_json::Map<String, serde_json::Va
 /// Docker's data directory: from a running engine, else `data-root` in dockerd's daemon.json, else the default.
 /// Before Docker 17.05 the key was `graph`.
 pub(crate) fn docker_data_root(host: &Host) -> Result<String> {
+    data_root_or(host, host.running_data_root()?)
+}
+
+/// The same; `running` is what a running engine said.
+fn data_root_or(host: &Host, running: Option<String>) -> Result<String> {
     // A flag of dockerd can set it too, perhaps in somebody's drop-in.
-    if let Some(path) = host.running_data_root()? {
+    if let Some(path) = running {
         return Ok(path);
     }
     let daemon = daemon_json(host)?;
@@ -298,7 +309,7 @@ mod tests {
     fn the_machine_completes_the_instance() {
         let (_root, host) = machine(&PROC);
         let (mut instance, mut sources) = (Instance::default(), BTreeMap::new());
-        complete(&host, &mut instance, &mut sources).unwrap();
+        complete(&host, None, &mut instance, &mut sources).unwrap();
         assert_eq!(instance.memory_mib, 7982);
         assert!(instance.disk_mib > 0 && instance.cpus > 0);
         assert_eq!(instance.kernel_command_line, "root=LABEL=cloudimg-rootfs ro net.ifnames=0");
@@ -312,7 +323,7 @@ mod tests {
         for missing in 0..PROC.len() {
             let files: Vec<_> = PROC.into_iter().enumerate().filter(|(i, _)| *i != missing).map(|(_, f)| f).collect();
             let (_root, host) = machine(&files);
-            assert!(complete(&host, &mut Instance::default(), &mut BTreeMap::new()).is_err());
+            assert!(complete(&host, None, &mut Instance::default(), &mut BTreeMap::new()).is_err());
         }
     }
 

@@ -39,6 +39,8 @@ pub struct Host {
     root: PathBuf,
     /// The open directory `root`; set when the first path below it is resolved.
     opened: OnceCell<OwnedFd>,
+    /// The directories at the root that are links into /usr; set when the first path below it is read.
+    merged: OnceCell<Vec<OsString>>,
     live: bool,
     /// The directories that have the commands, in the form of the variable PATH.
     commands: OsString,
@@ -172,6 +174,7 @@ impl Host {
         Host {
             root,
             opened: OnceCell::new(),
+            merged: OnceCell::new(),
             live: false,
             commands: command::DIRECTORIES.into(),
             systemd: Box::new(systemd::pid1::Pid1::default()),

@@ -180,34 +180,39 @@ fn socket_due(due: Option<Due>, socket: &systemd::Unit, service: &systemd::Unit)
     }
 }
 
-/// Whether a running unit started with the present contents of its files. `booted` is the start time of PID 1.
-fn reads(record: Option<&Record>, now: &Record, unit: &systemd::Unit, booted: Option<SystemTime>) -> bool {
+/// Whether a running unit started with the present contents of its files. `booted` finds the start time of PID 1.
+fn reads(
+    record: Option<&Record>,
+    now: &Record,
+    unit: &systemd::Unit,
+    booted: impl FnOnce() -> Result<Option<SystemTime>>,
+) -> Result<bool> {
     const SECOND: i128 = 1_000_000_000;
     if let Some(record) = record {
         if record.invocation == now.invocation {
-            return record.digest == now.digest;
+            return Ok(record.digest == now.digest);
         }
         // Something else started it since. It has read files that nobody touched, whatever the clocks say.
         if record.digest == now.digest && record.stamps == now.stamps && record.unit_files == now.unit_files {
-            return true;
+            return Ok(true);
         }
     }
     // It started after its files changed, but with the version that systemd had read earlier.
     if unit.needs_reload {
-        return false;
+        return Ok(false);
     }
     let since_1970 = |at: SystemTime| i128::try_from(at.duration_since(UNIX_EPOCH).ok()?.as_nanos()).ok();
-    let Some(started) = unit.started.and_then(since_1970) else { return false };
+    let Some(started) = unit.started.and_then(since_1970) else { return Ok(false) };
     // A file with a stamp of the second before the start may have changed after it: systemd gives the start in whole
     // seconds, and a stamp can lie by some milliseconds. A file with a stamp from before the boot cannot: PID 1 needs
     // longer than that to start its first unit. An image that is started right after it was made has such files.
     // Setting the clock breaks neither rule. Set forward after the start, it puts the boot after the start, and such a
     // boot does not count. Set back, it puts the boot earlier, and fewer files are older.
-    let booted = booted.and_then(since_1970).filter(|booted| *booted < started + SECOND);
+    let booted = booted()?.and_then(since_1970).filter(|booted| *booted < started + SECOND);
     let is_older = |changed: i128| changed + SECOND <= started || booted.is_some_and(|booted| changed < booted);
     // For a unit that no run has seen yet, drop-ins of others do not count.
     let unit_files = now.unit_files.values().filter(|_| record.is_some());
-    now.stamps.values().chain(unit_files).all(|(_, changed)| is_older(*changed))
+    Ok(now.stamps.values().chain(unit_files).all(|(_, changed)| is_older(*changed)))
 }
 
 /// The service that a timer starts.
@@ -464,7 +469,7 @@ impl Unit {
         }
         let record = self.record(host, read)?;
         let now = Record { invocation: invocation(unit), digest: digest(&Planned::new())?, stamps, unit_files };
-        let is_same = own.is_empty() || reads(record.as_ref(), &now, unit, host.boot_time()?);
+        let is_same = own.is_empty() || reads(record.as_ref(), &now, unit, || host.boot_time())?;
         if !own.iter().any(|path| planned.contains_key(path)) {
             return Ok((now, if is_same { Contents::Same } else { Contents::Other }));
         }
@@ -1039,14 +1044,14 @@ mod tests {
             for before in [None, Some(record("another", "other", changed)), Some(record("another", "same", 1))] {
                 let now = record("a", "same", changed);
                 assert_eq!(
-                    reads(before.as_ref(), &now, &active(started), booted.map(at)),
+                    reads(before.as_ref(), &now, &active(started), || Ok(booted.map(at))).unwrap(),
                     is_read,
                     "{why}: {before:?}"
                 );
                 let unread = systemd::Unit { needs_reload: true, ..active(started) };
-                assert!(!reads(before.as_ref(), &now, &unread, booted.map(at)), "{why}");
+                assert!(!reads(before.as_ref(), &now, &unread, || Ok(booted.map(at))).unwrap(), "{why}");
                 let unknown = systemd::Unit { started: None, ..active(started) };
-                assert!(!reads(before.as_ref(), &now, &unknown, booted.map(at)), "{why}");
+                assert!(!reads(before.as_ref(), &now, &unknown, || Ok(booted.map(at))).unwrap(), "{why}");
             }
         }
     }
@@ -1063,7 +1068,7 @@ mod tests {
             (record("a", "one", 5 * SECOND), record("b", "two", 5 * SECOND), false, "started by hand, other contents"),
         ] {
             // Everything happened long after the start, as after a clock was set back.
-            assert_eq!(reads(Some(&recorded), &now, &active(SECOND), None), is_read, "{why}");
+            assert_eq!(reads(Some(&recorded), &now, &active(SECOND), || Ok(None)).unwrap(), is_read, "{why}");
         }
     }
 

@@ -245,9 +245,12 @@ impl Host {
     /// # Errors
     /// Fails when a component cannot be opened, a link is not trusted, or, to write, a directory is not safe.
     pub(in crate::host) fn walk(&self, path: &str, walk: Walk) -> Result<Option<Place>> {
-        let left = components(Path::new(path));
+        let mut left = components(Path::new(path));
         if walk.is_checked() {
             return self.walk_step_by_step(left, walk);
+        }
+        if left.len() > 1 && left.front().is_some_and(|first| self.merged().contains(first)) {
+            left.push_front("usr".into());
         }
         let Some(place) = self.walk_at_once(&left)? else { return Ok(None) };
         if let Some(place) = place {
@@ -282,6 +285,18 @@ impl Host {
         };
         let real = self.root().join(way.strip_prefix(".").unwrap_or(&way)).join(name);
         Ok(Some(Some(Place { parent, name: c_string(name)?, real })))
+    }
+
+    /// The directories at the root that are links to those with the same name in /usr. Every distribution with a merged
+    /// /usr has them. Many paths of units begin with `/lib`, and a walk step by step takes five times as long.
+    fn merged(&self) -> &[OsString] {
+        self.merged.get_or_init(|| {
+            let is_merged = |name: &OsString| {
+                let walked = self.walk_step_by_step(VecDeque::from([name.clone()]), Walk::Follow);
+                matches!(walked, Ok(Some(place)) if place.real == self.root().join("usr").join(name))
+            };
+            ["bin", "lib", "lib64", "sbin"].map(OsString::from).into_iter().filter(is_merged).collect()
+        })
     }
 
     /// The root directory; opens it the first time.

@@ -167,6 +167,7 @@ impl Host {
 
     /// The place to write `path`. Creates missing directories with mode 0755.
     pub(super) fn place(&self, path: &str) -> Result<Place> {
+        self.forget_unit_path(path);
         let place = self.walk(path, Walk::Write).and_then(|found| found.ok_or_else(|| ErrorKind::NotFound.into()));
         place.map_err(|e| self.io_error("written", path, &e))
     }
@@ -446,6 +447,25 @@ mod tests {
         host.write("/absolute/mine", b"x", 0o644, Owner::ROOT).unwrap();
         host.write("/dots/mine-too", b"x", 0o644, Owner::ROOT).unwrap();
         assert_eq!(host.list("/etc").unwrap(), ["mine", "mine-too"]);
+    }
+
+    #[test]
+    fn links_of_a_merged_usr_lead_into_it_and_others_where_they_say() {
+        let (directory, host) = Host::temporary();
+        for file in ["usr/lib/x", "usr/sbin/x", "opt/x", "usr/bin/x"] {
+            let path = directory.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, file).unwrap();
+        }
+        for (link, target) in [("lib", "usr/lib"), ("sbin", "opt"), ("bin", "/usr/bin"), ("lib64", "usr/none")] {
+            std::os::unix::fs::symlink(target, directory.path().join(link)).unwrap();
+        }
+        for (path, leads_to) in [("/lib/x", "usr/lib/x"), ("/sbin/x", "opt/x"), ("/bin/x", "usr/bin/x")] {
+            assert_eq!(host.read(path).unwrap().unwrap(), leads_to.as_bytes(), "{path}");
+        }
+        assert_eq!(host.entry("/lib").unwrap().unwrap().kind, EntryKind::Link("usr/lib".into()));
+        assert_eq!(host.list("/lib").unwrap(), ["x"]);
+        assert!(host.read("/lib64/x").unwrap().is_none() && host.read("/lib/../sbin/x").unwrap().is_some());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Result;
 use crate::host::Host;
-use crate::host::fs::look::EntryKind;
+use crate::host::fs::look::{Entry, EntryKind};
 
 /// The directories in which systemd looks for a unit and its drop-ins, in order of precedence for files with the same
 /// name.
@@ -130,12 +130,8 @@ impl Host {
     /// Fails when a directory or a file cannot be read.
     pub fn unit_files(&self, name: &str, planned: &BTreeMap<String, Vec<u8>>) -> Result<Vec<UnitFile>> {
         let mut files = Vec::new();
-        let is_there = |path: &String| -> Result<bool> {
-            Ok(planned.contains_key(path) || (self.entry(path)?.is_some() && !self.mask_at(path)?))
-        };
-        let fragments = LOAD_PATH.map(|directory| format!("{directory}/{name}"));
-        for path in fragments {
-            if is_there(&path)? {
+        for path in LOAD_PATH.map(|directory| format!("{directory}/{name}")) {
+            if planned.contains_key(&path) || self.unit_entry(&path)?.is_some_and(|entry| !masks(&entry)) {
                 files.push(path);
                 break;
             }
@@ -162,7 +158,7 @@ impl Host {
             let text = match planned.get(&path) {
                 Some(contents) => String::from_utf8_lossy(contents).into_owned(),
                 // A link to /dev/null in the place of a drop-in hides the others with its name.
-                None if self.mask_at(&path)? => String::new(),
+                None if self.entry(&path)?.is_some_and(|entry| masks(&entry)) => String::new(),
                 None => self.read_text(&path)?.unwrap_or_default(),
             };
             Ok(UnitFile { path, text })
@@ -176,28 +172,59 @@ impl Host {
     /// Fails when a directory cannot be listed.
     pub fn drop_in_directories(&self, name: &str, planned: &BTreeMap<String, Vec<u8>>) -> Result<Vec<String>> {
         let of_planned: BTreeSet<&str> = planned.keys().filter_map(|path| Some(path.rsplit_once('/')?.0)).collect();
-        let there = self.units.drop_in_directories(|| {
-            let mut found = BTreeSet::new();
-            for directory in LOAD_PATH {
-                let names = self.list(directory)?.into_iter().filter(|name| name.ends_with(".d"));
-                found.extend(names.map(|name| format!("{directory}/{name}")));
-            }
-            Ok(found)
-        })?;
         let (own, of_type) = drop_in_names(name);
         let ordered = LOAD_PATH.iter().flat_map(|directory| own.iter().map(move |name| format!("{directory}/{name}")));
         let ordered = ordered.chain(LOAD_PATH.iter().map(|directory| format!("{directory}/{of_type}")));
-        Ok(ordered.filter(|path| there.contains(path) || of_planned.contains(path.as_str())).collect())
+        let mut found = Vec::new();
+        for path in ordered {
+            if of_planned.contains(path.as_str()) || self.is_in_load_path(&path)? {
+                found.push(path);
+            }
+        }
+        Ok(found)
     }
 
-    /// Whether the entry at `path` masks a unit: a link to /dev/null, or an empty file.
-    pub(super) fn mask_at(&self, path: &str) -> Result<bool> {
-        let Some(entry) = self.entry(path)? else { return Ok(false) };
-        Ok(match &entry.kind {
-            EntryKind::Link(target) => target.ends_with("dev/null"),
-            EntryKind::File => entry.size == 0,
-            EntryKind::Directory | EntryKind::Other => false,
-        })
+    /// The entry at `path`, which is in a directory of the load path, if there is one.
+    pub(super) fn unit_entry(&self, path: &str) -> Result<Option<Entry>> {
+        if self.is_in_load_path(path)? { self.entry(path) } else { Ok(None) }
+    }
+
+    /// Whether something is at `path`, from lists of these directories. They are read once, until something may have
+    /// changed them.
+    fn is_in_load_path(&self, path: &str) -> Result<bool> {
+        let mut known = self.units.paths.borrow_mut();
+        let paths = match &mut *known {
+            Some(paths) => paths,
+            none => {
+                let mut paths = BTreeSet::new();
+                for directory in LOAD_PATH {
+                    paths.extend(self.list(directory)?.into_iter().map(|name| format!("{directory}/{name}")));
+                }
+                none.insert(paths)
+            }
+        };
+        Ok(paths.contains(path))
+    }
+
+    /// Forgets these lists.
+    pub(super) fn forget_unit_paths(&self) {
+        *self.units.paths.borrow_mut() = None;
+    }
+
+    /// Forgets these lists if the file at `path`, which is about to change, could be in one.
+    pub(in crate::host) fn forget_unit_path(&self, path: &str) {
+        if LOAD_PATH.iter().any(|directory| path.starts_with(directory)) {
+            self.forget_unit_paths();
+        }
+    }
+}
+
+/// Whether an entry in the place of a unit file masks it: a link to /dev/null, or an empty file.
+pub(super) fn masks(entry: &Entry) -> bool {
+    match &entry.kind {
+        EntryKind::Link(target) => target.ends_with("dev/null"),
+        EntryKind::File => entry.size == 0,
+        EntryKind::Directory | EntryKind::Other => false,
     }
 }
 

@@ -222,24 +222,13 @@ impl Unit {
 pub(crate) struct Units {
     watched: RefCell<BTreeSet<String>>,
     known: RefCell<BTreeMap<String, Unit>>,
-    /// The directories with drop-ins of all units.
-    drop_ins: RefCell<Option<BTreeSet<String>>>,
+    /// The paths of everything in the directories of units.
+    paths: RefCell<Option<BTreeSet<String>>>,
     /// The units that this process started: the time of the first start, and systemd's count of restarts at that time.
     /// A stop between two tries does not reset that count.
     started: RefCell<BTreeMap<String, (SystemTime, u32)>>,
     /// For each unit that is up, its start and the time since when this process has seen it up.
     up: RefCell<BTreeMap<String, (String, Instant)>>,
-}
-
-impl Units {
-    /// The directories with drop-ins; `list` finds them the first time.
-    fn drop_in_directories(&self, list: impl FnOnce() -> Result<BTreeSet<String>>) -> Result<BTreeSet<String>> {
-        let mut known = self.drop_ins.borrow_mut();
-        if known.is_none() {
-            *known = Some(list()?);
-        }
-        Ok(known.clone().unwrap_or_default())
-    }
 }
 
 impl Host {
@@ -323,6 +312,7 @@ impl Host {
     /// Discards systemd's answers after something that may have changed them.
     pub fn forget_units(&self) {
         self.units.known.borrow_mut().clear();
+        self.forget_unit_paths();
         self.systemd.forget();
     }
 
@@ -332,7 +322,6 @@ impl Host {
     /// # Errors
     /// Fails when the note cannot be written.
     pub fn note_unit_file(&self, path: &str) -> Result<()> {
-        *self.units.drop_ins.borrow_mut() = None;
         let below = |rest: &str| {
             rest.starts_with('/') && ![".wants/", ".requires/", ".upholds/"].iter().any(|dir| rest.contains(dir))
         };

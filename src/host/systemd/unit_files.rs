@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::host::Host;
 use crate::host::fs::look::EntryKind;
 use crate::host::systemd::UNIT_DIRECTORIES;
-use crate::host::systemd::in_force::settings;
+use crate::host::systemd::in_force::{masks, settings};
 
 const ADMINISTRATORS: &str = "/etc/systemd/system";
 
@@ -32,7 +32,7 @@ impl Host {
     pub fn unit_file(&self, name: &str) -> Result<Option<String>> {
         for directory in UNIT_DIRECTORIES {
             let path = format!("{directory}/{name}");
-            if self.entry(&path)?.is_some() && !self.mask_at(&path)? {
+            if self.unit_entry(&path)?.is_some_and(|entry| !masks(&entry)) {
                 return Ok(Some(path));
             }
         }
@@ -45,16 +45,16 @@ impl Host {
     /// # Errors
     /// Fails when a directory cannot be examined.
     pub fn masks_of(&self, name: &str) -> Result<Vec<String>> {
-        let mut masks = Vec::new();
+        let mut found = Vec::new();
         for directory in &UNIT_DIRECTORIES[..3] {
             let path = format!("{directory}/{name}");
-            if self.mask_at(&path)? {
-                masks.push(path);
-            } else if self.entry(&path)?.is_some() {
-                break;
+            match self.unit_entry(&path)? {
+                Some(entry) if masks(&entry) => found.push(path),
+                Some(_) => break,
+                None => {}
             }
         }
-        Ok(masks)
+        Ok(found)
     }
 
     /// The mask of a unit in a package: an empty file or a link to /dev/null in the place of the unit's file.
@@ -64,7 +64,7 @@ impl Host {
     pub fn mask_of_package(&self, name: &str) -> Result<Option<String>> {
         for directory in &UNIT_DIRECTORIES[3..] {
             let path = format!("{directory}/{name}");
-            if self.mask_at(&path)? {
+            if self.unit_entry(&path)?.is_some_and(|entry| masks(&entry)) {
                 return Ok(Some(path));
             }
         }
@@ -213,6 +213,37 @@ mod tests {
         assert!(host.links_that_enable("x.service").unwrap().is_empty());
         host.link(&own[0], "/lib/systemd/system/x.service").unwrap();
         assert_eq!(host.links_that_enable("x.service").unwrap(), [own[0].clone()]);
+    }
+
+    #[test]
+    fn a_unit_file_that_comes_or_goes_is_noticed() {
+        let (directory, host) = Host::temporary();
+        let file = "/lib/systemd/system/x.service";
+        let links = ["/etc/systemd/system/y.service", "/etc/systemd/system/x.service"];
+        let found = || host.unit_file("x.service").unwrap();
+        assert_eq!(found(), None);
+        host.write(file, b"[Service]", 0o644, Owner::ROOT).unwrap();
+        assert_eq!(found().as_deref(), Some(file));
+        assert_eq!(host.unit_file("y.service").unwrap(), None);
+        host.link(links[0], file).unwrap();
+        assert_eq!(host.unit_file("y.service").unwrap().as_deref(), Some(links[0]));
+        host.mask_unit("x.service").unwrap();
+        assert_eq!(host.masks_of("x.service").unwrap(), [links[1]]);
+        host.move_aside(links[1]).unwrap();
+        assert_eq!(host.masks_of("x.service").unwrap(), [""; 0]);
+        host.remove(file).unwrap();
+        assert_eq!(found(), None);
+        // What others do meanwhile: a package, or a job of systemd.
+        std::fs::write(directory.path().join(&file[1..]), "[Service]").unwrap();
+        host.forget_packages();
+        assert_eq!(found().as_deref(), Some(file));
+        std::fs::remove_file(directory.path().join(&file[1..])).unwrap();
+        assert_eq!(found(), None);
+        let drop_in = directory.path().join("etc/systemd/system/x.service.d");
+        std::fs::create_dir(&drop_in).unwrap();
+        host.forget_units();
+        let of_drop_ins = host.drop_in_directories("x.service", &BTreeMap::new()).unwrap();
+        assert_eq!(of_drop_ins, ["/etc/systemd/system/x.service.d"]);
     }
 
     #[test]
