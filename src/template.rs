@@ -182,6 +182,7 @@ impl Renderer {
             .environment
             .compile_expression(expression)
             .map_err(|e| Error::config(format!("{place} is not an expression")).explain_cause(&e))?;
+        self.refuse_unlike(&place, expression)?;
         let names = compiled.undeclared_variables(true);
         let undefined = || minijinja::Error::new(ErrorKind::UndefinedError, "it has no value");
         let value = compiled
@@ -190,6 +191,40 @@ impl Renderer {
             .map_err(|e| self.explain(&place, names, &e))?;
         serde_json::to_value(&value)
             .map_err(|_| Error::config(format!("{place} is not a text, a number, true or false, a list or a table")))
+    }
+
+    /// Refuses a comparison of a fact or a setting with a literal of another type. minijinja would call the two different,
+    /// and a step would be left out in silence.
+    fn refuse_unlike(&self, place: &str, expression: &str) -> Result<()> {
+        let tokens = tokens(expression);
+        for (n, comparison) in tokens.windows(3).enumerate() {
+            let (name, literal) = match comparison {
+                [Token::Name(name), Token::Comparison, literal] | [literal, Token::Comparison, Token::Name(name)] => {
+                    (*name, literal)
+                }
+                _ => continue,
+            };
+            // A filter can change the type of what it follows, and a dot can continue what came before.
+            let is_part =
+                |at: Option<usize>| at.is_some_and(|at| matches!(tokens.get(at), Some(Token::Other('|' | '.'))));
+            let (Some(value), Some((kind, advice))) = (lookup(&self.known, name), literal.kind()) else { continue };
+            let found = match value {
+                Json::String(_) => "a text",
+                Json::Number(_) => "a number",
+                Json::Bool(_) => "true or false",
+                _ => continue,
+            };
+            if found != kind && !is_part(n.checked_sub(1)) && !is_part(Some(n + 3)) {
+                return Err(Error::config(format!("{place} compares {name}, which is {found}, with {kind}"))
+                    .cause("a text, a number and true or false are never equal to one another")
+                    .fix(match found {
+                        "a text" => format!("write {advice} in quotes"),
+                        _ if kind == "a text" => format!("write {advice} without the quotes"),
+                        _ => format!("compare {name} with {found}"),
+                    }));
+            }
+        }
+        Ok(())
     }
 
     /// The names of facts and settings in an expression, a text or a template file.
@@ -442,6 +477,70 @@ pub fn quote_unit(text: &str) -> Result<String, String> {
     Ok(text.replace('%', "%%"))
 }
 
+/// A part of an expression, as far as a comparison needs it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Token<'a> {
+    /// A dotted name.
+    Name(&'a str),
+    /// `true` or `false`.
+    Bool(&'a str),
+    Number(&'a str),
+    /// What is between quotes.
+    Text(&'a str),
+    /// `==`, `!=`, `<`, `<=`, `>` or `>=`.
+    Comparison,
+    Other(char),
+}
+
+impl<'a> Token<'a> {
+    /// The type of a literal in words, and its text.
+    fn kind(self) -> Option<(&'static str, &'a str)> {
+        match self {
+            Token::Bool(text) => Some(("true or false", text)),
+            Token::Number(text) => Some(("a number", text)),
+            Token::Text(text) => Some(("a text", text)),
+            Token::Name(_) | Token::Comparison | Token::Other(_) => None,
+        }
+    }
+}
+
+/// The parts of an expression that minijinja has parsed.
+fn tokens(expression: &str) -> Vec<Token<'_>> {
+    let mut found = Vec::new();
+    let mut left = expression.trim_start();
+    while let Some(first) = left.chars().next() {
+        let word = |is_more: fn(char) -> bool| left.split_at(left.find(|c| !is_more(c)).unwrap_or(left.len()));
+        let (token, rest) = match first {
+            '"' | '\'' => {
+                let mut is_escaped = false;
+                let ends = |c| {
+                    let ends = c == first && !is_escaped;
+                    is_escaped = c == '\\' && !is_escaped;
+                    ends
+                };
+                let end = left[1..].find(ends).unwrap_or(left.len() - 1);
+                let (text, rest) = left[1..].split_at(end);
+                (Token::Text(text), rest.get(1..).unwrap_or_default())
+            }
+            '0'..='9' => {
+                let (number, rest) = word(|c| c.is_ascii_alphanumeric() || c == '.' || c == '_');
+                (Token::Number(number), rest)
+            }
+            c if c.is_alphabetic() || c == '_' => match word(|c| c.is_alphanumeric() || c == '.' || c == '_') {
+                (name @ ("true" | "false" | "True" | "False"), rest) => (Token::Bool(name), rest),
+                (name, rest) => (Token::Name(name), rest),
+            },
+            _ => match ["==", "!=", "<=", ">=", "<", ">"].iter().find_map(|sign| left.strip_prefix(sign)) {
+                Some(rest) => (Token::Comparison, rest),
+                None => (Token::Other(first), &left[first.len_utf8()..]),
+            },
+        };
+        found.push(token);
+        left = rest.trim_start();
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -505,6 +604,47 @@ mod tests {
         assert_eq!(message.fix.unwrap(), "did you mean `port`?");
         assert!(renderer.names(&TemplateSource::Expression("stakc")).is_err());
         assert!(renderer.names(&TemplateSource::Text("{{ for }}")).is_err());
+    }
+
+    #[test]
+    fn a_comparison_with_another_type_is_refused_with_what_to_write() {
+        let known = json!({ "image": { "release": "22.04" }, "n": 8, "is": true, "item": "7", "tags": { "a": null }, "l": ["1"] });
+        let renderer = Renderer::new(known);
+        for (expression, fix) in [
+            ("image.release == 22.04", "write 22.04 in quotes"),
+            ("image.release==22.04 and is", "write 22.04 in quotes"),
+            ("22.04 != image.release", "write 22.04 in quotes"),
+            ("is and (image.release >= 22)", "write 22 in quotes"),
+            ("item == 7", "write 7 in quotes"),
+            ("item == true", "write true in quotes"),
+            ("n > '8'", "write 8 without the quotes"),
+            ("not n == \"8\"", "write 8 without the quotes"),
+            ("is == 'true'", "write true without the quotes"),
+            ("is == 1", "compare is with true or false"),
+        ] {
+            let refused = renderer.evaluate(expression).unwrap_err();
+            assert_eq!(refused.fix.as_deref(), Some(fix), "{expression}: {refused}");
+            assert!(refused.what.starts_with(&format!("`{expression}` compares ")), "{refused}");
+        }
+        for (expression, value) in [
+            ("image.release == '22.04'", true),
+            ("image.release | float == 22.04", true),
+            ("image.release == 22.04 | string", true),
+            ("'n == \\'8\\'' == image.release", false),
+            ("image.release[:2] == '22'", true),
+            ("n == 8 and is == true and n != image.release", true),
+            ("l | length == 1 and l[0] == '1'", true),
+            ("n is defined and image.release in ['22.04']", true),
+        ] {
+            assert_eq!(renderer.evaluate(expression).unwrap(), json!(value), "{expression}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_has_tokens(text in ".{0,40}") {
+            tokens(&text);
+        }
     }
 
     #[test]
