@@ -5,6 +5,7 @@
 //! unchanged.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
@@ -93,8 +94,10 @@ impl<T: DeserializeOwned + Clone> Templated<T> {
 #[derive(Debug, Clone)]
 pub struct Renderer {
     environment: Environment<'static>,
-    /// All names; `null` for those without a value.
-    known: Json,
+    /// All names but `item`; `null` for those without a value.
+    known: Rc<Json>,
+    /// The current item of a step's `each`.
+    item: Option<Json>,
     /// The names that have a value, so that strict mode refuses the others.
     context: Value,
 }
@@ -113,17 +116,22 @@ impl Renderer {
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         environment.set_formatter(format_value);
         let context = Value::from(minijinja::value::Serde(drop_nulls(&known)));
-        Renderer { environment, known, context }
+        Renderer { environment, known: Rc::new(known), item: None, context }
     }
 
     /// Returns a renderer in which `item` is one item of a step's `each`.
-    pub fn bind_item(&self, item: Json) -> Renderer {
-        let mut known = self.known.clone();
-        if let Json::Object(names) = &mut known {
-            names.insert("item".to_owned(), item);
+    pub fn bind_item(&self, item: &str) -> Renderer {
+        let context = minijinja::context! { item, ..self.context.clone() };
+        let (environment, known) = (self.environment.clone(), Rc::clone(&self.known));
+        Renderer { environment, known, item: Some(item.into()), context }
+    }
+
+    /// The value of a dotted name; `null` if it has none, `None` if there is no such name.
+    fn value(&self, name: &str) -> Option<&Json> {
+        match &self.item {
+            Some(item) if name == "item" => Some(item),
+            _ => lookup(&self.known, name),
         }
-        let context = Value::from(minijinja::value::Serde(drop_nulls(&known)));
-        Renderer { environment: self.environment.clone(), known, context }
     }
 
     /// Adds a template file.
@@ -207,7 +215,7 @@ impl Renderer {
             // A filter can change the type of what it follows, and a dot can continue what came before.
             let is_part =
                 |at: Option<usize>| at.is_some_and(|at| matches!(tokens.get(at), Some(Token::Other('|' | '.'))));
-            let (Some(value), Some((kind, advice))) = (lookup(&self.known, name), literal.kind()) else { continue };
+            let (Some(value), Some((kind, advice))) = (self.value(name), literal.kind()) else { continue };
             let found = match value {
                 Json::String(_) => "a text",
                 Json::Number(_) => "a number",
@@ -259,7 +267,10 @@ impl Renderer {
         if name.starts_with("instance.tags.") {
             return Ok(());
         }
-        let mut at = &self.known;
+        if self.item.is_some() && name.split('.').next() == Some("item") {
+            return Ok(());
+        }
+        let mut at = &*self.known;
         for part in name.split('.') {
             let Json::Object(map) = at else { return Ok(()) };
             // In an empty table, the operator chooses the keys.
@@ -290,7 +301,7 @@ impl Renderer {
     }
 
     fn has_no_value(&self, name: &str) -> bool {
-        lookup(&self.known, name).is_none_or(Json::is_null)
+        self.value(name).is_none_or(Json::is_null)
     }
 }
 
@@ -608,8 +619,8 @@ mod tests {
 
     #[test]
     fn a_comparison_with_another_type_is_refused_with_what_to_write() {
-        let known = json!({ "image": { "release": "22.04" }, "n": 8, "is": true, "item": "7", "tags": { "a": null }, "l": ["1"] });
-        let renderer = Renderer::new(known);
+        let known = json!({ "image": { "release": "22.04" }, "n": 8, "is": true, "tags": { "a": null }, "l": ["1"] });
+        let renderer = Renderer::new(known).bind_item("7");
         for (expression, fix) in [
             ("image.release == 22.04", "write 22.04 in quotes"),
             ("image.release==22.04 and is", "write 22.04 in quotes"),

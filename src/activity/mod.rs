@@ -30,6 +30,7 @@ const FRESH: Duration = Duration::from_secs(1);
 /// The current work.
 #[derive(Debug)]
 struct Work {
+    /// Without its secrets hidden: few of these words are ever shown.
     what: String,
     began: Instant,
     thread: ThreadId,
@@ -74,7 +75,8 @@ pub struct Activity;
 /// Begins work on this thread, e.g. "step 7/23 docker". When it ends, the work that it was a part of is not shown again.
 pub fn begin(what: &str) -> Activity {
     let thread = std::thread::current().id();
-    *now() = Some(Work { what: masked(what), began: Instant::now(), thread, detail: None, reported: Duration::ZERO });
+    *now() =
+        Some(Work { what: what.to_owned(), began: Instant::now(), thread, detail: None, reported: Duration::ZERO });
     Activity
 }
 
@@ -104,7 +106,7 @@ pub fn detail(text: &str) {
 pub fn prefix() -> String {
     let now = now();
     let own = now.as_ref().filter(|work| work.thread == std::thread::current().id());
-    own.map_or(String::new(), |work| format!("{}: ", work.what))
+    own.map_or(String::new(), |work| format!("{}: ", masked(&work.what)))
 }
 
 fn tick(draws: bool) {
@@ -112,11 +114,12 @@ fn tick(draws: bool) {
     let Some(work) = now.as_mut().filter(|work| work.began.elapsed() >= AT_ONCE) else { return };
     let elapsed = work.began.elapsed();
     let detail = work.detail.as_ref().filter(|(_, said)| said.elapsed() < FRESH).map(|(text, _)| text.as_str());
-    let line = line(&work.what, detail, elapsed);
+    let what = masked(&work.what);
+    let line = line(&what, detail, elapsed);
     if event::is_read() {
         if elapsed >= work.reported + PROGRESS {
             work.reported = elapsed;
-            let (what, doing) = (work.what.clone(), detail.map(str::to_owned));
+            let doing = detail.map(str::to_owned);
             event::emit(Event::Progress { what, doing, seconds: elapsed.as_secs() });
         }
     } else if draws {

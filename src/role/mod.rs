@@ -450,7 +450,7 @@ impl Role {
         for placed in &self.steps {
             let step = &placed.raw;
             let at = |error: Error| placed.at(error);
-            let bound = step.each.as_ref().map(|_| renderer.bind_item(Json::String(String::new())));
+            let bound = step.each.as_ref().map(|_| renderer.bind_item(""));
             let renderer = bound.as_ref().unwrap_or(renderer);
             let mut texts = Vec::new();
             placed.table.iter().for_each(|(key, value)| collect_texts(key, value, &mut texts));
@@ -634,7 +634,7 @@ fn resolve_step(placed: &PlacedStep, renderer: &Renderer, files: &BTreeMap<Strin
         return Ok(vec![step]);
     };
     let of_item = |item: String| {
-        let mut step = raw.resolve(&renderer.bind_item(Json::String(item.clone())), files)?;
+        let mut step = raw.resolve(&renderer.bind_item(&item), files)?;
         step.id = format!("{}:{item}", raw.id);
         step.drop_ins = placed.drop_ins();
         Ok(step)

@@ -130,8 +130,9 @@ impl Host {
     /// Fails when a directory or a file cannot be read.
     pub fn unit_files(&self, name: &str, planned: &BTreeMap<String, Vec<u8>>) -> Result<Vec<UnitFile>> {
         let mut files = Vec::new();
-        for path in LOAD_PATH.map(|directory| format!("{directory}/{name}")) {
-            if planned.contains_key(&path) || self.unit_entry(&path)?.is_some_and(|entry| !masks(&entry)) {
+        for directory in LOAD_PATH {
+            let path = format!("{directory}/{name}");
+            if planned.contains_key(&path) || self.unit_entry(directory, name)?.is_some_and(|entry| !masks(&entry)) {
                 files.push(path);
                 break;
             }
@@ -173,42 +174,37 @@ impl Host {
     pub fn drop_in_directories(&self, name: &str, planned: &BTreeMap<String, Vec<u8>>) -> Result<Vec<String>> {
         let of_planned: BTreeSet<&str> = planned.keys().filter_map(|path| Some(path.rsplit_once('/')?.0)).collect();
         let (own, of_type) = drop_in_names(name);
-        let ordered = LOAD_PATH.iter().flat_map(|directory| own.iter().map(move |name| format!("{directory}/{name}")));
-        let ordered = ordered.chain(LOAD_PATH.iter().map(|directory| format!("{directory}/{of_type}")));
+        let of_units = LOAD_PATH.iter().flat_map(|directory| own.iter().map(move |name| (*directory, name)));
         let mut found = Vec::new();
-        for path in ordered {
-            if of_planned.contains(path.as_str()) || self.is_in_load_path(&path)? {
-                found.push(path);
+        for (directory, name) in of_units.chain(LOAD_PATH.iter().map(|directory| (*directory, &of_type))) {
+            let path = || format!("{directory}/{name}");
+            if self.is_in_load_path(directory, name)? || !of_planned.is_empty() && of_planned.contains(path().as_str())
+            {
+                found.push(path());
             }
         }
         Ok(found)
     }
 
-    /// The entry at `path`, which is in a directory of the load path, if there is one.
-    pub(super) fn unit_entry(&self, path: &str) -> Result<Option<Entry>> {
-        if self.is_in_load_path(path)? { self.entry(path) } else { Ok(None) }
+    /// The entry with this name in a directory of the load path, if there is one.
+    pub(super) fn unit_entry(&self, directory: &str, name: &str) -> Result<Option<Entry>> {
+        if self.is_in_load_path(directory, name)? { self.entry(&format!("{directory}/{name}")) } else { Ok(None) }
     }
 
-    /// Whether something is at `path`, from lists of these directories. They are read once, until something may have
+    /// Whether a directory of the load path has this name, from lists that are read once, until something may have
     /// changed them.
-    fn is_in_load_path(&self, path: &str) -> Result<bool> {
-        let mut known = self.units.paths.borrow_mut();
-        let paths = match &mut *known {
-            Some(paths) => paths,
-            none => {
-                let mut paths = BTreeSet::new();
-                for directory in LOAD_PATH {
-                    paths.extend(self.list(directory)?.into_iter().map(|name| format!("{directory}/{name}")));
-                }
-                none.insert(paths)
-            }
-        };
-        Ok(paths.contains(path))
+    fn is_in_load_path(&self, directory: &str, name: &str) -> Result<bool> {
+        let mut lists = self.units.lists.borrow_mut();
+        if let Some(names) = lists.get(directory) {
+            return Ok(names.contains(name));
+        }
+        let names = BTreeSet::from_iter(self.list(directory)?);
+        Ok(lists.entry(directory.to_owned()).or_insert(names).contains(name))
     }
 
     /// Forgets these lists.
     pub(super) fn forget_unit_paths(&self) {
-        *self.units.paths.borrow_mut() = None;
+        self.units.lists.borrow_mut().clear();
     }
 
     /// Forgets these lists if the file at `path`, which is about to change, could be in one.

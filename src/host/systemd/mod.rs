@@ -222,8 +222,8 @@ impl Unit {
 pub(crate) struct Units {
     watched: RefCell<BTreeSet<String>>,
     known: RefCell<BTreeMap<String, Unit>>,
-    /// The paths of everything in the directories of units.
-    paths: RefCell<Option<BTreeSet<String>>>,
+    /// The names in each directory of units.
+    lists: RefCell<BTreeMap<String, BTreeSet<String>>>,
     /// The units that this process started: the time of the first start, and systemd's count of restarts at that time.
     /// A stop between two tries does not reset that count.
     started: RefCell<BTreeMap<String, (SystemTime, u32)>>,

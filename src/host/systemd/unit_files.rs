@@ -31,9 +31,8 @@ impl Host {
     /// Fails when a directory cannot be examined.
     pub fn unit_file(&self, name: &str) -> Result<Option<String>> {
         for directory in UNIT_DIRECTORIES {
-            let path = format!("{directory}/{name}");
-            if self.unit_entry(&path)?.is_some_and(|entry| !masks(&entry)) {
-                return Ok(Some(path));
+            if self.unit_entry(directory, name)?.is_some_and(|entry| !masks(&entry)) {
+                return Ok(Some(format!("{directory}/{name}")));
             }
         }
         Ok(None)
@@ -47,9 +46,8 @@ impl Host {
     pub fn masks_of(&self, name: &str) -> Result<Vec<String>> {
         let mut found = Vec::new();
         for directory in &UNIT_DIRECTORIES[..3] {
-            let path = format!("{directory}/{name}");
-            match self.unit_entry(&path)? {
-                Some(entry) if masks(&entry) => found.push(path),
+            match self.unit_entry(directory, name)? {
+                Some(entry) if masks(&entry) => found.push(format!("{directory}/{name}")),
                 Some(_) => break,
                 None => {}
             }
@@ -63,9 +61,8 @@ impl Host {
     /// Fails when a directory cannot be examined.
     pub fn mask_of_package(&self, name: &str) -> Result<Option<String>> {
         for directory in &UNIT_DIRECTORIES[3..] {
-            let path = format!("{directory}/{name}");
-            if self.unit_entry(&path)?.is_some_and(|entry| masks(&entry)) {
-                return Ok(Some(path));
+            if self.unit_entry(directory, name)?.is_some_and(|entry| masks(&entry)) {
+                return Ok(Some(format!("{directory}/{name}")));
             }
         }
         Ok(None)
