@@ -80,8 +80,10 @@ impl Work for Image {
         Err(self.error(&failure, host).cause(format!("this is Docker {}: {}", engine.version, failure.answer)))
     }
 
-    fn fetches(&self, _host: &Host) -> Result<Vec<Fetch>> {
-        Ok(vec![Fetch::Image(self.name.clone())])
+    fn fetches(&self, host: &Host) -> Result<Vec<Fetch>> {
+        // An engine that has not answered yet may come with a package of this run; the pull waits for it.
+        let is_there = host.engine.get().is_some() && self.is_there(host)?;
+        Ok(if is_there { Vec::new() } else { vec![Fetch::Image(self.name.clone())] })
     }
 
     fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {
@@ -167,6 +169,20 @@ mod tests {
         // An older engine accepts it. If the registry does not answer, the pull reports it.
         refused_by("20.10.24", in_old_format()).unwrap();
         refused_by("26.1.4", (500, "{\"message\":\"connection refused\"}".into())).unwrap();
+    }
+
+    #[test]
+    fn an_image_is_fetched_unless_the_engine_is_known_to_have_it() {
+        for (is_there, before_it_answered, after) in [(true, 1, 0), (false, 1, 1)] {
+            let host = host(move |request| match request {
+                "GET /version" => crate::host::docker::fake::version("20.10.24", "1.41", "1.12"),
+                _ if is_there => (200, "{\"Id\":\"sha256:1\"}".into()),
+                _ => (404, "{\"message\":\"No such image\"}".into()),
+            });
+            assert_eq!(image().fetches(&host).unwrap().len(), before_it_answered);
+            host.engine().unwrap().unwrap();
+            assert_eq!(image().fetches(&host).unwrap().len(), after, "{is_there}");
+        }
     }
 
     #[test]
