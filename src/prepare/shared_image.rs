@@ -22,7 +22,7 @@ pub fn merge(roles: &[(&str, Vec<Step>)]) -> Result<Vec<Step>> {
     let mut decided: BTreeMap<String, Decided> = BTreeMap::new();
     for (role, steps) in roles {
         for step in steps {
-            for Claim { thing, wish } in step.work().claims() {
+            for Claim { thing, wish, .. } in step.work().claims() {
                 match decided.get(&thing) {
                     Some(other) if other.role != *role && other.wish != wish => {
                         return Err(disagreement(&thing, other, &Decided { role, step: step.id.clone(), wish }));

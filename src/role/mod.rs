@@ -643,24 +643,34 @@ fn resolve_step(placed: &PlacedStep, renderer: &Renderer, files: &BTreeMap<Strin
 }
 
 /// Refuses two steps that want different states of one file, unit, package or key. Each run would change it twice and never
-/// finish.
+/// finish. Refuses a path below another step's file, too.
 fn refuse_disagreement(steps: &[Step]) -> Result<()> {
-    let mut decided: BTreeMap<String, (&str, String)> = BTreeMap::new();
+    const FIX: &str = "leave it to one of them, or give each a `when` that excludes the other";
+    let mut decided: BTreeMap<String, (&str, Claim)> = BTreeMap::new();
     for step in steps {
-        for Claim { thing, wish } in step.work().claims() {
-            match decided.get(&thing) {
+        for claim in step.work().claims() {
+            let Claim { thing, wish, .. } = &claim;
+            match decided.get(thing) {
                 // A step that accepts any version agrees with one that wants a certain version.
-                Some((_, theirs)) if *theirs == wish || wish == ANY_VERSION => {}
-                Some((other, theirs)) if theirs != ANY_VERSION => {
+                Some((_, theirs)) if theirs.wish == *wish || wish == ANY_VERSION => {}
+                Some((other, theirs)) if theirs.wish != ANY_VERSION => {
                     return Err(Error::config(format!(
                         "the steps {other} and {} want different things of {thing}",
                         step.id
                     ))
-                    .cause(format!("{other}: {theirs}\n{}: {wish}", step.id))
-                    .fix("leave it to one of them, or give each a `when` that excludes the other"));
+                    .cause(format!("{other}: {}\n{}: {wish}", theirs.wish, step.id))
+                    .fix(FIX));
                 }
-                _ => drop(decided.insert(thing, (&step.id, wish))),
+                _ => drop(decided.insert(thing.clone(), (&step.id, claim))),
             }
+        }
+    }
+    for (path, (id, _)) in decided.iter().filter(|(thing, _)| thing.starts_with('/')) {
+        let above = Path::new(path).ancestors().skip(1).find_map(|above| decided.get(above.to_str()?));
+        if let Some((other, file)) = above.filter(|(_, claim)| !claim.is_directory) {
+            return Err(Error::config(format!("the step {id} wants {path}, below {}", file.thing))
+                .cause(format!("{other}: {}", file.wish))
+                .fix(FIX));
         }
     }
     Ok(())

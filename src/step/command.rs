@@ -235,7 +235,11 @@ impl Work for Command {
     }
 
     fn claims(&self) -> Vec<Claim> {
-        self.file().map(|path| Claim::new(path, format!("what `{}` makes", self.shown()))).into_iter().collect()
+        // It may make a directory.
+        self.file()
+            .map(|path| Claim::of_directory(path, format!("what `{}` makes", self.shown())))
+            .into_iter()
+            .collect()
     }
 }
 

@@ -51,7 +51,7 @@ impl Work for Directory {
     }
 
     fn claims(&self) -> Vec<Claim> {
-        vec![Claim::new(&self.path, format!("a directory, {}", self.attributes.wish()))]
+        vec![Claim::of_directory(&self.path, format!("a directory, {}", self.attributes.wish()))]
     }
 
     fn observe(&self, host: &Host, _planned: &Planned) -> Result<State> {

@@ -71,11 +71,17 @@ pub struct Claim {
     pub thing: String,
     /// The decision in words. Equal decisions have equal words.
     pub wish: String,
+    /// Whether it is, or may be, a directory, so that other paths can be below it.
+    pub is_directory: bool,
 }
 
 impl Claim {
     fn new(thing: impl Into<String>, wish: impl Into<String>) -> Claim {
-        Claim { thing: thing.into(), wish: wish.into() }
+        Claim { thing: thing.into(), wish: wish.into(), is_directory: false }
+    }
+
+    fn of_directory(path: &str, wish: impl Into<String>) -> Claim {
+        Claim { is_directory: true, ..Claim::new(path, wish) }
     }
 }
 
