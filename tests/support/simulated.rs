@@ -460,7 +460,7 @@ impl Systemd for Units {
 
 /// With names: their lines, and status 1 if one is missing. Without names: the status and name of each.
 const DPKG_QUERY: &str = r#"
-[ "$3" = -- ] || { awk -F'\t' '{ print $3, $1 }' $DPKG; exit; }
+[ "$3" = -- ] || { awk -F'\t' '{ print $3, "ok", $1 }' $DPKG; exit; }
 shift 3
 status=0
 for name; do grep "^$name	" $DPKG || status=1; done

@@ -17,6 +17,8 @@ pub struct Complaints {
     pub removal: bool,
     /// No source has a dependency of a package.
     pub unmet: bool,
+    /// dpkg did not configure a package, because it was interrupted while it unpacked the package.
+    pub reinstall: bool,
 }
 
 impl Complaints {
@@ -30,6 +32,7 @@ impl Complaints {
             broken: has(&["dpkg --configure -a", "--fix-broken"]),
             removal: has(&["remove is disabled"]),
             unmet: has(&["unmet dependencies", "dependency problems"]),
+            reinstall: has(&["very bad inconsistent state"]),
         }
     }
 }
@@ -295,7 +298,8 @@ mod tests {
 
     #[test]
     fn messages_of_apt_and_dpkg_are_distinguished() {
-        const NONE: Complaints = Complaints { busy: false, broken: false, removal: false, unmet: false };
+        const NONE: Complaints =
+            Complaints { busy: false, broken: false, removal: false, unmet: false, reinstall: false };
         for (output, complaints) in [
             ("", NONE),
             ("E: Unable to locate package x", NONE),
@@ -320,6 +324,10 @@ mod tests {
             ),
             ("E: Packages need to be removed but remove is disabled.", Complaints { removal: true, ..NONE }),
             ("dpkg: dependency problems prevent configuration of x:", Complaints { unmet: true, ..NONE }),
+            (
+                "dpkg: error processing package x (--configure):\n package is in a very bad inconsistent state; you should\n reinstall it before attempting configuration",
+                Complaints { reinstall: true, ..NONE },
+            ),
         ] {
             assert_eq!(Complaints::find(output), complaints, "{output}");
         }

@@ -47,14 +47,20 @@ impl Host {
         Ok(run(self, &["dpkg", "--print-architecture"])?.succeeded()?.stdout.trim().to_owned())
     }
 
-    /// The packages that dpkg was unpacking when it was interrupted.
+    /// The packages that dpkg was unpacking when it was interrupted. Some of them have all their files and are
+    /// `unpacked`, but dpkg does not configure them, because it had not removed its mark `reinstreq` yet.
     ///
     /// # Errors
     /// Fails when dpkg does not answer.
     pub(super) fn half_installed(&self) -> Result<Vec<String>> {
-        let argv = ["dpkg-query", "--show", "--showformat=${db:Status-Status} ${binary:Package}\\n"];
-        let output = run(self, &argv)?.succeeded()?;
-        Ok(output.stdout.lines().filter_map(|line| line.strip_prefix("half-installed ")).map(str::to_owned).collect())
+        let format = "--showformat=${db:Status-Status} ${db:Status-Eflag} ${binary:Package}\\n";
+        let output = run(self, &["dpkg-query", "--show", format])?.succeeded()?;
+        let packages = output.stdout.lines().filter_map(|line| {
+            let (status, rest) = line.split_once(' ')?;
+            let (mark, package) = rest.split_once(' ')?;
+            (status == "half-installed" || mark == "reinstreq").then(|| package.to_owned())
+        });
+        Ok(packages.collect())
     }
 
     /// Compares two versions of a package (deb-version(7)).

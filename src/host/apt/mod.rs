@@ -374,8 +374,10 @@ impl Host {
             repair()?;
             output = self.package_command(argv)?;
         }
-        // apt 2.6 ignores a package that is partly unpacked in the wanted version, and reports success.
-        let half: Vec<String> = if output.status.success() { self.half_installed()? } else { Vec::new() };
+        // apt 2.6 ignores a package that is partly unpacked in the wanted version, and reports success. It has dpkg
+        // configure one that dpkg refuses to configure, and fails.
+        let refused = Complaints::find(&output.both).reinstall;
+        let half = if output.status.success() || refused { self.half_installed()? } else { Vec::new() };
         if !half.is_empty() {
             // A wanted package keeps its wanted version.
             let base = |word: &str| word.split(['=', ':']).next().unwrap_or_default().to_owned();
@@ -386,6 +388,10 @@ impl Host {
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             let more: Vec<&str> = argv.iter().copied().filter(|word| word.starts_with("--allow-")).collect();
             output = self.package_command(&[options, &more, &["--reinstall", "install", "--"], &names].concat())?;
+            // Only this one installs the other packages. If no source has the refused package, apt ignores that above.
+            if refused {
+                output = self.package_command(argv)?;
+            }
         }
         let Some(path) = half_done.filter(|_| !output.status.success()) else { return Ok(output) };
         // apt refuses another version of a package that is partly unpacked, and another build of one that is not

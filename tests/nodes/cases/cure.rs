@@ -22,7 +22,7 @@ macro_rules! half_done {
 }
 
 /// How the node is broken, the command that breaks it, and the steps that fix it.
-const WAYS: [(&str, &str, &[&str]); 14] = [
+const WAYS: [(&str, &str, &[&str]); 16] = [
     ("a file edited", "echo oops >> /etc/titus-executor/config.json", &["executor-config-json"]),
     ("a file deleted", "rm /etc/profile.d/titus_environment.sh", &["titus-environment"]),
     ("a mode changed", "chmod 0600 /etc/mesos-attributes.sh", &["mesos-attributes"]),
@@ -35,6 +35,8 @@ const WAYS: [(&str, &str, &[&str]); 14] = [
     ("the same, seen by apt only", half_done!("ok half-installed", ""), &["agent-packages"]),
     ("dpkg stopped before it configured", half_done!("ok unpacked", ""), &["agent-packages"]),
     ("the power cut while dpkg unpacked", half_done!("reinstreq half-installed", "touch"), &["agent-packages"]),
+    ("dpkg stopped after it unpacked", half_done!("reinstreq unpacked", ""), &["agent-packages"]),
+    ("the power cut after dpkg unpacked", half_done!("reinstreq unpacked", "touch"), &["agent-packages"]),
     ("the user out of the group", "gpasswd --delete ubuntu docker", &["docker-user"]),
     ("/metatron gone", "rm /metatron", &["metatron"]),
 ];

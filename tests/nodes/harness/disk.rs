@@ -9,6 +9,33 @@ pub struct Disk {
     pub path: PathBuf,
 }
 
+/// The extension of the directory on which a disk is mounted.
+const MOUNTED: &str = "mounted";
+
+/// A disk that is mounted; dropped, it is not.
+pub struct Mount {
+    /// Its root directory.
+    pub directory: PathBuf,
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        unmount(&self.directory);
+        let _ = std::fs::remove_dir(&self.directory);
+    }
+}
+
+fn unmount(directory: &Path) {
+    let _ = Command::new("umount").args(["--lazy".as_ref(), directory]).output();
+}
+
+/// Unmounts the disks of a directory, which an interrupted test left mounted.
+pub fn unmount_all(directory: &Path) {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path());
+    paths.filter(|path| path.extension().is_some_and(|end| end == MOUNTED)).for_each(|path| unmount(&path));
+}
+
 /// What is put into one.
 pub enum Entry<'a> {
     /// A file of this process's machine, mode 0755, at this path.
@@ -89,11 +116,14 @@ impl Disk {
         self.debugfs(&format!("cat {path}"))
     }
 
-    /// Copies these directories and files of it into a directory, for those who look at a tree.
-    pub fn extract(&self, paths: &str, to: &Path) {
-        let output =
-            Command::new("debugfs").args(["-R", &format!("rdump {paths} {}", to.display())]).arg(&self.path).output();
-        assert_eq!(complaints(&output.unwrap()), "");
+    /// Mounts it beside itself, as the fstab of Debian's cloud images does.
+    pub fn mount(&self) -> Mount {
+        let directory = self.path.with_extension(MOUNTED);
+        std::fs::create_dir(&directory).unwrap();
+        let options = ["-t", "ext4", "-o", "loop,discard,errors=remount-ro"];
+        let output = Command::new("mount").args(options).args([&self.path, &directory]).output().unwrap();
+        assert!(output.status.success(), "mount: {}", String::from_utf8_lossy(&output.stderr));
+        Mount { directory }
     }
 
     fn debugfs(&self, command: &str) -> Option<Vec<u8>> {

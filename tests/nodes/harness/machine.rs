@@ -14,7 +14,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::agent;
-use super::disk::{Disk, Entry};
+use super::disk::{Disk, Entry, unmount_all};
 use super::image;
 use super::nbd::{Cut, Loss, Recording};
 use super::node::MAC;
@@ -130,9 +130,7 @@ impl Machine {
 
     /// How all files on it look.
     pub fn tree(&self) -> Tree {
-        let root = tempfile::tempdir_in(self.directory.path()).unwrap();
-        self.recovered().extract("/", root.path());
-        contents(root.path())
+        contents(&self.recovered().mount().directory)
     }
 
     /// All that its console has shown, of every boot.
@@ -206,18 +204,10 @@ impl Machine {
     /// Waits until the boot unit has ended or the machine goes down.
     pub fn end_of_boot(&mut self) -> End {
         let deadline = Instant::now() + PATIENCE;
-        // A look at the units is a second's work for an emulated processor: it waits by itself first.
-        let script = format!(
-            "systemctl is-system-running --wait > /dev/null || true
-             systemctl show --property=ActiveState,ExecMainExitTimestampMonotonic,ExecMainStatus {UNIT}
-             systemctl list-jobs --no-legend --plain"
-        );
         // When the machine goes down, its shell may be gone long before it.
-        while let Some((_, said)) = self.ask(&script, deadline) {
-            let value = |name: &str| said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-            let ended = value("ExecMainExitTimestampMonotonic").is_some_and(|time| time != "0");
-            if ended && value("ActiveState") != Some("activating") && !said.contains("reboot.target") {
-                return End::Unit(value("ExecMainStatus").and_then(|code| code.parse().ok()).unwrap());
+        while let Some((_, said)) = self.ask(&look(), deadline) {
+            if let Some(code) = exit_code(&said) {
+                return End::Unit(code);
             }
             std::thread::sleep(Duration::from_millis(500));
         }
@@ -274,6 +264,24 @@ impl Machine {
         let said = String::from_utf8_lossy(&STANDARD.decode(said).unwrap()).into_owned();
         Some((code.parse().unwrap(), said))
     }
+}
+
+/// A shell script that prints how far the boot is.
+pub fn look() -> String {
+    // A look at the units is a second's work for an emulated processor: it waits by itself first.
+    format!(
+        "timeout 60 systemctl is-system-running --wait > /dev/null || true
+         systemctl show --property=ActiveState,ExecMainExitTimestampMonotonic,ExecMainStatus {UNIT}
+         systemctl list-jobs --no-legend --plain"
+    )
+}
+
+/// The exit code of the boot unit, from the output of [`look`]; `None` while it works or a reboot is due.
+pub fn exit_code(output: &str) -> Option<i32> {
+    let value = |name: &str| output.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    let ended = value("ExecMainExitTimestampMonotonic").is_some_and(|time| time != "0");
+    let settled = value("ActiveState") != Some("activating") && !output.contains("reboot.target");
+    (ended && settled).then(|| value("ExecMainStatus").and_then(|code| code.parse().ok()).unwrap())
 }
 
 /// How long an emulator has worked; `None` when it has ended.
@@ -359,6 +367,7 @@ fn remove_abandoned(parts: &Path) {
         let name = entry.file_name().to_string_lossy().into_owned();
         let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-'));
         if owner.is_some_and(|(owner, _)| !Path::new("/proc").join(owner).exists()) {
+            unmount_all(&entry.path());
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }

@@ -4,8 +4,10 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use super::disk::Disk;
 use super::docker::{docker, label};
 use super::image;
+use super::machine;
 use super::running::Running;
 use super::services;
 use super::{wait_for, wait_for_or};
@@ -148,6 +150,52 @@ impl Node {
         node
     }
 
+    /// A node whose root is the disk of a machine, all of it, with the machine's address and its /proc/meminfo. Its
+    /// first process does what an initramfs does, and waits for [`Node::boot_disk`] before that, so that a test can
+    /// serve the metadata.
+    pub fn on_disk(disk: &Disk, memory: &str) -> Node {
+        let mount = disk.mount();
+        let root = format!("{}:/mnt", mount.directory.display());
+        let options = Node::options("eth0", machine::ADDRESS, MAC);
+        let mut arguments = vec!["create", "--volume", &root];
+        arguments.extend(options.iter().map(String::as_str));
+        let wait = "until [ -e /run/boot ]; do sleep 0.1; done; exec switch_root /mnt /lib/systemd/systemd --system";
+        arguments.extend([image::fresh().image.as_str(), "sh", "-c", wait]);
+        let mut node = Node { id: docker(&arguments), init: 0, address: machine::ADDRESS.into() };
+        docker(&["start", &node.id]);
+        node.init = node.first_process();
+        // From here the disk is mounted in the container alone, and as long as that runs.
+        drop(mount);
+        // Nobody serves DHCP here: the interface has its address already, also for networkd, and what the machine's
+        // DHCP client knew of name servers is no longer true.
+        let address = machine::ADDRESS;
+        // The other end of the interface would answer the question whether somebody has this address.
+        let network = format!(
+            "[Match]\nName=eth0\n[Network]\nGateway=169.254.0.1\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n\
+             [Address]\nAddress={address}/24\nDuplicateAddressDetection=none\n"
+        );
+        node.write("/run/systemd/network/05-test.network", &network);
+        node.write("/run/meminfo", memory);
+        node.shell(&format!(
+            "mount --bind /run/meminfo /proc/meminfo
+             ip link set lo up
+             ip address add 169.254.169.254/32 dev lo
+             ip link add eth0 address {MAC} type veth peer name gateway0
+             ip link set gateway0 up
+             ip link set eth0 up
+             ip address add {address}/24 brd + dev eth0
+             ip route add default via 169.254.0.1
+             echo 'nameserver 127.0.0.1' > /mnt/etc/resolv.conf"
+        ));
+        node
+    }
+
+    /// Boots such a node.
+    pub fn boot_disk(&self) {
+        self.shell("touch /run/boot");
+        self.await_systemd();
+    }
+
     /// The options of `docker create` and `docker run` that make a container a node.
     pub fn options(interface: &str, address: &str, mac: &str) -> Vec<String> {
         let mut options = vec!["--label".to_owned(), label()];
@@ -188,6 +236,10 @@ impl Node {
     pub fn switch_on(&mut self) {
         docker(&["start", &self.id]);
         self.init = self.first_process();
+        self.await_systemd();
+    }
+
+    fn await_systemd(&self) {
         wait_for("systemd", || {
             let state = self.run(&["systemctl", "is-system-running"]).out;
             ["initializing", "starting", "running", "degraded"].contains(&state.trim()).then_some(())

@@ -223,6 +223,25 @@ fn a_half_installed_package_that_apt_passes_over_is_installed_again() {
 }
 
 #[test]
+fn a_package_that_dpkg_unpacked_and_does_not_trust_is_installed_again() {
+    let machine = Machine::new();
+    for name in ["jq", "other"] {
+        machine.offer(name, "1.6");
+    }
+    machine.install("jq", "1.6", "unpacked");
+    machine.prepend("dpkg-query", "[ \"$3\" = -- ] || { echo 'unpacked reinstreq jq'; exit; }");
+    // dpkg configures the other package, and apt fails.
+    let refuses = "case \"$*\" in *--simulate*) ;; *' --reinstall '*) touch $ROOT/again;; *' install '*) \
+        [ -e $ROOT/again ] || { echo ' package is in a very bad inconsistent state; you should' >&2; exit 100; };; esac";
+    machine.prepend("apt-get", refuses);
+    machine.apply(&machine.steps(&role("'jq', 'other'"))).ends_well();
+    let calls = machine.calls();
+    let installs = calls.iter().filter_map(|call| call.split_once("--no-remove ")).map(|(_, rest)| rest);
+    let again = ["install -- jq other", "--reinstall install -- jq", "install -- jq other"];
+    assert_eq!(installs.collect::<Vec<_>>(), again);
+}
+
+#[test]
 fn a_package_that_apt_did_not_install_did_not_converge() {
     let machine = Machine::new();
     machine.offer("jq", "1.6");
