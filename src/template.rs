@@ -4,7 +4,7 @@
 //! so that no quoting can be forgotten. The filter `safe` passes text through
 //! unchanged.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::rc::Rc;
 
 use minijinja::syntax::SyntaxConfig;
@@ -158,8 +158,12 @@ impl Renderer {
             .environment
             .get_template(name)
             .map_err(|e| Error::config(format!("unknown template {name}")).explain_cause(&e))?;
+        let place = format!("template {name}");
         let names = template.undeclared_variables(true);
-        template.render(&self.context).map_err(|e| self.explain(&format!("template {name}"), names, &e))
+        for expression in expressions(template.source()) {
+            self.refuse_unlike(&format!("`{expression}` in {place}"), expression, &names)?;
+        }
+        template.render(&self.context).map_err(|e| self.explain(&place, names, &e))
     }
 
     /// Renders a text from a role file.
@@ -177,6 +181,9 @@ impl Renderer {
             .template_from_named_str(name, text)
             .map_err(|e| Error::config(format!("`{text}` is not a template")).explain_cause(&e))?;
         let names = template.undeclared_variables(true);
+        for expression in expressions(text) {
+            self.refuse_unlike(&format!("`{expression}`"), expression, &names)?;
+        }
         template.render(&self.context).map_err(|e| self.explain(&format!("`{text}`"), names, &e))
     }
 
@@ -190,8 +197,8 @@ impl Renderer {
             .environment
             .compile_expression(expression)
             .map_err(|e| Error::config(format!("{place} is not an expression")).explain_cause(&e))?;
-        self.refuse_unlike(&place, expression)?;
         let names = compiled.undeclared_variables(true);
+        self.refuse_unlike(&place, expression, &names)?;
         let undefined = || minijinja::Error::new(ErrorKind::UndefinedError, "it has no value");
         let value = compiled
             .eval(self.context.clone())
@@ -202,12 +209,14 @@ impl Renderer {
     }
 
     /// Refuses a comparison of a fact or a setting with a literal of another type. minijinja would call the two different,
-    /// and a step would be left out in silence.
-    fn refuse_unlike(&self, place: &str, expression: &str) -> Result<()> {
+    /// and a step would be left out in silence. `names` has those that a loop does not assign.
+    fn refuse_unlike(&self, place: &str, expression: &str, names: &HashSet<String>) -> Result<()> {
         let tokens = tokens(expression);
         for (n, comparison) in tokens.windows(3).enumerate() {
             let (name, literal) = match comparison {
-                [Token::Name(name), Token::Comparison, literal] | [literal, Token::Comparison, Token::Name(name)] => {
+                [Token::Name(name), Token::Comparison, literal] | [literal, Token::Comparison, Token::Name(name)]
+                    if names.contains(*name) =>
+                {
                     (*name, literal)
                 }
                 _ => continue,
@@ -515,6 +524,13 @@ impl<'a> Token<'a> {
     }
 }
 
+/// What is between the delimiters of a template.
+fn expressions(text: &str) -> impl Iterator<Item = &str> {
+    [("{%", "%}"), ("{{", "}}")].into_iter().flat_map(move |(begin, end)| {
+        text.split(begin).skip(1).filter_map(move |rest| Some(rest.split_once(end)?.0.trim_matches('-').trim()))
+    })
+}
+
 /// The parts of an expression that minijinja has parsed.
 fn tokens(expression: &str) -> Vec<Token<'_>> {
     let mut found = Vec::new();
@@ -648,6 +664,28 @@ mod tests {
             ("n is defined and image.release in ['22.04']", true),
         ] {
             assert_eq!(renderer.evaluate(expression).unwrap(), json!(value), "{expression}");
+        }
+    }
+
+    #[test]
+    fn a_template_may_not_compare_either() {
+        let mut renderer = Renderer::new(json!({ "image": { "release": "22.04" }, "n": 8, "zones": ["a"] }));
+        for (text, refused) in [
+            ("a {%- if image.release == 22.04 -%} b {% endif %}", Some("`if image.release == 22.04`")),
+            ("{% for x in zones %}{{ 1 if n == '8' else 2 }}{% endfor %}", Some("`1 if n == '8' else 2`")),
+            ("{% if image.release == '22.04' %}yes{% endif %} n == '8'", None),
+            ("{% for n in ['8'] %}{{ n == '8' }}{% endfor %}", None),
+            ("{% raw %}{{ n == '8' }{% endraw %}", None),
+        ] {
+            for rendered in [renderer.render_text(text).map(drop), {
+                renderer.add_file("x.sh", text).unwrap();
+                renderer.render_file("x.sh").map(drop)
+            }] {
+                match refused {
+                    Some(what) => assert!(rendered.unwrap_err().what.starts_with(what), "{text}"),
+                    None => rendered.unwrap(),
+                }
+            }
         }
     }
 
