@@ -25,9 +25,11 @@ const CHECK: &str = "test -z \"$(dpkg --audit)\"
     systemctl is-active mesos-agent.service
     titus-bootstrap plan --detailed-exitcode";
 
-/// How many power cuts of a kind there are in one boot, and by themselves.
+/// The most power cuts of a kind in one boot.
 const CUTS: usize = 10;
-const FEW_CUTS: usize = 4;
+
+/// The power cuts of a kind without `SOAK`.
+const FEW_CUTS: usize = 3;
 
 /// What a cut takes of the cache of a disk that reorders what it writes; a piece is a sector, or a block.
 const REORDERS: [Loss; 2] = [Loss::Some(512), Loss::Some(4096)];
