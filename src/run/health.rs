@@ -14,8 +14,10 @@ use crate::titus::checks::{check_registration, check_vpc_tool};
 
 const TRY: Duration = Duration::from_secs(10);
 
-/// The pause between two rounds of checks.
-const PAUSE: Duration = Duration::from_secs(2);
+/// The pause after the first round of checks. Most of what is not satisfied yet is so in a moment, e.g. an election of
+/// Mesos masters. Each further pause is twice as long, up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Repeats a role's checks until each has been satisfied once.
 ///
@@ -24,6 +26,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 pub fn wait(host: &Host, prepared: &Prepared) -> Result<()> {
     let mut checks = prepared.checks()?;
     let mut deadline = Deadline::new("the role's health checks", host.deadlines.wait);
+    let mut pause = FIRST_PAUSE;
     loop {
         host.forget_units();
         let mut failing = Vec::new();
@@ -38,9 +41,10 @@ pub fn wait(host: &Host, prepared: &Prepared) -> Result<()> {
         if failing.is_empty() {
             return Ok(());
         }
-        if !deadline.pause(PAUSE)? {
+        if !deadline.pause(pause)? {
             return Err(not_satisfied(&failing, host.deadlines.wait));
         }
+        pause = (pause * 2).min(LONGEST_PAUSE);
         checks = failing.into_iter().map(|(check, _)| check).collect();
     }
 }
