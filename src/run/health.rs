@@ -14,8 +14,8 @@ use crate::titus::checks::{check_registration, check_vpc_tool};
 
 const TRY: Duration = Duration::from_secs(10);
 
-/// The pause after the first round of checks. Most of what is not satisfied yet is so in a moment, e.g. an election of
-/// Mesos masters. Each further pause is twice as long, up to [`LONGEST_PAUSE`].
+/// The pause after the first round of checks. Most checks that fail in it succeed a moment later, e.g. when the Mesos
+/// masters have elected one. Each further pause is twice as long, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
