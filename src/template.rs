@@ -531,7 +531,7 @@ fn expressions(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The parts of an expression that minijinja has parsed.
+/// The parts of an expression that minijinja has parsed. Its own lexer is behind a feature without a stable interface.
 fn tokens(expression: &str) -> Vec<Token<'_>> {
     let mut found = Vec::new();
     let mut left = expression.trim_start();

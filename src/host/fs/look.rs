@@ -108,9 +108,8 @@ impl Host {
     pub fn read(&self, path: &str) -> Result<Option<Vec<u8>>> {
         let read = || -> std::io::Result<Option<Vec<u8>>> {
             let Some(file) = self.open_file(path)? else { return Ok(None) };
-            // Room for one byte more, so that the second read finds the end. The kernel's files have no size.
-            let size = usize::try_from(file.metadata()?.len().min(READ_LIMIT)).unwrap_or_default();
-            let mut bytes = Vec::with_capacity(if size == 0 { 4096 } else { size.max(63) + 1 });
+            // Most files fit, and the second read finds their end.
+            let mut bytes = Vec::with_capacity(4096);
             file.take(READ_LIMIT + 1).read_to_end(&mut bytes)?;
             if bytes.len() as u64 > READ_LIMIT {
                 return Err(std::io::Error::other("larger than 64 MiB"));

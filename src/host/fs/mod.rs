@@ -167,7 +167,7 @@ impl Host {
 
     /// The place to write `path`. Creates missing directories with mode 0755.
     pub(super) fn place(&self, path: &str) -> Result<Place> {
-        self.forget_unit_path(path);
+        self.forget_unit_lists_with(path);
         let place = self.walk(path, Walk::Write).and_then(|found| found.ok_or_else(|| ErrorKind::NotFound.into()));
         place.map_err(|e| self.io_error("written", path, &e))
     }

@@ -172,15 +172,14 @@ impl Host {
     /// # Errors
     /// Fails when a directory cannot be listed.
     pub fn drop_in_directories(&self, name: &str, planned: &BTreeMap<String, Vec<u8>>) -> Result<Vec<String>> {
-        let of_planned: BTreeSet<&str> = planned.keys().filter_map(|path| Some(path.rsplit_once('/')?.0)).collect();
+        let of_file = |path| -> Option<(&str, &str)> { str::rsplit_once(path, '/')?.0.rsplit_once('/') };
+        let of_planned: BTreeSet<(&str, &str)> = planned.keys().filter_map(|path| of_file(path)).collect();
         let (own, of_type) = drop_in_names(name);
-        let of_units = LOAD_PATH.iter().flat_map(|directory| own.iter().map(move |name| (*directory, name)));
+        let of_units = LOAD_PATH.iter().flat_map(|directory| own.iter().map(move |name| (*directory, name.as_str())));
         let mut found = Vec::new();
-        for (directory, name) in of_units.chain(LOAD_PATH.iter().map(|directory| (*directory, &of_type))) {
-            let path = || format!("{directory}/{name}");
-            if self.is_in_load_path(directory, name)? || !of_planned.is_empty() && of_planned.contains(path().as_str())
-            {
-                found.push(path());
+        for (directory, name) in of_units.chain(LOAD_PATH.iter().map(|directory| (*directory, of_type.as_str()))) {
+            if of_planned.contains(&(directory, name)) || self.is_in_load_path(directory, name)? {
+                found.push(format!("{directory}/{name}"));
             }
         }
         Ok(found)
@@ -203,14 +202,14 @@ impl Host {
     }
 
     /// Forgets these lists.
-    pub(super) fn forget_unit_paths(&self) {
+    pub(super) fn forget_unit_lists(&self) {
         self.units.lists.borrow_mut().clear();
     }
 
     /// Forgets these lists if the file at `path`, which is about to change, could be in one.
-    pub(in crate::host) fn forget_unit_path(&self, path: &str) {
+    pub(in crate::host) fn forget_unit_lists_with(&self, path: &str) {
         if LOAD_PATH.iter().any(|directory| path.starts_with(directory)) {
-            self.forget_unit_paths();
+            self.forget_unit_lists();
         }
     }
 }

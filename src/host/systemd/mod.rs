@@ -312,7 +312,7 @@ impl Host {
     /// Discards systemd's answers after something that may have changed them.
     pub fn forget_units(&self) {
         self.units.known.borrow_mut().clear();
-        self.forget_unit_paths();
+        self.forget_unit_lists();
         self.systemd.forget();
     }
 
