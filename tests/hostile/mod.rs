@@ -4,4 +4,4 @@
 mod answers;
 mod files;
 mod people;
-mod races;
+pub mod races;

@@ -32,7 +32,8 @@ const SWAPS: u32 = 10_000;
 const PAIRS: usize = 8;
 const GROUPS: usize = 2;
 
-fn number(variable: &str, default: usize) -> usize {
+/// How many an environment variable says.
+pub fn number(variable: &str, default: usize) -> usize {
     std::env::var(variable).map_or(default, |number| number.parse().unwrap())
 }
 

@@ -7,12 +7,17 @@ use crate::harness::node::Node;
 use crate::harness::running::Running;
 use crate::harness::services::{self, items};
 use crate::harness::{prereqs, wait_for};
+use crate::hostile::races::number;
 use crate::support::metadata::Metadata;
 use crate::support::outcome::Outcome;
 const CONFIG: &str = "/etc/titus-bootstrap/config.toml";
 
 /// Who has no privileges on a node.
 const ALICE: &str = "nobody";
+
+/// How many pairs of first runs, and groups of ten: a few, or `PAIRS=200` and `GROUPS=20` in the environment.
+const PAIRS: usize = 5;
+const GROUPS: usize = 1;
 
 #[test]
 fn files_that_other_users_may_write_are_ignored() {
@@ -230,7 +235,9 @@ fn first_runs_at_once_send_one_continue_and_no_abandon() {
     let script = "/var/lib/cloud/instance/scripts/part-001";
     node.write(script, "#!/usr/bin/titus-bootstrap\n");
     let variable = format!("AWS_ENDPOINT_URL_AUTO_SCALING={ENDPOINT}");
-    for (turn, others) in [1, 1, 1, 1, 1, 9].into_iter().enumerate() {
+    let pairs = std::iter::repeat_n(1, number("PAIRS", PAIRS));
+    let groups = std::iter::repeat_n(9, number("GROUPS", GROUPS));
+    for (turn, others) in pairs.chain(groups).enumerate() {
         begin_anew(&node, &api);
         let unit = node.spawn(&["systemctl", "start", UNIT]);
         let runs: Vec<Running> =
