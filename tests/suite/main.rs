@@ -81,7 +81,8 @@ fn every_file_of_tests_is_in_this_executable() {
         let text = std::fs::read_to_string(tests.join(modules)).unwrap();
         let missing: Vec<String> = stems(directory)
             .into_iter()
-            .filter(|stem| stem != "main" && stem != "mod" && !text.contains(&format!("\nmod {stem};\n")))
+            .filter(|stem| stem != "main" && stem != "mod")
+            .filter(|stem| !text.lines().any(|line| line.trim_start_matches("pub ") == format!("mod {stem};")))
             .collect();
         assert_eq!(
             missing, [""; 0],
