@@ -3,7 +3,7 @@
 use crate::harness::agent;
 use crate::harness::node::{self, Node};
 use crate::harness::packer::{ADDRESS, BUILDER, MAC, NAME, baked, boot, build, changed, unit_took};
-use crate::harness::services::items;
+use crate::harness::services::{self, items};
 
 /// Files of the whole tree that have any of the builder's marks, by a tool that is not ours.
 fn marked(node: &Node) -> String {
@@ -25,7 +25,7 @@ fn two_instances_of_an_image_are_separate_agents() {
         of_other.insert(item.into(), value.into());
     }
     // A node has no network but its metadata, and no repository. Its boot unit does all of this.
-    let (one, _services) = boot(node::ADDRESS, node::MAC, items());
+    let (mut one, _services) = boot(node::ADDRESS, node::MAC, items());
     let (other, _services) = boot("30.0.100.12", "0a:1b:2c:3d:4e:02", of_other);
     for node in [&one, &other] {
         assert!(!node.exists("/srv/repo/key.asc"));
@@ -46,7 +46,12 @@ fn two_instances_of_an_image_are_separate_agents() {
     let attributes = other.shell("/etc/mesos-attributes.sh");
     assert!(attributes.contains("id:i-0ffeeddccbbaa9988;") && attributes.contains("zone:eu-west-1b;"), "{attributes}");
     assert_eq!(other.property("mesos-agent.service", "ActiveState"), "active");
-    // What `check` asks of every agent, the repository's files among it.
+    // What `check` asks of every agent, the repository's files among it; after a second boot, too.
+    agent::check(&one);
+    one.begin_reboot();
+    let _services = services::serve(&one, items());
+    one.await_boot();
+    assert_eq!(one.property("titus-bootstrap.service", "Result"), "success");
     agent::check(&one);
 }
 
