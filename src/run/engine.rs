@@ -145,7 +145,7 @@ fn look_at_all_again(host: &Host, steps: &[Cow<'_, Step>], journal: &mut Journal
                     is_undone = true;
                     let why = undone.cause.as_deref().unwrap_or_default().replace('\n', "; ");
                     tracing::warn!("step {} {}: the run does it again ({why})", step.id, undone.what);
-                    let mut again = Report { role: report.role.clone(), ..Report::default() };
+                    let mut again = Report::default();
                     let silent = Reporter { json: false, quiet: true, verbose: false, colour: false };
                     converge_step(host, &bare, step, journal, &mut again, &silent)?;
                     if let (Some(made), Some(reported)) = (again.steps.pop(), report.steps.get_mut(n)) {
@@ -192,39 +192,21 @@ fn look_again(host: &Host, steps: &[Step], n: usize, report: &Report) -> Result<
         State::Blocked(why) => why,
         State::Changes(changes) => join_lines(&changes),
     };
-    let has_changed = |other: &Step| {
-        report.steps.iter().any(|reported| reported.id == other.id && reported.state == StepState::Changed)
-    };
-    let ids = |matches: &dyn Fn(usize, &Step) -> bool| -> Vec<&str> {
-        let others = steps.iter().enumerate().filter(|(at, other)| *at != n && matches(*at, other));
-        others.map(|(_, other)| other.id.as_str()).collect()
-    };
-    let rivals = ids(&|_, other| disagree(step, other));
-    let changed_later = ids(&|at, other| at > n && has_changed(other));
-    let (who, fix) = if !rivals.is_empty() {
-        (
-            format!("step {} sets it to something else", rivals.join(", ")),
-            "leave it to one of them: see the role file, docs/roles.md",
-        )
-    } else if !changed_later.is_empty() {
-        (
-            format!("changed after it: {}", changed_later.join(", ")),
-            "see whether one of them, or what it starts, changes it back; then run titus-bootstrap again",
-        )
-    } else {
+    let changed_later = report.steps.iter().skip(n + 1).filter(|later| later.state == StepState::Changed);
+    let changed_later: Vec<&str> = changed_later.map(|later| later.id.as_str()).collect();
+    let (who, fix) = if changed_later.is_empty() {
         (
             "no later step changed anything".into(),
             "see whether it ends by itself (its log says why), or what else on this node changes it back; then run titus-bootstrap again",
         )
+    } else {
+        (
+            format!("changed after it: {}", changed_later.join(", ")),
+            "see whether one of them, or what it starts, changes it back; then run titus-bootstrap again",
+        )
     };
     let error = Error::failed("was in sync, but no longer is at the end of the run");
     Ok(Some(error.cause(format!("still to do: {now}\n{who}")).fix(fix)))
-}
-
-/// Whether two steps want different states of the same file, unit or package.
-fn disagree(one: &Step, other: &Step) -> bool {
-    let theirs = other.work().claims();
-    one.work().claims().iter().any(|own| theirs.iter().any(|their| their.thing == own.thing && their.wish != own.wish))
 }
 
 fn join_lines(changes: &[Change]) -> String {

@@ -17,7 +17,7 @@ use crate::host::fs::Owner;
 use crate::host::fs::look::EntryKind;
 use crate::secrets::{has_credentials, masked};
 use crate::settings::forms::texts;
-use crate::settings::schema::{AptSource, Key};
+use crate::settings::schema::{AptSource, Key, KeyByFingerprint, KeyBySha256};
 use crate::template::{Renderer, Templated};
 
 const KEYRINGS: &str = "/etc/apt/keyrings";
@@ -161,40 +161,44 @@ impl AptSources {
     }
 
     fn fetch_key(&self, host: &Host, source: &AptSource) -> Result<Vec<u8>> {
-        let place = format!("apt.sources: key of {}", source.name);
-        let wrong = |cause: String| Error::config(format!("{place} does not match its pin")).cause(cause);
         let bytes = match &source.key {
             Key::Path(path) => {
                 host.refuse_untrusted(Path::new(path.as_str()))?;
                 host.read(path)?.ok_or_else(|| {
-                    Error::config(format!("{place}: {path} does not exist"))
+                    Error::config(format!("{}: {path} does not exist", place_of_key(source)))
                         .fix("put the key there, or set apt.sources")
                 })?
             }
-            Key::Sha256(key) => {
-                let bytes = host.download(&key.url, KEY_LIMIT)?;
-                let is = hex(&Sha256::digest(&bytes));
-                if !is.eq_ignore_ascii_case(&key.sha256) {
-                    return Err(
-                        wrong(format!("its sha256 is {is}")).fix("if you trust that key, set key.sha256 to this sum")
-                    );
-                }
-                bytes
+            Key::Sha256(KeyBySha256 { url, .. }) | Key::Fingerprint(KeyByFingerprint { url, .. }) => {
+                host.download(url, KEY_LIMIT)?
             }
-            Key::Fingerprint(key) => host.download(&key.url, KEY_LIMIT)?,
         };
-        let binary =
-            openpgp::to_binary(&bytes).map_err(|e| Error::config(format!("{place} is not an OpenPGP key")).cause(e))?;
-        let prints = openpgp::fingerprints(&binary)
-            .map_err(|e| Error::config(format!("{place} is not an OpenPGP key")).cause(e))?;
-        if let Key::Fingerprint(key) = &source.key
-            && prints.iter().any(|print| !print.eq_ignore_ascii_case(&key.fingerprint))
-        {
-            return Err(wrong(format!("the file has {}", prints.join(", ")))
-                .fix("if you trust that key, set key.fingerprint to its fingerprint"));
-        }
-        Ok(binary)
+        pinned(source, &bytes)
     }
+}
+
+fn place_of_key(source: &AptSource) -> String {
+    format!("apt.sources: key of {}", source.name)
+}
+
+/// The key of a source in the form that apt reads, if it matches its pin.
+fn pinned(source: &AptSource, bytes: &[u8]) -> Result<Vec<u8>> {
+    let place = place_of_key(source);
+    let wrong = |cause: String| Error::config(format!("{place} does not match its pin")).cause(cause);
+    let is = hex(&Sha256::digest(bytes));
+    if matches!(&source.key, Key::Sha256(key) if !is.eq_ignore_ascii_case(&key.sha256)) {
+        return Err(wrong(format!("its sha256 is {is}")).fix("if you trust that key, set key.sha256 to this sum"));
+    }
+    let no_key = |e: String| Error::config(format!("{place} is not an OpenPGP key")).cause(e);
+    let binary = openpgp::to_binary(bytes).map_err(no_key)?;
+    let prints = openpgp::fingerprints(&binary).map_err(no_key)?;
+    if let Key::Fingerprint(key) = &source.key
+        && prints.iter().any(|print| !print.eq_ignore_ascii_case(&key.fingerprint))
+    {
+        return Err(wrong(format!("the file has {}", prints.join(", ")))
+            .fix("if you trust that key, set key.fingerprint to its fingerprint"));
+    }
+    Ok(binary)
 }
 
 /// A repository in another file that contradicts one of the settings.
@@ -454,6 +458,7 @@ impl Work for AptSources {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
     use crate::host::fs::Owner;
 
     #[test]
@@ -465,7 +470,7 @@ mod tests {
         let at = |name: &str| format!("{SOURCES}/{name}");
         let refused = |path: String, text: String| Some(sources.contradiction(&path, &text)?.error(&path));
         let error = refused(at("docker.list"), line("[arch=amd64 signed-by=/etc/apt/keyrings/docker.asc]")).unwrap();
-        assert_eq!(error.kind, crate::error::Kind::Unavailable);
+        assert_eq!(error.kind, Kind::Unavailable);
         assert!(
             error.what.contains("docker.list") && error.to_string().contains("/etc/apt/keyrings/docker.asc"),
             "{error}"
@@ -507,6 +512,25 @@ mod tests {
         check_key(&source("{ url = 'https://x', fingerprint = '9DC858229FC7DD38854AE2D88D81803C0EBFCD88' }")).unwrap();
         let untyped: Result<AptSource, _> = toml::from_str("name='x'\nuris=[]\nsuites=[]\nkey={ url = 'https://x' }");
         assert!(untyped.unwrap_err().to_string().contains("{ url, fingerprint }"));
+    }
+
+    #[test]
+    fn a_key_must_match_its_pin() {
+        let key = include_bytes!("../../tests/data/key.asc");
+        let with_pin = |pin: &str, value: &str| source(&format!("{{ url = 'https://x', {pin} = '{value}' }}"));
+        let print = openpgp::fingerprints(&openpgp::to_binary(key).unwrap()).unwrap().remove(0);
+        let sum = hex(&Sha256::digest(key));
+        for (pin, is) in [("sha256", &sum), ("fingerprint", &print)] {
+            for right in [is.to_lowercase(), is.to_uppercase()] {
+                assert_eq!(pinned(&with_pin(pin, &right), key).unwrap(), openpgp::to_binary(key).unwrap());
+            }
+            let error = pinned(&with_pin(pin, &"0".repeat(is.len())), key).unwrap_err();
+            assert_eq!((error.kind, &*error.what), (Kind::Config, "apt.sources: key of x does not match its pin"));
+            // The message has what the file is, to be compared and then set.
+            assert!(error.to_string().contains(is.as_str()) && error.fix.unwrap().contains(pin));
+        }
+        let text = pinned(&source("'/k.asc'"), b"text").unwrap_err();
+        assert_eq!(text.what, "apt.sources: key of x is not an OpenPGP key");
     }
 
     #[test]

@@ -513,14 +513,6 @@ impl Container {
         Ok(())
     }
 
-    /// The same check at the time when the run changes things.
-    fn fail_if_ports_are_taken(&self, host: &Host, wanted: &Wanted<'_>) -> Result<()> {
-        self.refuse_taken_ports(host, wanted).map_err(|error| match error.kind {
-            Kind::Unavailable => Error { kind: Kind::Failed, ..error },
-            _ => error,
-        })
-    }
-
     /// The directories to copy from another's container: the target, and the path in the container.
     fn copies<'a>(&'a self, found: &'a Found) -> impl Iterator<Item = (&'a str, &'a str)> {
         let writable = self.made_of.binds.iter().filter(|bind| !bind.ends_with(":ro"));
@@ -641,7 +633,7 @@ impl Container {
         if let Err(error) = engine.start(&found) {
             // The engine does not say what uses a port.
             let wanted = self.wanted(host, &Planned::new())?;
-            return Err(match self.fail_if_ports_are_taken(host, &wanted) {
+            return Err(match self.refuse_taken_ports(host, &wanted) {
                 Err(taken) => extend_error(taken, &error.to_string()),
                 Ok(()) => error.at(format!("the container {}", self.name)),
             });
@@ -793,7 +785,7 @@ impl Work for Container {
             current = engine.container(&self.name)?;
         }
         let Some(found) = current else {
-            self.fail_if_ports_are_taken(host, &wanted)?;
+            self.refuse_taken_ports(host, &wanted)?;
             if let Some(ensemble) = &self.ensemble {
                 ensemble.wait_for_turn(host, false)?;
             }
@@ -816,7 +808,7 @@ impl Work for Container {
             }
             return if found.is_running() { Ok(()) } else { self.start(host, engine, &found.id) };
         }
-        self.fail_if_ports_are_taken(host, &wanted)?;
+        self.refuse_taken_ports(host, &wanted)?;
         if found.status == Some(Status::DEAD) && is_ours(&found) {
             // The engine has begun to remove it, which cannot be undone.
             engine.remove(&found.id, true)?;

@@ -57,9 +57,6 @@ enum DebSource {
 impl RawDeb {
     pub(super) fn resolve(&self, renderer: &Renderer, id: &str) -> Result<DebStep> {
         let setting = self.setting.clone().unwrap_or_else(|| format!("the source of step {id}"));
-        if id.starts_with('.') || !id.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)) {
-            return Err(Error::config("a step with a deb must have an id of letters, digits, `.`, `_`, `-`"));
-        }
         DebStep::new(&self.source.get(renderer)?, setting, format!("{MARKS}/{id}"))
     }
 }

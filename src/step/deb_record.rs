@@ -77,3 +77,45 @@ impl Record {
         host.write(&path(&self.package), &text, 0o644, Owner::ROOT)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_has_the_record_of_its_last_package_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = Host::tree(directory.path(), Default::default()).unwrap();
+        std::fs::write(directory.path().join("deb"), "").unwrap();
+        let stamp = host.stamp("/deb").unwrap().unwrap();
+        let write = |package: &str, path: Option<&str>| {
+            let file = path.map(|path| SourceFile { path: path.into(), stamp: stamp.clone() });
+            let record = Record {
+                package: package.into(),
+                version: "1".into(),
+                architecture: "all".into(),
+                sha256: "0".repeat(64),
+                contents: None,
+                file,
+            };
+            record.write(&host).unwrap();
+        };
+        let names = || -> Vec<String> { records(&host).unwrap().into_iter().map(|record| record.package).collect() };
+        for (package, path, expected) in [
+            ("aa", Some("/x.deb"), &["aa"][..]),
+            ("aa", Some("/x.deb"), &["aa"]),
+            ("bb", Some("/y.deb"), &["aa", "bb"]),
+            ("cc", None, &["aa", "bb", "cc"]),
+            ("dd", None, &["aa", "bb", "cc", "dd"]),
+            ("ee", Some("/x.deb"), &["bb", "cc", "dd", "ee"]),
+        ] {
+            write(package, path);
+            assert_eq!(names(), expected);
+        }
+        // The name of a file there that is no package's is nobody's record.
+        host.write(&path(".hidden"), b"{}", 0o644, Owner::ROOT).unwrap();
+        host.write(&path("aa"), b"half of a re", 0o644, Owner::ROOT).unwrap();
+        assert_eq!(names(), ["bb", "cc", "dd", "ee"]);
+        assert_eq!(packages(&host).unwrap(), ["aa", "bb", "cc", "dd", "ee"]);
+    }
+}

@@ -109,4 +109,26 @@ mod tests {
         host.write("/var/lib/x", b"", 0o644, Owner::ROOT).unwrap();
         step.observe(&host, &Planned::new()).unwrap_err();
     }
+    #[test]
+    fn a_link_to_a_directory_is_the_operator_s() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = Host::tree(directory.path(), Default::default()).unwrap();
+        let raw: RawDirectory = toml::from_str("path = '/data'").unwrap();
+        let step = raw.resolve(&Renderer::new(serde_json::json!({}))).unwrap();
+        std::fs::create_dir(directory.path().join("disk")).unwrap();
+        std::fs::write(directory.path().join("file"), "").unwrap();
+        for (target, is_directory) in [("disk", true), ("file", false), ("nothing", false)] {
+            std::os::unix::fs::symlink(target, directory.path().join("data")).unwrap();
+            match step.observe(&host, &Planned::new()) {
+                Ok(state) => {
+                    let note = "/data is a symbolic link and stays as it is";
+                    assert!(is_directory && state == State::InSync(Some(note.into())), "{target}: {state:?}");
+                }
+                Err(error) => assert!(!is_directory && error.what == "/data is not a directory", "{target}: {error}"),
+            }
+            std::fs::remove_file(directory.path().join("data")).unwrap();
+        }
+        nix::unistd::mkfifo(&directory.path().join("data"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        step.observe(&host, &Planned::new()).unwrap_err();
+    }
 }

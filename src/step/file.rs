@@ -391,6 +391,8 @@ pub(super) fn diff(before: &str, after: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use serde_json::json;
 
     use super::*;
@@ -453,6 +455,42 @@ mod tests {
                 .to_string()
                 .contains("mv /x")
         );
+    }
+
+    #[test]
+    fn a_mount_point_in_the_way_is_an_error_that_says_how_to_unmount_it() {
+        let host = Host::tree(Path::new("/dev"), Default::default()).unwrap();
+        let error = file("path = '/pts'\ncontent = ''").observe(&host, &Planned::new()).unwrap_err();
+        assert_eq!(error.fix.as_deref(), Some("umount /pts && rmdir /pts"));
+    }
+
+    #[test]
+    fn whatever_was_in_the_place_of_a_secret_is_hidden_too() {
+        crate::secrets::learn_text("learnt-in-this-test");
+        let before = "name=a\nplace=before\nend\n";
+        assert_eq!(diff(before, "name=a\nplace=learnt-in-this-test\nend\n"), "-***\n+place=learnt-in-this-test\n");
+        assert_eq!(diff(before, "name=a\nplace=after\nend\n"), "-place=before\n+place=after\n");
+        // Other lines of the file were never a secret.
+        let both = "name=b\nplace=learnt-in-this-test\nend\n".replace("place", "mid\nplace");
+        assert_eq!(
+            diff("name=a\nmid\nplace=before\nend\n", &both),
+            "-name=a\n+name=b\n-***\n+place=learnt-in-this-test\n"
+        );
+    }
+
+    #[test]
+    fn contents_that_must_not_change_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = Host::tree(directory.path(), Default::default()).unwrap();
+        let step = file("path = '/myid'\ncontent = \"1\\n\"\nconstant = 'why'");
+        for (is, is_refused) in [(None, false), (Some("1"), false), (Some(" 1\n"), false), (Some("2\n"), true)] {
+            if let Some(is) = is {
+                std::fs::write(directory.path().join("myid"), is).unwrap();
+            }
+            let refused = step.refuse(&host).err().map(|error| (error.what, error.fix));
+            let expected = ("/myid is \"2\", but would become \"1\"".to_owned(), Some("why".to_owned()));
+            assert_eq!(refused, is_refused.then_some(expected), "{is:?}");
+        }
     }
 
     #[test]

@@ -265,11 +265,6 @@ impl RawUnit {
 }
 
 impl Unit {
-    /// Whether it may be missing, and is.
-    fn is_absent(&self, host: &Host) -> Result<bool> {
-        Ok(self.if_present && host.unit_file(&self.name)?.is_none())
-    }
-
     /// Its name, if it should be active.
     pub(super) fn started(&self) -> Option<&str> {
         self.active.then_some(self.name.as_str())
@@ -883,7 +878,7 @@ impl Work for Unit {
         let is_new = || -> Result<bool> {
             Ok(host.started_by_us(name).is_some() || host.unit(name)?.is_just_restarted(host.deadlines.settle))
         };
-        if !self.active || !host.has_systemd()? || self.is_absent(host)? || !is_new()? {
+        if !self.active || !host.has_systemd()? || !is_new()? {
             return Ok(());
         }
         // Only processes exit by themselves.

@@ -173,6 +173,57 @@ fn explain_says_what_restarts_what() {
         explain(name).ends_with(0).prints(&[step]);
     }
     explain("mask-mesos-slave").ends_with(0).prints(&["masked"]);
+    // A file that services wait for says so, and no other file does.
+    let waits = "Services whose drop-in names this file start only when it is there.";
+    assert!(explain("ready").ends_with(0).out.contains(waits));
+    assert!(!explain("mesos-attributes").ends_with(0).out.contains(waits));
     explain("dockre").ends_with(64).reports(&["role agent has no step \"dockre\"", "did you mean `docker`?"]);
     root.run(&["explain", "instance-groups", "--role", "gateway", "--sample"]);
+}
+
+#[test]
+fn a_step_of_an_operator_is_explained_whatever_its_kind() {
+    let root = Root::empty();
+    root.write(
+        "/etc/titus-bootstrap/roles/own.toml",
+        "description = 'own'\n\
+         [[step]]\nid = 'parameters'\nphase = 'boot'\n\
+         sysctl = { file = '60-own.conf', set = { 'net.ipv4.ip_forward' = 1 } }\n\
+         [[step]]\nid = 'checked'\nphase = 'boot'\n\
+         command = { argv = ['disks', '--format'], check = ['disks', 'check'], timeout = '5m' }\n\
+         [[step]]\nid = 'creates'\nphase = 'boot'\ncommand = { argv = ['disks'], creates = '/disks' }\n\
+         [[step]]\nid = 'unit'\nphase = 'boot'\nunit = { name = 'y.service', active = true }\n\
+         [[step]]\nid = 'config'\nphase = 'boot'\nfile = { path = '/etc/own.conf', content = '' }\n\
+         [[step]]\nid = 'reloads'\nphase = 'boot'\nunit = { name = 'x.service', active = true, reload_on = ['config'] }\n\
+         [[step]]\nid = 'recreated'\nphase = 'boot'\n\
+         container = { name = 'x', image = 'x:1', restart_on = ['config'] }\n\
+         [[step]]\nid = 'plain'\nphase = 'boot'\ncontainer = { name = 'y', image = 'x:1' }\n\
+         [[step]]\nid = 'groups'\nphase = 'boot'\ninstance_group = { names = '{{ [] }}' }\n\
+         [[step]]\nid = 'deb'\nphase = 'bake'\ndeb = { source = { path = '/x.deb' } }\n\
+         [[step]]\nid = 'summed'\nphase = 'bake'\ndeb = { source = { path = '/y.deb', sha256 = 'SUM' } }\n"
+            .replace("SUM", &"a".repeat(64)),
+    );
+    for (id, sentence) in [
+        (
+            "parameters",
+            "Keeps kernel parameters in /etc/sysctl.d/60-own.conf, and in the running kernel: net.ipv4.ip_forward=1.",
+        ),
+        (
+            "checked",
+            "Runs `disks --format` when `disks check` does not end with 0. It may take 5m, then the run fails.",
+        ),
+        ("creates", "Runs `disks` when /disks is not there. It may take"),
+        ("unit", "No change of another step restarts it."),
+        ("reloads", "It reloads when one of these changes: /etc/own.conf."),
+        ("recreated", "The run also recreates it when one of these changes: /etc/own.conf."),
+        ("plain", "Keeps the container y running, from the image x:1 with the specification of the role."),
+        ("groups", "Keeps no Titus instance group: the settings name none."),
+        ("deb", "Keeps the package of the deb /x.deb installed. Another build of it is replaced."),
+        ("summed", "Keeps the package of the deb /y.deb installed; its SHA-256 must be that of the settings."),
+    ] {
+        let explained = root.run(&["explain", id, "--role", "own", "--sample"]).ends_with(0);
+        assert!(explained.out.contains(sentence), "{id}: {}", explained.out);
+        assert_eq!(explained.out.contains("No change of another step"), id == "unit", "{}", explained.out);
+        assert_eq!(explained.out.contains("also recreates it"), id == "recreated", "{}", explained.out);
+    }
 }

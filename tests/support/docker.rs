@@ -32,6 +32,10 @@ pub struct Container {
     pub name: String,
     /// The body of the request that created it.
     pub made_of: Json,
+    /// The id of its image.
+    pub image_id: String,
+    /// Its networks, if they are not only the one that it was created with.
+    pub networks: Vec<String>,
     /// `created`, `running`, `paused`, `restarting`, `exited`, `dead`.
     pub status: &'static str,
     pub exit_code: i64,
@@ -112,9 +116,10 @@ impl Docker {
         format!("tcp://{}", self.address)
     }
 
-    /// Adds an image to the registry.
+    /// Adds an image to the registry, which tells no digest of one without an id.
     pub fn publish(&self, name: &str, id: &str) {
-        self.state().registry.insert(name.into(), (id.into(), format!("sha256:{id}")));
+        let digest = if id.is_empty() { String::new() } else { format!("sha256:{id}") };
+        self.state().registry.insert(name.into(), (id.into(), digest));
     }
 
     /// Adds an image to the engine and the registry.
@@ -138,6 +143,18 @@ impl Docker {
         change(&mut container);
         state.containers.push(container);
         id
+    }
+
+    /// Removes a container, so that the engine does not know it.
+    pub fn take(&self, name: &str) -> Container {
+        let taken = self.container(name);
+        self.state().containers.retain(|container| container.id != taken.id);
+        taken
+    }
+
+    /// Puts back a container.
+    pub fn put(&self, container: Container) {
+        self.state().containers.push(container);
     }
 
     /// The container with this name.
@@ -260,6 +277,7 @@ impl State {
             Some(("containers", "json")) => {
                 found(&Json::Array(self.containers.iter().map(Container::listed).collect()))
             }
+            Some(("networks", rest)) => self.network(rest, request),
             Some(("containers", rest)) => {
                 let (name, verb) = rest.split_once('/').unwrap_or((rest, "remove"));
                 let verb = if name == "create" { "create" } else { verb };
@@ -279,14 +297,15 @@ impl State {
     }
 
     fn image(&self, name: &str) -> Reply {
-        let by_digest = |(known, (_, digest)): &(&String, &Image)| {
+        let by_digest = |(known, (id, digest)): &(&String, &Image)| {
             let without_tag = known.rsplit_once(':').map_or(known.as_str(), |(name, _)| name);
-            format!("{without_tag}@{digest}") == name || known.as_str() == name
+            format!("{without_tag}@{digest}") == name || known.as_str() == name || id == name
         };
         match self.images.iter().find(by_digest) {
             Some((known, (id, digest))) => {
                 let without_tag = known.rsplit_once(':').map_or(known.as_str(), |(name, _)| name);
-                found(&json!({ "Id": id, "RepoDigests": [format!("{without_tag}@{digest}")] }))
+                let digests = [format!("{without_tag}@{digest}")];
+                found(&json!({ "Id": id, "RepoDigests": digests, "RootFS": { "Type": "layers", "Layers": [digest] } }))
             }
             None => error(404, format!("No such image: {name}")),
         }
@@ -332,9 +351,11 @@ impl State {
             );
         }
         let image = made_of["Image"].as_str().unwrap();
-        if self.image(image).0 != 200 {
+        let (status, _, is) = self.image(image);
+        if status != 200 {
             return error(404, format!("No such image: {image}"));
         }
+        let is: Json = serde_json::from_slice(&is).unwrap();
         let binds = made_of["HostConfig"]["Binds"].as_array().cloned().unwrap_or_default();
         let mounts = binds.iter().filter_map(|bind| {
             let mut parts = bind.as_str()?.splitn(3, ':');
@@ -347,11 +368,30 @@ impl State {
             id: id.clone(),
             name,
             made_of,
+            image_id: is["Id"].as_str().unwrap().into(),
             status: "created",
             mounts,
             ..Container::default()
         });
         (201, None, json!({ "Id": id, "Warnings": [] }).to_string().into_bytes())
+    }
+
+    /// Connects a container to a network, or disconnects it.
+    fn network(&mut self, path: &str, request: &Request) -> Reply {
+        let asked: Json = serde_json::from_slice(&request.body).unwrap();
+        let (network, verb) = path.split_once('/').unwrap();
+        let Some(container) = self.at(asked["Container"].as_str().unwrap()) else {
+            return error(404, "No such container");
+        };
+        let mut networks = container.all_networks();
+        networks.retain(|other| other != network);
+        if verb == "connect" {
+            networks.push(network.to_owned());
+        }
+        container.networks = networks;
+        let change = format!("{verb} {network} {}", container.name);
+        self.changes.push(change);
+        done(200)
     }
 
     fn container(&mut self, name: &str, verb: &str, request: &Request) -> Reply {
@@ -455,6 +495,11 @@ impl Container {
         each.filter_map(|binding| binding[0]["HostPort"].as_str()?.parse().ok()).collect()
     }
 
+    fn all_networks(&self) -> Vec<String> {
+        let mode = self.made_of["HostConfig"]["NetworkMode"].as_str().filter(|mode| !mode.is_empty());
+        if self.networks.is_empty() { vec![mode.unwrap_or("bridge").to_owned()] } else { self.networks.clone() }
+    }
+
     /// Its entry in the list of all containers.
     fn listed(&self) -> Json {
         let ports: Vec<Json> = match self.status {
@@ -467,6 +512,7 @@ impl Container {
         };
         json!({
             "Id": self.id, "Names": [format!("/{}", self.name)], "Image": self.made_of["Image"], "State": self.status, "Ports": ports,
+            "Labels": self.made_of["Labels"],
             "HostConfig": { "NetworkMode": self.made_of["HostConfig"]["NetworkMode"] },
         })
     }
@@ -490,14 +536,16 @@ impl Container {
         if host_config["NetworkMode"].as_str().is_none_or(str::is_empty) {
             host_config["NetworkMode"] = "bridge".into();
         }
-        let network = host_config["NetworkMode"].as_str().unwrap().to_owned();
+        let networks: serde_json::Map<String, Json> =
+            self.all_networks().into_iter().map(|network| (network, json!({}))).collect();
         found(&json!({
             "Id": self.id,
             "Name": format!("/{}", self.name),
             "RestartCount": self.restarts,
             "Config": { "Image": self.made_of["Image"], "Labels": self.made_of["Labels"], "Env": self.made_of["Env"] },
             "HostConfig": host_config,
-            "NetworkSettings": { "Networks": { network: {} } },
+            "Image": self.image_id,
+            "NetworkSettings": { "Networks": networks },
             "Mounts": mounts,
             "State": { "Status": self.status, "ExitCode": self.exit_code, "Error": self.error },
         }))

@@ -298,6 +298,8 @@ struct State {
     failing: BTreeMap<String, Kind>,
     /// Units that do not stay active.
     ending: BTreeSet<String>,
+    /// The state that the next start of a unit leads to, and whether systemd calls that a failure.
+    next: BTreeMap<String, (Unit, bool)>,
     /// How many more times a unit exits after it was seen active, and systemd restarts it.
     falling: BTreeMap<String, usize>,
     invocations: usize,
@@ -334,6 +336,11 @@ impl Units {
         self.0.borrow_mut().ending.insert(name.to_owned());
     }
 
+    /// Makes the next start of a unit lead to this state.
+    pub fn next_start(&self, name: &str, unit: Unit, is_failure: bool) {
+        self.0.borrow_mut().next.insert(name.to_owned(), (unit, is_failure));
+    }
+
     /// Makes a unit exit with status 7 this number of times after it was seen active; systemd restarts it each time.
     pub fn fall(&self, name: &str, times: usize) {
         self.0.borrow_mut().falling.insert(name.to_owned(), times);
@@ -346,6 +353,8 @@ impl Units {
         if unit.is_restarting() {
             self.start(name);
             self.change(name, |unit| unit.restarts = Some(unit.restarts.unwrap_or_default() + 1));
+        } else if unit.is_starting() || unit.active == Active::Deactivating {
+            self.start(name);
         } else if unit.is_active() && left > 0 {
             self.0.borrow_mut().falling.insert(name.to_owned(), left - 1);
             self.change(name, |unit| {
@@ -419,6 +428,13 @@ impl Systemd for Units {
         let failing = self.0.borrow().failing.get(name).copied();
         if let Some(kind) = failing {
             return Err(Error::new(kind, format!("job of {name}")));
+        }
+        if matches!(job, Job::Start(_) | Job::Restart(_)) {
+            let next = self.0.borrow_mut().next.remove(name);
+            if let Some((unit, is_failure)) = next {
+                self.set(name, unit);
+                return if is_failure { Err(Error::new(Kind::Failed, format!("job of {name}"))) } else { Ok(()) };
+            }
         }
         match job {
             Job::Start(_) if self.get(name).is_active() => {}

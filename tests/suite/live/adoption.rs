@@ -37,6 +37,9 @@ fn foreign(docker: &Docker) -> String {
         container.files.insert("/data/a/file".into(), "text".into());
         container.files.insert("/log/line".into(), "line".into());
         container.mounts.push(("/srv/own".into(), "/own".into()));
+        // Another directory of the host there, and the directory of the host elsewhere.
+        container.mounts.push(("/srv/theirs".into(), "/data".into()));
+        container.mounts.push(("/srv/log".into(), "/elsewhere".into()));
         container.files.insert("/own/file".into(), "the host has it".into());
     })
 }

@@ -1,5 +1,8 @@
 //! apt with other sources next to those of the settings, and apt's messages about a list that it cannot get.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
+
 use titus_bootstrap::error::Kind;
 
 use crate::support::simulated::Machine;
@@ -113,14 +116,93 @@ fn sources_that_apt_cannot_read_are_refused_with_the_operator_s_file() {
     let private = malformed("/var/cache/titus-bootstrap/apt");
     machine.prepend("apt-get", &format!("case \"$*\" in indextargets) {};; *update) {private};; esac", malformed("")));
     let all = machine.steps(ROLE);
-    let package = &all[1..];
-    for run in [machine.plan(&all), machine.apply(&all), machine.apply(package)] {
+    let (sources, package) = all.split_at(1);
+    for run in
+        [machine.plan(&all), machine.apply(&all), machine.plan(sources), machine.apply(sources), machine.apply(package)]
+    {
         let words = run.fails().to_string();
         assert_eq!(run.fails().kind, Kind::Unavailable, "{words}");
         assert!(words.contains(&format!("Malformed entry 1 in list file {LIST} (Suite)")), "{words}");
-        assert!(!words.contains("/var/cache"), "{words}");
+        assert!(!words.contains("/var/cache") && !words.contains("removed them again"), "{words}");
     }
     assert!(!machine.root.at(OURS).exists());
+}
+
+const UNREADABLE: &str =
+    "E: Malformed entry 1 in list file /etc/apt/sources.list.d/x (Suite)\nE: The list of sources could not be read.\n";
+
+#[test]
+fn an_own_source_that_breaks_apt_is_removed_if_it_is_no_longer_wanted() {
+    let machine = machine();
+    let old = "/etc/apt/sources.list.d/titus-bootstrap-old.sources";
+    machine.root.write(old, "no source\n");
+    machine.root.write("/words", UNREADABLE);
+    machine.prepend("apt-get", &format!("if test -e $ROOT{old}; then cat $ROOT/words >&2; exit 100; fi"));
+    let steps = machine.steps(ROLE);
+    let lines = machine.plan(&steps[..1]).ends_well().lines();
+    assert_eq!(lines[1], format!("remove {old}"));
+    assert_eq!(machine.apply(&steps[..1]).ends_well().lines(), lines);
+    assert!(machine.root.at(OURS).exists() && !machine.root.at(old).exists());
+}
+
+#[test]
+fn a_source_is_written_where_apt_is_not_installed() {
+    let machine = machine();
+    std::fs::remove_file(machine.root.at("/usr/bin/apt-get")).unwrap();
+    machine.root.write("/words", UNREADABLE);
+    machine.command("apt-get", "cat $ROOT/words >&2; exit 100");
+    let steps = machine.steps(ROLE);
+    machine.plan(&steps[..1]).ends_well();
+    assert_eq!(machine.apply(&steps[..1]).ends_well().states(), ["sources changed"]);
+    assert!(machine.root.at(OURS).exists());
+}
+
+#[test]
+fn a_source_is_for_all_users_unless_its_address_has_a_password() {
+    use std::os::unix::fs::PermissionsExt;
+    let machine = machine();
+    let mode = |path: &str| machine.root.at(path).metadata().unwrap().permissions().mode() & 0o7777;
+    for (address, expected) in [("http://d.example/debian", 0o644), ("http://user:secret@d.example/debian", 0o600)] {
+        let steps = machine.steps(&ROLE.replace("http://d.example/debian", address));
+        machine.apply(&steps).ends_well();
+        assert_eq!((mode(OURS), mode("/etc/apt/keyrings/titus-bootstrap-x.gpg")), (expected, 0o644), "{address}");
+        std::fs::set_permissions(machine.root.at(OURS), std::fs::Permissions::from_mode(0o640)).unwrap();
+        assert_eq!(machine.apply(&steps).ends_well().states(), ["sources changed", "packages in_sync"], "{address}");
+        assert_eq!(mode(OURS), expected, "{address}");
+    }
+}
+
+/// A server that answers each request with this key.
+fn serve_key() -> String {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap();
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = server.accept() {
+            let _ = stream.read(&mut [0; 1024]);
+            let key = include_str!("../../data/key.asc");
+            let _ =
+                write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{key}", key.len());
+        }
+    });
+    format!("http://{address}/key.asc")
+}
+
+#[test]
+fn a_downloaded_key_must_match_its_pin() {
+    let machine = machine();
+    let url = serve_key();
+    let with_sum = |sum: &str| {
+        machine.steps(&ROLE.replace("key = '/key.asc'", &format!("key = {{ url = '{url}', sha256 = '{sum}' }}")))
+    };
+    let run = machine.apply(&with_sum(&"0".repeat(64))[..1]);
+    let words = run.fails().to_string();
+    assert_eq!(run.fails().kind, Kind::Config, "{words}");
+    assert!(words.contains("apt.sources: key of x does not match its pin"), "{words}");
+    assert!(!machine.root.at(OURS).exists());
+    // The message has the sum of the key.
+    let sum = words.split_whitespace().find(|word| word.len() == 64).unwrap();
+    assert_eq!(machine.apply(&with_sum(sum)[..1]).ends_well().states(), ["sources changed"]);
+    assert_eq!(machine.apply(&with_sum(sum)[..1]).ends_well().states(), ["sources in_sync"]);
 }
 
 #[test]
@@ -267,4 +349,41 @@ fn another_s_package_that_fails_matters_only_if_what_is_wanted_is_not_there() {
     machine.prepend("apt-get", "case \"$*\" in *--simulate*) ;; *' install '*) printf 'jq\t1.6\thalf-configured\tinstall\n' >>$DPKG; cat $ROOT/words; exit 100;; esac");
     let run = machine.apply(&machine.steps(PACKAGE));
     assert!(run.fails().to_string().contains("`apt-get --yes"), "{}", run.fails());
+}
+
+#[test]
+fn what_is_wrong_with_the_directory_of_temporary_files_is_named() {
+    use std::os::unix::fs::PermissionsExt;
+    const LINE: &str = "W: GPG error: http://d.example x InRelease: Could not create temporary file /tmp/apt.conf.k3PXqs for passing config to apt-key";
+    let machine = machine();
+    machine.root.write("/srv/sources", "");
+    machine.prepend("apt-get", &format!("case \"$*\" in *update) echo '{LINE}'; exit 100;; esac"));
+    let steps = machine.steps(ROLE);
+    let tmp = machine.root.at("/tmp");
+    let set = |mode| std::fs::set_permissions(&tmp, std::fs::Permissions::from_mode(mode)).unwrap();
+    type Make<'a> = (&'a dyn Fn(), &'a str);
+    let makes: [Make<'_>; 4] = [
+        (&|| (), "mkdir -m 1777 /tmp"),
+        (
+            &|| {
+                std::fs::create_dir(&tmp).unwrap();
+                set(0o755);
+            },
+            "chmod 1777 /tmp",
+        ),
+        (&|| set(0o1777), "df /tmp"),
+        (
+            &|| {
+                std::fs::remove_dir(&tmp).unwrap();
+                machine.root.write("/tmp", "a file");
+            },
+            "df /tmp",
+        ),
+    ];
+    for (make, fix) in makes {
+        make();
+        let words = machine.plan(&steps).fails().to_string();
+        assert!(words.contains("apt cannot create temporary files in /tmp, so it cannot check signatures"), "{words}");
+        assert!(words.contains(fix), "{words}");
+    }
 }

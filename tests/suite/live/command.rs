@@ -131,3 +131,14 @@ fn a_command_has_the_variables_of_the_proxy_and_none_of_the_caller() {
     }
     assert!(machine.host.deadlines.wait > Duration::ZERO);
 }
+
+#[test]
+fn a_check_that_a_package_will_bring_is_not_missing_yet() {
+    let machine = Machine::new();
+    machine.offer("jq", "1.6");
+    let checked = step("argv = ['disks'], check = ['jq-check']");
+    let package = "[[step]]\nid = 'packages'\nphase = 'boot'\npackage = { names = ['jq'] }\n";
+    let plan = machine.plan(&machine.steps(&format!("{package}{checked}"))).ends_well();
+    assert_eq!(plan.lines()[1], "run `disks` (its check jq-check does not exist yet)");
+    assert_eq!(machine.plan(&machine.steps(&checked)).ends_well().states(), ["own blocked"]);
+}

@@ -260,6 +260,61 @@ fn a_tag_that_names_another_image_replaces_it_and_one_that_names_none_does_not()
 }
 
 #[test]
+fn what_somebody_changed_of_one_that_runs_is_changed_back() {
+    type Change = fn(&mut Container);
+    let policy: Change = |container| container.made_of["HostConfig"]["RestartPolicy"] = json!({ "Name": "always" });
+    let joined: Change = |container| container.networks = vec!["bridge".into(), "other".into()];
+    let moved: Change = |container| container.networks = vec!["other".into()];
+    for (change, drift, changes) in [
+        (policy, "restart policy: is always, should be no", &["update x"][..]),
+        (joined, "networks: is other, should be none", &["disconnect other x"]),
+        (moved, "networks: is other, should be bridge", &["connect bridge x", "disconnect other x"]),
+    ] {
+        let (machine, docker) = created();
+        let first = docker.container(NAME).id;
+        docker.change(NAME, change);
+        let steps = steps(&machine, &docker, ONE);
+        let line = format!("update the container x, which keeps running ({drift})");
+        assert_eq!(planned_and_made(&machine, &steps), [line]);
+        assert_eq!(docker.changes(), changes, "{drift}");
+        assert_eq!(docker.container(NAME).id, first, "{drift}");
+        assert_eq!(machine.apply(&steps).ends_well().states()[1], "x in_sync", "{drift}");
+    }
+}
+
+#[test]
+fn one_that_somebody_made_again_from_another_image_is_replaced() {
+    let (machine, docker) = created();
+    let steps = steps(&machine, &docker, ONE);
+    docker.change(NAME, |container| container.image_id = "two".into());
+    let line = "replace the container x, which somebody changed (image: is two, should be one)";
+    assert_eq!(planned_and_made(&machine, &steps), [line]);
+    assert_eq!(docker.changes(), replaced());
+    assert_eq!(machine.apply(&steps).ends_well().states()[1], "x in_sync");
+}
+
+#[test]
+fn one_that_somebody_renamed_gets_its_name_back_and_keeps_its_port() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (machine, docker) = machine();
+    let port = listener.local_addr().unwrap().port();
+    let steps = steps(&machine, &docker, &format!("image = 'x:1'\nports = ['{port}:80']\nREADY"));
+    machine.apply(&steps).ends_well();
+    docker.changes();
+    listen_in_proc(&machine, &listener, "docker-proxy");
+    docker.change(NAME, |container| container.name = "renamed".into());
+    let line = "rename the container renamed, which was made as x, to x";
+    assert_eq!(planned_and_made(&machine, &steps), [line]);
+    assert_eq!((docker.changes(), docker.containers()), (vec!["rename renamed x".into()], vec!["x running".into()]));
+    // A copy of it under another name, beside it, is somebody else's.
+    docker.change(NAME, |container| container.status = "exited");
+    let made_of = docker.container(NAME).made_of;
+    docker.run("copy", "x:1", |container| container.made_of = made_of);
+    let plan = machine.plan(&steps);
+    assert!(plan.fails().to_string().contains("the container copy of image x:1 uses it"), "{}", plan.fails());
+}
+
+#[test]
 fn one_that_does_not_run_is_started() {
     for (status, line, changes) in [
         ("created", "start the container x (it is created)", &["start x"][..]),
@@ -329,6 +384,10 @@ fn a_port_that_another_process_has_is_refused_before_anything_is_changed() {
         let plan = machine.plan(&steps);
         assert_eq!(plan.result.is_err(), is_refused, "{name} {status}: {plan:?}");
     }
+    // Docker publishes no port of a container that does not run, and another one that runs has no port.
+    docker.run("y", "x:2", |_| {});
+    listen_in_proc(&machine, &listener, "docker-proxy");
+    assert!(machine.plan(&steps).fails().to_string().contains("docker-proxy (pid"));
     // With live-restore, a container outlives its engine, and then nobody knows who uses the port.
     let mut without_engine = Machine::new();
     without_engine.host.docker = "tcp://127.0.0.1:1".into();
@@ -391,6 +450,9 @@ fn verify_says_whether_the_tag_still_leads_to_the_image() {
     assert!(
         matches!(asked(), Finding::Warning(text) if text.contains("referred to sha256:one but refers to sha256:new now"))
     );
+    docker.publish("x:1", "");
+    let without = format!("{good} (the registry has its tag, but answered without a digest)");
+    assert_eq!(asked(), Finding::Good(without));
     // What is not good stays as it is.
     docker.change(NAME, |container| container.status = "exited");
     assert_eq!(asked(), Finding::Bad("the container x is exited, exit code 0".into()));

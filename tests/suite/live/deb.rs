@@ -2,9 +2,11 @@
 
 use std::process::Command;
 
+use sha2::{Digest, Sha256};
 use titus_bootstrap::error::Kind;
 
 use crate::support::root::Root;
+use crate::support::sigv4::hex;
 use crate::support::simulated::Machine;
 
 const PATH: &str = "/root/titus.deb";
@@ -189,4 +191,63 @@ fn a_missing_checksum_is_computed_and_refused() {
     assert!(words.starts_with("test: titus: the source of step titus: "), "{words}");
     // The digest of "abc" (FIPS 180-4, its first example).
     assert!(words.contains("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"), "{words}");
+}
+
+#[test]
+fn the_id_of_a_deb_names_its_record() {
+    let machine = Machine::new();
+    let with_id = |id: &str| {
+        format!("[[step]]\nid = '{id}'\nphase = 'bake'\ndeb = {{ source = {{ path = '/root/titus.deb' }} }}\n")
+    };
+    for id in ["titus", "titus.executor-1_2"] {
+        machine.try_steps(&with_id(id)).unwrap();
+    }
+    for id in [".titus", "titus/executor", "..", "titus executor"] {
+        let error = machine.try_steps(&with_id(id)).unwrap_err();
+        assert_eq!(error.kind, Kind::Config, "{id}: {error}");
+    }
+}
+
+#[test]
+fn dpkg_is_asked_once_for_debs_and_packages() {
+    let machine = Machine::new();
+    build(&machine, "1.0", "one");
+    machine.install("jq", "1.6", "installed");
+    let steps =
+        machine.steps(&format!("{STEP}[[step]]\nid = 'packages'\nphase = 'bake'\npackage = {{ names = ['jq'] }}\n"));
+    machine.apply(&steps).ends_well();
+    machine.calls();
+    assert_eq!(machine.apply(&steps).ends_well().states(), ["titus in_sync", "packages in_sync"]);
+    let asked: Vec<String> =
+        machine.calls().into_iter().filter(|call| call.starts_with("dpkg-query ") && call.contains(" -- ")).collect();
+    assert!(matches!(&asked[..], [one] if one.ends_with(" -- jq titus")), "{asked:?}");
+}
+
+#[test]
+fn a_deb_of_a_url_is_downloaded_once() {
+    use std::io::{Read, Write};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let machine = Machine::new();
+    build(&machine, "1.0", "one");
+    let deb = std::fs::read(machine.root.at(PATH)).unwrap();
+    let sum = hex(&Sha256::digest(&deb));
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counts = Arc::clone(&count);
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = server.accept() {
+            counts.fetch_add(1, Ordering::SeqCst);
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", deb.len());
+            let _ = stream.write_all(&deb);
+        }
+    });
+    let source = format!("url = 'http://{address}/x.deb', sha256 = '{sum}'");
+    let steps = machine.steps(&STEP.replace(&format!("path = '{PATH}'"), &source));
+    assert_eq!(machine.apply(&steps).ends_well().states(), ["titus changed"]);
+    assert_eq!(machine.apply(&steps).ends_well().states(), ["titus in_sync"]);
+    assert_eq!(machine.plan(&steps).ends_well().states(), ["titus in_sync"]);
+    assert_eq!(count.load(Ordering::SeqCst), 1);
 }

@@ -190,14 +190,17 @@ fn a_change_that_a_later_step_undoes_once_is_repeated_and_one_undone_each_time_i
     machine.root.write("/etc/group", "docker:x:9:\n");
     machine.root.write("/etc/passwd", "ubuntu:x:1000:1000::/:/bin/sh\n");
     machine.command("gpasswd", "echo docker:x:9:ubuntu > $ROOT/etc/group");
-    let role = "[[step]]\nid = 'group'\nphase = 'boot'\nfile = { path = '/etc/group', content = \"docker:x:9:\\n\" }\n\
+    // Only what changed after it may have undone it.
+    machine.root.write("/etc/group", "docker:x:9:root\n");
+    let role = "[[step]]\nid = 'before'\nphase = 'boot'\nfile = { path = '/etc/before', content = '' }\n\
+                [[step]]\nid = 'group'\nphase = 'boot'\nfile = { path = '/etc/group', content = \"docker:x:9:\\n\" }\n\
                 [[step]]\nid = 'member'\nphase = 'boot'\ngroup_member = { user = 'ubuntu', group = 'docker' }\n";
     let run = machine.apply(&machine.steps(role));
     let words = run.fails().to_string();
     assert_eq!(run.fails().kind, Kind::Failed);
-    assert!(words.contains("step 1/2 group: was in sync, but no longer is at the end of the run"), "{words}");
-    assert!(words.contains("changed after it: member"), "{words}");
-    assert_eq!(run.states(), ["group failed", "member changed"]);
+    assert!(words.contains("step 2/3 group: was in sync, but no longer is at the end of the run"), "{words}");
+    assert!(words.contains("changed after it: member\n"), "{words}");
+    assert_eq!(run.states(), ["before changed", "group failed", "member changed"]);
     assert_eq!(run.events.last().unwrap(), "failed group");
 
     // The wait starts again.

@@ -77,6 +77,12 @@ fn a_package_that_no_source_has_is_refused_before_anything_is_changed() {
             assert!(calls(&machine).iter().all(|call| !call.contains("install")));
         }
     }
+    // The message names each file that apt read.
+    machine.root.write("/etc/apt/sources.list.d/b.list", "deb http://b ./\n");
+    machine.root.write("/etc/apt/sources.list.d/a.sources", "Types: deb\nURIs: http://a\nSuites: ./\n");
+    let run = machine.plan(&machine.steps(&role("'jq'")));
+    let asked = "asked: /etc/apt/sources.list.d/a.sources, /etc/apt/sources.list.d/b.list\n";
+    assert!(run.fails().to_string().contains(asked), "{}", run.fails());
     // A source that did not answer may have it.
     machine.command("apt-get", "echo 'E: Failed to fetch http://x  Connection failed'; exit 100");
     let steps = machine.steps(&role("'jq'"));
@@ -103,9 +109,14 @@ fn an_optional_package_that_no_source_has_is_not_asked_for_again_until_a_source_
     let note = "not installed, because no source has it and it is optional: nobody";
     assert_eq!(run.report.steps[0].note.as_deref(), Some(note));
     assert!(!calls(&machine).is_empty());
-    let again = machine.apply(&steps).ends_well();
-    assert_eq!((again.states(), again.report.steps[0].note.as_deref()), (vec!["packages in_sync".into()], Some(note)));
+    for again in [machine.apply(&steps).ends_well(), machine.plan(&steps).ends_well()] {
+        assert_eq!(again.states(), ["packages in_sync"]);
+        assert_eq!(again.report.steps[0].note.as_deref(), Some(note));
+    }
     assert_eq!(calls(&machine), [""; 0]);
+    // It is not optional for a step that requires it.
+    assert_eq!(machine.plan(&machine.steps(&role("'nobody'"))).fails().kind, Kind::Unavailable);
+    calls(&machine);
     machine.root.write("/etc/apt/sources.list.d/new.list", "deb http://x ./\n");
     machine.offer("nobody", "1");
     assert_eq!(machine.apply(&steps).ends_well().lines(), ["install nobody (is not installed)"]);
@@ -311,4 +322,54 @@ fn what_another_process_installed_meanwhile_is_seen() {
     machine.prepend("apt-cache", "printf 'jq\\t1.6\\tinstalled\\tinstall\\n' >$DPKG");
     assert_eq!(machine.apply(&machine.steps(&role("'jq'"))).ends_well().states(), ["packages in_sync"]);
     assert!(calls(&machine).iter().all(|call| !call.contains("install")));
+}
+
+#[test]
+fn a_source_over_https_needs_what_apt_reads_it_with() {
+    let machine = Machine::new();
+    machine.offer("jq", "1.6");
+    machine.root.write("/etc/keys/x.asc", include_str!("../../data/key.asc"));
+    let with_source = |uri: &str| {
+        let source = format!(
+            "{{ name = 'x', uris = ['{uri}'], suites = ['x'], components = ['main'], key = '/etc/keys/x.asc' }}"
+        );
+        let sources =
+            format!("apt_source = {{ sources = [{source}], distribution = 'debian', codename = 'bookworm' }}");
+        machine.steps(&format!("[[step]]\nid = 'sources'\nphase = 'bake'\n{sources}\n{}", role("'jq'")))
+    };
+    let steps = with_source("https://packages/debian");
+    for (path, package) in [
+        ("/usr/lib/apt/methods/https", "apt-transport-https"),
+        ("/etc/ssl/certs/ca-certificates.crt", "ca-certificates"),
+    ] {
+        for run in [machine.plan(&steps), machine.apply(&steps)] {
+            let words = run.fails().to_string();
+            assert_eq!((run.fails().kind, run.events.len()), (Kind::Unavailable, 0), "{words}");
+            assert!(words.contains(&format!("{path} does not exist")), "{words}");
+            assert!(words.contains(&format!("apt-get install {package}")), "{words}");
+        }
+        machine.plan(&with_source("http://packages/debian")).ends_well();
+        machine.root.write(path, "");
+    }
+    machine.plan(&steps).ends_well();
+}
+
+#[test]
+fn a_plan_during_a_run_says_that_it_did_not_ask_apt() {
+    use titus_bootstrap::host::lock::LOCK;
+    let machine = Machine::new();
+    let steps = machine.steps(&role("'jq'"));
+    {
+        let _run = machine.next_host().lock(LOCK, Duration::ZERO, &mut |_| {}).unwrap();
+        let plan = machine.plan(&steps).ends_well();
+        let notice = "the plan did not ask apt whether it has the packages to install: a run is at work";
+        assert_eq!(plan.report.notices, [notice]);
+        assert_eq!(plan.lines(), ["install jq (is not installed)"]);
+        assert_eq!(calls(&machine), [""; 0]);
+    }
+    assert!(machine.plan(&steps).fails().what.contains("no source has the package jq"));
+    // Other failures of the lock are failures.
+    std::fs::remove_file(machine.root.at(LOCK)).unwrap();
+    std::fs::create_dir(machine.root.at(LOCK)).unwrap();
+    assert!(machine.plan(&steps).fails().to_string().contains(LOCK), "{}", machine.plan(&steps).fails());
 }

@@ -174,7 +174,7 @@ fn a_first_start_that_fails_is_tried_again_by_the_next_run() {
     assert_eq!(docker.containers(), ["x created"]);
     assert_eq!(planned_and_made(&machine, &steps), ["start the container x (it is created)"]);
     // The engine refuses one by its name, because another run has just created it.
-    docker.change(NAME, |container| (container.name, container.status) = ("y".into(), "exited"));
+    docker.take(NAME);
     docker.changes();
     docker.refuse("create", 1, 409, "Conflict. The container name \"/x\" is already in use");
     let run = machine.apply(&steps);
@@ -277,10 +277,10 @@ fn the_next_run_completes_a_killed_one() {
         docker.change(NAME, |container| (container.name, container.status) = (OLD.into(), old.1));
         if let Some((image, status)) = new {
             // As a run makes it that finds nothing there.
-            docker.change(OLD, |container| container.name = "hidden".into());
+            let old = docker.take(OLD);
             machine.apply(&of(image)).ends_well();
             docker.change(NAME, |container| container.status = status);
-            docker.change("hidden", |container| container.name = OLD.into());
+            docker.put(old);
         }
         docker.changes();
         let steps = of("x:2");
@@ -342,7 +342,7 @@ fn a_server_whose_turn_it_is_not_is_neither_stopped_nor_started() {
         replaced().into_iter().filter(|change| !change.starts_with("stop")).collect::<Vec<_>>()
     );
     // If there is no container, the run creates none before its turn.
-    docker.change(NAME, |container| container.name = "other".into());
+    docker.take(NAME);
     assert_eq!(machine.apply(&waits).fails().kind, Kind::NotYet);
     assert_eq!(docker.changes(), [""; 0]);
     // Nor is anything begun where the servers have another order.

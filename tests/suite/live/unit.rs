@@ -309,6 +309,23 @@ fn a_unit_whose_package_is_not_there_is_blocked() {
 }
 
 #[test]
+fn a_unit_that_may_be_missing_is_in_sync_once_all_packages_are_there() {
+    let machine = Machine::new();
+    machine.offer("jq", "1.6");
+    let steps = machine.steps(
+        "[[step]]\nid = 'packages'\nphase = 'boot'\npackage = { names = ['jq'] }\n\
+         [[step]]\nid = 'x'\nphase = 'boot'\nunit = { name = 'x.service', active = true, if_present = true }\n",
+    );
+    // The package may bring it.
+    assert_eq!(machine.plan(&steps).ends_well().states(), ["packages changes", "x blocked"]);
+    for run in [machine.apply(&steps).ends_well(), machine.plan(&steps).ends_well()] {
+        assert_eq!(run.states()[1], "x in_sync");
+        assert_eq!(run.report.steps[1].note.as_deref(), Some("x.service does not exist"));
+    }
+    assert_eq!(machine.systemd.jobs(), [""; 0]);
+}
+
+#[test]
 fn one_question_serves_all_units() {
     let machine = machine();
     machine.unit_file("y.service");
@@ -365,8 +382,12 @@ fn role_with_unit_files() -> String {
 
 #[test]
 fn a_unit_that_was_started_with_a_file_of_others_is_restarted_once_that_is_gone() {
+    use std::os::unix::fs::MetadataExt;
+
     use titus_bootstrap::run::engine;
-    for (was_restarted, restarts) in [(true, true), (false, false)] {
+
+    // systemd tells the second of a start: one in the second of the file may have read it.
+    for (after, restarts) in [(5, true), (0, true), (-5, false)] {
         let machine = machine();
         let role = role_with_unit_files()
             .replace("'y.service', active = true", "'y.service', active = true, restart_on = ['y-file']");
@@ -374,20 +395,21 @@ fn a_unit_that_was_started_with_a_file_of_others_is_restarted_once_that_is_gone(
         machine.apply(&steps).ends_well();
         let path = "/etc/systemd/system/y.service";
         machine.root.write(path, "[Service]\nExecStart=/other\n");
-        if was_restarted {
+        if after >= 0 {
             machine.systemd.start("y.service");
         }
-        // Well before or after the file.
+        let changed = machine.root.at(path).metadata().unwrap().ctime();
         machine.systemd.change("y.service", |unit| {
-            let by = Duration::from_secs(5);
-            unit.started = unit.started.map(|started| if was_restarted { started + by } else { started - by });
+            unit.started = Some(UNIX_EPOCH + Duration::from_secs((changed + after).unsigned_abs()));
         });
         machine.apply(&steps).fails();
         engine::note_refused(&machine.next_host(), &steps).unwrap();
         std::fs::remove_file(machine.root.at(path)).unwrap();
         machine.systemd.jobs();
         machine.apply(&steps).ends_well();
-        assert_eq!(machine.systemd.jobs().contains(&"restart y.service".to_owned()), restarts);
+        let jobs = machine.systemd.jobs();
+        assert_eq!(jobs.contains(&"restart y.service".to_owned()), restarts);
+        assert!(!jobs.contains(&"restart x.service".to_owned()), "no file of others concerned it: {jobs:?}");
         assert!(machine.apply(&steps).ends_well().states().iter().all(|state| state.ends_with("in_sync")));
     }
 }
@@ -512,6 +534,12 @@ fn an_empty_unit_file_of_a_package_is_named() {
         assert!(words.contains("/lib/systemd/system/x.service masks x.service: it is empty"), "{words}");
         assert!(words.contains("apt-get install --reinstall"), "{words}");
     }
+    // It matters for a unit that should start at the next boot, and for no other.
+    let wish = |wish: &str| {
+        machine.steps(&format!("[[step]]\nid = 'x'\nphase = 'boot'\nunit = {{ name = '{NAME}', {wish} }}\n"))
+    };
+    assert_eq!(machine.plan(&wish("enabled = true")).fails().kind, Kind::Unavailable);
+    assert_eq!(machine.plan(&wish("enabled = false")).ends_well().states(), ["x in_sync"]);
 }
 
 #[test]
@@ -629,6 +657,103 @@ fn a_start_limit_is_not_an_obstacle() {
     assert_eq!(machine.systemd.jobs(), ["reset-failed x.socket", "reset-failed x.service", "start x.socket"]);
 }
 
+/// A start that has not succeeded yet, because systemd is still starting the unit, or is about to start it again.
+#[test]
+fn a_start_is_followed_to_its_end() {
+    let on_its_way = |active, sub: &str| Unit { active, sub: sub.into(), ..Unit::default() };
+    for (unit, is_failure) in [
+        (on_its_way(Active::Activating, "start"), false),
+        (on_its_way(Active::Activating, "auto-restart"), true),
+        (on_its_way(Active::Deactivating, "stop-post"), true),
+    ] {
+        let machine = self::machine();
+        let steps = machine.steps(&role("one"));
+        machine.systemd.next_start(NAME, unit.clone(), is_failure);
+        // The unit comes up after a look at it.
+        machine.systemd.fall(NAME, 0);
+        machine.apply(&steps).ends_well();
+        assert_eq!(machine.systemd.jobs(), ["start x.service"], "{unit:?}");
+        assert!(machine.systemd.get(NAME).is_active(), "{unit:?}");
+
+        // It never does.
+        let mut machine = self::machine();
+        machine.host.deadlines.unit = Duration::from_millis(100);
+        machine.systemd.next_start(NAME, unit.clone(), is_failure);
+        let words = machine.apply(&machine.steps(&role("one"))).fails().to_string();
+        assert!(words.contains("x.service does not stay up: waited 100ms for x.service to stay up"), "{words}");
+    }
+    // One that has ended failed.
+    let machine = machine();
+    machine.systemd.next_start(NAME, on_its_way(Active::Failed, "failed"), true);
+    assert!(machine.apply(&machine.steps(&role("one"))).fails().to_string().contains("job of x.service"));
+}
+
+#[test]
+fn a_start_that_only_the_limit_refused_is_made_after_a_reset() {
+    let machine = machine();
+    let limit = Unit { active: Active::Failed, result: "start-limit-hit".into(), ..Unit::default() };
+    machine.systemd.next_start(NAME, limit, true);
+    machine.apply(&machine.steps(&role("one"))).ends_well();
+    assert_eq!(machine.systemd.jobs(), ["start x.service", "reset-failed x.service", "start x.service"]);
+}
+
+#[test]
+fn a_service_whose_socket_has_nothing_to_pass_on_is_started_with_it() {
+    let machine = || {
+        let machine = self::machine();
+        machine.unit_file("x.socket");
+        machine.systemd.start("x.socket");
+        machine
+    };
+    let one = machine();
+    one.systemd.next_start(NAME, Unit { active: Active::Failed, ..Unit::default() }, true);
+    one.apply(&one.steps(&role("one"))).ends_well();
+    let jobs = ["start x.service", "reset-failed x.service", "restart x.socket", "start x.service"];
+    assert_eq!(one.systemd.jobs(), jobs);
+    // It started, and ended at once; or the failed starts took the socket down, too.
+    let one = machine();
+    one.systemd.next_start(NAME, Unit::default(), false);
+    one.apply(&one.steps(&role("one"))).ends_well();
+    assert_eq!(one.systemd.jobs(), jobs);
+    let one = machine();
+    one.systemd.next_start(NAME, Unit { active: Active::Failed, ..Unit::default() }, true);
+    one.systemd.set("x.socket", Unit { active: Active::Failed, ..Unit::default() });
+    one.apply(&one.steps(&role("one"))).ends_well();
+    assert!(one.systemd.jobs().contains(&"restart x.socket".to_owned()));
+    // A socket that is off has nothing to do with it.
+    let one = machine();
+    one.systemd.set("x.socket", Unit::default());
+    one.systemd.next_start(NAME, Unit { active: Active::Failed, ..Unit::default() }, true);
+    one.apply(&one.steps(&role("one"))).fails();
+    assert_eq!(one.systemd.jobs(), ["start x.service"]);
+    // A signal ends the run.
+    let other = machine();
+    other.systemd.fail(NAME, Kind::Interrupted);
+    assert_eq!(other.apply(&other.steps(&role("one"))).fails().kind, Kind::Interrupted);
+    assert_eq!(other.systemd.jobs(), ["start x.service"]);
+}
+
+#[test]
+fn the_service_of_a_timer_that_failed_last_time_is_started_again() {
+    let machine = Machine::new();
+    for name in ["x.timer", "x.service"] {
+        machine.unit_file(name);
+    }
+    machine.systemd.start("x.timer");
+    machine.systemd.set(NAME, Unit { active: Active::Failed, ..Unit::default() });
+    let wish = |wish: &str| {
+        machine.steps(&format!("[[step]]\nid = 'x'\nphase = 'boot'\nunit = {{ name = 'x.timer', {wish} }}\n"))
+    };
+    // The timer of such a step may be off.
+    assert_eq!(machine.plan(&wish("enabled = false")).ends_well().lines(), [""; 0]);
+    let steps = wish("active = true");
+    let line = "start x.service, which x.timer starts and which failed last time";
+    assert_eq!(machine.plan(&steps).ends_well().lines(), [line]);
+    assert_eq!(machine.apply(&steps).ends_well().lines(), [line]);
+    assert_eq!(machine.systemd.jobs(), ["reset-failed x.service", "start x.service"]);
+    assert_eq!(machine.apply(&steps).ends_well().lines(), [""; 0]);
+}
+
 /// A file that the unit reads at its start and at a reload, and one that it reads at its start alone.
 const RELOADED: &str = "[[step]]\nid = 'config'\nphase = 'boot'\nfile = { path = '/etc/x.conf', content = 'A=1' }\n\
      [[step]]\nid = 'flags'\nphase = 'boot'\nfile = { path = '/etc/x.env', content = 'B=1' }\n\
@@ -677,6 +802,10 @@ fn a_unit_that_cannot_be_reloaded_is_refused_before_anything_is_changed() {
     let drop_in = "[[step]]\nid = 'how'\nphase = 'boot'\n\
          file = { path = '/etc/systemd/system/x.service.d/50-how.conf', content = \"[Service]\\nExecReload=/bin/true\\n\" }\n";
     machine.apply(&machine.steps(&format!("{drop_in}{RELOADED}"))).ends_well();
+    let notifies = drop_in.replace("ExecReload=/bin/true", "Type=notify-reload");
+    machine.plan(&machine.steps(&format!("{notifies}{RELOADED}"))).ends_well();
+    let notifies = drop_in.replace("ExecReload=/bin/true", "Type=notify");
+    machine.plan(&machine.steps(&format!("{notifies}{RELOADED}"))).fails();
     // And take it away.
     let none = drop_in.replace("/bin/true", "");
     let words = machine.plan(&machine.steps(&format!("{none}{RELOADED}"))).fails().to_string();
