@@ -57,6 +57,9 @@ enum DebSource {
 impl RawDeb {
     pub(super) fn resolve(&self, renderer: &Renderer, id: &str) -> Result<DebStep> {
         let setting = self.setting.clone().unwrap_or_else(|| format!("the source of step {id}"));
+        if id.starts_with('.') || !id.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)) {
+            return Err(Error::config("a step with a deb must have an id of letters, digits, `.`, `_`, `-`"));
+        }
         DebStep::new(&self.source.get(renderer)?, setting, format!("{MARKS}/{id}"))
     }
 }
@@ -499,8 +502,10 @@ mod tests {
             );
             assert!(!message.to_string().contains("secret"), "{message}");
         }
-        let bad_id = toml::from_str::<RawDeb>("source = { path = '/x.deb' }").unwrap();
-        bad_id.resolve(&Renderer::new(serde_json::json!({})), "../x").unwrap_err();
+        let raw = toml::from_str::<RawDeb>("source = { path = '/x.deb' }").unwrap();
+        for bad_id in ["../x", ".x", "a/b", "a b"] {
+            raw.resolve(&Renderer::new(serde_json::json!({})), bad_id).unwrap_err();
+        }
     }
 
     #[test]

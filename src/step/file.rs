@@ -491,6 +491,22 @@ mod tests {
             let expected = ("/myid is \"2\", but would become \"1\"".to_owned(), Some("why".to_owned()));
             assert_eq!(refused, is_refused.then_some(expected), "{is:?}");
         }
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        // What somebody else wrote there may be anything, so a message has only a number of theirs.
+        let path = directory.path().join("myid");
+        let (number, longer) = ("9".repeat(19), "9".repeat(20));
+        for (is, shown) in [
+            (&*number, format!("\"{number}\"")),
+            (&longer, "something else".into()),
+            ("", "something else".into()),
+            ("root:x:0", "something else".into()),
+        ] {
+            std::fs::write(&path, is).unwrap();
+            std::os::unix::fs::chown(&path, Some(1), Some(1)).unwrap();
+            assert_eq!(step.refuse(&host).unwrap_err().what, format!("/myid is {shown}, but would become \"1\""));
+        }
     }
 
     #[test]

@@ -297,7 +297,8 @@ impl Work for Awaited {
                     .cause(format!("the last answer: {}{behind}", answer.words))
                     .fix("find out why it does not answer (systemctl status, journalctl); the setting timeouts.wait allows more time"));
             }
-            pause = (pause * 2).min(Duration::from_secs(1));
+            // A quarter: what answers is noticed after a quarter more than the wait so far, at most.
+            pause = (pause * 5 / 4).min(Duration::from_secs(1));
         }
     }
 

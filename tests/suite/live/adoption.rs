@@ -77,6 +77,7 @@ fn another_program_s_container_is_refused_unless_it_may_be_replaced() {
         Finding::Bad("the container x is running, but titus-bootstrap did not create it".into())
     );
     assert_eq!((docker.changes(), docker.containers()), (vec![], vec!["x running".to_owned()]));
+    assert!(!machine.root.at("/etc/x.conf").exists(), "an earlier step has changed something");
     // The other fix, to the letter.
     docker.change(NAME, |container| container.name = "x-before".into());
     machine.apply(&steps).ends_well();
@@ -139,6 +140,7 @@ fn data_that_cannot_be_taken_over_are_refused_before_anything_is_changed() {
             assert!(run.fails().to_string().contains(words), "{}", run.fails());
         }
         assert_eq!((docker.changes(), docker.containers()), (vec![], vec!["x running".to_owned()]));
+        assert!(!machine.root.at("/etc/x.conf").exists(), "an earlier step has changed something");
     }
     // A file system's own directory is nobody's data.
     let (machine, docker) = machine();

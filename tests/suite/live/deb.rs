@@ -194,21 +194,6 @@ fn a_missing_checksum_is_computed_and_refused() {
 }
 
 #[test]
-fn the_id_of_a_deb_names_its_record() {
-    let machine = Machine::new();
-    let with_id = |id: &str| {
-        format!("[[step]]\nid = '{id}'\nphase = 'bake'\ndeb = {{ source = {{ path = '/root/titus.deb' }} }}\n")
-    };
-    for id in ["titus", "titus.executor-1_2"] {
-        machine.try_steps(&with_id(id)).unwrap();
-    }
-    for id in [".titus", "titus/executor", "..", "titus executor"] {
-        let error = machine.try_steps(&with_id(id)).unwrap_err();
-        assert_eq!(error.kind, Kind::Config, "{id}: {error}");
-    }
-}
-
-#[test]
 fn dpkg_is_asked_once_for_debs_and_packages() {
     let machine = Machine::new();
     build(&machine, "1.0", "one");
