@@ -145,6 +145,38 @@ mod tests {
     }
 
     #[test]
+    fn a_tag_that_is_empty_or_has_nearly_the_name_is_reported() {
+        let facts = tagged(Some(&[("titus:role", " "), ("titus-role", "gateway")]));
+        let detected = role(None, &merged(""), Some(&facts), None).unwrap();
+        let evidence: Vec<String> = detected.evidence.iter().map(Evidence::to_string).collect();
+        assert_eq!(detected.role, "gateway");
+        assert_eq!(evidence[2..], ["instance tag titus:role: the tag is empty", "instance tag titus-role: gateway"]);
+        let near = role(None, &merged(""), Some(&tagged(Some(&[("titus:roel", "agent")]))), None).unwrap_err();
+        let cause = near.cause.unwrap();
+        let lines: Vec<&str> = cause.lines().skip(2).collect();
+        assert_eq!(
+            lines,
+            ["instance tag titus:role: no such tag, but \"titus:roel\"", "instance tag titus-role: no such tag"]
+        );
+    }
+
+    #[test]
+    fn a_role_is_awaited_where_user_data_or_a_tag_may_still_name_it() {
+        let node = tagged(Some(&[]));
+        let elsewhere = Facts { instance: None, ..node.clone() };
+        let no_tag = "allowed_tags = []";
+        for (text, facts, user_data, awaits) in [
+            ("", &node, "a script for /bin/sh", Some("the role")),
+            (no_tag, &node, "none", Some("the role")),
+            (no_tag, &node, "a script for /bin/sh", None),
+            ("", &elsewhere, "none", None),
+        ] {
+            let error = role(None, &merged(text), Some(facts), Some(user_data)).unwrap_err();
+            assert_eq!(error.awaits, awaits, "{text} {user_data}");
+        }
+    }
+
+    #[test]
     fn without_an_answer_each_place_is_reported() {
         let message = role(None, &merged(""), Some(&tagged(None)), None).unwrap_err().to_string();
         for words in [
