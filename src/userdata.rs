@@ -329,9 +329,6 @@ fn mentions_name(bytes: &[u8]) -> bool {
 }
 
 fn text(bytes: &[u8]) -> Result<String> {
-    if bytes.len() > INFLATED_LIMIT {
-        return Err(refuse(format!("its settings have more than {INFLATED_LIMIT} bytes")));
-    }
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.to_owned()),
@@ -513,7 +510,7 @@ fn find_damage(bytes: &[u8]) -> Option<String> {
     let good = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'=');
     let first = compact.iter().position(|b| !good(b)).unwrap_or(compact.len());
     let bad = compact.iter().filter(|b| !good(b)).count();
-    if compact.len() < 16 || bad > compact.len() / 16 {
+    if bad > compact.len() / 16 {
         return None;
     }
     compact.iter_mut().filter(|b| !good(b) || **b == b'=').for_each(|b| *b = b'A');
@@ -556,6 +553,11 @@ mod tests {
     fn base64(bytes: &[u8]) -> Vec<u8> {
         let text = BASE64.encode(bytes).into_bytes();
         text.chunks(76).collect::<Vec<_>>().join(&b'\n')
+    }
+
+    /// These bytes, packed so many times.
+    fn packed(bytes: &[u8], count: usize, pack: fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
+        (0..count).fold(bytes.to_vec(), |bytes, _| pack(&bytes))
     }
 
     fn multipart(parts: &[(&str, &str)]) -> String {
@@ -607,6 +609,8 @@ mod tests {
         ] {
             assert_eq!(ours(other), None, "{other:?}");
         }
+        // Not a message: its first line is not a header.
+        assert_eq!(ours("to all: x\nContent-Type: text/plain\n\n#!/usr/bin/titus-bootstrap\nstack = 'x'\n"), None);
         assert_eq!(ours([0xff, 0xfe, 0x00]), None);
         assert_eq!(ours("\u{feff}#cloud-config\n"), None);
         assert_eq!(ours([0x1f, 0x8b]), None);
@@ -637,6 +641,7 @@ mod tests {
             ("#!/usr/bin/titus_bootstrap\n", "is not a path"),
             ("#!/usr/bin/titus-boostrap\n", "is not a path"),
             ("#!/usr/bin/titus-bootstrap.sh\n", "is not a path"),
+            ("#!/usr/bin/titus-bootstrapxy\n", "is not a path"),
             ("#!/usr/bin/titus-bootstrap/\n", "is not a path"),
             ("#!titus-bootstrap\n", "is not a path"),
             ("#!/usr/bin/env titus-bootstrap --role agent\n", "env takes all that follows it as one name"),
@@ -679,12 +684,16 @@ mod tests {
             ("vnd.titus-bootstrap+toml", "titus-bootstrap+toml", "line 10 begins a part with settings"),
             ("vnd.titus-bootstrap+toml", "vnd.titus_bootstrap+toml", "has 0 parts of type"),
             ("vnd.titus-bootstrap+toml", "vnd.titus-bootstrap", "has 0 parts of type"),
+            ("toml\n\nstack", "toml\nzookeeper.servers = ['10.0.0.1:2181']\nstack", "line 11 is in the headers"),
             ("toml\n\nstack", "toml\nContent-Transfer-Encoding: base46\n\nstack", "transfer encoding \"base46\""),
         ] {
             let near = message.replacen(from, to, 1);
             assert_ne!(near, message, "{from}");
             assert!(problem(&near).contains(words), "{near}\n{}", problem(&near));
             assert!(problem(gzip(near.as_bytes())).contains(words), "{near} in gzip");
+            // Blank lines before the message count.
+            let words = words.replace("line 11 ", "line 13 ").replace("line 10 ", "line 12 ");
+            assert!(problem(format!("\n\n{near}")).contains(&words), "{near} after blank lines");
         }
         // Encoded without a header that says so.
         let packed = multipart(&[(TYPE, &String::from_utf8(base64(&gzip(OURS.as_bytes()))).unwrap())]);
@@ -704,6 +713,15 @@ mod tests {
         assert!(problem(&damaged).contains("its base64 is damaged at character"), "{}", problem(&damaged));
         let other = String::from_utf8(base64(b"#cloud-config\nwrite_files: []\n")).unwrap().replacen('c', "!", 1);
         assert_eq!(ours(other), None);
+        // Up to one character in 16 is damage; with more, it may be anything.
+        let text = format!("{OURS}# {}", "x".repeat(94 - OURS.len()));
+        let whole = BASE64.encode(text);
+        assert_eq!(whole.len(), 128);
+        let spoilt = |count: usize| format!("{}{}{}", &whole[..100], "!".repeat(count), &whole[100 + count..]);
+        for wrong in [spoilt(1), spoilt(8), format!("{}A", spoilt(1))] {
+            assert_eq!(problem(wrong), "its base64 is damaged at character 101");
+        }
+        assert_eq!(ours(spoilt(9)), None);
     }
 
     #[test]
@@ -727,6 +745,13 @@ mod tests {
         ] {
             assert!(describe(&bytes).starts_with(words), "{}", describe(&bytes));
         }
+        let script = b"#!/bin/sh\ntrue\n";
+        let described = |count: usize, pack: fn(&[u8]) -> Vec<u8>| describe(&packed(script, count, pack));
+        let (zipped, encoded) = (", compressed with gzip".repeat(3), ", as base64".repeat(3));
+        assert_eq!(described(3, gzip), format!("a script for /bin/sh{zipped}"));
+        assert_eq!(described(4, gzip), format!("compressed with gzip{zipped}"));
+        assert_eq!(described(3, base64), format!("a script for /bin/sh{encoded}"));
+        assert_eq!(described(4, base64), format!("text without a first line that identifies it{encoded}"));
     }
 
     #[test]
@@ -735,8 +760,32 @@ mod tests {
         for packed in [gz.clone(), base64(OURS.as_bytes()), base64(&gz), gzip(&base64(OURS.as_bytes())), gzip(&gz)] {
             assert_eq!(ours(packed).as_deref(), Some(OURS));
         }
-        let deep = (0..4).fold(OURS.as_bytes().to_vec(), |bytes, _| gzip(&bytes));
-        assert_eq!(ours(deep), None);
+        for pack in [gzip, base64] {
+            assert_eq!(ours(packed(OURS.as_bytes(), 3, pack)).as_deref(), Some(OURS));
+            assert_eq!(ours(packed(OURS.as_bytes(), 4, pack)), None);
+        }
+    }
+
+    #[test]
+    fn encodings_of_a_part_are_removed_up_to_the_same_depth() {
+        const NO_TEXT: &str = "line 1 of its settings is not UTF-8";
+        let part = |body: &[u8]| {
+            let headers = "Content-Type: application/vnd.titus-bootstrap+toml\nContent-Transfer-Encoding: base64";
+            multipart(&[(headers, std::str::from_utf8(&base64(body)).unwrap())])
+        };
+        let text = b"stack = 'blue'";
+        let as_text = |bytes: Vec<u8>| Some(String::from_utf8(bytes).unwrap());
+        for pack in [gzip, base64] {
+            assert_eq!(ours(part(&packed(text, 3, pack))), as_text(text.to_vec()));
+        }
+        // What is still encoded below that is taken as it is.
+        assert_eq!(problem(part(&packed(text, 4, gzip))), NO_TEXT);
+        assert_eq!(ours(part(&packed(text, 4, base64))), as_text(base64(text)));
+        let both = base64(&gzip(text));
+        assert_eq!(problem(part(&base64(&gzip(&both)))), NO_TEXT);
+        assert_eq!(ours(part(&gzip(&base64(&gzip(&both))))), as_text(both));
+        // A word that is also base64.
+        assert_eq!(ours(part(b"abcd")), as_text(b"abcd".to_vec()));
     }
 
     #[test]
@@ -762,6 +811,7 @@ mod tests {
     fn what_is_ours_and_cannot_be_read_is_refused() {
         let long = vec![b'#'; LIMIT + 1];
         assert!(problem(&long).contains("16384"));
+        assert!(ours(format!("{OURS}{}", "#".repeat(LIMIT - OURS.len()))).is_some());
         assert_eq!(problem(b"#titus-bootstrap\na = 1\nb = \"\xff\"\n"), "line 3 of its settings is not UTF-8");
 
         let mut cut = gzip(OURS.as_bytes());
@@ -774,12 +824,15 @@ mod tests {
 
     #[test]
     fn a_bomb_stays_small() {
-        let bomb = |start: &str| {
+        let inflating = |start: &str, size: usize| {
             let mut bytes = start.as_bytes().to_vec();
-            bytes.resize(2 * INFLATED_LIMIT, b'\n');
+            bytes.resize(size, b'\n');
             gzip(&bytes)
         };
+        let bomb = |start: &str| inflating(start, 2 * INFLATED_LIMIT);
         assert!(problem(bomb(OURS)).contains("1048576"));
+        assert!(problem(inflating(OURS, INFLATED_LIMIT + 1)).contains("1048576"));
+        assert_eq!(ours(inflating(OURS, INFLATED_LIMIT)).unwrap().len(), INFLATED_LIMIT);
         assert_eq!(ours(bomb("#!/bin/sh\n")), None);
         let (inflated, problem) = inflate(&bomb(OURS));
         assert!(problem.is_some() && inflated.len() == INFLATED_LIMIT + 1);
