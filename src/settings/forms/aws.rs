@@ -1,7 +1,5 @@
 //! Names that AWS defines: buckets, roles, security groups, instance types, tags, hooks.
 
-use std::net::Ipv4Addr;
-
 use super::{check_length, check_word, forms, no_advice, require};
 
 forms! {
@@ -57,8 +55,7 @@ fn bucket(text: &str) -> Result<(), String> {
     if text.contains("..") {
         return Err("it has two adjacent dots".into());
     }
-    let is_address = text.split('.').count() == 4 && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    if is_address || text.parse::<Ipv4Addr>().is_ok() {
+    if text.split('.').count() == 4 && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
         return Err("it looks like an address".into());
     }
     let begins = ["xn--", "sthree-", "amzn-s3-demo-"].into_iter().find(|prefix| text.starts_with(prefix));
@@ -96,8 +93,7 @@ fn iam_role(text: &str) -> Result<(), String> {
         let other = role.split('/').next().unwrap_or_default();
         return Err(format!("it is the ARN of `{other}`, not of `role`"));
     };
-    let is_path =
-        !path.is_empty() && path.split('/').all(|part| !part.is_empty() && check_word(part, "+=,.@_-").is_ok());
+    let is_path = path.split('/').all(|part| !part.is_empty() && check_word(part, "+=,.@_-").is_ok());
     require(is_path).map_err(|_| "the name of a role has letters, digits and `+=,.@_-`".into())
 }
 

@@ -289,6 +289,107 @@ mod tests {
     }
 
     #[test]
+    fn what_is_at_the_edge_of_a_form_is_taken_and_what_is_beyond_is_refused() {
+        let long = |count: usize| "a".repeat(count);
+        let host = |last: usize| [long(63), long(63), long(63), long(last)].join(".");
+        let image = |count: usize| format!("{}:1", long(count));
+        let digest = |digit: &str, count: usize| format!("x@sha256:{}", digit.repeat(count));
+        let role = |path: &str| format!("arn:aws:iam::123456789012:role/{path}");
+        let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        for (form, taken, refused) in [
+            (Bucket::FORM, texts(&["1.2.3", "1.2.3.a"]), texts(&["1.2.3.4", "1.2.3.400", "-a1", "a1-", ".a1", "a1."])),
+            (
+                IamRole::FORM,
+                vec![role("a"), role("a/b"), "arn:aws-cn:iam::123456789012:role/a".into(), long(64)],
+                vec![
+                    role(""),
+                    role("/a"),
+                    role("a//b"),
+                    role("a b"),
+                    long(65),
+                    "arn:awx:iam::123456789012:role/a".into(),
+                    "arn:aws-'x:iam::123456789012:role/a".into(),
+                    "arn:aws:s3::123456789012:role/a".into(),
+                    "arn:aws:iam:x:123456789012:role/a".into(),
+                    "arn:aws:iam::1234567890123:role/a".into(),
+                    "arn:aws:iam::12345678901a:role/a".into(),
+                ],
+            ),
+            (
+                InstanceType::FORM,
+                texts(&["m9.large", "u-6tb1.metal", "m7i.metal-24xl"]),
+                texts(&["m9", "m9.", "m9.-large", "m9.large-", "m9.Large", "m_9.large", "9m.large", "m-.large"]),
+            ),
+            (TagKey::FORM, vec![long(128), "é".repeat(128)], vec![long(129), "é".repeat(129)]),
+            (TagValue::FORM, vec![long(256)], vec![long(257)]),
+            (Hook::FORM, vec![long(255)], vec![long(256)]),
+            (
+                ImageReference::FORM,
+                [vec![image(255), digest("a", 64)], texts(&["a--b:1", "a__b/c:1", "a.b_c-d:1"])].concat(),
+                [
+                    vec![image(256), digest("a", 63), digest("a", 65), digest("g", 64)],
+                    texts(&["-a/b:1", "a-/b:1", "a/.b:1", "a/b_:1", "a..b:1", "a___b:1", "a._b:1"]),
+                ]
+                .concat(),
+            ),
+            (LogDriver::FORM, texts(&["local", "grafana/loki:2.9"]), texts(&["loki", "grafana/loki", "grafana/:2.9"])),
+            (RoleName::FORM, texts(&["a-", ".a", "..."]), texts(&["-a", ".", ".."])),
+            (
+                ResourceSetWay::FORM,
+                texts(&["instance", "schedulable", "1-1", "4-50"]),
+                texts(&["0-1", "1-0", "a-1", "1-a", "+1-1", "1-+1", "1", "1-1-1"]),
+            ),
+            (
+                Host::FORM,
+                vec![host(61), "0x1g".into(), "1a".into()],
+                vec![host(62), long(64), "0x1f".into(), "a.0X1".into(), "a.1".into()],
+            ),
+            (PortRange::FORM, texts(&["1-65535", "80-80"]), texts(&["0-80", "1-65536", "81-80", "+1-80", "1-+80"])),
+            (UserName::FORM, vec![long(32)], vec![long(33)]),
+            (
+                Package::FORM,
+                texts(&["ab=1", "ab:amd64=1", "ab=1:2-3"]),
+                texts(&["ab:=1", "ab:1=1", "ab:a_b=1", "ab=:1", "ab=a:1", "ab=1-", "ab=-1", "ab=a"]),
+            ),
+        ] {
+            for text in &taken {
+                assert_eq!(form.check(text), Ok(()), "{text}");
+            }
+            for text in &refused {
+                form.check(text).expect_err(text);
+            }
+        }
+    }
+
+    #[test]
+    fn another_name_of_a_resource_is_replaced_by_the_one_that_titus_reads() {
+        for (text, meant) in [
+            ("Mem", "mem"),
+            ("memory", "mem"),
+            ("Disk", "disk"),
+            ("disks", "disk"),
+            ("net", "network"),
+            ("networks", "network"),
+            ("CPU", "cpus"),
+            ("cpu", "cpus"),
+            ("port", "ports"),
+        ] {
+            let message = ResourceName::FORM.check(text).unwrap_err();
+            let words = format!("{WHY}Titus reads the resource `{meant}`{FIX}write `{meant}`");
+            assert!(message.ends_with(&words), "{text}: {message}");
+            assert_eq!(ResourceName::FORM.check(meant), Ok(()));
+        }
+        assert_eq!(ResourceName::FORM.check("gpu"), Ok(()));
+    }
+
+    #[test]
+    fn only_a_name_is_refused_as_one_where_a_service_listens() {
+        const IS_NAME: &str = "it is a name; a service listens on an address";
+        assert!(Listen::FORM.check("localhost:4243").unwrap_err().contains(IS_NAME));
+        assert!(!Listen::FORM.check("127.0.0.1").unwrap_err().contains(IS_NAME));
+    }
+
+    #[test]
     fn what_is_proposed_is_taken() {
         let texts =
             ["HTTP://Host.Example:80/x", "s3://B/x", "[::1]:80", "10.0.0.1,", "a=b c", "sg-1A2B3C4D", "X.service/"];
