@@ -151,7 +151,10 @@ pub(super) fn blank_out(text: &str, span: &Range<usize>) -> Option<String> {
     // Include the names before it, up to the last dot.
     let is_dotted = before.trim_end().ends_with('.');
     let start = if is_dotted { before.rfind(['\n', '{', ',']).map_or(0, |at| at + 1) } else { entry.start };
-    let entry = start..entry.end;
+    // In an inline table, a comma follows.
+    let rest = text.get(entry.end..)?;
+    let after = rest.trim_start().strip_prefix(',').unwrap_or(rest);
+    let entry = start..text.len() - after.len();
     let blank = |c: char| if c == '\n' { "\n".to_owned() } else { " ".repeat(c.len_utf8()) };
     let blanks: String = text.get(entry.clone())?.chars().map(blank).collect();
     Some(format!("{}{blanks}{}", text.get(..entry.start)?, text.get(entry.end..)?))
@@ -174,4 +177,89 @@ fn innermost(text: &str, table: &DeTable<'_>, span: &Range<usize>) -> Option<Ran
         });
         named.or_else(|| innermost(text, below, span)).or_else(|| has(&whole).then_some(whole))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::{Layer, Source};
+
+    fn refused(text: &str) -> Error {
+        Layer::parse(Source::UserData, text).unwrap_err()
+    }
+
+    #[test]
+    fn a_name_in_a_table_is_quoted_where_it_needs_quotes_and_hidden_where_it_names_a_secret() {
+        for (text, what, fix) in [
+            (
+                "agent.attributes = { 'a/b' = 'x;y' }",
+                "agent.attributes.\"a/b\" = \"x;y\" cannot be used",
+                "set agent.attributes.\"a/b\" to such a value there, for example `main`",
+            ),
+            (
+                "agent.attributes = { a-b_c = 'x;y' }",
+                "agent.attributes.a-b_c = \"x;y\" cannot be used",
+                "set agent.attributes.a-b_c to such a value there, for example `main`",
+            ),
+            (
+                "agent.attributes = { 'a b' = 'x' }",
+                "the name \"a b\" in agent.attributes cannot be used",
+                "use such a name, for example `cluster`",
+            ),
+            (
+                "agent.attributes = { 'pass;word' = 'x' }",
+                "agent.attributes.\"pass;word\" = *** cannot be used",
+                "use such a name, for example `cluster`",
+            ),
+            (
+                "instance_types.m9.max_enis = 3",
+                "the name \"m9\" in instance_types cannot be used",
+                "use such a name, for example `m4.large`, in quotes because of its dots: [instance_types.\"NAME\"]",
+            ),
+        ] {
+            let error = refused(text);
+            assert!(error.what.ends_with(&format!(": {what}")), "{error}");
+            assert_eq!(error.fix.as_deref(), Some(fix));
+        }
+    }
+
+    #[test]
+    fn a_value_of_200_characters_is_shown_whole_and_a_longer_one_is_cut() {
+        let shown = |count: usize| {
+            let text = format!("{}!", "a".repeat(count - 3));
+            (refused(&format!("stack = '{text}'")).what, format!("{text:?}"))
+        };
+        let (what, value) = shown(200);
+        assert!(what.ends_with(&format!(": stack = {value} cannot be used")), "{what}");
+        let (what, value) = shown(201);
+        let start: String = value.chars().take(60).collect();
+        assert!(what.ends_with(&format!(": stack = {start}… cannot be used")), "{what}");
+    }
+
+    #[test]
+    fn a_line_is_shown_up_to_100_characters_and_if_it_has_nothing_of_a_password() {
+        let is_shown = |value: &str| refused(&format!("stack = '{value}'")).cause.unwrap().contains("^^^");
+        for (value, is) in [
+            ("a!", true),
+            (&format!("{}!", "a".repeat(89)), true),
+            (&format!("{}!", "a".repeat(90)), false),
+            ("root@node", false),
+            ("password=hunter2x", false),
+        ] {
+            assert_eq!(is_shown(value), is, "{value}");
+        }
+    }
+
+    #[test]
+    fn words_give_a_value_away_if_they_quote_more_than_punctuation_of_it() {
+        for (words, text, is) in [
+            ("it has `..`", "/a/../token=hunter2", false),
+            ("`hun` is not allowed", "/a/token=hunter2", true),
+            ("\"HUNTER2\" is not allowed", "/a/token=hunter2", true),
+            ("hunter2 is not in quotes", "/a/token=hunter2", false),
+            ("`other` is not allowed", "/a/token=hunter2", false),
+        ] {
+            assert_eq!(quotes_part(words, text), is, "{words}");
+        }
+    }
 }

@@ -114,8 +114,10 @@ pub(super) fn syntax_advice(text: &str, span: &Range<usize>, message: &str) -> O
         "leave a key without a value out: there is no null in TOML"
     } else if message.contains("leading zero") {
         "write a file's mode as text, mode = \"0644\", and a number without a zero before it"
-    } else if message.contains("quoted") || message.contains("literal string") {
+    } else if is_bare_text(message) {
         "put text in quotes: key = \"value\""
+    } else if message.starts_with("invalid unquoted key") {
+        "put a key in quotes if it has other characters than letters, digits, `-` and `_`: \"a/b\""
     } else if line.contains('\\') {
         "write a backslash as \\\\ in double quotes, or use single quotes, which keep it as it is: 'a\\b'"
     } else if value.matches('"').count() % 2 == 1 || value.matches('\'').count() % 2 == 1 {
@@ -128,6 +130,12 @@ pub(super) fn syntax_advice(text: &str, span: &Range<usize>, message: &str) -> O
         return None;
     };
     Some(advice.to_owned())
+}
+
+/// Whether the library's message is about a value that may be text without quotes: from its first letter, the library expects
+/// text, `true`, `false`, `inf` or `nan`.
+fn is_bare_text(message: &str) -> bool {
+    ["string values must be quoted", "invalid boolean", "invalid float"].iter().any(|start| message.starts_with(start))
 }
 
 /// The message about a key or table that occurs twice.
@@ -200,7 +208,7 @@ pub(super) fn syntax(message: &str) -> &str {
     // After it, the message lists the expected tokens in the library's terms.
     let problem = message.split(", expected ").next().unwrap_or(message);
     match message {
-        _ if message.starts_with("string values must be quoted") || message.starts_with("invalid float") => {
+        _ if is_bare_text(message) => {
             "this is not a value of TOML: text, a number, true or false, a date, a list, or a table"
         }
         _ if problem.starts_with("invalid ") && problem.ends_with(" string") => {
@@ -251,4 +259,108 @@ pub fn wrong_type(what: &str, message: &str) -> Error {
     let (must, example) = expected_value(expected.split(" at line ").next().unwrap_or_default());
     let example = if example.is_empty() { String::new() } else { format!(", e.g. {example}") };
     Error::config(format!("{what} has the wrong type")).cause(format!("it must be {must}{example}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::{Layer, Source};
+
+    fn refused(text: &str) -> Error {
+        Layer::parse(Source::UserData, text).unwrap_err()
+    }
+
+    #[test]
+    fn the_format_of_another_program_is_recognized() {
+        for (text, format) in [
+            ("", None),
+            ("# of the cluster\n", None),
+            ("#!/bin/sh\nstack: main", Some("a script")),
+            ("#!/usr/bin/titus-bootstrap\nstack: main", Some("YAML")),
+            ("#cloud-config\nstack: main", Some("a cloud-config, which is YAML")),
+            ("---\nx", Some("YAML")),
+            ("%YAML 1.2\n", Some("YAML")),
+            ("\u{feff}\n  stack: main", Some("YAML")),
+            ("# of the cluster\n\nstack: main", Some("YAML")),
+            ("agent:\n  port: 1", Some("YAML")),
+            ("- name: x", Some("YAML")),
+            ("the stack: main", None),
+            ("stack: x = 1", None),
+            ("http://10.0.0.1", None),
+            ("stack = main", None),
+            ("{\"stack\": \"main\"}", Some("JSON")),
+            ("<a></a>", Some("XML or HTML")),
+            ("-----BEGIN CERTIFICATE-----", Some("a key or a certificate")),
+            ("export A=b", Some("a shell script")),
+            ("set -e", Some("a shell script")),
+            ("exports A", None),
+            ("set e", None),
+        ] {
+            assert_eq!(foreign_format(text), format, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_advice_about_text_that_is_not_toml_suits_its_mistake() {
+        const CLOSE: Option<&str> = Some("close the text with the quote that it begins with");
+        const QUOTE: Option<&str> = Some("put text in quotes: key = \"value\"");
+        const KEY: Option<&str> =
+            Some("put a key in quotes if it has other characters than letters, digits, `-` and `_`: \"a/b\"");
+        for (text, fix) in [
+            ("stack = \"main", CLOSE),
+            ("stack = 'main", CLOSE),
+            ("stack = main\"", CLOSE),
+            ("stack = main'", CLOSE),
+            ("stack = \"a\" b", None),
+            ("stack = 'a' b", None),
+            ("stack = main", QUOTE),
+            ("stack = test", QUOTE),
+            ("stack = information", QUOTE),
+            ("stack = 12ab", QUOTE),
+            ("stack = yes", Some("write true or false, in small letters")),
+            ("agent.attributes.a/b = 'x'", KEY),
+            ("[agent/labels]", KEY),
+            ("the stack: main", Some("write key = value, with `=` and not with `:`")),
+            ("stack: x = 1", None),
+            ("the stack", None),
+        ] {
+            assert_eq!(refused(text).fix.as_deref(), fix, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_toml_is_described_in_its_terms() {
+        const VALUE: &str = "this is not a value of TOML: text, a number, true or false, a date, a list, or a table";
+        for (text, what) in [
+            ("stack = main", VALUE),
+            ("stack = test", VALUE),
+            ("stack = information", VALUE),
+            ("stäck = 1", "this key has a character that a key without quotes cannot have"),
+            ("stack = 'main", "this text does not end: its closing quote is missing"),
+            ("stack", "this is not `key = value`: there is no `=`"),
+        ] {
+            let error = refused(text);
+            assert!(error.what.ends_with(&format!(": {what}")), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_is_shown_up_to_60_characters_of_its_first_line() {
+        let what = |value: &str| refused(&format!("agent.port = {value}")).what;
+        let text = |count: usize| format!("'{}'", "x".repeat(count - 2));
+        let start: String = text(61).chars().take(60).collect();
+        for (value, shown) in [(text(60), text(60)), (text(61), format!("{start}…")), ("[1,\n2]".into(), "[1,…".into())]
+        {
+            assert!(what(&value).ends_with(&format!(": agent.port = {shown} cannot be used")), "{}", what(&value));
+        }
+    }
+
+    #[test]
+    fn the_choices_of_a_setting_are_listed() {
+        let choices = "it must be \"if-needed\" or \"never\"";
+        for text in ["reboot = 5", "reboot = false", "reboot = 'later'"] {
+            let cause = refused(text).cause.unwrap();
+            assert_eq!(cause.lines().next(), Some(choices), "{text}");
+        }
+    }
 }
