@@ -938,6 +938,68 @@ mod tests {
     }
 
     #[test]
+    fn a_length_of_time_without_a_unit_is_proposed_in_seconds() {
+        let fix = |value: &str| {
+            Layer::parse(file("x"), &format!("timeouts.wait = '{value}'")).unwrap_err().fix.unwrap_or_default()
+        };
+        assert_eq!(fix("90"), "write `90s`");
+        for other in ["", "soon", "9 0", "90 x"] {
+            assert_eq!(fix(other), "set timeouts.wait to such a value there, for example `90s`");
+        }
+    }
+
+    #[test]
+    fn at_most_fifty_errors_of_a_text_are_reported() {
+        let errors = |count: usize| {
+            let text: String = (0..count).map(|n| format!("key{n} = 1\n")).collect();
+            Layer::parse_all(&file("x"), &text).unwrap_err().len()
+        };
+        assert_eq!((errors(49), errors(50), errors(51), errors(60)), (49, 50, 50, 50));
+    }
+
+    #[test]
+    fn each_error_in_an_inline_table_is_reported_and_nothing_else() {
+        for (text, wrong) in [
+            ("agent = { asg = 'a;', port = 'high' }\nstakc = 1", &["agent.asg", "agent.port", "`stakc`"][..]),
+            ("agent = { port = 7101, asg = 'a;' }\nstakc = 1", &["agent.asg", "`stakc`"]),
+            ("agent = { asg = 'a;' , port = 7101 }\nstakc = 1", &["agent.asg", "`stakc`"]),
+            ("agent = { attributes.zone = 'a;' }\nstakc = 1", &["agent.attributes.zone", "`stakc`"]),
+            ("agent = { asg = 'a', attributes.zone = 'a;', port = 0 }", &["agent.attributes.zone", "agent.port"]),
+        ] {
+            let errors = Layer::parse_all(&file("x"), text).unwrap_err();
+            let what: Vec<&str> = errors.iter().map(|error| error.what.as_str()).collect();
+            assert_eq!(what.len(), wrong.len(), "{text}: {what:?}");
+            assert!(what.iter().zip(wrong).all(|(what, wrong)| what.contains(wrong)), "{text}: {what:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_resembles_a_known_one_is_proposed() {
+        let known = ["asg", "agent", "warn", "prerequisites"];
+        for (unknown, like) in [
+            ("", None),
+            ("asgg", Some("asg")),
+            ("asgxx", None),
+            ("A-G_E N-T", Some("agent")),
+            ("ajemt", Some("agent")),
+            ("ajemd", None),
+            ("warning", Some("warn")),
+            ("prer", Some("prerequisites")),
+            ("pre", None),
+            ("asgard", None),
+            (&format!("warn{}", "x".repeat(96)), Some("warn")),
+            (&format!("warn{}", "x".repeat(97)), None),
+        ] {
+            assert_eq!(nearest(unknown, known.into_iter()), like, "{unknown}");
+        }
+        assert_eq!(nearest("", ["a"].into_iter()), None);
+        let names: Vec<String> = (10..32).map(|n| format!("name{n}")).collect();
+        let message = |count: usize| did_you_mean("zzz", names.iter().take(count).map(String::as_str));
+        assert_eq!(message(2), "known are: name10, name11");
+        assert!(message(20).ends_with(", name29") && message(22).ends_with(", name29 and 2 more"));
+    }
+
+    #[test]
     fn what_prereqs_is_short_for_comes_from_where_that_stands() {
         let one = "prereqs = '10.0.0.1'";
         let first_line = |flag: &str| Layer::first_line(None, &[flag.to_owned()]).unwrap().remove(0);
@@ -950,6 +1012,7 @@ mod tests {
             (Layer::parse(Source::Tag("titus:prereqs".into()), one).unwrap(), "tag titus:prereqs"),
             (Layer::assignment("prereqs=10.0.0.1").unwrap(), "--set prereqs"),
             (first_line("prereqs=10.0.0.1"), "first line of user data: --set prereqs"),
+            (first_line("'prereqs'=10.0.0.1"), "prereqs in first line of user data: --set 'prereqs'"),
         ] {
             let merged = merged(&[layer]);
             for key in ["zookeeper.servers", "mesos.masters"] {

@@ -242,6 +242,9 @@ mod tests {
         );
         let (_, ignored) = taken("stack = 'green'", &[("stack", "blue")]);
         assert_eq!(ignored, ["the tag titus:stack is ignored: FILE sets stack"]);
+        let text = format!("{ALL}prereqs = '10.0.0.1'");
+        let (_, ignored) = taken(&text, &[("zookeeper.servers", "10.9.9.9:2181")]);
+        assert_eq!(ignored, ["the tag titus:zookeeper.servers is ignored: prereqs in FILE sets zookeeper.servers"]);
         let (_, ignored) = taken("stack = 'blue'\nrole = 'agent'", &[("stack", "blue"), ("role", "agent")]);
         assert_eq!(ignored, [""; 0], "they say the same");
     }

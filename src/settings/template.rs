@@ -188,7 +188,17 @@ mod tests {
     fn a_template_has_each_key_with_its_description_and_a_value_or_an_example() {
         let mut merged = Merged::default();
         merged.add(Layer::built_in().unwrap());
-        let used = ["agent.log_bucket", "timeouts.facts", "zookeeper.servers", "instance.id"].map(str::to_owned);
+        let empty = "agent.kernel_arguments = []\nagent.labels = {}";
+        merged.add(&Layer::parse(Source::Role("agent".into()), empty).unwrap());
+        let used = [
+            "agent.kernel_arguments",
+            "agent.labels",
+            "agent.log_bucket",
+            "timeouts.facts",
+            "zookeeper.servers",
+            "instance.id",
+        ]
+        .map(str::to_owned);
         let required = ["agent.log_bucket", "debs.master", "zookeeper.servers"].map(str::to_owned);
         let text = template("agent", &used.into(), &required, &merged);
         let schema = schema();
@@ -206,6 +216,10 @@ mod tests {
         is_there("zookeeper.servers", &format!("#servers = {}", example("zookeeper.servers")));
         let facts = lookup(&json!(merged.table), "timeouts.facts").map(to_toml).unwrap();
         is_there("timeouts.facts", &format!("#facts = {facts}"));
+        // An empty default does not show what a value looks like.
+        is_there("agent.kernel_arguments", &format!("#kernel_arguments = {}", example("agent.kernel_arguments")));
+        is_there("agent.labels", &format!("#labels = {}", example("agent.labels")));
+        assert!(!text.contains(" = []\n") && !text.contains(" = {}\n"), "{text}");
         assert!(!text.contains("instance.id"), "a fact is not a setting:\n{text}");
         // All lines are comments, so that the operator can append settings. Keys outside any table come first.
         let settings: Vec<&str> = text.lines().filter(|line| !line.is_empty() && !line.starts_with("# ")).collect();
@@ -213,6 +227,8 @@ mod tests {
         let all = [
             "#prereqs",
             "#[agent]",
+            "#kernel_arguments",
+            "#labels",
             "#log_bucket",
             "#[debs]",
             "#master",

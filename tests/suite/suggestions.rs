@@ -44,6 +44,7 @@ fn names_and_values_of_settings() {
         ("log_bucket=x", "log_bucket is a key of [agent]"),
         ("docker.port=1", "port is a key of [agent]"),
         ("docker.log_level=warning", "write `warn`"),
+        ("docker.log_level=inof", "did you mean `info`?"),
         ("docker.log_level=Info", "write `info`"),
         ("reboot=if_needed", "did you mean `if-needed`?"),
         ("containers.log.driver=jsonfile", "did you mean `json-file`?"),
