@@ -185,6 +185,13 @@ mod tests {
     }
 
     #[test]
+    fn the_schema_of_a_port_has_its_range() {
+        let schema = schema();
+        let port = place(&schema, "agent.port").unwrap();
+        assert_eq!((&port["minimum"], &port["maximum"]), (&json!(1), &json!(65535)));
+    }
+
+    #[test]
     fn a_template_has_each_key_with_its_description_and_a_value_or_an_example() {
         let mut merged = Merged::default();
         merged.add(Layer::built_in().unwrap());

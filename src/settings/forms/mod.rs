@@ -383,10 +383,33 @@ mod tests {
     }
 
     #[test]
-    fn only_a_name_is_refused_as_one_where_a_service_listens() {
-        const IS_NAME: &str = "it is a name; a service listens on an address";
-        assert!(Listen::FORM.check("localhost:4243").unwrap_err().contains(IS_NAME));
-        assert!(!Listen::FORM.check("127.0.0.1").unwrap_err().contains(IS_NAME));
+    fn a_reason_and_advice_are_given_only_where_they_apply() {
+        let is_name = "it is a name; a service listens on an address";
+        let is_port = "a port is a number from 1 to 65535";
+        let character = "':' is not allowed";
+        let in_dns = "write a name outside ASCII in its DNS form, `xn--…`";
+        for (form, text, why, fix) in [
+            (Listen::FORM, "localhost:4243", is_name, "write `127.0.0.1:4243`"),
+            (Listen::FORM, "127.0.0.1", "", ""),
+            (PortRange::FORM, "0-80", is_port, ""),
+            (PortRange::FORM, "a-80", "", ""),
+            (PortRange::FORM, "80-a", "", ""),
+            (ZookeeperServer::FORM, "zk1:client", is_port, "write `zk1:2181`"),
+            // A port that the operator wrote is not replaced.
+            (ZookeeperServer::FORM, "zk1:99999", is_port, ""),
+            (Bucket::FORM, "logs:2181", character, "write `logs`"),
+            // Nor is the name of a user taken for a host.
+            (Bucket::FORM, "user:password@logs", character, ""),
+            (Prereqs::FORM, "müller", in_dns, "write `xn--mller-kva`"),
+            (Prereqs::FORM, "mü_ller", in_dns, ""),
+            (Prereqs::FORM, "a%62c", "'%' is not allowed", ""),
+        ] {
+            let message = form.check(text).unwrap_err();
+            let (rest, advice) = message.split_once(FIX).unwrap_or((&message, ""));
+            let (_, reason) = rest.split_once(WHY).unwrap_or((rest, ""));
+            assert_eq!(reason, why, "{text}");
+            assert_eq!(advice.split(';').next(), Some(fix), "{text}");
+        }
     }
 
     #[test]

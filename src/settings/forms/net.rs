@@ -201,7 +201,7 @@ fn server(text: &str) -> Result<(), String> {
         return Err("it has no port".into());
     };
     host(name)?;
-    port(number).map(drop).filter(|()| is_digits(number)).ok_or_else(|| "a port is a number from 1 to 65535".into())
+    port(number).map(drop).ok_or_else(|| "a port is a number from 1 to 65535".into())
 }
 
 fn is_digits(text: &str) -> bool {
@@ -284,7 +284,7 @@ fn proxy_url(text: &str) -> Result<(), String> {
     };
     // Drop the reason: it can quote the text.
     require(host(name).is_ok()).map_err(|_| "its host is not a name or an address".to_owned())?;
-    require(port(number).is_some() && is_digits(number)).map_err(|_| "a port is a number from 1 to 65535".to_owned())
+    require(port(number).is_some()).map_err(|_| "a port is a number from 1 to 65535".to_owned())
 }
 
 /// Whether each `%` is followed by two hexadecimal digits.
