@@ -599,6 +599,9 @@ mod tests {
             "#!/bin/bash\nexec titus-bootstrap\n",
             "#!/bin/titus-bootstrap-wrapper\n",
             "#!/usr/bin/env bash\ntitus-bootstrap\n",
+            "#!/usr/bin/env -S bash -e\ntitus-bootstrap\n",
+            "#!/usr/bin/env -S /bin/bash -e\ntitus-bootstrap\n",
+            "Content-Type: text/x-shellscript\n\n#!/bin/bash\ntitus-bootstrap\n",
             "# titus-bootstrap is run by this script\n",
             "# What titus-bootstrap needs\n#!/bin/sh\n",
             "#!/bin/sh\n#!/usr/bin/titus-bootstrap\n",
@@ -627,7 +630,12 @@ mod tests {
         // The mark is not a part of TOML.
         assert_eq!(ours(format!("\u{feff}{OURS}")).as_deref(), Some(OURS));
         assert_eq!(ours(base64(format!("\u{feff}{OURS}").as_bytes())).as_deref(), Some(OURS));
-        for line in ["#!/usr/bin/env titus-bootstrap", "#!/usr/bin/env -S titus-bootstrap --role agent"] {
+        for line in [
+            "#!/usr/bin/env titus-bootstrap",
+            "#!/usr/bin/env /opt/bin/titus-bootstrap",
+            "#!/usr/bin/env -S titus-bootstrap --role agent",
+            "#!/usr/bin/env -S /opt/bin/titus-bootstrap --role agent",
+        ] {
             assert!(ours(format!("{line}\nstack = 'x'\n")).is_some(), "{line}");
         }
         assert_eq!(arguments("#!/usr/bin/env -S titus-bootstrap --role agent"), ["--role", "agent"]);
@@ -645,6 +653,7 @@ mod tests {
             ("#!/usr/bin/titus-bootstrap/\n", "is not a path"),
             ("#!titus-bootstrap\n", "is not a path"),
             ("#!/usr/bin/env titus-bootstrap --role agent\n", "env takes all that follows it as one name"),
+            ("#!/usr/bin/env -S titus-boostrap --role agent\n", "\"titus-boostrap\" is not titus-bootstrap"),
             ("#titus-bootstrap --role agent\n", "is not exactly #titus-bootstrap"),
             ("# titus-bootstrap\n", "is not exactly #titus-bootstrap"),
             ("##titus-bootstrap\n", "is not exactly #titus-bootstrap"),
@@ -684,6 +693,7 @@ mod tests {
             ("vnd.titus-bootstrap+toml", "titus-bootstrap+toml", "line 10 begins a part with settings"),
             ("vnd.titus-bootstrap+toml", "vnd.titus_bootstrap+toml", "has 0 parts of type"),
             ("vnd.titus-bootstrap+toml", "vnd.titus-bootstrap", "has 0 parts of type"),
+            ("toml\n\nstack", "toml\nword\nstack", "line 11 is in the headers"),
             ("toml\n\nstack", "toml\nzookeeper.servers = ['10.0.0.1:2181']\nstack", "line 11 is in the headers"),
             ("toml\n\nstack", "toml\nContent-Transfer-Encoding: base46\n\nstack", "transfer encoding \"base46\""),
         ] {
@@ -797,6 +807,9 @@ mod tests {
         assert_eq!(ours(multipart(&[by_line, script])).as_deref(), Some(by_line.1));
         assert_eq!(ours(gzip(multipart(&[script, by_type]).as_bytes())).as_deref(), Some(by_type.1));
         assert_eq!(ours(multipart(&[script])), None);
+        // Damage of another part does not matter.
+        let damaged = ("Content-Type: application/x\nContent-Transfer-Encoding: base64", "c3Rh!!!");
+        assert_eq!(ours(multipart(&[damaged, by_type])).as_deref(), Some(by_type.1));
 
         let encoded = String::from_utf8(base64(OURS.as_bytes())).unwrap();
         let headers = "Content-Type: application/vnd.titus-bootstrap+toml\nContent-Transfer-Encoding: base64";
