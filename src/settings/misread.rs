@@ -163,7 +163,7 @@ pub(super) fn blank_out(text: &str, span: &Range<usize>) -> Option<String> {
 fn innermost(text: &str, table: &DeTable<'_>, span: &Range<usize>) -> Option<Range<usize>> {
     table.iter().find_map(|(key, value)| {
         let whole = key.span().start..value.span().end;
-        let has = |range: &Range<usize>| range.start <= span.start && span.start < range.end;
+        let has = |range: &Range<usize>| range.contains(&span.start);
         let DeValue::Table(below) = value.get_ref() else { return has(&whole).then_some(whole) };
         // A name before a dot, or in `[…]`, covers all that follows.
         let named = has(&key.span()).then(|| {

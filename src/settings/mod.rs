@@ -824,6 +824,16 @@ mod tests {
         }
         let message = Layer::assignment("stakc=x").unwrap_err();
         assert_eq!(message.fix.unwrap(), "did you mean `stack`?");
+        // An error is about the value as it was meant.
+        for (argument, words) in [
+            ("agent.port=1.5", "agent.port = 1.5 cannot be used"),
+            ("apt.take_over=5", "apt.take_over = 5 cannot be used"),
+            ("apt.take_over=maybe", "apt.take_over = \"maybe\" cannot be used"),
+            ("zookeeper.servers=[1", "unclosed array"),
+        ] {
+            let message = Layer::assignment(argument).unwrap_err();
+            assert!(message.what.ends_with(&format!(": {words}")), "{message}");
+        }
     }
 
     #[test]
@@ -958,9 +968,13 @@ mod tests {
     }
 
     #[test]
-    fn each_error_in_an_inline_table_is_reported_and_nothing_else() {
+    fn each_error_is_reported_with_its_place_and_nothing_else_is() {
         for (text, wrong) in [
-            ("agent = { asg = 'a;', port = 'high' }\nstakc = 1", &["agent.asg", "agent.port", "`stakc`"][..]),
+            (
+                "agent = { asg = 'a;', port = 'high' }\nstakc = 1",
+                &["agent.asg", "agent.port", "line 2, column 1: unknown key `stakc`"][..],
+            ),
+            ("agnet.x = 1\nstakc = 1", &["`agnet`", "line 2, column 1: unknown key `stakc`"]),
             ("agent = { port = 7101, asg = 'a;' }\nstakc = 1", &["agent.asg", "`stakc`"]),
             ("agent = { asg = 'a;' , port = 7101 }\nstakc = 1", &["agent.asg", "`stakc`"]),
             ("agent = { attributes.zone = 'a;' }\nstakc = 1", &["agent.attributes.zone", "`stakc`"]),

@@ -34,7 +34,8 @@ pub(super) fn value_error(place: &Excerpt<'_>, message: &str) -> Option<Error> {
         let (must, example) = expected_value(rest.rsplit_once(", expected ")?.1);
         let example = if example.is_empty() { String::new() } else { format!(", e.g. {example}") };
         let error = Error::config(what).cause(format!("it must be {must}{example}"));
-        if rest.starts_with("map") {
+        // To the library, a date is a map.
+        if rest.starts_with("map") && written.parse::<toml::value::Datetime>().is_err() {
             return Some(error.fix("if the name has dots, put all of it in quotes: \"a.b.c\" = \"value\""));
         }
         return Some(error);
@@ -338,6 +339,7 @@ mod tests {
             ("stäck = 1", "this key has a character that a key without quotes cannot have"),
             ("stack = 'main", "this text does not end: its closing quote is missing"),
             ("stack", "this is not `key = value`: there is no `=`"),
+            ("}", "this is not `key = value`, and not a line `[table]`"),
         ] {
             let error = refused(text);
             assert!(error.what.ends_with(&format!(": {what}")), "{text}: {error}");
@@ -352,6 +354,20 @@ mod tests {
         for (value, shown) in [(text(60), text(60)), (text(61), format!("{start}…")), ("[1,\n2]".into(), "[1,…".into())]
         {
             assert!(what(&value).ends_with(&format!(": agent.port = {shown} cannot be used")), "{}", what(&value));
+        }
+    }
+
+    #[test]
+    fn only_for_a_table_is_it_proposed_to_put_its_name_in_quotes() {
+        let quotes = "if the name has dots, put all of it in quotes: \"a.b.c\" = \"value\"";
+        for (text, fix) in [
+            ("master.properties.titus.port = 7001", Some(quotes)),
+            ("stack = { x = 1 }", Some(quotes)),
+            ("stack = 1979-05-27", None),
+            ("tags.role = [1979-05-27T07:32:00Z]", None),
+        ] {
+            let error = refused(text);
+            assert_eq!(error.fix.as_deref(), fix, "{error}");
         }
     }
 
