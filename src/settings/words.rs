@@ -364,6 +364,7 @@ mod tests {
             ("master.properties.titus.port = 7001", Some(quotes)),
             ("stack = { x = 1 }", Some(quotes)),
             ("stack = 1979-05-27", None),
+            ("agent.port = 1.5", None),
             ("tags.role = [1979-05-27T07:32:00Z]", None),
         ] {
             let error = refused(text);
