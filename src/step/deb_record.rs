@@ -112,7 +112,7 @@ mod tests {
             write(package, path);
             assert_eq!(names(), expected);
         }
-        // The name of a file there that is no package's is nobody's record.
+        // A file with another name than a package's, and half a record, do not count.
         host.write(&path(".hidden"), b"{}", 0o644, Owner::ROOT).unwrap();
         host.write(&path("aa"), b"half of a re", 0o644, Owner::ROOT).unwrap();
         assert_eq!(names(), ["bb", "cc", "dd", "ee"]);

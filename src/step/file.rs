@@ -494,7 +494,7 @@ mod tests {
         if !nix::unistd::geteuid().is_root() {
             return;
         }
-        // What somebody else wrote there may be anything, so a message has only a number of theirs.
+        // What somebody else wrote there may be anything: a message quotes it only if it is a number.
         let path = directory.path().join("myid");
         let (number, longer) = ("9".repeat(19), "9".repeat(20));
         for (is, shown) in [

@@ -116,7 +116,7 @@ impl Docker {
         format!("tcp://{}", self.address)
     }
 
-    /// Adds an image to the registry, which tells no digest of one without an id.
+    /// Adds an image to the registry, which reports no digest for one without an id.
     pub fn publish(&self, name: &str, id: &str) {
         let digest = if id.is_empty() { String::new() } else { format!("sha256:{id}") };
         self.state().registry.insert(name.into(), (id.into(), digest));

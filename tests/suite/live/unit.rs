@@ -386,7 +386,7 @@ fn a_unit_that_was_started_with_a_file_of_others_is_restarted_once_that_is_gone(
 
     use titus_bootstrap::run::engine;
 
-    // systemd tells the second of a start: one in the second of the file may have read it.
+    // systemd reports starts in whole seconds: a unit that started in the second of the change may have read the file.
     for (after, restarts) in [(5, true), (0, true), (-5, false)] {
         let machine = machine();
         let role = role_with_unit_files()
