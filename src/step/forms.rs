@@ -93,7 +93,6 @@ fn is_address(text: &str) -> bool {
 /// Whether a text is an absolute path without `..`, `//` and `/./`.
 pub(super) fn is_path(text: &str) -> bool {
     text.starts_with('/')
-        && text.len() > 1
         && !text.ends_with('/')
         && !text.contains(['\0', '\n'])
         && !text.split('/').any(|part| part == "..")
@@ -122,4 +121,56 @@ pub(super) fn split_bind(bind: &str) -> Option<(&str, &str)> {
 /// The minor number of a version of the engine's API.
 pub(super) fn minor(version: &str) -> Option<u32> {
     version.strip_prefix("1.")?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_a_host_and_a_port() {
+        for (text, is) in [
+            ("localhost:2181", true),
+            ("10.0.0.1:1", true),
+            ("zk.example.com:65535", true),
+            ("[::1]:2181", true),
+            ("[2001:db8::1]:2181", true),
+            ("localhost", false),
+            ("2181", false),
+            (":2181", false),
+            ("localhost:", false),
+            ("localhost:0", false),
+            ("localhost:65536", false),
+            ("localhost:http", false),
+            ("::1:2181", false),
+            ("[::1]", false),
+            ("[::1]:", false),
+            ("[localhost]:2181", false),
+            ("a b:2181", false),
+        ] {
+            assert_eq!(is_address(text), is, "{text}");
+            assert_eq!(Addresses::try_from(format!("other:1,{text}")).is_ok(), is, "{text}");
+            assert_eq!(DockerAddress::try_from(format!("tcp://{text}")).is_ok(), is, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_absolute_and_has_one_form() {
+        for path in ["/a", "/etc/x.conf", "/a/..b/.c", "/a b"] {
+            assert!(is_path(path), "{path}");
+        }
+        for path in ["", "a", "./a", "/", "/a/", "//a", "/a//b", "/a/./b", "/a/../b", "/..", "/a\n", "/a\0"] {
+            assert!(!is_path(path), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_mode_is_octal_and_has_at_most_four_digits() {
+        for (text, expected) in [("0644", Some(0o644)), ("644", Some(0o644)), ("7777", Some(0o7777)), ("0", Some(0))] {
+            assert_eq!(mode(text), expected, "{text}");
+        }
+        for text in ["", "10000", "+644", "-644", "0o644", "0789", "rw"] {
+            assert_eq!(mode(text), None, "{text}");
+        }
+    }
 }
