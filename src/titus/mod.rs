@@ -108,7 +108,7 @@ pub fn notices(settings: &Settings, instance: Option<&Instance>, is_agent: bool,
         ));
     }
     let servers = settings.zookeeper.servers.len();
-    if is_server && servers > 1 && servers.is_multiple_of(2) {
+    if is_server && servers > 0 && servers.is_multiple_of(2) {
         notices.push(format!(
             "zookeeper.servers has {servers} servers, an even number: a quorum is {}, so it tolerates the loss of {}, like {} servers; use an odd number",
             servers / 2 + 1,

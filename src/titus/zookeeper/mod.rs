@@ -153,6 +153,32 @@ mod tests {
     }
 
     #[test]
+    fn a_lone_server_may_be_listed_as_the_node_itself() {
+        for servers in [&[][..], &["localhost"], &["127.0.0.1"]] {
+            let values = of_servers(servers).unwrap();
+            assert_eq!((values.zookeeper_id, values.quorum, values.ensemble), (Some(1), Some(1), Some(false)));
+            assert_eq!(values.mesos_master.as_deref(), Some("zk://localhost:2181/titus/mainvpc/mesos"));
+        }
+        // Among several servers, each node would take the entry for itself.
+        for servers in [["localhost", "zk-2"], ["zk-2", "127.0.0.1"]] {
+            let error = of_servers(&servers).unwrap_err();
+            assert_eq!((error.kind, error.what.as_str()), (Kind::Config, "this node is not in zookeeper.servers"));
+        }
+    }
+
+    #[test]
+    fn several_servers_are_an_ensemble_with_a_majority() {
+        for (count, quorum) in [(2, 2), (3, 2), (4, 3), (5, 3)] {
+            let others: Vec<String> = (2..=count).map(|n| format!("zk-{n}")).collect();
+            let servers: Vec<&str> = std::iter::once("here").chain(others.iter().map(String::as_str)).collect();
+            let values = of_servers(&servers).unwrap();
+            assert_eq!((values.quorum, values.ensemble), (Some(quorum), Some(true)), "{count}");
+            let hosts = values.zookeeper_hosts.unwrap();
+            assert!(hosts[0] != "here" && hosts[1..] == others, "the node binds to its address: {hosts:?}");
+        }
+    }
+
+    #[test]
     fn a_node_is_one_server() {
         let instance = sample::facts().instance.unwrap();
         let (own, hostname) = (instance.local_ipv4.as_str(), instance.hostname.as_str());

@@ -105,7 +105,7 @@ pub fn decide_turn(answers: &[ServerState], own: usize, data: Data) -> Turn {
             Turn::Never(format!("servers {alone} each serve alone, with data of their own"))
         }
         // This few cannot form a quorum without it.
-        Data::Fresh if others().filter(|(n, a)| *n < own && **a != ServerState::Standalone).count() + 2 <= quorum => {
+        Data::Fresh if answers.iter().take(own).filter(|a| **a != ServerState::Standalone).count() + 2 <= quorum => {
             Turn::Yes
         }
         Data::Fresh if !alone.is_empty() => Turn::NotYet(format!(
@@ -142,14 +142,12 @@ fn decide_member_turn(answers: &[ServerState], own: usize, quorum: usize) -> Tur
         _ => return Turn::IfSteady(STEADY),
     };
     // Runs on different nodes do not know of each other: followers go in the order of their numbers, the leader last.
-    let is_before = |n: usize, answer: &ServerState| {
-        matches!(answer, ServerState::Member { leads: false, .. }) && (leads || n < own)
-    };
-    let place = others().filter(|(n, answer)| is_before(*n, answer)).count();
+    let before = answers.iter().take(if leads { answers.len() } else { own });
+    let place = before.filter(|answer| matches!(answer, ServerState::Member { leads: false, .. })).count();
     let gap = GAP * u32::try_from(place).unwrap_or(u32::MAX);
     // Before 3.5, a server dials those with a lower number at the addresses in its own list. So a new server may be
     // waiting for this one's restart, which costs the ensemble its quorum until this one is back with its data.
-    let may_wait_for_us = !learns && waiting > 0 && members + 1 >= quorum && members + waiting + 1 == answers.len();
+    let may_wait_for_us = !learns && members + 1 >= quorum && members + waiting + 1 == answers.len();
     match members + 1 == answers.len() {
         true if place == 0 => Turn::Yes,
         true => Turn::IfSteady(gap),
@@ -217,6 +215,8 @@ mod tests {
         assert_eq!(decide_turn(&[Standalone, Waiting, Nothing], 0, Data::Standalone), Turn::Yes);
         assert!(matches!(decide_turn(&[Nothing, F, L], 0, Data::Standalone), Turn::Never(_)));
         assert!(matches!(decide_turn(&[Standalone, Standalone, Waiting], 0, Data::Standalone), Turn::Never(_)));
+        assert!(matches!(decide_turn(&[Standalone, Nothing], 0, Data::Standalone), Turn::NotYet(_)));
+        assert_eq!(decide_turn(&[Standalone, Waiting], 0, Data::Standalone), Turn::Yes);
     }
 
     #[test]
@@ -231,6 +231,7 @@ mod tests {
             assert_eq!(decide(&[Waiting, Waiting, Nothing], 0), Turn::IfSteady(STEADY));
             // Two servers do not have a quorum without one of them.
             assert_eq!(decide(&[leader, follower], 1), Turn::Yes);
+            assert_eq!(decide(&[leader, Waiting], 1), Turn::Yes);
             // When three become five, the new ones start first.
             assert!(matches!(decide(&[follower, follower, leader, Nothing, Nothing], 0), Turn::NotYet(_)));
             let four = [follower, follower, leader, follower, Nothing];
@@ -270,6 +271,9 @@ mod tests {
         assert!(matches!(decide_turn(&[Waiting, F34, F34, L34, Nothing], 1, Data::Member), Turn::NotYet(_)));
         // Two of five are down.
         assert_eq!(decide_turn(&[Waiting, F34, F34, L34, Waiting], 1, Data::Member), Turn::IfSteady(STEADY));
+        // Two of four are not a quorum, but three are.
+        assert_eq!(decide_turn(&[Waiting, F34, F34, L34], 1, Data::Member), Turn::IfSteady(STEADY));
+        assert!(matches!(decide_turn(&[Nothing, F34, F34, L34], 1, Data::Member), Turn::NotYet(_)));
         // Too few servers have data.
         assert!(matches!(decide_turn(&[Waiting, F34, Waiting, L34, Waiting], 1, Data::Member), Turn::NotYet(_)));
         // The other four of five form a quorum.
