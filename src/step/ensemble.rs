@@ -68,8 +68,12 @@ impl Ensemble {
     /// # Errors
     /// Fails when data would be lost, and with `NotYet` at the deadline.
     pub fn wait_for_turn(&self, host: &Host, adopts: bool) -> Result<()> {
+        self.wait_by_clock(host, adopts, Instant::now)
+    }
+
+    fn wait_by_clock(&self, host: &Host, adopts: bool, mut now: impl FnMut() -> Instant) -> Result<()> {
         let mut deadline = Deadline::new("this ZooKeeper server's turn", host.deadlines.wait);
-        let (mut before, mut steady_since) = (Vec::new(), Instant::now());
+        let (mut before, mut steady_since) = (Vec::new(), now());
         let mut served_alone = vec![false; self.servers.len()];
         loop {
             let mut answers = self.answers(host)?;
@@ -80,12 +84,13 @@ impl Ensemble {
                     *answer = ServerState::Standalone;
                 }
             }
+            let asked = now();
             if answers != before {
-                (before, steady_since) = (answers.clone(), Instant::now());
+                (before, steady_since) = (answers.clone(), asked);
             }
             let missing = match decide_turn(&answers, self.own, self.own_data(host, &answers, adopts)?) {
                 Turn::Yes => return Ok(()),
-                Turn::IfSteady(time) if steady_since.elapsed() >= time => return Ok(()),
+                Turn::IfSteady(time) if asked.duration_since(steady_since) >= time => return Ok(()),
                 Turn::IfSteady(time) => format!(
                     "all answers must stay the same for {}: a server that does not serve yet may do so soon, and another one may have to restart first",
                     humantime::format_duration(time)
@@ -300,6 +305,9 @@ mod tests {
         let message = silent.refuse_numbers(&host).unwrap_err().to_string();
         assert!(message.contains("does not report its number") && message.contains("whitelist"), "{message}");
         ensemble(vec![conf(0), conf(2), server("")]).refuse_numbers(&host).unwrap();
+        let of_two = |id| Ensemble { servers: vec![conf(id), server("")], own: 1, data: "/var/lib/zookeeper".into() };
+        of_two(1).refuse_numbers(&host).unwrap();
+        of_two(2).refuse_numbers(&host).unwrap_err();
         let moved = ensemble(vec![conf(2), conf(3), server("")]);
         let message = moved.refuse_numbers(&host).unwrap_err().to_string();
         assert!(
@@ -340,6 +348,72 @@ mod tests {
         // A server that nobody has seen serve alone may have no data.
         let message = ensemble(2).wait_for_turn(&host, false).unwrap_err().to_string();
         assert!(message.contains("all answers must stay the same"), "{message}");
+    }
+
+    /// A clock that shows this much more each time.
+    fn clock(step: Duration) -> impl FnMut() -> Instant {
+        let mut time = Instant::now();
+        move || {
+            time += step;
+            time
+        }
+    }
+
+    #[test]
+    fn answers_that_stay_the_same_for_long_enough_are_enough() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = Host::tree(directory.path(), crate::host::Deadlines::all(Duration::from_secs(60))).unwrap();
+        // The first server may have data, and start soon.
+        let servers = vec![server(""), server(WAITING), server("")];
+        let ensemble = Ensemble { servers, own: 2, data: "/var/lib/zookeeper".into() };
+        let (mut looks, mut time) = (0, clock(Duration::from_secs(6)));
+        let count = || {
+            looks += 1;
+            time()
+        };
+        ensemble.wait_by_clock(&host, false, count).unwrap();
+        // At the beginning, and after each question: they are the same for 12 s at the third one.
+        assert_eq!(looks, 1 + 3);
+    }
+
+    #[test]
+    fn answers_that_change_are_never_enough() {
+        let directory = tempfile::tempdir().unwrap();
+        let deadlines = crate::host::Deadlines { wait: 2 * PAUSE, ..Default::default() };
+        let host = Host::tree(directory.path(), deadlines).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let changing = listener.local_addr().unwrap().to_string();
+        std::thread::spawn(move || {
+            for (answer, stream) in ["", WAITING].into_iter().cycle().zip(listener.incoming()) {
+                let mut stream = stream.unwrap();
+                let _ = stream.read(&mut [0; 4]);
+                let _ = stream.write_all(answer.as_bytes());
+            }
+        });
+        let servers = vec![changing, server(""), server(WAITING), server("")];
+        let ensemble = Ensemble { servers, own: 3, data: "/var/lib/zookeeper".into() };
+        let message = ensemble.wait_by_clock(&host, false, clock(Duration::from_secs(12))).unwrap_err().to_string();
+        assert!(message.contains("all answers must stay the same for 12s"), "{message}");
+    }
+
+    #[test]
+    fn a_number_is_that_of_a_server_in_the_list() {
+        let resolve = |servers: &str, id: usize| {
+            let raw: RawEnsemble =
+                toml::from_str(&format!("servers = [{servers}]\nid = {id}\ndata = '/var/lib/zookeeper'")).unwrap();
+            raw.resolve(&Renderer::new(serde_json::json!({}))).map(|ensemble| ensemble.own)
+        };
+        let three = "'a:2181', 'b:2181', 'c:2181'";
+        for (servers, id, own) in [(three, 1, 0), (three, 3, 2), ("'a:2181'", 1, 0), ("", 1, 0)] {
+            assert_eq!(resolve(servers, id).unwrap(), own, "{id} of {servers}");
+        }
+        for (servers, id, words) in
+            [(three, 0, "server 0 is not one of 3"), (three, 4, "server 4 is not one of 3"), ("", 2, "server 2 is not")]
+        {
+            let error = resolve(servers, id).unwrap_err();
+            assert_eq!(error.kind, Kind::Config);
+            assert!(error.what.contains(words), "{error}");
+        }
     }
 
     #[test]
