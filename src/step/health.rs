@@ -281,3 +281,45 @@ fn container(host: &Host, name: &str) -> Result<Finding> {
         Err(answer) => Finding::Bad(answer),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(question: &str) -> RawCheck {
+        toml::from_str(&format!("id = 'x'\n{question}")).unwrap()
+    }
+
+    #[test]
+    fn a_check_asks_exactly_one_question() {
+        let one = [
+            "unit = 'x.service'",
+            "units = ['x.service']",
+            "wait = { tcp = 'h:1' }",
+            "container = 'x'",
+            "instance_group = { names = [] }",
+            "mesos_agent = true",
+            "vpc_tool = true",
+            "driver_metadata = true",
+            "log_bucket = true",
+        ];
+        for question in one {
+            raw(question).check().unwrap();
+        }
+        for (n, question) in one.iter().enumerate() {
+            let both = format!("{question}\n{}", one[(n + 1) % one.len()]);
+            for wrong in [&both, "mesos_agent = false", ""] {
+                let error = raw(wrong).check().unwrap_err();
+                assert_eq!(error.kind.exit_code(), 78);
+                assert_eq!(error.what, "check x must ask exactly one question", "{wrong}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_check_of_the_agent_needs_the_mesos_masters() {
+        assert!(raw("mesos_agent = true").asks_mesos());
+        assert!(!raw("mesos_agent = false").asks_mesos());
+        assert!(!raw("unit = 'mesos-agent.service'").asks_mesos());
+    }
+}

@@ -389,7 +389,7 @@ fn is_elected(host: &Host, master: &str) -> Result<Result<bool, String>> {
             return Err(format!("status {}", answer.status));
         }
         let elected = answer.read?.elected;
-        elected.map(|elected| elected > 0.5).ok_or_else(|| "its answer has no master/elected".into())
+        elected.map(|elected| elected != 0.0).ok_or_else(|| "its answer has no master/elected".into())
     }))
 }
 
@@ -410,13 +410,16 @@ mod tests {
         let wait = Wait::Docker { address: fake.address.clone(), api_version: Some(26) };
         let wait = Awaited::from(wait);
         let State::Waits(why) = wait.observe(&host, &Planned::new()).unwrap() else { panic!("in sync") };
-        assert!(why.contains(too_old), "{why}");
+        let asked = format!("wait for the Docker Engine at {} to answer API 1.26 (now: ", fake.address);
+        assert!(why.starts_with(&asked) && why.contains(too_old), "{why}");
         fake.requests.lock().unwrap().clear();
         let error = wait.converge(&host).unwrap_err();
         assert_eq!(error.cause.as_deref(), Some(too_old));
         assert!(error.fix.unwrap().contains("DOCKER_MIN_API_VERSION=1.24"));
         assert_eq!(*fake.requests.lock().unwrap(), ["GET /v1.26/_ping"]);
 
+        let explained = wait.explain().join("\n");
+        assert!(explained.contains("to answer API 1.26") && explained.contains("timeouts.wait"), "{explained}");
         let any = Awaited::from(Wait::Docker { address: fake.address, api_version: None });
         assert_eq!(any.observe(&host, &Planned::new()).unwrap(), State::InSync(None));
     }
@@ -432,6 +435,9 @@ mod tests {
             (tcp("[2001:db8::1]:7001"), true),
             (tcp("localhost:7001"), false),
             (tcp("127.0.0.1:7001"), false),
+            (tcp("127.0.0.2:7001"), false),
+            (tcp("0.0.0.0:7001"), false),
+            (tcp("[::]:7001"), false),
             (tcp("[::1]:7001"), false),
             (tcp(&format!("{own}:7001")), false),
             (tcp(&format!("{}:7001", host.host_name())), false),
@@ -535,9 +541,90 @@ mod tests {
         assert_eq!(resolve("docker = 'unix:///x'\napi_version = '1.26'").unwrap(), wait);
         let wait = Wait::Zookeeper { address: "h:2181".into(), ensemble: true };
         assert_eq!(resolve("zookeeper = 'h:2181'\nensemble = true").unwrap(), wait);
-        for wrong in ["", "tcp = 'h:1'\nhttp = 'http://h/'", "ensemble = true", "docker = 'x'\napi_version = '2.0'"] {
-            resolve(wrong).unwrap_err();
+        assert_eq!(resolve("tcp = 'h:1,i:2'").unwrap(), Wait::Tcp("h:1,i:2".into()));
+        assert_eq!(resolve("http = 'http://h/x'").unwrap(), Wait::Http("http://h/x".into()));
+        let wait = Wait::MesosLeader(vec!["h:5050".into(), "i:5050".into()]);
+        assert_eq!(resolve("mesos_leader = ['h:5050', 'i:5050']").unwrap(), wait);
+        for (wrong, words) in [
+            ("", "needs one of"),
+            ("tcp = 'h:1'\nhttp = 'http://h/'", "needs one of"),
+            ("ensemble = true", "needs one of"),
+            ("docker = 'tcp://h:1'\napi_version = '2.0'", "1.26"),
+            // A key that the question does not have would silently change nothing.
+            ("tcp = 'h:1'\nensemble = true", "ensemble is only valid together with zookeeper"),
+            ("zookeeper = 'h:1'\napi_version = '1.26'", "api_version is only valid together with docker"),
+        ] {
+            let error = resolve(wrong).unwrap_err().to_string();
+            assert!(error.contains(words), "{wrong}: {error}");
         }
+    }
+
+    /// A server that sends these words to everyone. Returns its `host:port`.
+    fn saying(words: &'static str) -> String {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let _ = std::io::Read::read(&mut stream, &mut [0; 4]);
+                let _ = std::io::Write::write_all(&mut stream, words.as_bytes());
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn zookeeper_serves_as_the_role_wants_it() {
+        let host = live();
+        let (alone, leader) = (saying("Mode: standalone\n"), saying("Mode: leader\n"));
+        let waiting = saying("This ZooKeeper instance is not currently serving requests\n");
+        let ask = |addresses: &[&str], ensemble| {
+            let question = Wait::Zookeeper { address: addresses.join(","), ensemble };
+            question.ask(&host).unwrap().err().map(|answer| (answer.words, answer.waits_for_others))
+        };
+        let words = |text: &str, waits_for_others| Some((text.to_owned(), waits_for_others));
+        assert_eq!(ask(&[&alone], false), None);
+        assert_eq!(ask(&[&leader], true), None);
+        assert_eq!(ask(&[&alone], true), words("it serves alone", false));
+        assert_eq!(ask(&[&leader], false), words("it serves as a member of an ensemble", false));
+        // Only other nodes can end this, so it is not this node's failure.
+        let for_a_quorum =
+            "it runs and waits for a quorum: run titus-bootstrap on the other servers, with the same list";
+        assert_eq!(ask(&[&waiting], true), words(for_a_quorum, true));
+        assert_eq!(ask(&[&waiting], false), words("it runs and waits for a quorum", false));
+        // One of them is enough; without it, the answers of all are reported.
+        assert_eq!(ask(&[&waiting, &leader], true), None);
+        let both = format!("{alone}: it serves alone; {waiting}: {for_a_quorum}");
+        assert_eq!(ask(&[&alone, &waiting], true), Some((both, true)));
+        let neither = format!("{alone}: it serves alone; {alone}: it serves alone");
+        assert_eq!(ask(&[&alone, &alone], true), Some((neither, false)));
+    }
+
+    #[test]
+    fn advice_follows_the_answer() {
+        let answer = NoAnswer::from("it is too old".to_owned());
+        assert_eq!(answer.describe(), "it is too old");
+        let answer = NoAnswer { fix: Some("install a newer one".into()), ..answer };
+        assert_eq!(answer.describe(), "it is too old\ninstall a newer one");
+    }
+
+    #[test]
+    fn the_units_since_the_last_container_should_answer() {
+        let step = |n: usize, toml: &str| {
+            let raw: crate::step::RawStep =
+                toml::from_str(&format!("id = 'step-{n}'\nphase = 'boot'\n{toml}")).unwrap();
+            raw.resolve(&Renderer::new(serde_json::json!({})), &Default::default()).unwrap()
+        };
+        let unit = |name: &str| format!("unit = {{ name = '{name}.service', active = true }}");
+        let (wait, container) =
+            ("wait = { tcp = 'h:1' }".to_owned(), "container = { name = 'x', image = 'x:1' }".to_owned());
+        let roles = [wait.clone(), unit("a"), unit("b"), wait.clone(), container, wait.clone(), unit("c"), wait];
+        let mut steps: Vec<Step> = roles.iter().enumerate().map(|(n, toml)| step(n, toml)).collect();
+        name_units(&mut steps);
+        let units = steps.iter().filter_map(|step| match &step.kind {
+            StepKind::Wait(awaited) => Some(awaited.units.join(" ")),
+            _ => None,
+        });
+        assert_eq!(units.collect::<Vec<_>>(), ["", "a.service b.service", "", "c.service"]);
     }
 
     #[test]

@@ -171,6 +171,17 @@ mod tests {
     }
 
     #[test]
+    fn groups_are_good_while_all_are_active() {
+        let state = |state: &str| Some(state.to_owned());
+        let good = check_groups(&[("a", state("Active")), ("b", state("Active"))]);
+        assert_eq!(good, Finding::Good("a is Active, b is Active".into()));
+        let bad = check_groups(&[("a", state("Active")), ("b", state("Inactive"))]);
+        assert_eq!(bad, Finding::Bad("a is Active, b is Inactive".into()));
+        let bad = check_groups(&[("a", None)]);
+        assert_eq!(bad, Finding::Bad("a is unknown: no agent of it has registered".into()));
+    }
+
+    #[test]
     fn an_agent_is_known_by_its_own_address_and_port() {
         let answer = |slaves: &str| format!(r#"{{"slaves": [{{}}, {slaves}], "recovered_slaves": []}}"#);
         let at = r#"{"id": "S0", "hostname": "other", "pid": "slave(1)@10.0.0.7:5051", "active": true}"#;

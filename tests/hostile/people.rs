@@ -4,14 +4,14 @@ use std::io::{BufReader, Write};
 use std::net::TcpListener;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use titus_bootstrap::host::{Deadlines, Host};
 use titus_bootstrap::run::report::{ErrorReport, Reporter};
 use titus_bootstrap::terminal::{Form, Messages, write_error};
 
 use crate::support::docker::{Docker, End};
-use crate::support::door::{Door, read_request};
+use crate::support::door::{Door, listen, read_request};
 use crate::support::metadata::{Metadata, sample};
 use crate::support::outcome::Outcome;
 use crate::support::root::{Root, outcome, program};
@@ -136,15 +136,7 @@ fn colours_of_our_own_are_still_colours() {
 
 /// A server on a free port, or on this one, that answers every request with these bytes.
 fn answering(port: u16, answer: Vec<u8>) -> (Door, String) {
-    let (address, waits) = (format!("127.0.0.1:{port}"), Instant::now() + Duration::from_secs(60));
-    // Another run of the tests may have the one port that a gateway has.
-    let listener = loop {
-        match TcpListener::bind(&address) {
-            Ok(listener) => break listener,
-            Err(error) => assert!(Instant::now() < waits, "{address}: {error}"),
-        }
-        std::thread::yield_now();
-    };
+    let listener = listen(port);
     let address = listener.local_addr().unwrap().to_string();
     let converse = move |mut stream: &std::net::TcpStream| {
         let _ = std::io::Read::read(&mut stream, &mut [0; 4096])?;

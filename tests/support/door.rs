@@ -4,11 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::sigv4::Request;
 
@@ -94,6 +95,35 @@ fn admit(streams: &Mutex<Streams>, stream: &TcpStream) -> Option<usize> {
     }
     streams.open.insert(number, stream.try_clone().unwrap());
     Some(number)
+}
+
+/// A listener at this port, or at any free one for 0. Waits while another test, or another run of the tests, has the port.
+pub fn listen(port: u16) -> TcpListener {
+    let waits = Instant::now() + Duration::from_secs(60);
+    loop {
+        match TcpListener::bind(("127.0.0.1", port)) {
+            Ok(listener) => return listener,
+            Err(error) => assert!(Instant::now() < waits, "{port}: {error}"),
+        }
+        thread::yield_now();
+    }
+}
+
+/// Answers each request with a status, further header lines, and a body.
+pub fn serve_http(
+    listener: TcpListener,
+    answer: impl Fn(&Request) -> (u16, String, String) + Send + Sync + 'static,
+) -> Door {
+    let converse = move |mut stream: &TcpStream| {
+        let mut reader = BufReader::new(stream);
+        while let Some(request) = read_request(&mut reader)? {
+            let (status, header, body) = answer(&request);
+            let length = body.len();
+            write!(stream, "HTTP/1.1 {status} X\r\n{header}Content-Length: {length}\r\n\r\n{body}")?;
+        }
+        Ok(())
+    };
+    Door::open(listener, converse, || ())
 }
 
 /// The next request; `None` after the client has closed the connection.
