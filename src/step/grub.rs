@@ -16,8 +16,6 @@ struct Entry {
 /// A command that loads a kernel.
 #[derive(Debug, PartialEq)]
 struct Kernel<'a> {
-    /// Its line, starting at 1.
-    line: usize,
     words: Vec<&'a str>,
     /// The script of /etc/grub.d that wrote it, e.g. `10_linux`.
     script: Option<&'a str>,
@@ -59,8 +57,7 @@ pub(crate) struct Loss {
 pub(crate) fn menu(text: &str) -> Menu<'_> {
     let mut menu = Menu::default();
     let (mut script, mut open): (Option<&str>, Vec<Option<usize>>) = (None, Vec::new());
-    for (n, line) in text.lines().enumerate() {
-        let line = line.trim();
+    for line in text.lines().map(str::trim) {
         if let Some(rest) = line.strip_prefix("### BEGIN /etc/grub.d/") {
             menu.has_marks = true;
             script = rest.split_whitespace().next();
@@ -83,7 +80,7 @@ pub(crate) fn menu(text: &str) -> Menu<'_> {
             let words: Vec<&str> = line.split_whitespace().collect();
             if words.first().is_some_and(|word| ["linux", "linux16", "linuxefi"].contains(word)) {
                 let entry = open.last().copied().flatten();
-                menu.kernels.push(Kernel { line: n + 1, words, script, entry });
+                menu.kernels.push(Kernel { words, script, entry });
             }
         }
     }
@@ -357,6 +354,8 @@ menuentry "It's \"good\"" {
         assert_eq!(menu("linux /vmlinuz a=2 a=1 aa=3").lacking(&one), [""; 0]);
         let consoles = arguments(&["console=tty0", "console=ttyS0", "b=1", "b=2"]);
         assert_eq!(menu("linux /vmlinuz console=tty0 console=ttyS0 b=1 b=2 console=x").lacking(&consoles), [""; 0]);
+        let two = arguments(&["a=1", "b=1"]);
+        assert_eq!(menu("linux /vmlinuz a=1 b=1 a=2").lacking(&two), ["a=1"]);
     }
 
     #[test]
@@ -389,6 +388,26 @@ menuentry "It's \"good\"" {
         let other = menu(&text).boots_other(&wanted, "").unwrap();
         assert_eq!((other.why.as_str(), other.lacking), ("set default=\"mine\" in grub.cfg", vec!["a=1"]));
         assert!(menu("").boots_other(&wanted, "saved_entry=x").is_none());
+        // The title of an entry has quotes in quotes.
+        let (text, lacking) = (GRUB_CFG.replace("DEFAULT", "${saved_entry}"), arguments(&["c"]));
+        let other = menu(&text).boots_other(&lacking, "saved_entry=It's \"good\"\n").unwrap();
+        assert_eq!((other.title.as_str(), other.lacking), ("It's \"good\"", vec!["c"]));
+        // The kernel of the distribution lacks them, too, but update-grub adds them there.
+        assert_eq!(menu(&GRUB_CFG.replace("DEFAULT", "0")).boots_other(&lacking, ""), None);
+        // A menu that grub-mkconfig did not write has no such kernel.
+        assert_eq!(menu("menuentry x {\n linux /vmlinuz\n}\n").boots_other(&wanted, ""), None);
+    }
+
+    #[test]
+    fn only_an_entry_and_a_function_open_a_block() {
+        for inside in ["# menuentry 'Old' {", "#function old {", "function f {\n}", "insmod x"] {
+            let text = format!(
+                "### BEGIN /etc/grub.d/40_custom ###\nset default=1\nsubmenu 'More' {{\n{inside}\nmenuentry 'A' {{\n}}\n}}\n\
+                 menuentry 'B' {{\n linux /vmlinuz-b\n}}\n"
+            );
+            let title = menu(&text).boots_other(&arguments(&["a"]), "").map(|other| other.title);
+            assert_eq!(title.as_deref(), Some("B"), "{inside}");
+        }
     }
 
     #[test]
@@ -410,6 +429,7 @@ menuentry "It's \"good\"" {
             ("GRUB_CMDLINE_LINUX_DEFAULT=\"a=2\"\nGRUB_CMDLINE_LINUX_DEFAULT=quiet\n", "", None),
             ("GRUB_CMDLINE_LINUX_DEFAULT=\"a=2\"\n", "GRUB_CMDLINE_LINUX_DEFAULT=\"\"\n", None),
             ("GRUB_CMDLINE_LINUX_DEFAULT=\"a=1\"\n", "GRUB_DEFAULT=saved\n", None),
+            ("", "GRUB_CMDLINE_XEN=\"a=2\"\n", None),
         ] {
             let files = [
                 ("/etc/default/grub".to_owned(), before.to_owned()),

@@ -292,11 +292,16 @@ mod tests {
         assert!(matches!(step.observe(&host, &Planned::new()).unwrap(), State::Changes(_)));
         step.converge(&host).unwrap();
         assert!(matches!(step.observe(&host, &Planned::new()).unwrap(), State::Deferred(_)));
+        let written = host.read_text(DROP_IN).unwrap().unwrap();
+        assert_eq!(step.written(), Some((DROP_IN, Contents::Text(written))));
+        let explained = step.explain().join("\n");
+        assert!(explained.contains("in GRUB: net.ifnames=0.") && explained.contains("reboot"), "{explained}");
         let path = directory.path().join(DROP_IN.trim_start_matches('/'));
         let script = format!("GRUB_CMDLINE_LINUX=quiet; . {}; echo $GRUB_CMDLINE_LINUX", path.display());
         let out = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
         assert_eq!(String::from_utf8(out.stdout).unwrap(), "quiet net.ifnames=0\n");
         let none = KernelArguments { arguments: vec![], running: None };
+        assert_eq!(none.written(), None);
         none.converge(&host).unwrap();
         assert!(!path.exists());
     }

@@ -166,6 +166,19 @@ mod tests {
     }
 
     #[test]
+    fn the_arguments_for_v1_come_from_the_version_of_systemd() {
+        for (systemd, names, operation) in [
+            (252, vec!["agent.kernel_arguments", "image.systemd"], "to boot with cgroup v1"),
+            (229, vec!["agent.kernel_arguments"], ""),
+        ] {
+            let values = Values::default().add_kernel_arguments(&settings("a"), &image(Some(systemd), None), None);
+            let part = &values.parts["kernel_arguments"][0];
+            let inputs: Vec<&str> = part.inputs.iter().map(|input| input.name.as_str()).collect();
+            assert_eq!((inputs, part.operation.as_str()), (names, operation), "{systemd}");
+        }
+    }
+
+    #[test]
     fn with_v1_in_force_the_running_kernel_lacks_nothing_for_it() {
         for (own, cgroup, expected) in [
             ("a", Some(Cgroup::V1), format!("quiet {BOTH}")),

@@ -92,7 +92,8 @@ GRUB_CMDLINE_LINUX= GRUB_CMDLINE_LINUX_DEFAULT= GRUB_DEFAULT=0
 for file in $ROOT/etc/default/grub $ROOT/etc/default/grub.d/*.cfg; do [ ! -e $file ] || . $file; done
 [ "$GRUB_DEFAULT" != saved ] || GRUB_DEFAULT='${saved_entry}'
 {
-    printf '### BEGIN /etc/grub.d/00_header ###\nset default="%s"\n### END /etc/grub.d/00_header ###\n' "$GRUB_DEFAULT"
+    printf '### BEGIN /etc/grub.d/00_header ###\nif [ "${next_entry}" ] ; then\n   set default="${next_entry}"\nelse\n'
+    printf '   set default="%s"\nfi\n### END /etc/grub.d/00_header ###\n' "$GRUB_DEFAULT"
     printf '### BEGIN /etc/grub.d/10_linux ###\n'
     [ ! -x $ROOT/etc/grub.d/10_linux ] || printf "menuentry 'D' {\n\tlinux /vmlinuz-5 root=x %s\n}\n" "$GRUB_CMDLINE_LINUX $GRUB_CMDLINE_LINUX_DEFAULT"
     printf '### END /etc/grub.d/10_linux ###\n### BEGIN /etc/grub.d/40_custom ###\n'
@@ -135,7 +136,7 @@ fn what_keeps_arguments_from_the_kernel_is_refused_and_the_fix_is_enough() {
     let file = |path: &'static str, text: &'static str| move |machine: &Machine| machine.root.write(path, text);
     let grub = "/etc/default/grub";
     type Act = Box<dyn Fn(&Machine)>;
-    let cases: [(Act, &[&str], Act); 5] = [
+    let cases: [(Act, &[&str], Act); 6] = [
         (
             Box::new(file("/etc/default/grub.d/99-mine.cfg", "# mine\nGRUB_CMDLINE_LINUX=\"quiet\"\n")),
             &[
@@ -165,6 +166,11 @@ fn what_keeps_arguments_from_the_kernel_is_refused_and_the_fix_is_enough() {
             }),
             &["GRUB boots \"Mine\", which lacks a=1", "saved_entry=mine in grubenv", "grub-set-default 0"],
             Box::new(file("/boot/grub/grubenv", "# GRUB Environment Block\nsaved_entry=0\n")),
+        ),
+        (
+            Box::new(file("/boot/grub/grubenv", "# GRUB Environment Block\nnext_entry=mine\n")),
+            &["GRUB boots \"Mine\"", "next_entry=mine in grubenv", "grub-editenv /boot/grub/grubenv unset next_entry"],
+            Box::new(file("/boot/grub/grubenv", "# GRUB Environment Block\n")),
         ),
         (
             Box::new(|machine| {
@@ -224,5 +230,21 @@ fn a_grub_cfg_that_is_older_than_its_settings_is_written_again_once() {
     let settings = std::fs::File::options().write(true).open(machine.root.at("/etc/default/grub")).unwrap();
     settings.set_modified(SystemTime::now() + Duration::from_secs(3600)).unwrap();
     assert_eq!(machine.apply(&steps).ends_well().states(), ["kernel in_sync"]);
+    assert_eq!(machine.calls(), [""; 0]);
+    // Both may be of the same moment.
+    let now = SystemTime::now();
+    settings.set_modified(now).unwrap();
+    grub_cfg.set_modified(now).unwrap();
+    assert_eq!(machine.apply(&steps).ends_well().states(), ["kernel in_sync"]);
+    assert_eq!(machine.calls(), [""; 0]);
+}
+
+#[test]
+fn a_grub_cfg_that_needs_no_arguments_may_be_old() {
+    let machine = debian();
+    machine.root.write("/etc/default/grub", "GRUB_CMDLINE_LINUX=\"quiet\"\n");
+    let grub_cfg = std::fs::File::options().write(true).open(machine.root.at("/boot/grub/grub.cfg")).unwrap();
+    grub_cfg.set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
+    assert_eq!(machine.apply(&machine.steps(&role("", ""))).ends_well().states(), ["kernel in_sync"]);
     assert_eq!(machine.calls(), [""; 0]);
 }
