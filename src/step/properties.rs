@@ -269,6 +269,8 @@ mod tests {
         let (directory, host) = Host::temporary();
         let step =
             resolve("set = { 'a.port' = '7001', 'zk' = '{{ zk }}/titus', 'n' = '{{ port }}', 'on' = true }").unwrap();
+        let explained = step.explain().join("\n");
+        assert!(explained.contains(PATH) && explained.contains(": a.port, zk, n, on.\n"), "{explained}");
         let found = changes(observe(&host, &step));
         assert_eq!(found[0].line, format!("create {PATH} (0644, 4 properties)"));
         assert_eq!(found[0].diff.as_deref(), Some("+a.port=7001\n+zk=h:2181/titus\n+n=7104\n+on=true\n"));
@@ -330,6 +332,18 @@ mod tests {
             assert_eq!(message.kind, crate::error::Kind::Config);
             assert!(message.to_string().contains(words) && !message.to_string().contains("hunter2"), "{message}");
         }
+        // What is written out is refused with the role, even if a condition leaves the step out.
+        for (set, is_good) in [
+            ("a = 'x'", true),
+            ("a = '{{ unknown }}'", true),
+            ("a = ['x']", false),
+            ("a.b = '{{ unknown }}'", false),
+            ("'' = '{{ unknown }}'", false),
+            ("a = \"\\u0000\"", false),
+        ] {
+            let raw: RawProperties = toml::from_str(&format!("path = '{PATH}'\nset = {{ {set} }}")).unwrap();
+            assert_eq!(raw.refuse().is_ok(), is_good, "{set}");
+        }
     }
 
     #[test]
@@ -364,6 +378,48 @@ mod tests {
         refused(&["larger"]);
         host.write(PATH, b"a=0\nb=\\u00\n", 0o644, Owner::ROOT).unwrap();
         refused(&[PATH, "line 2"]);
+    }
+
+    #[test]
+    fn a_file_has_at_most_one_mebibyte_before_and_after() {
+        let (_directory, host) = Host::temporary();
+        let step = resolve("set = { a = '1' }").unwrap();
+        for (lines, size, is_good) in [
+            ("a=1\n", LIMIT, true),
+            ("a=1\n", LIMIT + 1, false),
+            // The edit adds `a=1` and a newline.
+            ("", LIMIT - 4, true),
+            ("", LIMIT - 3, false),
+            ("", LIMIT, false),
+            // The edit would remove a line, but such a file is not read at all.
+            ("a=1\na=1\n", LIMIT + 1, false),
+            ("a=1\na=1\n", LIMIT + 2, false),
+        ] {
+            let mut contents = lines.as_bytes().to_vec();
+            contents.resize(size - 1, b'#');
+            contents.push(b'\n');
+            host.write(PATH, &contents, 0o644, Owner::ROOT).unwrap();
+            let refused = step.refuse(&host).err().map(|error| error.what);
+            let too_large = format!("{PATH} is larger than 1 MiB, so it is not a properties file");
+            assert_eq!(refused, (!is_good).then_some(too_large), "{lines:?} {size}");
+        }
+    }
+
+    #[test]
+    fn a_duplicate_is_removed_even_if_nothing_is_set() {
+        let (_directory, host) = Host::temporary();
+        let step = resolve("set = { a = '1', b = '2' }").unwrap();
+        for (before, line) in [
+            ("a=0\na=1\nb=2\n", format!("remove 1 duplicate in {PATH}")),
+            ("a=0\na=1\nb=0\nb=2\n", format!("remove 2 duplicates in {PATH}")),
+            ("a=1\nb=3\n", format!("set 1 property in {PATH}")),
+        ] {
+            host.write(PATH, before.as_bytes(), 0o644, Owner::ROOT).unwrap();
+            let lines: Vec<String> = changes(observe(&host, &step)).into_iter().map(|change| change.line).collect();
+            assert_eq!(lines, [line], "{before:?}");
+            step.converge(&host).unwrap();
+            assert_eq!(host.read_text(PATH).unwrap().unwrap(), "a=1\nb=2\n");
+        }
     }
 
     #[test]

@@ -223,11 +223,16 @@ mod tests {
         host.write("/proc/sys/net/ipv4/ip_forward", b"0\n", 0o644, Owner::ROOT).unwrap();
         let step = resolve("'net.ipv4.ip_forward' = 1, 'net.ipv4.tcp_rmem' = \"{{ memory }}\t1  2\"").unwrap();
         step.refuse(&host).unwrap();
+        let explained = step.explain().join("\n");
+        let parameters = "net.ipv4.ip_forward=1, net.ipv4.tcp_rmem=4096 1 2.";
+        assert!(explained.contains(FILE) && explained.ends_with(parameters), "{explained}");
         let observe = || step.observe(&host, &Planned::new()).unwrap();
         assert_eq!(lines(observe()), [format!("create {FILE} (0644, 3 lines)")]);
+        let text = "# Written by titus-bootstrap.\nnet.ipv4.ip_forward = 1\nnet.ipv4.tcp_rmem = 4096 1 2\n";
+        let planned = step.planned(&host, &Planned::new()).unwrap().unwrap();
+        assert_eq!(planned, (FILE.to_owned(), text.as_bytes().to_vec()), "a plan knows the file that will be there");
         step.converge(&host).unwrap();
         assert!(matches!(observe(), State::Deferred(_)));
-        let text = "# Written by titus-bootstrap.\nnet.ipv4.ip_forward = 1\nnet.ipv4.tcp_rmem = 4096 1 2\n";
         assert_eq!(host.read_text(FILE).unwrap().unwrap(), text);
         assert_eq!(host.read("/proc/sys/net/ipv4/ip_forward").unwrap().unwrap(), b"0\n");
         host.set_attributes(FILE, 0o600, Owner::ROOT).unwrap();
@@ -330,6 +335,11 @@ mod tests {
             let refused = resolve(set).unwrap_err();
             assert!(refused.to_string().contains(words), "{set}: {refused}");
             assert_eq!(refused.kind.exit_code(), 78);
+        }
+        // A value that is written out is refused with the role, even if a condition leaves the step out.
+        for (value, is_good) in [("1", true), ("'{{ unknown }}'", true), ("''", false), ("[1]", false)] {
+            let raw: RawSysctl = toml::from_str(&format!("file = 'x.conf'\nset = {{ 'kernel.x' = {value} }}")).unwrap();
+            assert_eq!(raw.refuse().is_ok(), is_good, "{value}");
         }
         for name in ["60-titus", "../x.conf", ".conf", "a b.conf", ""] {
             let loaded = crate::step::loaded::<RawSysctl>(&format!("file = '{name}'\nset = {{}}"));
