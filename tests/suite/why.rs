@@ -38,6 +38,16 @@ fn a_value_is_reported_with_all_that_it_was_made_of() {
         "(step titus-master-properties)",
         "from zookeeper.servers [\"30.0.100.194:2181\"] (prereqs in sample)",
     ]);
+    root.sample(&["why", "titus.mesos_master"]).ends_with(0).prints(&[
+        "titus.mesos_master = zk://30.0.100.194:2181/titus/mainvpc/mesos\n",
+        "from zookeeper.servers [\"30.0.100.194:2181\"] (prereqs in sample)",
+        "from mesos.zk_path /titus/mainvpc/mesos",
+    ]);
+    let grub = ["in /etc/default/grub.d/90-titus-bootstrap.cfg (step kernel-arguments)", "from titus.kernel_arguments"];
+    root.sample(&["why", "GRUB_CMDLINE_LINUX"]).ends_with(0).prints(&grub);
+    let server =
+        ["titus.zookeeper_id = 1\n", "this node is instance.local_ipv4 30.0.100.194", "its place in the list\n"];
+    root.run(&["why", "titus.zookeeper_id", "--sample", "--role", "prereqs"]).ends_with(0).prints(&server);
     assert_same(&Look::new(), &root.look(), "to ask wrote something");
 }
 
