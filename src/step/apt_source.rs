@@ -515,6 +515,35 @@ mod tests {
     }
 
     #[test]
+    fn a_source_has_an_address_and_a_suite() {
+        let whole = source("'/k.asc'");
+        check_key(&whole).unwrap();
+        for lacking in [
+            AptSource { uris: Vec::new(), ..whole.clone() },
+            AptSource { suites: Vec::new(), ..whole.clone() },
+            AptSource { uris: Vec::new(), suites: Vec::new(), ..whole },
+        ] {
+            let error = check_key(&lacking).unwrap_err();
+            assert_eq!(error.what, "apt.sources: x: uris and suites must not be empty");
+        }
+    }
+
+    #[test]
+    fn two_sources_of_the_settings_with_one_repository_are_refused() {
+        let one = source("'/k.asc'");
+        let named = |name: &str, suite: &str| AptSource {
+            name: name.parse().unwrap(),
+            suites: vec![suite.parse().unwrap()],
+            ..one.clone()
+        };
+        let of = |sources: [AptSource; 3]| AptSources { sources: sources.to_vec(), prepared: RefCell::default() };
+        of([named("a", "x"), named("b", "y"), named("c", "z")]).refuse_own_conflicts().unwrap();
+        let error = of([named("a", "x"), named("b", "y"), named("c", "x")]).refuse_own_conflicts().unwrap_err();
+        assert_eq!(error.kind, Kind::Config);
+        assert!(error.what.starts_with("apt.sources: a and c both list "), "{error}");
+    }
+
+    #[test]
     fn a_key_must_match_its_pin() {
         let key = include_bytes!("../../tests/data/key.asc");
         let with_pin = |pin: &str, value: &str| source(&format!("{{ url = 'https://x', {pin} = '{value}' }}"));

@@ -259,6 +259,15 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn a_command_without_evidence_is_refused_when_it_is_read() {
+        let refused = |keys: &str| toml::from_str::<RawCommand>(&format!("argv = ['x']\n{keys}")).unwrap().refuse();
+        refused("").unwrap_err();
+        refused("check = ['y']\ncreates = '/x'").unwrap_err();
+        refused("check = ['y']").unwrap();
+        refused("creates = '/x'").unwrap();
+    }
+
     fn resolve(keys: &str) -> Result<Command> {
         let raw: RawCommand = crate::step::loaded(keys)?;
         raw.resolve(&Renderer::new(json!({ "disk": "/dev/nvme1n1", "words": "a 'b'", "empty": "" })))

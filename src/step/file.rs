@@ -479,6 +479,36 @@ mod tests {
     }
 
     #[test]
+    fn a_file_belongs_to_its_owner() {
+        use std::os::unix::fs::MetadataExt;
+        let directory = tempfile::tempdir().unwrap();
+        let host = Host::tree(directory.path(), Default::default()).unwrap();
+        host.write("/etc/passwd", b"app:x:1234:5678::/:/bin/sh\n", 0o644, Owner::ROOT).unwrap();
+        host.write("/etc/group", b"app:x:5678:\n", 0o644, Owner::ROOT).unwrap();
+        let step = file("path = '/x'\ncontent = ''\nowner = 'app'\ngroup = 'app'");
+        step.converge(&host).unwrap();
+        assert_eq!(step.observe(&host, &Planned::new()).unwrap(), State::InSync(None));
+        if host.may_chown() {
+            let found = directory.path().join("x").metadata().unwrap();
+            assert_eq!((found.uid(), found.gid()), (1234, 5678));
+            host.set_attributes("/x", 0o644, Owner::ROOT).unwrap();
+            assert!(matches!(step.observe(&host, &Planned::new()).unwrap(), State::Changes(_)));
+            let nobody = file("path = '/x'\ncontent = ''\nowner = 'nobody-here'");
+            assert!(nobody.converge(&host).unwrap_err().what.starts_with("unknown user nobody-here"));
+        }
+    }
+
+    #[test]
+    fn a_file_that_says_nothing_about_its_contents_is_refused_when_it_is_read() {
+        let refused = |toml: &str| toml::from_str::<RawFile>(toml).unwrap().refuse();
+        refused("path = '/a'").unwrap_err();
+        refused("path = '/a'\ncontent = ''\ntemplate = 'x'").unwrap_err();
+        for toml in ["path = '/a'\ncontent = ''", "path = '/a'\ntemplate = 'x'", "path = '/a'\nabsent = true"] {
+            refused(toml).unwrap();
+        }
+    }
+
+    #[test]
     fn contents_that_must_not_change_are_refused() {
         let directory = tempfile::tempdir().unwrap();
         let host = Host::tree(directory.path(), Default::default()).unwrap();
