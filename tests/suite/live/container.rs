@@ -181,6 +181,15 @@ pub(super) fn replaced() -> Vec<String> {
 }
 
 #[test]
+fn one_that_depends_on_a_step_that_is_not_there_is_refused_when_the_role_is_read() {
+    let (machine, docker) = machine();
+    let depends = |id: &str| role(&docker, "one", &format!("{ONE}\nrestart_on = ['{id}']"));
+    machine.try_steps(&depends("config")).unwrap();
+    let error = machine.try_steps(&depends("confg")).unwrap_err();
+    assert!(error.to_string().contains("restart_on names \"confg\""), "{error}");
+}
+
+#[test]
 fn one_that_is_made_of_something_else_is_replaced() {
     let one_with = |more: &str| format!("{ONE}\n{more}");
     let bound = one_with("binds = ['/etc/x.conf:/x.conf:ro']");
