@@ -182,11 +182,7 @@ fn innermost(text: &str, table: &DeTable<'_>, span: &Range<usize>) -> Option<Ran
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::{Layer, Source};
-
-    fn refused(text: &str) -> Error {
-        Layer::parse(Source::UserData, text).unwrap_err()
-    }
+    use crate::settings::words::tests::refused;
 
     #[test]
     fn a_name_in_a_table_is_quoted_where_it_needs_quotes_and_hidden_where_it_names_a_secret() {

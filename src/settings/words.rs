@@ -263,11 +263,12 @@ pub fn wrong_type(what: &str, message: &str) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::settings::{Layer, Source};
 
-    fn refused(text: &str) -> Error {
+    /// The first error about a text of settings.
+    pub fn refused(text: &str) -> Error {
         Layer::parse(Source::UserData, text).unwrap_err()
     }
 

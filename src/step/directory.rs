@@ -109,6 +109,7 @@ mod tests {
         host.write("/var/lib/x", b"", 0o644, Owner::ROOT).unwrap();
         step.observe(&host, &Planned::new()).unwrap_err();
     }
+
     #[test]
     fn a_link_to_a_directory_is_the_operator_s() {
         let directory = tempfile::tempdir().unwrap();

@@ -71,6 +71,7 @@ impl Ensemble {
         self.wait_by_clock(host, adopts, Instant::now)
     }
 
+    /// Waits by this clock, so that a test can have its own.
     fn wait_by_clock(&self, host: &Host, adopts: bool, mut now: impl FnMut() -> Instant) -> Result<()> {
         let mut deadline = Deadline::new("this ZooKeeper server's turn", host.deadlines.wait);
         let (mut before, mut steady_since) = (Vec::new(), now());
@@ -211,13 +212,14 @@ impl Ensemble {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
 
     use super::*;
 
-    fn server(answer: &'static str) -> String {
+    /// A server that gives this answer to each question. Returns its `host:port`.
+    pub fn server(answer: &'static str) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         std::thread::spawn(move || {
@@ -229,7 +231,8 @@ mod tests {
         address
     }
 
-    const WAITING: &str = "This ZooKeeper instance is not currently serving requests\n";
+    /// The answer of a server without a quorum.
+    pub const WAITING: &str = "This ZooKeeper instance is not currently serving requests\n";
 
     fn tree() -> (tempfile::TempDir, Host) {
         let directory = tempfile::tempdir().unwrap();

@@ -471,9 +471,8 @@ mod tests {
         assert_eq!(diff(before, "name=a\nplace=learnt-in-this-test\nend\n"), "-***\n+place=learnt-in-this-test\n");
         assert_eq!(diff(before, "name=a\nplace=after\nend\n"), "-place=before\n+place=after\n");
         // Other lines of the file were never a secret.
-        let both = "name=b\nplace=learnt-in-this-test\nend\n".replace("place", "mid\nplace");
         assert_eq!(
-            diff("name=a\nmid\nplace=before\nend\n", &both),
+            diff("name=a\nmid\nplace=before\nend\n", "name=b\nmid\nplace=learnt-in-this-test\nend\n"),
             "-name=a\n+name=b\n-***\n+place=learnt-in-this-test\n"
         );
     }

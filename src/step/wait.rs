@@ -398,6 +398,7 @@ mod tests {
     use super::*;
     use crate::host::Deadlines;
     use crate::host::docker::fake;
+    use crate::step::ensemble::tests::{WAITING, server};
 
     #[test]
     fn an_engine_that_refuses_the_clients_api_for_good_is_not_waited_for() {
@@ -559,24 +560,10 @@ mod tests {
         }
     }
 
-    /// A server that sends these words to everyone. Returns its `host:port`.
-    fn saying(words: &'static str) -> String {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        std::thread::spawn(move || {
-            for mut stream in listener.incoming().flatten() {
-                let _ = std::io::Read::read(&mut stream, &mut [0; 4]);
-                let _ = std::io::Write::write_all(&mut stream, words.as_bytes());
-            }
-        });
-        address
-    }
-
     #[test]
     fn zookeeper_serves_as_the_role_wants_it() {
         let host = live();
-        let (alone, leader) = (saying("Mode: standalone\n"), saying("Mode: leader\n"));
-        let waiting = saying("This ZooKeeper instance is not currently serving requests\n");
+        let (alone, leader, waiting) = (server("Mode: standalone\n"), server("Mode: leader\n"), server(WAITING));
         let ask = |addresses: &[&str], ensemble| {
             let question = Wait::Zookeeper { address: addresses.join(","), ensemble };
             question.ask(&host).unwrap().err().map(|answer| (answer.words, answer.waits_for_others))

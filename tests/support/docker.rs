@@ -296,14 +296,21 @@ impl State {
         }
     }
 
-    fn image(&self, name: &str) -> Reply {
-        let by_digest = |(known, (id, digest)): &(&String, &Image)| {
+    /// The image with this name, digest or id, and its name without the tag.
+    fn find_image(&self, name: &str) -> Option<(&str, &Image)> {
+        let images = self.images.iter().map(|(known, image)| {
             let without_tag = known.rsplit_once(':').map_or(known.as_str(), |(name, _)| name);
+            (known, without_tag, image)
+        });
+        let mut found = images.filter(|(known, without_tag, (id, digest))| {
             format!("{without_tag}@{digest}") == name || known.as_str() == name || id == name
-        };
-        match self.images.iter().find(by_digest) {
-            Some((known, (id, digest))) => {
-                let without_tag = known.rsplit_once(':').map_or(known.as_str(), |(name, _)| name);
+        });
+        found.next().map(|(_, without_tag, image)| (without_tag, image))
+    }
+
+    fn image(&self, name: &str) -> Reply {
+        match self.find_image(name) {
+            Some((without_tag, (id, digest))) => {
                 let digests = [format!("{without_tag}@{digest}")];
                 found(&json!({ "Id": id, "RepoDigests": digests, "RootFS": { "Type": "layers", "Layers": [digest] } }))
             }
@@ -351,11 +358,10 @@ impl State {
             );
         }
         let image = made_of["Image"].as_str().unwrap();
-        let (status, _, is) = self.image(image);
-        if status != 200 {
+        let Some((_, (image_id, _))) = self.find_image(image) else {
             return error(404, format!("No such image: {image}"));
-        }
-        let is: Json = serde_json::from_slice(&is).unwrap();
+        };
+        let image_id = image_id.clone();
         let binds = made_of["HostConfig"]["Binds"].as_array().cloned().unwrap_or_default();
         let mounts = binds.iter().filter_map(|bind| {
             let mut parts = bind.as_str()?.splitn(3, ':');
@@ -368,7 +374,7 @@ impl State {
             id: id.clone(),
             name,
             made_of,
-            image_id: is["Id"].as_str().unwrap().into(),
+            image_id,
             status: "created",
             mounts,
             ..Container::default()

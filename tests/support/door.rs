@@ -110,16 +110,17 @@ pub fn listen(port: u16) -> TcpListener {
 }
 
 /// Answers each request with a status, further header lines, and a body.
-pub fn serve_http(
+pub fn serve_http<Body: AsRef<[u8]>>(
     listener: TcpListener,
-    answer: impl Fn(&Request) -> (u16, String, String) + Send + Sync + 'static,
+    answer: impl Fn(&Request) -> (u16, String, Body) + Send + Sync + 'static,
 ) -> Door {
     let converse = move |mut stream: &TcpStream| {
         let mut reader = BufReader::new(stream);
         while let Some(request) = read_request(&mut reader)? {
             let (status, header, body) = answer(&request);
-            let length = body.len();
-            write!(stream, "HTTP/1.1 {status} X\r\n{header}Content-Length: {length}\r\n\r\n{body}")?;
+            let (body, length) = (body.as_ref(), body.as_ref().len());
+            write!(stream, "HTTP/1.1 {status} X\r\n{header}Content-Length: {length}\r\n\r\n")?;
+            stream.write_all(body)?;
         }
         Ok(())
     };

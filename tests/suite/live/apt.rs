@@ -1,10 +1,8 @@
 //! apt with other sources next to those of the settings, and apt's messages about a list that it cannot get.
 
-use std::io::{Read, Write};
-use std::net::TcpListener;
-
 use titus_bootstrap::error::Kind;
 
+use crate::support::door::{listen, serve_http};
 use crate::support::simulated::Machine;
 
 const LIST: &str = "/etc/apt/sources.list.d/docker.list";
@@ -172,27 +170,15 @@ fn a_source_is_for_all_users_unless_its_address_has_a_password() {
     }
 }
 
-/// A server that answers each request with this key.
-fn serve_key() -> String {
-    let server = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = server.local_addr().unwrap();
-    std::thread::spawn(move || {
-        while let Ok((mut stream, _)) = server.accept() {
-            let _ = stream.read(&mut [0; 1024]);
-            let key = include_str!("../../data/key.asc");
-            let _ =
-                write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{key}", key.len());
-        }
-    });
-    format!("http://{address}/key.asc")
-}
-
 #[test]
 fn a_downloaded_key_must_match_its_pin() {
     let machine = machine();
-    let url = serve_key();
+    let listener = listen(0);
+    let address = listener.local_addr().unwrap();
+    let _server = serve_http(listener, |_| (200, String::new(), include_str!("../../data/key.asc")));
     let with_sum = |sum: &str| {
-        machine.steps(&ROLE.replace("key = '/key.asc'", &format!("key = {{ url = '{url}', sha256 = '{sum}' }}")))
+        let key = format!("key = {{ url = 'http://{address}/key.asc', sha256 = '{sum}' }}");
+        machine.steps(&ROLE.replace("key = '/key.asc'", &key))
     };
     let run = machine.apply(&with_sum(&"0".repeat(64))[..1]);
     let words = run.fails().to_string();

@@ -5,6 +5,7 @@ use std::process::Command;
 use sha2::{Digest, Sha256};
 use titus_bootstrap::error::Kind;
 
+use crate::support::door::{listen, serve_http};
 use crate::support::root::Root;
 use crate::support::sigv4::hex;
 use crate::support::simulated::Machine;
@@ -174,15 +175,10 @@ fn a_deb_is_refused_before_anything_is_changed() {
 
 #[test]
 fn a_missing_checksum_is_computed_and_refused() {
-    use std::io::{Read, Write};
     let machine = Machine::new();
-    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = server.local_addr().unwrap();
-    std::thread::spawn(move || {
-        let (mut stream, _) = server.accept().unwrap();
-        let _ = stream.read(&mut [0; 1024]);
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc");
-    });
+    let listener = listen(0);
+    let address = listener.local_addr().unwrap();
+    let _server = serve_http(listener, |_| (200, String::new(), "abc"));
     let role =
         format!("[[step]]\nid = 'titus'\nphase = 'bake'\ndeb = {{ source = {{ url = 'http://{address}/x.deb' }} }}\n");
     let run = machine.apply(&machine.steps(&role));
@@ -210,24 +206,19 @@ fn dpkg_is_asked_once_for_debs_and_packages() {
 
 #[test]
 fn a_deb_of_a_url_is_downloaded_once() {
-    use std::io::{Read, Write};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     let machine = Machine::new();
     build(&machine, "1.0", "one");
     let deb = std::fs::read(machine.root.at(PATH)).unwrap();
     let sum = hex(&Sha256::digest(&deb));
-    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = server.local_addr().unwrap();
+    let listener = listen(0);
+    let address = listener.local_addr().unwrap();
     let count = Arc::new(AtomicUsize::new(0));
     let counts = Arc::clone(&count);
-    std::thread::spawn(move || {
-        while let Ok((mut stream, _)) = server.accept() {
-            counts.fetch_add(1, Ordering::SeqCst);
-            let _ = stream.read(&mut [0; 1024]);
-            let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", deb.len());
-            let _ = stream.write_all(&deb);
-        }
+    let _server = serve_http(listener, move |_| {
+        counts.fetch_add(1, Ordering::SeqCst);
+        (200, String::new(), deb.clone())
     });
     let source = format!("url = 'http://{address}/x.deb', sha256 = '{sum}'");
     let steps = machine.steps(&STEP.replace(&format!("path = '{PATH}'"), &source));
