@@ -85,8 +85,10 @@ fn a_hook_goes_on_when_the_role_s_checks_are_satisfied_and_not_before() {
     assert_eq!(api.calls(), Vec::<String>::new());
 
     node.shell(&format!("systemctl start --no-block {UNIT}"));
-    wait_for("a heartbeat before the checks", || (api.count(HEARTBEAT) == 1).then_some(()));
-    assert!(node.property(UNIT, "StatusText").contains("lifecycle hook launch"));
+    wait_for("the run to ask for the hook", || {
+        node.property(UNIT, "StatusText").contains("lifecycle hook launch").then_some(())
+    });
+    wait_for("a heartbeat before the checks", || (api.count(HEARTBEAT) > 0).then_some(()));
     // They go on while the checks are not satisfied, each a whole timeout more.
     wait_for("a heartbeat meanwhile", || (api.count(HEARTBEAT) > 1).then_some(()));
     assert_eq!(node.property(UNIT, "ActiveState"), "activating");

@@ -300,8 +300,10 @@ fn killed_and_stopped(ward: &Ward) {
     let at_work = || {
         node.shell(&hold);
         node.shell("systemctl start --no-block titus-bootstrap");
+        // Until systemd begins the start it shows the step of the run before.
         wait_for("the run to be at its step", || {
-            node.property("titus-bootstrap.service", "StatusText").contains("audit").then_some(())
+            let is_starting = node.property("titus-bootstrap.service", "ActiveState") == "activating";
+            (is_starting && node.property("titus-bootstrap.service", "StatusText").contains("audit")).then_some(())
         });
     };
     let status = || node.bootstrap(&["status"]).out;
