@@ -114,25 +114,42 @@ pub fn converge(
     }
     failpoint();
     host.reload_units_if_noted()?;
-    let (began, activity) = (Instant::now(), activity::begin("checking that started services stay up"));
-    for (n, step) in done.iter().enumerate() {
-        step.work().stays(host).map_err(|error| failure(host, error, journal, report, n, steps))?;
-    }
-    drop(activity);
-    report.note("checks", "started services stay up", None, began);
+    check_that_units_stay(host, steps, &done, journal, report)?;
     if journal.is_open() {
         let began = Instant::now();
-        let _activity = activity::begin("looking at all steps again");
-        look_at_all_again(host, &done, journal, report)?;
+        let activity = activity::begin("looking at all steps again");
+        let has_repeated = look_at_all_again(host, &done, journal, report)?;
+        drop(activity);
         report.note("checks", "all steps again", None, began);
+        // What was repeated may have started services.
+        if has_repeated {
+            check_that_units_stay(host, steps, &done, journal, report)?;
+        }
     }
     record_running(host, steps)
 }
 
+/// Checks that the services that this run started do not exit a moment later.
+fn check_that_units_stay(
+    host: &Host,
+    steps: &[Step],
+    done: &[Cow<'_, Step>],
+    journal: &mut Journal,
+    report: &mut Report,
+) -> Result<()> {
+    let began = Instant::now();
+    let _activity = activity::begin("checking that started services stay up");
+    for (n, step) in done.iter().enumerate() {
+        step.work().stays(host).map_err(|error| failure_at_last(host, error, journal, report, n, steps))?;
+    }
+    report.note("checks", "started services stay up", None, began);
+    Ok(())
+}
+
 /// Looks at all steps once more after the last change of a run, and converges once those that were undone, as the next run
 /// would: a package's script may have changed a file back, or a service may have ended together with one that it needs. A
-/// step that is undone a second time is an error, because something undoes it each time.
-fn look_at_all_again(host: &Host, steps: &[Cow<'_, Step>], journal: &mut Journal, report: &mut Report) -> Result<()> {
+/// step that is undone a second time is an error, because something undoes it each time. Returns whether it converged any.
+fn look_at_all_again(host: &Host, steps: &[Cow<'_, Step>], journal: &mut Journal, report: &mut Report) -> Result<bool> {
     let bare: Vec<Step> = steps.iter().map(|step| step.as_ref().clone()).collect();
     for is_last in [false, true] {
         let mut is_undone = false;
@@ -155,18 +172,28 @@ fn look_at_all_again(host: &Host, steps: &[Cow<'_, Step>], journal: &mut Journal
                 }
                 None => Ok(()),
             });
-            if let Err(error) = looked {
-                if let Some(reported) = report.steps.get_mut(n) {
-                    *reported = StepReport::failed(step, &error);
-                }
-                return Err(failure(host, error, journal, report, n, &bare));
-            }
+            looked.map_err(|error| failure_at_last(host, error, journal, report, n, &bare))?;
         }
         if !is_undone {
-            return Ok(());
+            return Ok(is_last);
         }
     }
-    Ok(())
+    Ok(true)
+}
+
+/// Like [`failure`], after the last step: the report has a state of each step.
+fn failure_at_last(
+    host: &Host,
+    error: Error,
+    journal: &mut Journal,
+    report: &mut Report,
+    n: usize,
+    steps: &[Step],
+) -> Error {
+    if let (Some(step), Some(reported)) = (steps.get(n), report.steps.get_mut(n)) {
+        *reported = StepReport { duration_ms: reported.duration_ms, ..StepReport::failed(step, &error) };
+    }
+    failure(host, error, journal, report, n, steps)
 }
 
 /// Records how the run ended at a step, and returns the error with its place and fix.

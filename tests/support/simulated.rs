@@ -300,6 +300,8 @@ struct State {
     ending: BTreeSet<String>,
     /// The state that the next start of a unit leads to, and whether systemd calls that a failure.
     next: BTreeMap<String, (Unit, bool)>,
+    /// Units whose start stops another one.
+    conflicts: BTreeMap<String, String>,
     /// How many more times a unit exits after it was seen active, and systemd restarts it.
     falling: BTreeMap<String, usize>,
     invocations: usize,
@@ -339,6 +341,11 @@ impl Units {
     /// Makes the next start of a unit lead to this state.
     pub fn next_start(&self, name: &str, unit: Unit, is_failure: bool) {
         self.0.borrow_mut().next.insert(name.to_owned(), (unit, is_failure));
+    }
+
+    /// Makes each start of a unit stop another one, like `Conflicts=`.
+    pub fn conflict(&self, name: &str, other: &str) {
+        self.0.borrow_mut().conflicts.insert(name.to_owned(), other.to_owned());
     }
 
     /// Makes a unit exit with status 7 this number of times after it was seen active; systemd restarts it each time.
@@ -445,7 +452,11 @@ impl Systemd for Units {
                 unit.active = Active::Inactive;
                 unit.result = "success".into();
             }),
-            Job::Start(_) | Job::Restart(_) => self.start(name),
+            Job::Start(_) | Job::Restart(_) => {
+                let other = self.0.borrow().conflicts.get(name).cloned();
+                other.iter().for_each(|other| self.change(other, |unit| unit.active = Active::Inactive));
+                self.start(name);
+            }
             Job::Stop(_) => self.change(name, |unit| unit.active = Active::Inactive),
             Job::Reload => self.0.borrow_mut().units.values_mut().for_each(|unit| unit.needs_reload = false),
             Job::ReloadUnit(_) | Job::Reboot => {}

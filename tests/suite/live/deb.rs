@@ -4,6 +4,7 @@ use std::process::Command;
 
 use sha2::{Digest, Sha256};
 use titus_bootstrap::error::Kind;
+use titus_bootstrap::run::engine;
 
 use crate::support::door::{listen, serve_http};
 use crate::support::root::Root;
@@ -226,4 +227,8 @@ fn a_deb_of_a_url_is_downloaded_once() {
     assert_eq!(machine.apply(&steps).ends_well().states(), ["titus in_sync"]);
     assert_eq!(machine.plan(&steps).ends_well().states(), ["titus in_sync"]);
     assert_eq!(count.load(Ordering::SeqCst), 1);
+    // Nor does a run begin to download it before it looks at the step.
+    let host = machine.next_host();
+    engine::ask(&host, &steps).unwrap();
+    assert!(steps[0].work().fetches(&host).unwrap().is_empty());
 }

@@ -306,6 +306,11 @@ fn a_unit_whose_package_is_not_there_is_blocked() {
     let failed = machine.apply(&steps);
     assert!(failed.fails().to_string().contains("x.service does not exist yet"), "{}", failed.fails());
     assert_eq!(failed.states(), ["config changed", "x failed"]);
+    // Also if no boot should start it; if nothing should, it can stay away.
+    for (wish, state) in [("enabled = false, active = true", "x blocked"), ("enabled = false", "x in_sync")] {
+        let step = format!("[[step]]\nid = 'x'\nphase = 'boot'\nunit = {{ name = '{NAME}', {wish} }}\n");
+        assert_eq!(machine.plan(&machine.steps(&step)).ends_well().states(), [state], "{wish}");
+    }
 }
 
 #[test]
@@ -478,6 +483,20 @@ fn a_file_that_overrides_ours_is_refused_before_any_write_and_its_removal_is_eno
 }
 
 #[test]
+fn what_systemd_does_not_read_for_a_unit_overrides_nothing() {
+    // A file with the unit's name in another directory.
+    let machine = machine();
+    let file = "[[step]]\nid = 'file'\nphase = 'boot'\nfile = { path = '/srv/x.service', content = 'x' }\n";
+    let unit = "[[step]]\nid = 'x'\nphase = 'boot'\nunit = { name = 'x.service', active = true }\n";
+    machine.apply(&machine.steps(&format!("{file}{unit}"))).ends_well();
+    // Drop-ins of a unit that is masked.
+    machine.root.write("/etc/systemd/system/x.service.d/99-mine.conf", "[Service]\nExecStart=\nExecStart=/mine\n");
+    let steps = role_with_unit_files().replacen("active = true, restart_on = ['drop-in']", "masked = true", 1);
+    machine.apply(&machine.steps(&steps)).ends_well();
+    assert!(machine.root.at("/etc/systemd/system/x.service").is_symlink());
+}
+
+#[test]
 fn how_often_a_timer_elapses_is_the_operator_s() {
     let machine = machine();
     let drop_in = "/etc/systemd/system/t.timer.d/often.conf";
@@ -561,6 +580,17 @@ fn files_that_someone_changed_are_read_and_what_systemd_refuses_is_named() {
                 assert!(words.contains(part), "{words}");
             }
         }
+        // What the role will do about it comes first.
+        machine.systemd.change(NAME, |unit| unit.needs_reload = true);
+        let file =
+            "[[step]]\nid = 'file'\nphase = 'boot'\nfile = { path = '/etc/systemd/system/x.service', content = 'x' }\n";
+        let lines = machine.plan(&machine.steps(&format!("{file}{}", role("one")))).ends_well().lines();
+        assert_eq!(lines, ["create /etc/systemd/system/x.service (0644, 1 line)"], "{load}");
+        let mask = machine.root.at("/etc/systemd/system/x.service");
+        machine.root.link("/etc/systemd/system/x.service", "nowhere/dev/null");
+        let lines = machine.plan(&steps).ends_well().lines();
+        assert_eq!(lines, ["unmask x.service (remove /etc/systemd/system/x.service)", line], "{load}");
+        std::fs::remove_file(mask).unwrap();
     }
 }
 
@@ -600,6 +630,34 @@ fn a_unit_that_ends_and_is_started_again_is_waited_for_until_it_stays_up() {
         assert!(words.contains(part), "{part}: {words}");
     }
     assert_eq!(run.events.last().unwrap(), "failed x");
+}
+
+#[test]
+fn a_unit_that_a_later_step_stopped_stays_up_too() {
+    let starts = |times: usize, stays: bool| {
+        let mut machine = machine();
+        machine.host.deadlines.settle = Duration::from_millis(300);
+        machine.host.deadlines.unit = Duration::from_millis(900);
+        machine.apply(&machine.steps(&role("one"))).ends_well();
+        machine.unit_file("y.service");
+        machine.systemd.conflict("y.service", NAME);
+        machine.systemd.jobs();
+        let other = "[[step]]\nid = 'y'\nphase = 'boot'\nunit = { name = 'y.service', active = true }\n";
+        machine.systemd.fall(NAME, times);
+        let run = machine.apply(&machine.steps(&format!("{}{other}", role("one"))));
+        assert_eq!(machine.systemd.jobs(), ["start y.service", "start x.service"], "{times}");
+        if stays {
+            run.ends_well();
+            assert!(machine.systemd.get(NAME).is_active());
+        } else {
+            let words = run.fails().to_string();
+            assert!(words.contains("step 2/3 x: x.service does not stay up"), "{words}");
+            assert_eq!(run.states(), ["config in_sync", "x failed", "y changed"]);
+        }
+    };
+    starts(0, true);
+    starts(3, true);
+    starts(usize::MAX, false);
 }
 
 #[test]
