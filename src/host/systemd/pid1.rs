@@ -190,11 +190,13 @@ impl Systemd for Pid1 {
 
     fn journal(&self, host: &Host, name: &str, since: &Since) -> String {
         let mut argv = vec!["journalctl".to_owned()];
-        argv.extend(["--lines=20", "--no-pager", "--output=short-iso", "--quiet"].map(str::to_owned));
+        // Without `--reverse`, `--lines` with `--since` gives the oldest entries before systemd 254
+        // (https://github.com/systemd/systemd/issues/26657).
+        argv.extend(["--reverse", "--lines=20", "--no-pager", "--output=short-iso", "--quiet"].map(str::to_owned));
         argv.extend(selection(name, since));
         let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
         host.run_command(&argv, &[], Patience::Ends, Duration::from_secs(10))
-            .map(|output| output.both)
+            .map(|output| oldest_first(&output.both))
             .unwrap_or_default()
     }
 
@@ -264,6 +266,19 @@ fn selection(name: &str, since: &Since) -> Vec<String> {
     }
 }
 
+/// The reverse of journalctl's reversed entries. It indents the further lines of an entry.
+fn oldest_first(newest_first: &str) -> String {
+    let mut entries: Vec<String> = Vec::new();
+    for line in newest_first.lines() {
+        match entries.last_mut() {
+            Some(entry) if line.starts_with(' ') => *entry += &format!("\n{line}"),
+            _ => entries.push(line.to_owned()),
+        }
+    }
+    entries.reverse();
+    entries.join("\n")
+}
+
 fn argv(job: Job<'_>) -> Vec<&str> {
     match job {
         Job::Start(name) => vec!["systemctl", "start", "--", name],
@@ -304,6 +319,19 @@ mod tests {
 
     use super::super::fake;
     use super::*;
+
+    #[test]
+    fn entries_of_the_journal_come_in_order_with_all_their_lines() {
+        for (newest_first, expected) in [
+            ("", ""),
+            ("t b: 2\nt b: 1\n", "t b: 1\nt b: 2"),
+            ("t b: 2\n     more\n     of it\nt b: 1\n", "t b: 1\nt b: 2\n     more\n     of it"),
+            // Not of the journal.
+            ("  x\n", "  x"),
+        ] {
+            assert_eq!(oldest_first(newest_first), expected);
+        }
+    }
 
     type Values<'a> = HashMap<&'static str, Variant<'a>>;
 

@@ -75,7 +75,7 @@ fn states_are_those_that_systemd_has() {
     reports_all(&node, "after a daemon-reload");
     node.shell("systemctl daemon-reexec");
     wait_for("systemd to be back", || {
-        node.run(&["systemctl", "is-active", "dbus.service"]).out.contains("active").then_some(())
+        (node.run(&["systemctl", "is-active", "dbus.service"]).out.trim() == "active").then_some(())
     });
     reports_all(&node, "after a daemon-reexec");
 
@@ -100,4 +100,52 @@ fn a_signal_ends_the_wait_for_a_systemd_that_does_not_answer() {
     let outcome = run.end();
     kill(systemd, Signal::SIGCONT).unwrap();
     outcome.ends_with(1).reports(&["stopped by a signal", "it was waiting for systemd to answer"]);
+}
+
+#[test]
+fn a_service_that_a_later_step_stops_must_stay_up_too() {
+    let node = Node::fresh();
+    let _metadata = services::metadata(&node, items());
+    // From the second one's start it exits after a second, each time.
+    let first = "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestart=always\n\
+        ExecStart=/bin/sh -c 'test -e /run/spoilt || exec sleep infinity; sleep 1; exit 7'\n";
+    let second = "[Service]\nType=oneshot\nRemainAfterExit=yes\n\
+        ExecStart=/bin/sh -c 'touch /run/spoilt; systemctl stop first'\n";
+    node.write("/etc/systemd/system/first.service", first);
+    node.write("/etc/systemd/system/second.service", second);
+    node.shell("systemctl daemon-reload; systemctl start first");
+    let step = |id: &str| {
+        format!("[[step]]\nid = '{id}'\nphase = 'boot'\nunit = {{ name = '{id}.service', active = true }}\n")
+    };
+    node.write(ROLE, &format!("description = 'Units'\n{}{}", step("first"), step("second")));
+    let apply = ["apply", "--role", "units", "--set", "timeouts.unit=10s"];
+    let failed = node.bootstrap(&apply).ends_with(1);
+    failed.reports(&["step 1/2 first: first.service does not stay up", "status=7"]);
+    node.shell("rm /run/spoilt");
+    node.bootstrap(&apply).ends_with(0);
+    assert_eq!(node.property("first.service", "SubState"), "running");
+}
+
+#[test]
+fn the_last_words_of_a_talkative_service_are_in_the_error() {
+    let node = Node::fresh();
+    let _metadata = services::metadata(&node, items());
+    // The last message has two lines.
+    node.put(
+        "/usr/local/sbin/talk",
+        0o755,
+        "#!/bin/sh\nfor n in $(seq 100); do echo \"word $n\"; done\n\
+         logger --id=$$ --tag talk \"$(printf 'no disk is left\\nfor me')\"\nexit 7\n",
+    );
+    node.write("/etc/systemd/system/talk.service", "[Service]\nType=oneshot\nExecStart=/usr/local/sbin/talk\n");
+    node.shell("systemctl daemon-reload");
+    node.write(
+        ROLE,
+        "description = 'Units'\n[[step]]\nid = 'talk'\nphase = 'boot'\nunit = { name = 'talk.service', active = true }\n",
+    );
+    let failed = node.bootstrap(&["apply", "--role", "units"]).ends_with(1).reports(&["word 90\n", "word 100\n"]);
+    assert!(!failed.err.contains("word 10\n"), "{}", failed.transcript());
+    let words: Vec<&str> = failed.err.lines().map(str::trim).collect();
+    let at = |text: &str| words.iter().position(|line| line.ends_with(text)).unwrap_or_else(|| panic!("{words:#?}"));
+    assert!(at("word 99") < at("word 100") && at("no disk is left") + 1 == at("for me"), "{words:#?}");
 }
