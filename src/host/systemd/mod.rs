@@ -520,9 +520,11 @@ fn age_of_first_process(stat: &str, uptime: Duration) -> Option<Duration> {
 /// The lines of a unit's journal without those that systemd writes at every start and end, which would hide the reason.
 /// Returns all lines if there are no others.
 fn without_usual_lines(journal: &str) -> String {
-    const USUAL: [&str; 10] = [
+    // systemd before 248 has "Succeeded", and no "Deactivated successfully".
+    const USUAL: [&str; 12] = [
         "Starting ",
         "Started ",
+        "Finished ",
         "Stopping ",
         "Stopped ",
         "Failed to start ",
@@ -531,6 +533,7 @@ fn without_usual_lines(journal: &str) -> String {
         ": Failed with result 'exit-code'",
         ": Consumed ",
         ": Deactivated successfully",
+        ": Succeeded",
     ];
     let is_usual = |line: &&str| {
         let message = line.split_once(" systemd[1]: ").map(|(_, message)| message);
@@ -569,6 +572,8 @@ mod tests {
                      11:40:24 node systemd[1]: x.service: Main process exited, code=exited, status=7/NOTRUNNING\n\
                      11:40:24 node systemd[1]: x.service: Failed with result 'exit-code'.";
         assert_eq!(without_usual_lines(usual), usual);
+        let of_247 = "11:40:22 node systemd[1]: x.service: Succeeded.\n11:40:22 node systemd[1]: Finished X.\n";
+        assert_eq!(without_usual_lines(&format!("{of_247}11:40:24 node x[7]: no disk")), "11:40:24 node x[7]: no disk");
         let reason = "11:40:23 node x[7]: Started with no disk\n11:40:24 node systemd[1]: x.service: Failed with result 'oom-kill'.";
         assert_eq!(without_usual_lines(&format!("{usual}\n{reason}\n{usual}\n")), reason);
         assert_eq!(without_usual_lines(""), "");

@@ -72,6 +72,8 @@ pub fn cloud_init_again(node: &Node, instance: &str, user_data: impl AsRef<[u8]>
     node.write(&format!("{SEED}/meta-data"), &format!("instance-id: {instance}\n"));
     std::fs::write(node.path(&format!("{SEED}/user-data")), user_data).unwrap();
     for stage in ["cloud-init-local", "cloud-init", "cloud-config", "cloud-final"] {
+        // No boot starts it five times in ten seconds.
+        node.run(&["systemctl", "reset-failed", stage]);
         // cloud-init itself reports one that fails.
         node.run(&["systemctl", "restart", stage]);
     }
