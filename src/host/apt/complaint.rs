@@ -62,7 +62,7 @@ pub struct Refused {
 /// The messages of `apt-get update` about lists that it could not update. Its exit status does not show that, because
 /// it is 0 if there are old lists.
 pub fn refused_lists(output: &Output) -> Option<Refused> {
-    let lines: Vec<&str> = output.both.lines().filter(|line| has_reason(line)).collect();
+    let lines: Vec<&str> = output.both.lines().filter(|line| has_reason(line)).map(without_stack).collect();
     if lines.is_empty() && output.status.success() {
         return None;
     }
@@ -82,10 +82,22 @@ pub fn unreadable_files(output: &str) -> Vec<&str> {
 /// Whether a line of `apt-get update` has the reason why a list was not updated. Many lines only follow from another
 /// one.
 fn has_reason(line: &str) -> bool {
-    let is_cause = ["W: GPG error", "W: Failed", "W: An error occurred", "W: Couldn't", "W: Could not"]
-        .iter()
-        .any(|start| line.starts_with(start));
+    // apt 3.0, of Debian 13, verifies signatures with sqv instead of gpgv, and has other words for it.
+    const STARTS: [&str; 6] = [
+        "W: GPG error",
+        "W: OpenPGP signature verification failed",
+        "W: Failed",
+        "W: An error occurred",
+        "W: Couldn't",
+        "W: Could not",
+    ];
+    let is_cause = STARTS.iter().any(|start| line.starts_with(start));
     line.starts_with("E: ") || is_cause || (line.starts_with("W: ") && line.contains("keyring"))
+}
+
+/// The line without the stack that sqv adds to some of its messages.
+fn without_stack(line: &str) -> &str {
+    line.split_once("  Stack backtrace:").map_or(line, |(message, _)| message.trim_end())
 }
 
 fn first_fault(lines: &[&str]) -> Fault {
@@ -97,9 +109,9 @@ fn first_fault(lines: &[&str]) -> Fault {
 
 fn fault_of(line: &str) -> Option<Fault> {
     let has = |words: &[&str]| words.iter().any(|words| line.contains(words));
-    if has(&["temporary file", "Splitting up"]) {
+    if has(&["temporary file", "Unable to mkstemp", "Splitting up"]) {
         Some(Fault::Temporary)
-    } else if has(&["is expired", "is not valid yet"]) {
+    } else if has(&["is expired", "is not valid yet", "Not live until"]) {
         Some(Fault::Date)
     } else if has(&["NOSPLIT"]) {
         // A captive portal answered instead of the repository.
@@ -114,6 +126,8 @@ fn fault_of(line: &str) -> Option<Fault> {
         "couldn't be verified",
         "keyring",
         "GPG error",
+        "OpenPGP signature verification failed",
+        "sqv returned an error code",
         "is not signed",
         "is no longer signed",
     ]) {
@@ -180,6 +194,7 @@ mod tests {
         // Output of apt 2.6 and dpkg 1.21.
         const NO_KEY: &str = "W: GPG error: http://d x InRelease: The following signatures couldn't be verified because the public key is not available: NO_PUBKEY 8515DBB55FD21F33";
         const UNSIGNED: &str = "E: The repository 'http://d x InRelease' is not signed.";
+        const MISSING_KEY: &str = "W: OpenPGP signature verification failed: http://d x InRelease: Sub-process /usr/bin/sqv returned an error code (1), error message is: Missing key 4276222F3A76DBE217113B2ECC7808C8BEB6F99E, which is needed to verify signature.";
         const FETCH: &str = "E: Failed to fetch http://e/x/Packages  Could not connect to e:80";
         for (lines, fault) in [
             (vec![NO_KEY, UNSIGNED], Fault::Key),
@@ -242,6 +257,58 @@ mod tests {
                 ],
                 Fault::Temporary,
             ),
+            // Output of apt 3.0.
+            (vec![MISSING_KEY, UNSIGNED], Fault::Key),
+            (
+                vec![
+                    "W: OpenPGP signature verification failed: http://d x InRelease: Sub-process /usr/bin/sqv returned an error code (1), error message is: Verifying signature:            Message has been manipulated",
+                    UNSIGNED,
+                ],
+                Fault::Key,
+            ),
+            (
+                vec![
+                    "W: OpenPGP signature verification failed: http://d x InRelease: Sub-process /usr/bin/sqv returned an error code (1), error message is: Error: Failed to parse keyring \"/k.asc\"  Caused by:     0: Reading \"/k.asc\": EOF     1: EOF",
+                    UNSIGNED,
+                ],
+                Fault::Key,
+            ),
+            (
+                vec![
+                    "W: An error occurred during the signature verification. The repository is not updated and the previous index files will be used. OpenPGP signature verification failed: http://d x InRelease: Sub-process /usr/bin/sqv returned an error code (1), error message is: Missing key EC72, which is needed to verify signature.",
+                    "W: Failed to fetch http://d/InRelease  Sub-process /usr/bin/sqv returned an error code (1), error message is: Missing key EC72, which is needed to verify signature.",
+                    "W: Some index files failed to download. They have been ignored, or old ones used instead.",
+                ],
+                Fault::Key,
+            ),
+            (
+                vec![
+                    "W: OpenPGP signature verification failed: http://d x InRelease: Sub-process /usr/bin/sqv returned an error code (1), error message is: Verifying signature:            Not live until 2030-12-30T23:30:00Z",
+                    UNSIGNED,
+                ],
+                Fault::Date,
+            ),
+            (
+                vec![
+                    "W: OpenPGP signature verification failed: http://d x InRelease: Unable to mkstemp /tmp/apt.sig.yoGBdq - GetTempFile (2: No such file or directory)",
+                    UNSIGNED,
+                ],
+                Fault::Temporary,
+            ),
+            (
+                vec![
+                    "W: OpenPGP signature verification failed: http://d x InRelease: Splitting up /var/lib/apt/lists/partial/x into data and signature failed",
+                    UNSIGNED,
+                ],
+                Fault::Temporary,
+            ),
+            (
+                vec![
+                    "W: OpenPGP signature verification failed: http://d x InRelease: Internal error: Cannot find gpgv",
+                    UNSIGNED,
+                ],
+                Fault::Key,
+            ),
             (vec![], Fault::Network),
         ] {
             assert!(
@@ -257,6 +324,9 @@ mod tests {
         ] {
             assert!(!has_reason(line), "{line}");
         }
+        let stack = "error message is: Error: Failed to parse keyring \"/k\"  Caused by:     0: EOF  Stack backtrace:    0: <unknown>";
+        assert!(without_stack(stack).ends_with("Caused by:     0: EOF"));
+        assert_eq!(without_stack(MISSING_KEY), MISSING_KEY);
     }
 
     #[test]
