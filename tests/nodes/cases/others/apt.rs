@@ -56,7 +56,15 @@ fn what_keeps_apt_from_its_lists_is_reported_in_apt_s_words() {
     node.write("/root/other.asc", include_str!("../../../data/key.asc"));
     let settings = node.read(agent::SETTINGS);
     node.write(agent::SETTINGS, &settings.replace("/srv/repo/key.asc", "/root/other.asc"));
-    refused(78, &["W: GPG error: file:/srv/repo test InRelease", "NO_PUBKEY", "set its key in apt.sources"]);
+    // Debian 13 verifies with sqv, whose words are others.
+    let is_sqv = node.exists("/usr/bin/sqv");
+    let (error, key) = if is_sqv {
+        ("W: OpenPGP signature verification failed", "Missing key")
+    } else {
+        ("W: GPG error", "NO_PUBKEY")
+    };
+    let error = format!("{error}: file:/srv/repo test InRelease");
+    refused(78, &[&error, key, "set its key in apt.sources"]);
     node.write(agent::SETTINGS, &settings);
 
     // A mirror that answers, with something else than a repository.
@@ -81,10 +89,8 @@ fn what_keeps_apt_from_its_lists_is_reported_in_apt_s_words() {
 
     // In the place of /tmp, which is a mount.
     node.shell("umount /tmp; chmod 0755 /tmp");
-    refused(
-        69,
-        &["apt cannot create temporary files in /tmp", "Couldn't create temporary file /tmp/", "chmod 1777 /tmp"],
-    );
+    let words = if is_sqv { "Unable to mkstemp /tmp/" } else { "Couldn't create temporary file /tmp/" };
+    refused(69, &["apt cannot create temporary files in /tmp", words, "chmod 1777 /tmp"]);
     node.shell("chmod 1777 /tmp");
 
     // The operator's own package is not configured: apt fails because of it, after it has done its work.
