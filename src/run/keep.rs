@@ -6,7 +6,7 @@ use super::engine;
 use super::journal::{Journal, KEEP_JOURNAL};
 use super::refusals::{refuse_made_up_facts, refuse_without_root};
 use super::report::{Report, Reporter, StepState};
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::host::Host;
 use crate::host::lock::KEEP_LOCK;
 use crate::host::wait::Deadline;
@@ -15,9 +15,17 @@ use crate::prepare::{self, Request};
 /// Looks at the steps and fixes what differs. The settings are those of the last run.
 ///
 /// # Errors
-/// Fails with 75 when a step cannot be inspected now, or a process other than `keep` holds the lock; with 1 when a step
-/// failed.
+/// Fails with 75 when a step cannot be inspected now, when a signal ends the pass, or when a process other than `keep` holds
+/// the lock; with 1 when a step failed.
 pub fn keep(request: &Request, report: &mut Report, reporter: Reporter) -> Result<()> {
+    pass(request, report, reporter).map_err(|error| match error.kind {
+        // The timer's next pass continues. The unit has not failed: the node is going down, or somebody stopped the unit.
+        Kind::Interrupted => Error { kind: Kind::TemporaryFailure, ..error },
+        _ => error,
+    })
+}
+
+fn pass(request: &Request, report: &mut Report, reporter: Reporter) -> Result<()> {
     refuse_made_up_facts(request)?;
     let mut host = request.host()?;
     refuse_without_root(&host)?;

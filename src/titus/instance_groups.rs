@@ -27,13 +27,21 @@ const TRY: Duration = Duration::from_secs(10);
 /// Fails with 75 when the gateway or its master does not answer, and with 1 when the answer is not understood.
 pub fn state(host: &Host, name: &str) -> Result<Option<String>> {
     let url = address(name);
-    let asked = host.http_get_json(&url, TRY, |answer| serde_json::from_reader::<_, Group>(answer))?;
-    let answer = asked.map_err(|answer| no_answer(&url, &answer))?;
-    match answer.status {
-        404 => return Ok(None),
-        // rc.57 answers 500 for a group without a registered agent, but also for other failures.
-        500 if !is_known(host, name)? => return Ok(None),
-        _ => {}
+    let ask = || {
+        let asked = host.http_get_json(&url, TRY, |answer| serde_json::from_reader::<_, Group>(answer))?;
+        asked.map_err(|answer| no_answer(&url, &answer))
+    };
+    let mut answer = ask()?;
+    // rc.57 answers 500 for a group without a registered agent, but also for other failures.
+    if answer.status == 500 {
+        if !is_known(host, name)? {
+            return Ok(None);
+        }
+        // Its first agent may have registered since the first question.
+        answer = ask()?;
+    }
+    if answer.status == 404 {
+        return Ok(None);
     }
     check_status(&url, answer.status, &answer.start)?;
     let wrong = |why: String| {

@@ -189,6 +189,8 @@ impl Systemd for Pid1 {
     }
 
     fn journal(&self, host: &Host, name: &str, since: &Since) -> String {
+        // journald may not have written the last messages yet. Without it, what is written has to do.
+        let _ = host.run_command(&["journalctl", "--sync"], &[], Patience::Ends, Duration::from_secs(5));
         let mut argv = vec!["journalctl".to_owned()];
         // Without `--reverse`, `--lines` with `--since` gives the oldest entries before systemd 254
         // (https://github.com/systemd/systemd/issues/26657).

@@ -2,6 +2,7 @@
 
 use crate::harness::node::Node;
 use crate::harness::prereqs::{self, IMAGES, Services};
+use crate::harness::wait_for;
 
 /// A prereqs node on which nothing ran yet.
 fn fresh(more: &str) -> (Node, Services) {
@@ -40,6 +41,9 @@ fn the_data_of_a_container_are_not_what_a_link_in_it_leads_to() {
     let (node, _services) = fresh("");
     let before = precious(&node);
     let id = foreign_master(&node, "rm -rf /tmp/master; ln -s /etc /tmp/master; exec sleep 100000");
+    wait_for("the link", || {
+        (node.run(&["docker", "exec", "mesomaster", "/bin/busybox", "readlink", "/tmp/master"]).code == 0).then_some(())
+    });
     for command in ["plan", "apply"] {
         let refused = node.bootstrap(&[command, "--set", "containers.adopt=true"]).ends_with(69);
         refused.reports(&["/tmp/master in the container to be replaced is a symbolic link", "it leads to /etc"]);

@@ -61,6 +61,12 @@ fn boot(node: &Node) -> i32 {
     node.property(UNIT, "ExecMainStatus").parse().unwrap()
 }
 
+/// Waits until the timer runs that starts the boot unit again: the unit only queues its start.
+#[track_caller]
+fn await_timer(node: &Node) {
+    wait_for("the timer", || (node.property(RETRY, "ActiveState") == "active").then_some(()));
+}
+
 /// Asserts which calls have come since the last question. On a slow machine a run sends more heartbeats before the rest.
 #[track_caller]
 fn assert_calls(api: &AutoScaling, wanted: &[&str], why: &str) {
@@ -174,7 +180,7 @@ fn a_failure_of_this_node_s_lets_go_of_it_or_has_it_replaced() {
     api.answer(Answer::Held);
     drop(metadata);
     called(75, &[]);
-    assert_eq!(node.property(RETRY, "ActiveState"), "active");
+    await_timer(&node);
 }
 
 #[test]
@@ -234,10 +240,10 @@ fn an_agent_in_a_warm_pool_is_whole_on_disk_and_joins_when_it_leaves() {
     node.bootstrap(&["status"]).ends_with(0);
 
     // It may leave without a boot, so the unit checks each minute; the journal says so once.
-    assert_eq!(node.property(RETRY, "ActiveState"), "active");
+    await_timer(&node);
     assert_eq!(boot(&node), 0, "{}", journal(&node));
     assert_eq!(journal(&node).matches(banner).count(), 1, "{}", journal(&node));
-    assert_eq!(node.property(RETRY, "ActiveState"), "active");
+    await_timer(&node);
 
     services.metadata.set(STATE, Some("InService".into()));
     assert_eq!(boot(&node), 0, "{}", journal(&node));
@@ -291,8 +297,7 @@ fn a_first_boot_to_which_aws_brings_everything_late_notifies_the_group_once() {
         // Nor does the timer elapse so often; here it is the test that tries again.
         node.run(&["systemctl", "reset-failed", RETRY]);
         assert_eq!(boot(&node), 75, "{}", journal(&node));
-        // The unit only queues its start.
-        wait_for("the timer", || (node.property(RETRY, "ActiveState") == "active").then_some(()));
+        await_timer(&node);
         node.shell(&format!("systemctl stop {RETRY}"));
         let output = node.bootstrap(&["status"]);
         let second = output.out.lines().nth(1).unwrap_or_default();

@@ -17,15 +17,16 @@ use crate::harness::network::Network;
 use crate::harness::node::Node;
 use crate::harness::registry::{self, Registry};
 use crate::harness::services::{self, items, listen};
-use crate::harness::{prereqs, wait_for, znodes};
+use crate::harness::{prereqs, random, wait_for, znodes};
 use crate::support::aws::account::Account;
 use crate::support::aws::{Aws, Keys};
 use crate::support::metadata::{Items, Metadata};
 
-/// A moto on loopback, at a port that was free a moment ago.
+/// A moto on loopback, at a port that is free and that the system gives to nobody else (ip_local_port_range, ip(7)).
 fn moto() -> Moto {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    Moto::serve(None, "127.0.0.1", port)
+    let ports = std::iter::repeat_with(|| 20_000 + u16::try_from(random(10_000)).unwrap());
+    let port = ports.take(100).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    Moto::serve(None, "127.0.0.1", port.unwrap())
 }
 
 /// `titus-bootstrap` on this machine, below its own root, as the instance of these metadata.
@@ -224,7 +225,7 @@ fn three_find_each_other(tag: &'static str) {
     let third = all.launch(3, &[]);
     let runs: Vec<_> = all.nodes.iter().map(|node| node.spawn(&apply)).collect();
     runs.into_iter().for_each(|run| drop(run.end().ends_with(0)));
-    assert_eq!(all.modes(), ["follower", "follower", "leader"]);
+    all.await_three();
     let numbers: Vec<String> = all.nodes.iter().map(myid).collect();
     let mut sorted = numbers.clone();
     sorted.sort();

@@ -99,7 +99,7 @@ fn an_image_of_an_agent_never_starts_as_that_agent() {
         let mut node = Node::off_of_several(&converged().image, n);
         first_boot::install(&node);
         // The kernel is the host's, and no reboot changes it.
-        node.put("/etc/titus-bootstrap/config.d/90-test.toml", 0o644, "reboot = \"never\"\n");
+        node.put("/etc/titus-bootstrap/config.d/90-test.toml", 0o644, "reboot = \"never\"\ntimeouts.facts = \"30m\"\n");
         node.put(
             "/etc/systemd/system/mesos-agent.service.d/touch.conf",
             0o644,

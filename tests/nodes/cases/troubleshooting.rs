@@ -54,7 +54,7 @@ impl<'a> Ward<'a> {
         let now = self.node.shell("date +%s.%6N");
         make();
         let status = self.node.bootstrap(&["status"]).out;
-        let errors = self.node.shell(&format!("{ERRORS} --no-pager --since @{now}"));
+        let errors = self.node.shell(&format!("journalctl --sync; {ERRORS} --no-pager --since @{now}"));
         shows(heading, words, &[("titus-bootstrap status", &status), (ERRORS, &errors)]);
     }
 
@@ -106,6 +106,12 @@ impl<'a> Ward<'a> {
 /// An agent that a run made, with the deb and its boot unit.
 fn agent_node() -> Node {
     let mut node = Node::off_without_program(&image::converged().image, None);
+    // It would run a minute after the boot, when a test may be refusing it the metadata.
+    node.put(
+        "/etc/systemd/system/titus-vpc-gc.timer.d/50-test.conf",
+        0o644,
+        "[Timer]\nOnBootSec=\nOnUnitActiveSec=\nOnBootSec=1d\n",
+    );
     node.switch_on();
     node.await_network();
     install(&node);
@@ -200,7 +206,7 @@ fn services_in_trouble(ward: &Ward) {
         "A port is taken",
         "systemctl stop docker-tcp-proxy.socket docker-tcp-proxy.service
          systemd-run --quiet --unit other-port systemd-socket-activate --accept --listen 127.0.0.1:4243 /bin/cat
-         until grep -q ' 0100007F:1093 ' /proc/net/tcp; do sleep 0.1; done",
+         until grep -q ' 0100007F:1093 00000000:0000 0A ' /proc/net/tcp; do sleep 0.1; done",
         &["4243", "fix:"],
         "systemctl stop other-port",
     );
@@ -305,6 +311,7 @@ fn killed_and_stopped(ward: &Ward) {
             let is_starting = node.property("titus-bootstrap.service", "ActiveState") == "activating";
             (is_starting && node.property("titus-bootstrap.service", "StatusText").contains("audit")).then_some(())
         });
+        wait_for("its command", || (node.run(&["sh", "-c", "grep -qx cat /proc/[0-9]*/comm"]).code == 0).then_some(()));
     };
     let status = || node.bootstrap(&["status"]).out;
     at_work();

@@ -30,18 +30,20 @@ pub fn label() -> String {
     format!("{LABEL}={}", std::process::id())
 }
 
-/// Removes containers and images whose test process is gone.
+/// Removes containers and images whose test process is gone; another process may do the same at this moment.
 pub fn remove_abandoned() {
+    let remove = |arguments: &[&str]| drop(Command::new("docker").args(arguments).output());
     let format = format!("{{{{.ID}}}} {{{{.Label \"{LABEL}\"}}}}");
     for line in docker(&["ps", "--all", "--filter", &format!("label={LABEL}"), "--format", &format]).lines() {
         if let Some(id) = abandoned(line) {
-            docker(&["rm", "--force", "--volumes", id]);
+            remove(&["rm", "--force", "--volumes", id]);
         }
     }
     for image in docker(&["images", "--quiet", "--filter", &format!("label={LABEL}")]).lines() {
-        let owner = docker(&["inspect", "--format", &format!("x {{{{index .Config.Labels \"{LABEL}\"}}}}"), image]);
-        if abandoned(&owner).is_some() {
-            docker(&["rmi", "--force", image]);
+        let format = format!("x {{{{index .Config.Labels \"{LABEL}\"}}}}");
+        let owner = Command::new("docker").args(["inspect", "--format", &format, image]).output().unwrap().stdout;
+        if abandoned(String::from_utf8_lossy(&owner).trim()).is_some() {
+            remove(&["rmi", "--force", image]);
         }
     }
 }

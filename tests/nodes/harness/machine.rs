@@ -31,6 +31,9 @@ const PREFIX: &str = "running-";
 
 /// The boot unit.
 const UNIT: &str = "titus-bootstrap.service";
+
+/// An emulated machine is slow, and so is the one that emulates it.
+const PATIENT: &str = "timeouts.unit = \"15m\"\ntimeouts.facts = \"15m\"\ntimeouts.wait = \"15m\"\n";
 const RETRY: &str = "titus-bootstrap-retry.timer";
 
 /// For a boot, and for all that a run does. An emulated processor is slow, and a busy machine ten times as slow.
@@ -85,7 +88,7 @@ impl Machine {
         });
         disk.put(&[
             Entry::Program("/usr/bin/titus-bootstrap", &program),
-            Entry::Text(agent::SETTINGS, &agent::settings_text("titus-log-bucket-terraform-example", "")),
+            Entry::Text(agent::SETTINGS, &agent::settings_text("titus-log-bucket-terraform-example", PATIENT)),
             Entry::Text(&format!("/usr/lib/systemd/system/{UNIT}"), &unit),
             Entry::Text(&format!("/usr/lib/systemd/system/{RETRY}"), &retry),
             Entry::Link(

@@ -83,6 +83,8 @@ impl Node {
              systemctl start mesos-agent titus-setup-networking.service titus-setup-networking.timer \
              titus-reaper titus-darion titus-launchguard titus-vpc-gc.timer",
         );
+        // systemd reports it as started before it listens.
+        wait_for("the agent", || services::listens(&node, &format!("{ADDRESS}:5051")).then_some(()));
         node
     }
 

@@ -49,6 +49,8 @@ fn answer(groups: &mut BTreeMap<String, String>, request: &Request) -> (u16, Jso
             let all: Vec<Json> = groups.iter().map(|(name, state)| group(name, state)).collect();
             (200, json!({ "agentInstanceGroups": all }))
         }
+        // Its agent registers between two questions.
+        ("GET", "late", "") if groups.remove("late is new").is_some() => (500, json!({})),
         ("GET", "c" | "broken", "") => (500, json!({ "statusCode": 500, "message": "Unexpected error" })),
         ("GET", name, "") => groups.get(name).map_or((404, json!({})), |state| (200, group(name, state))),
         ("PUT", name, "lifecycle") => {
@@ -103,6 +105,11 @@ fn groups_that_the_master_knows_become_active() {
     let StepKind::InstanceGroup(groups) = &known[0].kind else { panic!("{:?}", known[0].kind) };
     let verified = Kept::InstanceGroups(groups.clone()).ask(&machine.next_host()).unwrap();
     assert_eq!(verified, Finding::Good("a is Active, b is Active".into()));
+
+    // It becomes known between the question about it and the one about all.
+    gateway.groups.lock().unwrap().extend(["late", "late is new"].map(|name| (name.to_owned(), "Inactive".to_owned())));
+    let late = machine.plan(&machine.steps(&role("'late'"))).ends_well();
+    assert_eq!(late.lines(), ["activate the instance group late (it is Inactive)"]);
 
     // A group that the master knows has a state: the answer about it is a failure.
     let run = machine.plan(&machine.steps(&role("'broken'")));
