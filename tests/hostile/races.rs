@@ -229,14 +229,12 @@ fn a_foreign_process_that_holds_a_lock_is_named() {
 #[test]
 fn a_run_from_user_data_that_holds_the_lock_is_recognized() {
     let root = Root::empty();
-    let script = root.at("/part-001");
     let program = program();
     let shebang = format!("#!{} --role agent --root {}\n", program.get_program().display(), root.path().display());
-    fs::write(&script, shebang).unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    root.script("/part-001", shebang);
     // It has the lock while it waits for a metadata service that is silent.
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut command = isolated(&script);
+    let mut command = isolated(&root.at("/part-001"));
     ask(&mut command, &format!("http://{}", server.local_addr().unwrap()));
     let mut run = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let connection = server.accept().unwrap();

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+use crate::support::root::write_script;
 
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -39,8 +41,7 @@ impl Checkout {
         let says = format!(
             "#!/bin/sh\n[ \"$1\" != --version ] || exec echo titus-bootstrap {version}\nexec {program} \"$@\"\n"
         );
-        fs::write(&native, says).unwrap();
-        fs::set_permissions(&native, fs::Permissions::from_mode(0o755)).unwrap();
+        write_script(&native, &says);
         Checkout { directory, native }
     }
 
@@ -91,7 +92,7 @@ fn a_version_without_a_section_of_the_changelog_gets_no_deb() {
 #[test]
 fn a_binary_of_another_version_gets_no_deb() {
     let checkout = Checkout::new("0.3.0", "## 0.3.0 - 2026-11-26\n\n- That.\n");
-    fs::write(&checkout.native, "#!/bin/sh\necho titus-bootstrap 0.2.0\n").unwrap();
+    write_script(&checkout.native, "#!/bin/sh\necho titus-bootstrap 0.2.0\n");
     let message = String::from_utf8(checkout.build(&[]).stderr).unwrap();
     assert!(message.contains("is not of version 0.3.0"), "{message}");
 }

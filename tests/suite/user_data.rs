@@ -4,17 +4,13 @@
 
 use crate::support;
 
-use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use base64::Engine;
 use support::gzip;
 use support::metadata::{Metadata, sample};
-use support::root::{Outcome, Root, ask, into_outcome, isolated};
+use support::root::{Outcome, Root, ask, into_outcome, isolated, write_script};
 
 const SETTINGS: &str = "[agent]\nlog_bucket = \"from-user-data\"\n[zookeeper]\nservers = [\"30.0.100.194:2181\"]\n";
 
@@ -197,23 +193,12 @@ fn script(words: &str) -> (tempfile::TempDir, PathBuf) {
     let program = directory.path().join("titus-bootstrap");
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_titus-bootstrap"), &program).unwrap();
     let script = directory.path().join("part-001");
-    fs::write(&script, format!("#!{}{words}\n{SETTINGS}", program.display())).unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o700)).unwrap();
+    write_script(&script, &format!("#!{}{words}\n{SETTINGS}", program.display()));
     (directory, script)
 }
 
-/// Runs a script; tries again while another thread's child still has it open for writing.
 fn execute(command: &mut Command) -> Outcome {
-    let started = Instant::now();
-    loop {
-        match command.output() {
-            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => {
-                assert!(started.elapsed() < Duration::from_secs(10), "{error}");
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            output => return into_outcome(output.unwrap()),
-        }
-    }
+    into_outcome(command.output().unwrap())
 }
 
 #[test]

@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use super::metadata::Metadata;
 pub use super::outcome::Outcome;
@@ -66,6 +67,20 @@ pub fn on_fixture(directory: &Path, role: &str) -> Vec<String> {
     arguments
 }
 
+/// Writes a program in a script, 0755, in place of any other.
+///
+/// A child process writes it. If this process did, a child that another test forks in the meantime would inherit the
+/// descriptor until it executes its own program, and a file that is open for writing cannot be executed ("text file busy").
+pub fn write_script(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    // By its path, because one test takes PATH away.
+    let mut install = Command::new("/usr/bin/install");
+    let mut install = install.args(["-m", "0755", "/dev/stdin"]).arg(path).stdin(Stdio::piped()).spawn().unwrap();
+    install.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let ended = install.wait().unwrap();
+    assert!(ended.success(), "{}: {ended}", path.display());
+}
+
 /// A temporary root.
 #[derive(Debug)]
 pub struct Root {
@@ -97,6 +112,11 @@ impl Root {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, contents).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    }
+
+    /// Writes a script that can be executed at once, 0755.
+    pub fn script(&self, path: &str, text: impl AsRef<str>) {
+        write_script(&self.at(path), text.as_ref());
     }
 
     /// Creates a symbolic link.

@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -75,12 +74,7 @@ impl Machine {
             "#!/bin/sh\nPATH=/usr/sbin:/usr/bin:/sbin:/bin\nROOT={root} DPKG={root}{DPKG} SOURCES={root}{SOURCES}\n\
              echo \"{name} $*\" | tr '\\n' ' ' | sed 's/ *$/\\n/' >>$ROOT/calls\n{script}\n"
         );
-        let path = self.commands.at(name);
-        // Write it under another name first: a file that another thread is executing cannot be written.
-        let new = self.commands.at(&format!("{name}.new"));
-        fs::write(&new, text).unwrap();
-        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
-        fs::rename(new, path).unwrap();
+        self.commands.script(name, text);
     }
 
     /// Puts a script before an existing command, which runs unless the script exits.

@@ -287,6 +287,7 @@ impl Registries {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -365,11 +366,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("docker-credential-test");
         let ask = |script: &str| {
-            // Write it under another name first: a file that another thread is executing cannot be written.
-            let new = directory.path().join("new");
-            std::fs::write(&new, format!("#!/bin/sh\n{script}\n")).unwrap();
-            std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o755)).unwrap();
-            std::fs::rename(&new, &path).unwrap();
+            // A child writes it: if this process did, a child that another test forks in the meantime would keep it open
+            // for writing, and then it would be "text file busy".
+            let mut install = std::process::Command::new("install");
+            let install = install.args(["-m", "0755", "/dev/stdin"]).arg(&path).stdin(std::process::Stdio::piped());
+            let mut install = install.spawn().unwrap();
+            write!(install.stdin.take().unwrap(), "#!/bin/sh\n{script}\n").unwrap();
+            assert!(install.wait().unwrap().success());
             let registries = Registries {
                 store: Some("test".into()),
                 environment: vec![("HOME".into(), "/root".into())],

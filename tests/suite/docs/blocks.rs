@@ -17,6 +17,8 @@ use std::process::Command;
 
 use regex::Regex;
 
+use crate::support::root::write_script;
+
 /// A fenced block.
 #[derive(Debug)]
 pub struct Block {
@@ -107,14 +109,10 @@ const NOTHING: &str = "#!/bin/sh\n";
 
 impl Shell {
     pub fn new() -> Self {
-        use std::os::unix::fs::PermissionsExt;
         let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let shell = Shell { directory };
         for (name, text) in [("titus-bootstrap", PROGRAM), ("sudo", SUDO), ("cargo", CARGO), ("tests/run", NOTHING)] {
-            let path = shell.path().join(".bin").join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(&path, text).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            write_script(&shell.path().join(".bin").join(name), text);
         }
         fs::create_dir(shell.path().join("node")).unwrap();
         fs::rename(shell.path().join(".bin/tests"), shell.path().join("tests")).unwrap();

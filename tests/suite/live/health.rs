@@ -1,6 +1,6 @@
 //! The questions of `verify` on a live machine.
 
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 use titus_bootstrap::host::systemd::{Active, Unit};
@@ -83,9 +83,7 @@ fn the_tool_of_the_vpc_driver_should_count_like_the_agent() {
     const TOOL: &str = "/apps/titus-executor/bin/titus-vpc-tool";
     let machine = Machine::new();
     let check = |script: &str| {
-        let at = machine.root.at(TOOL);
-        machine.root.write(TOOL, format!("#!/bin/sh\n{script}\n"));
-        std::fs::set_permissions(&at, std::fs::Permissions::from_mode(0o755)).unwrap();
+        machine.root.script(TOOL, format!("#!/bin/sh\n{script}\n"));
         check_vpc_tool(&machine.next_host(), "ResourceSet-ENIs-2-10")
     };
     is_bad(check_vpc_tool(&machine.host, "ResourceSet-ENIs-2-10"), "cannot be run");
