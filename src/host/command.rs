@@ -405,8 +405,8 @@ mod tests {
 
     #[test]
     fn a_command_that_hangs_is_ended() {
-        let message = sh("echo before; exec tail -f /dev/null", Duration::from_millis(200)).unwrap_err().to_string();
-        assert!(message.contains("did not end within 200ms") && message.contains("before"), "{message}");
+        let message = sh("echo before; exec tail -f /dev/null", Duration::from_secs(2)).unwrap_err().to_string();
+        assert!(message.contains("did not end within 2s") && message.contains("before"), "{message}");
     }
 
     #[test]

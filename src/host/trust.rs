@@ -132,6 +132,10 @@ mod tests {
         };
         std::fs::create_dir_all(at("a/b")).unwrap();
         std::fs::write(at("a/b/file"), "").unwrap();
+        // Whatever the umask is.
+        for (name, normal) in [("a", 0o755), ("a/b", 0o755), ("a/b/file", 0o644)] {
+            mode(&at(name), normal);
+        }
         symlink("a/b/file", at("link")).unwrap();
         symlink(at("a/b"), at("way")).unwrap();
         symlink("../..", at("a/b/up")).unwrap();

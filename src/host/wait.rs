@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_pause_ends_at_the_deadline_and_the_next_one_is_refused() {
-        let mut deadline = Deadline::new("x", Duration::from_millis(30));
+        let mut deadline = Deadline::new("x", Duration::from_millis(300));
         assert!(deadline.pause(Duration::from_secs(3600)).unwrap());
         assert!(deadline.left().is_zero());
         assert!(!deadline.pause(Duration::from_secs(3600)).unwrap());

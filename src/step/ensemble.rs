@@ -215,6 +215,8 @@ impl Ensemble {
 pub(super) mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
 
@@ -332,13 +334,17 @@ pub(super) mod tests {
     #[test]
     fn a_server_that_served_alone_still_has_the_data_when_it_does_not_answer() {
         let directory = tempfile::tempdir().unwrap();
-        let deadlines = crate::host::Deadlines { wait: 2 * PAUSE, ..Default::default() };
+        // Long enough for two questions on a busy machine.
+        let deadlines = crate::host::Deadlines { wait: 10 * PAUSE, ..Default::default() };
         let host = Host::tree(directory.path(), deadlines).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let alone = listener.local_addr().unwrap().to_string();
+        let questions = Arc::<AtomicUsize>::default();
+        let count = Arc::clone(&questions);
         std::thread::spawn(move || {
             let answers = std::iter::once("Mode: standalone\n").chain(std::iter::repeat(""));
             for (answer, stream) in answers.zip(listener.incoming()) {
+                count.fetch_add(1, Ordering::Relaxed);
                 let mut stream = stream.unwrap();
                 let _ = stream.read(&mut [0; 4]);
                 let _ = stream.write_all(answer.as_bytes());
@@ -348,6 +354,7 @@ pub(super) mod tests {
             |own| Ensemble { servers: vec![alone.clone(), server(""), server("")], own, data: "/var/lib/x".into() };
         let message = ensemble(2).wait_for_turn(&host, false).unwrap_err().to_string();
         assert!(message.contains("server 1 serves alone and has the data"), "{message}");
+        assert!(questions.load(Ordering::Relaxed) > 1, "the last answer was the server's own");
         // A server that nobody has seen serve alone may have no data.
         let message = ensemble(2).wait_for_turn(&host, false).unwrap_err().to_string();
         assert!(message.contains("all answers must stay the same"), "{message}");

@@ -395,6 +395,8 @@ fn is_elected(host: &Host, master: &str) -> Result<Result<bool, String>> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use crate::host::Deadlines;
     use crate::host::docker::fake;
@@ -428,11 +430,13 @@ mod tests {
     #[test]
     fn what_only_another_node_has_is_not_this_ones_failure() {
         let host = Host::live(Deadlines::default());
-        let own = host.own_addresses().into_iter().find(IpAddr::is_ipv4).unwrap();
+        // A machine without a network has only the address of its loopback interface, or none.
+        let own = host.own_addresses().into_iter().find(|own| own.is_ipv4() && !own.is_loopback());
+        let own = own.unwrap_or(Ipv4Addr::LOCALHOST.into());
         let tcp = |address: &str| Wait::Tcp(address.to_owned());
         for (wait, elsewhere) in [
             (tcp("203.0.113.77:7001"), true),
-            (tcp("master.example:7001"), true),
+            (tcp("no-machine-has-this-name.example:7001"), true),
             (tcp("[2001:db8::1]:7001"), true),
             (tcp("localhost:7001"), false),
             (tcp("127.0.0.1:7001"), false),

@@ -103,7 +103,8 @@ mod tests {
         let write = |line: &str| {
             file.set_inherited(true);
             let script = format!("printf '{line}\\n' >&{fd}");
-            let status = std::process::Command::new("sh").args(["-c", &script]).status().unwrap();
+            // Not Debian's sh: its descriptors have one digit, and more than ten files may be open here.
+            let status = std::process::Command::new("bash").args(["-c", &script]).status().unwrap();
             file.set_inherited(false);
             assert!(status.success());
             file.progress().map(|progress| progress.percent)

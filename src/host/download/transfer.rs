@@ -376,17 +376,17 @@ mod tests {
 
     #[test]
     fn a_download_that_stops_halfway_is_continued() {
-        let server = serve(|n, start| match n {
+        // By the place, because a slow machine can cause a second request for the same range.
+        let server = serve(|_, start| match start {
             0 => cut(&ok(BODY), 5),
-            1 => cut(&partial(start), 4),
+            5 => cut(&partial(start), 4),
             // Sends nothing more, and keeps the connection open.
-            2 => cut(&partial(start), 1) + &HOLD.to_string(),
+            9 => cut(&partial(start), 1) + &HOLD.to_string(),
             _ => partial(start),
         });
         let mut case = case(&server);
         case.transfer.stall = Duration::from_millis(500);
         case.succeeds();
-        // A slow machine can cause a second request for the same range.
         let mut starts = server.starts();
         starts.dedup();
         assert_eq!(starts, [None, Some(5), Some(9), Some(10)]);
