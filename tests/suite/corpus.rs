@@ -132,7 +132,7 @@ fn metadata_of_each_form_and_each_near_miss() {
     assert!(cases.len() >= 40, "{}", cases.len());
     each(&cases, |text| {
         let ((metadata, aws), root) = (instance(), Root::empty());
-        let (mut settings, mut arguments) = (String::from("timeouts.facts = '8s'\n"), "apply --at-boot".to_owned());
+        let (mut settings, mut arguments) = (String::new(), "apply --at-boot".to_owned());
         for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
             let (word, rest) = line.split_once(' ').unwrap();
             let (name, value) = match rest.split_once(" =") {

@@ -4,6 +4,8 @@
 
 use crate::support;
 
+use std::time::Duration;
+
 use support::aws::account::{Account, Instance, sample};
 use support::aws::{Aws, Fault, Keys};
 use support::metadata::{self, Metadata};
@@ -143,14 +145,19 @@ fn a_type_that_ec2_does_not_know_is_refused_before_anything_is_changed() {
     assert_eq!(node.calls().len(), before + 1);
 }
 
+/// Waits for the second request: a request is noted before it is answered, so only then is the first answer out.
+fn await_second_request(aws: &Aws) {
+    while aws.requests().len() < 2 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 #[test]
 fn a_tag_may_come_a_moment_after_the_launch() {
     let node = Node::tagged(&[]);
     let aws = node.aws.clone();
     let tagging = std::thread::spawn(move || {
-        while aws.requests().is_empty() {
-            std::thread::yield_now();
-        }
+        await_second_request(&aws);
         aws.account(|account| account.tags.get_mut(ID).unwrap().insert("titus:role".into(), "agent".into()));
     });
     node.run(&NEEDS).ends_with(0);
@@ -171,9 +178,7 @@ fn the_tag_of_a_group_is_waited_for_where_there_is_one() {
     node.aws.account(|account| account.tags.get_mut(ID).unwrap().remove("aws:autoscaling:groupName"));
     let aws = node.aws.clone();
     let tagging = std::thread::spawn(move || {
-        while aws.requests().is_empty() {
-            std::thread::yield_now();
-        }
+        await_second_request(&aws);
         let tag = ("aws:autoscaling:groupName".to_owned(), "late".to_owned());
         aws.account(|account| account.tags.get_mut(ID).unwrap().extend([tag]));
     });
@@ -217,22 +222,23 @@ fn an_instance_without_a_profile_has_no_tags() {
 #[test]
 fn an_api_that_cannot_be_reached_is_tried_again_later_or_reported_as_not_needed() {
     let node = Node::tagged(&[("titus:role", "agent")]);
-    let agent =
-        [&["--role", "agent", "--set", "agent.asg=titusagent", "--set", "timeouts.facts=1s"], &NEEDS[..]].concat();
+    let agent = [&["--role", "agent", "--set", "agent.asg=titusagent"], &NEEDS[..]].concat();
+    // For the facts from the metadata service, too, which come first.
+    let limit = ["--set", "timeouts.facts=5s"];
     // Nothing names the role or the group: the program tries again.
-    let late = ["--set", "timeouts.facts=1s"];
-    for arguments in [&[&NEEDS[..], &late].concat()[..], &[&["--role", "agent"], &NEEDS[..], &late].concat()] {
+    for arguments in [&[&NEEDS[..], &limit].concat()[..], &[&["--role", "agent"], &NEEDS[..], &limit].concat()] {
         let output = node.run_at("http://127.0.0.1:9", arguments).ends_with(75);
         output.reports(&[
             "the tags of this instance are unknown",
-            "within 1s",
+            "gave no answer within ",
             "Connection refused",
             "tags.api = false",
         ]);
         assert_same(&Default::default(), &node.root.look(), "a run without facts wrote something");
     }
     // Everything is known without tags: the run goes on, and reports what it did without.
-    node.run_at("http://127.0.0.1:9", &agent).ends_with(0).reports(&["the tags of this instance are unknown"]);
+    let limited = [&agent[..], &limit].concat();
+    node.run_at("http://127.0.0.1:9", &limited).ends_with(0).reports(&["the tags of this instance are unknown"]);
     let silent = node.run_at("http://127.0.0.1:9", &[&agent[..], &["--set", "tags.api=false"]].concat()).ends_with(0);
     assert!(!silent.err.contains("not known"), "{}", silent.err);
     node.run_at("ftp://x", &agent).ends_with(78).reports(&["AWS_ENDPOINT_URL_EC2 must not be \"ftp://x\""]);
@@ -261,11 +267,12 @@ fn facts_say_what_the_api_said() {
         .prints(&["ResourceSet-ENIs-9-31", "EC2 API DescribeInstanceTypes"]);
 
     // The command shows what it knows, even if something is not available.
-    for (endpoint, fault) in
-        [(node.aws.endpoint(), "DescribeTags"), ("http://127.0.0.1:9".into(), "DescribeInstanceTypes")]
-    {
+    for (endpoint, fault, limit) in [
+        (node.aws.endpoint(), "DescribeTags", "timeouts.facts=2m"),
+        ("http://127.0.0.1:9".into(), "DescribeInstanceTypes", "timeouts.facts=5s"),
+    ] {
         node.aws.fault(Fault::Deny(fault));
-        let output = node.run_at(&endpoint, &["facts", "--json", "--set", "timeouts.facts=1s"]).ends_with(0).json();
+        let output = node.run_at(&endpoint, &["facts", "--json", "--set", limit]).ends_with(0).json();
         assert!(output["sources"]["instance.tags"].as_str().unwrap().starts_with("not known"), "{output:#}");
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use support::aws::account::sample;
 use support::aws::{Aws, Fault, Keys};
 use support::metadata::{self, Metadata};
@@ -24,10 +25,19 @@ const RATE: u32 = 20;
 
 const DEADLINE: Duration = Duration::from_secs(300);
 
+/// Allows as many open files as a fleet needs in one process, as far as this user may.
+fn allow_open_files(fleet: usize) {
+    // A node has eight connections to the metadata service. The service has each of its own twice.
+    let needs = u64::try_from(fleet * 8 * 3).unwrap() + 512;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(needs.min(hard)), hard).unwrap();
+}
+
 /// Every node does what it does for its facts, all at once.
 #[test]
 fn a_fleet_that_boots_at_once_gets_its_facts() {
     let fleet = std::env::var("FLEET").map_or(NODES, |number| number.parse().unwrap());
+    allow_open_files(fleet);
     let _ = rustls::crypto::ring::default_provider().install_default();
     let keys = Keys::new(1);
     let metadata = Metadata::start(metadata::sample().into_iter().chain(keys.items()).collect());

@@ -5,13 +5,20 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::net::{Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen as listen_at, socket,
+};
+
 use super::sigv4::Request;
+
+/// Before another try.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// A server that accepts every client until this is dropped.
 pub struct Door {
@@ -42,7 +49,14 @@ impl Door {
         let (admitted, converse) = (Arc::clone(&streams), Arc::new(converse));
         thread::spawn(move || {
             for stream in listener.incoming() {
-                let Ok(stream) = stream else { break };
+                let Ok(stream) = stream else {
+                    if lock(&admitted).closed {
+                        break;
+                    }
+                    // Such as a client that has gone, or too many open files for a moment.
+                    thread::sleep(PAUSE);
+                    continue;
+                };
                 let (admitted, converse) = (Arc::clone(&admitted), Arc::clone(&converse));
                 thread::spawn(move || {
                     let Some(number) = admit(&admitted, &stream) else { return };
@@ -70,9 +84,10 @@ impl fmt::Debug for Door {
 
 impl Drop for Door {
     fn drop(&mut self) {
-        let _ = self.socket.shutdown(Shutdown::Both);
         let mut streams = lock(&self.streams);
         streams.closed = true;
+        // After that, so that the thread that accepts knows the reason for its error.
+        let _ = self.socket.shutdown(Shutdown::Both);
         for stream in streams.open.values() {
             let _ = stream.shutdown(Shutdown::Both);
         }
@@ -85,7 +100,7 @@ fn lock(streams: &Mutex<Streams>) -> MutexGuard<'_, Streams> {
     streams.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// Remembers a connection, to end it with the service; `None` if that has ended.
+/// Remembers a connection, to end it with the service; `None` if that has ended, or if too many files are open.
 fn admit(streams: &Mutex<Streams>, stream: &TcpStream) -> Option<usize> {
     let mut streams = lock(streams);
     streams.admitted += 1;
@@ -93,7 +108,7 @@ fn admit(streams: &Mutex<Streams>, stream: &TcpStream) -> Option<usize> {
     if streams.closed {
         return None;
     }
-    streams.open.insert(number, stream.try_clone().unwrap());
+    streams.open.insert(number, stream.try_clone().ok()?);
     Some(number)
 }
 
@@ -103,9 +118,34 @@ pub fn listen(port: u16) -> TcpListener {
     loop {
         match TcpListener::bind(("127.0.0.1", port)) {
             Ok(listener) => return listener,
-            Err(error) => assert!(Instant::now() < waits, "{port}: {error}"),
+            Err(error) => assert!(Instant::now() < waits, "127.0.0.1:{port} is not free: {error}"),
         }
-        thread::yield_now();
+        thread::sleep(PAUSE);
+    }
+}
+
+/// A port that refuses connections, and that no other test gets, until a service comes.
+#[derive(Debug)]
+pub struct Closed(OwnedFd);
+
+impl Closed {
+    /// Any free port. The socket is bound to it and does not listen.
+    pub fn new() -> Closed {
+        let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        bind(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+        Closed(socket)
+    }
+
+    /// `127.0.0.1:PORT`.
+    pub fn address(&self) -> SocketAddr {
+        let address: SockaddrIn = getsockname(self.0.as_raw_fd()).unwrap();
+        SocketAddrV4::from(address).into()
+    }
+
+    /// Listens from now on.
+    pub fn listen(self) -> TcpListener {
+        listen_at(&self.0, Backlog::MAXCONN).unwrap();
+        TcpListener::from(self.0)
     }
 }
 
