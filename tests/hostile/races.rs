@@ -25,7 +25,7 @@ const SWAP: &str = "TITUS_BOOTSTRAP_TEST_SWAP";
 /// Makes a copy of it listen for signals.
 const LISTEN: &str = "TITUS_BOOTSTRAP_TEST_LISTEN";
 
-/// How often the other process swaps.
+/// How often the other process swaps at least.
 const SWAPS: u32 = 10_000;
 
 /// How many pairs of runs, and groups of ten: a few, or `PAIRS=200` and `GROUPS=20` in the environment.
@@ -45,14 +45,23 @@ fn copy(test: &str, variable: &str, value: impl AsRef<std::ffi::OsStr>) -> Comma
     command
 }
 
-/// Swaps `way` and `link` in the directory that another test has named, so often and at least once; else nothing.
+/// Swaps `way` and `link` in the directory that another test has named, so often and until its input ends; else nothing.
+/// It ends with both in their places.
 #[test]
 fn swapping_copy() {
     let Ok(directory) = std::env::var(SWAP) else { return };
     let (way, link) = (Path::new(&directory).join("way"), Path::new(&directory).join("link"));
-    for _ in 0..SWAPS {
+    let rest = std::thread::spawn(|| std::io::stdin().read_to_end(&mut Vec::new()));
+    let mut swaps = 0;
+    while swaps < SWAPS || swaps % 2 == 1 || !rest.is_finished() {
         renameat2(AT_FDCWD, &way, AT_FDCWD, &link, RenameFlags::RENAME_EXCHANGE).unwrap();
+        swaps += 1;
     }
+}
+
+/// Starts it. It swaps on until its input is closed.
+fn swap(directory: &Path) -> Child {
+    copy("swapping_copy", SWAP, directory).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
 }
 
 /// What the door does while a directory on the way is now that and now a link to `target`.
@@ -70,10 +79,14 @@ fn swapped(target: &str, owner: Option<u32>) {
         std::os::unix::fs::lchown(inside.join("link"), Some(owner), Some(owner)).unwrap();
     }
     let host = Host::tree(&inside, Deadlines::default()).unwrap();
-    let mut swapper = copy("swapping_copy", SWAP, &inside).stdout(Stdio::null()).spawn().unwrap();
-    let (mut read, mut written, mut turns) = (0_u32, 0_u32, 0_u32);
-    while swapper.try_wait().unwrap().is_none() || turns == 0 {
-        turns += 1;
+    let mut swapper = swap(&inside);
+    // It ends after its number of swaps.
+    drop(swapper.stdin.take());
+    let (mut read, mut written) = (0_u32, 0_u32);
+    // The last turn is after its end, when the directory is in its place: on a busy machine it may be the only one.
+    let mut has_ended = false;
+    while !has_ended {
+        has_ended = swapper.try_wait().unwrap().is_some();
         for path in ["/way/file", "/way/below/file"] {
             if let Ok(Some(bytes)) = host.read(path) {
                 assert_ne!(bytes, b"outside", "a read left the root");
@@ -94,7 +107,7 @@ fn swapped(target: &str, owner: Option<u32>) {
         let _ = host.remove_tree("/way/made");
     }
     assert!(swapper.wait().unwrap().success());
-    assert!(read > 0 && written > 0, "{read} reads and {written} writes of {turns} turns");
+    assert!(read > 0 && written > 0, "{read} reads and {written} writes");
     let mut names: Vec<String> =
         fs::read_dir(outside.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
@@ -135,12 +148,13 @@ fn whole_runs_beside_a_process_that_swaps_stay_in_their_root() {
     symlink("way", directory.join("network")).unwrap();
     symlink(outside.path(), directory.join("link")).unwrap();
     let before = outside.look();
-    let mut swapper = copy("swapping_copy", SWAP, &directory).stdout(Stdio::null()).spawn().unwrap();
+    let mut swapper = swap(&directory);
     for _ in 0..5 {
         // It may fail: its directory comes and goes.
         root.sample(&[]);
     }
-    swapper.wait().unwrap();
+    drop(swapper.stdin.take());
+    assert!(swapper.wait().unwrap().success());
     assert_eq!(outside.look(), before);
 }
 
