@@ -207,7 +207,7 @@ fn a_mesos_master_of_any_size_takes_little_memory() {
 #[ignore = "its caller gives it a process"]
 fn a_mesos_master_with_many_agents() {
     limit_memory();
-    // 131,072 of them. As values in a tree, they would take some 70 MiB. Many more would take a build without optimization
+    // 131,072 of them. As values in a tree, they would take more than 80 MiB. Many more would take a build without optimization
     // longer than the check waits, on a busy machine.
     let some = br#"{"pid":"x"},"#.repeat(1 << 10);
     let last = r#"{"pid": "slave(1)@10.0.0.1:5051"}]}"#;
