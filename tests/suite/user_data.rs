@@ -5,12 +5,11 @@
 use crate::support;
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use base64::Engine;
 use support::gzip;
 use support::metadata::{Metadata, sample};
-use support::root::{Outcome, Root, ask, into_outcome, isolated, write_script};
+use support::root::{Root, ask, isolated, outcome, write_script};
 
 const SETTINGS: &str = "[agent]\nlog_bucket = \"from-user-data\"\n[zookeeper]\nservers = [\"30.0.100.194:2181\"]\n";
 
@@ -197,10 +196,6 @@ fn script(words: &str) -> (tempfile::TempDir, PathBuf) {
     (directory, script)
 }
 
-fn execute(command: &mut Command) -> Outcome {
-    into_outcome(command.output().unwrap())
-}
-
 #[test]
 fn the_kernel_runs_it_as_a_script() {
     for (words, tags) in
@@ -211,8 +206,8 @@ fn the_kernel_runs_it_as_a_script() {
         let mut command = isolated(&script);
         command.arg("--root").arg(root.path()).args(["--set", "agent.resources={ mem = 1, disk = 1 }"]);
         ask(&mut command, &metadata.endpoint());
-        execute(&mut command).ends_with(0);
-        execute(&mut command).ends_with(0).prints(&["nothing to do"]);
+        outcome(&mut command).ends_with(0);
+        outcome(&mut command).ends_with(0).prints(&["nothing to do"]);
         assert!(root.read("/etc/profile.d/titus_environment.sh").contains("=from-user-data\n"), "{words}");
         let stack = if words.contains("stack") { "x" } else { "mainvpc" };
         assert!(root.read("/etc/mesos-agent.config").contains(&format!("/titus/{stack}/mesos\n")), "{words}");

@@ -131,10 +131,7 @@ fn the_boot_unit_makes_a_node_what_its_tag_says_before_services_start() {
     node.begin_reboot();
     wait_for("the boot unit to ask", || node.property(UNIT, "StatusText").contains("metadata service").then_some(()));
     let mut waiting = node.spawn(&["titus-bootstrap", "status", "--wait"]);
-    wait_for("the service's turn", || {
-        let moment = node.property("reader.service", "ConditionTimestampMonotonic");
-        moment.parse::<u64>().is_ok_and(|moment| moment > 0).then_some(())
-    });
+    node.await_turn("reader.service");
     wait_for("the service's start to be refused", || {
         (node.property("reader.service", "ConditionResult") == "no").then_some(())
     });

@@ -93,9 +93,7 @@ fn four_nodes_with_their_tags_become_a_cluster() {
          until grep -q ' 0100007F:1B59 00000000:0000 0A ' /proc/net/tcp; do sleep 0.1; done",
     );
     let pass = gateway.spawn(&["titus-bootstrap", "keep", "--role", "gateway"]);
-    wait_for("its request", || {
-        (gateway.run(&["sh", "-c", "grep -qx sleep /proc/[0-9]*/comm"]).code == 0).then_some(())
-    });
+    gateway.await_process("sleep");
     pass.signal(Signal::SIGTERM);
     pass.end().ends_with(75).reports(&["stopped by a signal"]);
     gateway.shell("systemctl stop silent; systemctl start titus-instance-groups.timer");

@@ -111,10 +111,7 @@ fn an_image_of_an_agent_never_starts_as_that_agent() {
     });
     for (node, id) in nodes.iter().zip(["i-0aaaaaaaaaaaaaaa1", "i-0aaaaaaaaaaaaaaa2"]) {
         // The boot wants to start the agent, and the metadata service does not answer yet.
-        wait_for("the agent's turn", || {
-            let moment = node.property("mesos-agent.service", "ConditionTimestampMonotonic");
-            moment.parse::<u64>().is_ok_and(|moment| moment > 0).then_some(())
-        });
+        node.await_turn("mesos-agent.service");
         assert!(!node.exists(STARTS), "the agent ran as {}", node.read(STARTS));
 
         let mut items = items();

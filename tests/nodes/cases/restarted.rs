@@ -112,9 +112,7 @@ fn what_needs_no_restart_gets_none() {
     ];
     for what in harmless {
         node.shell(what);
-        wait_for("systemd to be back", || {
-            (node.run(&["systemctl", "is-active", "dbus.service"]).out.trim() == "active").then_some(())
-        });
+        node.await_systemd();
         let units = UNITS.map(|unit| node.property(unit, "InvocationID"));
         let run = agent::apply(&node);
         assert_eq!(UNITS.map(|unit| node.property(unit, "InvocationID")), units, "{what}: {}", run.transcript());

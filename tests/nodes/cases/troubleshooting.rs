@@ -311,7 +311,7 @@ fn killed_and_stopped(ward: &Ward) {
             let is_starting = node.property("titus-bootstrap.service", "ActiveState") == "activating";
             (is_starting && node.property("titus-bootstrap.service", "StatusText").contains("audit")).then_some(())
         });
-        wait_for("its command", || (node.run(&["sh", "-c", "grep -qx cat /proc/[0-9]*/comm"]).code == 0).then_some(()));
+        node.await_process("cat");
     };
     let status = || node.bootstrap(&["status"]).out;
     at_work();

@@ -74,9 +74,7 @@ fn states_are_those_that_systemd_has() {
     node.shell("systemctl daemon-reload");
     reports_all(&node, "after a daemon-reload");
     node.shell("systemctl daemon-reexec");
-    wait_for("systemd to be back", || {
-        (node.run(&["systemctl", "is-active", "dbus.service"]).out.trim() == "active").then_some(())
-    });
+    node.await_systemd();
     reports_all(&node, "after a daemon-reexec");
 
     node.shell("mv /run/systemd/private /run/systemd/away");

@@ -31,13 +31,13 @@ const PREFIX: &str = "running-";
 
 /// The boot unit.
 const UNIT: &str = "titus-bootstrap.service";
-
-/// An emulated machine is slow, and so is the one that emulates it.
-const PATIENT: &str = "timeouts.unit = \"15m\"\ntimeouts.facts = \"15m\"\ntimeouts.wait = \"15m\"\n";
 const RETRY: &str = "titus-bootstrap-retry.timer";
 
 /// For a boot, and for all that a run does. An emulated processor is slow, and a busy machine ten times as slow.
 const PATIENCE: Duration = Duration::from_secs(900);
+
+/// The program's own limits, for the same reason.
+const PATIENT: &str = "timeouts.unit = \"15m\"\ntimeouts.facts = \"15m\"\ntimeouts.wait = \"15m\"\n";
 
 /// How a boot came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -241,11 +241,26 @@ impl Node {
         self.await_systemd();
     }
 
-    fn await_systemd(&self) {
+    /// Waits until systemd answers.
+    pub fn await_systemd(&self) {
         wait_for("systemd", || {
             let state = self.run(&["systemctl", "is-system-running"]).out;
             ["initializing", "starting", "running", "degraded"].contains(&state.trim()).then_some(())
         });
+    }
+
+    /// Waits until the boot has come to a unit, and systemd has examined its conditions.
+    pub fn await_turn(&self, unit: &str) {
+        wait_for(&format!("the turn of {unit}"), || {
+            let moment = self.property(unit, "ConditionTimestampMonotonic");
+            moment.parse::<u64>().is_ok_and(|moment| moment > 0).then_some(())
+        });
+    }
+
+    /// Waits until a process with this name runs.
+    pub fn await_process(&self, name: &str) {
+        let search = format!("grep -qx {name} /proc/[0-9]*/comm");
+        wait_for(name, || (self.run(&["sh", "-c", &search]).code == 0).then_some(()));
     }
 
     /// Waits until it has its addresses, which is long before the end of its boot.
